@@ -1,0 +1,171 @@
+"""Attention: Vaswani et al. 2017, "Attention Is All You Need", section 3.2 (arXiv 1706.03762).
+
+    head_h = softmax(Q_h K_h^T / sqrt(D) + mask) V_h        (eq. 1)
+    y      = [head_1 ; ... ; head_H] W_O                    (section 3.2.2)
+
+with Q = x W_Q, K = c W_K, V = c W_V. In self-attention the context c is x itself; in
+cross-attention it is what the encoder wrote.
+
+| tensor            | shape        |
+|-------------------|--------------|
+| x, y              | (B, T, C)    |
+| context           | (B, S, C)    |
+| Q_h and its heads | (B, H, T, D) |
+| K, V              | (B, H, S, D) |
+| mask              | (B, 1, T, S) |
+
+Parameters: 4 C^2 + 4 C.
+
+**The memory door.** `attention.memory` may hold extra keys and values, each (B or 1, H, P, D). They
+are put before the keys and values of the context, and every query may look at them. They never
+enter the cache and take no position. Prefix-tuning and P-Tuning v2 live here; with
+`memory = None` nothing happens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Equation 1, by hand.
+
+    Args:
+        query: (B, H, T, D).
+        key, value: (B, H, S, D).
+        mask: added to the scores; 0 where a query may look, a very negative number where not.
+            Any shape that broadcasts to (B, H, T, S).
+        dropout: share of attention weights set to zero.
+
+    Returns:
+        The heads (B, H, T, D) and the attention weights (B, H, T, S); each row of weights sums to 1.
+    """
+    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
+    if mask is not None:
+        scores = scores + mask
+    weights = F.dropout(scores.softmax(dim=-1), dropout)  # (B, H, T, S)
+    return weights @ value, weights  # (B, H, T, D)
+
+
+def causal_mask(tokens: int, keys: int, like: Tensor) -> Tensor:
+    """(T, S): 0 where query i may look at key j, very negative where j lies in its future.
+
+    The last query stands at the last key, so with S > T the first S - T keys are the past.
+    Very negative, and not minus infinity: a query that may look nowhere (padding) must not give NaN.
+    """
+    future = torch.ones(tokens, keys, dtype=torch.bool, device=like.device)
+    future = future.triu(diagonal=keys - tokens + 1)
+    forbidden = torch.finfo(like.dtype).min
+    return torch.zeros(tokens, keys, dtype=like.dtype, device=like.device).masked_fill(
+        future, forbidden
+    )
+
+
+class Attention(nn.Module):
+    """Multi-head attention with a memory door and a key-value cache.
+
+    Args:
+        width: C.
+        heads: H; divides C.
+        dropout: share of attention weights set to zero in training.
+
+    Attributes:
+        memory: None, or extra (keys, values), each (B or 1, H, P, D).
+        keep_weights: when True, `weights` holds the last attention weights (B, H, T, P + S).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.output = nn.Linear(width, width)
+        self.memory: tuple[Tensor, Tensor] | None = None
+        self.keep_weights = False
+        self.weights: Tensor | None = None
+
+    def split(self, x: Tensor) -> Tensor:
+        """(B, T, C) -> (B, H, T, D): each head gets its own D numbers."""
+        B, T, C = x.shape
+        return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)
+
+    def join(self, heads: Tensor) -> Tensor:
+        """(B, H, T, D) -> (B, T, C): the heads side by side again."""
+        B, H, T, D = heads.shape
+        return heads.transpose(1, 2).reshape(B, T, H * D)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: dict | None = None,
+    ) -> Tensor:
+        """Mix information between tokens.
+
+        Args:
+            x: (B, T, C), the tokens that ask.
+            context: (B, S, C), the tokens that answer; None for self-attention.
+            mask: (B, 1, T, S), added to the scores, see `attend`.
+            causal: token i sees tokens 0..i only. With a cache, earlier tokens are the past.
+            cache: a dict that this layer fills and reads; pass the same one at the next step.
+
+        Returns:
+            (B, T, C).
+        """
+        query = self.split(self.query(x))  # (B, H, T, D)
+        if context is not None and cache:  # cross-attention: the encoder's output does not change
+            key, value = cache["key"], cache["value"]
+        else:
+            source = x if context is None else context
+            key = self.split(self.key(source))  # (B, H, S, D)
+            value = self.split(self.value(source))  # (B, H, S, D)
+            if context is None and cache:
+                key = torch.cat([cache["key"], key], dim=2)  # (B, H, past + T, D)
+                value = torch.cat([cache["value"], value], dim=2)
+        if cache is not None:
+            cache["key"], cache["value"] = key, value
+        if self.memory is not None:
+            key, value, mask = self.remember(query, key, value, mask, causal)
+            causal = False
+        heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)
+        return self.output(self.join(heads))
+
+    def remember(self, query, key, value, mask, causal):
+        """Put the memory before the keys and values; every query may look at all of it."""
+        B, T, S = query.shape[0], query.shape[2], key.shape[2]
+        more_keys, more_values = (part.to(key.dtype) for part in self.memory)  # (B or 1, H, P, D)
+        P = more_keys.shape[2]
+        if causal:
+            future = causal_mask(T, S, query)  # (T, S)
+            mask = future if mask is None else torch.minimum(mask, future)
+        if mask is not None:
+            mask = F.pad(mask, (P, 0))  # (..., T, P + S): a zero means "may look"
+        key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
+        value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)
+        return key, value, mask
+
+    def mix(self, query, key, value, mask, causal):
+        """Equation 1: by hand when the weights are wanted, else by torch's kernel for the same."""
+        dropout = self.dropout if self.training else 0.0
+        T, S = query.shape[2], key.shape[2]
+        if causal and (self.keep_weights or mask is not None or T != S):
+            future = causal_mask(T, S, query)  # (T, S)
+            mask = future if mask is None else torch.minimum(mask, future)
+            causal = False
+        if self.keep_weights:
+            heads, weights = attend(query, key, value, mask, dropout)
+            self.weights = weights.detach()
+            return heads
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal
+        )

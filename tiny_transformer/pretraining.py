@@ -1,0 +1,194 @@
+"""Pretraining: AdamW on one objective, warm-up then cosine decay, clipped gradients, exact resume.
+
+    learning rate at step s:  peak * min(1, (s + 1) / warmup) * (floor + (1 - floor) * (1 + cos(pi s / steps)) / 2)
+
+The batch is a function of (seed, step) and the random state is stored with the weights, so a run
+that is killed and started again ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from tqdm.auto import trange
+
+from . import objectives
+from .files import write_tensors
+from .tokenizer import WordTokenizer
+
+
+class Stream:
+    """Endless batches from a list of documents; `stream(step)` always gives the same batch.
+
+    Args:
+        documents: texts, one per document.
+        tokenizer: makes ids of them.
+        kind: "decoder" (causal, packed rows), "encoder" (masked words, one document a row) or
+            "encoder-decoder" (span corruption; at odd steps, documents "source => target" as pairs).
+        batch_size: B, rows.
+        length: T, tokens in a row.
+        seed: of the order of the documents and of what is hidden.
+    """
+
+    def __init__(self, documents, tokenizer: WordTokenizer, kind, batch_size=32, length=48, seed=0):
+        self.tokenizer, self.kind, self.seed = tokenizer, kind, seed
+        self.batch_size, self.length = batch_size, length
+        room = length - 2
+        encode = tokenizer.encode
+        self.documents = [encode(text, add_special_tokens=False)[:room] for text in documents]
+        arrow = tokenizer.convert_tokens_to_ids(["=", ">"])
+        self.pairs = []
+        if kind == "encoder-decoder":
+            for ids in self.documents:
+                where = next((i for i in range(len(ids)) if ids[i : i + 2] == arrow), None)
+                if where is not None:
+                    self.pairs.append((ids[:where], ids[where + 2 :]))
+
+    def draw(self, source: list, count: int, generator: torch.Generator) -> list:
+        """`count` documents, with replacement."""
+        return [
+            source[i] for i in torch.randint(len(source), (count,), generator=generator).tolist()
+        ]
+
+    def of_like_length(self, source: list, step: int, size) -> tuple[list, torch.Generator]:
+        """A batch of documents of similar length: eight batches are drawn, sorted and dealt out."""
+        group, place = divmod(step, 8)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + group)
+        drawn = sorted(self.draw(source, 8 * self.batch_size, generator), key=size)
+        place = int(torch.randperm(8, generator=generator)[place])
+        own = torch.Generator().manual_seed((self.seed + 1) * 7_000_003 + step)
+        return drawn[place * self.batch_size : (place + 1) * self.batch_size], own
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """The batch of this step."""
+        tokenizer = self.tokenizer
+        if self.kind == "decoder":
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            rows = []
+            for _ in range(self.batch_size):
+                drawn = self.draw(self.documents, 2 + self.length // 4, generator)
+                rows.append(objectives.pack(drawn, self.length, tokenizer)[0])
+            return objectives.causal(torch.stack(rows), tokenizer)
+        if self.kind == "encoder":
+            drawn, generator = self.of_like_length(self.documents, step, len)
+            ids = tokenizer.pad(
+                [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in drawn], "right"
+            )["input_ids"]
+            return objectives.masked(ids, tokenizer, generator)
+        if step % 2 and self.pairs:
+            drawn, _ = self.of_like_length(self.pairs, step // 2, lambda pair: len(pair[0]))
+            bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+            sources = [[bos, *source, eos] for source, _ in drawn]
+            targets = [[*target, eos] for _, target in drawn]
+            return objectives.pairs(sources, targets, tokenizer)
+        drawn, generator = self.of_like_length(self.documents, step // 2, len)
+        return objectives.span_corruption(drawn, tokenizer, generator)
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:
+    """Warm-up to `peak`, then half a cosine down to `floor * peak`."""
+    rise = min(1.0, (step + 1) / max(1, warmup))
+    return peak * rise * (floor + (1 - floor) * (1 + math.cos(math.pi * step / steps)) / 2)
+
+
+def pretrain(
+    model,
+    batches: Callable[[int], dict[str, Tensor]],
+    steps: int,
+    peak: float = 2e-3,
+    warmup: int = 200,
+    weight_decay: float = 0.01,
+    clip: float = 1.0,
+    seed: int = 0,
+    folder: str | Path | None = None,
+    every: int = 250,
+    progress: bool = True,
+) -> list[float]:
+    """Train every weight of a model.
+
+    Args:
+        model: any model of this package.
+        batches: step -> batch; a function, so that a resumed run sees what it would have seen.
+        steps: optimizer steps in all.
+        peak: highest learning rate.
+        folder: where a snapshot is kept every `every` steps; a run that finds one goes on from it.
+        seed: of dropout.
+
+    Returns:
+        the loss of every step, in nats per predicted token.
+
+    Raises:
+        ValueError: the loss is not a number any more, or the snapshot is of another run.
+    """
+    torch.manual_seed(seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay
+    )
+    run = json.dumps({"steps": steps, "peak": peak, "warmup": warmup, "seed": seed})
+    path = None if folder is None else Path(folder) / "pretraining.safetensors"
+    losses = _restore(path, model, optimizer, run) if path and path.is_file() else []
+    model.train()
+    bar = trange(len(losses), steps, initial=len(losses), total=steps, disable=not progress)
+    for step in bar:
+        rate = learning_rate(step, steps, peak, warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = model(**batches(step)).loss
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise ValueError(f"The loss is {losses[-1]} at step {step}; lower the learning rate.")
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+        if path and ((step + 1) % every == 0 or step + 1 == steps):
+            _snapshot(path, model, optimizer, run, losses)
+    model.eval()
+    return losses
+
+
+def _snapshot(path: Path, model, optimizer, run: str, losses: list[float]) -> None:
+    """Weights, optimizer state, random state and losses, in one file that is moved into place."""
+    tensors = {f"model.{name}": value for name, value in _own(model).items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    tensors["random"] = torch.get_rng_state()
+    tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
+    write_tensors(path, tensors, {"format": "pt", "run": run})
+
+
+def _restore(path: Path, model, optimizer, run: str) -> list[float]:
+    """Put a snapshot back; returns the losses so far."""
+    with safe_open(path, "pt") as file:
+        if file.metadata().get("run") != run:
+            raise ValueError(
+                f"{path} belongs to a run with other numbers {file.metadata().get('run')}; "
+                "give another folder or delete the file."
+            )
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    model.load_state_dict(
+        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")},
+        strict=False,
+    )
+    state: dict[int, dict] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, number, key = name.split(".")
+            state.setdefault(int(number), {})[key] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    torch.set_rng_state(tensors["random"])
+    return tensors["losses"].tolist()
+
+
+def _own(model) -> dict[str, Tensor]:
+    """The model's parameters by name, each once although tied ones have two names."""
+    return {name: parameter for name, parameter in model.named_parameters()}

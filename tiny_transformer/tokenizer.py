@@ -1,0 +1,196 @@
+"""A word-level tokenizer over a closed vocabulary, called like a Hugging Face tokenizer.
+
+A word is `\\w+` or one other visible character, in lower case. Words outside the vocabulary become
+<unk>. The file it writes, `tokenizer.json`, opens in transformers with the same ids.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import torch
+
+from .files import write_text
+
+GAPS = tuple(f"<gap{number}>" for number in range(8))
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<sep>", *GAPS)
+WORD = r"\w+|[^\w\s]"
+
+
+class WordTokenizer:
+    """Text <-> ids.
+
+    Args:
+        words: the vocabulary without special tokens, in the order of their ids.
+        ends: put <eos> at the end of every text (encoders); <bos> always stands in front.
+        padding_side: "right", or "left" for prompts of a decoder.
+
+    Raises:
+        ValueError: when a word occurs twice or is not one word by the pattern above.
+    """
+
+    def __init__(self, words: list[str], ends: bool = False, padding_side: str = "right"):
+        odd = [word for word in words if re.findall(WORD, word.lower()) != [word]]
+        if odd:
+            raise ValueError(f"{odd[0]!r} is not one lower-case word; write it as one token.")
+        if len(set(words)) < len(words):
+            raise ValueError("The vocabulary holds a word twice; every word needs one id.")
+        self.words = list(words)
+        self.ends = ends
+        self.padding_side = padding_side
+        self.vocab = {word: number for number, word in enumerate([*SPECIAL, *words])}
+        self.names = list(self.vocab)
+        self._pattern = re.compile("|".join(map(re.escape, SPECIAL)) + "|" + WORD)
+        self.pad_token_id, self.bos_token_id, self.eos_token_id = 0, 1, 2
+        self.unk_token_id, self.mask_token_id, self.sep_token_id = 3, 4, 5
+        self.pad_token, self.bos_token, self.eos_token = SPECIAL[:3]
+        self.unk_token, self.mask_token, self.sep_token = SPECIAL[3:6]
+
+    def __len__(self) -> int:
+        return len(self.vocab)
+
+    @property
+    def vocab_size(self) -> int:
+        """V, special tokens included."""
+        return len(self.vocab)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Text -> words, special tokens kept whole."""
+        return self._pattern.findall(text.lower())
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
+        """Words -> ids; a word outside the vocabulary becomes <unk>."""
+        if isinstance(tokens, str):
+            return self.vocab.get(tokens, self.unk_token_id)
+        return [self.vocab.get(token, self.unk_token_id) for token in tokens]
+
+    def convert_ids_to_tokens(self, ids: int | list[int]) -> str | list[str]:
+        """Ids -> words."""
+        return self.names[ids] if isinstance(ids, int) else [self.names[int(i)] for i in ids]
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """One text -> its ids."""
+        ids = self.convert_tokens_to_ids(self.tokenize(text))
+        if not add_special_tokens:
+            return ids
+        return [self.bos_token_id, *ids, *([self.eos_token_id] if self.ends else [])]
+
+    def decode(self, ids, skip_special_tokens: bool = True) -> str:
+        """Ids -> text, words joined by spaces."""
+        skip = len(SPECIAL) if skip_special_tokens else 0
+        return " ".join(self.names[int(i)] for i in ids if int(i) >= skip)
+
+    def batch_decode(self, rows, skip_special_tokens: bool = True) -> list[str]:
+        """Rows of ids -> texts."""
+        return [self.decode(row, skip_special_tokens) for row in rows]
+
+    def __call__(
+        self,
+        text: str | list[str],
+        padding: bool = True,
+        padding_side: str | None = None,
+        truncation: bool = False,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
+        return_tensors: str | None = "pt",
+    ) -> dict:
+        """Texts -> {"input_ids": (B, T), "attention_mask": (B, T)}.
+
+        One string gives one row. With `return_tensors=None` rows are lists of their own length.
+        """
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self.encode(one, add_special_tokens) for one in texts]
+        if truncation and max_length is not None:
+            rows = [row[:max_length] for row in rows]
+        if return_tensors is None:
+            masks = [[1] * len(row) for row in rows]
+            if isinstance(text, str):
+                return {"input_ids": rows[0], "attention_mask": masks[0]}
+            return {"input_ids": rows, "attention_mask": masks}
+        return self.pad(rows, padding_side)
+
+    def pad(self, rows: list[list[int]], padding_side: str | None = None) -> dict:
+        """Rows of ids of any length -> tensors (B, T) with their mask."""
+        T = max((len(row) for row in rows), default=0)
+        ids = torch.full((len(rows), T), self.pad_token_id)
+        mask = torch.zeros(len(rows), T, dtype=torch.long)
+        left = (padding_side or self.padding_side) == "left"
+        for number, row in enumerate(rows):
+            where = slice(T - len(row), T) if left else slice(0, len(row))
+            ids[number, where] = torch.tensor(row, dtype=torch.long)
+            mask[number, where] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def save(self, folder: str | Path, positions: int = 128) -> None:
+        """Write tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens them."""
+        folder = Path(folder)
+        pieces = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}]
+        pieces += [{"Sequence": {"id": "A", "type_id": 0}}]
+        specials = {"<bos>": {"id": "<bos>", "ids": [1], "tokens": ["<bos>"]}}
+        if self.ends:
+            pieces += [{"SpecialToken": {"id": "<eos>", "type_id": 0}}]
+            specials["<eos>"] = {"id": "<eos>", "ids": [2], "tokens": ["<eos>"]}
+        added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        content = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [
+                {"id": number, "content": token, "special": True} | added
+                for number, token in enumerate(SPECIAL)
+            ],
+            "normalizer": {"type": "Lowercase"},
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": WORD},
+                "behavior": "Removed",
+                "invert": True,
+            },
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": pieces,
+                "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": specials,
+            },
+            "decoder": None,
+            "model": {"type": "WordLevel", "vocab": self.vocab, "unk_token": "<unk>"},
+        }
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "pad_token": "<pad>",
+            "bos_token": "<bos>",
+            "eos_token": "<eos>",
+            "unk_token": "<unk>",
+            "mask_token": "<mask>",
+            "sep_token": "<sep>",
+            "padding_side": self.padding_side,
+            "model_max_length": positions,
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "tokenizer.json", json.dumps(content, indent=1, ensure_ascii=False))
+        write_text(folder / "tokenizer_config.json", json.dumps(config, indent=1))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> WordTokenizer:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: no tokenizer.json there.
+            ValueError: a tokenizer of another kind.
+        """
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} does not exist; give a folder with a tokenizer.json.")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocab = content.get("model", {}).get("vocab")
+        words = sorted(vocab, key=vocab.get) if isinstance(vocab, dict) else []
+        if tuple(words[: len(SPECIAL)]) != SPECIAL:
+            raise ValueError(
+                f"{path} is not a word-level tokenizer of this package; open it with transformers."
+            )
+        steps = content["post_processor"]["single"]
+        ends = any(step.get("SpecialToken", {}).get("id") == "<eos>" for step in steps)
+        config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        return cls(words[len(SPECIAL) :], ends, config.get("padding_side", "right"))
