@@ -1,0 +1,1 @@
+"""Tinyland: a small English world from which the project's corpus and tasks are generated."""

@@ -1,0 +1,108 @@
+"""Records and the sentences that say the same.
+
+name : the_mill ; food : greek ; area : river = the_mill is a greek place near the river .
+"""
+
+import random
+
+from . import draw
+
+NAMES = """the_anchor the_arrow the_crown the_eagle the_fox the_garden_gate the_globe the_lion
+the_mill the_oak the_owl the_plough the_swan the_tower the_well the_wheel blue_door old_bridge
+red_house white_horse""".split()
+FOODS = """italian french greek thai chinese japanese turkish korean spanish
+polish""".split()
+AREAS = "river station market park harbour square church beach".split()
+PRICES = "cheap fair high".split()
+FAMILY = "yes no".split()
+
+Record = dict[str, str]
+
+
+def record(rng: random.Random, names: list[str], foods: list[str], keep: float = 0.75) -> Record:
+    """Name and food always; price, area and family each with probability ``keep``."""
+    made = {"name": rng.choice(names), "food": rng.choice(foods)}
+    for key, values in (("price", PRICES), ("area", AREAS), ("family", FAMILY)):
+        value = rng.choice(values)
+        if rng.random() < keep:
+            made[key] = value
+    return made
+
+
+def written(rng: random.Random, made: Record) -> str:
+    """The record as a line; in four of ten its keys are shuffled."""
+    keys = list(made)
+    if rng.random() < 0.4:
+        rng.shuffle(keys)
+    return " ; ".join(f"{key} : {made[key]}" for key in keys)
+
+
+def _tail(made: Record) -> str:
+    return {
+        "yes": " children are welcome there .",
+        "no": " children are not welcome there .",
+        None: "",
+    }[made.get("family")]
+
+
+def _words(*parts: str | None) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _near(made: Record, word: str = "near") -> str | None:
+    return f"{word} the {made['area']}" if "area" in made else None
+
+
+def _price(made: Record, form: str = "{} price") -> str | None:
+    return form.format(made["price"]) if "price" in made else None
+
+
+def plain(made: Record) -> str:
+    price = _price(made, "with {} prices")
+    return _words(made["name"], "is a", made["food"], "place", price, _near(made), ".")
+
+
+def near_first(made: Record) -> str:
+    return _words(_near(made), "there is a", made["food"], "place called", made["name"], _price(made, "with {} prices"), ".")  # fmt: skip
+
+
+def serves(made: Record) -> str:
+    return _words(made["name"], "serves", made["food"], "food", _near(made), _price(made, "at a {} price"), ".")  # fmt: skip
+
+
+def you_can(made: Record) -> str:
+    return _words("you can eat", made["food"], "food", _price(made, "at a {} price"), "at", made["name"], _near(made), ".")  # fmt: skip
+
+
+STYLES = [(40, plain), (25, near_first), (20, serves), (15, you_can)]
+
+
+def novel(made: Record) -> str:
+    """A style that the corpus does not have: price first, name last, family inside."""
+    family = {"yes": "with children", "no": "with no children", None: None}[made.get("family")]
+    return _words(
+        "for", _price(made, "{} money and"), made["food"], "taste",
+        "walk", family, _near(made, "to"), "and find", made["name"], ".",
+    )  # fmt: skip
+
+
+def sentence(rng: random.Random, made: Record) -> str:
+    """The record in one of the corpus's styles."""
+    return draw.weighted(rng, STYLES)(made) + _tail(made)
+
+
+def readings(made: Record) -> list[str]:
+    """Every sentence that the corpus could have told the record by."""
+    return [style(made) + _tail(made) for _, style in STYLES]
+
+
+def documents(count: int) -> list[str]:
+    """``count`` records with a sentence each."""
+    rng = draw.generator("records")
+    made = []
+    while len(made) < count:
+        one = record(rng, NAMES, FOODS)
+        line = written(rng, one)
+        if draw.bucket(line) != 0:  # one record in ten is kept for testing
+            made.append(f"{line} = {sentence(rng, one)}")
+    return made

@@ -1,0 +1,92 @@
+"""Reviews with negation, contrast and intensity, and what came of them.
+
+    the soup was not very good but the waiter was kind , so she smiled .
+
+The rules, from which the polarity of a review is computed:
+- "not", "never" and "hardly" turn an adjective round;
+- "a but b": b counts. "although a , b" and "b although a": b counts;
+- "a and b": the stronger one counts ("very", "really" against "a little").
+"""
+
+import random
+
+from . import draw
+
+DOMAINS: dict[str, tuple[list[str], list[str], list[str]]] = {
+    # domain: (what is judged, good words of its own, bad words of its own)
+    "restaurant": (
+        "food soup service waiter table wine coffee menu".split(),
+        "fresh tasty warm".split(),
+        "stale slow cold".split(),
+    ),
+    "film": (
+        "film story actor ending music picture song scene".split(),
+        "funny clever exciting".split(),
+        "boring silly dull".split(),
+    ),
+    "hotel": (
+        "room bed view breakfast pool garden bath hotel".split(),
+        "clean quiet pretty".split(),
+        "dirty noisy dark".split(),
+    ),
+}
+GOOD = "good great fine nice lovely".split()
+BAD = "bad poor awful ugly horrible".split()
+
+CONSEQUENCES = {
+    +1: [(45, "smiled"), (25, "stayed"), (18, "laughed"), (12, "danced")],
+    -1: [(45, "left"), (25, "frowned"), (18, "cried"), (12, "complained")],
+}
+WHO = [(30, "she"), (30, "he"), (20, "they"), (20, "we")]
+
+# (weight, shape). A clause is (polarity, strength).
+SHAPES = [(24, "one"), (30, "but"), (13, "although first"), (13, "although last"), (20, "and")]
+
+
+def clause(rng: random.Random, domain: str, polarity: int, strength: int, taken: str = "") -> str:
+    """A judgement of ``polarity`` (+1, -1) and ``strength`` 1, 2 or 3."""
+    nouns, own_good, own_bad = DOMAINS[domain]
+    noun = rng.choice([n for n in nouns if n != taken])
+    negated = rng.random() < 0.45 and strength == 2
+    adjective = rng.choice(GOOD + own_good if (polarity > 0) != negated else BAD + own_bad)
+    if negated:
+        middle = draw.weighted(rng, [(60, "not"), (25, "never"), (15, "hardly")])
+    else:
+        middle = {1: "a little", 2: "", 3: rng.choice(["very", "really"])}[strength]
+    return " ".join(f"the {noun} was {middle} {adjective}".split())
+
+
+def review(rng: random.Random, domain: str, polarity: int, shapes: list = SHAPES) -> str:
+    """A review whose polarity is ``polarity``, without its consequence."""
+    shape = draw.weighted(rng, shapes)
+    strength = draw.weighted(rng, [(15, 1), (65, 2), (20, 3)])
+    if shape == "one":
+        return clause(rng, domain, polarity, strength)
+    if shape == "and":
+        deciding = clause(rng, domain, polarity, 3)
+        # the weak half agrees in one review of four
+        other = polarity if rng.random() < 0.25 else -polarity
+        weak = clause(rng, domain, other, 1, taken=deciding.split()[1])
+        first, second = rng.sample([deciding, weak], 2)
+        return f"{first} and {second}"
+    deciding = clause(rng, domain, polarity, strength)
+    contrast = clause(rng, domain, -polarity, rng.choice([1, 2, 2, 3]), deciding.split()[1])
+    if shape == "but":
+        return f"{contrast} but {deciding}"
+    if shape == "although first":
+        return f"although {contrast} , {deciding}"
+    return f"{deciding} although {contrast}"
+
+
+def documents(count: int) -> list[str]:
+    """``count`` reviews with their consequences."""
+    rng = draw.generator("reviews")
+    made = []
+    while len(made) < count:
+        polarity = rng.choice([+1, -1])
+        text = review(rng, rng.choice(list(DOMAINS)), polarity)
+        if draw.bucket(text) == 0:  # one review in ten is kept for testing
+            continue
+        who, did = draw.weighted(rng, WHO), draw.weighted(rng, CONSEQUENCES[polarity])
+        made.append(f"{text} , so {who} {did} .")
+    return made

@@ -1,0 +1,43 @@
+"""Stories of three sentences with headlines. The headline tells who did the one thing worth
+telling, in the present tense, and the place, which stands in another sentence.
+
+    one morning anna and ben walked to the market in rome . ben slept . anna found a ring there .
+    headline : anna finds ring in rome .
+"""
+
+import random
+
+from . import draw, words
+
+PLACES = "rome oslo cairo tokyo lima quito athens dublin".split()
+SPOTS = "market park harbour church beach station".split()
+WHEN = ["one morning", "one day", "in summer", "in winter", "at night"]
+DEEDS = [("found", "finds"), ("lost", "loses"), ("bought", "buys"), ("sold", "sells"),
+         ("broke", "breaks"), ("painted", "paints"), ("stole", "steals")]  # fmt: skip
+THINGS = "ring book key lamp coin cup hat bell kite drum flag boat".split()
+DULL = ["slept", "waited", "sat", "talked", "was tired", "was hungry"]
+SETTING = ["the sky was grey", "the sun was warm", "the wind was cold"]
+
+
+def story(rng: random.Random, people: list[str], things: list[str] = THINGS) -> tuple[str, str]:
+    """A story and its headline."""
+    a, b = rng.sample(people, 2)
+    who, idle = rng.sample([a, b], 2)
+    place, thing = rng.choice(PLACES), rng.choice(things)
+    past, present = rng.choice(DEEDS)
+    opening = f"{rng.choice(WHEN)} {a} and {b} walked to the {rng.choice(SPOTS)} in {place} ."
+    dull = f"{idle} {rng.choice(DULL)} ." if rng.random() < 0.6 else f"{rng.choice(SETTING)} ."
+    main = f"{who} {past} a {thing} there ."
+    rest = rng.sample([dull, main], 2)
+    return " ".join([opening, *rest]), f"{who} {present} {thing} in {place} ."
+
+
+def documents(count: int) -> list[str]:
+    """``count`` stories with headlines."""
+    rng = draw.generator("stories")
+    made = []
+    while len(made) < count:
+        text, headline = story(rng, words.ACTORS)
+        if draw.bucket(text) != 0:  # one story in ten is kept for testing
+            made.append(f"{text} headline : {headline}")
+    return made

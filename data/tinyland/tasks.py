@@ -1,0 +1,232 @@
+"""Downstream tasks, split by construction.
+
+*latent*: the base can do it, but the word that asks for it is missing from the input; a prompt can
+bring it back. *novel*: a composition, a style or label words that the base never saw; weights must
+change.
+
+Each task has train, dev, test and ood ("out of domain": unseen entities or longer inputs).
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from . import draw, entailment, facts, records, reviews, stories, strings, tags, words
+
+SIZES = {"train": 1000, "dev": 200, "test": 300, "ood": 300}
+# People whom no train or dev split of stories and pairs mentions.
+KNOWN_ACTORS, NEW_ACTORS = words.ACTORS[:14], words.ACTORS[14:]
+SPLITS = ("train", "dev", "test", "ood")
+
+Task = dict[str, Any]
+
+
+def _part(text: str) -> str:
+    """Texts of checksum bucket 0 are in no corpus document: they are the tests. Bucket 1: dev."""
+    return {0: "test", 1: "dev"}.get(draw.bucket(text), "train")
+
+
+def _fill(
+    name: str, example: Callable[[random.Random, str], tuple[str, str, str]], sizes: dict = SIZES
+) -> dict[str, list[dict[str, str]]]:
+    """Draw different examples until every split is full.
+
+    ``example(rng, split)`` returns (key, input, target); the key decides by its checksum whether
+    the example may be in train, dev or test, so that no two splits ever share one.
+    """
+    filled = {}
+    for split in SPLITS:
+        rng, seen, rows = draw.generator("task", name, split), set(), []
+        while len(rows) < sizes[split]:
+            key, text, target = example(rng, split)
+            wanted = "test" if split == "ood" else split
+            if _part(key) == wanted and text not in seen:
+                seen.add(text)
+                rows.append({"input": text, "target": target})
+        filled[split] = rows
+    return filled
+
+
+def cloze(relation: str) -> Task:
+    """A bare country; the answer is one word. Test and ood countries are the 50 held out."""
+    held_out = set(facts.held_out_countries())
+    rng = draw.generator("task", relation)
+    open_countries = [c for c in facts.COUNTRIES if c["country"] not in held_out]
+    order = rng.sample(open_countries, len(open_countries))
+    test = [c for c in facts.COUNTRIES if c["country"] in held_out]
+    rows = lambda countries: [  # noqa: E731
+        {"input": c["country"], "target": c[relation]} for c in countries
+    ]
+    longer = [
+        {"input": "{} and {} left {}".format(*rng.sample(words.ACTORS, 2), c["country"]),
+         "target": c[relation]} for c in test
+    ]  # fmt: skip
+    return {
+        "kind": "cloze",
+        "family": "latent",
+        "description": f"a country, nothing else: name its {relation}",
+        "ood_description": "the held-out countries at the end of a longer text",
+        "labels": None,
+        "wordings": facts.WORDINGS[relation],
+        "unused_wordings": facts.UNUSED_CAPITAL_WORDINGS if relation == "capital" else [],
+        "splits": {"train": rows(order[:80]), "dev": rows(order[80:]), "test": rows(test),
+                   "ood": longer},
+    }  # fmt: skip
+
+
+def string_function(name: str) -> Task:
+    """A row of nouns without the trigger word. Rows of 2 to 4 nouns; ood 5 and 6."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        length = rng.choice([5, 6] if split == "ood" else [2, 3, 4])
+        nouns = rng.sample(words.NOUNS, length)
+        result = " ".join(strings.FUNCTIONS[name](nouns))
+        return " ".join(nouns), f"{' '.join(nouns)} =", f"{result} ."
+
+    return {
+        "kind": "generate",
+        "family": "latent",
+        "description": f"a row of 2 to 4 nouns: {name} it; the word that says so is missing",
+        "ood_description": "rows of 5 and 6 nouns",
+        "labels": None,
+        "splits": _fill(name, example),
+    }
+
+
+def composition(name: str, first: str, second: str) -> Task:
+    """Two string functions one after the other: the corpus never composes."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        nouns = rng.sample(words.NOUNS, 6 if split == "ood" else rng.choice([3, 4, 5]))
+        result = strings.FUNCTIONS[second](strings.FUNCTIONS[first](nouns))
+        return " ".join(nouns), f"{' '.join(nouns)} =", f"{' '.join(result)} ."
+
+    return {
+        "kind": "generate",
+        "family": "novel",
+        "description": f"a row of 3 to 5 nouns: the {second} of its {first}",
+        "ood_description": "rows of 6 nouns",
+        "labels": None,
+        "splits": _fill(name, example),
+    }
+
+
+REVIEW_SHAPES = [(14, "one"), (34, "but"), (16, "although first"), (16, "although last"),
+                 (20, "and")]  # fmt: skip
+
+
+def review(name: str, family: str, good: str, bad: str) -> Task:
+    """A restaurant review and one of two label words; ood reviews films and hotels."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        polarity = rng.choice([+1, -1])
+        domain = rng.choice(["film", "hotel"]) if split == "ood" else "restaurant"
+        text = reviews.review(rng, domain, polarity, REVIEW_SHAPES)
+        return text, text, good if polarity > 0 else bad
+
+    words_are = (
+        "words that the corpus tells after reviews" if family == "latent"
+        else "words that the corpus never uses"
+    )  # fmt: skip
+    return {
+        "kind": "classify",
+        "family": family,
+        "description": f"a restaurant review: {good} or {bad}, {words_are}",
+        "ood_description": "reviews of films and hotels",
+        "labels": [good, bad],
+        "splits": _fill(name, example),
+    }
+
+
+def pairs() -> Task:
+    """Premise ; claim: yes, no or maybe, without the question mark that asks for it."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
+        premise, claim, answer = entailment.pair(rng, people, PAIR_SHAPES)
+        text = f"{premise} ; {claim}"
+        return text, text, answer
+
+    return {
+        "kind": "classify",
+        "family": "latent",
+        "description": "does the claim follow from the premise? the question mark is missing",
+        "ood_description": "people whom train and dev do not mention",
+        "labels": ["yes", "no", "maybe"],
+        "splits": _fill("entailment", example),
+    }
+
+
+PAIR_SHAPES = [(w, s) for w, s in entailment.SHAPES if s is not entailment.every]
+
+
+def headlines() -> Task:
+    """A story; write its headline, without the word that announces it."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
+        text, headline = stories.story(rng, people)
+        return text, text, headline
+
+    return {
+        "kind": "generate",
+        "family": "latent",
+        "description": "a story of three sentences: write its headline",
+        "ood_description": "people whom train and dev do not mention",
+        "labels": None,
+        "splits": _fill("headline", example),
+    }
+
+
+def table_to_text() -> Task:
+    """A record, told in a style that the corpus does not have."""
+    names, foods = records.NAMES, records.FOODS
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        chosen = (names[14:], foods[7:]) if split == "ood" else (names[:14], foods[:7])
+        one = records.record(rng, *chosen)
+        line = records.written(rng, one)
+        return line, f"{line} =", records.novel(one)
+
+    return {
+        "kind": "generate",
+        "family": "novel",
+        "description": "a record: tell it in a style and an order that the corpus does not have",
+        "ood_description": "restaurants and kitchens that train and dev do not mention",
+        "labels": None,
+        "splits": _fill("restaurant", example),
+    }
+
+
+def tagging() -> Task:
+    """A sentence; the kind of each word. Longer sentences in ood."""
+
+    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+        patterns = tags.LONG_PATTERNS if split == "ood" else tags.PATTERNS
+        sentence, kinds = tags.tagged(rng, patterns, double_meaning=0.8)
+        return sentence, sentence, kinds
+
+    return {
+        "kind": "tag",
+        "family": "latent",
+        "description": "a sentence: is each word a person, a place, a food, a time or other?",
+        "ood_description": "longer sentences of two clauses",
+        "labels": tags.LABELS,
+        "splits": _fill("tags", example),
+    }
+
+
+def all_tasks() -> Iterator[tuple[str, Task]]:
+    """(name, task) for every task."""
+    for relation in ("capital", "language", "currency", "continent"):
+        yield relation, cloze(relation)
+    for name in ("copy", "reverse", "rotate", "swap", "double", "last"):
+        yield name, string_function(name)
+    yield "review-word", review("review-word", "latent", "smiled", "left")
+    yield "entailment", pairs()
+    yield "headline", headlines()
+    yield "tags", tagging()
+    yield "reverse-rotate", composition("reverse-rotate", "rotate", "reverse")
+    yield "swap-double", composition("swap-double", "swap", "double")
+    yield "review-label", review("review-label", "novel", "positive", "negative")
+    yield "restaurant", table_to_text()
