@@ -1,0 +1,325 @@
+"""Build the course.
+
+    build.py course            run every lesson here, write build/course/index.html
+    build.py course --only 10  one lesson
+    build.py course --fast     a smoke run of the code with few steps, into build/fast/
+    build.py student           write notebooks/exercises/*.ipynb, run nothing
+    build.py publish           run what changed, write notebooks/*.ipynb and the exercises
+    build.py check             do the committed notebooks correspond to their sources?
+
+A lesson is run again only when something it depends on has changed: its source, the packages,
+data/, the pinned requirements or this builder. A finished lesson is written at once, so an
+interrupted build goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+
+from builder.lesson import Lesson, LessonError, read  # noqa: E402
+from builder.run import THREADS, CellFailed, execute  # noqa: E402
+
+MOST_BYTES = 1_000_000
+
+
+class Builder:
+    """The course's folders, so that tests can build a small course elsewhere."""
+
+    def __init__(self, notebooks: Path = HERE, output: Path = ROOT / "build" / "course") -> None:
+        self.sources = notebooks / "src"
+        self.solutions = notebooks
+        self.exercises = notebooks / "exercises"
+        self.output = output
+        self._shared_hash: str | None = None
+
+    def lessons(self, only: str | None = None) -> list[Lesson]:
+        """The lessons in order; only: a number ("10") or the beginning of a name."""
+        paths = sorted(self.sources.glob("*.py"))
+        chosen = [p for p in paths if only is None or p.stem.startswith(only)]
+        if not chosen:
+            names = ", ".join(p.stem for p in paths)
+            raise LessonError(f"no lesson begins with {only!r}; there are {names or 'none'}")
+        return [read(path) for path in chosen]
+
+    def hash(self, lesson: Lesson) -> str:
+        """What the outputs of a lesson depend on, as a hash."""
+        if self._shared_hash is None:
+            digest = hashlib.sha256()
+            for path in _shared_sources():
+                digest.update(str(path.relative_to(ROOT)).encode() + b"\0")
+                digest.update(hashlib.sha256(path.read_bytes()).digest())
+            self._shared_hash = digest.hexdigest()
+        text = lesson.path.read_bytes()
+        return hashlib.sha256(self._shared_hash.encode() + text).hexdigest()[:16]
+
+    # -- the commands ------------------------------------------------------------------------------
+
+    def course(self, lessons: list[Lesson], force: bool, fast: bool, threads: int) -> int:
+        """Run what is not up to date in the output folder, write the pages; returns failures."""
+        failed = 0
+        for lesson in lessons:
+            path = self.output / f"{lesson.slug}.ipynb"
+            known = _facts(path)
+            wanted = {"hash": self.hash(lesson), "assets": _assets(lesson), "fast": fast}
+            if not force and all(known.get(k) == v for k, v in wanted.items()):
+                print(f"  {lesson.slug:<24} up to date ({known['seconds']} s when it ran)")
+                continue
+            try:
+                _write(path, self._run(lesson, wanted, threads))
+            except CellFailed as error:
+                failed += 1
+                path.unlink(missing_ok=True)
+                _report(lesson, error)
+        if not fast:
+            from builder.pages import write_pages  # only here: the other commands need no HTML
+
+            index = write_pages(self.lessons(), self.output, self.exercises)
+            print(f"open {os.path.relpath(index)}")
+        return failed
+
+    def student(self, lessons: list[Lesson]) -> int:
+        """Write the student notebooks that differ from their sources."""
+        for lesson in lessons:
+            path = self.exercises / f"{lesson.slug}.ipynb"
+            if lesson.exercises and _text(lesson.student()) != _read_text(path):
+                _write(path, lesson.student())
+                print(f"  wrote {os.path.relpath(path)}")
+        return 0
+
+    def publish(self, lessons: list[Lesson], force: bool, threads: int) -> int:
+        """Run what changed since the committed notebooks were made, and write these."""
+        failed = 0
+        for lesson in lessons:
+            target = self.solutions / f"{lesson.slug}.ipynb"
+            local = self.output / f"{lesson.slug}.ipynb"
+            wanted = {"hash": self.hash(lesson), "assets": _assets(lesson), "fast": False}
+            if not force:
+                if all(_facts(target).get(k) == v for k, v in wanted.items()):
+                    print(f"  {lesson.slug:<24} up to date")
+                    continue
+                if all(_facts(local).get(k) == v for k, v in wanted.items()):
+                    _write(target, nbformat.read(local, as_version=4))
+                    print(f"  {lesson.slug:<24} taken from {os.path.relpath(local)}")
+                    continue
+            try:
+                notebook = self._run(lesson, wanted, threads)
+            except CellFailed as error:
+                failed += 1
+                _report(lesson, error)
+                continue
+            _write(local, notebook)
+            _write(target, notebook)
+        self.student(lessons)
+        return failed
+
+    def check(self, lessons: list[Lesson]) -> int:
+        """Compare the committed notebooks with their sources, without running anything."""
+        problems, notes = [], []
+        for lesson in lessons:
+            student = self.exercises / f"{lesson.slug}.ipynb"
+            if lesson.exercises and _text(lesson.student()) != _read_text(student):
+                problems.append(f"exercises/{student.name} does not correspond to its source")
+            path = self.solutions / f"{lesson.slug}.ipynb"
+            if not path.is_file():
+                problems.append(f"{path.name} has not been built")
+                continue
+            problems += [f"{path.name}: {p}" for p in _differences(path, lesson.solution())]
+            if _facts(path).get("hash") != self.hash(lesson):
+                notes.append(
+                    f"{path.name}: code or data changed after it ran; its outputs may differ"
+                )
+        known = {lesson.slug for lesson in lessons}
+        for folder in (self.solutions, self.exercises):
+            orphans = [p for p in sorted(folder.glob("*.ipynb")) if p.stem not in known]
+            problems += [f"{os.path.relpath(p, self.solutions)} has no source" for p in orphans]
+        for note in notes:
+            print(f"note: {note}")
+        for problem in problems:
+            print(f"stale: {problem}", file=sys.stderr)
+        if problems:
+            print("`make notebooks` brings them up to date", file=sys.stderr)
+        return len(problems)
+
+    # -- one lesson --------------------------------------------------------------------------------
+
+    def _run(self, lesson: Lesson, wanted: dict, threads: int) -> NotebookNode:
+        notebook = lesson.solution(wanted["fast"])
+        line = ProgressLine(lesson.slug)
+        began = time.perf_counter()
+        try:
+            seconds = execute(notebook, line.update, threads)
+        except BaseException:
+            line.end(f"stopped after {time.perf_counter() - began:.0f} s")
+            raise
+        over = "" if wanted["fast"] or seconds <= 60 * lesson.minutes else "  (longer than it says)"
+        line.end(f"{len(notebook.cells):>3} cells  {seconds:>5.0f} s{over}")
+        for warning in line.warnings[:3]:
+            print(f"      {warning}")
+        notebook.metadata["minipeft"] |= {**wanted, "seconds": round(seconds)}
+        size = len(_text(notebook))
+        if size > MOST_BYTES:
+            print(
+                f"      {size / 1e6:.1f} MB; keep a notebook below 1 MB (fewer or smaller pictures)"
+            )
+        return notebook
+
+
+class ProgressLine:
+    """One line per lesson: rewritten in a terminal as cells run, printed once in a log."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.began = time.perf_counter()
+        self.live = sys.stdout.isatty()
+        self.warnings: list[str] = []
+        self.shown = 0.0
+        print(f"  {name:<24} ", end="", flush=True)
+
+    def update(self, cell: int, cells: int, text: str) -> None:
+        bar = ""
+        if text:
+            parts = [part for part in re.split(r"[\r\n]", text) if part.strip()]
+            bar = parts[-1].strip() if parts else ""
+            if "\r" not in text and re.search(r"\w(Warning|Error)\b", text):
+                self.warnings.append(f"cell {cell}: {parts[0].strip()[:160]}")
+        now = time.perf_counter()
+        if self.live and (not text or now - self.shown > 0.2):
+            self.shown = now
+            width = shutil.get_terminal_size().columns - 1
+            line = f"  {self.name:<24} cell {cell:>3}/{cells}  {now - self.began:>5.0f} s  {bar}"
+            print("\r\033[K" + line[:width], end="", flush=True)
+
+    def end(self, text: str) -> None:
+        print(("\r\033[K" + f"  {self.name:<24} " if self.live else "") + text, flush=True)
+
+
+def _shared_sources() -> list[Path]:
+    """The files that the outputs of every lesson may depend on."""
+    found = [ROOT / "requirements.txt", HERE / "build.py"]
+    found += [HERE / "builder" / name for name in ("cut.py", "lesson.py", "run.py")]
+    for package in ("minipeft", "tiny_transformer"):
+        found += (ROOT / package).rglob("*.py")
+    found += [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix in DATA_SUFFIXES]
+    return sorted(p for p in found if "__pycache__" not in p.parts)
+
+
+DATA_SUFFIXES = {".json", ".jsonl", ".txt", ".safetensors", ".csv", ".tsv"}
+
+
+def _assets(lesson: Lesson) -> bool:
+    """Whether the lesson reads the real checkpoints and they are here: its outputs differ then."""
+    return "MINIPEFT_ASSETS" in lesson.path.read_text("utf-8") and "MINIPEFT_ASSETS" in os.environ
+
+
+def _facts(path: Path) -> dict:
+    """What an executed notebook says about the run that made it; empty when there is none."""
+    try:
+        return dict(nbformat.read(path, as_version=4).metadata.get("minipeft", {}))
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return {}
+
+
+def _differences(path: Path, wanted: NotebookNode) -> list[str]:
+    """How a committed solution notebook departs from what its source makes."""
+    notebook = nbformat.read(path, as_version=4)
+    have = [(c.cell_type, c.source, c.get("id")) for c in notebook.cells]
+    want = [(c.cell_type, c.source, c.get("id")) for c in wanted.cells]
+    if have != want:
+        pairs = zip(have + [None] * len(want), want + [None] * len(have), strict=False)
+        place = next(i for i, (a, b) in enumerate(pairs, start=1) if a != b)
+        return [f"cell {place} does not correspond to its source"]
+    problems = []
+    code = [c for c in notebook.cells if c.cell_type == "code"]
+    if [c.execution_count for c in code] != list(range(1, len(code) + 1)):
+        problems.append("its cells were not run once each, in order")
+    for place, cell in enumerate(notebook.cells, start=1):
+        kinds = [o.output_type for o in cell.get("outputs", [])]
+        if "error" in kinds and "raises-exception" not in cell.metadata.get("tags", []):
+            problems.append(f"cell {place} ended in an error")
+    if path.stat().st_size > MOST_BYTES:
+        problems.append("it is larger than 1 MB")
+    return problems
+
+
+def _report(lesson: Lesson, error: CellFailed) -> None:
+    text = error.traceback
+    if not sys.stderr.isatty():
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    print(f"{lesson.slug}: cell {error.position} failed\n", file=sys.stderr)
+    print("\n".join(f"    {line}" for line in error.source.splitlines()), file=sys.stderr)
+    print(f"\n{text}", file=sys.stderr)
+
+
+def _text(notebook: NotebookNode) -> str:
+    return nbformat.writes(notebook) + "\n"
+
+
+def _read_text(path: Path) -> str | None:
+    return path.read_text("utf-8") if path.is_file() else None
+
+
+def _write(path: Path, notebook: NotebookNode) -> None:
+    """Write under a temporary name and move into place: nobody ever reads half a notebook."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(_text(notebook), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="notebooks/build.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=["course", "student", "publish", "check"])
+    parser.add_argument(
+        "--only", metavar="NN", help="one lesson, by its number or its name's beginning"
+    )
+    parser.add_argument("--force", action="store_true", help="run even what is up to date")
+    parser.add_argument(
+        "--fast", action="store_true", help="few steps: tests the code, not the numbers"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=THREADS, help=f"per kernel (default {THREADS})"
+    )
+    options = parser.parse_args(arguments)
+    builder = Builder(output=ROOT / "build" / ("fast" if options.fast else "course"))
+    try:
+        lessons = builder.lessons(options.only)
+        if options.command == "course":
+            failed = builder.course(lessons, options.force, options.fast, options.threads)
+        elif options.command == "publish":
+            failed = builder.publish(lessons, options.force, options.threads)
+        elif options.command == "student":
+            failed = builder.student(lessons)
+        else:
+            failed = builder.check(lessons)
+    except LessonError as error:
+        print(f"build.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; the lessons that finished are kept, run it again to go on",
+            file=sys.stderr,
+        )
+        return 130
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""From one reviewed source per lesson to a solution notebook, a student notebook and a web page.
+
+    cut.py     takes an object out of the package, whole (solution) or with blanked bodies (stub)
+    lesson.py  reads notebooks/src/NN_name.py and makes the two notebooks from it
+    run.py     executes a notebook in a fresh kernel
+    pages.py   writes the web pages of the course
+
+`python notebooks/build.py --help` is the command; CONTRIBUTING.md tells how to write a lesson.
+"""

@@ -1,0 +1,242 @@
+"""Read a lesson's source and make its two notebooks.
+
+A source is a Python file in jupytext's percent format. Its header says what the lesson is about:
+
+    # ---
+    # jupyter:
+    #   minipeft:
+    #     title: LoRA
+    #     question: Can a change of rank eight do what a full matrix does?
+    #     minutes: 4
+    # ---
+
+Cells are plain, except for what their marker line says:
+
+    # %% exercise="minipeft.methods.lora:LoRAPatch" blank="forward,merge" difficulty=2 minutes=10
+        filled by the builder from the package. In the cell, `# forward: text` becomes a hint inside
+        that body and any other comment stays on top. The next code cell must call
+        `checks.NAME(LoRAPatch)`.
+    # %% fast="steps, seeds = 20, [0]"
+        that line is added to the cell in a fast run, which tests the code and not the numbers.
+    # %% tags=["raises-exception"]   fails on purpose
+    # %% tags=["not-fast"]           left out of a fast run
+    # %% tags=["solution-only"]      only in the solution notebook
+    # %% tags=["student-only"]       only in the student notebook
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbformat import NotebookNode
+
+from builder.cut import ROOT, Cut, CutError, banner, cut
+
+FIELDS = {"title": str, "question": str, "minutes": (int, float)}
+EXERCISE_FIELDS = {"exercise": str, "blank": str, "difficulty": int, "minutes": (int, float)}
+KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only"}
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+class LessonError(ValueError):
+    """A source that does not say what the builder needs to know."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise of a lesson.
+
+    number      "10.1"
+    check       the name of its check in minipeft.checks
+    cut         the object, taken out of the package
+    difficulty  1 to 5
+    minutes     what a learner should plan
+    notes       comment lines for the top of its cell
+    """
+
+    number: str
+    check: str
+    cut: Cut
+    difficulty: int
+    minutes: float
+    notes: str
+
+    @property
+    def title(self) -> str:
+        stars = "●" * self.difficulty + "○" * (5 - self.difficulty)
+        return f"Exercise {self.number} · {self.cut.name} · difficulty {stars} · about {self.minutes:g} minutes"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One source file: its header, its cells as jupytext read them, and its exercises by cell index."""
+
+    path: Path
+    number: str
+    title: str
+    question: str
+    minutes: float
+    cells: tuple[NotebookNode, ...]
+    exercises: dict[int, Exercise]
+
+    @property
+    def slug(self) -> str:
+        return self.path.stem
+
+    def solution(self, fast: bool = False) -> NotebookNode:
+        """The notebook with every exercise solved, not executed yet."""
+        return self._notebook("solution", fast)
+
+    def student(self) -> NotebookNode:
+        """The notebook with the chosen bodies blanked, no outputs."""
+        return self._notebook("student", False)
+
+    def _notebook(self, kind: str, fast: bool) -> NotebookNode:
+        other = "student-only" if kind == "solution" else "solution-only"
+        cells = [nbformat.v4.new_markdown_cell(self._header(kind))]
+        for index, cell in enumerate(self.cells):
+            tags = cell.metadata.get("tags", [])
+            if other in tags or (fast and "not-fast" in tags):
+                continue
+            if cell.cell_type == "markdown":
+                cells.append(nbformat.v4.new_markdown_cell(cell.source))
+                continue
+            source, metadata = cell.source, {}
+            if index in self.exercises:
+                exercise = self.exercises[index]
+                text = exercise.cut.solution if kind == "solution" else exercise.cut.stub
+                source = (
+                    "\n".join(filter(None, [banner(exercise.title), exercise.notes])) + "\n" + text
+                )
+                metadata["minipeft"] = self._describe(exercise)
+            elif fast and "fast" in cell.metadata:
+                source += "\n" + cell.metadata["fast"]
+            if "raises-exception" in tags:
+                metadata["tags"] = ["raises-exception"]
+            cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
+        for position, cell in enumerate(cells):
+            cell["id"] = f"{self.number}-{position:03d}"  # fixed, so that diffs show what changed
+        facts = {
+            "lesson": self.slug,
+            "kind": kind,
+            "exercises": [self._describe(e) for e in self.exercises.values()],
+        }
+        return nbformat.v4.new_notebook(
+            cells=cells,
+            metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}, "minipeft": facts},
+        )
+
+    @staticmethod
+    def _describe(exercise: Exercise) -> dict:
+        return {
+            "exercise": exercise.cut.reference,
+            "number": exercise.number,
+            "check": exercise.check,
+            "uses": list(exercise.cut.uses),
+        }
+
+    def _header(self, kind: str) -> str:
+        lines = [
+            f"# {self.number} · {self.title}",
+            f"**{self.question}**",
+            f"*Runs in about {_minutes(self.minutes)} on two cores"
+            + (f"; {len(self.exercises)} to write yourself.*" if self.exercises else ".*"),
+        ]
+        if self.exercises:
+            name = f"{self.slug}.ipynb"
+            lines.append(
+                f"*This is the solution; the exercises are in `exercises/{name}`.*"
+                if kind == "solution"
+                else f"*To hand in: `python -m minipeft check {name}`. The solution is `../{name}`.*"
+            )
+        return "\n\n".join(lines)
+
+
+def _minutes(minutes: float) -> str:
+    return (
+        f"{round(minutes * 60)} seconds"
+        if minutes < 1
+        else f"{minutes:g} minute" + "s" * (minutes != 1)
+    )
+
+
+def read(path: Path, root: Path = ROOT) -> Lesson:
+    """Read one source; raises LessonError with a sentence when something in it is missing or unknown."""
+    where = path.name
+    match = re.fullmatch(r"(\d\d)_[a-z0-9_]+", path.stem)
+    if not match:
+        raise LessonError(f"{where}: a source is named NN_name.py, in lower case")
+    number = match[1]
+    notebook = jupytext.read(path, fmt="py:percent")
+    header = notebook.metadata.get("minipeft", {})
+    _fields(where, "the header", header, FIELDS, required=FIELDS)
+    cells = tuple(
+        cell for cell in notebook.cells if cell.source.strip() or "exercise" in cell.metadata
+    )
+    exercises: dict[int, Exercise] = {}
+    for index, cell in enumerate(cells):
+        tags = set(cell.metadata.get("tags", []))
+        if tags - KNOWN_TAGS:
+            raise LessonError(f"{where}: unknown cell tag {', '.join(sorted(tags - KNOWN_TAGS))}")
+        if "exercise" not in cell.metadata:
+            _fields(where, "a cell", cell.metadata, {"fast": str, "tags": list}, required=())
+            continue
+        given = [e.cut.name for e in exercises.values()]
+        label = f"{int(number)}.{len(exercises) + 1}"
+        try:
+            exercises[index] = _exercise(label, cell, cells[index + 1 :], given, root)
+        except (CutError, LessonError) as error:
+            raise LessonError(f"{where}: exercise {label}: {error}") from error
+    return Lesson(
+        path, number, header["title"], header["question"], header["minutes"], cells, exercises
+    )
+
+
+def _exercise(
+    label: str, cell: NotebookNode, after: tuple[NotebookNode, ...], given: list[str], root: Path
+) -> Exercise:
+    meta = cell.metadata
+    _fields(
+        "its cell",
+        "the marker",
+        meta,
+        EXERCISE_FIELDS,
+        required=("exercise", "difficulty", "minutes"),
+    )
+    blank = [name.strip() for name in meta.get("blank", "").split(",") if name.strip()]
+    names = blank or [meta["exercise"].partition(":")[2]]
+    hints: dict[str, list[str]] = {}
+    notes = []
+    for line in cell.source.splitlines():
+        hint = re.match(r"#\s*(\w+):\s*(.+)", line)
+        if hint and hint[1] in names:
+            hints.setdefault(hint[1], []).append(hint[2])
+        elif line.startswith("#"):
+            notes.append(line)
+        elif line.strip():
+            raise LessonError("its cell may hold comments only; the code comes from the package")
+    piece = cut(meta["exercise"], blank, hints, given, root)
+    code = next((c.source for c in after if c.cell_type == "code"), "")
+    check = re.search(rf"\bchecks\.(\w+)\({re.escape(piece.name)}\b", code)
+    if not check:
+        raise LessonError(f"the code cell after it must call checks.NAME({piece.name})")
+    if not 1 <= meta["difficulty"] <= 5:
+        raise LessonError("difficulty is 1 to 5")
+    return Exercise(label, check[1], piece, meta["difficulty"], meta["minutes"], "\n".join(notes))
+
+
+def _fields(where: str, what: str, found: dict, known: dict, required) -> None:
+    missing = [name for name in required if name not in found]
+    unknown = [name for name in found if name not in known and name != "lines_to_next_cell"]
+    wrong = [n for n, kind in known.items() if n in found and not isinstance(found[n], kind)]
+    for names, verb in (
+        (missing, "misses"),
+        (unknown, "has the unknown field"),
+        (wrong, "has a bad value for"),
+    ):
+        if names:
+            raise LessonError(f"{where}: {what} {verb} {', '.join(names)}")

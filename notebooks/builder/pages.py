@@ -1,0 +1,154 @@
+"""The course as web pages that need nothing from the network: an index and one page per lesson.
+
+nbconvert renders the cells. Its own page would fetch MathJax from the network, so equations are
+turned into MathML here, which browsers draw by themselves, and the page around the cells is ours.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from latex2mathml.converter import convert as mathml
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from pygments.formatters import HtmlFormatter
+
+from builder.lesson import Lesson
+
+# Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one.
+MATH = re.compile(
+    r"(?P<code>^(?P<fence>```|~~~).*?^(?P=fence)[^\n]*$|(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`))"
+    r"|\$\$(?P<block>.+?)\$\$"
+    r"|(?<![\\$\w])\$(?P<inline>[^\s$](?:[^$\n]*?[^\s$\\])?)\$(?![\w$])",
+    re.DOTALL | re.MULTILINE,
+)
+
+STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
+
+def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Path:
+    """Write the index (its path is returned) and a page for each executed lesson in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    done = [lesson for lesson in lessons if (folder / f"{lesson.slug}.ipynb").is_file()]
+    for position, lesson in enumerate(done):
+        notebook = nbformat.read(folder / f"{lesson.slug}.ipynb", as_version=4)
+        before = done[position - 1] if position else None
+        after = done[position + 1] if position + 1 < len(done) else None
+        _write(folder / f"{lesson.slug}.html", _lesson_page(lesson, notebook, before, after))
+    index = folder / "index.html"
+    _write(index, _index_page(lessons, folder, exercises))
+    return index
+
+
+def _lesson_page(
+    lesson: Lesson, notebook: NotebookNode, before: Lesson | None, after: Lesson | None
+) -> str:
+    body, _ = _exporter().from_notebook_node(_without_math(notebook, found := []))
+    for number, equation in enumerate(found):
+        body = body.replace(_token(number), equation)
+    links = ['<a href="index.html">All lessons</a>', "<span></span>"]
+    if before:
+        links.append(f'<a href="{before.slug}.html">← {before.number} {_text(before.title)}</a>')
+    if after:
+        links.append(f'<a href="{after.slug}.html">{after.number} {_text(after.title)} →</a>')
+    nav = f"<nav><div>{''.join(links)}</div></nav>"
+    return _page(f"{lesson.number} · {lesson.title}", f"{nav}<main>{body}</main>")
+
+
+def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str:
+    rows = []
+    for lesson in lessons:
+        path = folder / f"{lesson.slug}.ipynb"
+        name = f"{lesson.number} · {_text(lesson.title)}"
+        measured = "not run yet"
+        if path.is_file():
+            seconds = nbformat.read(path, as_version=4).metadata.get("minipeft", {}).get("seconds")
+            measured = f"{seconds} s"
+            name = f'<a href="{lesson.slug}.html">{name}</a>'
+        write = ""
+        if lesson.exercises:
+            target = os.path.relpath(exercises / f"{lesson.slug}.ipynb", folder)
+            what = ", ".join(e.cut.name for e in lesson.exercises.values())
+            write = f'<a href="{html.escape(target)}">{_text(what)}</a>'
+        rows.append(
+            f"<tr><td>{name}</td><td>{_inline(lesson.question)}</td>"
+            f'<td class="number">{lesson.minutes:g} min</td><td class="number">{measured}</td>'
+            f"<td>{write}</td></tr>"
+        )
+    body = f"""<main><h1>minipeft</h1>
+<p>A frozen transformer has three doors: its <b>words</b>, its <b>memory</b> and its
+<b>weights</b>. Every method of parameter-efficient fine-tuning is a small module placed in one of
+them.</p>
+<table><tr><th>Lesson</th><th>Its question</th><th class="number">Says</th>
+<th class="number">Took here</th><th>You write</th></tr>
+{"".join(rows)}</table>
+<p class="soft">The pages show the solutions with the outputs of the run on this machine. To work on
+the lessons, run <code>make lab</code> and open the folder <code>exercises</code>; to check your
+work, run <code>python -m minipeft check NOTEBOOK</code>.</p></main>"""
+    return _page("minipeft: the course", body)
+
+
+def _exporter() -> HTMLExporter:
+    exporter = HTMLExporter(template_name="basic")
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    return exporter
+
+
+def _without_math(notebook: NotebookNode, found: list[str]) -> NotebookNode:
+    """A copy whose equations are replaced by tokens; their MathML goes to `found`.
+
+    Tokens, because Markdown would read the stars and underscores of an equation as its own.
+    """
+    copy = nbformat.from_dict(notebook)
+
+    def replace(match: re.Match) -> str:
+        if match["code"]:
+            return match[0]
+        block = match["block"] is not None
+        found.append(
+            mathml(match["block"] or match["inline"], display="block" if block else "inline")
+        )
+        return _token(len(found) - 1)
+
+    for cell in copy.cells:
+        if cell.cell_type == "markdown":
+            cell.source = MATH.sub(replace, cell.source)
+        else:
+            kind = "exercise" if cell.metadata.get("minipeft") else ""
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), *([kind] if kind else [])]
+    return copy
+
+
+def _inline(text: str) -> str:
+    """Plain text that may hold `$equations$`, as HTML."""
+    pieces = re.split(r"\$([^$]+)\$", text)
+    return "".join(mathml(p) if i % 2 else _text(p) for i, p in enumerate(pieces))
+
+
+def _token(number: int) -> str:
+    return f"EQUATION{number}X"
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _page(title: str, body: str) -> str:
+    code = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{_text(title)}</title>\n<style>{code}\n.highlight {{ background: none; }}\n{STYLE}</style></head>\n"
+        f"<body>{body}</body></html>\n"
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,172 @@
+"""Execute a notebook: a fresh kernel of this interpreter, an empty folder, fixed threads.
+
+What is kept of the outputs is what a reader needs: results, prints and pictures. What goes to
+stderr (progress bars, warnings) is shown while it runs and not stored, and no path of this machine
+is stored.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+
+from builder.cut import ROOT
+
+THREADS = 2
+CELL_SECONDS = 900  # a cell that needs longer hangs: a whole lesson has four minutes
+
+
+@dataclass
+class CellFailed(Exception):
+    """A cell raised an error: its place in the notebook (from 1), its source, what was raised."""
+
+    position: int
+    source: str
+    traceback: str
+
+
+class OwnKernel(AsyncKernelManager):
+    """A kernel of the running interpreter; no registered kernelspec is needed."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        return KernelSpec(argv=argv, display_name="Python 3", language="python")
+
+
+class Client(NotebookClient):
+    """nbclient that hands stderr to `say` and stores everything else."""
+
+    def __init__(
+        self, notebook: NotebookNode, say: Callable[[int, str], None], sockets: str, **more
+    ) -> None:
+        super().__init__(notebook, kernel_manager_class=OwnKernel, **more)
+        self.say = say
+        self.sockets = sockets
+
+    def create_kernel_manager(self) -> OwnKernel:
+        # Talk through files of this user, not through network ports.
+        self.km = OwnKernel(config=self.config, transport="ipc", ip=self.sockets)
+        return self.km
+
+    def output(self, outs, msg, display_id, cell_index):  # noqa: ANN001 (nbclient's signature)
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
+            self.say(cell_index, msg["content"]["text"])
+            return None
+        return super().output(outs, msg, display_id, cell_index)
+
+
+def environment(threads: int = THREADS) -> dict[str, str]:
+    """This process's environment, with what would change numbers from run to run fixed."""
+    fixed = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "COLUMNS": "100",
+    }
+    return {**os.environ, **fixed, "PYTHONPATH": str(ROOT)}
+
+
+def execute(
+    notebook: NotebookNode,
+    progress: Callable[[int, int, str], None] = lambda cell, cells, text: None,
+    threads: int = THREADS,
+) -> float:
+    """Run every cell of `notebook` in place and return the seconds it took.
+
+    progress(cell, cells, text) is called when a cell starts (with text "") and when it writes to
+    stderr.
+    Raises CellFailed for the first cell that raises, hangs or kills its kernel.
+    """
+    cells = len(notebook.cells)
+    current = [0]
+
+    def say(index: int, text: str) -> None:
+        progress(index + 1, cells, text)
+
+    def starts(cell: NotebookNode, cell_index: int) -> None:
+        current[0] = cell_index
+        progress(cell_index + 1, cells, "")
+
+    began = time.perf_counter()
+    # A folder of its own proves that a lesson needs no certain one, and takes what it writes.
+    with (
+        tempfile.TemporaryDirectory(prefix="lesson-") as folder,
+        tempfile.TemporaryDirectory(prefix="kernel-") as sockets,
+    ):
+        client = Client(
+            notebook,
+            say,
+            f"{sockets}/k",
+            timeout=CELL_SECONDS,
+            on_cell_start=starts,
+            coalesce_streams=True,
+            resources={"metadata": {"path": folder}},
+        )
+        try:
+            client.execute(env=environment(threads))
+        except CellExecutionError as error:
+            raise CellFailed(
+                current[0] + 1, notebook.cells[current[0]].source, error.traceback
+            ) from None
+        except CellTimeoutError:
+            text = f"the cell did not finish within {CELL_SECONDS} seconds"
+            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, text) from None
+        except DeadKernelError:
+            text = "the kernel died (out of memory?)"
+            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, text) from None
+        seconds = time.perf_counter() - began
+        _tidy(notebook, folder)
+    return seconds
+
+
+def _tidy(notebook: NotebookNode, folder: str) -> None:
+    """Take out of the stored notebook what differs from machine to machine."""
+    notebook.metadata["language_info"] = {"name": "python"}
+    notebook.metadata.pop("widgets", None)
+    names = {folder: ".", str(ROOT): "minipeft", str(Path.home()): "~"}
+    assets = os.environ.get("MINIPEFT_ASSETS")
+    if assets:
+        names = {
+            str(Path(assets).resolve()): "$MINIPEFT_ASSETS",
+            assets: "$MINIPEFT_ASSETS",
+            **names,
+        }
+
+    def clean(text: str) -> str:
+        for path, name in names.items():
+            if len(path) > 4:  # "/" or "/root" alone would hit ordinary text
+                text = text.replace(path, name)
+        return re.sub(r"0x[0-9a-f]{6,}", "0x...", text)
+
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.metadata.pop("execution", None)
+        for output in cell.outputs:
+            output.pop("transient", None)
+            if "text" in output:
+                output["text"] = clean(output["text"])
+            if "traceback" in output:
+                output["traceback"] = [clean(line) for line in output["traceback"]]
+            data = output.get("data", {})
+            for kind in data:
+                if kind.startswith("text/"):
+                    data[kind] = clean(data[kind])
