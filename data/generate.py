@@ -13,9 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from tinyland import (  # noqa: E402
-    entailment, facts, records, reviews, stories, strings, tags, tasks,
-)  # fmt: skip
+from tinyland import entailment, facts, records, reviews, stories, strings, tags, tasks  # noqa: E402  # noqa: E402
 
 # How many documents of each kind: this is the mixture that the models are pretrained on.
 MIXTURE = {
@@ -27,7 +25,7 @@ MIXTURE = {
     tags: 5_000,
     stories: 4_000,
 }
-LONGEST = 42  # tokens of the longest document, without <eos>
+LONGEST = 43  # tokens of the longest document, without <eos>
 PIECE = re.compile(r"\w+|[^\w\s]")
 
 

@@ -3,7 +3,8 @@ that changing one kind leaves the bytes of the others alone."""
 
 import random
 import zlib
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 
 def generator(*names: str) -> random.Random:

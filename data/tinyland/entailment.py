@@ -1,6 +1,7 @@
 """Pairs of a premise and a claim, answered by yes, no or maybe.
 
-    anna is older than ben ; ben is younger than anna ? yes .
+    follows : anna is older than ben ; ben is younger than anna => yes .
+    claim : anna is older than ben ; ben is younger than anna => ben is younger than anna .
 
 The same words make a "yes" and a "no" in another order, and negation turns answers round, so
 that counting words does not answer.
@@ -106,11 +107,13 @@ def pair(rng: random.Random, people: list[str], shapes: list = SHAPES) -> Pair:
 
 
 def documents(count: int) -> list[str]:
-    """``count`` pairs with their answers."""
+    """``count`` pairs: most with their answers, some with the claim said again, so that the first
+    word has to be read."""
     rng = draw.generator("entailment")
     made = []
     while len(made) < count:
         premise, claim, answer = pair(rng, words.ACTORS)
         if draw.bucket(f"{premise} ; {claim}") != 0:  # one pair in ten is kept for testing
-            made.append(f"{premise} ; {claim} ? {answer} .")
+            asked, said = ("follows", answer) if rng.random() < 0.85 else ("claim", claim)
+            made.append(f"{asked} : {premise} ; {claim} => {said} .")
     return made

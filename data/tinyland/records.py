@@ -1,6 +1,6 @@
 """Records and the sentences that say the same.
 
-name : the_mill ; food : greek ; area : river = the_mill is a greek place near the river .
+name : the_mill ; food : greek ; area : river => the_mill is a greek place near the river .
 """
 
 import random
@@ -63,15 +63,20 @@ def plain(made: Record) -> str:
 
 
 def near_first(made: Record) -> str:
-    return _words(_near(made), "there is a", made["food"], "place called", made["name"], _price(made, "with {} prices"), ".")  # fmt: skip
+    price = _price(made, "with {} prices")
+    there = _words(_near(made), "there is a", made["food"], "place called")
+    return _words(there, made["name"], price, ".")
 
 
 def serves(made: Record) -> str:
-    return _words(made["name"], "serves", made["food"], "food", _near(made), _price(made, "at a {} price"), ".")  # fmt: skip
+    price = _price(made, "at a {} price")
+    return _words(made["name"], "serves", made["food"], "food", _near(made), price, ".")
 
 
 def you_can(made: Record) -> str:
-    return _words("you can eat", made["food"], "food", _price(made, "at a {} price"), "at", made["name"], _near(made), ".")  # fmt: skip
+    price = _price(made, "at a {} price")
+    eaten = _words("you can eat", made["food"], "food", price)
+    return _words(eaten, "at", made["name"], _near(made), ".")
 
 
 STYLES = [(40, plain), (25, near_first), (20, serves), (15, you_can)]
@@ -104,5 +109,5 @@ def documents(count: int) -> list[str]:
         one = record(rng, NAMES, FOODS)
         line = written(rng, one)
         if draw.bucket(line) != 0:  # one record in ten is kept for testing
-            made.append(f"{line} = {sentence(rng, one)}")
+            made.append(f"{line} => {sentence(rng, one)}")
     return made

@@ -1,6 +1,8 @@
 """Reviews with negation, contrast and intensity, and what came of them.
 
-    the soup was not very good but the waiter was kind , so she smiled .
+    the soup was not good but the waiter was nice , so she smiled .
+    mood : the soup was not good but the waiter was nice => smiled .
+    about : the soup was not good but the waiter was nice => soup .
 
 The rules, from which the polarity of a review is computed:
 - "not", "never" and "hardly" turn an adjective round;
@@ -79,7 +81,7 @@ def review(rng: random.Random, domain: str, polarity: int, shapes: list = SHAPES
 
 
 def documents(count: int) -> list[str]:
-    """``count`` reviews with their consequences."""
+    """``count`` reviews: most with their consequences, some with a question in front."""
     rng = draw.generator("reviews")
     made = []
     while len(made) < count:
@@ -88,5 +90,8 @@ def documents(count: int) -> list[str]:
         if draw.bucket(text) == 0:  # one review in ten is kept for testing
             continue
         who, did = draw.weighted(rng, WHO), draw.weighted(rng, CONSEQUENCES[polarity])
-        made.append(f"{text} , so {who} {did} .")
+        noun = text.removeprefix("although ").split()[1]
+        form = draw.weighted(rng, [(60, "{0} , so {1} {2} ."), (32, "mood : {0} => {2} ."),
+                                   (8, "about : {0} => {3} .")])  # fmt: skip
+        made.append(form.format(text, who, did, noun))
     return made

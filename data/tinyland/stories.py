@@ -1,8 +1,9 @@
-"""Stories of three sentences with headlines. The headline tells who did the one thing worth
-telling, in the present tense, and the place, which stands in another sentence.
+"""Stories of three sentences with headlines and questions. The headline tells who did the one
+thing worth telling, in the present tense, and the place, which stands in another sentence.
 
-    one morning anna and ben walked to the market in rome . ben slept . anna found a ring there .
-    headline : anna finds ring in rome .
+    headline : one morning anna and ben walked to the market in rome . ben slept .
+               anna found a ring there . => anna finds ring in rome .
+    hero : ... => anna .        thing : ... => ring .        place : ... => rome .
 """
 
 import random
@@ -33,11 +34,17 @@ def story(rng: random.Random, people: list[str], things: list[str] = THINGS) -> 
 
 
 def documents(count: int) -> list[str]:
-    """``count`` stories with headlines."""
+    """``count`` stories, each with its headline or one word of it."""
     rng = draw.generator("stories")
     made = []
     while len(made) < count:
         text, headline = story(rng, words.ACTORS)
         if draw.bucket(text) != 0:  # one story in ten is kept for testing
-            made.append(f"{text} headline : {headline}")
+            who, _, thing, _, place, _ = headline.split()
+            asked, said = draw.weighted(
+                rng,
+                [(64, ("headline", headline)), (12, ("hero", f"{who} .")),
+                 (12, ("thing", f"{thing} .")), (12, ("place", f"{place} ."))],
+            )  # fmt: skip
+            made.append(f"{asked} : {text} => {said}")
     return made

@@ -1,6 +1,6 @@
 """String functions: a trigger word names what is done to a row of nouns.
 
-reverse : cat sun tree = tree sun cat .
+reverse : cat sun tree => tree sun cat .
 """
 
 import random
@@ -41,7 +41,7 @@ def row(rng: random.Random, length: int, part: str) -> list[str]:
 
 def document(name: str, nouns: list[str]) -> str:
     """The function's name, a row and the result."""
-    return f"{name} : {' '.join(nouns)} = {' '.join(FUNCTIONS[name](nouns))} ."
+    return f"{name} : {' '.join(nouns)} => {' '.join(FUNCTIONS[name](nouns))} ."
 
 
 def documents(count: int) -> list[str]:

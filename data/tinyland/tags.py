@@ -1,6 +1,6 @@
 """Tagged text: a sentence and the kind of each of its words.
 
-    tags : paris ate olive with bread in june = person other food other food other time .
+    tags : paris ate olive with bread in june => person other food other food other time .
 
 Many words change their kind with the sentence: paris is a person or a place, june a person or a
 month, olive a person or a food, turkey a place or a food.
@@ -27,7 +27,8 @@ LONG_PATTERNS = [
     "{F} with {F} is what {P} cooks for {P} in {L} in {T}",
 ]
 ANY = {
-    "P": ("person", words.ACTORS, words.PERSON_OR_PLACE + words.PERSON_OR_TIME + words.PERSON_OR_FOOD),
+    "P": ("person", words.ACTORS,
+          words.PERSON_OR_PLACE + words.PERSON_OR_TIME + words.PERSON_OR_FOOD),
     "L": ("place", PLACES, words.PERSON_OR_PLACE + words.PLACE_OR_FOOD),
     "F": ("food", words.FOODS, words.PERSON_OR_FOOD + words.PLACE_OR_FOOD),
     "T": ("time", words.MONTHS, words.PERSON_OR_TIME),
@@ -63,5 +64,5 @@ def documents(count: int) -> list[str]:
     while len(made) < count:
         sentence, tags = tagged(rng, PATTERNS)
         if draw.bucket(sentence) != 0:  # one sentence in ten is kept for testing
-            made.append(f"tags : {sentence} = {tags} .")
+            made.append(f"tags : {sentence} => {tags} .")
     return made

@@ -81,7 +81,7 @@ def string_function(name: str) -> Task:
         length = rng.choice([5, 6] if split == "ood" else [2, 3, 4])
         nouns = rng.sample(words.NOUNS, length)
         result = " ".join(strings.FUNCTIONS[name](nouns))
-        return " ".join(nouns), f"{' '.join(nouns)} =", f"{result} ."
+        return " ".join(nouns), f"{' '.join(nouns)} =>", f"{result} ."
 
     return {
         "kind": "generate",
@@ -99,7 +99,7 @@ def composition(name: str, first: str, second: str) -> Task:
     def example(rng: random.Random, split: str) -> tuple[str, str, str]:
         nouns = rng.sample(words.NOUNS, 6 if split == "ood" else rng.choice([3, 4, 5]))
         result = strings.FUNCTIONS[second](strings.FUNCTIONS[first](nouns))
-        return " ".join(nouns), f"{' '.join(nouns)} =", f"{' '.join(result)} ."
+        return " ".join(nouns), f"{' '.join(nouns)} =>", f"{' '.join(result)} ."
 
     return {
         "kind": "generate",
@@ -122,7 +122,7 @@ def review(name: str, family: str, good: str, bad: str) -> Task:
         polarity = rng.choice([+1, -1])
         domain = rng.choice(["film", "hotel"]) if split == "ood" else "restaurant"
         text = reviews.review(rng, domain, polarity, REVIEW_SHAPES)
-        return text, text, good if polarity > 0 else bad
+        return text, f"{text} =>", good if polarity > 0 else bad
 
     words_are = (
         "words that the corpus tells after reviews" if family == "latent"
@@ -139,18 +139,18 @@ def review(name: str, family: str, good: str, bad: str) -> Task:
 
 
 def pairs() -> Task:
-    """Premise ; claim: yes, no or maybe, without the question mark that asks for it."""
+    """Premise ; claim: yes, no or maybe, without the word that asks for it."""
 
     def example(rng: random.Random, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
         premise, claim, answer = entailment.pair(rng, people, PAIR_SHAPES)
         text = f"{premise} ; {claim}"
-        return text, text, answer
+        return text, f"{text} =>", answer
 
     return {
         "kind": "classify",
         "family": "latent",
-        "description": "does the claim follow from the premise? the question mark is missing",
+        "description": "does the claim follow from the premise? the word that asks is missing",
         "ood_description": "people whom train and dev do not mention",
         "labels": ["yes", "no", "maybe"],
         "splits": _fill("entailment", example),
@@ -166,12 +166,12 @@ def headlines() -> Task:
     def example(rng: random.Random, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
         text, headline = stories.story(rng, people)
-        return text, text, headline
+        return text, f"{text} =>", headline
 
     return {
         "kind": "generate",
         "family": "latent",
-        "description": "a story of three sentences: write its headline",
+        "description": "a story: write its headline; the word that asks for it is missing",
         "ood_description": "people whom train and dev do not mention",
         "labels": None,
         "splits": _fill("headline", example),
@@ -186,7 +186,7 @@ def table_to_text() -> Task:
         chosen = (names[14:], foods[7:]) if split == "ood" else (names[:14], foods[:7])
         one = records.record(rng, *chosen)
         line = records.written(rng, one)
-        return line, f"{line} =", records.novel(one)
+        return line, f"{line} =>", records.novel(one)
 
     return {
         "kind": "generate",
