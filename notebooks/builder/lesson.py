@@ -68,12 +68,13 @@ class Exercise:
     @property
     def title(self) -> str:
         stars = "●" * self.difficulty + "○" * (5 - self.difficulty)
-        return f"Exercise {self.number} · {self.cut.name} · difficulty {stars} · about {self.minutes:g} minutes"
+        how = f"difficulty {stars} · about {self.minutes:g} minutes"
+        return f"Exercise {self.number} · {self.cut.name} · {how}"
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One source file: its header, its cells as jupytext read them, and its exercises by cell index."""
+    """One source file: its header, its cells as jupytext read them, its exercises by cell index."""
 
     path: Path
     number: str
@@ -151,7 +152,7 @@ class Lesson:
             lines.append(
                 f"*This is the solution; the exercises are in `exercises/{name}`.*"
                 if kind == "solution"
-                else f"*To hand in: `python -m minipeft check {name}`. The solution is `../{name}`.*"
+                else f"*To check it: `python -m minipeft check {name}`. Solution: `../{name}`.*"
             )
         return "\n\n".join(lines)
 
@@ -165,7 +166,7 @@ def _minutes(minutes: float) -> str:
 
 
 def read(path: Path, root: Path = ROOT) -> Lesson:
-    """Read one source; raises LessonError with a sentence when something in it is missing or unknown."""
+    """Read one source; raises LessonError with a sentence when a field is missing or unknown."""
     where = path.name
     match = re.fullmatch(r"(\d\d)_[a-z0-9_]+", path.stem)
     if not match:

@@ -140,10 +140,11 @@ def _text(text: str) -> str:
 
 def _page(title: str, body: str) -> str:
     code = HtmlFormatter(style="friendly").get_style_defs(".highlight")
+    style = f"{code}\n.highlight {{ background: none; }}\n{STYLE}"
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>{code}\n.highlight {{ background: none; }}\n{STYLE}</style></head>\n"
+        f"<title>{_text(title)}</title>\n<style>{style}</style></head>\n"
         f"<body>{body}</body></html>\n"
     )
 
