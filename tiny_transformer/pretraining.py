@@ -1,6 +1,8 @@
 """Pretraining: AdamW on one objective, warm-up then cosine decay, clipped gradients, exact resume.
 
-    learning rate at step s:  peak * min(1, (s + 1) / warmup) * (floor + (1 - floor) * (1 + cos(pi s / steps)) / 2)
+    rise(s) = min(1, (s + 1) / warmup)
+    fall(s) = floor + (1 - floor) (1 + cos(pi s / steps)) / 2
+    learning rate at step s = peak * rise(s) * fall(s)
 
 The batch is a function of (seed, step) and the random state is stored with the weights, so a run
 that is killed and started again ends with the same bits as one that was not.
@@ -26,69 +28,86 @@ from .tokenizer import WordTokenizer
 class Stream:
     """Endless batches from a list of documents; `stream(step)` always gives the same batch.
 
+    | kind            | a row is                                  | objective                          |
+    |-----------------|-------------------------------------------|------------------------------------|
+    | decoder         | documents packed to T tokens              | causal                             |
+    | encoder         | one document; at odd steps a packed row   | masked words                       |
+    | encoder-decoder | one document; at every fourth step, three | span corruption; at odd steps the  |
+    |                 |                                           | documents "source => target" as pairs |
+
     Args:
         documents: texts, one per document.
         tokenizer: makes ids of them.
-        kind: "decoder" (causal, packed rows), "encoder" (masked words, one document a row) or
-            "encoder-decoder" (span corruption; at odd steps, documents "source => target" as pairs).
+        kind: "decoder", "encoder" or "encoder-decoder".
         batch_size: B, rows.
-        length: T, tokens in a row.
+        length: T, tokens in a packed row, and the most tokens of any row.
         seed: of the order of the documents and of what is hidden.
+        share: of the words that are hidden (encoder, encoder-decoder).
     """
 
-    def __init__(self, documents, tokenizer: WordTokenizer, kind, batch_size=32, length=48, seed=0):
-        self.tokenizer, self.kind, self.seed = tokenizer, kind, seed
-        self.batch_size, self.length = batch_size, length
-        room = length - 2
+    def __init__(
+        self, documents, tokenizer, kind, batch_size=32, length=48, seed=0, share=0.15
+    ) -> None:
+        self.tokenizer, self.kind, self.seed, self.share = tokenizer, kind, seed, share
+        self.batch_size, self.length, self.room = batch_size, length, length - 2
         encode = tokenizer.encode
-        self.documents = [encode(text, add_special_tokens=False)[:room] for text in documents]
+        self.documents = [encode(text, add_special_tokens=False)[: self.room] for text in documents]
         arrow = tokenizer.convert_tokens_to_ids(["=", ">"])
         self.pairs = []
-        if kind == "encoder-decoder":
-            for ids in self.documents:
-                where = next((i for i in range(len(ids)) if ids[i : i + 2] == arrow), None)
-                if where is not None:
-                    self.pairs.append((ids[:where], ids[where + 2 :]))
-
-    def draw(self, source: list, count: int, generator: torch.Generator) -> list:
-        """`count` documents, with replacement."""
-        return [
-            source[i] for i in torch.randint(len(source), (count,), generator=generator).tolist()
-        ]
-
-    def of_like_length(self, source: list, step: int, size) -> tuple[list, torch.Generator]:
-        """A batch of documents of similar length: eight batches are drawn, sorted and dealt out."""
-        group, place = divmod(step, 8)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + group)
-        drawn = sorted(self.draw(source, 8 * self.batch_size, generator), key=size)
-        place = int(torch.randperm(8, generator=generator)[place])
-        own = torch.Generator().manual_seed((self.seed + 1) * 7_000_003 + step)
-        return drawn[place * self.batch_size : (place + 1) * self.batch_size], own
+        for ids in self.documents:
+            where = next((i for i in range(len(ids)) if ids[i : i + 2] == arrow), None)
+            if where is not None:
+                self.pairs.append((ids[:where], ids[where + 2 :]))
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         """The batch of this step."""
-        tokenizer = self.tokenizer
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
         if self.kind == "decoder":
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
-            rows = []
-            for _ in range(self.batch_size):
-                drawn = self.draw(self.documents, 2 + self.length // 4, generator)
-                rows.append(objectives.pack(drawn, self.length, tokenizer)[0])
-            return objectives.causal(torch.stack(rows), tokenizer)
+            return objectives.causal(self.packed(generator), self.tokenizer)
         if self.kind == "encoder":
-            drawn, generator = self.of_like_length(self.documents, step, len)
-            ids = tokenizer.pad(
-                [[tokenizer.bos_token_id, *row, tokenizer.eos_token_id] for row in drawn], "right"
-            )["input_ids"]
-            return objectives.masked(ids, tokenizer, generator)
+            if step % 2:
+                ids = self.packed(generator)
+            else:
+                rows = self.of_like_length(self.documents, step // 2, len)
+                ids = self.tokenizer.pad([self.framed(row) for row in rows], "right")["input_ids"]
+            return objectives.masked(ids, self.tokenizer, generator, self.share)
         if step % 2 and self.pairs:
-            drawn, _ = self.of_like_length(self.pairs, step // 2, lambda pair: len(pair[0]))
-            bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
-            sources = [[bos, *source, eos] for source, _ in drawn]
-            targets = [[*target, eos] for _, target in drawn]
-            return objectives.pairs(sources, targets, tokenizer)
-        drawn, generator = self.of_like_length(self.documents, step // 2, len)
-        return objectives.span_corruption(drawn, tokenizer, generator)
+            drawn = self.of_like_length(self.pairs, step // 2, lambda pair: len(pair[0]))
+            sources = [self.framed(source) for source, _ in drawn]
+            targets = [[*target, self.tokenizer.eos_token_id] for _, target in drawn]
+            return objectives.pairs(sources, targets, self.tokenizer)
+        rows = self.of_like_length(self.documents, step // 2, len)
+        if step % 4 == 2:  # three documents in a row, so that later positions are learnt too
+            rows = [sum(rows[i : i + 3], [])[: self.room] for i in range(0, len(rows), 3)]
+        return objectives.span_corruption(rows, self.tokenizer, generator, self.share)
+
+    def framed(self, ids: list[int]) -> list[int]:
+        """`<bos> ids <eos>`."""
+        return [self.tokenizer.bos_token_id, *ids, self.tokenizer.eos_token_id]
+
+    def draw(self, source: list, count: int, generator: torch.Generator) -> list:
+        """`count` documents, with replacement."""
+        return [source[i] for i in torch.randint(len(source), (count,), generator=generator)]
+
+    def packed(self, generator: torch.Generator) -> Tensor:
+        """(B, T) ids, every row full."""
+        rows = []
+        for _ in range(self.batch_size):
+            drawn = self.draw(self.documents, 2 + self.length // 4, generator)
+            rows.append(objectives.pack(drawn, self.length, self.tokenizer)[0])
+        return torch.stack(rows)
+
+    def of_like_length(self, source: list, step: int, size: Callable) -> list:
+        """4 B short documents of similar length, for little padding.
+
+        Eight batches are drawn together, sorted by size and dealt out in a random order.
+        """
+        B = 4 * self.batch_size
+        group, place = divmod(step, 8)
+        generator = torch.Generator().manual_seed((self.seed + 1) * 7_000_003 + group)
+        drawn = sorted(self.draw(source, 8 * B, generator), key=size)
+        place = int(torch.randperm(8, generator=generator)[place])
+        return drawn[place * B : (place + 1) * B]
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.05) -> float:
