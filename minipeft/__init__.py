@@ -1,0 +1,27 @@
+"""minipeft: parameter-efficient fine-tuning from scratch, three doors and one file per method.
+
+import minipeft as mp
+tuner = mp.attach(model, mp.LoRA(rank=8, alpha=16, targets=("query", "value")), name="task")
+mp.train(model, batches, steps=300, learning_rate=1e-3)
+tuner.save("runs/task")
+"""
+
+from minipeft.anatomy import Family, Slice
+from minipeft.doors import WeightDoor
+from minipeft.methods import FullFineTuning, HeadOnly, LoRA, LoRAPatch, TopLayers
+from minipeft.tuner import Tuner, attach, route, tuners
+
+__all__ = [
+    "Family",
+    "FullFineTuning",
+    "HeadOnly",
+    "LoRA",
+    "LoRAPatch",
+    "Slice",
+    "TopLayers",
+    "Tuner",
+    "WeightDoor",
+    "attach",
+    "route",
+    "tuners",
+]

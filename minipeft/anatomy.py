@@ -1,0 +1,472 @@
+"""Where a model keeps its words, its memory and its weights: one small table per architecture.
+
+This is the only file that knows names of modules. Everybody else asks for "query" or "down".
+
+| word of the field | what it is                            | GPT-2           | Llama              |
+|-------------------|---------------------------------------|-----------------|--------------------|
+| query, key, value | what attention makes of its input     | attn.c_attn 1/3 | self_attn.q_proj.. |
+| qkv               | the three at once (fused or not)      | attn.c_attn     | the three          |
+| output            | attention's output projection         | attn.c_proj     | self_attn.o_proj   |
+| up, gate, down    | the maps of the feed-forward layer    | mlp.c_fc ..     | mlp.up_proj ..     |
+
+A model that nobody listed: fill in a `Family` and pass it on,
+`attach(model, method, family=Family(...))`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors import features, is_linear, walk
+
+TARGETS = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One of several projections that are fused into a single linear map.
+
+    module: the fused map.  index, of: the index-th of so many equal parts of the output.
+    per_head: the parts alternate inside every head, as in GPT-NeoX: (H, of, D) instead of (of, C).
+    """
+
+    module: str
+    index: int
+    of: int
+    per_head: bool = False
+
+    def columns(self, out_features: int, heads: int) -> Tensor:
+        """Which output features belong to this part: (out_features / of,)."""
+        groups = heads if self.per_head else 1
+        index = torch.arange(out_features).view(groups, self.of, -1)  # (H or 1, of, D or C)
+        return index[:, self.index].flatten()
+
+
+def thirds(module: str, per_head: bool = False) -> dict:
+    """query, key and value of one fused map."""
+    parts = [(Slice(module, index, 3, per_head),) for index in range(3)]
+    return dict(zip(("query", "key", "value"), parts, strict=True), qkv=(module,))
+
+
+@dataclass(frozen=True)
+class Family:
+    """The names of one architecture. Names of maps are relative to a block; * stands for a part.
+
+    model_types: config.model_type of the models.  blocks: the lists of blocks, by how their path
+    ends.  words: the input embeddings.  attention, cross_attention: the memory doors of a block.
+    query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
+    top: what lies above the last block and below the head.
+    """
+
+    model_types: tuple[str, ...]
+    blocks: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    cross_attention: tuple[str, ...] = ()
+    query: tuple[str | Slice, ...] = ()
+    key: tuple[str | Slice, ...] = ()
+    value: tuple[str | Slice, ...] = ()
+    qkv: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    up: tuple[str | Slice, ...] = ()
+    gate: tuple[str | Slice, ...] = ()
+    down: tuple[str, ...] = ()
+    top: tuple[str, ...] = ()
+
+    def names(self, target: str) -> tuple[str | Slice, ...]:
+        """The maps that a word of the field stands for."""
+        if target == "qkv" and not self.qkv:
+            return self.query + self.key + self.value
+        return getattr(self, target)
+
+    def targets(self) -> list[str]:
+        """The words of the field that this family has."""
+        return [target for target in TARGETS if self.names(target)]
+
+
+_BERT_CROSS = "crossattention.self"
+_BART_CROSS = "encoder_attn"
+_GATED = dict(up=("mlp.up_proj",), gate=("mlp.gate_proj",), down=("mlp.down_proj",))
+_LLAMA = dict(
+    blocks=("layers",),
+    words=("embed_tokens",),
+    attention=("self_attn",),
+    query=("self_attn.q_proj",),
+    key=("self_attn.k_proj",),
+    value=("self_attn.v_proj",),
+    output=("self_attn.o_proj",),
+    top=("norm",),
+)
+
+FAMILIES = (
+    Family(  # tiny_transformer
+        model_types=("tiny-decoder", "tiny-encoder", "tiny-encoder-decoder"),
+        blocks=("blocks",),
+        words=("embeddings.words",),
+        attention=("attention",),
+        cross_attention=("cross_attention",),
+        query=("attention.query", "cross_attention.query"),
+        key=("attention.key", "cross_attention.key"),
+        value=("attention.value", "cross_attention.value"),
+        output=("attention.output", "cross_attention.output"),
+        up=("feed_forward.up",),
+        down=("feed_forward.down",),
+        top=("norm",),
+    ),
+    Family(
+        model_types=("gpt2",),
+        blocks=("h",),
+        words=("wte",),
+        attention=("attn",),
+        cross_attention=("crossattention",),
+        **thirds("attn.c_attn"),
+        output=("attn.c_proj",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+        top=("ln_f",),
+    ),
+    Family(
+        model_types=("bert", "roberta", "electra"),
+        blocks=("encoder.layer",),
+        words=("embeddings.word_embeddings",),
+        attention=("attention.self",),
+        cross_attention=(_BERT_CROSS,),
+        query=("attention.self.query", f"{_BERT_CROSS}.query"),
+        key=("attention.self.key", f"{_BERT_CROSS}.key"),
+        value=("attention.self.value", f"{_BERT_CROSS}.value"),
+        output=("attention.output.dense", "crossattention.output.dense"),
+        up=("intermediate.dense",),
+        down=("output.dense",),
+    ),
+    Family(
+        model_types=("distilbert",),
+        blocks=("transformer.layer",),
+        words=("embeddings.word_embeddings",),
+        attention=("attention",),
+        query=("attention.q_lin",),
+        key=("attention.k_lin",),
+        value=("attention.v_lin",),
+        output=("attention.out_lin",),
+        up=("ffn.lin1",),
+        down=("ffn.lin2",),
+    ),
+    Family(
+        model_types=("t5", "mt5"),
+        blocks=("encoder.block", "decoder.block"),
+        words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        attention=("layer.0.SelfAttention",),
+        cross_attention=("layer.1.EncDecAttention",),
+        query=("layer.*.SelfAttention.q", "layer.*.EncDecAttention.q"),
+        key=("layer.*.SelfAttention.k", "layer.*.EncDecAttention.k"),
+        value=("layer.*.SelfAttention.v", "layer.*.EncDecAttention.v"),
+        output=("layer.*.SelfAttention.o", "layer.*.EncDecAttention.o"),
+        up=("layer.*.DenseReluDense.wi", "layer.*.DenseReluDense.wi_1"),  # wi_1 where it is gated
+        gate=("layer.*.DenseReluDense.wi_0",),
+        down=("layer.*.DenseReluDense.wo",),
+        top=("decoder.final_layer_norm",),
+    ),
+    Family(
+        model_types=("bart", "mbart"),
+        blocks=("encoder.layers", "decoder.layers"),
+        words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        attention=("self_attn",),
+        cross_attention=(_BART_CROSS,),
+        query=("self_attn.q_proj", f"{_BART_CROSS}.q_proj"),
+        key=("self_attn.k_proj", f"{_BART_CROSS}.k_proj"),
+        value=("self_attn.v_proj", f"{_BART_CROSS}.v_proj"),
+        output=("self_attn.out_proj", f"{_BART_CROSS}.out_proj"),
+        up=("fc1",),
+        down=("fc2",),
+        top=("decoder.layer_norm",),
+    ),
+    Family(model_types=("llama", "mistral", "qwen2", "qwen3"), **_LLAMA, **_GATED),
+    Family(
+        model_types=("glm", "glm4"),
+        **_LLAMA,
+        gate=(Slice("mlp.gate_up_proj", 0, 2),),
+        up=(Slice("mlp.gate_up_proj", 1, 2),),
+        down=("mlp.down_proj",),
+    ),
+    Family(
+        model_types=("phi",),
+        **_LLAMA | dict(output=("self_attn.dense",), top=("final_layernorm",)),
+        up=("mlp.fc1",),
+        down=("mlp.fc2",),
+    ),
+    Family(
+        model_types=("opt",),
+        **_LLAMA | dict(output=("self_attn.out_proj",), top=("final_layer_norm",)),
+        up=("fc1",),
+        down=("fc2",),
+    ),
+    Family(
+        model_types=("gpt_neox",),
+        blocks=("layers",),
+        words=("embed_in",),
+        attention=("attention",),
+        **thirds("attention.query_key_value", per_head=True),
+        output=("attention.dense",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+        top=("final_layer_norm",),
+    ),
+)
+
+# Heads that a fresh task starts from random numbers; they are trained and saved with a tuner.
+TASK_HEADS = ("score", "classifier", "pre_classifier", "classification_head", "qa_outputs")
+TINY_TASK_HEADS = ("ClassificationHead", "TaggingHead")  # the class of a tiny model's `head`
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One linear map, or one part of a fused one, where a patch can sit.
+
+    target: as it was asked for, "query".  path: of the linear map.  columns: the output features
+    of the part, None for all.  stack, layer: the list of blocks it stands in, the block's number.
+    """
+
+    target: str
+    path: str
+    module: nn.Module
+    columns: Tensor | None
+    in_features: int
+    out_features: int
+    stack: str
+    layer: int | None
+
+
+class Anatomy:
+    """A model's modules by name, doors looked through, and the words of the field for them."""
+
+    def __init__(self, model: nn.Module, family: Family | None = None) -> None:
+        config = getattr(model, "config", None)
+        kind = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
+        self.model = model
+        self.model_type = f"tiny-{kind}" if kind else getattr(config, "model_type", None)
+        self.family = family or next(
+            (known for known in FAMILIES if self.model_type in known.model_types), None
+        )
+        self.heads_count = getattr(config, "num_attention_heads", None) or 1
+        self.modules = dict(walk(model))
+        self.lists = [path for path, m in self.modules.items() if isinstance(m, nn.ModuleList)]
+
+    # ---- linear maps ----
+
+    def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
+        """The linear maps that the targets name, in the model's order.
+
+        Raises ValueError for a target that matches nothing, or only some of the layers, TypeError
+        for one that is no linear map; the sentence lists what there is.
+        """
+        places = []
+        for target in targets:
+            found = self._by_word(target) if target in TARGETS else self._by_name(target)
+            if layers is not None:
+                found = self._of_layers(found, target, set(layers))
+            places += found
+        order = {path: number for number, path in enumerate(self.modules)}
+        places.sort(key=lambda place: order[place.path])
+        taken = {}
+        for place in places:
+            for other in taken.setdefault(place.path, []):
+                if place.columns is None or other.columns is None or place.target == other.target:
+                    raise ValueError(
+                        f"The targets {other.target!r} and {place.target!r} both name "
+                        f"{place.path}: keep one of them."
+                    )
+            taken[place.path].append(place)
+        return places
+
+    def _by_word(self, target: str) -> list[Place]:
+        family = self._known_family(target)
+        places = []
+        without = []
+        blocks = self.blocks()
+        for path, _ in blocks:
+            found = []
+            for name in family.names(target):
+                module = name.module if isinstance(name, Slice) else name
+                for full in self._match(f"{path}.{module}"):
+                    found.append(self._place(target, full, name))
+            places += found
+            if not found:
+                without.append(path)
+        if without:
+            there = ", ".join(self._targets_here())
+            some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
+            raise ValueError(
+                f"The target {target!r} is not in this model ({self.model_type}: {some}, "
+                f"such as {without[0]}); it has {there}, or give the name of a module."
+            )
+        return places
+
+    def _by_name(self, target: str) -> list[Place]:
+        """A module's path, the end of it, or a pattern with * in it."""
+        paths = self._match(target) or self._match(f"*.{target}")
+        if not paths:
+            raise ValueError(
+                f"The target {target!r} matches nothing in this model{self.near(target)}"
+            )
+        places = [self._place(target, path) for path in paths]
+        if not re.search(r"(^|\.)(\d+|\[.*\])(\.|$)", target):  # no layer is named on purpose
+            for stack in dict.fromkeys(place.stack for place in places if place.stack):
+                have = {place.layer for place in places if place.stack == stack}
+                lack = [i for i in range(len(self.modules[stack])) if i not in have]
+                if lack:
+                    raise ValueError(
+                        f"The target {target!r} is in layers {sorted(have)} of {stack} but not in "
+                        f"{lack}: name every module you mean, or use layers=."
+                    )
+        return places
+
+    def _match(self, pattern: str) -> list[str]:
+        if pattern in self.modules:
+            return [pattern]
+        if not re.search(r"[*?\[]", pattern):
+            return []
+        return [path for path in self.modules if path and fnmatch.fnmatchcase(path, pattern)]
+
+    def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
+        module = self.modules[path]
+        if not is_linear(module):
+            raise TypeError(
+                f"The target {target!r} names {path}, a {type(module).__name__}: a weights door "
+                "needs a linear map (torch.nn.Linear or transformers' Conv1D)."
+            )
+        parents = [path[: i.start()] for i in re.finditer(r"\.", path)]
+        if any(isinstance(self.modules[parent], nn.MultiheadAttention) for parent in parents):
+            raise TypeError(
+                f"{path} belongs to torch.nn.MultiheadAttention, which reads the weights without "
+                "calling the layer, so that a patch there would have no effect."
+            )
+        columns, (n_in, n_out) = None, features(module)
+        if isinstance(name, Slice):
+            columns = name.columns(n_out, self.heads_count)
+            n_out = len(columns)
+        stack, layer = self._where(path)
+        return Place(target, path, module, columns, n_in, n_out, stack, layer)
+
+    def _where(self, path: str) -> tuple[str, int | None]:
+        """The outermost list of blocks that this path runs through, and the number of the block."""
+        for stack in self.lists:
+            if path.startswith(stack + "."):
+                return stack, int(path[len(stack) + 1 :].split(".")[0])
+        return "", None
+
+    def _of_layers(self, places: list[Place], target: str, layers: set[int]) -> list[Place]:
+        kept = [place for place in places if place.layer in layers]
+        missing = sorted(layers - {place.layer for place in kept})
+        if missing:
+            have = sorted({place.layer for place in places if place.layer is not None})
+            raise ValueError(
+                f"The target {target!r} has no layer {missing}; its layers are {have}."
+            )
+        return kept
+
+    def _targets_here(self) -> list[str]:
+        blocks = self.blocks()
+        here = []
+        for target in self.family.targets():
+            names = [n.module if isinstance(n, Slice) else n for n in self.family.names(target)]
+            if all(any(self._match(f"{path}.{name}") for name in names) for path, _ in blocks):
+                here.append(repr(target))
+        return here
+
+    def near(self, target: str) -> str:
+        """'; did you mean ...? It has ...' for an error about a name."""
+        linear = {re.sub(r"\b\d+\b", "*", p) for p, m in self.modules.items() if is_linear(m)}
+        ends = {path.split(".")[-1] for path in linear}
+        words = self._targets_here() if self.family else []
+        candidates = [word.strip("'") for word in words] + sorted(ends) + sorted(linear)
+        near = difflib.get_close_matches(target, candidates, n=3, cutoff=0.6)
+        guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        there = ", ".join(words + sorted(linear)) or "no linear map at all"
+        return f"{guess} It has {there}."
+
+    # ---- blocks, heads, parameters ----
+
+    def _known_family(self, target: str = "") -> Family:
+        if self.family is None:
+            what = f"Nobody has told minipeft where {self.model_type or 'this model'}"
+            known = ", ".join(name for family in FAMILIES for name in family.model_types)
+            names = ", ".join(field.name for field in fields(Family))
+            raise ValueError(
+                f"{what} keeps its {target or 'blocks'!r} (known: {known}): target a module by its "
+                f"name, or describe the model with attach(..., family=minipeft.Family({names}))."
+            )
+        return self.family
+
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        """(path, block) of all layers of all stacks, in the model's order."""
+        family = self._known_family()
+        stacks = [p for p in self.lists if any(f".{p}".endswith(f".{s}") for s in family.blocks)]
+        if not stacks:
+            raise ValueError(
+                f"This model has no list of blocks called {' or '.join(family.blocks)}: describe "
+                "it with attach(..., family=minipeft.Family(...))."
+            )
+        numbers = [(s, str(i)) for s in stacks for i in range(len(self.modules[s]))]
+        return [(f"{s}.{i}", self.modules[f"{s}.{i}"]) for s, i in numbers]
+
+    def top(self, count: int) -> list[nn.Parameter]:
+        """Parameters of the last `count` blocks of the last stack, and of what lies above them."""
+        blocks = self.blocks()
+        stack = self._where(blocks[-1][0])[0]
+        last = [block for block in blocks if self._where(block[0])[0] == stack]
+        if count > len(last):
+            raise ValueError(f"{stack} has {len(last)} layers, so the top {count} do not exist.")
+        modules = [module for _, module in last[-count:]]
+        prefix = stack.rpartition(".")[0]  # the norm must belong to the same stack
+        for path, module in self.modules.items():
+            if any(f".{path}".endswith(f".{name}") for name in self._known_family().top):
+                if path.rpartition(".")[0] == prefix:
+                    modules.append(module)
+        own = set(self.parameters())
+        inside = dict.fromkeys(p for module in modules for p in module.parameters())
+        return [p for p in inside if p in own]
+
+    def heads(self) -> list[str]:
+        """Paths of the task heads (classification, tagging, question answering), if any."""
+        found = [name for name in TASK_HEADS if name in self.modules]
+        if "head" in self.modules and type(self.modules["head"]).__name__ in TINY_TASK_HEADS:
+            found.append("head")
+        return [name for name in found if any(True for _ in self.modules[name].parameters())]
+
+    def language_head(self) -> list[str]:
+        """Path of the module that turns states into logits over words."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        module = ask() if ask else self.modules.get("head")
+        module = getattr(module, "base", module)
+        found = [path for path, other in self.modules.items() if other is module]
+        if not found:
+            raise ValueError("This model has no head: name the modules to train, heads=(...).")
+        return found
+
+    def uses(self) -> dict[nn.Parameter, list[str]]:
+        """Every parameter of the model itself -> the modules that use it, the first one first."""
+        uses: dict[nn.Parameter, list[str]] = {}
+        for path, module in self.modules.items():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    uses.setdefault(parameter, []).append(path)
+        return uses
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter of the model itself; a tied one once, none of what was attached."""
+        return list(self.uses())
+
+    def parameter_names(self) -> dict[nn.Parameter, str]:
+        """Every parameter of the model itself -> its name before anything was attached."""
+        names: dict[nn.Parameter, str] = {}
+        for path, module in self.modules.items():
+            for key, parameter in module._parameters.items():
+                if parameter is not None:
+                    names.setdefault(parameter, f"{path}.{key}" if path else key)
+        return names

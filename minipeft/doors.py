@@ -1,0 +1,266 @@
+"""The doors of a frozen transformer: places where small named patches sit.
+
+A door stands in the module tree where the frozen module stood, and keeps it inside as `base`:
+
+    WeightDoor   a linear map          y = base(x), then every active patch:  y = patch(x, y)
+    CopyDoor     any small module      y = copy(x) instead of base(x)  (heads, layer norms)
+
+Each door holds patches by *name* (the name given to `attach`). A patch may be off, merged into the
+base, or on for some rows of the batch only (`rows`, set by `minipeft.route`). All the rest that a
+reader needs is in `forward`.
+
+Shapes: B batch, T tokens, in / out the features of the linear map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+class Door(nn.Module):
+    """A frozen module, `base`, and the named patches that change what comes out of it.
+
+    Reading or tying an attribute goes through to the base (`door.weight`, `door.in_features`,
+    `door.nf`), because models look at their layers: T5 asks for `wo.weight.dtype` in every pass.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
+        self.off: set[str] = set()  # names that are attached but disabled
+        self.merged: list[str] = []  # names whose effect is inside the base's weights now
+        self.rows: list[tuple[str, ...]] | None = (
+            None  # for each row of the batch, the names that act on it
+        )
+        self.training = base.training
+
+    def add(self, name: str, patch: nn.Module) -> None:
+        """Let a patch in under a name that is not taken yet."""
+        if name in self.patches:
+            raise ValueError(
+                f"This door already has a patch named {name!r}: detach it or choose another name."
+            )
+        self.patches[name] = patch.train(self.training)
+
+    def remove(self, name: str) -> None:
+        """Take the patch of this name out; a name this door does not know is no error."""
+        if name in self.patches:
+            del self.patches[name]
+        self.off.discard(name)
+
+    def merge(self, name: str) -> None:
+        """The patch acts through the base, or instead of it, from now on."""
+        self.merged.append(name)
+
+    def unmerge(self, name: str) -> None:
+        self.merged.remove(name)
+
+    def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
+        """The patches that act now, in order, each with the rows it acts on (None: on every row).
+
+        size: the first dimension of the input. It is a multiple of the routed rows where a model
+        folds something into the batch, always row by row: beams (B*beams, T, in), or all tokens
+        (B*T, in).
+        """
+        for name, patch in self.patches.items():
+            if name in self.off or name in self.merged:
+                continue
+            if self.rows is None:
+                yield patch, None
+                continue
+            if size % len(self.rows):
+                raise ValueError(
+                    f"route() names {len(self.rows)} rows, but a layer got a batch of {size}: "
+                    "give one name per row."
+                )
+            each = size // len(self.rows)
+            rows = [
+                i * each + j
+                for i, names in enumerate(self.rows)
+                if name in names
+                for j in range(each)
+            ]
+            if rows:
+                yield patch, torch.tensor(rows)
+
+    def __getattr__(self, key: str):
+        try:
+            return super().__getattr__(key)
+        except AttributeError:
+            if key == "base":  # not there yet: do not look for it inside itself
+                raise
+            return getattr(super().__getattr__("base"), key)
+
+    def __setattr__(self, key: str, value) -> None:
+        base = self.__dict__.get("_modules", {}).get("base")
+        if (
+            base is not None and key in base._parameters
+        ):  # tying weights: model.lm_head.weight = embedding.weight
+            setattr(base, key, value)
+        else:
+            super().__setattr__(key, value)
+
+
+class WeightDoor(Door):
+    """A linear map x -> y with patches after it.
+
+    y = base(x); then for each active patch, in the order of attachment, y = patch(x, y).
+    A patch sees the input and the output, so one door is enough for LoRA (adds B A x), for an
+    adapter behind an output projection (reads y only) and for a rescaling (multiplies y).
+
+    x (B, T, in) -> y (B, T, out); any number of dimensions between the first and the last.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.base(x)
+        for patch, rows in self.active(x.shape[0]):
+            if rows is None:
+                y = patch(x, y)
+            else:
+                rows = rows.to(x.device)
+                y = y.index_copy(0, rows, patch(x[rows], y[rows]))
+        return y
+
+    def merge(self, name: str) -> None:
+        """Add the patch's difference to the base's weight; the original is kept for `unmerge`."""
+        ahead = [
+            other for other in self.patches if other not in self.off and other not in self.merged
+        ]
+        if ahead and ahead[0] != name:
+            raise ValueError(
+                f"{name!r} cannot be merged: {ahead[0]!r} acts before it; merge or disable that one."
+            )
+        if not hasattr(self.patches[name], "delta"):
+            raise ValueError(
+                f"{name!r} cannot be merged: {type(self.patches[name]).__name__} is no change of a "
+                "weight matrix."
+            )
+        if not self.merged:
+            self.original = self.base.weight.detach().clone()
+        self.merged.append(name)
+        self._write()
+
+    def unmerge(self, name: str) -> None:
+        """Take the patch's difference out of the base's weight: the bits are the old ones again.
+
+        Subtracting B A would leave rounding errors, (W + D) - D is not W in floating point. So the
+        weight is built anew, from the kept original and the patches that stay merged.
+        """
+        self.merged.remove(name)
+        self._write()
+        if not self.merged:
+            del self.original
+
+    @torch.no_grad()
+    def _write(self) -> None:
+        weight = self.original
+        if self.merged:
+            # the sum is done in fp32 (fp64 for an fp64 base) and rounded once
+            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
+            for name in self.merged:
+                delta = self.patches[name].delta().to(weight)  # (out, in)
+                weight = weight + (delta.T if is_transposed(self.base) else delta)
+        self.base.weight.copy_(weight)
+
+
+class CopyDoor(Door):
+    """A small module that every name may replace by its own trained copy: a head, a layer norm.
+
+    The last active copy answers for the rows it acts on; rows without one get the base's answer.
+    """
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        active = list(self.active(x.shape[0]))
+        if active and active[-1][1] is None:
+            return active[-1][0](x, *args, **kwargs)
+        y = self.base(x, *args, **kwargs)
+        for copy, rows in active:
+            rows = rows.to(x.device)
+            y = y.index_copy(0, rows, copy(x, *args, **kwargs)[rows])
+        return y
+
+
+class Parts(nn.Module):
+    """Patches of one name on parts of a fused projection: query and value of GPT-2's c_attn, say.
+
+    Every part is a patch of its own and sees the columns of y that belong to it, nothing else.
+    x (B, T, in), y (B, T, out) -> (B, T, out).
+    """
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+        self.parts = nn.ModuleDict()  # "query" -> patch
+
+    def add(self, part: str, patch: nn.Module, columns: Tensor) -> None:
+        if part in self.parts:
+            raise ValueError(f"The target {part!r} is named twice: name it once.")
+        self.parts[part] = patch
+        self.register_buffer(
+            f"{part}_columns", columns.clone(), persistent=False
+        )  # which of the out features
+
+    def columns(self, part: str) -> Tensor:
+        return getattr(self, f"{part}_columns")
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        for part, patch in self.parts.items():
+            columns = self.columns(part)  # (out of this part,)
+            y = y.index_copy(-1, columns, patch(x, y.index_select(-1, columns)))
+        return y
+
+    def delta(self) -> Tensor:
+        """Weight difference of the whole projection (out, in): the rows of other parts are zero."""
+        whole = None
+        for part, patch in self.parts.items():
+            delta = patch.delta()  # (out of this part, in)
+            if whole is None:
+                whole = delta.new_zeros(self.out_features, delta.shape[1])
+            whole = whole.index_add(0, self.columns(part), delta)
+        return whole
+
+
+def is_transposed(linear: nn.Module) -> bool:
+    """True for GPT-2's Conv1D: its weight is (in, out), and it computes x W instead of x W^T."""
+    return type(linear).__name__ == "Conv1D"
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Can a WeightDoor stand here? torch's Linear and transformers' Conv1D."""
+    return isinstance(module, nn.Linear) or is_transposed(module)
+
+
+def features(linear: nn.Module) -> tuple[int, int]:
+    """(in, out) of a linear map, whichever way it keeps its weight."""
+    first, second = linear.weight.shape
+    return (first, second) if is_transposed(linear) else (second, first)
+
+
+def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """(path, module) of the model as it was before anything was attached: doors are looked through.
+
+    A module that hangs in two places is named once, by the first.
+    """
+    seen: set[int] = set()
+
+    def visit(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
+        if isinstance(module, Door):
+            module = module.base
+        if id(module) in seen:
+            return
+        seen.add(id(module))
+        yield path, module
+        for key, child in module._modules.items():
+            if child is not None:
+                yield from visit(child, f"{path}.{key}" if path else key)
+
+    return visit(model, path)
+
+
+def doors(model: nn.Module) -> list[Door]:
+    """Every door that stands in the model."""
+    return [module for module in model.modules() if isinstance(module, Door)]

@@ -1,0 +1,7 @@
+"""Every method, one file each. A new method needs its file and one line here."""
+
+from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
+from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.method import Method
+
+__all__ = ["FullFineTuning", "HeadOnly", "LoRA", "LoRAPatch", "Method", "TopLayers"]

@@ -1,0 +1,65 @@
+"""What every method has in common: a frozen dataclass of settings that knows how to install itself.
+
+A method sees the model through its tuner only, so it never names a module of any architecture:
+
+    tuner.find(targets, layers) -> places      linear maps, found by anatomy
+    tuner.add(place, patch)                    put a patch into the door at that place
+    tuner.copy(path)                           train a copy of a small module (a head, a norm)
+    tuner.unfreeze(parameters)                 train base parameters, originals kept for detach
+    tuner.choose(places, table, default)       a value per place from {"query": 4, ...}
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from torch import Tensor
+
+
+class Method:
+    """Base of all methods. Only `install` must be written; the rest does nothing by default."""
+
+    def install(self, tuner) -> None:
+        """Find the places and put patches there. Called once, by `attach`."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how it is installed.")
+
+    def describe(self) -> str:
+        """The settings in one line, those that are off or empty left out."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v)})"
+
+    def wrap(self, tuner, batch: dict) -> dict:
+        """The batch as the model must see it: methods in the words door add their prompt ids."""
+        return batch
+
+    def penalty(self, tuner) -> Tensor | None:
+        """A term to add to the training loss (AdaLoRA's orthogonality), or None."""
+        return None
+
+    def after_backward(self, tuner, step: int, steps: int) -> None:
+        """Called between backward and the optimizer's step (AdaLoRA's budget)."""
+
+
+def check_names(method, *fields: str) -> None:
+    """Make each field a tuple of strings; one string alone counts as a tuple of one."""
+    for field in fields:
+        value = getattr(method, field)
+        value = (value,) if isinstance(value, str) else tuple(value)
+        if not value or not all(isinstance(name, str) and name for name in value):
+            raise ValueError(
+                f"{type(method).__name__}'s {field} must be one or more names, such as "
+                f'("query", "value"), not {value!r}.'
+            )
+        object.__setattr__(method, field, value)  # the way to set a field of a frozen dataclass
+
+
+def check_layers(method) -> None:
+    """`layers` must be None or a tuple of layer numbers."""
+    if method.layers is None:
+        return
+    layers = tuple(method.layers)
+    if not layers or not all(isinstance(i, int) and i >= 0 for i in layers):
+        raise ValueError(
+            f"{type(method).__name__}'s layers must be None or layer numbers from 0, not {layers}."
+        )
+    object.__setattr__(method, "layers", layers)

@@ -1,0 +1,135 @@
+"""Tables that a terminal and a notebook both render."""
+
+from __future__ import annotations
+
+import html
+import re
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Table:
+    """A small table: print it in a terminal, or leave it as the last line of a notebook cell."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple]
+    notes: list[str] = field(default_factory=list)  # sentences under the table
+
+    def _cells(self) -> list[list[str]]:
+        return [[_text(cell) for cell in row] for row in self.rows]
+
+    def _numeric(self) -> list[bool]:
+        """Columns of numbers stand to the right."""
+        columns = list(zip(*self.rows, strict=True)) or [() for _ in self.header]
+        return [bool(c) and all(isinstance(x, int | float) for x in c) for c in columns]
+
+    def __str__(self) -> str:
+        lines = [list(self.header), *self._cells()]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        right = self._numeric()
+        drawn = []
+        for line in lines:
+            cells = [
+                cell.rjust(width) if to_right else cell.ljust(width)
+                for cell, width, to_right in zip(line, widths, right, strict=True)
+            ]
+            drawn.append("  ".join(cells).rstrip())
+        rule = "-" * max(map(len, drawn))
+        return "\n".join([self.title, rule, drawn[0], rule, *drawn[1:], rule, *self.notes])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        right = self._numeric()
+
+        def row(cells, tag):
+            sides = ("right" if r else "left" for r in right)
+            return "".join(
+                f'<{tag} style="text-align:{side}">{html.escape(cell)}</{tag}>'
+                for cell, side in zip(cells, sides, strict=True)
+            )
+
+        body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in self._cells())
+        notes = "<br>".join(map(html.escape, self.notes))
+        return (
+            f"<b>{html.escape(self.title)}</b><table><thead><tr>{row(self.header, 'th')}</tr>"
+            f"</thead><tbody>{body}</tbody></table><p>{notes}</p>"
+        )
+
+
+@dataclass(repr=False)
+class Report(Table):
+    """What a tuner added, where, and how much of it.
+
+    trainable: numbers in training, the task head not counted.  head: numbers in training in the
+    task head.  stored: numbers that `save` writes, head included.  base: parameters of the model
+    before anything was attached.  total: base plus what was added.
+    """
+
+    trainable: int = 0
+    head: int = 0
+    stored: int = 0
+    base: int = 0
+    total: int = 0
+
+
+def _text(cell) -> str:
+    if isinstance(cell, bool) or cell is None:
+        return str(cell)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def report_of(tuner) -> Report:
+    """Count what a tuner holds; repeated layers share a line."""
+    heads = tuple(f"{head}." for head in tuner.anatomy.heads())
+    names = tuner.anatomy.parameter_names()
+    lines: dict[tuple, list[int]] = {}  # (kind, target, module, tensors) -> [places, numbers]
+    trainable = head = 0
+
+    def line(kind: str, target: str, path: str, tensors: dict) -> int:
+        shapes = "  ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
+        count = sum(tensor.numel() for tensor in tensors.values())
+        group = (kind, target, re.sub(r"\b\d+\b", "*", path), shapes)
+        places, numbers = lines.get(group, (0, 0))
+        lines[group] = (places + 1, numbers + count)
+        return count
+
+    for place, patch in tuner.places:
+        trainable += line("patch", place.target, place.path, dict(patch.named_parameters()))
+    whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
+    for parameter in tuner.lent:
+        module, _, key = names[parameter].rpartition(".")
+        whole.setdefault(module, {})[key] = parameter
+    for path, twin in tuner.copies.items():
+        whole[path] = dict(twin.named_parameters())
+    for path, tensors in whole.items():
+        is_head = f"{path}.".startswith(heads) or type(tuner.method).__name__ == "HeadOnly"
+        kind = "head" if is_head else "copy" if path in tuner.copies else "base"
+        count = line(kind, "", path, tensors)
+        head, trainable = (head + count, trainable) if is_head else (head, trainable + count)
+
+    base = sum(parameter.numel() for parameter in names)
+    added = trainable + head - sum(parameter.numel() for parameter in tuner.lent)
+    stored = sum(tensor.numel() for tensor in tuner.named_tensors().values())
+    rows = [(*group, places, numbers) for group, (places, numbers) in lines.items()]
+    share = 100 * trainable / (base + added)
+    notes = [
+        f"trainable {trainable:,} ({share:.3g} % of {base + added:,})"
+        + (f"  +  head {head:,}" if head else "")
+        + f"   stored {stored:,}   base {base:,}"
+    ]
+    state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
+    return Report(
+        title=f"{tuner.name}: {tuner.method.describe()} on {type(tuner.model).__name__}, {state}",
+        header=("kind", "target", "module", "tensors", "places", "numbers"),
+        rows=rows,
+        notes=notes,
+        trainable=trainable,
+        head=head,
+        stored=stored,
+        base=base,
+        total=base + added,
+    )

@@ -1,0 +1,421 @@
+"""attach, detach and what lies between: the life of one named method on one model.
+
+    tuner = attach(model, LoRA(rank=8), name="sentiment")     # base frozen, patches in their doors
+    tuner.report()                                            # what went where, how much of it
+    tuner.disable(); tuner.enable(); tuner.merge(); tuner.unmerge()
+    tuner.detach()                                            # the very same base, bit for bit
+
+Several tuners may live on one model under different names; `route` chooses among them row by row.
+All that a model remembers about its tuners is one plain object, `model.minipeft`.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.anatomy import Anatomy, Family, Place
+from minipeft.doors import CopyDoor, Door, Parts, WeightDoor, doors, features, walk
+from minipeft.methods.method import Method
+from minipeft.report import Report
+
+
+class Attached:
+    """What a model remembers while tuners are attached: who they are, and how the base was."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tuners: dict[str, Tuner] = {}
+        self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+        self.training = [(m, m.training) for m in model.modules()]
+        self.parked: list[
+            Door
+        ] = []  # doors out of the tree, because all of their patches are merged
+        for parameter, _ in self.requires_grad:
+            parameter.requires_grad_(False)
+
+    def restore(self) -> None:
+        for parameter, flag in self.requires_grad:
+            parameter.requires_grad_(flag)
+        for module, mode in self.training:
+            module.training = mode
+
+
+def tuners(model: nn.Module) -> dict[str, Tuner]:
+    """The tuners attached to a model, by name, in the order of attachment."""
+    return dict(model.minipeft.tuners) if "minipeft" in vars(model) else {}
+
+
+def attach(
+    model: nn.Module,
+    method: Method,
+    name: str = "default",
+    head: bool | str = "auto",
+    family: Family | None = None,
+    seed: int | None = None,
+) -> Tuner:
+    """Freeze the model and put the method's patches into its doors.
+
+    Args:
+        model: a tiny_transformer, a transformers model, or any module whose linear maps the
+            method's targets name.
+        method: for example `LoRA(rank=8)`.
+        name: the tuner's name on this model.
+        head: "auto" or True trains a copy of the task head (classification, tagging) as well,
+            because a fresh task starts with a random one; False leaves the head frozen.
+        family: names of the parts of a model that anatomy does not know.
+        seed: of the patches' first random numbers; None takes them from torch's generator.
+
+    Raises:
+        ValueError, TypeError: the name is taken, or a target does not fit. The model is then as
+            it was.
+    """
+    if not isinstance(method, Method):
+        raise TypeError(f"attach() needs a method such as minipeft.LoRA(rank=8), not {method!r}.")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"A tuner's name is made of letters, digits, _ and -, not {name!r}.")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"The name {name!r} is one that torch modules use: choose another.")
+    if head not in (True, False, "auto"):
+        raise ValueError(f'head must be "auto", True or False, not {head!r}.')
+    if name in tuners(model):
+        raise ValueError(
+            f"This model already has a tuner named {name!r}: detach it or choose another name."
+        )
+    tuner = Tuner(model, method, name, family)
+    if not tuners(model):
+        model.minipeft = Attached(model)
+    model.minipeft.tuners[name] = tuner
+    try:
+        with seeded(seed):
+            method.install(tuner)
+            for path in tuner.anatomy.heads() if head else ():
+                tuner.copy(path)
+    except BaseException:
+        tuner.detach()
+        raise
+    return tuner
+
+
+class Tuner:
+    """One method on one model under one name. Made by `attach` and by `load`."""
+
+    def __init__(self, model: nn.Module, method: Method, name: str, family: Family | None = None):
+        self.model = model
+        self.method = method
+        self.name = name
+        self.anatomy = Anatomy(model, family)
+        self.places: list[tuple[Place, nn.Module]] = []  # where each patch sits
+        self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
+        self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its other value
+        self.enabled = True
+        self.merged = False
+        self.detached = False
+
+    # ---- what a method calls while it installs itself ----
+
+    def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
+        """The linear maps that the targets name; see `Anatomy.find`."""
+        return self.anatomy.find(targets, layers)
+
+    def choose(self, places: Sequence[Place], table: Mapping[str, object], default) -> list:
+        """For each place the table's value for its target or its module, else the default."""
+        used, values = set(), []
+        for place in places:
+            keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
+            used.update(keys)
+            values.append(table[max(keys, key=len)] if keys else default)
+        unused = [key for key in table if key not in used]
+        if unused:
+            targets = ", ".join(dict.fromkeys(repr(place.target) for place in places))
+            raise ValueError(f"{unused[0]!r} is none of the targets ({targets}): check its name.")
+        return values
+
+    def add(self, place: Place, patch: nn.Module) -> None:
+        """Put a patch into the weights door of a place; the door is made when it is not there."""
+        weight = place.module.weight
+        # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
+        patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        door = self._door(place.module, WeightDoor)
+        if place.columns is None:
+            door.add(self.name, patch)
+        else:
+            if self.name not in door.patches:
+                door.add(self.name, Parts(features(place.module)[1]))
+            columns = place.columns.to(weight.device)
+            door.patches[self.name].add(place.target, patch.train(door.training), columns)
+        self.places.append((place, patch))
+
+    def copy(self, path: str) -> None:
+        """Train a copy of a small module, a head or a norm; what is trained already is left alone.
+
+        Its layers are copied one by one and the module around them stays, since models look at
+        the class of their head.
+        """
+        if path not in self.anatomy.modules:
+            raise ValueError(f"This model has no module {path!r}{self.anatomy.near(path)}")
+        for inner, module in walk(self.anatomy.modules[path], path):
+            own = [p for p in module._parameters.values() if p is not None]
+            if not own or inner in self.copies or any(p in self.lent for p in own):
+                continue
+            twin = copy.deepcopy(module)
+            for parameter in twin.parameters():
+                parameter.grad = None
+                parameter.requires_grad_(True)
+            self._door(module, CopyDoor).add(self.name, twin)
+            self.copies[inner] = twin
+
+    def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Train base parameters in place; `detach` writes their first values back."""
+        for parameter in parameters:
+            if any(parameter in other.lent for other in tuners(self.model).values()):
+                raise ValueError("Two tuners cannot train the same base parameters: detach one.")
+            self.lent[parameter] = parameter.detach().clone()
+            parameter.requires_grad_(True)
+
+    # ---- what a user calls ----
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Everything this tuner trains, the head last."""
+        modules = [patch for _, patch in self.places] + list(self.copies.values())
+        return [*self.lent, *(p for module in modules for p in module.parameters())]
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>."""
+        tensors = {}
+        for place, patch in self.places:
+            for key, tensor in patch.state_dict().items():
+                tensors[f"{place.path}.{place.target.replace('.', '/')}.{key}"] = tensor
+        names = self.anatomy.parameter_names()
+        for parameter in self.lent:
+            tensors[names[parameter]] = parameter.detach() if self.enabled else self.lent[parameter]
+        for path, twin in self.copies.items():
+            tensors |= {f"{path}.{key}": tensor for key, tensor in twin.state_dict().items()}
+        return tensors
+
+    def wrap(self, batch: dict) -> dict:
+        """The batch as the model must see it with this tuner. `train` and `generate` call it."""
+        return self.method.wrap(self, batch) if self.enabled else batch
+
+    def disable(self) -> Tuner:
+        """The base answers as if this tuner were not there."""
+        self._alive()
+        if self.merged:
+            raise ValueError(f"{self.name!r} is merged into the base: call unmerge() first.")
+        if self.enabled:
+            self._swap()
+        self.enabled = False
+        self._switch()
+        return self
+
+    def enable(self) -> Tuner:
+        """Undo `disable`."""
+        self._alive()
+        if not self.enabled:
+            self._swap()
+        self.enabled = True
+        self._switch()
+        return self
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """`with tuner.disabled(): ...` and back to what it was."""
+        before = self.enabled
+        self.disable()
+        try:
+            yield
+        finally:
+            self.enable() if before else self.disable()
+
+    def merge(self) -> Tuner:
+        """Write the patches into the base's weights and take the doors out of the model.
+
+        The model is then as fast and as plain as the base, and can be saved as one. The sum is
+        taken in fp32 and rounded once to the base's dtype; `unmerge` brings the old bits back.
+        """
+        self._alive()
+        if self.merged:
+            return self
+        if not self.enabled:
+            raise ValueError(f"{self.name!r} is disabled: call enable() before merge().")
+        uses = self.anatomy.uses()
+        for place, _ in self.places:
+            if len(uses[place.module.weight]) > 1:
+                raise ValueError(
+                    f"The weight of {place.path} is shared with "
+                    f"{[use for use in uses[place.module.weight] if use != place.path][0]}, which "
+                    "a merge would change too: untie them first, or do not merge."
+                )
+        done = []
+        try:
+            for door in self._doors():
+                door.merge(self.name)
+                done.append(door)
+        except ValueError:
+            for door in done:
+                door.unmerge(self.name)
+            raise
+        self.merged = True
+        for door in done:
+            self._settle(door)
+        return self
+
+    def unmerge(self) -> Tuner:
+        """Undo `merge`, bit for bit."""
+        self._alive()
+        if self.merged:
+            self.merged = False
+            for door in self._doors():
+                door.unmerge(self.name)
+                self._settle(door)
+        return self
+
+    def detach(self) -> nn.Module:
+        """Take everything away: the model is the very same base, its weights equal bit for bit."""
+        self._alive()
+        self.unmerge()
+        if self.enabled:
+            self._swap()  # the first values of base parameters that were trained
+        for parameter in self.lent:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        for door in self._doors():
+            door.remove(self.name)
+            self._settle(door)
+        attached = self.model.minipeft
+        del attached.tuners[self.name]
+        self.detached = True
+        if not attached.tuners:
+            attached.restore()
+            del self.model.minipeft
+        return self.model
+
+    def save(self, folder) -> None:
+        """Write the tuner into a folder, in the layout of 🤗 PEFT where it has one."""
+        from minipeft.files import save
+
+        self._alive()
+        save(self, folder)
+
+    def report(self) -> Report:
+        """What went where, in which shapes, and how many numbers it is."""
+        from minipeft.report import report_of
+
+        self._alive()
+        return report_of(self)
+
+    def __repr__(self) -> str:
+        state = "detached" if self.detached else "merged" if self.merged else "enabled"
+        state = state if self.enabled else "disabled"
+        return f"Tuner({self.name!r}, {self.method.describe()}, {state})"
+
+    # ---- inside ----
+
+    def _alive(self) -> None:
+        if self.detached:
+            raise ValueError(f"The tuner {self.name!r} is detached: attach or load it again.")
+
+    def _doors(self) -> list[Door]:
+        every = [*doors(self.model), *self.model.minipeft.parked]
+        return [door for door in every if self.name in door.patches]
+
+    def _switch(self) -> None:
+        for door in self._doors():
+            (door.off.discard if self.enabled else door.off.add)(self.name)
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        """Exchange the values of base parameters in training with the ones that are kept."""
+        for parameter, other in self.lent.items():
+            now = parameter.detach().clone()
+            parameter.copy_(other)
+            self.lent[parameter] = now
+
+    def _door(self, module: nn.Module, kind: type[Door]) -> Door:
+        """The door of a module: the one that is there, or a new one in its place."""
+        for door in [*doors(self.model), *self.model.minipeft.parked]:
+            if door.base is module:
+                if not isinstance(door, kind):
+                    raise ValueError("A layer cannot be copied and patched at once: choose one.")
+                break
+        else:
+            door = kind(module)
+        self._stand(door, door)
+        return door
+
+    def _settle(self, door: Door) -> None:
+        """Put the door into the tree while it has work to do, else its base back."""
+        if any(name not in door.merged for name in door.patches):
+            self._stand(door, door)
+        elif isinstance(door, CopyDoor) and door.merged:
+            self._stand(door, door.patches[door.merged[-1]])
+        else:
+            self._stand(door, door.base)
+        parked = self.model.minipeft.parked
+        if door in parked:
+            parked.remove(door)
+        if door.patches and len(door.merged) == len(door.patches):
+            parked.append(door)
+
+    def _stand(self, door: Door, module: nn.Module) -> None:
+        """Let `module` stand wherever the door, its base or a copy of it stands now."""
+        now = {door, door.base, *door.patches.values()} - {module}
+        for parent in list(self.model.modules()):
+            if parent is door or parent is door.patches:
+                continue
+            for key, child in parent._modules.items():
+                if child in now:
+                    parent._modules[key] = module
+
+
+@contextmanager
+def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
+    """One forward pass, a tuner per row: `with route(model, ["a", None, "b"]): model(**batch)`.
+
+    names: for every row of the batch the tuner's name, None for the plain base, or several names.
+    With gradient checkpointing call backward inside the `with` as well, because the layers are
+    then run again.
+    """
+    known = tuners(model)
+    rows = [(row,) if isinstance(row, str) else tuple(row or ()) for row in names]
+    if not rows:
+        raise ValueError("route() needs one name per row of the batch.")
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if name not in known:
+            raise ValueError(f"There is no tuner named {name!r} on this model, only {list(known)}.")
+        if not known[name].enabled:
+            raise ValueError(f"The tuner {name!r} is disabled: call enable() before routing to it.")
+    for tuner in known.values():
+        if tuner.merged or (tuner.lent and tuner.enabled):
+            what = "merged into" if tuner.merged else "training"
+            raise ValueError(
+                f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
+                f"{'unmerge' if tuner.merged else 'disable'} it before routing."
+            )
+    every = doors(model)
+    before = [door.rows for door in every]
+    try:
+        for door in every:
+            door.rows = rows
+        yield
+    finally:
+        for door, old in zip(every, before, strict=True):
+            door.rows = old
+
+
+def seeded(seed: int | None):
+    """A block of code with its own random numbers; torch's generator is as before afterwards."""
+    if seed is None:
+        return nullcontext()
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    return block()
