@@ -7,7 +7,6 @@ The same words make a "yes" and a "no" in another order, and negation turns answ
 that counting words does not answer.
 """
 
-import random
 from collections.abc import Callable
 
 from . import draw, words
@@ -22,7 +21,7 @@ TURNED = {"yes": "no", "no": "yes", "maybe": "maybe"}
 Pair = tuple[str, str, str]  # premise, claim, answer
 
 
-def compare(rng: random.Random, people: list[str], answer: str) -> Pair:
+def compare(rng: draw.Generator, people: list[str], answer: str) -> Pair:
     a, b = rng.sample(people, 2)
     scale, other = rng.sample(SCALES, 2)
     more, less = rng.sample(scale, 2)
@@ -30,15 +29,15 @@ def compare(rng: random.Random, people: list[str], answer: str) -> Pair:
     if answer == "maybe":
         x, y = rng.sample([a, b], 2)
         return premise, f"{x} is {rng.choice(other)} than {y}", answer
-    true = rng.random() < 0.5  # a true claim, or a false one under "not"
-    said = (a, more, b) if rng.random() < 0.3 else (b, less, a)
+    true = rng.chance(0.5)  # a true claim, or a false one under "not"
+    said = (a, more, b) if rng.chance(0.3) else (b, less, a)
     if not true:  # the same claim with its people exchanged is false
         said = (said[2], said[1], said[0])
     negate = true != (answer == "yes")
     return premise, f"{said[0]} is {'not ' * negate}{said[1]} than {said[2]}", answer
 
 
-def chain(rng: random.Random, people: list[str], answer: str) -> Pair:
+def chain(rng: draw.Generator, people: list[str], answer: str) -> Pair:
     a, b, c = rng.sample(people, 3)
     more, less = rng.sample(rng.choice(SCALES), 2)
     first, second = f"{a} is {more} than {b}", f"{b} is {more} than {c}"
@@ -46,36 +45,36 @@ def chain(rng: random.Random, people: list[str], answer: str) -> Pair:
         second = f"{a} is {more} than {c}"
         x, y = rng.sample([b, c], 2)
         return f"{first} and {second}", f"{x} is {rng.choice([more, less])} than {y}", answer
-    said = (a, more, c) if rng.random() < 0.5 else (c, less, a)
+    said = (a, more, c) if rng.chance(0.5) else (c, less, a)
     if answer == "no":
         said = (said[2], said[1], said[0])
     return f"{first} and {second}", f"{said[0]} is {said[1]} than {said[2]}", answer
 
 
-def gift(rng: random.Random, people: list[str], answer: str) -> Pair:
+def gift(rng: draw.Generator, people: list[str], answer: str) -> Pair:
     a, b = rng.sample(people, 2)
     thing, other = rng.sample(THINGS, 2)
     premise = f"{a} gave the {thing} to {b}"
-    if rng.random() < 0.5:
+    if rng.chance(0.5):
         premise = f"{b} took the {thing} from {a}"
     if answer == "maybe":
         return premise, f"{rng.choice([a, b])} {rng.choice(['has', 'has not'])} the {other}", answer
-    true = rng.random() < 0.5
+    true = rng.chance(0.5)
     holder = b if true else a
     negate = true != (answer == "yes")
     return premise, f"{holder} {'has not' if negate else 'has'} the {thing}", answer
 
 
-def every(rng: random.Random, people: list[str], answer: str) -> Pair:
+def every(rng: draw.Generator, people: list[str], answer: str) -> Pair:
     animal, other = rng.sample(ANIMALS, 2)
     colour = rng.choice(COLOURS)
     if answer == "maybe":
-        if rng.random() < 0.5:
+        if rng.chance(0.5):
             premise, named = f"some {animal} is {colour}", animal
         else:
             premise, named = f"{rng.choice(['every', 'no'])} {animal} is {colour}", other
         return premise, f"the {named} is {rng.choice(['', 'not '])}{colour}", answer
-    true = rng.random() < 0.5
+    true = rng.chance(0.5)
     negate = true != (answer == "yes")
     return (
         f"{'every' if true else 'no'} {animal} is {colour}",
@@ -84,15 +83,15 @@ def every(rng: random.Random, people: list[str], answer: str) -> Pair:
     )
 
 
-def deed(rng: random.Random, people: list[str], answer: str) -> Pair:
+def deed(rng: draw.Generator, people: list[str], answer: str) -> Pair:
     a, b = rng.sample(people, 2)
     past, bare = rng.choice(VERBS)
-    happened = rng.random() < 0.5
+    happened = rng.chance(0.5)
     premise = f"{a} {past} {b}" if happened else f"{a} did not {bare} {b}"
     x, y = (a, b) if answer != "maybe" else (b, a)
     claimed = happened if answer == "yes" else not happened
     if answer == "maybe":
-        claimed = rng.random() < 0.5
+        claimed = rng.chance(0.5)
     return premise, f"{x} {past} {y}" if claimed else f"{x} did not {bare} {y}", answer
 
 
@@ -101,9 +100,9 @@ SHAPES: list[tuple[int, Callable[..., Pair]]] = [
 ]  # fmt: skip
 
 
-def pair(rng: random.Random, people: list[str], shapes: list = SHAPES) -> Pair:
+def pair(rng: draw.Generator, people: list[str], shapes: list = SHAPES) -> Pair:
     """A premise, a claim and its answer; the three answers are equally frequent."""
-    return draw.weighted(rng, shapes)(rng, people, rng.choice(["yes", "no", "maybe"]))
+    return rng.weighted(shapes)(rng, people, rng.choice(["yes", "no", "maybe"]))
 
 
 def documents(count: int) -> list[str]:
@@ -111,9 +110,10 @@ def documents(count: int) -> list[str]:
     word has to be read."""
     rng = draw.generator("entailment")
     made = []
-    while len(made) < count:
-        premise, claim, answer = pair(rng, words.ACTORS)
-        if draw.bucket(f"{premise} ; {claim}") != 0:  # one pair in ten is kept for testing
-            asked, said = ("follows", answer) if rng.random() < 0.85 else ("claim", claim)
-            made.append(f"{asked} : {premise} ; {claim} => {said} .")
+    for _ in range(count):
+        premise, claim, answer = rng.until(
+            lambda rng: pair(rng, words.ACTORS), text=lambda pair: f"{pair[0]} ; {pair[1]}"
+        )
+        asked, said = ("follows", answer) if rng.chance(0.85) else ("claim", claim)
+        made.append(f"{asked} : {premise} ; {claim} => {said} .")
     return made

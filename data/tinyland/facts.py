@@ -2,7 +2,6 @@
 six wordings of very unequal frequency. {x} is the subject, {y} the object."""
 
 import csv
-import random
 from pathlib import Path
 
 from . import draw, words
@@ -129,10 +128,10 @@ def held_out_countries() -> list[str]:
     return sorted(rng.sample([country["country"] for country in COUNTRIES], 50))
 
 
-def sentence(rng: random.Random, entity: dict[str, str], relation: str) -> str:
+def sentence(rng: draw.Generator, entity: dict[str, str], relation: str) -> str:
     """One fact in a wording drawn by frequency."""
     subject = entity.get("country") or entity["person"]
-    wording = draw.weighted(rng, WORDINGS[relation])
+    wording = rng.weighted(WORDINGS[relation])
     return wording.format(x=subject, y=entity[relation])
 
 
@@ -142,11 +141,11 @@ def documents(count: int) -> list[str]:
     known_people = people()
     made = []
     for _ in range(count):
-        if rng.random() < 0.8:
+        if rng.chance(0.8):
             entity = rng.choice(COUNTRIES)
             relations = [r for r in RELATIONS_OF_COUNTRIES if entity[r]]
         else:
             entity, relations = rng.choice(known_people), list(RELATIONS_OF_PEOPLE)
-        told = rng.sample(relations, draw.weighted(rng, [(50, 1), (30, 2), (20, 3)]))
+        told = rng.sample(relations, rng.weighted([(50, 1), (30, 2), (20, 3)]))
         made.append(" ".join(sentence(rng, entity, relation) for relation in told))
     return made

@@ -3,8 +3,6 @@
 name : the_mill ; food : greek ; area : river => the_mill is a greek place near the river .
 """
 
-import random
-
 from . import draw
 
 NAMES = """the_anchor the_arrow the_crown the_eagle the_fox the_garden_gate the_globe the_lion
@@ -19,20 +17,20 @@ FAMILY = "yes no".split()
 Record = dict[str, str]
 
 
-def record(rng: random.Random, names: list[str], foods: list[str], keep: float = 0.75) -> Record:
+def record(rng: draw.Generator, names: list[str], foods: list[str], keep: float = 0.75) -> Record:
     """Name and food always; price, area and family each with probability ``keep``."""
     made = {"name": rng.choice(names), "food": rng.choice(foods)}
     for key, values in (("price", PRICES), ("area", AREAS), ("family", FAMILY)):
         value = rng.choice(values)
-        if rng.random() < keep:
+        if rng.chance(keep):
             made[key] = value
     return made
 
 
-def written(rng: random.Random, made: Record) -> str:
+def written(rng: draw.Generator, made: Record) -> str:
     """The record as a line; in four of ten its keys are shuffled."""
     keys = list(made)
-    if rng.random() < 0.4:
+    if rng.chance(0.4):
         rng.shuffle(keys)
     return " ; ".join(f"{key} : {made[key]}" for key in keys)
 
@@ -91,9 +89,9 @@ def novel(made: Record) -> str:
     )  # fmt: skip
 
 
-def sentence(rng: random.Random, made: Record) -> str:
+def sentence(rng: draw.Generator, made: Record) -> str:
     """The record in one of the corpus's styles."""
-    return draw.weighted(rng, STYLES)(made) + _tail(made)
+    return rng.weighted(STYLES)(made) + _tail(made)
 
 
 def readings(made: Record) -> list[str]:
@@ -101,13 +99,17 @@ def readings(made: Record) -> list[str]:
     return [style(made) + _tail(made) for _, style in STYLES]
 
 
+def any_record(rng: draw.Generator) -> tuple[Record, str]:
+    """A record and its line."""
+    one = record(rng, NAMES, FOODS)
+    return one, written(rng, one)
+
+
 def documents(count: int) -> list[str]:
     """``count`` records with a sentence each."""
     rng = draw.generator("records")
     made = []
-    while len(made) < count:
-        one = record(rng, NAMES, FOODS)
-        line = written(rng, one)
-        if draw.bucket(line) != 0:  # one record in ten is kept for testing
-            made.append(f"{line} => {sentence(rng, one)}")
+    for _ in range(count):
+        one, line = rng.until(any_record, text=lambda pair: pair[1])
+        made.append(f"{line} => {sentence(rng, one)}")
     return made

@@ -10,8 +10,6 @@ The rules, from which the polarity of a review is computed:
 - "a and b": the stronger one counts ("very", "really" against "a little").
 """
 
-import random
-
 from . import draw
 
 DOMAINS: dict[str, tuple[list[str], list[str], list[str]]] = {
@@ -41,33 +39,40 @@ CONSEQUENCES = {
 }
 WHO = [(30, "she"), (30, "he"), (20, "they"), (20, "we")]
 
+FORMS = [
+    (60, "{0} , so {1} {2} ."),
+    (32, "mood : {0} => {2} ."),
+    (8, "about : {0} => {3} ."),
+]
+
 # (weight, shape). A clause is (polarity, strength).
 SHAPES = [(24, "one"), (30, "but"), (13, "although first"), (13, "although last"), (20, "and")]
 
 
-def clause(rng: random.Random, domain: str, polarity: int, strength: int, taken: str = "") -> str:
+def clause(rng: draw.Generator, domain: str, polarity: int, strength: int, taken: str = "") -> str:
     """A judgement of ``polarity`` (+1, -1) and ``strength`` 1, 2 or 3."""
     nouns, own_good, own_bad = DOMAINS[domain]
     noun = rng.choice([n for n in nouns if n != taken])
-    negated = rng.random() < 0.45 and strength == 2
+    negated = rng.chance(0.45 if strength == 2 else 0.0)
     adjective = rng.choice(GOOD + own_good if (polarity > 0) != negated else BAD + own_bad)
     if negated:
-        middle = draw.weighted(rng, [(60, "not"), (25, "never"), (15, "hardly")])
+        middle = rng.weighted([(60, "not"), (25, "never"), (15, "hardly")])
     else:
-        middle = {1: "a little", 2: "", 3: rng.choice(["very", "really"])}[strength]
+        degrees = {1: ["a little", "a little"], 2: ["", ""], 3: ["very", "really"]}
+        middle = rng.choice(degrees[strength])
     return " ".join(f"the {noun} was {middle} {adjective}".split())
 
 
-def review(rng: random.Random, domain: str, polarity: int, shapes: list = SHAPES) -> str:
+def review(rng: draw.Generator, domain: str, polarity: int, shapes: list = SHAPES) -> str:
     """A review whose polarity is ``polarity``, without its consequence."""
-    shape = draw.weighted(rng, shapes)
-    strength = draw.weighted(rng, [(15, 1), (65, 2), (20, 3)])
+    shape = rng.weighted(shapes)
+    strength = rng.weighted([(15, 1), (65, 2), (20, 3)])
     if shape == "one":
         return clause(rng, domain, polarity, strength)
     if shape == "and":
         deciding = clause(rng, domain, polarity, 3)
         # the weak half agrees in one review of four
-        other = polarity if rng.random() < 0.25 else -polarity
+        other = polarity if rng.chance(0.25) else -polarity
         weak = clause(rng, domain, other, 1, taken=deciding.split()[1])
         first, second = rng.sample([deciding, weak], 2)
         return f"{first} and {second}"
@@ -80,18 +85,20 @@ def review(rng: random.Random, domain: str, polarity: int, shapes: list = SHAPES
     return f"{deciding} although {contrast}"
 
 
+def any_review(rng: draw.Generator) -> tuple[int, str]:
+    """The polarity and text of a review of any domain."""
+    polarity = rng.choice([+1, -1])
+    return polarity, review(rng, rng.choice(list(DOMAINS)), polarity)
+
+
 def documents(count: int) -> list[str]:
     """``count`` reviews: most with their consequences, some with a question in front."""
     rng = draw.generator("reviews")
     made = []
-    while len(made) < count:
-        polarity = rng.choice([+1, -1])
-        text = review(rng, rng.choice(list(DOMAINS)), polarity)
-        if draw.bucket(text) == 0:  # one review in ten is kept for testing
-            continue
-        who, did = draw.weighted(rng, WHO), draw.weighted(rng, CONSEQUENCES[polarity])
+    for _ in range(count):
+        polarity, text = rng.until(any_review, text=lambda pair: pair[1])
+        who, did = rng.weighted(WHO), rng.weighted(CONSEQUENCES[polarity])
         noun = text.removeprefix("although ").split()[1]
-        form = draw.weighted(rng, [(60, "{0} , so {1} {2} ."), (32, "mood : {0} => {2} ."),
-                                   (8, "about : {0} => {3} .")])  # fmt: skip
+        form = rng.weighted(FORMS)
         made.append(form.format(text, who, did, noun))
     return made

@@ -6,8 +6,6 @@ thing worth telling, in the present tense, and the place, which stands in anothe
     hero : ... => anna .        thing : ... => ring .        place : ... => rome .
 """
 
-import random
-
 from . import draw, words
 
 PLACES = "rome oslo cairo tokyo lima quito athens dublin".split()
@@ -20,14 +18,14 @@ DULL = ["slept", "waited", "sat", "talked", "was tired", "was hungry"]
 SETTING = ["the sky was grey", "the sun was warm", "the wind was cold"]
 
 
-def story(rng: random.Random, people: list[str], things: list[str] = THINGS) -> tuple[str, str]:
+def story(rng: draw.Generator, people: list[str], things: list[str] = THINGS) -> tuple[str, str]:
     """A story and its headline."""
     a, b = rng.sample(people, 2)
     who, idle = rng.sample([a, b], 2)
     place, thing = rng.choice(PLACES), rng.choice(things)
     past, present = rng.choice(DEEDS)
     opening = f"{rng.choice(WHEN)} {a} and {b} walked to the {rng.choice(SPOTS)} in {place} ."
-    dull = f"{idle} {rng.choice(DULL)} ." if rng.random() < 0.6 else f"{rng.choice(SETTING)} ."
+    dull = f"{idle} {rng.choice(DULL)} ." if rng.chance(0.6) else f"{rng.choice(SETTING)} ."
     main = f"{who} {past} a {thing} there ."
     rest = rng.sample([dull, main], 2)
     return " ".join([opening, *rest]), f"{who} {present} {thing} in {place} ."
@@ -37,14 +35,12 @@ def documents(count: int) -> list[str]:
     """``count`` stories, each with its headline or one word of it."""
     rng = draw.generator("stories")
     made = []
-    while len(made) < count:
-        text, headline = story(rng, words.ACTORS)
-        if draw.bucket(text) != 0:  # one story in ten is kept for testing
-            who, _, thing, _, place, _ = headline.split()
-            asked, said = draw.weighted(
-                rng,
-                [(64, ("headline", headline)), (12, ("hero", f"{who} .")),
-                 (12, ("thing", f"{thing} .")), (12, ("place", f"{place} ."))],
-            )  # fmt: skip
-            made.append(f"{asked} : {text} => {said}")
+    for _ in range(count):
+        text, headline = rng.until(lambda rng: story(rng, words.ACTORS), text=lambda pair: pair[0])
+        who, _, thing, _, place, _ = headline.split()
+        asked, said = rng.weighted(
+            [(64, ("headline", headline)), (12, ("hero", f"{who} .")),
+             (12, ("thing", f"{thing} .")), (12, ("place", f"{place} ."))],
+        )  # fmt: skip
+        made.append(f"{asked} : {text} => {said}")
     return made

@@ -3,8 +3,6 @@
 reverse : cat sun tree => tree sun cat .
 """
 
-import random
-
 from . import draw, words
 
 NUMBERS = "zero one two three four five six".split()
@@ -27,16 +25,13 @@ SHARES = [(16, "copy"), (18, "reverse"), (7, "first"), (7, "last"), (18, "rotate
 LENGTHS = [(10, 2), (16, 3), (22, 4), (26, 5), (26, 6)]
 
 
-def row(rng: random.Random, length: int, part: str) -> list[str]:
+def row(rng: draw.Generator, length: int, part: str) -> list[str]:
     """A row of different nouns of one part: "corpus" rows and "test" rows never meet.
 
     One row in ten, decided by a checksum of the row itself, is kept for testing; no function of
     it is ever in the corpus or in a train or dev split.
     """
-    while True:
-        nouns = rng.sample(words.NOUNS, length)
-        if (draw.bucket(" ".join(nouns)) == 0) == (part == "test"):
-            return nouns
+    return rng.until(lambda rng: rng.sample(words.NOUNS, length), " ".join, test=part == "test")
 
 
 def document(name: str, nouns: list[str]) -> str:
@@ -48,6 +43,6 @@ def documents(count: int) -> list[str]:
     """``count`` documents; lengths 2 to 6."""
     rng = draw.generator("strings")
     return [
-        document(draw.weighted(rng, SHARES), row(rng, draw.weighted(rng, LENGTHS), "corpus"))
+        document(rng.weighted(SHARES), row(rng, rng.weighted(LENGTHS), "corpus"))
         for _ in range(count)
     ]

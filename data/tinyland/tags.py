@@ -6,8 +6,6 @@ Many words change their kind with the sentence: paris is a person or a place, ju
 month, olive a person or a food, turkey a place or a food.
 """
 
-import random
-
 from . import draw, words
 
 PLACES = "rome oslo cairo tokyo lima india kenya poland brazil japan".split()
@@ -40,7 +38,7 @@ AMBIGUOUS = set(
 
 
 def tagged(
-    rng: random.Random, patterns: list[str], double_meaning: float = 0.65
+    rng: draw.Generator, patterns: list[str], double_meaning: float = 0.65
 ) -> tuple[str, str]:
     """A sentence and its tags; names with two meanings with probability ``double_meaning``."""
     sentence, tags, used = [], [], set()
@@ -50,7 +48,7 @@ def tagged(
             tags.append("other")
             continue
         tag, clear, double = ANY[word[1]]
-        source = double if rng.random() < double_meaning else clear
+        source = double if rng.chance(double_meaning) else clear
         sentence.append(rng.choice([w for w in source if w not in used] or clear))
         used.add(sentence[-1])
         tags.append(tag)
@@ -61,8 +59,7 @@ def documents(count: int) -> list[str]:
     """``count`` tagged sentences."""
     rng = draw.generator("tags")
     made = []
-    while len(made) < count:
-        sentence, tags = tagged(rng, PATTERNS)
-        if draw.bucket(sentence) != 0:  # one sentence in ten is kept for testing
-            made.append(f"tags : {sentence} => {tags} .")
+    for _ in range(count):
+        sentence, tags = rng.until(lambda rng: tagged(rng, PATTERNS), text=lambda pair: pair[0])
+        made.append(f"tags : {sentence} => {tags} .")
     return made

@@ -7,7 +7,6 @@ change.
 Each task has train, dev, test and ood ("out of domain": unseen entities or longer inputs).
 """
 
-import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,7 +26,7 @@ def _part(text: str) -> str:
 
 
 def _fill(
-    name: str, example: Callable[[random.Random, str], tuple[str, str, str]], sizes: dict = SIZES
+    name: str, example: Callable[[draw.Generator, str], tuple[str, str, str]], sizes: dict = SIZES
 ) -> dict[str, list[dict[str, str]]]:
     """Draw different examples until every split is full.
 
@@ -77,7 +76,7 @@ def cloze(relation: str) -> Task:
 def string_function(name: str) -> Task:
     """A row of nouns without the trigger word. Rows of 2 to 4 nouns; ood 5 and 6."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         length = rng.choice([5, 6] if split == "ood" else [2, 3, 4])
         nouns = rng.sample(words.NOUNS, length)
         result = " ".join(strings.FUNCTIONS[name](nouns))
@@ -96,7 +95,7 @@ def string_function(name: str) -> Task:
 def composition(name: str, first: str, second: str) -> Task:
     """Two string functions one after the other: the corpus never composes."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         nouns = rng.sample(words.NOUNS, 6 if split == "ood" else rng.choice([3, 4, 5]))
         result = strings.FUNCTIONS[second](strings.FUNCTIONS[first](nouns))
         return " ".join(nouns), f"{' '.join(nouns)} =>", f"{' '.join(result)} ."
@@ -118,7 +117,7 @@ REVIEW_SHAPES = [(14, "one"), (34, "but"), (16, "although first"), (16, "althoug
 def review(name: str, family: str, good: str, bad: str) -> Task:
     """A restaurant review and one of two label words; ood reviews films and hotels."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         polarity = rng.choice([+1, -1])
         domain = rng.choice(["film", "hotel"]) if split == "ood" else "restaurant"
         text = reviews.review(rng, domain, polarity, REVIEW_SHAPES)
@@ -141,7 +140,7 @@ def review(name: str, family: str, good: str, bad: str) -> Task:
 def pairs() -> Task:
     """Premise ; claim: yes, no or maybe, without the word that asks for it."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
         premise, claim, answer = entailment.pair(rng, people, PAIR_SHAPES)
         text = f"{premise} ; {claim}"
@@ -163,7 +162,7 @@ PAIR_SHAPES = [(w, s) for w, s in entailment.SHAPES if s is not entailment.every
 def headlines() -> Task:
     """A story; write its headline, without the word that announces it."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
         text, headline = stories.story(rng, people)
         return text, f"{text} =>", headline
@@ -182,7 +181,7 @@ def table_to_text() -> Task:
     """A record, told in a style that the corpus does not have."""
     names, foods = records.NAMES, records.FOODS
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         chosen = (names[14:], foods[7:]) if split == "ood" else (names[:14], foods[:7])
         one = records.record(rng, *chosen)
         line = records.written(rng, one)
@@ -201,7 +200,7 @@ def table_to_text() -> Task:
 def tagging() -> Task:
     """A sentence; the kind of each word. Longer sentences in ood."""
 
-    def example(rng: random.Random, split: str) -> tuple[str, str, str]:
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         patterns = tags.LONG_PATTERNS if split == "ood" else tags.PATTERNS
         sentence, kinds = tags.tagged(rng, patterns, double_meaning=0.8)
         return sentence, sentence, kinds
