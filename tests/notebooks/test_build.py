@@ -1,0 +1,409 @@
+"""The builder, on a small course in a temporary folder."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from builder.lesson import LessonError, read
+
+import build
+
+ROOT = Path(build.__file__).resolve().parents[1]
+
+HEADER = """
+    # ---
+    # jupyter:
+    #   minipeft:
+    #     title: Toy
+    #     question: Is $1 + 1$ two?
+    #     minutes: 0.5
+    # ---
+"""
+
+EXERCISE = """
+    # %% exercise="minipeft.methods.lora:LoRAPatch" blank="forward,delta" difficulty=2 minutes=10
+    # Mind the shapes.
+    # forward: x meets A first
+
+    # %%
+    from minipeft import checks
+    checks.lora(LoRAPatch)
+"""
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A builder on empty folders, and a way to write sources."""
+    builder = build.Builder(tmp_path / "notebooks", tmp_path / "out")
+    builder.sources.mkdir(parents=True)
+
+    def write(name, *parts, header=HEADER):
+        text = textwrap.dedent(header).lstrip() + "\n".join(textwrap.dedent(p) for p in parts)
+        (builder.sources / f"{name}.py").write_text(text)
+        return builder
+
+    builder.write = write
+    return builder
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Executions in name only, for what does not depend on outputs; a list of what was run."""
+    done = []
+
+    def execute(notebook, progress, threads):
+        done.append(notebook.metadata["minipeft"]["lesson"])
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        for count, cell in enumerate(code, start=1):
+            cell.execution_count = count
+        return 1.0
+
+    monkeypatch.setattr(build, "execute", execute)
+    return done
+
+
+def course_run(builder, **more):
+    options = {"force": False, "fast": False, "threads": 1} | more
+    return builder.course(builder.lessons(), **options)
+
+
+def test_a_lesson_is_run_and_its_outputs_are_kept(course, capsys, monkeypatch):
+    monkeypatch.setenv("MINIPEFT_ASSETS", "/some/where/assets")
+    course.write(
+        "01_toy",
+        """
+        # %% fast="n = 1"
+        n = 21
+
+        # %%
+        import os, sys
+        print("progress", file=sys.stderr)
+        print(2 * n, os.path.dirname(os.path.abspath("x")), sys.executable)
+        print("/some" + "/where/assets/here", object())
+
+        # %% tags=["raises-exception"]
+        1 / 0
+
+        # %%
+        os.environ["OMP_NUM_THREADS"]
+        """,
+    )
+    assert course_run(course) == 0
+    path = course.output / "01_toy.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    header, first, prints, error, threads = notebook.cells
+    assert header.source.startswith("# 01 · Toy\n\n**Is $1 + 1$ two?**")
+    assert "30 seconds" in header.source
+    assert [c.execution_count for c in notebook.cells[1:]] == [1, 2, 3, 4]
+    assert [o.get("name") for o in prints.outputs] == ["stdout"]  # nothing from stderr
+    text = prints.outputs[0].text
+    assert text.startswith("42 . ") and "$MINIPEFT_ASSETS/here" in text and "0x..." in text
+    assert error.outputs[0].ename == "ZeroDivisionError"
+    assert threads.outputs[0].data["text/plain"] == "'1'"
+    for private in (str(ROOT), "/some/where", str(course.output)):
+        assert private not in path.read_text()
+    assert not list(course.output.glob("*.tmp"))
+
+    page = (course.output / "01_toy.html").read_text()
+    index = (course.output / "index.html").read_text()
+    assert '<a href="01_toy.html">01 · Toy</a>' in index and "0.5 min" in index
+    for text in (page, index):
+        assert "<math" in text
+        assert "http://" not in text.replace("http://www.w3.org/1998/Math/MathML", "")
+        assert "https://" not in text and "<script" not in text
+
+
+def test_what_is_unchanged_is_not_run_again(course, runs, tmp_path, capsys, monkeypatch):
+    shared = tmp_path / "shared.py"
+    shared.write_text("a = 1")
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "_shared_sources", lambda: [shared])
+
+    def after(expected, **more):
+        course._shared_hash = None
+        assert course_run(course, **more) == 0
+        assert len(runs) == expected
+
+    course.write("01_toy", "# %%\n1")
+    after(1)
+    after(1)
+    assert "up to date" in capsys.readouterr().out
+    after(2, force=True)
+    course.write("01_toy", "# %%\n2")
+    after(3)
+    shared.write_text("a = 2")  # a file of the package
+    after(4)
+    (course.output / "01_toy.ipynb").write_text("{")  # not whole
+    after(5)
+    after(5)
+
+
+def test_outputs_with_and_without_the_real_checkpoints_are_kept_apart(course, runs, monkeypatch):
+    course.write("01_toy", "# %%\n1")
+    course.write("02_toy", "# %%\nimport os; os.environ.get('MINIPEFT_ASSETS')")
+    monkeypatch.delenv("MINIPEFT_ASSETS", raising=False)
+    course_run(course)
+    assert len(runs) == 2
+    monkeypatch.setenv("MINIPEFT_ASSETS", "/some/where")
+    course_run(course)
+    assert len(runs) == 3  # only the lesson that looks for them
+
+
+def test_publish_takes_what_the_course_has_run(course, runs):
+    course.write("01_toy", "# %%\n1")
+    course_run(course)
+    for _ in range(2):
+        assert course.publish(course.lessons(), force=False, threads=1) == 0
+    assert len(runs) == 1
+    same = [(p / "01_toy.ipynb").read_text() for p in (course.solutions, course.output)]
+    assert same[0] == same[1]
+
+
+def test_the_shared_sources_are_the_packages_the_data_and_the_pins():
+    names = {str(p.relative_to(ROOT)) for p in build._shared_sources()}
+    assert {
+        "requirements.txt",
+        "minipeft/checks/weights.py",
+        "tiny_transformer/attention.py",
+        "notebooks/builder/cut.py",
+    } <= names
+    assert any(name.startswith("data/tasks/") for name in names)
+    assert not any("__pycache__" in name or name.startswith("tests/") for name in names)
+
+
+def test_a_failing_cell_is_named_and_the_others_are_still_run(course, capsys):
+    course.write("01_bad", "# %%\na = 1\n\n# %%\nraise ValueError('this one')\n\n# %%\na")
+    course.write("02_good", "# %%\n1 + 1")
+    assert course_run(course) == 1
+    error = capsys.readouterr().err
+    assert "01_bad: cell 3 failed" in error
+    assert "    raise ValueError('this one')" in error and "ValueError: this one" in error
+    assert not (course.output / "01_bad.ipynb").exists()
+    assert (course.output / "02_good.ipynb").exists()
+    assert "not run yet" in (course.output / "index.html").read_text()
+
+
+def test_a_kernel_that_dies_is_said(course, capsys):
+    course.write("01_bad", "# %%\nimport os; os._exit(1)")
+    assert course_run(course) == 1
+    assert "the kernel died" in capsys.readouterr().err
+
+
+def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
+    """Killed while the second lesson runs: the first is kept whole and not run again."""
+    count = tmp_path / "count"
+    course.write("01_toy", f"# %%\nopen({str(count)!r}, 'a').write('1')")
+    slow = f"# %%\nimport os, time\nopen({str(count)!r}, 'a').write('2')\n"
+    course.write("02_toy", slow + f"while not os.path.exists({str(tmp_path / 'go')!r}):\n"
+                 "    time.sleep(0.05)")  # fmt: skip
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
+        "from pathlib import Path; import build\n"
+        f"b = build.Builder(Path({str(course.solutions)!r}), Path({str(course.output)!r}))\n"
+        "sys.exit(b.course(b.lessons(), force=False, fast=False, threads=1))"
+    )
+    for sign in (signal.SIGKILL, signal.SIGINT):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+        wanted = "12" if sign == signal.SIGKILL else "122"
+        deadline = time.monotonic() + 120
+        while not (count.exists() and count.read_text() == wanted):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(sign)
+        process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert (course.output / "01_toy.ipynb").is_file()
+        assert not (course.output / "02_toy.ipynb").exists()
+    (tmp_path / "go").touch()
+    assert course_run(course) == 0
+    assert count.read_text() == "1222"
+    assert not list(course.output.glob("*.tmp"))
+
+
+def test_the_student_notebook_has_no_answer_in_it(course):
+    course.write("10_toy", EXERCISE)
+    builder = course
+    assert builder.student(builder.lessons()) == 0
+    path = builder.exercises / "10_toy.ipynb"
+    nbformat.validate(nbformat.read(path, as_version=4))
+    text = path.read_text()
+    source = (ROOT / "minipeft/methods/lora.py").read_text()
+    for name in ("forward", "delta"):
+        start = source.index(f"def {name}(self")
+        body = source[start:].split('"""')[2].split("\n    def ")[0].split("\n@")[0]
+        answers = [line.strip() for line in body.splitlines() if line.strip()]
+        assert answers
+        for line in answers:
+            assert json.dumps(line)[1:-1] not in text
+    assert "# Exercise 10.1 · LoRAPatch · difficulty ●●○○○ · about 10 minutes" in text
+    assert "# Mind the shapes." in text and "# Hint: x meets A first" in text
+    assert "checks.lora(LoRAPatch)" in text
+    assert "LoRAPatch.delta is yours to write" in text
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not c.get("outputs") for c in notebook.cells)
+    before = path.stat().st_mtime_ns
+    builder.student(builder.lessons())
+    assert path.stat().st_mtime_ns == before  # what is up to date is not written again
+
+
+def test_the_built_notebooks_go_through_the_checker(course, capsys):
+    """The solution passes `python -m minipeft check`; the student notebook is unfinished."""
+    from minipeft.__main__ import main
+
+    course.write("10_toy", EXERCISE)
+    assert course.publish(course.lessons(), force=False, threads=1) == 0
+    capsys.readouterr()
+    assert main(["check", str(course.solutions / "10_toy.ipynb")]) == 0
+    assert "1 of 1 passed" in capsys.readouterr().out
+    assert main(["check", str(course.exercises / "10_toy.ipynb")]) == 1
+    out = capsys.readouterr().out
+    assert "unfinished" in out and "is yours to write" in out
+
+
+def test_check_sees_every_kind_of_drift(course, runs, capsys):
+    builder = course.write("10_toy", EXERCISE, "# %%\n1 + 1")
+    lessons = builder.lessons()
+    assert builder.check(lessons) == 2  # nothing built yet
+    builder.publish(lessons, force=False, threads=1)
+    assert builder.check(lessons) == 0
+    solution = builder.solutions / "10_toy.ipynb"
+    student = builder.exercises / "10_toy.ipynb"
+    whole = {path: path.read_text() for path in (solution, student)}
+
+    def said(path, text):
+        path.write_text(text)
+        capsys.readouterr()
+        assert builder.check(lessons) == 1
+        path.write_text(whole[path])
+        return capsys.readouterr().err
+
+    assert "exercises/10_toy.ipynb" in said(student, whole[student].replace("Mind", "Forget"))
+    assert "cell 2 does not" in said(solution, whole[solution].replace("Mind", "Forget"))
+    assert "not run once each" in said(
+        solution, whole[solution].replace('"execution_count": 2', '"execution_count": 7')
+    )
+    extra = builder.solutions / "99_gone.ipynb"
+    whole[extra] = whole[solution]
+    assert "99_gone.ipynb has no source" in said(extra, whole[solution])
+    extra.unlink()
+    # a source that changed
+    builder.write("10_toy", EXERCISE, "# %%\n1 + 2")
+    assert builder.check(builder.lessons()) == 2
+    assert capsys.readouterr().err.count("does not correspond") == 2
+
+
+def test_a_fast_run_adds_its_lines_and_leaves_cells_out(course):
+    (lesson,) = course.write(
+        "01_toy", '# %% fast="steps = 2"\nsteps = 400\n\n# %% tags=["not-fast"]\nassert steps > 9'
+    ).lessons()
+    assert [c.source for c in lesson.solution(fast=True).cells[1:]] == ["steps = 400\nsteps = 2"]
+    assert [c.source for c in lesson.solution().cells[1:]] == ["steps = 400", "assert steps > 9"]
+    assert "fast" not in json.dumps([c.metadata for c in lesson.solution().cells])
+
+
+def test_cells_for_one_notebook_only(course):
+    (lesson,) = course.write(
+        "01_toy", '# %% tags=["solution-only"]\na\n\n# %% tags=["student-only"]\nb'
+    ).lessons()
+    assert [c.source for c in lesson.solution().cells[1:]] == ["a"]
+    assert [c.source for c in lesson.student().cells[1:]] == ["b"]
+
+
+def test_an_exercise_can_build_on_the_one_before(course):
+    text = """
+    # %% exercise="tiny_transformer.layers:FeedForward" blank="forward" difficulty=1 minutes=5
+
+    # %%
+    checks.feed_forward(FeedForward)
+
+    # %% exercise="tiny_transformer.layers:Block" blank="forward" difficulty=3 minutes=5
+
+    # %%
+    checks.block(Block)
+    """
+    (lesson,) = course.write("01_toy", text).lessons()
+    first, second = lesson.exercises.values()
+    assert (first.number, second.number) == ("1.1", "1.2")
+    assert second.cut.uses == ("FeedForward",)
+    assert "import FeedForward" not in second.cut.solution
+    assert "import Attention" in second.cut.solution
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("toy", "# %%\n1", "NN_name.py"),
+        ("01_toy", "# %% color=3\n1", "unknown field color"),
+        ("01_toy", '# %% tags=["later"]\n1', "unknown cell tag later"),
+        ("01_toy", EXERCISE.replace("difficulty=2 ", ""), "misses difficulty"),
+        ("01_toy", EXERCISE.replace("difficulty=2", "difficulty=6"), "difficulty is 1 to 5"),
+        ("01_toy", EXERCISE.replace("forward,delta", "forwards"), "has no method forwards"),
+        ("01_toy", EXERCISE.replace("lora:LoRAPatch", "lora:Nothing"), "defines no class"),
+        ("01_toy", EXERCISE.replace("checks.lora(", "print("), "must call checks.NAME(LoRAPatch)"),
+        ("01_toy", EXERCISE.replace("# Mind", "x = 1  # Mind"), "may hold comments only"),
+        ("01_toy", EXERCISE.replace("# forward:", "# delta:"), None),
+    ],
+)
+def test_a_bad_source_is_told_what_is_wrong(course, name, text, words):
+    course.write(name, text)
+    path = course.sources / f"{name}.py"
+    if words is None:
+        read(path)
+        return
+    with pytest.raises(LessonError) as caught:
+        read(path)
+    assert words in str(caught.value) and path.name in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["title", "question", "minutes"])
+def test_a_header_needs_its_fields(course, field):
+    lines = [line for line in HEADER.splitlines() if f"{field}:" not in line]
+    course.write("01_toy", "# %%\n1", header="\n".join([*lines, ""]))
+    with pytest.raises(LessonError, match=f"the header misses {field}"):
+        course.lessons()
+
+
+def test_the_command_says_what_it_does_not_know(capsys):
+    assert build.main(["check", "--only", "zz"]) == 2
+    assert "no lesson begins with 'zz'" in capsys.readouterr().err
+
+
+def test_equations_are_drawn_and_dollars_in_code_are_not(course, runs):
+    course.write(
+        "01_toy",
+        r"""
+        # %% [markdown]
+        # Inline $a_1 * b_1 * c$ and `$HOME$`, it costs $5 or $6.
+        #
+        # $$ h = W_0 x + \frac{\alpha}{r} B A x $$
+        #
+        # ```
+        # $not_math$
+        # ```
+        """,
+    )
+    course_run(course)
+    page = (course.output / "01_toy.html").read_text()
+    body = page[page.index("<main>") :]
+    assert body.count("<math") == 3  # the question's, the inline one, the block
+    assert 'display="block"' in body and "<mfrac>" in body
+    assert "$HOME$" in body and "$5 or $6" in body and "$not_math$" in body
+    assert "EQUATION" not in body
+    assert body.count("<em>") == 1  # the builder's own; the stars of an equation are no emphasis
+
+
+def test_ctrl_c_in_the_command_ends_in_one_sentence(monkeypatch, capsys):
+    def interrupted(*arguments, **more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.Builder, "course", interrupted)
+    monkeypatch.setattr(build.Builder, "lessons", lambda self, only: [])
+    assert build.main(["course"]) == 130
+    assert "the lessons that finished are kept" in capsys.readouterr().err
