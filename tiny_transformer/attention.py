@@ -44,7 +44,8 @@ def attend(
         dropout: share of attention weights set to zero.
 
     Returns:
-        The heads (B, H, T, D) and the attention weights (B, H, T, S); each row of weights sums to 1.
+        The heads (B, H, T, D) and the attention weights (B, H, T, S), whose rows sum to 1 (without
+        dropout).
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
     if mask is not None:
@@ -57,7 +58,8 @@ def causal_mask(tokens: int, keys: int, like: Tensor) -> Tensor:
     """(T, S): 0 where query i may look at key j, very negative where j lies in its future.
 
     The last query stands at the last key, so with S > T the first S - T keys are the past.
-    Very negative, and not minus infinity: a query that may look nowhere (padding) must not give NaN.
+    Very negative, and not minus infinity: a query that may look nowhere (padding) must not give
+    NaN.
     """
     future = torch.ones(tokens, keys, dtype=torch.bool, device=like.device)
     future = future.triu(diagonal=keys - tokens + 1)

@@ -2,13 +2,16 @@
 
 One frozen dataclass describes all three families of this package:
 
-| layout  | kind              | norm | activation  | positions         | embedding norm | head              |
-|---------|-------------------|------|-------------|-------------------|----------------|-------------------|
-| GPT-2   | "decoder"         | pre  | gelu (tanh) | learned           | no             | tied words        |
-| BERT    | "encoder"         | post | gelu (erf)  | learned + types   | yes            | transform + bias  |
-| BART    | "encoder-decoder" | post | gelu (erf)  | learned, offset 2 | yes            | tied words + bias |
+| layout | kind            | norm | activation  | positions         | norm on embeddings | head  |
+|--------|-----------------|------|-------------|-------------------|--------------------|-------|
+| GPT-2  | decoder         | pre  | gelu (tanh) | learned           | no                 | W     |
+| BERT   | encoder         | post | gelu (erf)  | learned + types   | yes                | T W b |
+| BART   | encoder-decoder | post | gelu (erf)  | learned, offset 2 | yes                | W b   |
 
-Shape letters, here and everywhere: B batch, T tokens, C width, H heads, D head width, L layers, V words.
+Heads: W the word vectors again, b a bias per word, T a transform before them.
+
+Shape letters, here and everywhere: B batch, T tokens, C width, H heads, D head width, L layers,
+V words.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class TransformerConfig:
         inner: width of the feed-forward layer; 4 C when None.
         decoder_layers: blocks of the decoder of an encoder-decoder; L when None.
         positions: the longest sequence, in tokens.
-        dropout: share of activations set to zero in training, on embeddings, attention and sublayers.
+        dropout: share of activations set to zero in training (embeddings, attention, sublayers).
         norm: "pre" normalises the input of a sublayer (GPT-2), "post" its sum with the residual.
         norm_epsilon: added to the variance inside every LayerNorm.
         activation: "gelu" (exact), "gelu_tanh" (GPT-2's approximation) or "relu".

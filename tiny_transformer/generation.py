@@ -1,7 +1,8 @@
 """Writing text with a model: greedy, sampled, or by beam search; with a key-value cache.
 
 One step asks the model for the log-probabilities of the next word. Without a cache every step runs
-the whole sequence again, O(T) tokens; with one it runs the newest token only. Both give the same words.
+the whole sequence again, O(T) tokens; with one it runs the newest token only. Both give the same
+words.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Three transformers from the same blocks: Decoder (GPT-2), Encoder (BERT), EncoderDecoder (BART).
 
-| class          | paper                         | reads                      | typical head          |
-|----------------|-------------------------------|----------------------------|-----------------------|
-| Decoder        | Radford et al. 2019           | the past only              | next word             |
-| Encoder        | Devlin et al. 2019 (1810.04805) | both sides               | masked word, class, tag |
-| EncoderDecoder | Lewis et al. 2020 (1910.13461) | source, then its own past | next word of the target |
+| class          | paper                                 | reads               | typical head     |
+|----------------|---------------------------------------|---------------------|------------------|
+| Decoder        | Radford et al. 2019 (GPT-2)           | the past only       | next word        |
+| Encoder        | Devlin et al. 2019 (arXiv 1810.04805) | both sides          | masked word,     |
+|                |                                       |                     | class, tag       |
+| EncoderDecoder | Lewis et al. 2020 (arXiv 1910.13461)  | source, then its    | next word of the |
+|                |                                       | own past            | target           |
 
 Every model is called the same way: `model(input_ids, attention_mask=None, labels=None)` gives an
 `Output`. Positions are counted over real tokens only, so padding on either side changes nothing.
@@ -46,7 +48,7 @@ class Output:
 
 
 def padding_mask(attention_mask: Tensor | None, like: torch.dtype) -> Tensor | None:
-    """(B, S) of ones and zeros -> (B, 1, 1, S) to add to the scores; None when nothing is padded."""
+    """(B, S) of ones and zeros -> (B, 1, 1, S) to add to the scores; None when all are ones."""
     if attention_mask is None or bool(attention_mask.all()):
         return None
     mask = torch.zeros(attention_mask.shape, dtype=like, device=attention_mask.device)
@@ -170,7 +172,7 @@ class Decoder(Stack):
         labels: Tensor | None = None,
         cache: list | None = None,
     ) -> Output:
-        """Ids (B, T) -> Output. Word labels are shifted here: position t is scored on label t + 1."""
+        """Ids (B, T) -> Output. Word labels are shifted here: position t answers label t + 1."""
         states = self.run(input_ids, attention_mask, cache=cache)  # (B, T, C)
         logits = self.head(states, attention_mask)
         if labels is not None and isinstance(self.head, LanguageHead):
@@ -221,7 +223,7 @@ class EncoderDecoder(nn.Module):
         self.head = head or LanguageHead(config, self.encoder.embeddings.words)
 
     def shift_right(self, labels: Tensor) -> Tensor:
-        """(B, T) targets -> (B, T) decoder inputs: the start token first, the last target dropped."""
+        """(B, T) targets -> (B, T) decoder inputs: start token first, last target dropped."""
         start = self.config.decoder_start_token_id
         inputs = F.pad(
             labels[:, :-1], (1, 0), value=self.config.bos_token_id if start is None else start

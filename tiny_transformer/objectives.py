@@ -1,10 +1,11 @@
 """Three ways to learn from plain text, as data transforms: rows of ids in, a batch out.
 
-| objective       | paper                             | the model sees            | and answers           |
-|-----------------|-----------------------------------|---------------------------|-----------------------|
-| causal          | Radford et al. 2018               | the words so far          | the next word         |
-| masked          | Devlin et al. 2019, section 3.1   | 15 % of words hidden      | the hidden words      |
-| span_corruption | Raffel et al. 2020, section 3.1.4 | runs of words cut out     | the runs, each after its gap |
+| objective       | paper                             | the model sees        | and answers      |
+|-----------------|-----------------------------------|-----------------------|------------------|
+| causal          | Radford et al. 2018               | the words so far      | the next word    |
+| masked          | Devlin et al. 2019, section 3.1   | 15 % of words hidden  | the hidden words |
+| span_corruption | Raffel et al. 2020, section 3.1.4 | runs of words cut out | the runs, each   |
+|                 |                                   |                       | after its gap    |
 
 A batch is what a model takes: input_ids, attention_mask, labels (-100 where nothing is asked).
 """

@@ -22,18 +22,17 @@ from tqdm.auto import trange
 
 from . import objectives
 from .files import write_tensors
-from .tokenizer import WordTokenizer
 
 
 class Stream:
     """Endless batches from a list of documents; `stream(step)` always gives the same batch.
 
-    | kind            | a row is                                  | objective                          |
-    |-----------------|-------------------------------------------|------------------------------------|
-    | decoder         | documents packed to T tokens              | causal                             |
-    | encoder         | one document; at odd steps a packed row   | masked words                       |
-    | encoder-decoder | one document; at every fourth step, three | span corruption; at odd steps the  |
-    |                 |                                           | documents "source => target" as pairs |
+    | kind            | a row is                                | objective                        |
+    |-----------------|-----------------------------------------|----------------------------------|
+    | decoder         | documents packed to T tokens            | causal                           |
+    | encoder         | one document; at odd steps a packed row | masked words                     |
+    | encoder-decoder | one document; at every fourth step      | span corruption; at odd steps    |
+    |                 | three                                   | "source => target" as pairs      |
 
     Args:
         documents: texts, one per document.

@@ -124,7 +124,7 @@ class WordTokenizer:
         return {"input_ids": ids, "attention_mask": mask}
 
     def save(self, folder: str | Path, positions: int = 128) -> None:
-        """Write tokenizer.json and tokenizer_config.json; transformers' AutoTokenizer opens them."""
+        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens."""
         folder = Path(folder)
         pieces = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}]
         pieces += [{"Sequence": {"id": "A", "type_id": 0}}]
