@@ -42,7 +42,7 @@ class Generator(random.Random):
     def chance(self, p: float) -> bool:
         """True with probability ``p``."""
         happens = self.random() < p
-        self.nats -= math.log(p if happens else 1 - p)
+        self.nats -= math.log(p if happens else 1 - p)  # p = 1 always happens, p = 0 never
         return happens
 
     def until(self, make: Callable, text: Callable[[Any], str], test: bool = False) -> Any:

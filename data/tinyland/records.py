@@ -27,10 +27,10 @@ def record(rng: draw.Generator, names: list[str], foods: list[str], keep: float 
     return made
 
 
-def written(rng: draw.Generator, made: Record) -> str:
-    """The record as a line; in four of ten its keys are shuffled."""
+def written(rng: draw.Generator, made: Record, shuffled: float = 0.4) -> str:
+    """The record as a line; its keys are shuffled with probability ``shuffled``."""
     keys = list(made)
-    if rng.chance(0.4):
+    if rng.chance(shuffled):
         rng.shuffle(keys)
     return " ; ".join(f"{key} : {made[key]}" for key in keys)
 
@@ -80,13 +80,21 @@ def you_can(made: Record) -> str:
 STYLES = [(40, plain), (25, near_first), (20, serves), (15, you_can)]
 
 
-def novel(made: Record) -> str:
-    """A style that the corpus does not have: price first, name last, family inside."""
-    family = {"yes": "with children", "no": "with no children", None: None}[made.get("family")]
-    return _words(
-        "for", _price(made, "{} money and"), made["food"], "taste",
-        "walk", family, _near(made, "to"), "and find", made["name"], ".",
-    )  # fmt: skip
+def novel(line: str) -> str:
+    """A style that the corpus does not have: the record told in the order of its line, so that
+    a bag of words cannot tell it."""
+    phrases = {
+        "name": "at {}",
+        "food": "for {} food",
+        "price": "at a {} price",
+        "area": "near the {}",
+        "family": "with {}children",
+    }
+    told = []
+    for slot in line.split(" ; "):
+        key, value = slot.split(" : ")
+        told.append(phrases[key].format({"yes": "", "no": "no "}.get(value, value)))
+    return f"eat {' '.join(told)} ."
 
 
 def sentence(rng: draw.Generator, made: Record) -> str:

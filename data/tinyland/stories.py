@@ -18,14 +18,14 @@ DULL = ["slept", "waited", "sat", "talked", "was tired", "was hungry"]
 SETTING = ["the sky was grey", "the sun was warm", "the wind was cold"]
 
 
-def story(rng: draw.Generator, people: list[str], things: list[str] = THINGS) -> tuple[str, str]:
-    """A story and its headline."""
+def story(rng: draw.Generator, people: list[str], company: float = 0.6) -> tuple[str, str]:
+    """A story and its headline. With probability ``company`` the other one does something dull."""
     a, b = rng.sample(people, 2)
     who, idle = rng.sample([a, b], 2)
-    place, thing = rng.choice(PLACES), rng.choice(things)
+    place, thing = rng.choice(PLACES), rng.choice(THINGS)
     past, present = rng.choice(DEEDS)
     opening = f"{rng.choice(WHEN)} {a} and {b} walked to the {rng.choice(SPOTS)} in {place} ."
-    dull = f"{idle} {rng.choice(DULL)} ." if rng.chance(0.6) else f"{rng.choice(SETTING)} ."
+    dull = f"{idle} {rng.choice(DULL)} ." if rng.chance(company) else f"{rng.choice(SETTING)} ."
     main = f"{who} {past} a {thing} there ."
     rest = rng.sample([dull, main], 2)
     return " ".join([opening, *rest]), f"{who} {present} {thing} in {place} ."

@@ -164,7 +164,7 @@ def headlines() -> Task:
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
-        text, headline = stories.story(rng, people)
+        text, headline = stories.story(rng, people, company=1.0)
         return text, f"{text} =>", headline
 
     return {
@@ -184,13 +184,13 @@ def table_to_text() -> Task:
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         chosen = (names[14:], foods[7:]) if split == "ood" else (names[:14], foods[:7])
         one = records.record(rng, *chosen)
-        line = records.written(rng, one)
-        return line, f"{line} =>", records.novel(one)
+        line = records.written(rng, one, shuffled=1.0)
+        return line, f"{line} =>", records.novel(line)
 
     return {
         "kind": "generate",
         "family": "novel",
-        "description": "a record: tell it in a style and an order that the corpus does not have",
+        "description": "a record: tell it, slot by slot, in a style that the corpus does not have",
         "ood_description": "restaurants and kitchens that train and dev do not mention",
         "labels": None,
         "splits": _fill("restaurant", example),
