@@ -26,7 +26,11 @@ RECIPES = {
     "tiny-decoder-0.1m": ("gpt2", {"width": 32, "layers": 4, "heads": 2}, {"peak": 4e-3}),
     "tiny-decoder-0.4m": ("gpt2", {"width": 80, "layers": 4, "heads": 4}, {"peak": 3e-3}),
     "tiny-decoder": ("gpt2", {"width": 128, "layers": 4, "heads": 4}, {"peak": 2e-3}),
-    "tiny-decoder-3m": ("gpt2", {"width": 192, "layers": 6, "heads": 6}, {"peak": 1.5e-3}),
+    "tiny-decoder-3m": (
+        "gpt2",
+        {"width": 192, "layers": 6, "heads": 6},
+        {"peak": 1.5e-3, "steps": 3500},
+    ),
     "tiny-encoder": ("bert", {"width": 128, "layers": 4, "heads": 4}, {"peak": 1e-3}),
     "tiny-encoder-decoder": ("bart", {"width": 128, "layers": 3, "heads": 4}, {"peak": 1e-3}),
 }
@@ -52,16 +56,19 @@ def build(name: str, seed: int = 0) -> tuple:
     return kind(config), tokenizer, training
 
 
-def run(name: str, steps: int, seed: int, build_folder: Path, out: Path) -> None:
+def run(name: str, steps: int | None, seed: int, build_folder: Path, out: Path) -> None:
     """Pretrain one model and write its checkpoint."""
     model, tokenizer, training = build(name, seed)
+    training = {"steps": STEPS} | training | ({"steps": steps} if steps else {})
     share = {"decoder": 0.0, "encoder": 0.3, "encoder-decoder": 0.25}[model.config.kind]
     stream = Stream(documents(), tokenizer, model.config.kind, 16, LENGTH, seed, share)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(f"{name}: {count:,} parameters, {steps} steps, {torch.get_num_threads()} threads")
+    print(
+        f"{name}: {count:,} parameters, {training['steps']} steps, {torch.get_num_threads()} threads"
+    )
     began = time.time()
     snapshots = build_folder / name
-    losses = pretrain(model, stream, steps, seed=seed, folder=snapshots, **training)
+    losses = pretrain(model, stream, seed=seed, folder=snapshots, **training)
     tt.save(model, tokenizer, out / name)
     means = [sum(losses[i : i + 50]) / len(losses[i : i + 50]) for i in range(0, len(losses), 50)]
     curve = [f"{50 * i + 25},{mean:.5f}" for i, mean in enumerate(means)]
@@ -78,7 +85,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("name", choices=[*RECIPES, "all"])
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=HERE / "checkpoints")
