@@ -7,10 +7,31 @@
 """
 
 from minipeft.checks.framework import CheckFailed, NotFinished
+from minipeft.checks.losses import cross_entropy, masked
+from minipeft.checks.transformer import attend, attention, block, causal_mask, feed_forward
 from minipeft.checks.weights import lora
 
 EXERCISES = {
+    "tiny_transformer.attention:attend": attend,
+    "tiny_transformer.attention:causal_mask": causal_mask,
+    "tiny_transformer.attention:Attention": attention,
+    "tiny_transformer.layers:FeedForward": feed_forward,
+    "tiny_transformer.layers:Block": block,
+    "tiny_transformer.models:cross_entropy": cross_entropy,
+    "tiny_transformer.objectives:masked": masked,
     "minipeft.methods.lora:LoRAPatch": lora,
 }
 
-__all__ = ["EXERCISES", "CheckFailed", "NotFinished", "lora"]
+__all__ = [
+    "EXERCISES",
+    "CheckFailed",
+    "NotFinished",
+    "attend",
+    "attention",
+    "block",
+    "causal_mask",
+    "cross_entropy",
+    "feed_forward",
+    "lora",
+    "masked",
+]

@@ -18,6 +18,7 @@ from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from builder.cut import ROOT
 from builder.lesson import Lesson
 
 # Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one.
@@ -84,6 +85,7 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
 <p>A frozen transformer has three doors: its <b>words</b>, its <b>memory</b> and its
 <b>weights</b>. Every method of parameter-efficient fine-tuning is a small module placed in one of
 them.</p>
+<figure>{_picture()}</figure>
 <table><tr><th>Lesson</th><th>Its question</th><th class="number">Says</th>
 <th class="number">Took here</th><th>You write</th></tr>
 {"".join(rows)}</table>
@@ -91,6 +93,12 @@ them.</p>
 the lessons, run <code>make lab</code> and open the folder <code>exercises</code>; to check your
 work, run <code>python -m minipeft check NOTEBOOK</code>.</p></main>"""
     return _page("minipeft: the course", body)
+
+
+def _picture() -> str:
+    """The three doors, as SVG to put into a page."""
+    text = (ROOT / "docs" / "three_doors.svg").read_text(encoding="utf-8")
+    return text[text.index("<svg") :]
 
 
 def _exporter() -> HTMLExporter:

@@ -138,7 +138,7 @@ def test_it_sees_no_secret_and_no_folder_of_ours(monkeypatch):
         ("class LoRAPatch(nn.Module): pass", "put its imports into it"),
         ("import os; os._exit(0)", "exit code 0"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"),
-        ("print('x' * 100_000_000)\n" + "1 / 0", "the cell stopped with ZeroDivisionError: division"),
+        ("print('x' * 100_000_000)\n1 / 0", "the cell stopped with ZeroDivisionError: division"),
     ],
 )
 def test_a_cell_that_cannot_run_says_why(source, words):
