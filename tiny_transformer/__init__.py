@@ -5,9 +5,9 @@ from .attention import Attention, attend, causal_mask
 from .checkpoints import data_folder, load, save
 from .config import TransformerConfig
 from .generation import generate
-from .heads import ClassificationHead, LanguageHead, TaggingHead
+from .heads import ClassificationHead, LanguageHead, TaggingHead, cross_entropy
 from .layers import Block, FeedForward
-from .models import Decoder, Encoder, EncoderDecoder, Output, cross_entropy
+from .models import Decoder, Encoder, EncoderDecoder, Output
 from .pretraining import pretrain
 from .tokenizer import WordTokenizer
 

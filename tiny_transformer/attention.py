@@ -69,6 +69,15 @@ def causal_mask(tokens: int, keys: int, like: Tensor) -> Tensor:
     )
 
 
+def padding_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """(B, S) of ones and zeros -> (B, 1, 1, S) to add to the scores; None when all are ones."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    mask = torch.zeros(attention_mask.shape, dtype=like.dtype, device=like.device)
+    mask = mask.masked_fill(attention_mask == 0, torch.finfo(like.dtype).min)
+    return mask[:, None, None, :]  # (B, 1, 1, S)
+
+
 class Attention(nn.Module):
     """Multi-head attention with a memory door and a key-value cache.
 
@@ -136,34 +145,40 @@ class Attention(nn.Module):
                 value = torch.cat([cache["value"], value], dim=2)
         if cache is not None:
             cache["key"], cache["value"] = key, value
+        T, S = query.shape[2], key.shape[2]
+        causal = causal and T > 1  # the newest token alone has no future to be hidden
+        plain = mask is None and self.memory is None and not self.keep_weights and T == S
+        if causal and not plain:
+            future = causal_mask(T, S, query)  # (T, S)
+            mask = future if mask is None else torch.minimum(mask, future)  # (B, 1, T, S)
         if self.memory is not None:
-            key, value, mask = self.remember(query, key, value, mask, causal)
-            causal = False
-        heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)
+            key, value, mask = self.remember(key, value, mask)
+        heads = self.mix(query, key, value, mask, causal and plain)  # (B, H, T, D)
         return self.output(self.join(heads))
 
-    def remember(self, query, key, value, mask, causal):
+    def remember(
+        self, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put the memory before the keys and values; every query may look at all of it."""
-        B, T, S = query.shape[0], query.shape[2], key.shape[2]
+        B, H, _, D = key.shape
         more_keys, more_values = (part.to(key.dtype) for part in self.memory)  # (B or 1, H, P, D)
-        P = more_keys.shape[2]
-        if causal:
-            future = causal_mask(T, S, query)  # (T, S)
-            mask = future if mask is None else torch.minimum(mask, future)
+        rows, heads, P, numbers = more_keys.shape
+        if more_values.shape != more_keys.shape or (heads, numbers) != (H, D) or rows not in (1, B):
+            raise ValueError(
+                f"The memory's keys {tuple(more_keys.shape)} and values {tuple(more_values.shape)} "
+                f"must both be ({B} or 1, {H}, P, {D}) for this batch."
+            )
         if mask is not None:
             mask = F.pad(mask, (P, 0))  # (..., T, P + S): a zero means "may look"
         key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
         value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)
         return key, value, mask
 
-    def mix(self, query, key, value, mask, causal):
+    def mix(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
+    ) -> Tensor:
         """Equation 1: by hand when the weights are wanted, else by torch's kernel for the same."""
         dropout = self.dropout if self.training else 0.0
-        T, S = query.shape[2], key.shape[2]
-        if causal and (self.keep_weights or mask is not None or T != S):
-            future = causal_mask(T, S, query)  # (T, S)
-            mask = future if mask is None else torch.minimum(mask, future)
-            causal = False
         if self.keep_weights:
             heads, weights = attend(query, key, value, mask, dropout)
             self.weights = weights.detach()

@@ -141,7 +141,7 @@ def load(name: str | Path, head: str = "language", labels: int | None = None, se
         )
     try:
         tokenizer = WordTokenizer.load(folder)
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, TypeError):  # none, or another kind
         tokenizer = None
     return model.eval(), tokenizer
 

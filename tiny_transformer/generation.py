@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .heads import LanguageHead
 from .models import EncoderDecoder
 
 
@@ -28,9 +29,7 @@ class Writer:
         if self.seq2seq:
             self.source_mask = attention_mask  # (B, S)
             self.encoder_states = model.encoder.run(input_ids, attention_mask)  # (B, S, C)
-            start = model.config.decoder_start_token_id
-            start = model.config.bos_token_id if start is None else start
-            self.ids = torch.full_like(input_ids[:, :1], start)  # (B, 1)
+            self.ids = torch.full_like(input_ids[:, :1], model.start_token_id)  # (B, 1)
             self.mask = torch.ones_like(self.ids)
         else:
             if not bool(attention_mask[:, -1].all()):
@@ -41,7 +40,7 @@ class Writer:
         self.cache = [] if use_cache else None
 
     def log_probabilities(self) -> Tensor:
-        """(B, V): log p(next word | everything so far)."""
+        """(B, V): log p(next word | everything so far), in float32."""
         ids = self.ids[:, -1:] if self.cache else self.ids
         if self.seq2seq:
             out = self.model(
@@ -53,7 +52,7 @@ class Writer:
             )
         else:
             out = self.model(ids, self.mask, cache=self.cache)
-        return out.logits[:, -1].log_softmax(dim=-1)
+        return out.logits[:, -1].float().log_softmax(dim=-1)
 
     def append(self, words: Tensor) -> None:
         """Add one word (B,) to every row."""
@@ -94,7 +93,8 @@ def generate(
         input_ids: (B, T) prompts, padded on the left, or (B, S) sources.
         attention_mask: (B, T), 0 at padding.
         max_new_tokens: the longest answer; shorter where the end token comes or positions run out.
-        beams: more than 1 keeps that many candidates per row.
+            The end token is never forced.
+        beams: more than 1 keeps that many candidates per row, see `beam_search`.
         sample: draw words instead of taking the best; `temperature`, `top_k`, `generator` shape it.
         length_penalty: a beam's score is its log-probability / length ** this.
         use_cache: keep keys and values; changes the time, never the words.
@@ -102,9 +102,20 @@ def generate(
 
     Returns:
         (B, T + new) ids, or (B, 1 + new) with the start token; finished rows end in padding.
+
+    Raises:
+        ValueError: a model that writes no words, an impossible number, or no room for a word.
     """
+    if not isinstance(model.head, LanguageHead) or model.config.kind == "encoder":
+        raise ValueError("Only a Decoder or EncoderDecoder with a LanguageHead can write words.")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}.")
     if beams < 1 or (beams > 1 and sample):
         raise ValueError("beams must be at least 1, and 1 when sample=True.")
+    if temperature <= 0 or (top_k is not None and top_k < 1):
+        raise ValueError(
+            "temperature must be above 0 and top_k at least 1; for greedy, sample=False."
+        )
     was_training = model.training
     model.eval()
     try:
@@ -114,27 +125,28 @@ def generate(
             raise ValueError(
                 f"The prompt fills all {model.config.positions} positions; shorten the prompt."
             )
+        steps = min(max_new_tokens, room)
         end = model.config.eos_token_id if eos_token_id is None else eos_token_id
         pad = model.config.pad_token_id or 0
-        steps = min(max_new_tokens, room)
         if beams > 1:
-            return _beam(writer, steps, beams, length_penalty, end, pad)
+            return beam_search(writer, steps, beams, length_penalty, end, pad)
 
         def choose(scores: Tensor) -> Tensor:
+            """Scores (B, V) -> words (B,)."""
             if not sample:
                 return scores.argmax(dim=-1)
             scores = scores / temperature
             if top_k is not None:
-                least = scores.topk(top_k).values[:, -1:]  # (B, 1)
+                least = scores.topk(min(top_k, scores.shape[-1])).values[:, -1:]  # (B, 1)
                 scores = scores.masked_fill(scores < least, -torch.inf)
             return torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
 
-        return _one_by_one(writer, steps, choose, end, pad)
+        return one_by_one(writer, steps, choose, end, pad)
     finally:
         model.train(was_training)
 
 
-def _one_by_one(writer: Writer, steps: int, choose, end: int | None, pad: int) -> Tensor:
+def one_by_one(writer: Writer, steps: int, choose, end: int | None, pad: int) -> Tensor:
     """Add the chosen word until every row has ended."""
     done = torch.zeros_like(writer.ids[:, 0], dtype=torch.bool)  # (B,)
     for _ in range(steps):
@@ -146,54 +158,54 @@ def _one_by_one(writer: Writer, steps: int, choose, end: int | None, pad: int) -
     return writer.ids
 
 
-def _beam(writer: Writer, steps: int, beams: int, penalty: float, end: int | None, pad: int):
-    """Beam search: keep the `beams` best unfinished candidates of each row, and the best finished.
+def beam_search(
+    writer: Writer, steps: int, beams: int, penalty: float, end: int | None, pad: int
+) -> Tensor:
+    """Keep the `beams` best unfinished candidates of each row, and remember those that ended.
 
-    A candidate that ends leaves the beam and is remembered with score / length ** penalty. A row is
-    over when it remembers `beams` finished ones, or when the steps are used up.
+    A candidate that ends among the best `beams` leaves the beam and is remembered with
+    log-probability / length ** penalty. A row is over when it remembers `beams` of them, or when
+    the steps are used up: then the unfinished compete too. This is transformers' search with
+    early_stopping=True; a row's answer never depends on the other rows of the batch.
     """
     B, T = writer.ids.shape
-    writer.keep(torch.arange(B).repeat_interleave(beams))  # (B * beams) rows
-    scores = torch.full((B, beams), -torch.inf)
+    device = writer.ids.device
+    writer.keep(torch.arange(B, device=device).repeat_interleave(beams))  # (B * beams) rows
+    scores = torch.full((B, beams), -torch.inf, device=device)
     scores[:, 0] = 0.0  # all beams start equal: only the first may spread
-    finished: list[list] = [[] for _ in range(B)]
+    finished: list[list] = [[] for _ in range(B)]  # per row: (score, new ids)
     for step in range(1, steps + 1):
-        new = writer.log_probabilities().view(B, beams, -1)  # (B, beams, V)
+        new = writer.log_probabilities()  # (B * beams, V)
         V = new.shape[-1]
-        total = (scores[:, :, None] + new).view(B, beams * V)
-        best, index = total.topk(2 * beams, dim=1)  # twice as many: up to half may end here
+        total = (scores.view(-1, 1) + new).view(B, beams * V)
+        best, index = total.topk(min(2 * beams, beams * V), dim=1)  # twice: up to half may end here
         rows, words, kept = [], [], []
         for b in range(B):
-            alive = []
+            over, alive = len(finished[b]) >= beams, []
             for rank, (score, i) in enumerate(
                 zip(best[b].tolist(), index[b].tolist(), strict=True)
             ):
                 row, word = b * beams + i // V, i % V
-                if word == end:
-                    if rank < beams and score > -torch.inf:
-                        ids = torch.cat([writer.ids[row, T:], torch.tensor([word])])
-                        finished[b].append((score / step**penalty, ids))
-                elif len(alive) < beams:
+                if word != end:
                     alive.append((score, row, word))
-            kept.append([score for score, _, _ in alive])
-            rows += [row for _, row, _ in alive]
-            words += [word for _, _, word in alive]
-        writer.keep(torch.tensor(rows))
-        writer.append(torch.tensor(words))
-        scores = torch.tensor(kept)  # (B, beams)
+                elif rank < beams and score > -torch.inf and not over:
+                    ids = [*writer.ids[row, T:].tolist(), word]
+                    finished[b].append((score / step**penalty, ids))
+            kept.append([score for score, _, _ in alive[:beams]])
+            rows += [row for _, row, _ in alive[:beams]]
+            words += [word for _, _, word in alive[:beams]]
+        writer.keep(torch.tensor(rows, device=device))
+        writer.append(torch.tensor(words, device=device))
+        scores = torch.tensor(kept, device=device)  # (B, beams)
         if all(len(ended) >= beams for ended in finished):
             break
     answers = []
     for b in range(B):
         if len(finished[b]) < beams:  # the unfinished may still be better than the few finished
-            length = writer.ids.shape[1] - T
             for k in range(beams):
-                ids = writer.ids[b * beams + k, T:]
-                finished[b].append((scores[b, k].item() / length**penalty, ids))
+                ids = writer.ids[b * beams + k, T:].tolist()
+                finished[b].append((scores[b, k].item() / len(ids) ** penalty, ids))
         answers.append(max(finished[b], key=lambda pair: pair[0])[1])
     longest = max(len(ids) for ids in answers)
-    text = torch.full((B, T + longest), pad)
-    text[:, :T] = writer.ids[::beams, :T]
-    for b, ids in enumerate(answers):
-        text[b, T : T + len(ids)] = ids
-    return text
+    new = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in answers], device=device)
+    return torch.cat([writer.ids[::beams, :T], new], dim=1)  # (B, T + longest)

@@ -1,16 +1,17 @@
 """Heads: what turns the last states (B, T, C) into an answer.
 
-| head               | logits         | parameters                              |
-|--------------------|----------------|-----------------------------------------|
-| LanguageHead       | (B, T, V)      | none of its own when tied (GPT-2)       |
-| ClassificationHead | (B, labels)    | labels C (+ C^2 + C with a pooler)      |
-| TaggingHead        | (B, T, labels) | labels C + labels                       |
+| head               | logits         | parameters of its own                              |
+|--------------------|----------------|----------------------------------------------------|
+| LanguageHead       | (B, T, V)      | GPT-2 none, BART V, BERT C^2 + 3 C + V             |
+| ClassificationHead | (B, labels)    | GPT-2 labels C, else C^2 + C + labels C + labels   |
+| TaggingHead        | (B, T, labels) | labels C + labels                                  |
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .config import TransformerConfig
 from .layers import ACTIVATION
@@ -75,9 +76,9 @@ class ClassificationHead(nn.Module):
         if attention_mask is None:
             where = torch.full((B,), 0 if self.first else T - 1, device=states.device)
         elif self.first:
-            where = attention_mask.argmax(dim=1)  # (B,) the first real token
+            where = attention_mask.int().argmax(dim=1)  # (B,) the first real token
         else:
-            where = T - 1 - attention_mask.flip(1).argmax(dim=1)  # (B,) the last real token
+            where = T - 1 - attention_mask.int().flip(1).argmax(dim=1)  # (B,) the last real token
         state = states[torch.arange(B, device=states.device), where]  # (B, C)
         if self.pooler is not None:
             state = self.pooler(state).tanh()
@@ -102,3 +103,15 @@ class TaggingHead(nn.Module):
     def forward(self, states: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, T, C) -> (B, T, labels)."""
         return self.tags(self.dropout(states))
+
+
+def cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tensor | None:
+    """Mean of -log p(label) in nats, in float32; labels of -100 do not count.
+
+    Args:
+        logits: (..., V).
+        labels: (...), None for no loss. When all are -100 the mean of nothing is NaN.
+    """
+    if labels is None:
+        return None
+    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=-100)

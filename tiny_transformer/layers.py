@@ -1,19 +1,26 @@
-"""The two sublayers and the block that joins them: Vaswani et al. 2017, section 3.1 and 3.3.
+"""What stands before the blocks and what a block is made of: Vaswani et al. 2017, section 3.
 
+    x_t    = word(id_t) + position(t) (+ type_t, LayerNorm)         (section 3.4, 3.5)
     FFN(x) = phi(x W_up + b_up) W_down + b_down                     (eq. 2)
 
     post-norm (2017, BERT, BART):  x <- LayerNorm(x + sublayer(x))
     pre-norm  (GPT-2):             x <- x + sublayer(LayerNorm(x))
 
 Sublayers: self-attention, then cross-attention if there is an encoder to read, then FFN.
-Parameters of a block without cross-attention: 4 C^2 + 4 C + 2 C I + I + C + 4 C, I the inner width
-(with I = 4 C that is 12 C^2 + 13 C).
+
+Parameters, I the inner width:
+
+    embeddings                     (V + positions + offset + types) C, and 2 C with a LayerNorm
+    feed-forward                   2 C I + I + C
+    block                          4 C^2 + 4 C + 2 C I + I + C + 4 C; with I = 4 C 12 C^2 + 13 C
+    block with cross-attention     4 C^2 + 6 C more
 """
 
 from __future__ import annotations
 
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +32,56 @@ ACTIVATION = {
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+class Embeddings(nn.Module):
+    """Word + position (+ segment) vectors: the words door is `embeddings.words`."""
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        C = config.width
+        self.config = config
+        self.words = nn.Embedding(config.vocab_size, C)
+        self.positions = nn.Embedding(config.positions + config.position_offset, C)
+        self.types = nn.Embedding(config.token_types, C) if config.token_types else None
+        self.norm = nn.LayerNorm(C, eps=config.norm_epsilon) if config.embedding_norm else None
+        self.dropout = nn.Dropout(config.dropout)
+        self.scale = C**0.5 if config.scale_embedding else 1.0
+
+    def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
+        """Ids and positions (B, T) -> vectors (B, T, C)."""
+        x = self.words(ids) * self.scale  # (B, T, C)
+        x = x + self.positions(positions + self.config.position_offset)
+        if self.types is not None:
+            x = x + self.types(torch.zeros_like(ids) if types is None else types)
+        if self.norm is not None:
+            x = self.norm(x)
+        return self.dropout(x)
+
+
+def count_positions(
+    ids: Tensor, attention_mask: Tensor | None, limit: int, past: int = 0
+) -> Tensor:
+    """Ids (B, T) -> positions (B, T): 0, 1, 2, ... over the real tokens, after `past` cached ones.
+
+    Raises:
+        ValueError: when the sequence is longer than the model's table of positions, or the mask
+            (B, past + T) has another shape.
+    """
+    B, T = ids.shape
+    S = past + T
+    if S > limit:
+        raise ValueError(
+            f"The input has {S} tokens but the model knows {limit} positions; shorten the input."
+        )
+    if attention_mask is None:
+        return torch.arange(past, S, device=ids.device).expand(B, T)
+    if attention_mask.shape != (B, S):
+        raise ValueError(
+            f"The attention mask is {tuple(attention_mask.shape)} but must be {(B, S)}: one number "
+            "per token, cached tokens included."
+        )
+    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, past:]
 
 
 class FeedForward(nn.Module):

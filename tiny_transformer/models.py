@@ -11,21 +11,25 @@
 Every model is called the same way: `model(input_ids, attention_mask=None, labels=None)` gives an
 `Output`. Positions are counted over real tokens only, so padding on either side changes nothing.
 
-Parameters of a Decoder: V C + positions C + L (12 C^2 + 13 C) + 2 C, with tied words and I = 4 C.
+Parameters of the layouts GPT-2, BERT and BART, with tied words, a language head and I = 4 C:
+
+    Decoder          (V + positions) C + L (12 C^2 + 13 C) + 2 C
+    Encoder          (V + positions + 2) C + 2 C + L (12 C^2 + 13 C) + C^2 + 3 C + V
+    EncoderDecoder   (V + 2 (positions + 2)) C + 4 C + L (28 C^2 + 32 C) + V
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor, minimum, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from .attention import causal_mask, padding_mask
 from .config import TransformerConfig
-from .heads import LanguageHead
-from .layers import Block
+from .heads import LanguageHead, TaggingHead, cross_entropy
+from .layers import Block, Embeddings, count_positions
 
 
 @dataclass
@@ -47,59 +51,12 @@ class Output:
     encoder_states: Tensor | None = None
 
 
-def padding_mask(attention_mask: Tensor | None, like: torch.dtype) -> Tensor | None:
-    """(B, S) of ones and zeros -> (B, 1, 1, S) to add to the scores; None when all are ones."""
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
-    mask = torch.zeros(attention_mask.shape, dtype=like, device=attention_mask.device)
-    mask = mask.masked_fill(attention_mask == 0, torch.finfo(like).min)
-    return mask[:, None, None, :]  # (B, 1, 1, S)
-
-
-class Embeddings(nn.Module):
-    """Word + position (+ segment) vectors: the words door is `embeddings.words`."""
-
-    def __init__(self, config: TransformerConfig):
-        super().__init__()
-        C = config.width
-        self.config = config
-        self.words = nn.Embedding(config.vocab_size, C)
-        self.positions = nn.Embedding(config.positions + config.position_offset, C)
-        self.types = nn.Embedding(config.token_types, C) if config.token_types else None
-        self.norm = nn.LayerNorm(C, eps=config.norm_epsilon) if config.embedding_norm else None
-        self.dropout = nn.Dropout(config.dropout)
-        self.scale = C**0.5 if config.scale_embedding else 1.0
-
-    def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
-        """Ids and positions (B, T) -> vectors (B, T, C)."""
-        x = self.words(ids) * self.scale  # (B, T, C)
-        x = x + self.positions(positions + self.config.position_offset)
-        if self.types is not None:
-            x = x + self.types(torch.zeros_like(ids) if types is None else types)
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.dropout(x)
-
-
-def count_positions(ids: Tensor, attention_mask: Tensor | None, limit: int) -> Tensor:
-    """(B, T) positions 0, 1, 2, ... over the real tokens; the mask may reach into the cached past.
-
-    Raises:
-        ValueError: when the sequence is longer than the model's table of positions.
-    """
-    B, T = ids.shape
-    S = T if attention_mask is None else attention_mask.shape[1]
-    if S > limit:
-        raise ValueError(
-            f"The input has {S} tokens but the model knows {limit} positions; shorten the input."
-        )
-    if attention_mask is None:
-        return torch.arange(T, device=ids.device).expand(B, T)
-    return (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -T:]
-
-
 class Stack(nn.Module):
-    """Embeddings, L blocks and, for pre-norm, a last LayerNorm; what all three models share."""
+    """Embeddings, L blocks and, for pre-norm, a last LayerNorm; what all three models share.
+
+    With `gradient_checkpointing = True` a training step keeps only what enters each block and
+    computes the inside again in the backward pass: less memory, more time, the same gradients.
+    """
 
     causal = False
 
@@ -121,21 +78,32 @@ class Stack(nn.Module):
         context_mask: Tensor | None = None,
         cache: list | None = None,
     ) -> Tensor:
-        """Ids (B, T) -> states (B, T, C). With a cache the mask covers past + T tokens."""
-        positions = count_positions(input_ids, attention_mask, self.config.positions)
+        """Ids (B, T) -> states (B, T, C).
+
+        Args:
+            input_ids: (B, T).
+            attention_mask: (B, T), 0 at padding; with a cache (B, past + T).
+            types: (B, T) segments.
+            context: (B, S, C), what cross-attention reads.
+            context_mask: (B, S).
+            cache: a list, empty at first, that the blocks fill and read; T tokens follow its past.
+        """
+        past = cache[0]["self"]["key"].shape[2] if cache else 0
+        positions = count_positions(input_ids, attention_mask, self.config.positions, past)
         x = self.embeddings(input_ids, positions, types)  # (B, T, C)
-        mask = padding_mask(attention_mask, x.dtype)
-        context_mask = padding_mask(context_mask, x.dtype)
+        mask, causal = padding_mask(attention_mask, x), self.causal  # (B, 1, 1, past + T)
+        if causal and mask is not None:  # the same for all blocks, so it is made once
+            T = input_ids.shape[1]
+            mask, causal = minimum(mask, causal_mask(T, past + T, x)), False  # (B, 1, T, past + T)
+        context_mask = padding_mask(context_mask, x)  # (B, 1, 1, S)
         if cache is not None and not cache:
             cache.extend({} for _ in self.blocks)
         for number, block in enumerate(self.blocks):
-            past = None if cache is None else cache[number]
-            if self.gradient_checkpointing and self.training:
-                x = checkpoint(
-                    block, x, mask, self.causal, context, context_mask, use_reentrant=False
-                )
+            if self.gradient_checkpointing and self.training and cache is None:
+                x = checkpoint(block, x, mask, causal, context, context_mask, use_reentrant=False)
             else:
-                x = block(x, mask, self.causal, context, context_mask, past)
+                own = None if cache is None else cache[number]
+                x = block(x, mask, causal, context, context_mask, own)
         return x if self.norm is None else self.norm(x)
 
     def initialize(self) -> None:
@@ -161,7 +129,8 @@ class Decoder(Stack):
     causal = True
 
     def __init__(self, config: TransformerConfig, head: nn.Module | None = None, cross=False):
-        super().__init__(config, config.decoder_layers, cross)
+        expect(config, "encoder-decoder" if cross else "decoder")
+        super().__init__(config, config.decoder_layers if cross else config.layers, cross)
         self.initialize()
         self.head = None if cross else head or LanguageHead(config, self.embeddings.words)
 
@@ -189,6 +158,7 @@ class Encoder(Stack):
     """
 
     def __init__(self, config: TransformerConfig, head: nn.Module | None = None, bare=False):
+        expect(config, "encoder-decoder" if bare else "encoder")
         super().__init__(config)
         self.initialize()
         self.head = None if bare else head or LanguageHead(config, self.embeddings.words)
@@ -216,19 +186,31 @@ class EncoderDecoder(nn.Module):
 
     def __init__(self, config: TransformerConfig, head: nn.Module | None = None):
         super().__init__()
+        expect(config, "encoder-decoder")
+        if isinstance(head, TaggingHead):
+            raise ValueError("BART has no tagging head; tag with an Encoder or a Decoder.")
         self.config = config
         self.encoder = Encoder(config, bare=True)
         self.decoder = Decoder(config, cross=True)
         self.decoder.embeddings.words = self.encoder.embeddings.words
         self.head = head or LanguageHead(config, self.encoder.embeddings.words)
 
-    def shift_right(self, labels: Tensor) -> Tensor:
-        """(B, T) targets -> (B, T) decoder inputs: start token first, last target dropped."""
-        start = self.config.decoder_start_token_id
-        inputs = F.pad(
-            labels[:, :-1], (1, 0), value=self.config.bos_token_id if start is None else start
-        )
+    def shift_right(self, targets: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """(B, T) targets -> (B, T) decoder inputs: start token first, last target dropped.
+
+        With a mask the start token stands at the first real place, also after padding on the left.
+        """
+        start = self.start_token_id
+        inputs = F.pad(targets[:, :-1], (1, 0), value=start)  # (B, T)
+        if attention_mask is not None:
+            inputs = inputs.scatter(1, attention_mask.int().argmax(dim=1, keepdim=True), start)
         return inputs.masked_fill(inputs == -100, self.config.pad_token_id or 0)
+
+    @property
+    def start_token_id(self) -> int:
+        """What the decoder reads first: its own start token, <bos> when the config names none."""
+        start = self.config.decoder_start_token_id
+        return self.config.bos_token_id if start is None else start
 
     def forward(
         self,
@@ -245,11 +227,15 @@ class EncoderDecoder(nn.Module):
         Without `decoder_input_ids` they are made from the labels (`shift_right`); a classification
         head, which has class labels, reads a decoder that is fed the source again, as BART does.
         """
+        if input_ids is None and encoder_states is None:
+            raise ValueError(
+                "Give the EncoderDecoder input_ids, or the encoder_states of a source."
+            )
         if encoder_states is None:
             encoder_states = self.encoder.run(input_ids, attention_mask)  # (B, S, C)
         if decoder_input_ids is None:
             if not isinstance(self.head, LanguageHead):
-                decoder_input_ids = self.shift_right(input_ids)
+                decoder_input_ids = self.shift_right(input_ids, attention_mask)
                 decoder_attention_mask = attention_mask
             elif labels is None:
                 raise ValueError("Give the EncoderDecoder labels or decoder_input_ids.")
@@ -266,8 +252,7 @@ class EncoderDecoder(nn.Module):
         return Output(logits, cross_entropy(logits, labels), states, cache, encoder_states)
 
 
-def cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tensor | None:
-    """Mean of -log p(label) in nats; labels of -100 do not count. Any leading shape."""
-    if labels is None:
-        return None
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100)
+def expect(config: TransformerConfig, kind: str) -> None:
+    """Refuse a config that was written for another model."""
+    if config.kind != kind:
+        raise ValueError(f'The config says kind="{config.kind}"; this model needs kind="{kind}".')

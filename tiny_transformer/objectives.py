@@ -51,8 +51,7 @@ def masked(
     def uniform() -> Tensor:
         return torch.rand(ids.shape, generator=generator)
 
-    real = ids > tokenizer.sep_token_id
-    chosen = (uniform() < share) & real
+    chosen = (uniform() < share) & (ids >= first)
     action = uniform()
     noise = torch.randint(first, len(tokenizer), ids.shape, generator=generator)
     hidden = ids.masked_fill(chosen & (action < 0.8), tokenizer.mask_token_id)

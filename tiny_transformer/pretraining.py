@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import trange
 
@@ -135,20 +135,26 @@ def pretrain(
         batches: step -> batch; a function, so that a resumed run sees what it would have seen.
         steps: optimizer steps in all.
         peak: highest learning rate.
-        folder: where a snapshot is kept every `every` steps; a run that finds one goes on from it.
+        warmup: steps in which the rate rises to it.
+        weight_decay: AdamW's, on every weight.
+        clip: longest gradient, over all weights together.
         seed: of dropout.
+        folder: where a snapshot is kept every `every` steps; a run that finds one goes on from it.
+        every: steps between snapshots; the last step always leaves one.
+        progress: show a bar.
 
     Returns:
         the loss of every step, in nats per predicted token.
 
     Raises:
-        ValueError: the loss is not a number any more, or the snapshot is of another run.
+        ValueError: the loss is not a number any more, or the snapshot is damaged or of another run.
     """
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay
     )
-    run = json.dumps({"steps": steps, "peak": peak, "warmup": warmup, "seed": seed})
+    run = {"steps": steps, "peak": peak, "warmup": warmup, "seed": seed}
+    run |= {"weight_decay": weight_decay, "clip": clip, "model": model.config.to_dict()}
     path = None if folder is None else Path(folder) / "pretraining.safetensors"
     losses = _restore(path, model, optimizer, run) if path and path.is_file() else []
     model.train()
@@ -173,29 +179,33 @@ def pretrain(
     return losses
 
 
-def _snapshot(path: Path, model, optimizer, run: str, losses: list[float]) -> None:
+def _snapshot(path: Path, model, optimizer, run: dict, losses: list[float]) -> None:
     """Weights, optimizer state, random state and losses, in one file that is moved into place."""
-    tensors = {f"model.{name}": value for name, value in _own(model).items()}
+    tensors = {f"model.{name}": value for name, value in model.named_parameters()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
     tensors["random"] = torch.get_rng_state()
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
-    write_tensors(path, tensors, {"format": "pt", "run": run})
+    write_tensors(path, tensors, {"format": "pt", "run": json.dumps(run)})
 
 
-def _restore(path: Path, model, optimizer, run: str) -> list[float]:
+def _restore(path: Path, model, optimizer, run: dict) -> list[float]:
     """Put a snapshot back; returns the losses so far."""
-    with safe_open(path, "pt") as file:
-        if file.metadata().get("run") != run:
-            raise ValueError(
-                f"{path} belongs to a run with other numbers {file.metadata().get('run')}; "
-                "give another folder or delete the file."
-            )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    model.load_state_dict(
-        {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")},
-        strict=False,
-    )
+    try:
+        with safe_open(path, "pt") as file:
+            stored = json.loads((file.metadata() or {})["run"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, KeyError, ValueError) as problem:
+        raise ValueError(f"{path} is no whole snapshot ({problem}); delete it.") from None
+    other = [name for name, value in stored.items() if run.get(name) != value]
+    if other:
+        raise ValueError(
+            f"{path} belongs to a run with another {other[0]}, {stored[other[0]]} and not "
+            f"{run.get(other[0])}; give another folder or delete the file."
+        )
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"model.{name}"])
     state: dict[int, dict] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
@@ -205,8 +215,3 @@ def _restore(path: Path, model, optimizer, run: str) -> list[float]:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     torch.set_rng_state(tensors["random"])
     return tensors["losses"].tolist()
-
-
-def _own(model) -> dict[str, Tensor]:
-    """The model's parameters by name, each once although tied ones have two names."""
-    return {name: parameter for name, parameter in model.named_parameters()}

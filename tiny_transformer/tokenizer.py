@@ -1,7 +1,8 @@
 """A word-level tokenizer over a closed vocabulary, called like a Hugging Face tokenizer.
 
-A word is `\\w+` or one other visible character, in lower case. Words outside the vocabulary become
-<unk>. The file it writes, `tokenizer.json`, opens in transformers with the same ids.
+A word is `\\w+` or one other visible character, in lower case; special tokens are cut out before.
+Words outside the vocabulary become <unk>. The file it writes, `tokenizer.json`, opens in
+transformers with the same ids.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from .files import write_text
 GAPS = tuple(f"<gap{number}>" for number in range(8))
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<sep>", *GAPS)
 WORD = r"\w+|[^\w\s]"
+# The same in the regular expressions of tokenizer.json, where \w and \s hold other characters.
+RUST_WORD = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\x{1C}-\x{1F}]"
 
 
 class WordTokenizer:
@@ -42,7 +45,6 @@ class WordTokenizer:
         self.padding_side = padding_side
         self.vocab = {word: number for number, word in enumerate([*SPECIAL, *words])}
         self.names = list(self.vocab)
-        self._pattern = re.compile("|".join(map(re.escape, SPECIAL)) + "|" + WORD)
         self.pad_token_id, self.bos_token_id, self.eos_token_id = 0, 1, 2
         self.unk_token_id, self.mask_token_id, self.sep_token_id = 3, 4, 5
         self.pad_token, self.bos_token, self.eos_token = SPECIAL[:3]
@@ -58,7 +60,10 @@ class WordTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         """Text -> words, special tokens kept whole."""
-        return self._pattern.findall(text.lower())
+        tokens = []
+        for part in re.split("(" + "|".join(SPECIAL) + ")", text):
+            tokens += [part] if part in SPECIAL else re.findall(WORD, lower(part))
+        return tokens
 
     def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int]:
         """Words -> ids; a word outside the vocabulary becomes <unk>."""
@@ -70,9 +75,14 @@ class WordTokenizer:
         """Ids -> words."""
         return self.names[ids] if isinstance(ids, int) else [self.names[int(i)] for i in ids]
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """One text -> its ids."""
+    def encode(
+        self, text: str, text_pair: str | None = None, add_special_tokens: bool = True
+    ) -> list[int]:
+        """One text, or two with <sep> between them -> ids."""
         ids = self.convert_tokens_to_ids(self.tokenize(text))
+        if text_pair is not None:
+            second = self.convert_tokens_to_ids(self.tokenize(text_pair))
+            ids += [self.sep_token_id, *second] if add_special_tokens else second
         if not add_special_tokens:
             return ids
         return [self.bos_token_id, *ids, *([self.eos_token_id] if self.ends else [])]
@@ -89,6 +99,7 @@ class WordTokenizer:
     def __call__(
         self,
         text: str | list[str],
+        text_pair: str | list[str] | None = None,
         padding: bool = True,
         padding_side: str | None = None,
         truncation: bool = False,
@@ -98,12 +109,30 @@ class WordTokenizer:
     ) -> dict:
         """Texts -> {"input_ids": (B, T), "attention_mask": (B, T)}.
 
-        One string gives one row. With `return_tensors=None` rows are lists of their own length.
+        Args:
+            text: one string (one row) or a list of them.
+            text_pair: second texts, as many; a row is then `text <sep> text_pair`.
+            padding: fill short rows with <pad>. Tensors need it unless all rows are equally long.
+            padding_side: "left" or "right"; the tokenizer's own when None.
+            truncation: cut rows to `max_length` tokens at their end; <eos> stays.
+            return_tensors: "pt", or None for lists, each row of its own length.
         """
         texts = [text] if isinstance(text, str) else list(text)
-        rows = [self.encode(one, add_special_tokens) for one in texts]
+        seconds = [text_pair] if isinstance(text_pair, str) else text_pair or [None] * len(texts)
+        rows = [
+            self.encode(one, two, add_special_tokens)
+            for one, two in zip(texts, seconds, strict=True)
+        ]
         if truncation and max_length is not None:
-            rows = [row[:max_length] for row in rows]
+            last = [self.eos_token_id] if self.ends and add_special_tokens else []
+            rows = [
+                row if len(row) <= max_length else row[: max_length - len(last)] + last
+                for row in rows
+            ]
+        if return_tensors not in ("pt", None):
+            raise ValueError(f'return_tensors must be "pt" or None, not {return_tensors!r}.')
+        if return_tensors and not padding and len({len(row) for row in rows}) > 1:
+            raise ValueError("Rows of unequal length make no tensor; use padding=True.")
         if return_tensors is None:
             masks = [[1] * len(row) for row in rows]
             if isinstance(text, str):
@@ -126,12 +155,11 @@ class WordTokenizer:
     def save(self, folder: str | Path, positions: int = 128) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens."""
         folder = Path(folder)
-        pieces = [{"SpecialToken": {"id": "<bos>", "type_id": 0}}]
-        pieces += [{"Sequence": {"id": "A", "type_id": 0}}]
-        specials = {"<bos>": {"id": "<bos>", "ids": [1], "tokens": ["<bos>"]}}
-        if self.ends:
-            pieces += [{"SpecialToken": {"id": "<eos>", "type_id": 0}}]
-            specials["<eos>"] = {"id": "<eos>", "ids": [2], "tokens": ["<eos>"]}
+        one, two = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        bos, eos, sep = (
+            {"SpecialToken": {"id": name, "type_id": 0}} for name in ("<bos>", "<eos>", "<sep>")
+        )
+        end = [eos] if self.ends else []
         added = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         content = {
             "version": "1.0",
@@ -144,15 +172,18 @@ class WordTokenizer:
             "normalizer": {"type": "Lowercase"},
             "pre_tokenizer": {
                 "type": "Split",
-                "pattern": {"Regex": WORD},
+                "pattern": {"Regex": RUST_WORD},
                 "behavior": "Removed",
                 "invert": True,
             },
             "post_processor": {
                 "type": "TemplateProcessing",
-                "single": pieces,
-                "pair": [*pieces, {"Sequence": {"id": "B", "type_id": 0}}],
-                "special_tokens": specials,
+                "single": [bos, one, *end],
+                "pair": [bos, one, sep, two, *end],
+                "special_tokens": {
+                    name: {"id": name, "ids": [self.vocab[name]], "tokens": [name]}
+                    for name in ("<bos>", "<eos>", "<sep>")
+                },
             },
             "decoder": None,
             "model": {"type": "WordLevel", "vocab": self.vocab, "unk_token": "<unk>"},
@@ -167,6 +198,7 @@ class WordTokenizer:
             "sep_token": "<sep>",
             "padding_side": self.padding_side,
             "model_max_length": positions,
+            "model_input_names": ["input_ids", "attention_mask"],
         }
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "tokenizer.json", json.dumps(content, indent=1, ensure_ascii=False))
@@ -178,19 +210,29 @@ class WordTokenizer:
 
         Raises:
             FileNotFoundError: no tokenizer.json there.
-            ValueError: a tokenizer of another kind.
+            TypeError: a tokenizer of another kind.
+            ValueError: a damaged file.
         """
         path = Path(folder) / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; give a folder with a tokenizer.json.")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as problem:
+            raise ValueError(f"{path} is damaged ({problem}); fetch or write it again.") from None
         vocab = content.get("model", {}).get("vocab")
         words = sorted(vocab, key=vocab.get) if isinstance(vocab, dict) else []
         if tuple(words[: len(SPECIAL)]) != SPECIAL:
-            raise ValueError(
+            raise TypeError(
                 f"{path} is not a word-level tokenizer of this package; open it with transformers."
             )
         steps = content["post_processor"]["single"]
         ends = any(step.get("SpecialToken", {}).get("id") == "<eos>" for step in steps)
-        config = json.loads((Path(folder) / "tokenizer_config.json").read_text(encoding="utf-8"))
+        extra = Path(folder) / "tokenizer_config.json"
+        config = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else {}
         return cls(words[len(SPECIAL) :], ends, config.get("padding_side", "right"))
+
+
+def lower(text: str) -> str:
+    """Lower case, character by character as in tokenizer.json (str.lower knows a final sigma)."""
+    return text.lower() if text.isascii() else "".join(map(str.lower, text))
