@@ -6,15 +6,23 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
+from minipeft import plots
 from minipeft.anatomy import Family, Slice
 from minipeft.doors import WeightDoor
+from minipeft.files import load
+from minipeft.fingerprint import fingerprint
+from minipeft.generation import generate
 from minipeft.methods import FullFineTuning, HeadOnly, LoRA, LoRAPatch, TopLayers
+from minipeft.plots import interval
+from minipeft.sanity import sanity_ladder
+from minipeft.training import History, train
 from minipeft.tuner import Tuner, attach, route, tuners
 
 __all__ = [
     "Family",
     "FullFineTuning",
     "HeadOnly",
+    "History",
     "LoRA",
     "LoRAPatch",
     "Slice",
@@ -22,6 +30,13 @@ __all__ = [
     "Tuner",
     "WeightDoor",
     "attach",
+    "fingerprint",
+    "generate",
+    "interval",
+    "load",
+    "plots",
     "route",
+    "sanity_ladder",
+    "train",
     "tuners",
 ]

@@ -132,7 +132,7 @@ class WeightDoor(Door):
         ]
         if ahead and ahead[0] != name:
             raise ValueError(
-                f"{name!r} cannot be merged: {ahead[0]!r} acts before it; merge or disable that one."
+                f"{name!r} cannot be merged: {ahead[0]!r} acts before it; merge or disable it."
             )
         if not hasattr(self.patches[name], "delta"):
             raise ValueError(

@@ -11,8 +11,8 @@ Section 4.1, equation 3. A frozen linear map W0 is followed by a low-rank detour
 Parameters: r (in + out) for every linear map that is adapted. The paper adapts W_q and W_v only.
 
 Departures.
-(1) The paper draws A from a Gaussian; its code (loralib) takes kaiming_uniform(a = sqrt 5), which is
-    uniform on +-1/sqrt(in), and so do we.
+(1) The paper draws A from a Gaussian; its code (loralib) takes kaiming_uniform(a = sqrt 5), that
+    is uniform on +-1/sqrt(in), and so do we.
 (2) The paper divides alpha by r; `rank_stabilized=True` divides by sqrt r (rsLoRA, Kalajdzievski
     2023, arXiv 2312.03732).
 (3) The equation has no dropout; the code drops features of x on the way into A, and so do we.
@@ -66,7 +66,7 @@ class LoRAPatch(nn.Module):
         return (y + detour).to(y.dtype)  # eq. 3
 
     def delta(self) -> Tensor:
-        """The detour as one matrix, scale B A: (out, r) (r, in) -> (out, in). Merged: W0 + delta."""
+        """The detour as one matrix, scale B A: (out, r) (r, in) -> (out, in). Merge: W0 + delta."""
         return self.scale * (self.B @ self.A)
 
 

@@ -19,6 +19,8 @@ from torch import Tensor
 class Method:
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
+    identity_at_start = True  # does the model answer as before when this is attached?
+
     def install(self, tuner) -> None:
         """Find the places and put patches there. Called once, by `attach`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is installed.")

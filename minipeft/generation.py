@@ -1,0 +1,57 @@
+"""Write with any model: the same call for tiny_transformer and transformers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from minipeft.tuner import seeded, tuners
+
+
+def generate(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    max_new_tokens: int = 20,
+    beams: int = 1,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    use_cache: bool = True,
+    eos_token_id: int | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """New tokens after a prompt (decoder) or for a source (encoder-decoder).
+
+    Args:
+        input_ids, attention_mask: (B, T); a decoder's prompts are padded on the left.
+        beams: greedy with 1, beam search with more.
+        sample: draw tokens instead, with temperature, among the top_k; `seed` fixes what is drawn.
+
+    Returns:
+        ids: a decoder's begin with the prompt, an encoder-decoder's with the start token.
+    """
+    batch = {"input_ids": input_ids}
+    if attention_mask is not None:
+        batch["attention_mask"] = attention_mask
+    for tuner in tuners(model).values():
+        batch = tuner.wrap(batch)
+    shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with seeded(seed):
+            if hasattr(model, "generate"):  # transformers
+                shared |= dict(num_beams=beams, do_sample=sample)
+                if sample:
+                    shared |= dict(temperature=temperature, top_k=top_k or 0)
+                if eos_token_id is not None:
+                    shared["eos_token_id"] = eos_token_id
+                return model.generate(**batch, **shared)
+            import tiny_transformer as tt
+
+            shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
+            return tt.generate(model, **batch, **shared, eos_token_id=eos_token_id)
+    finally:
+        for module, mode in modes:
+            module.training = mode

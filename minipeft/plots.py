@@ -1,0 +1,197 @@
+"""Small pictures for the lessons. Every function draws on matplotlib's axes and returns them.
+
+Values from several seeds are shown as their mean with a 95 % interval (`interval`), because one
+seed is an anecdote. matplotlib is imported when something is drawn, not before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+# 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+STUDENT += (2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064)
+STUDENT += (2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
+
+
+def student(freedom: int) -> float:
+    """97.5 % quantile of Student's t: how many standard errors a 95 % interval reaches."""
+    if freedom < 1:
+        raise ValueError("Student's t needs at least one degree of freedom: two values.")
+    if freedom <= len(STUDENT):
+        return STUDENT[freedom - 1]
+    z = 1.959964  # the quantile of the normal, and the first two corrections for few values
+    first = (z**3 + z) / (4 * freedom)
+    return z + first + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """(mean, half width of its 95 % interval) of independent values, seeds say.
+
+    mean +- t s / sqrt n, with s the standard deviation of the n values (divided by n - 1) and t
+    Student's quantile for n - 1 degrees of freedom. It is wide for 3 seeds (t = 4.3), as it should
+    be. One value has no interval: the half width is nan.
+    """
+    numbers = [float(value) for value in values]
+    if not numbers:
+        raise ValueError("There are no values to average.")
+    n = len(numbers)
+    mean = sum(numbers) / n
+    if n == 1:
+        return mean, math.nan
+    variance = sum((x - mean) ** 2 for x in numbers) / (n - 1)
+    return mean, student(n - 1) * math.sqrt(variance / n)
+
+
+def new_axes(axes=None, width: float = 6.0, height: float = 3.6):
+    """The axes given, or fresh ones."""
+    if axes is not None:
+        return axes
+    from matplotlib import pyplot
+
+    return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
+
+
+def curves(
+    runs: Mapping[str, Sequence[Sequence[float]]],
+    x: Sequence[float] | None = None,
+    axes=None,
+    xlabel: str = "step",
+    ylabel: str = "loss",
+    title: str = "",
+    log_x: bool = False,
+):
+    """One line per label through the mean over seeds, with its 95 % interval as a band.
+
+    Args:
+        runs: label -> one row of values per seed; all rows of a label equally long.
+        x: where the values stand; 1, 2, 3, ... when None.
+    """
+    axes = new_axes(axes)
+    for label, rows in runs.items():
+        points = [interval(column) for column in zip(*rows, strict=True)]
+        where = list(x) if x is not None else list(range(1, len(points) + 1))
+        middle = [mean for mean, _ in points]
+        reach = [0.0 if math.isnan(half) else half for _, half in points]
+        line = axes.plot(where, middle, label=label, marker="o" if len(where) < 20 else None)[0]
+        low = [m - r for m, r in zip(middle, reach, strict=True)]
+        high = [m + r for m, r in zip(middle, reach, strict=True)]
+        axes.fill_between(where, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    if log_x:
+        axes.set_xscale("log")
+    seeds = {len(rows) for rows in runs.values()}
+    band = f"band: 95 % interval over {min(seeds)} seeds" if min(seeds) > 1 else "one seed"
+    return _finish(axes, xlabel, ylabel, title, legend=f"{band}")
+
+
+def bars(
+    values: Mapping[str, Sequence[float]],
+    axes=None,
+    ylabel: str = "accuracy",
+    title: str = "",
+    reference: Mapping[str, float] | None = None,
+):
+    """One bar per label: the mean over seeds, its 95 % interval, and every seed as a point.
+
+    reference: label -> height of a dashed line (chance, the untrained base).
+    """
+    axes = new_axes(axes, width=max(4.0, 1.1 * len(values) + 1.5))
+    for place, seeds in enumerate(values.values()):
+        mean, half = interval(seeds)
+        error = None if math.isnan(half) else half
+        axes.bar(place, mean, yerr=error, capsize=4, color="C0", alpha=0.6, label=None)
+        axes.plot([place] * len(seeds), list(seeds), "k.", markersize=4)
+        axes.annotate(f"{mean:.3g}", (place, mean), ha="left", va="bottom", fontsize=8)
+    for number, (label, height) in enumerate((reference or {}).items()):
+        axes.axhline(height, linestyle="--", color=f"C{number + 1}", linewidth=1, label=label)
+    axes.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
+    return _finish(axes, "", ylabel, title, legend="" if reference else None)
+
+
+def heat(
+    matrix,
+    rows: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    axes=None,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    numbers: bool = True,
+    limits: tuple[float, float] | None = None,
+):
+    """A table of numbers as colours, with the numbers written in.
+
+    matrix: (rows, columns), a tensor or nested lists.
+    """
+    table = torch.as_tensor(matrix, dtype=torch.float64).detach().cpu()
+    n_rows, n_columns = table.shape
+    axes = new_axes(axes, width=1.8 + 0.7 * n_columns, height=1.2 + 0.45 * n_rows)
+    low, high = limits or (None, None)
+    image = axes.imshow(table.numpy(), aspect="auto", vmin=low, vmax=high, cmap="viridis")
+    axes.figure.colorbar(image, ax=axes)
+    axes.set_xticks(range(n_columns), columns or range(n_columns))
+    axes.set_yticks(range(n_rows), rows or range(n_rows))
+    if numbers:
+        for i in range(n_rows):
+            for j in range(n_columns):
+                light = image.norm(table[i, j].item()) < 0.6
+                text = f"{table[i, j].item():.3g}"
+                axes.text(j, i, text, ha="center", va="center", color="w" if light else "k")
+    return _finish(axes, xlabel, ylabel, title)
+
+
+def singular_values(
+    matrices: Mapping[str, Tensor], axes=None, count: int | None = None, title: str = ""
+):
+    """Singular values of each matrix, largest first, on a logarithmic axis.
+
+    The number of values that stand out above the floor is the rank that the matrix really uses.
+    """
+    axes = new_axes(axes)
+    for label, matrix in matrices.items():
+        values = torch.linalg.svdvals(matrix.detach().double().cpu())[:count]
+        kept = values[values > 0].tolist()  # a logarithm cannot show zeros
+        axes.plot(range(1, len(kept) + 1), kept, marker=".", label=label)
+    axes.set_yscale("log")
+    return _finish(axes, "number of the singular value", "singular value", title, legend="")
+
+
+def history(history, axes=None, label: str | None = None):
+    """Loss by step, smoothed over 2 % of the steps, and the scores of the evaluations."""
+    axes = new_axes(axes)
+    losses = history.losses
+    window = max(1, len(losses) // 50)
+    smooth = [
+        sum(losses[max(0, i - window + 1) : i + 1]) / min(i + 1, window) for i in range(len(losses))
+    ]
+    if window > 1:
+        axes.plot(range(1, len(losses) + 1), losses, color="0.8", linewidth=0.8)
+    axes.plot(range(1, len(losses) + 1), smooth, label=label or "loss")
+    names = [key for key in (history.evaluations or [{}])[0] if key != "step"]
+    if names:
+        other = axes.twinx()
+        steps = [entry["step"] for entry in history.evaluations]
+        for number, name in enumerate(names):
+            scores = [entry[name] for entry in history.evaluations]
+            other.plot(steps, scores, "o--", markersize=3, color=f"C{number + 1}", label=name)
+        other.set_ylabel(", ".join(names))
+        other.legend(loc="center right", frameon=False)
+        if history.best_step:
+            other.axvline(history.best_step, color="0.6", linewidth=0.8, linestyle=":")
+    return _finish(axes, "step", "loss (nats)", "", legend="")
+
+
+def _finish(axes, xlabel: str, ylabel: str, title: str, legend: str | None = None):
+    """Labels, and a legend with this heading unless it is None."""
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    if legend is not None:
+        axes.legend(title=legend or None, frameon=False, fontsize=8, title_fontsize=8)
+    return axes

@@ -1,0 +1,129 @@
+"""Small random models of every architecture, and a batch for each, for the tests of minipeft."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+
+logging.getLogger("transformers").setLevel(logging.ERROR)
+
+WORDS = 48
+LABELS = 3
+TINY = ("tiny-decoder", "tiny-encoder", "tiny-encoder-decoder")
+MODELS = (
+    *TINY,
+    *("gpt2", "bert", "roberta", "electra", "distilbert", "bart", "mbart", "t5", "t5-gated"),
+    *("llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "phi", "glm4"),
+)
+SEQ2SEQ = ("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated")
+ENCODERS = ("tiny-encoder", "bert", "roberta", "electra", "distilbert")
+
+
+def build(name: str, head: str = "language", layers: int = 2, seed: int = 0, dropout: float = 0.0):
+    """A model in eval mode. head: language, classification or tagging."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = _tiny(name, head, layers, dropout) if name in TINY else _hub(name, head, layers)
+    return model.eval()
+
+
+def _tiny(name, head, layers, dropout):
+    import tiny_transformer as tt
+
+    numbers = dict(vocab_size=WORDS, width=16, layers=layers, heads=4, positions=32)
+    layout = {"tiny-decoder": "gpt2", "tiny-encoder": "bert", "tiny-encoder-decoder": "bart"}[name]
+    config = getattr(tt.TransformerConfig, layout)(**numbers, dropout=dropout)
+    kind = {"classification": tt.ClassificationHead, "tagging": tt.TaggingHead}.get(head)
+    model = {"gpt2": tt.Decoder, "bert": tt.Encoder, "bart": tt.EncoderDecoder}[layout]
+    return model(config, kind(config, LABELS) if kind else None)
+
+
+def _hub(name, head, layers):
+    import transformers as hf
+
+    ids = dict(vocab_size=WORDS, pad_token_id=0, bos_token_id=1, eos_token_id=2, num_labels=LABELS)
+    llama = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4)
+    llama |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=32)
+    bert = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4)
+    bert |= dict(intermediate_size=32, max_position_embeddings=40)
+    quiet = dict(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    bart = dict(
+        d_model=16, encoder_layers=layers, decoder_layers=layers, max_position_embeddings=32
+    )
+    bart |= dict(encoder_attention_heads=4, decoder_attention_heads=4, dropout=0.0)
+    bart |= dict(encoder_ffn_dim=32, decoder_ffn_dim=32, decoder_start_token_id=2)
+    t5 = dict(d_model=16, d_kv=4, d_ff=32, num_layers=layers, num_heads=4, dropout_rate=0.0)
+    t5 |= dict(decoder_start_token_id=0)
+    gpt2 = dict(n_embd=16, n_layer=layers, n_head=4, n_positions=32)
+    gpt2 |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    distil = dict(dim=16, n_layers=layers, n_heads=4, hidden_dim=32, dropout=0.0)
+    distil |= dict(attention_dropout=0.0, seq_classif_dropout=0.0, max_position_embeddings=32)
+    opt = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=32)
+    opt |= dict(word_embed_proj_dim=16, dropout=0.0, max_position_embeddings=32)
+    names = {
+        "gpt2": ("GPT2", gpt2),
+        "bert": ("Bert", bert | quiet),
+        "roberta": ("Roberta", bert | quiet),
+        "electra": ("Electra", bert | quiet | dict(embedding_size=8)),
+        "distilbert": ("DistilBert", distil),
+        "bart": ("Bart", bart),
+        "mbart": ("MBart", bart),
+        "t5": ("T5", t5),
+        "t5-gated": ("T5", t5 | dict(feed_forward_proj="gated-gelu")),
+        "llama": ("Llama", llama),
+        "qwen2": ("Qwen2", llama),
+        "qwen3": ("Qwen3", llama | dict(head_dim=4)),
+        "mistral": ("Mistral", llama),
+        "gpt_neox": ("GPTNeoX", bert),
+        "opt": ("OPT", opt),
+        "phi": ("Phi", llama),
+        "glm4": ("Glm4", llama | dict(head_dim=4)),
+    }
+    prefix, numbers = names[name]
+    language = "ForMaskedLM" if name in ENCODERS else "ForCausalLM"
+    language = "LMHeadModel" if name == "gpt2" else language
+    language = "ForConditionalGeneration" if name in SEQ2SEQ else language
+    end = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = getattr(hf, f"{prefix}Config")(**(ids | numbers))
+        return getattr(hf, f"{prefix}{end.get(head, language)}")(config)
+
+
+def batch(name: str, head: str = "language", rows: int = 3, tokens: int = 7, seed: int = 0) -> dict:
+    """Ids, a mask with padding in the last row, labels that fit the head."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, WORDS, (rows, tokens), generator=generator)
+    mask = torch.ones_like(ids)
+    if rows > 1:  # padding on the right
+        ids[-1, -2:], mask[-1, -2:] = 0, 0
+    if head == "classification":
+        if name in ("bart", "mbart", "t5", "t5-gated"):
+            ids[mask.sum(1) > 0, -1 if rows == 1 else 0] = 5
+            ids[ids == 2] = 3
+            last = mask.sum(1) - 1
+            ids[torch.arange(rows), last] = 2  # these heads read the end token
+        labels = torch.randint(LABELS, (rows,), generator=generator)
+    elif head == "tagging":
+        labels = torch.randint(LABELS, (rows, tokens), generator=generator)
+        labels = labels.masked_fill(mask == 0, -100)
+    else:
+        labels = ids.masked_fill(mask == 0, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def shake(tuner, scale: float = 0.1, seed: int = 0) -> None:
+    """Random numbers into everything that a tuner trains, so that it does something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in tuner.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
+            parameter.add_(noise.to(parameter), alpha=scale)
+
+
+@torch.no_grad()
+def logits(model, inputs: dict) -> torch.Tensor:
+    """The model's logits, in the mode it is in."""
+    return model(**inputs).logits
