@@ -163,15 +163,17 @@ def causal_mask(causal_mask) -> None:
     for T, S in ((5, 5), (2, 5), (1, 4)):
         _causal_pattern(causal_mask(T, S, torch.zeros(1)), T, S)
     for dtype in (torch.bfloat16, torch.float16):
-        mask = causal_mask(3, 3, torch.zeros(1, dtype=dtype))
+        overflow = f"the forbidden value is too large for {dtype}: use torch.finfo(like.dtype).min"
+        try:
+            mask = causal_mask(3, 3, torch.zeros(1, dtype=dtype))
+        except RuntimeError as error:
+            expect("overflow" not in str(error), overflow)
+            raise
         expect(
             mask.dtype == dtype,
             f"for {dtype} queries the mask is {mask.dtype}: give it the dtype of `like`",
         )
-        expect(
-            bool(torch.isfinite(mask).all()),
-            f"the forbidden value is infinite in {dtype}: take torch.finfo(like.dtype).min",
-        )
+        expect(bool(torch.isfinite(mask).all()), overflow)
 
 
 def _causal_pattern(mask, T: int, S: int) -> None:
@@ -351,8 +353,8 @@ def _attention_masks(layer, x: Tensor) -> None:
     reach = _reach(layer, x, causal=True)
     future = torch.ones(5, 5, dtype=torch.bool).triu(1)
     expect(not reach[future].all(), "causal=True is ignored: every token sees its future")
+    expect(reach.diagonal()[1:].all(), "with causal=True a token does not see itself")
     expect(not reach[future].any(), "with causal=True a token sees a token of its future")
-    expect(reach.diagonal().all(), "with causal=True a token does not see itself")
     expect(reach[~future].all(), "with causal=True a token does not see all of its past")
     ahead = torch.zeros(5, 5).masked_fill(future, LOWEST)
     compare(layer(x, causal=True), _answer(layer, x, mask=ahead), "the output with causal=True")
@@ -466,9 +468,14 @@ def _attention_memory(layer, x: Tensor) -> None:
                     remembering(torch.zeros(5, 8)),
                 ),
                 (
-                    "the causal mask is laid over the memory too: every query may look at all of "
-                    "it",
-                    remembering(torch.cat([ahead, torch.zeros(5, 3)], dim=1)),
+                    "the causal pattern begins at the memory: every query may look at all of it",
+                    remembering(
+                        torch.zeros(5, 8).masked_fill(torch.ones(5, 8).triu(1) > 0, LOWEST)
+                    ),
+                ),
+                (
+                    "the mask is lengthened at its end: the memory stands in front",
+                    remembering(F.pad(ahead, (0, 3))),
                 ),
             ],
         )

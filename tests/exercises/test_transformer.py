@@ -1,0 +1,688 @@
+"""Checks of lesson 01: they take what is right, however it is written, and name what is wrong."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import tiny_transformer as tt
+from minipeft import checks
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+def refused(check, candidate, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(candidate)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- attend ----------------------------------------------------------------------------------------
+
+
+def by_einsum(query, key, value, mask=None, dropout=0.0):
+    scores = torch.einsum("bhtd,bhsd->bhts", query, key) / query.size(-1) ** 0.5
+    weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
+    kept = (torch.rand_like(weights) >= dropout) / (1 - dropout)
+    return torch.einsum("bhts,bhsd->bhtd", weights * kept, value), weights
+
+
+def by_exp(query, key, value, mask=None, dropout=0.0):
+    """Scaled queries, an own softmax, weights given back before the dropout."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.mT
+    scores = scores + (0 if mask is None else mask)
+    up = (scores - scores.amax(-1, keepdim=True)).exp()
+    weights = up / up.sum(-1, keepdim=True)
+    return nn.Dropout(dropout)(weights) @ value, weights
+
+
+@pytest.mark.parametrize("right", [tt.attend, by_einsum, by_exp])
+def test_right_equations_pass(right, capsys):
+    checks.attend(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def equation(
+    scale=lambda D: 1 / math.sqrt(D),
+    dim=-1,
+    late=None,
+    give=lambda heads, weights: (heads, weights),
+    mix=lambda weights, key, value: weights @ value,
+    join=lambda scores, mask: scores + mask,
+    softmax=torch.softmax,
+    drop=F.dropout,
+    drop_heads=lambda heads, p: heads,
+):
+    """Equation 1 with one part replaced."""
+
+    def attend(query, key, value, mask=None, dropout=0.0):
+        scores = scale(query.shape[-1]) * (query @ key.mT)
+        if mask is not None and late is None:
+            scores = join(scores, mask)
+        weights = softmax(scores, dim)
+        if mask is not None and late is not None:
+            weights = late(weights, mask)
+        weights = drop(weights, dropout)
+        return give(drop_heads(mix(weights, key, value), dropout), weights)
+
+    return attend
+
+
+def swapped(query, key, value, mask=None, dropout=0.0):
+    return tt.attend(key, query, value, mask, dropout)
+
+
+def drop_scores(query, key, value, mask=None, dropout=0.0):
+    scores = F.dropout(query @ key.mT / math.sqrt(query.shape[-1]), dropout)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    return weights @ value, weights
+
+
+def minus_infinity(scores, mask):
+    return torch.where(mask < -1e9, -torch.inf, scores + mask)
+
+
+WRONG_EQUATIONS = [
+    (equation(scale=lambda D: 1), "not scaled: divide them by sqrt(D)"),
+    (equation(scale=lambda D: 1 / D), "divided by D, it should be sqrt(D)"),
+    (equation(scale=math.sqrt), "multiplied by sqrt(D)"),
+    (equation(dim=-2), "softmax runs over the queries"),
+    (equation(dim=1), "softmax runs over the heads"),
+    (equation(softmax=lambda scores, dim: scores), "the softmax is missing"),
+    (equation(mix=lambda w, key, value: w @ key), "should mix the values"),
+    (equation(give=lambda heads, weights: (weights, heads)), "changed places: return heads"),
+    (equation(give=lambda heads, weights: heads), "two tensors"),
+    (swapped, "query and key have changed places"),
+    (equation(late=lambda w, mask: w + mask), "added after the softmax"),
+    (equation(late=lambda w, mask: w.masked_fill(mask < -1e9, 0)), "cut out after the softmax"),
+    (equation(late=lambda w, mask: w), "mask is ignored"),
+    (equation(join=lambda s, mask: s * mask), "multiplied with the scores"),
+    (equation(join=lambda s, mask: s.masked_fill(mask < -1e9, LOWEST)), "read as yes or no"),
+    (equation(join=minus_infinity), "gives NaN"),
+    (equation(drop=lambda w, p: w), "dropout changes nothing"),
+    (drop_scores, "dropout changes nothing"),
+    (equation(drop=lambda w, p: w, drop_heads=F.dropout), "dropout falls on the heads"),
+    (equation(drop=lambda w, p: w * (torch.rand_like(w) >= p)), "divided by 1 - dropout"),
+    (torch.no_grad()(tt.attend), "does not require grad"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_EQUATIONS)
+def test_a_wrong_equation_is_told_its_mistake(wrong, words):
+    refused(checks.attend, wrong, words)
+
+
+# -- causal_mask -----------------------------------------------------------------------------------
+
+
+def by_tril(tokens, keys, like):
+    past = torch.ones(tokens, keys).tril(keys - tokens).bool()
+    return torch.where(past, 0.0, torch.finfo(like.dtype).min).to(like.dtype)
+
+
+def by_loop(tokens, keys, like):
+    mask = like.new_zeros(tokens, keys)
+    for i in range(tokens):
+        mask[i, keys - tokens + i + 1 :] = torch.finfo(like.dtype).min / 2
+    return mask
+
+
+@pytest.mark.parametrize("right", [tt.causal_mask, by_tril, by_loop])
+def test_right_masks_pass(right):
+    checks.causal_mask(right)
+
+
+def above(shift, forbidden=LOWEST, aligned=True):
+    """Forbid what lies `shift` above the diagonal."""
+
+    def causal_mask(tokens, keys, like):
+        ahead = torch.ones(tokens, keys).triu(shift + (keys - tokens if aligned else 0)).bool()
+        return torch.zeros(tokens, keys, dtype=like.dtype).masked_fill(ahead, forbidden)
+
+    return causal_mask
+
+
+WRONG_MASKS = [
+    (above(2), "sees the token after it"),
+    (above(0), "does not see its own token"),
+    (above(99), "the future is open"),
+    (above(1, aligned=False), "the last query stands at the last key"),
+    (lambda T, S, like: by_tril(T, S, like).mT if T == S else None, "upside down"),
+    (lambda T, S, like: torch.ones(T, S).triu(1 + S - T).bool(), "True and False"),
+    (lambda T, S, like: torch.ones(T, S).tril(S - T), "positive numbers"),
+    (above(1, -torch.inf), "minus infinity"),
+    (above(1, -1e4), "is too weak"),
+    (above(1, -1e9), "too large for torch.float16"),
+    (lambda T, S, like: by_tril(T, S, torch.zeros(1)), "give it the dtype of `like`"),
+    (lambda T, S, like: tt.causal_mask(S, T, like), "it should be (2, 5)"),
+    (lambda T, S, like: None, "is a return missing"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_MASKS)
+def test_a_wrong_mask_is_told_its_mistake(wrong, words):
+    refused(checks.causal_mask, wrong, words)
+
+
+# -- Attention -------------------------------------------------------------------------------------
+
+
+class OwnAttention(nn.Module):
+    """Another correct solution: one einsum, its own masks. The wrong ones change one thing each."""
+
+    def __init__(self, width, heads, dropout=0.0):
+        super().__init__()
+        self.heads, self.dropout, self.memory = heads, nn.Dropout(dropout), None
+        for name in ("query", "key", "value", "output"):
+            setattr(self, name, nn.Linear(width, width))
+
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1)).permute(0, 2, 1, 3)
+
+    def join(self, heads):
+        return heads.permute(0, 2, 1, 3).flatten(2)
+
+    def past(self, cache, name, new):
+        if cache is not None:
+            new = torch.cat([cache[name], new], dim=2) if name in cache else new
+            cache[name] = new
+        return new
+
+    def score(self, query, key):
+        return torch.einsum("bhtd,bhsd->bhts", query, key) / query.shape[-1] ** 0.5
+
+    def hide(self, scores, mask, causal, P):
+        T, S = scores.shape[-2], scores.shape[-1] - P
+        if causal:
+            ahead = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
+            scores = scores.masked_fill(F.pad(ahead, (P, 0)), LOWEST)
+        return scores if mask is None else (scores + F.pad(mask, (P, 0))).clamp(min=LOWEST)
+
+    def sources(self, x, context):
+        source = x if context is None else context
+        return x, source, source
+
+    def kept(self, context, cache, key, value):
+        if context is None:
+            return self.past(cache, "key", key), self.past(cache, "value", value)
+        return key, value
+
+    def remembered(self, key, value):
+        if self.memory is None:
+            return key, value, 0
+        B = len(key)
+        more = [part.expand(B, -1, -1, -1) for part in self.memory]
+        return (
+            torch.cat([more[0], key], dim=2),
+            torch.cat([more[1], value], dim=2),
+            more[0].shape[2],
+        )
+
+    def forward(self, x, context=None, mask=None, causal=False, cache=None):
+        parts = zip((self.query, self.key, self.value), self.sources(x, context), strict=True)
+        query, key, value = (self.split(layer(source)) for layer, source in parts)
+        key, value = self.kept(context, cache, key, value)
+        key, value, P = self.remembered(key, value)
+        scores = self.hide(self.score(query, key), mask, causal, P)
+        return self.output(self.join(self.dropout(scores.softmax(dim=-1)) @ value))
+
+
+class WithEquation(tt.Attention):
+    """The package's, but always by the equation."""
+
+    def mix(self, query, key, value, mask, causal):
+        if causal:
+            ahead = tt.causal_mask(query.shape[2], key.shape[2], query)
+            mask = ahead if mask is None else torch.minimum(mask, ahead)
+        return tt.attend(query, key, value, mask, self.dropout if self.training else 0.0)[0]
+
+
+@pytest.mark.parametrize("right", [tt.Attention, OwnAttention, WithEquation])
+def test_right_attentions_pass(right):
+    checks.attention(right)
+
+
+class ViewSplit(OwnAttention):
+    def split(self, x):
+        return x.reshape(x.shape[0], self.heads, x.shape[1], -1)
+
+
+class NoTranspose(OwnAttention):
+    def split(self, x):
+        return x.unflatten(-1, (self.heads, -1))
+
+
+class Interleaved(OwnAttention):
+    def split(self, x):
+        return x.unflatten(-1, (-1, self.heads)).permute(0, 3, 1, 2)
+
+
+class FlatJoin(OwnAttention):
+    def join(self, heads):
+        return heads.reshape(heads.shape[0], heads.shape[2], -1)
+
+
+class NoOutput(OwnAttention):
+    def forward(self, *given, **more):
+        y = super().forward(*given, **more)
+        return (y - self.output.bias) @ torch.linalg.inv(self.output.weight).T
+
+
+class KeyIsValue(OwnAttention):
+    def kept(self, context, cache, key, value):
+        return super().kept(context, cache, value, key)
+
+
+class ScaledByWidth(OwnAttention):
+    def score(self, query, key):
+        return query @ key.mT / (self.heads * query.shape[-1]) ** 0.5
+
+
+class NotScaled(OwnAttention):
+    def score(self, query, key):
+        return query @ key.mT
+
+
+class NeverCausal(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        return super().hide(scores, mask, False, P)
+
+
+class SeesNext(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        if not causal or P:
+            return super().hide(scores, mask, causal, P)
+        T, S = scores.shape[-2:]
+        return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(S - T + 2), LOWEST)
+
+
+class NotItself(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        if not causal or P:
+            return super().hide(scores, mask, causal, P)
+        T, S = scores.shape[-2:]
+        return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(S - T), LOWEST)
+
+
+class NoMask(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        return super().hide(scores, None, causal, P)
+
+
+class MaskOrCausal(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        return super().hide(scores, mask, causal and mask is None, P)
+
+
+class NoContext(OwnAttention):
+    def sources(self, x, context):
+        return x, x, x
+
+
+class QueryFromContext(OwnAttention):
+    def sources(self, x, context):
+        source = x if context is None else context
+        return source, source, source
+
+
+class ValueFromX(OwnAttention):
+    def sources(self, x, context):
+        same_length = context is not None and context.shape == x.shape
+        return (
+            x,
+            x if context is None else context,
+            x if same_length else super().sources(x, context)[2],
+        )
+
+
+class CacheNotFilled(OwnAttention):
+    def kept(self, context, cache, key, value):
+        return key, value
+
+
+class CacheNotRead(OwnAttention):
+    def past(self, cache, name, new):
+        if cache is not None:
+            cache[name] = new
+        return new
+
+
+class CacheOfOneStep(OwnAttention):
+    def past(self, cache, name, new):
+        whole = torch.cat([cache[name], new], dim=2) if cache and name in cache else new
+        if cache is not None:
+            cache[name] = new
+        return whole
+
+
+class NewBeforeOld(OwnAttention):
+    def past(self, cache, name, new):
+        if cache is not None:
+            new = torch.cat([new, cache[name]], dim=2) if name in cache else new
+            cache[name] = new
+        return new
+
+
+class CrossCacheGrows(OwnAttention):
+    def kept(self, context, cache, key, value):
+        return self.past(cache, "key", key), self.past(cache, "value", value)
+
+
+class NoMemory(OwnAttention):
+    def remembered(self, key, value):
+        return key, value, 0
+
+
+class MemoryOpensTheFuture(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        return super().hide(scores, mask, causal and not P, P)
+
+
+class MemoryHalfHidden(OwnAttention):
+    """The causal pattern starts at the first memory token instead of at the first key."""
+
+    def hide(self, scores, mask, causal, P):
+        if not P:
+            return super().hide(scores, mask, causal, P)
+        T, S = scores.shape[-2:]
+        return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(1), LOWEST)
+
+
+class MaskLengthenedAtItsEnd(OwnAttention):
+    def hide(self, scores, mask, causal, P):
+        if not P:
+            return super().hide(scores, mask, causal, P)
+        T, S = scores.shape[-2], scores.shape[-1] - P
+        ahead = torch.ones(T, S, dtype=torch.bool).triu(1)
+        return scores.masked_fill(F.pad(ahead, (0, P)), LOWEST)
+
+
+class MemoryInCache(OwnAttention):
+    def remembered(self, key, value):
+        key, value, P = super().remembered(key, value)
+        if P and self.cache is not None:
+            self.cache["key"] = key
+        return key, value, P
+
+    def forward(self, x, context=None, mask=None, causal=False, cache=None):
+        self.cache = cache
+        return super().forward(x, context, mask, causal, cache)
+
+
+class DropoutInEval(OwnAttention):
+    def eval(self):
+        super().eval()
+        self.dropout.train()
+        return self
+
+
+class NeverDropout(OwnAttention):
+    def __init__(self, width, heads, dropout=0.0):
+        super().__init__(width, heads, 0.0)
+
+
+WRONG_ATTENTIONS = [
+    (ViewSplit, "parts of other tokens"),
+    (NoTranspose, "stops at (B, T, H, D)"),
+    (Interleaved, "deals the numbers out in turn"),
+    (FlatJoin, "join reshapes (B, H, T, D) directly"),
+    (NoOutput, "the last linear map is missing"),
+    (KeyIsValue, "key and value have changed places"),
+    (ScaledByWidth, "divided by sqrt(C)"),
+    (NotScaled, "not scaled"),
+    (NeverCausal, "causal=True is ignored"),
+    (SeesNext, "a token sees a token of its future"),
+    (NotItself, "does not see itself"),
+    (NoMask, "the mask is ignored"),
+    (MaskOrCausal, "with a mask causal=True is ignored"),
+    (NoContext, "the context is ignored"),
+    (QueryFromContext, "queries come from x"),
+    (ValueFromX, "the value is made from x"),
+    (CacheNotFilled, "the cache stays empty"),
+    (CacheNotRead, "filled but not read"),
+    (CacheOfOneStep, "keys of the last step only"),
+    (NewBeforeOld, "several tokens at a time"),
+    (CrossCacheGrows, "the cache grows at every step"),
+    (NoMemory, "the memory is ignored"),
+    (MemoryOpensTheFuture, "with a memory every token sees its future"),
+    (MemoryHalfHidden, "begins at the memory"),
+    (MaskLengthenedAtItsEnd, "lengthened at its end"),
+    (MemoryInCache, "the memory enters the cache"),
+    (DropoutInEval, "stays on in eval mode"),
+    (NeverDropout, "never applied in training"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_ATTENTIONS)
+def test_a_wrong_attention_is_told_its_mistake(wrong, words):
+    refused(checks.attention, wrong, words)
+
+
+# -- FeedForward -----------------------------------------------------------------------------------
+
+
+class Plain(nn.Module):
+    """Another correct solution, with matrices; the wrong ones below change one thing each."""
+
+    phi = {"relu": F.relu, "gelu": F.gelu, "gelu_tanh": lambda h: F.gelu(h, approximate="tanh")}
+
+    def __init__(self, width, inner, activation="gelu_tanh"):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+        self.activation = self.phi[activation]
+
+    def forward(self, x):
+        inner = self.activation(x @ self.up.weight.T + self.up.bias)
+        return inner @ self.down.weight.T + self.down.bias
+
+
+class TokenByToken(Plain):
+    """Another: the same maps, one token after the other."""
+
+    def forward(self, x):
+        rows = [self.down(self.activation(self.up(x[:, t]))) for t in range(x.shape[1])]
+        return torch.stack(rows, dim=1)
+
+
+@pytest.mark.parametrize("right", [tt.FeedForward, Plain, TokenByToken])
+def test_right_layers_pass(right):
+    checks.feed_forward(right)
+
+
+def layer(answer):
+    """A FeedForward whose forward is `answer(self, x)`."""
+    return type("FeedForward", (Plain,), {"forward": answer})
+
+
+WRONG_LAYERS = [
+    (layer(lambda self, x: self.down(self.up(x))), "the activation is missing"),
+    (layer(lambda self, x: self.activation(self.down(self.up(x)))), "comes after down"),
+    (layer(lambda self, x: self.activation(Plain.forward(self, x))), "after down too"),
+    (layer(lambda self, x: self.down(self.up(self.activation(x)))), "comes before up"),
+    (layer(lambda self, x: x + Plain.forward(self, x)), "the block adds it"),
+    (layer(lambda self, x: self.up(self.activation(self.down(x)))), "changed places"),
+    (layer(lambda self, x: self.down(F.relu(self.up(x)))), "always relu"),
+    (layer(lambda self, x: self.activation(self.up(x))), "down is missing"),
+    (
+        layer(lambda self, x: self.activation(x @ self.up.weight.T) @ self.down.weight.T),
+        "biases are missing",
+    ),
+    (layer(lambda self, x: None), "is a return missing"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_LAYERS)
+def test_a_wrong_layer_is_told_its_mistake(wrong, words):
+    refused(checks.feed_forward, wrong, words)
+
+
+# -- Block -----------------------------------------------------------------------------------------
+
+
+class InOneGo(tt.Block):
+    """Another correct solution: no helper, both kinds written out."""
+
+    def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
+        sublayers = [(self.attention, self.attention_norm, (None, mask, causal), "own")]
+        if context is not None:
+            given = context, context_mask, False
+            sublayers += [(self.cross_attention, self.cross_attention_norm, given, "read")]
+        sublayers += [(self.feed_forward, self.feed_forward_norm, (), None)]
+        for sublayer, norm, given, name in sublayers:
+            h = norm(x) if self.pre_norm else x
+            more = {} if name is None or cache is None else {"cache": cache.setdefault(name, {})}
+            x = x + self.dropout(sublayer(h, *given, **more))
+            x = x if self.pre_norm else norm(x)
+        return x
+
+
+class Renormed(tt.Block):
+    """Another: the two kinds as two methods."""
+
+    def add(self, x, sublayer, norm):
+        return self.before(x, sublayer, norm) if self.pre_norm else self.after(x, sublayer, norm)
+
+    def before(self, x, sublayer, norm):
+        return torch.add(self.dropout(sublayer(norm(x))), x)
+
+    def after(self, x, sublayer, norm):
+        return norm(torch.add(self.dropout(sublayer(x)), x))
+
+
+@pytest.mark.parametrize("right", [tt.Block, InOneGo, Renormed])
+def test_right_blocks_pass(right):
+    checks.block(right)
+
+
+def adding(answer):
+    """A Block whose add is `answer(self, x, sublayer, norm)`."""
+    return type("Block", (tt.Block,), {"add": answer})
+
+
+class AlwaysPre(tt.Block):
+    def add(self, x, sublayer, norm):
+        return x + self.dropout(sublayer(norm(x)))
+
+
+class AlwaysPost(tt.Block):
+    def add(self, x, sublayer, norm):
+        return norm(x + self.dropout(sublayer(x)))
+
+
+class Changed(tt.Block):
+    """forward of the package with its order and arguments as class attributes."""
+
+    order = ("own", "read", "think")
+    norms = {}
+    self_mask = cross_mask = "right"
+    hand_causal, cross_causal, share_cache, fresh_cache, parallel = True, False, False, False, False
+    always_cache = False
+
+    def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
+        first = x
+        if self.always_cache and cache is None:
+            cache = {}
+
+        def place(name):
+            if cache is None:
+                return None
+            if self.fresh_cache:
+                return {}
+            return cache.setdefault("one" if self.share_cache else name, {})
+
+        masks = {"right": mask, "swapped": context_mask, "none": None}
+        cross = {"right": context_mask, "swapped": mask, "none": None}
+        steps = {
+            "own": lambda h: self.attention(
+                h, None, masks[self.self_mask], causal and self.hand_causal, place("own")
+            ),
+            "read": lambda h: self.cross_attention(
+                h, context, cross[self.cross_mask], self.cross_causal, place("read")
+            ),
+            "think": self.feed_forward,
+        }
+        norms = {"own": "attention_norm", "read": "cross_attention_norm"} | {
+            "think": "feed_forward_norm"
+        }
+        for name in self.order:
+            if name == "read" and context is None:
+                continue
+            norm = getattr(self, self.norms.get(name, norms[name]))
+            if self.parallel and name == "think":
+                x = x + self.add(first, steps[name], norm) - first
+            else:
+                x = self.add(x, steps[name], norm)
+        return x
+
+
+def changed(**what):
+    return type("Block", (Changed,), what)
+
+
+def test_the_changed_block_is_right_when_nothing_is_changed():
+    checks.block(Changed)
+
+
+WRONG_BLOCKS = [
+    (AlwaysPre, "the block is post-norm, but"),
+    (AlwaysPost, "the block is pre-norm, but"),
+    (adding(lambda self, x, f, norm: f(norm(x))), "the residual is missing"),
+    (adding(lambda self, x, f, norm: norm(x) + f(norm(x))), "falls on the residual too"),
+    (adding(lambda self, x, f, norm: x + f(x)), "the norms are missing"),
+    (adding(lambda self, x, f, norm: x + norm(f(x))), "neither pre- nor post-norm"),
+    (changed(order=("think", "own", "read")), "attention is first"),
+    (changed(norms={"think": "attention_norm"}), "both sublayers use attention_norm"),
+    (changed(norms={"own": "feed_forward_norm"}), "both sublayers use feed_forward_norm"),
+    (changed(order=("own", "read")), "the feed-forward layer is missing"),
+    (changed(parallel=True), "read the stream after attention"),
+    (changed(order=("own", "think")), "cross-attention is missing"),
+    (changed(order=("own", "think", "read")), "cross-attention comes last"),
+    (changed(order=("read", "own", "think")), "comes before self-attention"),
+    (changed(self_mask="swapped"), "self-attention gets the mask of the context"),
+    (changed(self_mask="none"), "the mask does not reach self-attention"),
+    (changed(hand_causal=False), "causal does not reach"),
+    (changed(cross_mask="swapped"), "cross-attention gets the mask of the tokens"),
+    (changed(cross_mask="none"), "context_mask does not reach"),
+    (changed(cross_causal=True), "cross-attention is causal"),
+    (changed(share_cache=True), "share one cache"),
+    (changed(fresh_cache=True), "gets a fresh cache"),
+    (changed(always_cache=True), "without a cache attention gets one"),
+    (
+        adding(lambda self, x, f, n: x + f(n(x)) if self.pre_norm else n(x + f(x))),
+        "never applied in training",
+    ),
+    (
+        adding(
+            lambda self, x, f, n: (
+                self.dropout(x + f(n(x))) if self.pre_norm else n(self.dropout(x + f(x)))
+            )
+        ),
+        "dropout falls on the residual",
+    ),
+    (
+        adding(
+            lambda self, x, f, n: (
+                x + F.dropout(f(n(x)), self.dropout.p)
+                if self.pre_norm
+                else n(x + F.dropout(f(x), self.dropout.p))
+            )
+        ),
+        "stays on in eval mode",
+    ),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_BLOCKS)
+def test_a_wrong_block_is_told_its_mistake(wrong, words):
+    refused(checks.block, wrong, words)
+
+
+def test_a_block_can_be_right_while_its_attention_is_not_written_yet(monkeypatch):
+    def forward(self, *given, **more):
+        raise NotImplementedError("Attention.forward is yours to write")
+
+    monkeypatch.setattr(tt.Attention, "forward", forward)
+    checks.block(tt.Block)
