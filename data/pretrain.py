@@ -63,9 +63,7 @@ def run(name: str, steps: int | None, seed: int, build_folder: Path, out: Path) 
     share = {"decoder": 0.0, "encoder": 0.3, "encoder-decoder": 0.25}[model.config.kind]
     stream = Stream(documents(), tokenizer, model.config.kind, 16, LENGTH, seed, share)
     count = sum(parameter.numel() for parameter in model.parameters())
-    print(
-        f"{name}: {count:,} parameters, {training['steps']} steps, {torch.get_num_threads()} threads"
-    )
+    print(f"{name}: {count:,} parameters, {training['steps']} steps")
     began = time.time()
     snapshots = build_folder / name
     losses = pretrain(model, stream, seed=seed, folder=snapshots, **training)
