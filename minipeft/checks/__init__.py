@@ -8,6 +8,7 @@
 
 from minipeft.checks.framework import CheckFailed, NotFinished
 from minipeft.checks.losses import cross_entropy, masked
+from minipeft.checks.pretraining import causal, learning_rate, span_corruption
 from minipeft.checks.transformer import attend, attention, block, causal_mask, feed_forward
 from minipeft.checks.weights import lora
 
@@ -17,8 +18,11 @@ EXERCISES = {
     "tiny_transformer.attention:Attention": attention,
     "tiny_transformer.layers:FeedForward": feed_forward,
     "tiny_transformer.layers:Block": block,
-    "tiny_transformer.models:cross_entropy": cross_entropy,
+    "tiny_transformer.heads:cross_entropy": cross_entropy,
+    "tiny_transformer.objectives:causal": causal,
     "tiny_transformer.objectives:masked": masked,
+    "tiny_transformer.objectives:span_corruption": span_corruption,
+    "tiny_transformer.pretraining:learning_rate": learning_rate,
     "minipeft.methods.lora:LoRAPatch": lora,
 }
 
@@ -29,9 +33,12 @@ __all__ = [
     "attend",
     "attention",
     "block",
+    "causal",
     "causal_mask",
     "cross_entropy",
     "feed_forward",
+    "learning_rate",
     "lora",
     "masked",
+    "span_corruption",
 ]
