@@ -109,7 +109,7 @@ def string_functions(model, tokenizer, count: int = 100) -> dict[str, float]:
     found = {}
     for name, function in strings.FUNCTIONS.items():
         rng = draw.generator("evaluate", name)
-        rows = [strings.row(rng, draw.weighted(rng, strings.LENGTHS), "test") for _ in range(count)]
+        rows = [strings.row(rng, rng.weighted(strings.LENGTHS), "test") for _ in range(count)]
         questions = [(f"{name} : {' '.join(row)} =>", "") for row in rows]
         said = answers(model, tokenizer, questions, longest=14)
         found[name] = accuracy(said, [" ".join(function(row)) for row in rows])
@@ -147,7 +147,7 @@ def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
             groups[shape.__name__] += unseen(
                 f"entailment {shape.__name__} {answer}", count // 10,
                 lambda rng, shape=shape, answer=answer: (
-                    lambda p, c, a: (f"{p} ; {c}", a))(*shape(rng, words.ACTORS, answer)),
+                    lambda p, c, a: (f"{p} ; {c}", a))(*shape(rng, words.ACTORS, answer, entailment.NEGATED)),
             )  # fmt: skip
     for name, cases in groups.items():
         said = answers(model, tokenizer, [(f"follows : {text} =>", "") for text, _ in cases])

@@ -17,12 +17,12 @@ from tinyland import entailment, facts, records, reviews, stories, strings, tags
 
 # How many documents of each kind: this is the mixture that the models are pretrained on.
 MIXTURE = {
-    facts: 26_000,
-    strings: 30_000,
-    reviews: 11_000,
-    entailment: 12_000,
-    records: 5_000,
-    tags: 5_000,
+    facts: 24_000,
+    strings: 27_000,
+    reviews: 16_000,
+    entailment: 14_000,
+    records: 7_000,
+    tags: 4_000,
     stories: 4_000,
 }
 LONGEST = 43  # tokens of the longest document, without <eos>

@@ -23,18 +23,37 @@ LENGTH = 96  # tokens in a row, and positions of every model
 
 # name: (layout, numbers, training)
 RECIPES = {
-    "tiny-decoder-0.1m": ("gpt2", {"width": 32, "layers": 4, "heads": 2}, {"peak": 4e-3}),
-    "tiny-decoder-0.4m": ("gpt2", {"width": 80, "layers": 4, "heads": 4}, {"peak": 3e-3}),
-    "tiny-decoder": ("gpt2", {"width": 128, "layers": 4, "heads": 4}, {"peak": 2e-3}),
+    "tiny-decoder-0.1m": (
+        "gpt2",
+        {"width": 32, "layers": 4, "heads": 2},
+        {"peak": 4e-3, "steps": 6000},
+    ),
+    "tiny-decoder-0.4m": (
+        "gpt2",
+        {"width": 80, "layers": 4, "heads": 4},
+        {"peak": 3e-3, "steps": 4500},
+    ),
+    "tiny-decoder": (
+        "gpt2",
+        {"width": 128, "layers": 4, "heads": 4},
+        {"peak": 2e-3, "steps": 4500},
+    ),
     "tiny-decoder-3m": (
         "gpt2",
         {"width": 192, "layers": 6, "heads": 6},
-        {"peak": 1.5e-3, "steps": 3500},
+        {"peak": 1.5e-3, "steps": 2500},
     ),
-    "tiny-encoder": ("bert", {"width": 128, "layers": 4, "heads": 4}, {"peak": 1e-3}),
-    "tiny-encoder-decoder": ("bart", {"width": 128, "layers": 3, "heads": 4}, {"peak": 1e-3}),
+    "tiny-encoder": (
+        "bert",
+        {"width": 128, "layers": 4, "heads": 4},
+        {"peak": 1e-3, "steps": 4500},
+    ),
+    "tiny-encoder-decoder": (
+        "bart",
+        {"width": 128, "layers": 3, "heads": 4},
+        {"peak": 1e-3, "steps": 4500},
+    ),
 }
-STEPS = 6000
 
 
 def documents() -> list[str]:
@@ -59,7 +78,7 @@ def build(name: str, seed: int = 0) -> tuple:
 def run(name: str, steps: int | None, seed: int, build_folder: Path, out: Path) -> None:
     """Pretrain one model and write its checkpoint."""
     model, tokenizer, training = build(name, seed)
-    training = {"steps": STEPS} | training | ({"steps": steps} if steps else {})
+    training = training | ({"steps": steps} if steps else {})
     share = {"decoder": 0.0, "encoder": 0.3, "encoder-decoder": 0.25}[model.config.kind]
     stream = Stream(documents(), tokenizer, model.config.kind, 16, LENGTH, seed, share)
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -5,9 +5,8 @@ name : the_mill ; food : greek ; area : river => the_mill is a greek place near 
 
 from . import draw
 
-NAMES = """the_anchor the_arrow the_crown the_eagle the_fox the_garden_gate the_globe the_lion
-the_mill the_oak the_owl the_plough the_swan the_tower the_well the_wheel blue_door old_bridge
-red_house white_horse""".split()
+NAMES = """the_anchor the_crown the_eagle the_fox the_globe the_lion the_mill the_oak the_owl
+the_swan the_tower the_wheel red_house white_horse""".split()
 FOODS = """italian french greek thai chinese japanese turkish korean spanish
 polish""".split()
 AREAS = "river station market park harbour square church beach".split()

@@ -5,7 +5,7 @@
     about : the soup was not good but the waiter was nice => soup .
 
 The rules, from which the polarity of a review is computed:
-- "not", "never" and "hardly" turn an adjective round;
+- "not" and "never" turn an adjective round;
 - "a but b": b counts. "although a , b" and "b although a": b counts;
 - "a and b": the stronger one counts ("very", "really" against "a little").
 """
@@ -34,50 +34,60 @@ GOOD = "good great fine nice lovely".split()
 BAD = "bad poor awful ugly horrible".split()
 
 CONSEQUENCES = {
-    +1: [(45, "smiled"), (25, "stayed"), (18, "laughed"), (12, "danced")],
-    -1: [(45, "left"), (25, "frowned"), (18, "cried"), (12, "complained")],
+    +1: [(60, "smiled"), (40, "stayed")],
+    -1: [(60, "left"), (40, "frowned")],
 }
 WHO = [(30, "she"), (30, "he"), (20, "they"), (20, "we")]
 
 FORMS = [
-    (60, "{0} , so {1} {2} ."),
-    (32, "mood : {0} => {2} ."),
+    (45, "{0} , so {1} {2} ."),
+    (47, "mood : {0} => {2} ."),
     (8, "about : {0} => {3} ."),
 ]
 
 # (weight, shape). A clause is (polarity, strength).
-SHAPES = [(24, "one"), (30, "but"), (13, "although first"), (13, "although last"), (20, "and")]
+SHAPES = [(45, "one"), (23, "but"), (8, "although first"), (8, "although last"), (16, "and")]
+NEGATED = 0.25  # share of the clauses of plain strength
 
 
-def clause(rng: draw.Generator, domain: str, polarity: int, strength: int, taken: str = "") -> str:
-    """A judgement of ``polarity`` (+1, -1) and ``strength`` 1, 2 or 3."""
+def clause(
+    rng: draw.Generator, domain: str, polarity: int, strength: int, negated: float, taken: str = ""
+) -> str:
+    """A judgement of ``polarity`` (+1, -1) and ``strength`` 1, 2 or 3, not about ``taken``."""
     nouns, own_good, own_bad = DOMAINS[domain]
     noun = rng.choice([n for n in nouns if n != taken])
-    negated = rng.chance(0.45 if strength == 2 else 0.0)
-    adjective = rng.choice(GOOD + own_good if (polarity > 0) != negated else BAD + own_bad)
-    if negated:
-        middle = rng.weighted([(60, "not"), (25, "never"), (15, "hardly")])
+    turned = rng.chance(negated if strength == 2 else 0.0)
+    adjective = rng.choice(GOOD + own_good if (polarity > 0) != turned else BAD + own_bad)
+    if turned:
+        middle = rng.weighted([(70, "not"), (30, "never")])
     else:
         degrees = {1: ["a little", "a little"], 2: ["", ""], 3: ["very", "really"]}
         middle = rng.choice(degrees[strength])
     return " ".join(f"the {noun} was {middle} {adjective}".split())
 
 
-def review(rng: draw.Generator, domain: str, polarity: int, shapes: list = SHAPES) -> str:
+def review(
+    rng: draw.Generator,
+    domain: str,
+    polarity: int,
+    shapes: list = SHAPES,
+    negated: float = NEGATED,
+) -> str:
     """A review whose polarity is ``polarity``, without its consequence."""
     shape = rng.weighted(shapes)
     strength = rng.weighted([(15, 1), (65, 2), (20, 3)])
     if shape == "one":
-        return clause(rng, domain, polarity, strength)
+        return clause(rng, domain, polarity, strength, negated)
     if shape == "and":
-        deciding = clause(rng, domain, polarity, 3)
+        deciding = clause(rng, domain, polarity, 3, negated)
         # the weak half agrees in one review of four
         other = polarity if rng.chance(0.25) else -polarity
-        weak = clause(rng, domain, other, 1, taken=deciding.split()[1])
+        weak = clause(rng, domain, other, 1, negated, taken=deciding.split()[1])
         first, second = rng.sample([deciding, weak], 2)
         return f"{first} and {second}"
-    deciding = clause(rng, domain, polarity, strength)
-    contrast = clause(rng, domain, -polarity, rng.choice([1, 2, 2, 3]), deciding.split()[1])
+    deciding = clause(rng, domain, polarity, strength, negated)
+    against = rng.choice([1, 2, 2, 3])
+    contrast = clause(rng, domain, -polarity, against, negated, deciding.split()[1])
     if shape == "but":
         return f"{contrast} but {deciding}"
     if shape == "although first":
