@@ -1,0 +1,41 @@
+"""What every test shares: one thread, no network, and the folder of real checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before transformers is imported: a test that reaches for the Hub is a mistake.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+torch.set_num_threads(1)  # the same sums in the same order on every machine
+
+# The same examples for everybody, and no clock: a busy machine is not a failure.
+settings.register_profile("minipeft", deadline=None, derandomize=True, database=None)
+settings.load_profile("minipeft")
+
+
+@pytest.fixture(scope="session")
+def asset() -> Callable[[str], Path]:
+    """`asset("checkpoints/capp-gpt2")` is that path in the folder named by MINIPEFT_ASSETS.
+
+    Skips when the variable is not set; fails when it is and the path does not exist.
+    """
+    folder = os.environ.get("MINIPEFT_ASSETS")
+
+    def find(name: str) -> Path:
+        if not folder:
+            pytest.skip("MINIPEFT_ASSETS is not set; it names a folder of real checkpoints")
+        path = Path(folder).resolve() / name
+        if not path.exists():
+            pytest.fail(f"MINIPEFT_ASSETS is set, but {name} is missing there", pytrace=False)
+        return path
+
+    return find
