@@ -127,18 +127,17 @@ class WeightDoor(Door):
 
     def merge(self, name: str) -> None:
         """Add the patch's difference to the base's weight; the original is kept for `unmerge`."""
-        ahead = [
-            other for other in self.patches if other not in self.off and other not in self.merged
-        ]
-        if ahead and ahead[0] != name:
-            raise ValueError(
-                f"{name!r} cannot be merged: {ahead[0]!r} acts before it; merge or disable it."
-            )
-        if not hasattr(self.patches[name], "delta"):
-            raise ValueError(
-                f"{name!r} cannot be merged: {type(self.patches[name]).__name__} is no change of a "
-                "weight matrix."
-            )
+        patch = self.patches[name]
+        if not hasattr(patch, "delta"):
+            kind = type(patch).__name__
+            raise ValueError(f"{name!r} cannot be merged: {kind} is no change of a weight matrix.")
+        for other, ahead in self.patches.items():
+            if other == name:
+                break
+            if other not in self.off and not hasattr(ahead, "delta"):  # differences commute
+                raise ValueError(
+                    f"{name!r} cannot be merged: {other!r} acts before it; disable that one first."
+                )
         if not self.merged:
             self.original = self.base.weight.detach().clone()
         self.merged.append(name)

@@ -31,6 +31,7 @@ class Attached:
     def __init__(self, model: nn.Module) -> None:
         self.tuners: dict[str, Tuner] = {}
         self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+        self.buffers = [(b, b.clone()) for b in model.buffers()]  # batch norm counts what it sees
         self.training = [(m, m.training) for m in model.modules()]
         self.parked: list[
             Door
@@ -41,6 +42,9 @@ class Attached:
     def restore(self) -> None:
         for parameter, flag in self.requires_grad:
             parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for buffer, value in self.buffers:
+                buffer.copy_(value)
         for module, mode in self.training:
             module.training = mode
 

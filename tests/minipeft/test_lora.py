@@ -47,7 +47,7 @@ def test_equation_3_for_any_shape(n_in, n_out, rank, alpha, rows, stabilized, dt
 
 
 def test_a_starts_uniform_within_one_over_root_in():
-    """kaiming_uniform(a = sqrt 5) has the bound sqrt(6 / (6 in)) = 1 / sqrt in, variance 1 / 3 in."""
+    """kaiming_uniform(a = sqrt 5): bound sqrt(6 / (6 in)) = 1 / sqrt in, variance 1 / (3 in)."""
     torch.manual_seed(0)
     patch = LoRAPatch(400, 7, 50, 1.0)
     bound = 1 / math.sqrt(400)
@@ -147,7 +147,7 @@ def test_ranks_per_target():
 
 
 def test_a_known_difference_is_found_when_the_rank_suffices():
-    """Teacher = base + rank 3. Rank 3 reaches it, rank 2 cannot go below the third singular value."""
+    """Teacher = base + rank 3. Rank 3 reaches it, rank 2 stops at the third singular value."""
     torch.manual_seed(0)
     base = nn.Linear(8, 8, bias=False)
     difference = torch.randn(8, 3) @ torch.randn(3, 8)

@@ -1,0 +1,178 @@
+"""Anatomy: the words of the field name the right linear maps in every architecture."""
+
+import pytest
+import torch
+import zoo
+from torch import nn
+
+import minipeft as mp
+from minipeft.anatomy import Anatomy, Slice
+
+# words that every model of the zoo has, and how many maps they are in a model of two layers
+ATTENTION = ("query", "key", "value", "output")
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {name: zoo.build(name) for name in zoo.MODELS}
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_every_word_is_found_in_every_layer(models, name):
+    anatomy = Anatomy(models[name])
+    # an encoder-decoder of 2 + 2 layers has two attentions in each layer of its decoder
+    attentions, layers = (6, 4) if name in zoo.SEQ2SEQ else (2, 2)
+    for word in ATTENTION:
+        assert len(anatomy.find((word,))) == attentions, word
+    for word in ("up", "down"):
+        assert len(anatomy.find((word,))) == layers, word
+    gated = name in ("llama", "qwen2", "qwen3", "mistral", "glm4", "t5-gated")
+    if gated:
+        assert len(anatomy.find(("gate",))) == layers
+    else:
+        with pytest.raises(ValueError, match="'gate' is not in this model"):
+            anatomy.find(("gate",))
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_words_name_the_maps_that_attention_uses(models, name):
+    """Independent of names: shapes. 4 heads of width 4; two key-value heads where there is GQA."""
+    anatomy = Anatomy(models[name])
+    keys = 8 if name in ("llama", "qwen2", "qwen3", "mistral", "phi", "glm4") else 16
+    shapes = {"query": (16, 16), "key": (16, keys), "value": (16, keys), "output": (16, 16)}
+    inner = 64 if name in ("gpt2", *zoo.TINY) else 32
+    shapes |= {"up": (16, inner), "down": (inner, 16)}
+    for word, shape in shapes.items():
+        for place in anatomy.find((word,)):
+            assert (place.in_features, place.out_features) == shape, (word, place.path)
+    whole = sum(place.out_features for place in anatomy.find(("qkv",)) if place.layer == 0)
+    assert whole == (16 + 2 * keys) * (3 if name in zoo.SEQ2SEQ else 1)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox"])
+def test_parts_of_a_fused_projection_are_what_attention_sees(models, name):
+    """Change one column of each part; attention's query, key, value must change and no other."""
+    model = models[name]
+    anatomy = Anatomy(model)
+    seen = {}
+
+    def spy(module, query, key, value, *args, **kwargs):
+        seen.update(query=query, key=key, value=value)
+        return torch.zeros_like(query).transpose(1, 2), None
+
+    import transformers
+
+    transformers.AttentionInterface.register("spy", spy)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("spy")
+    batch = zoo.batch(name)
+    try:
+        for word in ("query", "key", "value"):
+            place = anatomy.find((word,), layers=(1,))[0]
+            model(**batch)
+            old = dict(seen)
+            with torch.no_grad():
+                place.module.bias[place.columns] += 1.0
+            model(**batch)
+            with torch.no_grad():
+                place.module.bias[place.columns] -= 1.0
+            for other in ("query", "key", "value"):
+                moved = not torch.allclose(old[other], seen[other], atol=1e-4)
+                assert moved == (other == word), (word, other)
+    finally:
+        model.set_attn_implementation(before)
+
+
+def test_slices_are_written_down_right():
+    assert Slice("m", 1, 3).columns(12, heads=2).tolist() == [4, 5, 6, 7]
+    # two heads, each [q q | k k | v v]
+    assert Slice("m", 1, 3, per_head=True).columns(12, heads=2).tolist() == [2, 3, 8, 9]
+
+
+def test_raw_names_ends_of_names_and_patterns(models):
+    anatomy = Anatomy(models["bart"])
+    paths = [p.path for p in anatomy.find(("q_proj",))]
+    assert len(paths) == 6
+    one = anatomy.find(("model.decoder.layers.1.encoder_attn.q_proj",))
+    assert [p.path for p in one] == ["model.decoder.layers.1.encoder_attn.q_proj"]
+    cross = anatomy.find(("model.decoder.layers.*.encoder_attn.q_proj",))
+    assert [p.layer for p in cross] == [0, 1]
+    assert len(anatomy.find(("q_proj",), layers=(1,))) == 3
+
+
+@pytest.mark.parametrize(
+    "targets, layers, error, sentence",
+    [
+        ("qurey", None, ValueError, "matches nothing.*did you mean 'query'"),
+        ("c_atn", None, ValueError, "did you mean 'c_attn'"),
+        ("gate", None, ValueError, r"gpt2: no layer.*it has 'query', 'key'"),
+        ("ln_1", None, TypeError, "a LayerNorm: a weights door needs a linear map"),
+        ("wte", None, TypeError, "an? Embedding: a weights door"),
+        (("qkv", "query"), None, ValueError, "'qkv' and 'query' both name transformer.h.0"),
+        (("query", "query"), None, ValueError, "both name"),
+        ("query", (0, 7), ValueError, r"has no layer \[7\]; its layers are \[0, 1\]"),
+    ],
+)
+def test_a_wrong_target_is_refused_with_what_there_is(models, targets, layers, error, sentence):
+    model = models["gpt2"]
+    before = list(model.modules())
+    with pytest.raises(error, match=sentence):
+        mp.attach(model, mp.LoRA(targets=targets, layers=layers))
+    assert mp.tuners(model) == {} and list(model.modules()) == before
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_target_in_some_layers_only_is_refused():
+    model = zoo.build("gpt2", layers=3)
+    whole = model.transformer.h[1].mlp.c_fc
+    del model.transformer.h[1].mlp.c_fc
+    with pytest.raises(
+        ValueError, match=r"is in layers \[0, 2\] of transformer.h but not in \[1\]"
+    ):
+        mp.attach(model, mp.LoRA(targets="c_fc"))
+    with pytest.raises(ValueError, match="1 layers lack it, such as transformer.h.1"):
+        mp.attach(model, mp.LoRA(targets="up"))
+    model.transformer.h[1].mlp.c_fc = nn.Identity()
+    with pytest.raises(TypeError, match="a Identity: a weights door needs"):
+        mp.attach(model, mp.LoRA(targets="up"))
+    model.transformer.h[1].mlp.c_fc = whole
+    mp.attach(model, mp.LoRA(targets="up")).detach()
+
+
+def test_a_patch_that_would_never_be_called_is_refused():
+    model = nn.Sequential(nn.MultiheadAttention(8, 2))
+    with pytest.raises(TypeError, match="reads the weights without calling the layer"):
+        mp.attach(model, mp.LoRA(targets="out_proj"))
+
+
+def test_an_unknown_model_says_how_to_describe_it():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.floors = nn.ModuleList(
+                [nn.ModuleDict({"ask": nn.Linear(4, 4), "see": nn.Linear(4, 4)}) for _ in range(2)]
+            )
+
+    model = Own()
+    with pytest.raises(ValueError, match=r"family=minipeft.Family\(model_types, blocks"):
+        mp.attach(model, mp.LoRA(targets="query"))
+    mp.attach(model, mp.LoRA(targets="ask")).detach()
+    family = mp.Family(model_types=(), blocks=("floors",), query=("ask",), value=("see",))
+    tuner = mp.attach(model, mp.LoRA(rank=1), family=family)
+    assert [p.path for p, _ in tuner.places] == [
+        *("floors.0.ask", "floors.0.see", "floors.1.ask", "floors.1.see"),
+    ]
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.MODELS if n != "mbart"])
+def test_blocks_and_top(models, name):
+    anatomy = Anatomy(models[name])
+    assert len(anatomy.blocks()) == (4 if name in zoo.SEQ2SEQ else 2)
+    last = anatomy.blocks()[-1][1]
+    top = set(anatomy.top(1))
+    assert set(last.parameters()) <= top
+    assert not set(anatomy.blocks()[-2][1].parameters()) & top
+    final_norm = name not in (*zoo.ENCODERS, "bart", "tiny-encoder-decoder")
+    assert (len(top) > len(list(last.parameters()))) == final_norm
+    with pytest.raises(ValueError, match="has 2 layers, so the top 3 do not exist"):
+        anatomy.top(3)

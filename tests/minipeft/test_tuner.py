@@ -1,0 +1,431 @@
+"""attach and detach: nothing is left behind, nothing is hidden, several tuners live together."""
+
+import copy
+
+import pytest
+import torch
+import zoo
+from torch import nn
+
+import minipeft as mp
+from minipeft.doors import doors
+
+METHODS = {
+    "lora": mp.LoRA(rank=2, alpha=4),
+    "lora-whole": mp.LoRA(rank=3, alpha=4, targets=("qkv", "output", "up", "down")),
+    "full": mp.FullFineTuning(),
+    "top": mp.TopLayers(1),
+    "head": mp.HeadOnly(),
+}
+CASES = [(name, method) for name in zoo.MODELS for method in METHODS]
+CASES = [c for c in CASES if c[0] in ("gpt2", "bert", "t5", *zoo.TINY) or c[1].startswith("lora")]
+
+
+@pytest.mark.parametrize("name, method", CASES)
+def test_attach_is_identity_and_detach_leaves_no_trace(name, method):
+    model, batch = zoo.build(name), zoo.batch(name)
+    before = zoo.logits(model, batch)
+    modules, state = list(model.modules()), {k: v.clone() for k, v in model.state_dict().items()}
+    flags = [p.requires_grad for p in model.parameters()]
+    tuner = mp.attach(model, METHODS[method], seed=0)
+    torch.testing.assert_close(zoo.logits(model, batch), before, rtol=0, atol=0)
+    own = set(tuner.parameters())
+    assert {p for p in model.parameters() if p.requires_grad} == own
+    zoo.shake(tuner)
+    changed = zoo.logits(model, batch)
+    assert not torch.equal(changed, before)
+    with tuner.disabled():
+        assert torch.equal(zoo.logits(model, batch), before)
+    assert torch.equal(zoo.logits(model, batch), changed)
+    tuner.merge()
+    assert list(model.state_dict()) == list(state), "a merged model has the base's modules"
+    assert doors(model) == []
+    torch.testing.assert_close(zoo.logits(model, batch), changed, rtol=0, atol=1e-4)
+    tuner.unmerge()
+    assert torch.equal(zoo.logits(model, batch), changed)
+    tuner.merge()
+    tuner.detach()
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+    after = model.state_dict()
+    assert list(after) == list(state) and all(torch.equal(after[k], state[k]) for k in state)
+    assert [p.requires_grad for p in model.parameters()] == flags
+    assert "minipeft" not in vars(model)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "tiny-decoder"])
+def test_base_is_bit_identical_after_training(name):
+    model, batch = zoo.build(name), zoo.batch(name)
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("query", "down")), seed=0)
+    before = mp.fingerprint(model)
+    mp.train(model, [batch], 3, 1e-2, progress=False)
+    assert mp.fingerprint(model) == before
+    assert all(p.grad is None for p in tuner.anatomy.parameters())
+    assert all(p.abs().max() > 0 for p in tuner.parameters())
+
+
+def test_gradients_reach_every_patch_by_the_second_step_and_no_base_tensor():
+    for name in ("gpt2", "t5", "gpt_neox", "tiny-encoder-decoder"):
+        model, batch = zoo.build(name), zoo.batch(name)
+        every = mp.LoRA(rank=2, targets=("query", "key", "value", "output", "up", "down"))
+        tuner = mp.attach(model, every, seed=0)
+        zoo.shake(tuner, 0.01)
+        model(**batch).loss.backward()
+        for place, patch in tuner.places:
+            for key, parameter in patch.named_parameters():
+                gradient = parameter.grad
+                # a bias on all keys changes no softmax, but B A x differs from key to key
+                assert gradient is not None and gradient.abs().max() > 0, (name, place.path, key)
+        assert all(p.grad is None for p in tuner.anatomy.parameters())
+
+
+def test_modes_come_back():
+    model = zoo.build("gpt2")
+    model.transformer.h[0].train()
+    modes = [m.training for m in model.modules()]
+    tuner = mp.attach(model, mp.LoRA())
+    patches = [patch for _, patch in tuner.places]
+    assert [p.training for p in patches] == [True, True, False, False]
+    model.train()
+    assert all(p.training for p in patches)
+    tuner.detach()
+    assert [m.training for m in model.modules()] == modes
+
+
+def test_buffers_come_back():
+    """Batch norm counts what it sees, frozen or not."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)).train()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    tuner = mp.attach(model, mp.LoRA(targets="0"))
+    model(torch.randn(8, 4))
+    tuner.detach()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_names_are_checked():
+    model = zoo.build("tiny-decoder")
+    mp.attach(model, mp.LoRA(), name="a")
+    with pytest.raises(ValueError, match="already has a tuner named 'a'"):
+        mp.attach(model, mp.LoRA(), name="a")
+    for name in ("", "a.b", "a b", 3):
+        with pytest.raises(ValueError, match="letters, digits, _ and -"):
+            mp.attach(model, mp.LoRA(), name=name)
+    with pytest.raises(ValueError, match="'keys' is one that torch modules use"):
+        mp.attach(model, mp.LoRA(), name="keys")
+    with pytest.raises(TypeError, match="needs a method such as minipeft.LoRA"):
+        mp.attach(model, mp.LoRA)
+    assert list(mp.tuners(model)) == ["a"]
+
+
+def test_a_failed_second_attach_leaves_the_first_alone():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    first = mp.attach(model, mp.LoRA(), name="a", seed=0)
+    zoo.shake(first)
+    before = zoo.logits(model, batch)
+    with pytest.raises(ValueError):
+        mp.attach(model, mp.LoRA(targets=("query", "nothing")), name="b")
+    with pytest.raises(ValueError, match="copied and patched at once"):
+        mp.attach(model, mp.LoRA(targets="lm_head"), name="b")
+        mp.attach(model, mp.HeadOnly(), name="c")
+    mp.tuners(model)["b"].detach()
+    assert list(mp.tuners(model)) == ["a"] and torch.equal(zoo.logits(model, batch), before)
+
+
+def test_a_detached_tuner_says_so():
+    tuner = mp.attach(zoo.build("gpt2"), mp.LoRA(), name="a")
+    tuner.detach()
+    for act in (tuner.detach, tuner.merge, tuner.enable, tuner.disable, tuner.report):
+        with pytest.raises(ValueError, match="'a' is detached"):
+            act()
+
+
+def test_seed_decides_the_start_and_leaves_the_generator_alone():
+    model = zoo.build("gpt2")
+    state = torch.get_rng_state()
+    a = mp.attach(model, mp.LoRA(), name="a", seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    b = mp.attach(model, mp.LoRA(), name="b", seed=3)
+    c = mp.attach(model, mp.LoRA(), name="c", seed=4)
+    A = [t.places[0][1].A for t in (a, b, c)]
+    assert torch.equal(A[0], A[1]) and not torch.equal(A[0], A[2])
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_two_tuners_add_up_and_part_in_any_order(order):
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    base = zoo.logits(model, batch)
+    made = {}
+    alone = {}
+    for number, name in enumerate("ab"):
+        for tuner in made.values():
+            tuner.disable()
+        made[name] = mp.attach(model, mp.LoRA(targets=("qkv", "up")), name=name, seed=number)
+        zoo.shake(made[name], seed=number)
+        alone[name] = zoo.logits(model, batch)
+    made["a"].enable()
+    both = zoo.logits(model, batch)
+    assert not torch.equal(both, alone["a"]) and not torch.equal(both, alone["b"])
+    for name in order:  # merge in any order, unmerge one, the other acts alone
+        made[name].merge()
+    torch.testing.assert_close(zoo.logits(model, batch), both, rtol=0, atol=1e-5)
+    first, second = order
+    made[first].unmerge()
+    made[first].disable()
+    torch.testing.assert_close(zoo.logits(model, batch), alone[second], rtol=0, atol=1e-5)
+    made[first].detach()
+    made[second].unmerge()
+    assert torch.equal(zoo.logits(model, batch), alone[second])
+    made[second].detach()
+    assert torch.equal(zoo.logits(model, batch), base) and doors(model) == []
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_a_tuner_per_row_equals_separate_runs(name):
+    model, batch = zoo.build(name), zoo.batch(name, rows=5)
+    for number, label in enumerate("ab"):
+        targets = ("query", "down") if label == "a" else ("value", "up")
+        tuner = mp.attach(model, mp.LoRA(rank=2, targets=targets), name=label, seed=number)
+        zoo.shake(tuner, seed=number)
+    rows = ["a", None, "b", ("a", "b"), "a"]
+    with mp.route(model, rows):
+        mixed = zoo.logits(model, batch)
+    for i, row in enumerate(rows):
+        active = {row} if isinstance(row, str) else set(row or ())
+        for label, tuner in mp.tuners(model).items():
+            tuner.enable() if label in active else tuner.disable()
+        torch.testing.assert_close(mixed[i], zoo.logits(model, batch)[i], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "roberta", "bart", "tiny-encoder"])
+def test_a_head_per_row(name):
+    model, batch = zoo.build(name, "classification"), zoo.batch(name, "classification", rows=4)
+    base = zoo.logits(model, batch)
+    alone = {}
+    for number, label in enumerate("ab"):
+        tuner = mp.attach(model, mp.LoRA(rank=2), name=label, seed=number)
+        zoo.shake(tuner, seed=number)
+        with mp.route(model, [label] * 4):
+            alone[label] = zoo.logits(model, batch)
+    with mp.route(model, ["a", "b", None, "a"]):
+        mixed = zoo.logits(model, batch)
+    expected = torch.stack([alone["a"][0], alone["b"][1], base[2], alone["a"][3]])
+    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-5)
+
+
+def test_routes_that_cannot_be_are_refused():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    a = mp.attach(model, mp.LoRA(), name="a")
+    for names, sentence in [
+        ([], "one name per row"),
+        (["b"] * 3, "no tuner named 'b'"),
+    ]:
+        with pytest.raises(ValueError, match=sentence), mp.route(model, names):
+            pass
+    with pytest.raises(ValueError, match="names 2 rows, but a layer got a batch of 3"):
+        with mp.route(model, ["a", "a"]):
+            model(**batch)
+    model(**batch)  # the failed route is over
+    a.merge()
+    with pytest.raises(ValueError, match="unmerge it before routing"), mp.route(model, ["a"] * 3):
+        pass
+    a.unmerge()
+    full = mp.attach(model, mp.FullFineTuning(), name="full")
+    with pytest.raises(ValueError, match="disable it before routing"), mp.route(model, ["a"] * 3):
+        pass
+    full.disable()
+    with mp.route(model, ["a"] * 3):
+        model(**batch)
+    a.disable()
+    with pytest.raises(ValueError, match="'a' is disabled"), mp.route(model, ["a"] * 3):
+        pass
+
+
+def test_beams_follow_their_row():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2", rows=2)
+    ids = batch["input_ids"][:, :3]
+    tuner = mp.attach(model, mp.LoRA(), name="a", seed=0)
+    zoo.shake(tuner, 0.5)
+    options = dict(beams=3, max_new_tokens=4, eos_token_id=0)
+    with mp.route(model, ["a", None]):
+        mixed = mp.generate(model, ids, **options)
+    tuned = mp.generate(model, ids, **options)
+    with tuner.disabled():
+        base = mp.generate(model, ids, **options)
+    assert not torch.equal(tuned, base)
+    assert torch.equal(mixed[0], tuned[0]) and torch.equal(mixed[1], base[1])
+
+
+def test_merging_a_tied_weight_is_refused():
+    model = zoo.build("gpt2")
+    tuner = mp.attach(model, mp.LoRA(targets=("lm_head", "query")))
+    with pytest.raises(ValueError, match="lm_head is shared with transformer.wte"):
+        tuner.merge()
+    assert not tuner.merged and all(not door.merged for door in doors(model))
+
+
+def test_disabled_and_merged_exclude_each_other():
+    tuner = mp.attach(zoo.build("gpt2"), mp.LoRA())
+    tuner.merge()
+    assert tuner.merge() is tuner
+    with pytest.raises(ValueError, match="call unmerge"):
+        tuner.disable()
+    tuner.unmerge().disable()
+    with pytest.raises(ValueError, match="call enable"):
+        tuner.merge()
+
+
+def test_a_merged_model_is_a_plain_base(tmp_path):
+    """save_pretrained of a merged model opens without minipeft and has the same logits."""
+    import transformers
+
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, mp.LoRA(targets=("qkv", "down")), seed=0)
+    zoo.shake(tuner)
+    tuner.merge()
+    model.save_pretrained(tmp_path)
+    other = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(zoo.logits(other, batch), zoo.logits(model, batch))
+
+
+def test_a_copy_of_the_model_has_tuners_of_its_own():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    base = zoo.logits(model, batch)
+    zoo.shake(mp.attach(model, mp.LoRA(), name="a", seed=0))
+    changed = zoo.logits(model, batch)
+    twin = copy.deepcopy(model)
+    mp.tuners(twin)["a"].detach()
+    assert torch.equal(zoo.logits(twin, batch), base)
+    assert torch.equal(zoo.logits(model, batch), changed)
+
+
+def test_heads_of_fresh_tasks_are_trained_and_counted_apart():
+    heads = {  # C = 16, 3 labels
+        "gpt2": 3 * 16,
+        "bert": 3 * 16 + 3,
+        "roberta": 16 * 16 + 16 + 3 * 16 + 3,
+        "distilbert": 16 * 16 + 16 + 3 * 16 + 3,
+        "t5": 16 * 16 + 16 + 3 * 16 + 3,
+        "tiny-decoder": 3 * 16,
+        "tiny-encoder": 16 * 16 + 16 + 3 * 16 + 3,
+    }
+    for name, count in heads.items():
+        model = zoo.build(name, "classification")
+        before = sum(p.numel() for p in model.parameters())
+        tuner = mp.attach(model, mp.LoRA(rank=2))
+        report = tuner.report()
+        assert report.head == count, name
+        assert report.stored == report.trainable + report.head
+        assert report.base == before and report.total == before + report.stored
+        tuner.detach()
+        assert mp.attach(model, mp.LoRA(rank=2), head=False).report().head == 0
+    assert mp.attach(zoo.build("gpt2"), mp.LoRA()).report().head == 0
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_counts_are_the_formula(name):
+    """r (in + out) for every map: formula, report and the sum of tensors."""
+    rank, C, layers = 3, 16, 2
+    tuner = mp.attach(zoo.build(name), mp.LoRA(rank=rank, targets=("query", "output")))
+    attentions = 6 if name in zoo.SEQ2SEQ else layers
+    formula = attentions * 2 * rank * (C + C)
+    report = tuner.report()
+    assert report.trainable == formula
+    assert sum(p.numel() for p in tuner.parameters()) == formula == report.stored
+
+
+def test_report_reads_well():
+    tuner = mp.attach(zoo.build("gpt2", "classification"), mp.LoRA(rank=2), name="task")
+    text = str(tuner.report())
+    assert text.splitlines()[0].startswith("task: LoRA(rank=2, alpha=16, targets=('query', 'value'")
+    assert "transformer.h.*.attn.c_attn  A (2, 16)  B (16, 2)       2      128" in text
+    assert "head 48" in text and "trainable 256" in text
+    page = tuner.report()._repr_html_()
+    assert page.count("<tr>") == 4 and "A (2, 16)" in page and "&#x27;query&#x27;" in page
+
+
+def test_full_top_and_head_count():
+    model = zoo.build("tiny-decoder")
+    C, V, P, L = 16, zoo.WORDS, 32, 2
+    block = 12 * C * C + 13 * C
+    counts = {
+        mp.FullFineTuning(): V * C + P * C + L * block + 2 * C,
+        mp.TopLayers(1): block + 2 * C,
+        mp.TopLayers(2): 2 * block + 2 * C,
+    }
+    for method, count in counts.items():
+        tuner = mp.attach(model, method)
+        assert tuner.report().trainable == count
+        tuner.detach()
+    assert mp.attach(model, mp.HeadOnly()).report().head == V * C
+
+
+def test_head_only_trains_a_copy_of_a_tied_head():
+    model, batch = zoo.build("tiny-decoder"), zoo.batch("tiny-decoder")
+    tuner = mp.attach(model, mp.HeadOnly())
+    words = model.embeddings.words.weight.detach().clone()
+    mp.train(model, [batch], 3, 1e-2, progress=False)
+    assert torch.equal(model.embeddings.words.weight, words)
+    assert not torch.equal(tuner.copies["head.words"].weight, words)
+
+
+def test_two_tuners_cannot_train_the_same_base():
+    model = zoo.build("tiny-decoder")
+    mp.attach(model, mp.TopLayers(1), name="a")
+    with pytest.raises(ValueError, match="cannot train the same base parameters"):
+        mp.attach(model, mp.FullFineTuning(), name="b")
+    assert {p for p in model.parameters() if p.requires_grad} == set(
+        mp.tuners(model)["a"].parameters()
+    )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "llama"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    batch = zoo.batch(name)
+    gradients = []
+    for checkpointing in (False, True):
+        model = zoo.build(name).train()
+        tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+        zoo.shake(tuner)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        loss = model(**batch).loss
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in tuner.parameters())])
+    for plain, checked in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checked, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "llama", "tiny-decoder", "bart"])
+def test_bf16_base(name):
+    model, batch = zoo.build(name).bfloat16(), zoo.batch(name)
+    before = zoo.logits(model, batch)
+    tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+    assert torch.equal(zoo.logits(model, batch), before)
+    zoo.shake(tuner)
+    mp.train(model, [batch], 2, 1e-3, progress=False)
+    changed = zoo.logits(model, batch)
+    tuner.merge()  # rounded once to bf16, so near, not equal
+    torch.testing.assert_close(zoo.logits(model, batch), changed, rtol=0.1, atol=0.1)
+    tuner.detach()
+    assert torch.equal(zoo.logits(model, batch), before)
+
+
+def test_tying_weights_again_while_attached():
+    """transformers ties its head to the embeddings whenever it resizes or saves."""
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, mp.LoRA(targets=("lm_head",)))
+    before = zoo.logits(model, batch)
+    model.tie_weights()
+    assert torch.equal(zoo.logits(model, batch), before)
+    assert model.lm_head.base.weight is model.transformer.wte.weight
+    assert {p for p in model.parameters() if p.requires_grad} == set(tuner.parameters())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart", "tiny-decoder", "tiny-encoder-decoder"])
+def test_generation_with_cache_equals_without(name):
+    model, batch = zoo.build(name), zoo.batch(name, rows=2)
+    zoo.shake(mp.attach(model, mp.LoRA(targets=("qkv", "up")), seed=0), 0.3)
+    ids = batch["input_ids"][:, :4]
+    options = dict(max_new_tokens=5, eos_token_id=0)
+    cached = mp.generate(model, ids, **options)
+    assert torch.equal(cached, mp.generate(model, ids, use_cache=False, **options))
+    assert not model.training
