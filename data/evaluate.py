@@ -144,11 +144,12 @@ def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
     groups = defaultdict(list)
     for _, shape in entailment.SHAPES:
         for answer in ("yes", "no", "maybe"):
-            groups[shape.__name__] += unseen(
-                f"entailment {shape.__name__} {answer}", count // 10,
-                lambda rng, shape=shape, answer=answer: (
-                    lambda p, c, a: (f"{p} ; {c}", a))(*shape(rng, words.ACTORS, answer, entailment.NEGATED)),
-            )  # fmt: skip
+
+            def pair(rng, shape=shape, answer=answer):
+                premise, claim, _ = shape(rng, words.ACTORS, answer, entailment.NEGATED)
+                return f"{premise} ; {claim}", answer
+
+            groups[shape.__name__] += unseen(f"{shape.__name__} {answer}", count // 6, pair)
     for name, cases in groups.items():
         said = answers(model, tokenizer, [(f"follows : {text} =>", "") for text, _ in cases])
         found[f"entailment, {name}"] = accuracy(said, [answer for _, answer in cases])

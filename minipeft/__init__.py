@@ -6,7 +6,7 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
-from minipeft import plots
+from minipeft import metrics, plots, tasks
 from minipeft.anatomy import Family, Slice
 from minipeft.doors import WeightDoor
 from minipeft.files import load
@@ -34,9 +34,11 @@ __all__ = [
     "generate",
     "interval",
     "load",
+    "metrics",
     "plots",
     "route",
     "sanity_ladder",
+    "tasks",
     "train",
     "tuners",
 ]

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import metrics
-from .tuner import tuners
+from minipeft import metrics
+from minipeft.generation import generate
+from minipeft.tuner import tuners
 
 
 class Example(NamedTuple):
@@ -225,7 +226,7 @@ def wrapped(model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     device = next(model.parameters()).device
     batch = {key: value.to(device) for key, value in batch.items()}
     for tuner in tuners(model).values():
-        batch = tuner.wrap(batch) if hasattr(tuner, "wrap") else batch
+        batch = tuner.wrap(batch)
     return batch
 
 
@@ -238,21 +239,11 @@ def run(model, batch: dict[str, Tensor], both: bool = False):
 
 def write(model, batch: dict[str, Tensor], longest: int, tokenizer) -> list[list[int]]:
     """Greedy continuation: only the new ids, each row cut before <eos>."""
-    batch = wrapped(model, batch)
-    if getattr(model.config, "kind", None) is not None:
-        from tiny_transformer import generate
-
-        ids = generate(model, **batch, max_new_tokens=longest)
-        start = 1 if kind_of(model) == "encoder-decoder" else batch["input_ids"].shape[1]
-    else:
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        ids = model.generate(
-            **batch, max_new_tokens=longest, do_sample=False, num_beams=1, pad_token_id=pad
-        )
-        start = 0 if model.config.is_encoder_decoder else batch["input_ids"].shape[1]
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
     end = tokenizer.eos_token_id
-    rows = []
-    for row in ids[:, start:].tolist():
-        body = row[1:] if start == 0 else row  # decoder_start may be <eos> itself (BART)
-        rows.append(body[: body.index(end)] if end in body else body)
-    return rows
+    ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=end)  # wraps by itself
+    decoder = kind_of(model) == "decoder"
+    start = wrapped(model, batch)["input_ids"].shape[1] if decoder else 1
+    rows = ids[:, start:].tolist()
+    return [row[: row.index(end)] if end in row else row for row in rows]

@@ -29,8 +29,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import metrics
-from .encoding import Encoding, Example, head_of, kind_of
+from minipeft import metrics
+from minipeft.encoding import Encoding, Example, head_of, kind_of
 
 SPLITS = ("train", "dev", "test", "ood")
 KINDS = ("generate", "cloze", "classify", "tag")
