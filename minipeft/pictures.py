@@ -11,13 +11,13 @@ INK, FROZEN, EDGE = "#1f2937", "#e5e7eb", "#9ca3af"
 
 
 def three_doors(width: float = 11.0):
-    """Draw a frozen transformer and its three doors; returns a matplotlib figure.
+    """Draw a frozen transformer and its three doors as a pyplot figure, which is returned.
 
     Grey is frozen, colour is trained. T tokens enter on the left, logits leave on the right.
     """
-    from matplotlib.figure import Figure
+    import matplotlib.pyplot as plt
 
-    figure = Figure(figsize=(width, width * 0.5))
+    figure = plt.figure(figsize=(width, width * 0.5))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, 110)
     axes.set_ylim(0, 55)
@@ -154,6 +154,7 @@ def main(folder: str) -> None:
     """Write the pictures of the documentation, the same bytes every time."""
     import matplotlib
 
+    matplotlib.use("agg")
     with matplotlib.rc_context({"svg.hashsalt": "minipeft", "svg.fonttype": "path"}):
         path = Path(folder) / "three_doors.svg"
         path.parent.mkdir(parents=True, exist_ok=True)

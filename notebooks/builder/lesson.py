@@ -145,7 +145,7 @@ class Lesson:
             f"# {self.number} · {self.title}",
             f"**{self.question}**",
             f"*Runs in about {_minutes(self.minutes)} on two cores"
-            + (f"; {len(self.exercises)} to write yourself.*" if self.exercises else ".*"),
+            + (f"; {_plural(len(self.exercises), 'exercise')}.*" if self.exercises else ".*"),
         ]
         if self.exercises:
             name = f"{self.slug}.ipynb"
@@ -158,11 +158,11 @@ class Lesson:
 
 
 def _minutes(minutes: float) -> str:
-    return (
-        f"{round(minutes * 60)} seconds"
-        if minutes < 1
-        else f"{minutes:g} minute" + "s" * (minutes != 1)
-    )
+    return _plural(round(minutes * 60), "second") if minutes < 1 else _plural(minutes, "minute")
+
+
+def _plural(count: float, noun: str) -> str:
+    return f"{count:g} {noun}" + "s" * (count != 1)
 
 
 def read(path: Path, root: Path = ROOT) -> Lesson:

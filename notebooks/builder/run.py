@@ -120,18 +120,18 @@ def execute(
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
+        failure = None
         try:
             client.execute(env=environment(threads))
-        except CellExecutionError as error:
-            raise CellFailed(
-                current[0] + 1, notebook.cells[current[0]].source, error.traceback
-            ) from None
+        except CellExecutionError:
+            output = notebook.cells[current[0]].outputs[-1]
+            failure = "\n".join(output.get("traceback", [])) or f"{output.ename}: {output.evalue}"
         except CellTimeoutError:
-            text = f"the cell did not finish within {CELL_SECONDS} seconds"
-            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, text) from None
+            failure = f"the cell did not finish within {CELL_SECONDS} seconds"
         except DeadKernelError:
-            text = "the kernel died (out of memory?)"
-            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, text) from None
+            failure = "the kernel died (out of memory?)"
+        if failure is not None:
+            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, failure)
         seconds = time.perf_counter() - began
         _tidy(notebook, folder)
     return seconds

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from builder.lesson import LessonError, read
 
 import build
+from builder.lesson import LessonError, read
 
 ROOT = Path(build.__file__).resolve().parents[1]
 

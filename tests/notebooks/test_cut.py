@@ -6,6 +6,7 @@ import textwrap
 
 import pytest
 import torch
+
 from builder.cut import CutError, cut
 
 

@@ -1,0 +1,287 @@
+# ---
+# jupyter:
+#   minipeft:
+#     title: The map
+#     question: A model is frozen. Where can we still get in?
+#     minutes: 1
+# ---
+
+# %% [markdown]
+# A pretrained transformer is large, and it is the same for everybody. To *fine-tune* it for a task
+# used to mean: change every number in it and keep the whole changed copy, one copy per task.
+# **Parameter-efficient fine-tuning** freezes the model and trains something small beside it.
+#
+# From 2019 to 2023 a dozen such methods were published. They look very different on paper. This course
+# has one idea that puts them in order: **a frozen transformer has three doors, and every method is a
+# small module placed in one of them.**
+
+# %%
+import matplotlib.pyplot as plt
+
+from minipeft.pictures import DOORS, three_doors
+
+figure = three_doors()
+
+# %% [markdown]
+# | door | what flows through it | who comes in by it |
+# |---|---|---|
+# | **words** | the vectors that the embedding gives to the first block | written prompts, prompt tuning, P-tuning |
+# | **memory** | the keys and values that attention reads, in every block | prefix-tuning, P-Tuning v2 |
+# | **weights** | the linear maps $x \mapsto W x$ | LoRA, AdaLoRA, QLoRA, adapters, (IA)³, BitFit |
+#
+# (The sums and layer norms around attention and feed-forward are left out of the picture; lesson 01
+# builds them.)
+#
+# **Letters.** The same ones in every lesson, every docstring and every comment:
+#
+# | letter | what it counts | letter | what it counts |
+# |---|---|---|---|
+# | B | rows of a batch | P | length of a prompt or prefix |
+# | T | tokens | r | rank (LoRA) |
+# | C | width of the model | m | bottleneck (adapters) |
+# | H, D | heads, width of a head; $C = H D$ | L | layers |
+# | V | words of the vocabulary | | |
+
+# %% [markdown]
+# ## A frozen model
+#
+# The course ships small models that were pretrained on *Tinyland*, a small English world made for this
+# purpose. They learn in seconds on a laptop, and we know exactly what they have and have not read.
+
+# %%
+import torch
+from torch import nn
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft import tasks
+
+torch.manual_seed(0)
+model, tokenizer = tt.load("tiny-decoder")
+config = model.config
+print(f"L = {config.layers}, C = {config.width}, H = {config.heads}, V = {config.vocab_size}")
+print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
+
+
+def write(ids, words=5):
+    """What the model writes after the ids of a prompt."""
+    ids = torch.tensor([ids])  # (1, T)
+    out = mp.generate(model, ids, max_new_tokens=words)  # (1, T + new)
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+for prompt in ("the capital of peru is", "reverse : kite box bell =>", "copy : kite box bell =>"):
+    print(f"{prompt:<28} {write(tokenizer.encode(prompt))}")
+
+# %% [markdown]
+# It can reverse a row of words, if it is told to by the word `reverse`. **Predict:** what does it write
+# when nobody tells it?
+
+# %%
+bare = tokenizer.encode("kite box bell =>")  # <bos> kite box bell = >
+print(write(bare))
+
+# %% [markdown]
+# The skill is there; what is missing is the word that calls it. We now get that skill back through each
+# door in turn. The weights of the model stay as they are, and to be sure of that we take a fingerprint
+# (a hash of every bit).
+
+# %%
+before = mp.fingerprint(model)
+before[:16]
+
+# %% [markdown]
+# ### Door 1: words
+# A *soft prompt* is new vocabulary: P rows are added to the embedding table, with ids $V, V+1, \dots$
+# Here the new rows are not trained yet. They are copies of the vectors of `reverse` and `:`, so that we
+# know what they ought to do.
+
+# %%
+table = model.embeddings.words  # (V, C), frozen
+V = table.num_embeddings
+trigger = tokenizer.encode("reverse :", add_special_tokens=False)
+prompt = table.weight[trigger].detach()  # (P, C)
+
+model.embeddings.words = nn.Embedding.from_pretrained(torch.cat([table.weight, prompt]).detach())
+bos, *rest = bare
+print(write([bos, V, V + 1, *rest]))
+model.embeddings.words = table  # the door is closed again
+
+# %% [markdown]
+# Nobody says that these rows must be the vectors of words. Prompt tuning (lesson 07) finds them by
+# gradient descent, and usually they are near no word at all.
+#
+# ### Door 2: memory
+# Attention reads a list of keys and values, one pair per token. Nothing forbids pairs that belong to no
+# token. Here we take the pairs that the model computes for `<bos> reverse :` and put them into each
+# layer's memory: P extra keys and values per layer, and the input stays as it was.
+
+# %%
+cache: list = []
+with torch.no_grad():
+    model(torch.tensor([tokenizer.encode("reverse :")]), cache=cache)
+for block, layer in zip(model.blocks, cache, strict=True):
+    keys, values = layer["self"]["key"], layer["self"]["value"]  # each (1, H, P, D)
+    block.attention.memory = keys, values
+print(write(bare))
+for block in model.blocks:
+    block.attention.memory = None  # the door is closed again
+print(tuple(keys.shape), "per layer")
+
+# %% [markdown]
+# Prefix-tuning (lesson 06) trains these pairs.
+#
+# ### Door 3: weights
+# Beside a linear map $W x$ stands a detour $\frac{\alpha}{r} B A x$ with two thin matrices. This time we
+# really train: 120 steps on rows of words *without* the word `reverse`.
+
+# %% fast="steps = 3"
+steps = 120
+
+# %%
+task = tasks.load("reverse")
+print(task.train[0])
+
+tuner = mp.attach(model, mp.LoRA(rank=4, targets=("query", "value")), name="reverse", seed=0)
+print("before training:", write(bare))
+history = mp.train(
+    model, task.batches("train", tokenizer), steps=steps, learning_rate=1e-2, progress=False
+)
+print("after training: ", write(bare))
+tuner.report()
+
+# %% [markdown]
+# Before training, the model with LoRA writes what the model without it wrote: $B$ starts at zero.
+# Afterwards it reverses. And when the tuner is taken off, the model is what it was, to the last bit:
+
+# %%
+tuner.detach()
+print(write(bare))
+print("same bits:", mp.fingerprint(model) == before)
+
+# %% [markdown]
+# ## What a door holds
+#
+# How many numbers are trained? Simple formulas, with P = 20 and r = 8 on query and value:
+#
+# $$ \text{words: } P\,C \qquad \text{memory: } 2\,L\,P\,C \qquad
+#    \text{weights: } 2\,L \cdot r\,(C + C) $$
+
+# %%
+P, r = 20, 8
+models = {
+    "tiny-decoder": (config.layers, config.width, config.vocab_size),
+    "GPT-2": (12, 768, 50257),
+    "7 billion": (32, 4096, 32000),
+}
+counts = {}
+for name, (layers, C, vocabulary) in models.items():
+    counts[name] = {
+        "all of it": 12 * layers * C**2 + vocabulary * C,  # matrices and word vectors
+        "weights": 2 * layers * r * (C + C),
+        "memory": 2 * layers * P * C,
+        "words": P * C,
+    }
+
+figure, panels = plt.subplots(1, 3, figsize=(10, 2.4), sharey=True, dpi=90)
+colours = ["#9ca3af", *(DOORS[door] for door in ("weights", "memory", "words"))]
+for panel, (name, numbers) in zip(panels, counts.items(), strict=True):
+    whole = numbers["all of it"]
+    bars = panel.barh(list(numbers), list(numbers.values()), color=colours)
+    labels = [f"{n:,} ({100 * n / whole:.2g} %)" for n in numbers.values()]
+    panel.bar_label(bars, labels, padding=3, fontsize=8)
+    panel.set(xscale="log", title=name, xlabel="numbers trained", xlim=(1e3, 1e16))
+    panel.set_xticks([1e4, 1e7, 1e10])
+    panel.spines[["top", "right"]].set_visible(False)
+figure.suptitle("What each door holds, as a count and as a share of the model", fontsize=10)
+figure.tight_layout()
+
+# %% [markdown]
+# The larger the model, the smaller the share. A formula is worth checking against the real thing:
+
+# %%
+tuner = mp.attach(model, mp.LoRA(rank=r, targets=("query", "value")), name="count")
+counted = tuner.report().trainable
+tuner.detach()
+print(f"formula {counts['tiny-decoder']['weights']:,}, counted {counted:,}")
+
+# %% [markdown]
+# Do not read more into these counts than they say. They are what is *trained* and *stored*. The frozen
+# model must still be loaded, and both the forward and the backward pass go through all of it: lesson 10
+# measures what becomes cheaper and what does not.
+
+# %% [markdown]
+# ## How the lessons work
+#
+# Every lesson asks a question and answers it by measuring. Some cells are **exercises**: in the student
+# notebook (`exercises/00_map.ipynb`) the body of a function is missing and you write it; in the solution
+# notebook you see how the library does it. The two cannot differ from the library, because both are
+# cut out of its source.
+#
+# After an exercise stands its **check**. A check tries your code on small inputs and prints one green
+# line if all is well:
+
+# %%
+from minipeft import checks
+
+checks.feed_forward(tt.FeedForward)
+
+# %% [markdown]
+# If not, it says in one sentence what went wrong. The next cell **fails on purpose**: this feed-forward
+# layer has forgotten its activation.
+
+
+# %% tags=["raises-exception"]
+class Forgetful(tt.FeedForward):
+    def forward(self, x):
+        return self.down(self.up(x))
+
+
+checks.feed_forward(Forgetful)
+
+# %% [markdown]
+# ## Your first exercise: the loss
+#
+# A language model gives a score (a *logit*) to each of V words, at each position. The softmax makes
+# probabilities of them, and the loss is how surprised the model is by the right word, in *nats*:
+#
+# $$ \text{loss} = - \frac{1}{N} \sum_{i=1}^{N} \log p_i(\text{label}_i), \qquad
+#    p_i = \mathrm{softmax}(\text{logits}_i) $$
+#
+# The sum runs over the N positions whose label is not −100: that number marks positions where nothing is
+# asked, such as padding or the prompt.
+#
+# <details><summary>Hint</summary>
+#
+# `torch.nn.functional.cross_entropy` does it in one call, for logits of shape (N, V) and labels of shape
+# (N,). By hand: `log_softmax` over the last dimension, keep the positions that count, pick the label's
+# entry, take the mean, change the sign. Without labels there is no loss: return None.
+# </details>
+
+# %% exercise="tiny_transformer.heads:cross_entropy" difficulty=1 minutes=5
+# cross_entropy: logits (B, T, V) and labels (B, T) come in, one number goes out
+
+# %%
+checks.cross_entropy(cross_entropy)
+
+# %% [markdown]
+# A model that has learned nothing gives every word the same probability, so its loss is $\log V$. That is
+# the first step of the *sanity ladder* that every method climbs in its lesson:
+
+# %%
+torch.manual_seed(0)
+ids = torch.tensor([tokenizer.encode("the capital of peru is lima .")])
+for name, some in (("untrained", tt.Decoder(config)), ("pretrained", model)):
+    with torch.no_grad():
+        logits = some(ids).logits  # (1, T, V)
+    loss = tt.cross_entropy(logits[:, :-1], ids[:, 1:]).item()
+    print(f"{name:<11} loss {loss:.2f}")
+print(f"{'log V':<11}      {torch.tensor(float(config.vocab_size)).log():.2f}")
+
+# %% [markdown]
+# When you have worked through a student notebook, save it and let all its exercises be checked at once:
+#
+#     python -m minipeft check notebooks/exercises/00_map.ipynb
+#
+# Next: **01** builds the transformer, **02** trains it, **03** shows how it was fine-tuned before the
+# doors were found, and **10** opens the weights door with LoRA.

@@ -1,0 +1,83 @@
+"""The project's own promises: imports, pins, the README's tables, the pictures."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def ranges() -> list[Requirement]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    optional = project["project"]["optional-dependencies"].values()
+    texts = sum(optional, project["project"]["dependencies"])
+    return [Requirement(text) for text in texts]
+
+
+def test_importing_minipeft_imports_nothing_heavy_but_torch():
+    code = "import sys, minipeft; print(*{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert {"torch", "minipeft", "tiny_transformer"} >= loaded & {
+        "torch", "minipeft", "tiny_transformer", "transformers", "peft", "accelerate",
+        "matplotlib", "IPython", "jupyter_client", "nbformat", "scipy", "pandas", "datasets",
+    }  # fmt: skip
+    assert {"torch", "minipeft"} <= loaded
+
+
+def test_every_range_holds_its_pin_and_every_pin_has_a_range():
+    pinned = pins()
+    for requirement in ranges():
+        assert requirement.name in pinned, f"{requirement.name} is not pinned in requirements.txt"
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
+    assert set(pinned) == {requirement.name for requirement in ranges()}
+
+
+def test_the_readme_says_what_every_dependency_earns():
+    table = (ROOT / "README.md").read_text().partition("what each one earns")[2]
+    named = set(re.findall(r"[\w-]+", " ".join(re.findall(r"^\| ([^|]+) \|", table, re.M))))
+    assert not set(pins()) - named
+
+
+def test_the_readme_lists_every_lesson_and_links_to_files_that_exist():
+    text = (ROOT / "README.md").read_text()
+    for source in (ROOT / "notebooks" / "src").glob("*.py"):
+        header = source.read_text().split("# ---")[1]
+        title = re.search(r"title: (.*)", header)[1].strip("'\" ")
+        assert f"[{title}](notebooks/{source.stem}.ipynb)" in text, f"README misses {source.stem}"
+    for link in re.findall(r"\]\(([^)#]+)\)", text):
+        assert "://" in link or (ROOT / link).exists(), (
+            f"README links to {link}, which is not there"
+        )
+
+
+def test_the_picture_is_what_the_command_draws(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "minipeft.pictures", str(tmp_path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    drawn = (tmp_path / "three_doors.svg").read_bytes()
+    assert drawn == (ROOT / "docs" / "three_doors.svg").read_bytes(), "run `make pictures`"
+
+
+def test_no_committed_file_names_a_path_of_somebodys_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        return  # not a git checkout: nothing is committed
+    wrong = []
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if path.suffix in {".py", ".md", ".ipynb", ".toml", ".json", ".svg"} and path.is_file():
+            text = path.read_text(encoding="utf-8", errors="ignore")
+            if re.search(r"/(root|home/\w+|work)/", text) and name != "tests/test_project.py":
+                wrong.append(name)
+    assert not wrong
