@@ -9,6 +9,7 @@
 from minipeft.checks.framework import CheckFailed, NotFinished
 from minipeft.checks.losses import cross_entropy, masked
 from minipeft.checks.pretraining import causal, learning_rate, span_corruption
+from minipeft.checks.transfer import forgotten, train_top, training_bytes
 from minipeft.checks.transformer import attend, attention, block, causal_mask, feed_forward
 from minipeft.checks.weights import lora
 
@@ -23,6 +24,9 @@ EXERCISES = {
     "tiny_transformer.objectives:masked": masked,
     "tiny_transformer.objectives:span_corruption": span_corruption,
     "tiny_transformer.pretraining:learning_rate": learning_rate,
+    "minipeft.transfer:train_top": train_top,
+    "minipeft.transfer:training_bytes": training_bytes,
+    "minipeft.transfer:forgotten": forgotten,
     "minipeft.methods.lora:LoRAPatch": lora,
 }
 
@@ -37,8 +41,11 @@ __all__ = [
     "causal_mask",
     "cross_entropy",
     "feed_forward",
+    "forgotten",
     "learning_rate",
     "lora",
     "masked",
     "span_corruption",
+    "train_top",
+    "training_bytes",
 ]

@@ -1,0 +1,336 @@
+"""Checks of lesson 03: they take what is right, however it is written, and name what is wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+from minipeft import checks, transfer
+from minipeft.metrics import exact, normal
+
+
+def refused(check, candidate, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(candidate)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- train_top -------------------------------------------------------------------------------------
+
+
+def by_flags(parts, count):
+    """Everything on, then the lower parts off: what they share goes off with them."""
+    if count < 0 or count > len(parts):
+        raise ValueError("no")
+    found = []
+    for part in parts:
+        part.requires_grad_(True)
+    for part in parts[: len(parts) - count]:
+        part.requires_grad_(False)
+    for part in parts:
+        for parameter in part.parameters():
+            if parameter.requires_grad and all(parameter is not other for other in found):
+                found.append(parameter)
+    return found
+
+
+def by_module_list(parts, count):
+    every = nn.ModuleList(parts)
+    if not 0 <= count <= len(every):
+        raise ValueError("no")
+    below = nn.ModuleList(parts[: len(parts) - count])
+    every.requires_grad_(True)
+    below.requires_grad_(False)
+    return tuple(p for p in every.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("right", [transfer.train_top, by_flags, by_module_list])
+def test_right_ways_to_freeze_pass(right, capsys):
+    checks.train_top(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def every(parts):
+    return list(dict.fromkeys(p for part in parts for p in part.parameters()))
+
+
+def chosen(choose, freeze=True, wake=True):
+    """Candidates that differ in which parts they choose."""
+
+    def candidate(parts, count):
+        if not 0 <= count <= len(parts):
+            raise ValueError("no")
+        wanted = every(choose(parts, count))
+        for p in every(parts):
+            mine = any(p is other for other in wanted)
+            if freeze and not mine:
+                p.requires_grad_(False)
+            if wake and mine:
+                p.requires_grad_(True)
+        return wanted
+
+    return candidate
+
+
+def last(parts, count):
+    return parts[len(parts) - count :]
+
+
+def no_return(parts, count):
+    by_flags(parts, count)
+
+
+def modules(parts, count):
+    by_flags(parts, count)
+    return last(parts, count)
+
+
+def twice(parts, count):
+    by_flags(parts, count)
+    return [p for part in parts for p in part.parameters() if p.requires_grad]
+
+
+def weights_only(parts, count):
+    found = by_flags(parts, count)
+    for p in found:
+        p.requires_grad_(p.dim() > 1)
+    return [p for p in found if p.dim() > 1]
+
+
+def any_count(parts, count):
+    return by_flags(parts, min(max(count, 0), len(parts)))
+
+
+def tied_never(parts, count):
+    """What two parts share is frozen, whoever they are."""
+    found = by_flags(parts, count)
+    uses = [p for part in parts for p in part.parameters()]
+    single = [p for p in found if sum(p is other for other in uses) == 1]
+    for p in found:
+        p.requires_grad_(any(p is other for other in single))
+    return single
+
+
+def tied_head_frozen(parts, count):
+    """A part that shares anything with a frozen one is frozen whole."""
+    by_flags(parts, count)
+    below = every(parts[: len(parts) - count])
+    found = []
+    for part in last(parts, count):
+        own = list(part.parameters())
+        if any(p is q for p in own for q in below):
+            part.requires_grad_(False)
+        else:
+            found += [p for p in own if all(p is not q for q in found)]
+    return found
+
+
+def zeroes(parts, count):
+    found = by_flags(parts, count)
+    with torch.no_grad():
+        for p in every(parts):
+            if not p.requires_grad:
+                p.zero_()
+    return found
+
+
+WRONG_TOPS = [
+    (chosen(lambda parts, count: parts[-count:]), "parts[-0:] is the whole list"),
+    (chosen(lambda parts, count: parts[:count]), "the first 1 are awake"),
+    (chosen(last, freeze=False), "freeze parts 1 to 3"),
+    (chosen(last, wake=False), "must wake up"),
+    (chosen(lambda parts, count: parts[-count - 1 : -1] if count else []), "last part is left out"),
+    (chosen(lambda parts, count: parts[-count - 1 :]), "lower parts are awake too"),
+    (chosen(last), "the frozen part would change"),
+    (lambda parts, count: every(last(parts, count)), "lower parts are awake too"),
+    (no_return, "gives None back"),
+    (modules, "the list holds a Linear"),
+    (twice, "given back twice"),
+    (weights_only, "no bias"),
+    (any_count, "raise a ValueError"),
+    (tied_never, "no frozen part uses it"),
+    (tied_head_frozen, "the bias of a tied head is frozen"),
+    (zeroes, "the values of the parameters changed"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_TOPS)
+def test_wrong_ways_to_freeze_are_named(wrong, words):
+    refused(checks.train_top, wrong, words)
+
+
+def test_train_top_wakes_what_top_layers_wakes():
+    """By hand and by the tuner: the same parameters of a decoder, for every k."""
+    import minipeft as mp
+    import tiny_transformer as tt
+
+    model = tt.Decoder(tt.TransformerConfig.gpt2(vocab_size=11, width=8, layers=3, heads=2))
+    for k in (1, 2, 3):
+        tuner = mp.attach(model, mp.TopLayers(k))
+        by_tuner = {id(p) for p in tuner.parameters()}
+        tuner.detach()
+        parts = [
+            model.embeddings,
+            *model.blocks[:-1],
+            nn.ModuleList([model.blocks[-1], model.norm]),
+        ]
+        assert {id(p) for p in transfer.train_top(parts, k)} == by_tuner
+
+
+# -- training_bytes --------------------------------------------------------------------------------
+
+
+def by_nbytes(model):
+    trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    return {
+        "adam": trained + trained,
+        "gradients": trained,
+        "weights": sum(p.nbytes for p in model.parameters()),
+    }
+
+
+def by_adding_up(model):
+    """Really train one step, and add up what is there."""
+    optimizer = torch.optim.Adam(
+        [p for p in model.parameters() if p.requires_grad] or [nn.Parameter()]
+    )
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) if p.requires_grad else None
+    optimizer.step()
+    states = [s for p, s in optimizer.state.items() if p.numel()]
+    moments = [s[name] for s in states for name in ("exp_avg", "exp_avg_sq")]
+    return {
+        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
+        "gradients": sum(p.grad.nbytes for p in model.parameters() if p.grad is not None),
+        "adam": sum(m.nbytes for m in moments),
+    }
+
+
+@pytest.mark.parametrize("right", [transfer.training_bytes, by_nbytes, by_adding_up])
+def test_right_ledgers_pass(right, capsys):
+    checks.training_bytes(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def ledger(weights="all", gradients="trained", adam="trained", size=None, means=2, tied=False):
+    def candidate(model):
+        named = list(model.named_parameters(remove_duplicate=not tied))
+        sizes = {
+            "all": sum(p.numel() * (size or p.element_size()) for _, p in named),
+            "trained": sum(
+                p.numel() * (size or p.element_size()) for _, p in named if p.requires_grad
+            ),
+        }
+        return {
+            "weights": sizes[weights],
+            "gradients": sizes[gradients],
+            "adam": means * sizes[adam],
+        }
+
+    return candidate
+
+
+WRONG_LEDGERS = [
+    (ledger(size=1), "not bytes"),
+    (ledger(size=4), "element_size() is 2"),
+    (ledger(tied=True), "the shared matrix counts twice"),
+    (ledger(weights="trained"), "must be in memory too"),
+    (ledger(gradients="all", adam="all"), "frozen parameters get gradients"),
+    (ledger(adam="all"), "Adam keeps means of frozen parameters"),
+    (ledger(means=1), "Adam keeps one mean"),
+    (ledger(means=3), "adam should be"),
+    (lambda model: None, "should return a dict"),
+    (lambda model: {"weights": 1, "gradients": 2}, "the dict has no adam"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_LEDGERS)
+def test_wrong_ledgers_are_named(wrong, words):
+    refused(checks.training_bytes, wrong, words)
+
+
+# -- forgotten -------------------------------------------------------------------------------------
+
+
+def by_counting(before, after, targets):
+    if len(before) != len(targets) or len(after) != len(targets):
+        raise ValueError("lengths")
+    right = lost = 0
+    for i, target in enumerate(targets):
+        if normal(before[i]) == normal(target):
+            right += 1
+            lost += normal(after[i]) != normal(target)
+    if right == 0:
+        raise ValueError("nothing known")
+    return lost / right
+
+
+def by_metrics(before, after, targets):
+    """One minus the accuracy after, on what was right before."""
+    rows = list(zip(before, after, targets, strict=True))
+    known = [(a, t) for b, a, t in rows if exact([b], [t])]
+    said, true = zip(*known, strict=True) if known else ((), ())
+    return 1 - exact(said, true)
+
+
+@pytest.mark.parametrize("right", [transfer.forgotten, by_counting, by_metrics])
+def test_right_measures_of_forgetting_pass(right, capsys):
+    checks.forgotten(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def share(formula, same=lambda a, b: normal(a) == normal(b)):
+    """A formula of (right before, right after, lost, changed, questions), errors handled."""
+
+    def candidate(before, after, targets):
+        rows = list(zip(before, after, targets, strict=True))
+        known = sum(same(b, t) for b, a, t in rows)
+        if not known:
+            raise ValueError("nothing known")
+        now = sum(same(a, t) for b, a, t in rows)
+        lost = sum(same(b, t) and not same(a, t) for b, a, t in rows)
+        changed = sum(not same(a, b) for b, a, t in rows)
+        return formula(known, now, lost, changed, len(rows))
+
+    return candidate
+
+
+def zero_division(before, after, targets):
+    rows = list(zip(before, after, targets, strict=True))
+    known = [normal(a) == normal(t) for b, a, t in rows if normal(b) == normal(t)]
+    return 1 - sum(known) / len(known)
+
+
+def zero_when_empty(before, after, targets):
+    try:
+        return by_counting(before, after, targets)
+    except ValueError:
+        return 0.0
+
+
+def short_lists(before, after, targets):
+    return share(lambda known, now, lost, changed, n: lost / known)(
+        *zip(*zip(before, after, targets, strict=False), strict=True)
+    )
+
+
+WRONG_MEASURES = [
+    (share(lambda known, now, lost, changed, n: (known - now) / n), "the fall of the accuracy"),
+    (share(lambda known, now, lost, changed, n: (known - now) / known), "make up for"),
+    (share(lambda known, now, lost, changed, n: lost / n), "divide by all questions"),
+    (share(lambda known, now, lost, changed, n: 1 - lost / known), "the share that is kept"),
+    (share(lambda known, now, lost, changed, n: lost), "a number of questions"),
+    (share(lambda known, now, lost, changed, n: 100 * lost / known), "per cent"),
+    (share(lambda known, now, lost, changed, n: (n - now) / n), "everything that is wrong now"),
+    (share(lambda known, now, lost, changed, n: changed / known), "every changed answer"),
+    (share(lambda known, now, lost, changed, n: lost / known, str.__eq__), "metrics.normal"),
+    (zero_division, "divide by zero"),
+    (zero_when_empty, "nothing was right before"),
+    (short_lists, "differ in length"),
+    (lambda before, after, targets: None, "is a return missing?"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_MEASURES)
+def test_wrong_measures_of_forgetting_are_named(wrong, words):
+    refused(checks.forgotten, wrong, words)
