@@ -54,7 +54,6 @@ from torch import nn
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft import tasks
 
 torch.manual_seed(0)
 model, tokenizer = tt.load("tiny-decoder")
@@ -139,7 +138,7 @@ print(tuple(keys.shape), "per layer")
 steps = 120
 
 # %%
-task = tasks.load("reverse")
+task = mp.tasks.load("reverse")
 print(task.train[0])
 
 tuner = mp.attach(model, mp.LoRA(rank=4, targets=("query", "value")), name="reverse", seed=0)
@@ -188,7 +187,7 @@ colours = ["#9ca3af", *(DOORS[door] for door in ("weights", "memory", "words"))]
 for panel, (name, numbers) in zip(panels, counts.items(), strict=True):
     whole = numbers["all of it"]
     bars = panel.barh(list(numbers), list(numbers.values()), color=colours)
-    labels = [f"{n:,} ({100 * n / whole:.2g} %)" for n in numbers.values()]
+    labels = [f"{n:,} ({100 * n / whole:.3g} %)" for n in numbers.values()]
     panel.bar_label(bars, labels, padding=3, fontsize=8)
     panel.set(xscale="log", title=name, xlabel="numbers trained", xlim=(1e3, 1e16))
     panel.set_xticks([1e4, 1e7, 1e10])
@@ -207,8 +206,8 @@ print(f"formula {counts['tiny-decoder']['weights']:,}, counted {counted:,}")
 
 # %% [markdown]
 # Do not read more into these counts than they say. They are what is *trained* and *stored*. The frozen
-# model must still be loaded, and both the forward and the backward pass go through all of it: lesson 10
-# measures what becomes cheaper and what does not.
+# model must still be loaded, the forward pass goes through all of it, and the backward pass through
+# every layer down to the lowest door in use.
 
 # %% [markdown]
 # ## How the lessons work
