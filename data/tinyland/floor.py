@@ -10,7 +10,7 @@ import math
 import re
 from types import ModuleType
 
-from . import draw, entailment, records, reviews
+from . import draw, entailment, records, reviews, words
 
 PIECE = re.compile(r"\w+|[^\w\s]")
 
@@ -29,22 +29,16 @@ def untold(kind: ModuleType) -> float:
     """Mean nats per document of choices that the text does not show."""
     weights = lambda choices: [weight for weight, _ in choices]  # noqa: E731
     if kind is reviews:
-        so, mood, about = (w / 100 for w in weights(reviews.FORMS))
+        _, mood, about = (w / 100 for w in weights(reviews.FORMS))
         did = entropy(weights(reviews.CONSEQUENCES[+1]))
         strength = _share(reviews.SHAPES, "and") * entropy([15, 65, 20])
         return (mood + about) * entropy(weights(reviews.WHO)) + about * did + strength
     if kind is records:  # price, area and family are drawn, then left out of one record in four
         return 0.25 * sum(math.log(len(x)) for x in (records.PRICES, records.AREAS, records.FAMILY))
-    if kind is entailment:  # the other scale, thing or animal of a "maybe" that was not asked
-        certain = 2 / 3
-        other_scale = _share(entailment.SHAPES, entailment.compare) * certain
-        other_thing = _share(entailment.SHAPES, entailment.gift) * certain
-        other_animal = _share(entailment.SHAPES, entailment.every) * (certain + 1 / 6)
-        return (
-            other_scale * math.log(len(entailment.SCALES) - 1)
-            + other_thing * math.log(len(entailment.THINGS) - 1)
-            + other_animal * math.log(len(entailment.ANIMALS) - 1)
-        )
+    if kind is entailment:  # a third person or animal is drawn, and named only by a "maybe"
+        animals = _share(entailment.SHAPES, entailment.every)
+        third = animals * math.log(len(entailment.ANIMALS) - 2)
+        return 2 / 3 * (third + (1 - animals) * math.log(len(words.ACTORS) - 2))
     return 0.0
 
 

@@ -33,9 +33,9 @@ def _fill(
     ``example(rng, split)`` returns (key, input, target); the key decides by its checksum whether
     the example may be in train, dev or test, so that no two splits ever share one.
     """
-    filled = {}
+    filled, seen = {}, set()
     for split in SPLITS:
-        rng, seen, rows = draw.generator("task", name, split), set(), []
+        rng, rows = draw.generator("task", name, split), []
         while len(rows) < sizes[split]:
             key, text, target = example(rng, split)
             wanted = "test" if split == "ood" else split
@@ -142,7 +142,8 @@ def pairs() -> Task:
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
-        premise, claim, answer = entailment.pair(rng, people, negated=0.5)
+        shapes = ABOUT_PEOPLE if split == "ood" else entailment.SHAPES
+        premise, claim, answer = entailment.pair(rng, people, shapes, negated=0.5)
         text = f"{premise} ; {claim}"
         return text, f"{text} =>", answer
 
@@ -154,6 +155,9 @@ def pairs() -> Task:
         "labels": ["yes", "no", "maybe"],
         "splits": _fill("entailment", example),
     }
+
+
+ABOUT_PEOPLE = [(w, shape) for w, shape in entailment.SHAPES if shape is not entailment.every]
 
 
 def headlines() -> Task:
