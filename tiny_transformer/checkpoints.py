@@ -151,6 +151,8 @@ def read_config(folder: Path) -> tuple[dict, TransformerConfig]:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no table of fields")
     except ValueError as problem:
         raise ValueError(f"{path} is damaged ({problem}); fetch or write it again.") from None
     return values, config_from_hugging_face(values)
