@@ -44,6 +44,7 @@ def _hub(name, head, layers):
     import transformers as hf
 
     ids = dict(vocab_size=WORDS, pad_token_id=0, bos_token_id=1, eos_token_id=2, num_labels=LABELS)
+    ids |= dict(initializer_range=0.15, init_std=0.15)  # 0.02 makes 16 features almost silent
     llama = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4)
     llama |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=32)
     bert = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4)
