@@ -17,14 +17,14 @@ BUILD_FLAGS := $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 .DELETE_ON_ERROR:
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | column -t -s '|'
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1|/' | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## make .venv and install the pinned requirements (the other targets do this by themselves)
 
-course: $(STAMP)  ## run every lesson, then open build/course/index.html
+course: $(STAMP)  ## run every lesson and write build/course/index.html, to open in a browser
 	@$(PY) notebooks/build.py course $(BUILD_FLAGS)
 
-lab: $(STAMP)  ## open JupyterLab on the lessons
+lab: $(STAMP)  ## open JupyterLab on the lessons; work in the folder exercises
 	@$(PY) notebooks/build.py student
 	$(PY) -m jupyter lab --notebook-dir=notebooks
 

@@ -61,7 +61,7 @@ class Client(NotebookClient):
         self.km = OwnKernel(config=self.config, transport="ipc", ip=self.sockets)
         return self.km
 
-    def output(self, outs, msg, display_id, cell_index):  # noqa: ANN001 (nbclient's signature)
+    def output(self, outs, msg, display_id, cell_index):
         if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
             self.say(cell_index, msg["content"]["text"])
             return None

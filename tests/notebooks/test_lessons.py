@@ -1,0 +1,35 @@
+"""The course as committed: sources, notebooks and checks belong together, and every lesson runs."""
+
+import nbformat
+import pytest
+from builder.lesson import read
+
+import build
+from minipeft import checks
+
+SOURCES = sorted((build.HERE / "src").glob("*.py"))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_exercise_has_the_check_that_its_lesson_calls(source):
+    for exercise in read(source).exercises.values():
+        judge = checks.EXERCISES.get(exercise.cut.reference)
+        assert judge is not None, f"{exercise.cut.reference} is not in minipeft.checks.EXERCISES"
+        assert judge.__name__ == exercise.check
+        assert getattr(checks, exercise.check) is judge
+
+
+def test_the_committed_notebooks_correspond_to_their_sources(capsys):
+    builder = build.Builder()
+    stale = builder.check(builder.lessons())
+    assert stale == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_every_lesson_runs_with_few_steps(source, tmp_path, capsys):
+    builder = build.Builder(output=tmp_path)
+    failed = builder.course([read(source)], force=True, fast=True, threads=1)
+    assert failed == 0, capsys.readouterr().err
+    notebook = nbformat.read(tmp_path / f"{source.stem}.ipynb", as_version=4)
+    assert notebook.metadata["minipeft"]["fast"]
