@@ -26,8 +26,10 @@ mouth, choice; ʤ and ʧ are single symbols; ˈ and ˌ stress the vowel that fol
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +118,26 @@ class Alphabet:
         """B words -> inputs, and labels (B, T') of their phonemes with -100 after the end."""
         labels = _padded([self.sounds(word.phonemes) for word in words], -100)
         return self.inputs([word.spelling for word in words]) | {"labels": labels}
+
+    def batches(self, words: Sequence[Word], size: int = 32, seed: int = 0):
+        """step -> a batch, for `train`. Each holds words of about one length, so little is padded.
+
+        Words are drawn without repetition until all have been seen, in an order made by `seed`.
+        """
+
+        @functools.lru_cache(maxsize=1)
+        def epoch(number: int) -> list[list[Word]]:
+            order = random.Random(f"{seed}/{number}")
+            mixed = order.sample(list(words), len(words))
+            cut = []
+            for start in range(0, len(mixed), 8 * size):  # sort 8 batches at a time, not all
+                pool = sorted(mixed[start : start + 8 * size], key=lambda word: len(word.spelling))
+                cut += [pool[i : i + size] for i in range(0, len(pool), size)]
+            order.shuffle(cut)
+            return cut
+
+        per_epoch = len(epoch(0))
+        return lambda step: self.batch(epoch(step // per_epoch)[step % per_epoch])
 
     # -- model to text
 

@@ -13,7 +13,7 @@ A matrix W (m, n) is U diag(s) V^T: it sends the direction V[:, i] to U[:, i], s
 | similarity           | do two updates use the same directions? 0 no, 1 yes (eq. 4)              |
 | chance               | what would `similarity` be for two random subspaces?                     |
 | amplification        | how much larger is the update than the base where it acts? (section 7.3) |
-| orthogonality_defect | is it a rotation? 0 yes; a matrix of low rank never is                   |
+| rotation_residual    | is it a rotation of the base? 0 yes, 1 not at all                        |
 """
 
 from __future__ import annotations
@@ -89,10 +89,17 @@ def amplification(update: Tensor, base: Tensor, rank: int) -> float:
     return (update.detach().double().norm() / part.norm()).item()
 
 
-def orthogonality_defect(matrix: Tensor) -> float:
-    """||M^T M - I|| / sqrt(n), 0 for a rotation (or reflection) M (n, n) and 1 for M = 0."""
-    M = matrix.detach().double()
-    if M.ndim != 2 or M.shape[0] != M.shape[1]:
-        raise ValueError(f"Only a square matrix can be a rotation, not one of {tuple(M.shape)}.")
-    n = len(M)
-    return ((M.T @ M - torch.eye(n, dtype=M.dtype)).norm() / math.sqrt(n)).item()
+def rotation_residual(update: Tensor, base: Tensor) -> float:
+    """How much of an update no rotation of the base explains: 0 all is rotation, 1 nothing is.
+
+    The smaller of min_R ||R W - W'|| and min_R ||W R - W'|| over orthogonal R, divided by
+    ||W' - W||, for W the base and W' = W + update. The best R is U V^T of the singular value
+    decomposition of W' W^T, or of W^T W' (the orthogonal Procrustes problem, Schoenemann 1966).
+    """
+    before, change = base.detach().double(), update.detach().double()
+    after = before + change
+    rests = []
+    for one, other in ((before, after), (before.T, after.T)):  # rotate the output, or the input
+        u, _, vt = torch.linalg.svd(other @ one.T, full_matrices=False)
+        rests.append((u @ vt @ one - other).norm())
+    return (min(rests) / change.norm()).item()

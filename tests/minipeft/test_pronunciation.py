@@ -1,8 +1,6 @@
 """Pronunciation: ids by hand, a split that keeps relatives together, a model that says words."""
 
 import json
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -84,21 +82,40 @@ def test_the_split_depends_on_the_seed_only():
     assert split(words, share=0.3, seed=1)[1] != test
 
 
-@pytest.fixture(scope="module")
-def assets():
-    if "MINIPEFT_ASSETS" not in os.environ:
-        pytest.skip("MINIPEFT_ASSETS is not set")
-    return Path(os.environ["MINIPEFT_ASSETS"])
+def test_batches_show_every_word_once_and_differ_by_seed():
+    words = [Word("abc"[i % 3] * (3 + i % 7), "xyz"[: 1 + i % 3], "x") for i in range(100)]
+    alphabet = Alphabet("____abc", "____xyz")
+    batches = alphabet.batches(words, size=8, seed=3)
+    assert torch.equal(batches(5)["input_ids"], batches(5)["input_ids"])
+
+    def rows(step):
+        batch = batches(step)
+        return [(tuple(ids), tuple(said)) for ids, said in zip(*_unpadded(batch), strict=True)]
+
+    seen = sum((rows(step) for step in range(13)), [])  # 100 words, 8 at a time
+    expected = [
+        (tuple(alphabet.letters(word.spelling)), tuple(alphabet.sounds(word.phonemes)))
+        for word in words
+    ]
+    assert sorted(seen) == sorted(expected)
+    assert sorted(sum((rows(step) for step in range(13, 26)), [])) == sorted(expected)
+    other = alphabet.batches(words, size=8, seed=4)
+    assert any(not torch.equal(other(i)["labels"], batches(i)["labels"]) for i in range(3))
+
+
+def _unpadded(batch):
+    ids = [[i for i in row if i != 0] for row in batch["input_ids"].tolist()]
+    return ids, [[i for i in row if i != -100] for row in batch["labels"].tolist()]
 
 
 @pytest.mark.assets
-def test_the_real_model_says_american_words(assets):
+def test_the_real_model_says_american_words(asset):
     """The published model knows its own dialect; every British symbol has an id of its own."""
     from transformers import BartForConditionalGeneration
 
-    model = BartForConditionalGeneration.from_pretrained(assets / "checkpoints/bart-g2p-en-us")
-    us = read_lexicon(assets / "corpora/g2p/us_gold.json")
-    gb = read_lexicon(assets / "corpora/g2p/gb_gold.json")
+    model = BartForConditionalGeneration.from_pretrained(asset("checkpoints/bart-g2p-en-us"))
+    us = read_lexicon(asset("corpora/g2p/us_gold.json"))
+    gb = read_lexicon(asset("corpora/g2p/gb_gold.json"))
     test = split(pairs(us, gb))[1][:200]
     american = Alphabet.of(model.config)
     assert american.pronounce(model.train(), ["hat", "goat"]) == ["hˈæt", "ɡˈOt"]

@@ -97,13 +97,29 @@ def test_amplification_where_the_base_is_known():
     assert spectra.amplification(update, base, 2) == pytest.approx(expected)
 
 
-def test_a_rotation_has_no_defect_and_a_low_rank_matrix_has():
-    assert spectra.orthogonality_defect(orthogonal(6, 3)) == pytest.approx(0, abs=1e-9)
-    assert spectra.orthogonality_defect(torch.zeros(6, 6)) == pytest.approx(1)
-    low = orthogonal(6, 3)[:, :2] @ orthogonal(6, 4)[:2]  # two unit singular values, four zeros
-    assert spectra.orthogonality_defect(low) == pytest.approx(math.sqrt(4 / 6))
-    with pytest.raises(ValueError, match="square"):
-        spectra.orthogonality_defect(torch.zeros(2, 3))
+def test_a_rotation_leaves_no_rest():
+    base, turn = built([3.0, 2.0, 1.0], n=6, m=6)[0], orthogonal(6, 5)
+    for after in (turn @ base, base @ turn):
+        assert spectra.rotation_residual(after - base, base) == pytest.approx(0, abs=1e-9)
+
+
+def test_stretching_is_no_rotation():
+    """The nearest rotation of c W to W is W itself, so the whole change is left over."""
+    base = built([3.0, 2.0, 1.0], n=6, m=6)[0]
+    assert spectra.rotation_residual(0.5 * base, base) == pytest.approx(1)
+
+
+def test_no_rotation_in_a_plane_does_better_than_the_procrustes_one():
+    torch.manual_seed(0)
+    base, update = torch.randn(2, 2).double(), torch.randn(2, 2).double()
+    tried = []
+    for angle in torch.linspace(0, 2 * math.pi, 721).double():
+        c, s = angle.cos(), angle.sin()
+        for flip in (1, -1):
+            turn = torch.stack([torch.stack([c, -s * flip]), torch.stack([s, c * flip])])
+            tried += [(turn @ base - base - update).norm(), (base @ turn - base - update).norm()]
+    expected = (min(tried) / update.norm()).item()
+    assert spectra.rotation_residual(update, base) == pytest.approx(expected, rel=1e-3)
 
 
 def test_an_untrained_update_is_refused():

@@ -1,0 +1,120 @@
+"""Side by side every run learns what it would learn alone: against `train`, weight for weight."""
+
+import pytest
+import torch
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft.side_by_side import Run, exact_and_loss, together, train_side_by_side
+
+QV, ALL = ("query", "value"), ("query", "key", "value", "output", "up", "down")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = tt.TransformerConfig.gpt2(vocab_size=23, positions=16, width=8, layers=2, heads=2)
+    model = tt.Decoder(config)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(4)  # far from linear, so that mistakes show
+    return model.eval()
+
+
+def batch_of(seed, step):
+    """Rows of another length for each seed, padded on the right; two tokens are not asked."""
+    generator = torch.Generator().manual_seed(100 * seed + step)
+    T = 6 + seed
+    ids = torch.randint(1, 23, (4, T), generator=generator)
+    mask = torch.ones(4, T, dtype=torch.long)
+    mask[0, -2:] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :2] = -100
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": labels}
+
+
+RUNS = [
+    Run(mp.LoRA(rank=2, alpha=4, targets=QV), 2e-2, seed=0),
+    Run(mp.LoRA(rank=3, alpha=4, targets=QV, rank_stabilized=True), 5e-3, seed=1),
+    Run(mp.LoRA(rank=1, alpha=8, targets=("up",)), 1e-2, seed=2),
+    Run(mp.LoRA(rank=2, alpha=2, targets=ALL), 1e-2, seed=0),
+]
+
+
+def test_each_run_equals_training_it_alone(model):
+    results = train_side_by_side(model, RUNS, batch_of, steps=12, progress=False)
+    longest = []
+    for run, result in zip(RUNS, results, strict=True):
+        tuner = mp.attach(model, run.method, seed=run.seed)
+        history = mp.train(
+            model, lambda step, run=run: batch_of(run.seed, step), 12, run.learning_rate,
+            progress=False,
+        )  # fmt: skip
+        assert result.losses == pytest.approx(history.losses, rel=2e-3)
+        longest.append(max(history.gradient_norms))
+        assert set(result.deltas) == {place.path for place, _ in tuner.places}
+        for place, patch in tuner.places:
+            assert patch.delta().abs().max() > 1e-2
+            assert torch.allclose(result.deltas[place.path], patch.delta(), atol=2e-4), place.path
+        tuner.detach()
+    assert max(longest) > 1  # so that the clipping has been seen at work
+
+
+def test_the_model_is_left_as_it_was(model):
+    before, modules = mp.fingerprint(model), list(model.modules())
+    train_side_by_side(model, RUNS, batch_of, steps=2, progress=False)
+    assert mp.fingerprint(model) == before
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
+
+
+def test_a_run_that_explodes_does_not_disturb_the_others(model):
+    wild = Run(mp.LoRA(rank=2, targets=QV), 1e30, seed=0)
+    alone = train_side_by_side(model, RUNS[:1], batch_of, steps=6, progress=False)
+    beside = train_side_by_side(model, [RUNS[0], wild], batch_of, steps=6, progress=False)
+    assert beside[0].losses == pytest.approx(alone[0].losses, rel=1e-4)
+
+
+def test_start_may_change_the_first_values(model):
+    def nothing(patch):
+        torch.nn.init.zeros_(patch.A)
+
+    stuck = Run(mp.LoRA(rank=2, targets=QV), 1e-2, start=nothing)
+    (result,) = train_side_by_side(model, [stuck], batch_of, steps=3, progress=False)
+    assert all(delta.abs().max() == 0 for delta in result.deltas.values())
+
+
+def test_exact_is_what_greedy_writing_gets_right():
+    """A model that counts: the next token is the last one plus one. Greedy text against `exact`."""
+    torch.manual_seed(0)
+    model = tt.Decoder(
+        tt.TransformerConfig.gpt2(vocab_size=23, positions=16, width=16, layers=1, heads=2)
+    )
+    starts = torch.arange(4, 16)
+    ids = torch.stack([starts, starts + 1, starts + 2, torch.full((12,), 2)], dim=1)  # 2 ends it
+    labels = ids.clone()
+    labels[:, 0] = -100
+    rows = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    few = {key: value[:7] for key, value in rows.items()}
+    mp.train(model, [few], steps=60, learning_rate=1e-2, progress=False)
+    written = tt.generate(model.eval(), ids[:, :1], max_new_tokens=3, eos_token_id=2)
+    right = (written == ids).all(dim=1).float().mean().item()
+    assert 0 < right < 1  # it has learnt some rows and not others
+    assert exact_and_loss(model, rows)[0]["exact"] == pytest.approx(right)
+    with torch.no_grad():
+        assert exact_and_loss(model, few)[0]["loss"] == pytest.approx(
+            model(**few).loss.item(), rel=1e-4
+        )
+
+
+def test_batches_of_different_length_lie_together():
+    one, two = batch_of(0, 0), batch_of(2, 0)
+    both = together([one, two])
+    assert both["input_ids"].shape == (8, 8)
+    assert (both["labels"][:4, 6:] == -100).all() and (both["attention_mask"][:4, 6:] == 0).all()
+    assert torch.equal(both["input_ids"][4:], two["input_ids"])
+
+
+def test_dropout_is_refused(model):
+    with pytest.raises(ValueError, match="dropout"):
+        train_side_by_side(model, [Run(mp.LoRA(dropout=0.1))], batch_of, steps=1)
+    assert not mp.tuners(model)
