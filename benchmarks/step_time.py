@@ -1,0 +1,114 @@
+"""Section `step`: one training step of tiny_transformer against transformers' class.
+
+The same configuration, weights, batch and optimizer; a step is forward, backward and AdamW. Both
+sides must reach the same losses, or the times mean nothing.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import tiny_transformer as tt
+
+from .measuring import Report, Row, take_turns
+
+TINY = {"vocab_size": 900, "width": 128, "heads": 4, "positions": 96}
+SHAPES = {  # name: (layout, numbers, rows, tokens, share of the tokens that is padding)
+    "tiny-decoder": ("gpt2", TINY | {"layers": 4}, 16, 96, 0.0),
+    "tiny-decoder, padded": ("gpt2", TINY | {"layers": 4}, 16, 96, 0.25),
+    "tiny-encoder": ("bert", TINY | {"layers": 4}, 32, 48, 0.25),
+    "tiny-encoder-decoder": ("bart", TINY | {"layers": 3}, 32, 32, 0.25),
+    "GPT-2 shape, 6 x 384": (
+        "gpt2",
+        {"vocab_size": 5000, "width": 384, "heads": 6, "layers": 6, "positions": 128},
+        *(8, 128, 0.0),
+    ),
+}
+CLASSES = {
+    "gpt2": (tt.Decoder, "GPT2LMHeadModel"),
+    "bert": (tt.Encoder, "BertForMaskedLM"),
+    "bart": (tt.EncoderDecoder, "BartForConditionalGeneration"),
+}
+
+
+def batch_of(layout: str, V: int, rows: int, tokens: int, padding: float) -> dict[str, Tensor]:
+    """Random words, padded on the right; 15 % asked of an encoder, all of a decoder."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(14, V, (rows, tokens), generator=generator)
+    shortest = tokens - int(2 * padding * tokens)  # lengths are even between here and `tokens`
+    lengths = torch.linspace(shortest, tokens, rows).long()
+    mask = (torch.arange(tokens) < lengths[:, None]).long()  # (B, T)
+    ids = ids.masked_fill(mask == 0, 0)
+    labels = ids.masked_fill(mask == 0, -100)
+    if layout == "bert":
+        hidden = torch.rand(ids.shape, generator=generator) < 0.15
+        labels = labels.masked_fill(~hidden, -100)
+        ids = ids.masked_fill(hidden & (mask == 1), 4)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def trainer(model, batch: dict[str, Tensor], losses: list[float], **more) -> Callable[[], None]:
+    """A function that takes one step and notes its loss."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    model.train()
+
+    def step() -> None:
+        loss = model(**batch, **more).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+
+    return step
+
+
+def compare(name: str, rounds: int) -> Row:
+    """Both models from one folder, trained side by side."""
+    import transformers
+
+    layout, numbers, rows, tokens, padding = SHAPES[name]
+    ours_class, theirs_class = CLASSES[layout]
+    torch.manual_seed(0)
+    ours = ours_class(getattr(tt.TransformerConfig, layout)(**numbers))
+    with tempfile.TemporaryDirectory() as folder:
+        tt.save(ours, None, folder)
+        theirs = getattr(transformers, theirs_class).from_pretrained(folder)
+    batch = batch_of(layout, numbers["vocab_size"], rows, tokens, padding)
+    losses: tuple[list, list] = ([], [])
+    more = {} if layout == "bert" else {"use_cache": False}  # a cache is of no use in training
+    steps = {
+        "ours": trainer(ours, batch, losses[0]),
+        "theirs": trainer(theirs, batch, losses[1], **more),
+    }
+    times = take_turns(steps, rounds, label=name)
+    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    if apart > 1e-3 or losses[0][-1] >= losses[0][0]:
+        raise SystemExit(f"{name}: the two models do not learn the same ({apart:.1e} apart).")
+    count = sum(parameter.numel() for parameter in ours.parameters())
+    about = f"{count / 1e6:.1f} M, batch {rows} x {tokens}, losses {apart:.0e} apart"
+    return Row(name, about, **times)
+
+
+def run(options) -> Report:
+    """Every shape, or the one named by --only."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    torch.set_num_threads(options.threads)
+    if options.only and options.only not in SHAPES:
+        raise SystemExit(f"no shape {options.only!r}; there are: {'; '.join(SHAPES)}")
+    report = Report(
+        "step_time",
+        "One training step (forward, backward, AdamW), tiny_transformer and transformers",
+        "tiny_transformer",
+        "transformers",
+        options.threads,
+    )
+    for name in [options.only] if options.only else SHAPES:
+        report.rows.append(compare(name, options.rounds))
+    return report
