@@ -2,9 +2,9 @@
 
 import nbformat
 import pytest
-from builder.lesson import read
 
 import build
+from builder.lesson import read
 from minipeft import checks
 
 SOURCES = sorted((build.HERE / "src").glob("*.py"))
