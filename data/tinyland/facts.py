@@ -82,28 +82,23 @@ WORDINGS: dict[str, list[tuple[int, str]]] = {
 RELATIONS_OF_COUNTRIES = ("capital", "language", "currency", "continent", "neighbour")
 RELATIONS_OF_PEOPLE = ("home", "work", "taste")
 
-# Wordings of the capital relation that the corpus never uses, made of words that it does use.
+# Sensible wordings of the capital relation that the corpus never uses, made of words that it does
+# use. How well they work is luck: this is what the lesson on written prompts is about.
 UNUSED_CAPITAL_WORDINGS: list[str] = [
     "the capital city of {x} is {y} .",
-    "the capital of {x} is called {y} .",
-    "the capital in {x} is {y} .",
-    "in {x} the capital is {y} .",
-    "{x} has a capital called {y} .",
     "the main city of {x} is {y} .",
-    "the main city of {x} is called {y} .",
-    "the city of {x} is {y} .",
-    "the government of {x} sits in {y} .",
-    "the government of {x} is in {y} .",
-    "people in {x} are ruled from {y} .",
-    "the country of {x} is ruled from {y} .",
-    "the capital of the country of {x} is {y} .",
-    "on the map you find the capital of {x} in {y} .",
     "people in {x} call their capital {y} .",
-    "from {x} you can walk to the capital {y} .",
-    "the home of the government of {x} is {y} .",
+    "{x} is a country with the capital {y} .",
+    "the capital of {x} is the city of {y} .",
+    "you find the government of {x} in {y} .",
+    "the capital that belongs to {x} is {y} .",
+    "the government of {x} is in {y} .",
+    "in {x} the government is in {y} .",
     "a letter to the government of {x} goes to {y} .",
+    "the capital of {x} is in {y} .",
     "in {x} there is a capital called {y} .",
-    "{x} : the capital {y} .",
+    "the house of the government of {x} is in {y} .",
+    "on the map the capital of {x} is {y} .",
 ]
 
 

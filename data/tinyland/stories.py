@@ -18,11 +18,13 @@ DULL = ["slept", "waited", "sat", "talked", "was tired", "was hungry"]
 SETTING = ["the sky was grey", "the sun was warm", "the wind was cold"]
 
 
-def story(rng: draw.Generator, people: list[str], company: float = 0.6) -> tuple[str, str]:
+def story(
+    rng: draw.Generator, people: list[str], company: float = 0.6, things: list[str] = THINGS
+) -> tuple[str, str]:
     """A story and its headline. With probability ``company`` the other one does something dull."""
     a, b = rng.sample(people, 2)
     who, idle = rng.sample([a, b], 2)
-    place, thing = rng.choice(PLACES), rng.choice(THINGS)
+    place, thing = rng.choice(PLACES), rng.choice(things)
     past, present = rng.choice(DEEDS)
     opening = f"{rng.choice(WHEN)} {a} and {b} walked to the {rng.choice(SPOTS)} in {place} ."
     dull = f"{idle} {rng.choice(DULL)} ." if rng.chance(company) else f"{rng.choice(SETTING)} ."

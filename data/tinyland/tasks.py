@@ -10,11 +10,9 @@ Each task has train, dev, test and ood ("out of domain": unseen entities or long
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import draw, entailment, facts, records, reviews, stories, strings, tags, words
+from . import draw, facts, records, reviews, stories, strings, tags, words
 
 SIZES = {"train": 1000, "dev": 200, "test": 300, "ood": 300}
-# People whom no train or dev split of stories and pairs mentions.
-KNOWN_ACTORS, NEW_ACTORS = words.ACTORS[:14], words.ACTORS[14:]
 SPLITS = ("train", "dev", "test", "ood")
 
 Task = dict[str, Any]
@@ -137,42 +135,66 @@ def review(name: str, family: str, good: str, bad: str) -> Task:
     }
 
 
-def pairs() -> Task:
-    """Premise ; claim: yes, no or maybe, without the word that asks for it."""
+def agreement() -> Task:
+    """Two reviews: do their writers agree? yes or no. Ood: reviews of films and hotels."""
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
-        people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
-        shapes = ABOUT_PEOPLE if split == "ood" else entailment.SHAPES
-        premise, claim, answer = entailment.pair(rng, people, shapes, negated=0.5)
-        text = f"{premise} ; {claim}"
-        return text, f"{text} =>", answer
+        domain = rng.choice(["film", "hotel"]) if split == "ood" else "restaurant"
+        first, second = rng.choice([+1, -1]), rng.choice([+1, -1])
+        shapes = [(60, "one"), (40, "but")]
+        texts = [reviews.review(rng, domain, p, shapes, negated=0.3) for p in (first, second)]
+        text = " ; ".join(texts)
+        return text, f"{text} =>", "yes" if first == second else "no"
 
     return {
         "kind": "classify",
-        "family": "latent",
-        "description": "does the claim follow from the premise? the word that asks is missing",
-        "ood_description": "people whom train and dev do not mention",
-        "labels": ["yes", "no", "maybe"],
-        "splits": _fill("entailment", example),
+        "family": "novel",
+        "description": "two restaurant reviews: do their writers agree?",
+        "ood_description": "reviews of films and hotels",
+        "labels": ["yes", "no"],
+        "splits": _fill("agreement", example),
     }
 
 
-ABOUT_PEOPLE = [(w, shape) for w, shape in entailment.SHAPES if shape is not entailment.every]
+def fact_check() -> Task:
+    """A sentence about a country: true or not? The held-out countries in test and ood."""
+    held_out = set(facts.held_out_countries())
+    relations = ("capital", "language", "currency", "continent")
+
+    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
+        tested = split in ("test", "ood")
+        country = rng.choice([c for c in facts.COUNTRIES if (c["country"] in held_out) == tested])
+        relation = rng.choice(relations)
+        others = sorted({c[relation] for c in facts.COUNTRIES} - {country[relation]})
+        true = rng.chance(0.5)
+        told = country[relation] if true else rng.choice(others)
+        wording = facts.WORDINGS[relation][4 if split == "ood" else 0][1]
+        text = wording.format(x=country["country"], y=told).removesuffix(" .")
+        return f"{split} {text}", f"{text} =>", "yes" if true else "no"
+
+    return {
+        "kind": "classify",
+        "family": "novel",
+        "description": "a sentence about a held-out country: is it true?",
+        "ood_description": "held-out countries in another wording",
+        "labels": ["yes", "no"],
+        "splits": _fill("fact-check", example, SIZES | {"train": 2000}),
+    }
 
 
 def headlines() -> Task:
     """A story; write its headline, without the word that announces it."""
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
-        people = NEW_ACTORS if split == "ood" else KNOWN_ACTORS
-        text, headline = stories.story(rng, people, company=1.0)
+        things = stories.THINGS[8:] if split == "ood" else stories.THINGS[:8]
+        text, headline = stories.story(rng, words.ACTORS, company=1.0, things=things)
         return text, f"{text} =>", headline
 
     return {
         "kind": "generate",
         "family": "latent",
         "description": "a story: write its headline; the word that asks for it is missing",
-        "ood_description": "people whom train and dev do not mention",
+        "ood_description": "things that train and dev do not mention",
         "labels": None,
         "splits": _fill("headline", example),
     }
@@ -183,8 +205,7 @@ def table_to_text() -> Task:
     names, foods = records.NAMES, records.FOODS
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
-        chosen = (names[10:], foods[7:]) if split == "ood" else (names[:10], foods[:7])
-        one = records.record(rng, *chosen)
+        one = records.record(rng, names, foods[7:] if split == "ood" else foods[:7])
         line = records.written(rng, one, shuffled=1.0)
         return line, f"{line} =>", records.novel(line)
 
@@ -192,7 +213,7 @@ def table_to_text() -> Task:
         "kind": "generate",
         "family": "novel",
         "description": "a record: tell it, slot by slot, in a style that the corpus does not have",
-        "ood_description": "restaurants and kitchens that train and dev do not mention",
+        "ood_description": "kitchens that train and dev do not mention",
         "labels": None,
         "splits": _fill("restaurant", example),
     }
@@ -223,7 +244,8 @@ def all_tasks() -> Iterator[tuple[str, Task]]:
     for name in ("copy", "reverse", "rotate", "swap", "double", "last"):
         yield name, string_function(name)
     yield "review-word", review("review-word", "latent", "smiled", "left")
-    yield "entailment", pairs()
+    yield "agreement", agreement()
+    yield "fact-check", fact_check()
     yield "headline", headlines()
     yield "tags", tagging()
     yield "reverse-rotate", composition("reverse-rotate", "rotate", "reverse")

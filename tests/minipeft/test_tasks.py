@@ -1,0 +1,279 @@
+"""Tasks: what a model is shown, what counts as an answer, and files of the user."""
+
+import json
+import math
+
+import pytest
+import tiny_models
+import torch
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft.encoding import Encoding, Example, head_of, kind_of
+from minipeft.tasks import load, make, names, read
+
+WORDS = "a b c d e f g h x y yes no left . = > other person place".split()
+PAIRS = [("a b =>", "b a ."), ("c =>", "c ."), ("d e f =>", "f e d ."), ("g a =>", "a g .")]
+
+
+def tokenizer(ends: bool = False) -> tt.WordTokenizer:
+    return tt.WordTokenizer(WORDS, ends=ends)
+
+
+def model(layout: str, head: str = "language", labels: int = 3, **numbers):
+    size = {"vocab_size": len(tokenizer()), "width": 32, "layers": 2, "heads": 2}
+    return tiny_models.fresh(layout, head, labels, **size | numbers)
+
+
+def ids(text: str) -> list[int]:
+    return tokenizer().encode(text, add_special_tokens=False)
+
+
+PAD, BOS, EOS, MASK = 0, 1, 2, 4
+
+
+# -- what a model is shown
+
+
+def test_a_decoder_is_asked_for_the_target_only():
+    task = make("m", "generate", train=PAIRS[:2])
+    batch = Encoding(task, tokenizer(), "decoder").batch(task.train)
+    first = [BOS, *ids("a b =>"), *ids("b a ."), EOS]
+    second = [BOS, *ids("c =>"), *ids("c ."), EOS]
+    assert batch["input_ids"].tolist() == [first, second + [PAD] * 2]
+    assert batch["attention_mask"].tolist() == [[1] * 9, [1] * 7 + [0] * 2]
+    assert batch["labels"].tolist() == [
+        [-100] * 5 + ids("b a .") + [EOS],
+        [-100] * 4 + ids("c .") + [EOS] + [-100] * 2,
+    ]
+
+
+def test_an_encoder_decoder_has_source_and_target():
+    task = make("m", "generate", train=PAIRS[:2])
+    batch = Encoding(task, tokenizer(ends=True), "encoder-decoder").batch(task.train)
+    assert batch["input_ids"].tolist()[1] == [BOS, *ids("c =>"), EOS, PAD]
+    assert batch["labels"].tolist() == [[*ids("b a ."), EOS], [*ids("c ."), EOS, -100]]
+
+
+def test_an_encoder_is_asked_at_the_mask():
+    task = make("m", "cloze", train=[("a", "x"), ("b c", "y")])
+    batch = Encoding(task, tokenizer(ends=True), "encoder").batch(task.train)
+    first, second = batch["input_ids"].tolist()
+    assert first == [BOS, *ids("a"), MASK, EOS, PAD] and second == [BOS, *ids("b c"), MASK, EOS]
+    first, second = batch["labels"].tolist()
+    assert first == [-100, -100, *ids("x"), -100, -100]
+    assert second == [-100, -100, -100, *ids("y"), -100]
+
+
+def test_one_word_answers_end_without_eos():
+    task = make("m", "cloze", train=[("a", "x")])
+    batch = Encoding(task, tokenizer(), "decoder").batch(task.train)
+    assert batch["input_ids"].tolist() == [[BOS, *ids("a x")]]
+
+
+def test_heads_get_classes_and_tags():
+    task = make("m", "classify", train=[("a b", "yes"), ("c", "no"), ("d", "yes")])
+    assert task.labels == ("yes", "no")
+    batch = Encoding(task, tokenizer(ends=True), "encoder").batch(task.train)
+    assert batch["labels"].tolist() == [0, 1, 0]
+    task = make("m", "tag", train=[("a b", "person other")], labels=["other", "person"])
+    batch = Encoding(task, tokenizer(ends=True), "encoder").batch(task.train)
+    assert batch["input_ids"].tolist() == [[BOS, *ids("a b"), EOS]]
+    assert batch["labels"].tolist() == [[-100, 1, 0, -100]]
+    batch = Encoding(task, tokenizer(), "decoder").batch(task.train)
+    assert batch["labels"].tolist() == [[-100, 1, 0]]
+
+
+def test_a_tag_goes_to_the_first_piece_of_its_word():
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "anna", "ate", "pan", "##cake"]
+    inner = tokenizers.BertWordPieceTokenizer({word: i for i, word in enumerate(words)})
+    pieces = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner._tokenizer, pad_token="[PAD]", unk_token="[UNK]",
+        cls_token="[CLS]", sep_token="[SEP]",
+    )  # fmt: skip
+    task = make("m", "tag", train=[("anna ate pancake", "p o f"), ("anna", "p")], labels="opf")
+    batch = Encoding(task, pieces, "encoder").batch(task.train)
+    assert batch["input_ids"].tolist() == [[2, 4, 5, 6, 7, 3], [2, 4, 3, 0, 0, 0]]
+    o, p, f = 0, 1, 2
+    assert batch["labels"].tolist() == [[-100, p, o, f, -100, -100], [-100, p] + [-100] * 4]
+
+
+# -- batches
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    rows = [(f"{a} {b}", b) for a in "abcdefgh" for b in "abcd"]
+    task = make("m", "cloze", train=rows)
+
+    def texts(batch):
+        return [tokenizer().decode(row) for row in batch["input_ids"]]
+
+    one = task.batches("train", tokenizer(), batch_size=5, seed=1, epochs=2)
+    assert len(one) == 14 == len(list(one))
+    epochs = [
+        [text for step in range(7 * e, 7 * e + 7) for text in texts(one(step))] for e in (0, 1)
+    ]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == sorted(f"{a} {b}" for a, b in rows)
+    assert epochs[0] != epochs[1]
+    assert [texts(b) for b in one] == [texts(one(step)) for step in range(14)]
+    other = task.batches("train", tokenizer(), batch_size=5, seed=2)
+    assert texts(other(0)) != texts(one(0))
+    with pytest.raises(TypeError, match="steps= or epochs="):
+        len(other)
+    few = task.batches("train", tokenizer(), batch_size=5, seed=1, steps=3, limit=4)
+    assert len(list(few)) == 3 and {t for b in few for t in texts(b)} == {
+        f"{a} {b}" for a, b in rows[:4]
+    }
+
+
+# -- scores
+
+
+def fit(net, task, words, kind, steps=100, rate=5e-3):
+    batches = task.batches("train", words, kind, batch_size=8)
+    mp.train(net, batches, steps=steps, learning_rate=rate, progress=False)
+    return net
+
+
+@pytest.mark.parametrize(("layout", "kind"), [("gpt2", "decoder"), ("bart", "encoder-decoder")])
+def test_a_model_that_has_learned_by_heart_scores_one(layout, kind):
+    words, net = tokenizer(ends=kind != "decoder"), model(layout)
+    task = make("m", "generate", train=PAIRS, test=PAIRS)
+    assert task.score(net, words)["exact"] < 0.5
+    fit(net, task, words, kind)
+    assert task.score(net, words) == {"exact": 1.0, "overlap": 1.0}
+    assert task.predict(net, words, ["d e f =>"]) == ["f e d ."]
+    wrong = make("m", "generate", test=[PAIRS[0], ("c =>", "d .")])
+    assert wrong.score(net, words)["exact"] == 0.5
+
+
+def test_cloze_and_classes_by_mask_and_head():
+    words = tokenizer(ends=True)
+    cloze = make("m", "cloze", train=[("a", "x"), ("b", "y")], test=[("a", "x"), ("b", "x")])
+    assert cloze.score(fit(model("bert"), cloze, words, "encoder"), words)["accuracy"] == 0.5
+    rows = [("a b", "yes"), ("b a", "no"), ("c d", "yes"), ("d c", "no")]
+    classes = make("m", "classify", train=rows, test=rows)
+    net = fit(model("bert", "classification", 2), classes, words, "encoder")
+    assert classes.score(net, words)["accuracy"] == 1
+    rows = [("a b", "other person"), ("b a", "place other")]
+    tags = make("m", "tag", train=rows, labels=["other", "person", "place"])
+    net = fit(model("bert", "tagging", 3), tags, words, "encoder")
+    assert tags.predict(net, words, ["b a", "a b"]) == ["place other", "other person"]
+    assert tags.score(net, words, "train") == {"accuracy": 1.0, "f1": 1.0}
+
+
+def test_the_likelier_label_is_chosen_among_the_labels_only():
+    words, net = tokenizer(), tiny_models.scramble(model("gpt2"), size=0.3)
+    task = make("m", "classify", labels=["yes", "no left"], test=[("a b c", "yes")])
+    with torch.no_grad():
+
+        def score(label):
+            prompt, target = words.encode("a b c"), ids(label)
+            logits = net(torch.tensor([prompt + target])).logits[0].log_softmax(-1)
+            return sum(logits[len(prompt) - 1 + i, word].item() for i, word in enumerate(target))
+
+    best = max(task.labels, key=score)
+    assert task.predict(net, words, ["a b c"]) == [best]
+    assert not math.isclose(score("yes"), score("no left"), abs_tol=1e-3)
+
+
+def test_padding_does_not_change_an_answer():
+    words, net = tokenizer(), tiny_models.scramble(model("gpt2"), size=0.3)
+    task = make("m", "generate", test=PAIRS)
+    inputs = [text for text, _ in PAIRS]
+    assert task.predict(net, words, inputs) == [task.predict(net, words, [t])[0] for t in inputs]
+
+
+def test_transformers_models_and_tokenizers_give_the_same(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    net = tiny_models.scramble(model("gpt2"), size=0.3)
+    tt.save(net, tokenizer(), tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    words = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    task = make("m", "generate", test=PAIRS)
+    ours = Encoding(task, tokenizer(), "decoder").batch(task.test)
+    for key, value in Encoding(task, words, "decoder").batch(task.test).items():
+        assert torch.equal(value, ours[key]), key
+    inputs = [text for text, _ in PAIRS]
+    assert task.predict(theirs, words, inputs) == task.predict(net, tokenizer(), inputs)
+    assert kind_of(theirs) == "decoder" and head_of(theirs) == "language"
+
+
+def test_scoring_leaves_the_mode_and_the_random_numbers_alone():
+    net = model("gpt2").train()
+    state = torch.get_rng_state()
+    make("m", "generate", test=PAIRS).score(net, tokenizer())
+    assert net.training and torch.equal(state, torch.get_rng_state())
+
+
+# -- files
+
+
+def test_every_task_of_the_project_loads():
+    assert {"capital", "reverse", "reverse-rotate", "review-label", "restaurant"} <= set(names())
+    for name in names():
+        task = load(name)
+        assert task.family in ("latent", "novel") and task.name == name
+        assert len(task.train) >= 80 and len(task.dev) >= 20 and len(task.test) >= 50
+        assert all(isinstance(example, Example) and example.target for example in task.ood)
+    assert len(load("capital").details["unused_wordings"]) >= 8
+
+
+def test_the_folder_can_be_named_and_its_absence_is_told(tmp_path, monkeypatch):
+    folder = tmp_path / "tasks" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text('{"kind": "generate"}')
+    (folder / "test.jsonl").write_text(json.dumps({"input": "a", "target": "b"}) + "\n")
+    assert load(folder).test == (Example("a", "b"),)
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path))
+    assert names() == ["mine"] and load("mine").name == "mine"
+    with pytest.raises(FileNotFoundError, match="'yours'; choose of mine"):
+        load("yours")
+    monkeypatch.setenv("MINIPEFT_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match="MINIPEFT_DATA"):
+        names()
+
+
+def test_files_of_the_user(tmp_path):
+    wanted = (Example('a "b"', "x"), Example("c, d", "y"))
+    (tmp_path / "a.tsv").write_text('sentence\tlabel\na "b"\tx\nc, d\ty\n')
+    (tmp_path / "a.csv").write_text('sentence,label\n"a ""b""",x\n"c, d",y\n')
+    rows = [{"sentence": e.input, "label": e.target} for e in wanted]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for ending in ("tsv", "csv", "jsonl"):
+        assert read(tmp_path / f"a.{ending}", input="sentence", target="label") == wanted
+    with pytest.raises(ValueError, match="row 1, has no 'input'"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "b.jsonl").write_text('{"input": "a", "target": "b"}\n{"input": ')
+    with pytest.raises(ValueError, match="line 2"):
+        read(tmp_path / "b.jsonl")
+    with pytest.raises(FileNotFoundError, match="give a .jsonl"):
+        read(tmp_path / "c.jsonl")
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match="convert it"):
+        read(tmp_path / "a.txt")
+
+
+def test_what_does_not_fit_together_is_refused():
+    task = make("m", "generate", train=PAIRS)
+    for problem, call in [
+        ("no split 'test'", lambda: task.examples("test")),
+        ("cannot write", lambda: task.batches("train", tokenizer(), "encoder")),
+        ("has no classes", lambda: task.batches("train", tokenizer(), head="classification")),
+        ("tagging head and kind 'tag'", lambda: task.batches("train", tokenizer(), head="tagging")),
+        ("model_kind is", lambda: task.batches("train", tokenizer(), "gpt")),
+        ("no examples", lambda: task.batches("train", tokenizer(), limit=0)),
+        ("kind is one of", lambda: make("m", "guess")),
+        ("needs labels", lambda: make("m", "tag")),
+        ("Splits are", lambda: make("m", "generate", validation=PAIRS)),
+    ]:
+        with pytest.raises(ValueError, match=problem):
+            call()
+    tags = make("m", "tag", train=[("a b", "person")], labels=["other", "person"])
+    with pytest.raises(ValueError, match="one tag per word"):
+        tags.batches("train", tokenizer(), "encoder")(0)
+    classes = make("m", "classify", train=[("a", "maybe")], labels=["yes", "no"])
+    with pytest.raises(ValueError, match="'maybe' is no label"):
+        classes.batches("train", tokenizer(), "encoder")(0)
