@@ -10,6 +10,8 @@ VENV        := .venv
 PY          := $(VENV)/bin/python
 # The stamp's name is the hash of what the set-up depends on: another hash means another set-up.
 STAMP       := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
+# In a container one is often root, which JupyterLab refuses unless told that it is meant.
+LAB_FLAGS   := $(if $(filter 0,$(shell id -u)),--allow-root)
 BUILD_FLAGS := $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
@@ -24,9 +26,9 @@ setup: $(STAMP)  ## make .venv and install the pinned requirements (the other ta
 course: $(STAMP)  ## run every lesson and write build/course/index.html, to open in a browser
 	@$(PY) notebooks/build.py course $(BUILD_FLAGS)
 
-lab: $(STAMP)  ## open JupyterLab on the lessons; work in the folder exercises
-	@$(PY) notebooks/build.py student
-	$(PY) -m jupyter lab --notebook-dir=notebooks
+lab: $(STAMP)  ## copy the exercises to work/ (a copy that is there is kept) and open JupyterLab
+	@$(PY) notebooks/build.py work
+	$(PY) -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/work $(LAB_FLAGS)
 
 test: $(STAMP)  ## lint, then every test
 	$(PY) -m ruff check .
@@ -74,9 +76,9 @@ $(STAMP):
 	export PIP_DISABLE_PIP_VERSION_CHECK=1; \
 	rm -f $(VENV)/.ready-*; \
 	echo "installing torch (the largest part, some minutes on a slow line)"; \
-	$(PY) -m pip install --progress-bar off --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"; \
+	$(PY) -m pip install --progress-bar off -qq $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' requirements.txt)"; \
 	echo "installing requirements.txt"; \
-	$(PY) -m pip install --progress-bar off --quiet -r requirements.txt; \
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .; \
+	$(PY) -m pip install --progress-bar off -qq -r requirements.txt; \
+	$(PY) -m pip install -qq --no-deps --no-build-isolation -e .; \
 	touch $@; \
 	echo "set-up finished"

@@ -28,7 +28,7 @@ def _add_check(commands) -> None:
         description="Check every exercise of a notebook and print a table.\n\n"
         + submission.__doc__.partition("\n\n")[2],
         epilog="Exit code: 0 all passed, 1 some did not, 2 there was nothing to check.\n\n"
-        "example:\n  python -m minipeft check notebooks/exercises/10_lora.ipynb",
+        "example:\n  python -m minipeft check work/10_lora.ipynb",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("notebook", help="a notebook made from notebooks/exercises/")

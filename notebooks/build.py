@@ -3,6 +3,7 @@
     build.py course            run every lesson here, write build/course/index.html
     build.py course --only 10  one lesson
     build.py course --fast     a smoke run of the code with few steps, into build/fast/
+    build.py work              copy the exercises to work/, where a copy is not there yet
     build.py student           write notebooks/exercises/*.ipynb, run nothing
     build.py publish           run what changed, write notebooks/*.ipynb and the exercises
     build.py check             do the committed notebooks correspond to their sources?
@@ -95,7 +96,20 @@ class Builder:
         """Write the student notebooks that differ from their sources."""
         for lesson in lessons:
             path = self.exercises / f"{lesson.slug}.ipynb"
-            if lesson.exercises and _text(lesson.student()) != _read_text(path):
+            if not lesson.exercises or _text(lesson.student()) == _read_text(path):
+                continue
+            if _worked_in(path):
+                print(f"  kept {os.path.relpath(path)}: it has been worked in, move it to work/")
+                continue
+            _write(path, lesson.student())
+            print(f"  wrote {os.path.relpath(path)}")
+        return 0
+
+    def work(self, lessons: list[Lesson], folder: Path = ROOT / "work") -> int:
+        """Copy each student notebook for the learner; a copy that is there is never touched."""
+        for lesson in lessons:
+            path = folder / f"{lesson.slug}.ipynb"
+            if lesson.exercises and not path.exists():
                 _write(path, lesson.student())
                 print(f"  wrote {os.path.relpath(path)}")
         return 0
@@ -233,6 +247,15 @@ def _facts(path: Path) -> dict:
         return {}
 
 
+def _worked_in(path: Path) -> bool:
+    """Has somebody run cells of this student notebook?"""
+    try:
+        cells = nbformat.read(path, as_version=4).cells
+    except (OSError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return False
+    return any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
 def _differences(path: Path, wanted: NotebookNode) -> list[str]:
     """How a committed solution notebook departs from what its source makes."""
     notebook = nbformat.read(path, as_version=4)
@@ -286,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["course", "student", "publish", "check"])
+    parser.add_argument("command", choices=["course", "work", "student", "publish", "check"])
     parser.add_argument(
         "--only", metavar="NN", help="one lesson, by its number or its name's beginning"
     )
@@ -305,8 +328,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed = builder.course(lessons, options.force, options.fast, options.threads)
         elif options.command == "publish":
             failed = builder.publish(lessons, options.force, options.threads)
-        elif options.command == "student":
-            failed = builder.student(lessons)
+        elif options.command in ("student", "work"):
+            failed = getattr(builder, options.command)(lessons)
         else:
             failed = builder.check(lessons)
     except LessonError as error:

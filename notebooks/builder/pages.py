@@ -90,8 +90,9 @@ them.</p>
 <th class="number">Took here</th><th>You write</th></tr>
 {"".join(rows)}</table>
 <p class="soft">The pages show the solutions with the outputs of the run on this machine. To work on
-the lessons, run <code>make lab</code> and open the folder <code>exercises</code>; to check your
-work, run <code>python -m minipeft check NOTEBOOK</code>.</p></main>"""
+the lessons, run <code>make lab</code>: it puts a copy of each exercise notebook into
+<code>work/</code> and opens JupyterLab there. To check your work, run
+<code>.venv/bin/python -m minipeft check work/NOTEBOOK</code>.</p></main>"""
     return _page("minipeft: the course", body)
 
 

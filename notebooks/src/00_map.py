@@ -213,7 +213,7 @@ print(f"formula {counts['tiny-decoder']['weights']:,}, counted {counted:,}")
 # ## How the lessons work
 #
 # Every lesson asks a question and answers it by measuring. Some cells are **exercises**: in the student
-# notebook (`exercises/00_map.ipynb`) the body of a function is missing and you write it; in the solution
+# notebook (`make lab` puts a copy into `work/`) the body of a function is missing and you write it; in the solution
 # notebook you see how the library does it. The two cannot differ from the library, because both are
 # cut out of its source.
 #
@@ -280,7 +280,7 @@ print(f"{'log V':<11}      {torch.tensor(float(config.vocab_size)).log():.2f}")
 # %% [markdown]
 # When you have worked through a student notebook, save it and let all its exercises be checked at once:
 #
-#     python -m minipeft check notebooks/exercises/00_map.ipynb
+#     .venv/bin/python -m minipeft check work/00_map.ipynb
 #
 # Next: **01** builds the transformer, **02** trains it, **03** shows how it was fine-tuned before the
 # doors were found, and **10** opens the weights door with LoRA.

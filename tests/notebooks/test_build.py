@@ -255,6 +255,24 @@ def test_the_student_notebook_has_no_answer_in_it(course):
     assert path.stat().st_mtime_ns == before  # what is up to date is not written again
 
 
+def test_what_a_learner_has_worked_in_is_never_overwritten(course, tmp_path, capsys):
+    builder = course.write("10_toy", EXERCISE)
+    work = tmp_path / "work"
+    builder.work(builder.lessons(), work)
+    builder.student(builder.lessons())
+    copy, original = work / "10_toy.ipynb", builder.exercises / "10_toy.ipynb"
+    assert copy.read_text() == original.read_text()
+    mine = copy.read_text().replace("raise NotImplementedError", "return 7  #")
+    copy.write_text(mine)
+    run = original.read_text().replace('"execution_count": null', '"execution_count": 3')
+    original.write_text(run)
+    builder.write("10_toy", EXERCISE, "# %%\n1 + 1")  # the lesson has changed
+    builder.work(builder.lessons(), work)
+    builder.student(builder.lessons())
+    assert copy.read_text() == mine
+    assert original.read_text() == run and "has been worked in" in capsys.readouterr().out
+
+
 def test_the_built_notebooks_go_through_the_checker(course, capsys):
     """The solution passes `python -m minipeft check`; the student notebook is unfinished."""
     from minipeft.__main__ import main
