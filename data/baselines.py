@@ -47,14 +47,18 @@ def sum_of(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
+def stored() -> dict:
+    return json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
+
+
 def store(section: str, name: str, on: str, measure) -> None:
     """Measure and write at once, unless the same was measured before."""
-    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    table = measured.setdefault(section, {})
-    if table.get(name, {}).get("on") == on:
+    if stored().get(section, {}).get(name, {}).get("on") == on:
         return
     print(f"measuring {section}: {name}", flush=True)
-    table[name] = {"on": on, "values": measure()}
+    entry = {"on": on, "values": measure()}
+    measured = stored()  # again: another run may have written meanwhile
+    measured.setdefault(section, {})[name] = entry
     generate.write(MEASURED, json.dumps(measured, indent=1, sort_keys=True) + "\n")
 
 
@@ -71,10 +75,10 @@ def unadapted(task: mp.tasks.Task) -> dict[str, dict[str, float]]:
     return {split: task.score(model, tokenizer, split) for split in SPLITS}
 
 
-def full_fine_tuning(task: mp.tasks.Task) -> dict[str, list[dict[str, float]]]:
+def full_fine_tuning(task: mp.tasks.Task, seeds: int = SEEDS) -> dict[str, list[dict[str, float]]]:
     """All weights trained, one score per seed."""
     found = {split: [] for split in SPLITS}
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         model, tokenizer = base_of(task)
         mp.attach(model, mp.FullFineTuning(), name="full")
         batches = task.batches("train", tokenizer, model.config.kind, seed=seed)
@@ -95,7 +99,7 @@ def skills(names: list[str]) -> None:
             store("skills", name, on, lambda name=name: evaluate.skills(*tt.load(name)))
 
 
-def baselines(names: list[str], columns: list[str]) -> None:
+def baselines(names: list[str], columns: list[str], seeds: int = SEEDS) -> None:
     """The four columns of the datasheet for each task."""
     for name in names:
         task = mp.tasks.load(name)
@@ -105,7 +109,7 @@ def baselines(names: list[str], columns: list[str]) -> None:
             "majority": (on, lambda t=task: {s: bag.majority(t, s) for s in SPLITS}),
             "bag of words": (on, lambda t=task: {s: bag.bag_of_words(t, s) for s in SPLITS}),
             "unadapted": (base, lambda t=task: unadapted(t)),
-            "full fine-tuning": (base, lambda t=task: full_fine_tuning(t)),
+            "full fine-tuning": (f"{base} {seeds}", lambda t=task: full_fine_tuning(t, seeds)),
         }
         for column in columns:
             key, measure = measures[column]
@@ -119,9 +123,10 @@ if __name__ == "__main__":
     columns = ["majority", "bag of words", "unadapted", "full fine-tuning"]
     parser.add_argument("--task", action="append", choices=mp.tasks.names(), help="may be repeated")
     parser.add_argument("--column", action="append", choices=columns, help="may be repeated")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="of full fine-tuning")
     parser.add_argument("--skills", action="store_true", help="only skills and floors")
     chosen = parser.parse_args()
     if not chosen.task:
         skills(CHECKPOINTS)
     if not chosen.skills:
-        baselines(chosen.task or mp.tasks.names(), chosen.column or columns)
+        baselines(chosen.task or mp.tasks.names(), chosen.column or columns, chosen.seeds)

@@ -191,8 +191,9 @@ answers (generate), accuracy (cloze: among all words; classify: among the labels
 (tag). The *bag of words* is a linear layer on counts of words, in the whole input and between its
 semicolons, which answers each position of the target on its own (`data/bag.py`).
 
-Two tasks are pairs of texts: `agreement` (two reviews, in which the same words make a yes and a no) and `fact-check`. The base has seen pairs in the corpus kind `entailment`, but models of
-this size did not learn to answer them (see the skills below), so no task rests on that kind.
+`agreement` is the pair task: the same words make a yes and a no. The corpus kind `entailment` is
+one too, but models of this size did not learn to answer it (see the skills below), and full
+fine-tuning did not either, so no task rests on it.
 
 ### Test
 

@@ -157,28 +157,38 @@ def agreement() -> Task:
 
 
 def fact_check() -> Task:
-    """A sentence about a country: true or not? The held-out countries in test and ood."""
-    held_out = set(facts.held_out_countries())
-    relations = ("capital", "language", "currency", "continent")
+    """A sentence about a country: true or not? The held-out countries in test and ood.
 
-    def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
-        tested = split in ("test", "ood")
-        country = rng.choice([c for c in facts.COUNTRIES if (c["country"] in held_out) == tested])
-        relation = rng.choice(relations)
-        others = sorted({c[relation] for c in facts.COUNTRIES} - {country[relation]})
-        true = rng.chance(0.5)
-        told = country[relation] if true else rng.choice(others)
-        wording = facts.WORDINGS[relation][4 if split == "ood" else 0][1]
-        text = wording.format(x=country["country"], y=told).removesuffix(" .")
-        return f"{split} {text}", f"{text} =>", "yes" if true else "no"
+    Every fact is told once truly and once with the answer of another country.
+    """
+    held_out = set(facts.held_out_countries())
+    open_countries = [c for c in facts.COUNTRIES if c["country"] not in held_out]
+    test = [c for c in facts.COUNTRIES if c["country"] in held_out]
+
+    def rows(split: str, countries: list, places: tuple[int, ...]) -> list[dict[str, str]]:
+        rng, made = draw.generator("task", "fact-check", split), []
+        for country in countries:
+            for relation in ("capital", "language", "currency", "continent"):
+                others = sorted({c[relation] for c in facts.COUNTRIES} - {country[relation]})
+                for place in places:
+                    wording = facts.WORDINGS[relation][place][1].removesuffix(" .")
+                    for told, answer in ((country[relation], "yes"), (rng.choice(others), "no")):
+                        text = wording.format(x=country["country"], y=told)
+                        made.append({"input": f"{text} =>", "target": answer})
+        return made
 
     return {
         "kind": "classify",
         "family": "novel",
         "description": "a sentence about a held-out country: is it true?",
-        "ood_description": "held-out countries in another wording",
+        "ood_description": "held-out countries in a wording that train and dev do not use",
         "labels": ["yes", "no"],
-        "splits": _fill("fact-check", example, SIZES | {"train": 2000}),
+        "splits": {
+            "train": rows("train", open_countries[:80], (0, 2)),
+            "dev": rows("dev", open_countries[80:], (0,)),
+            "test": rows("test", test, (0,)),
+            "ood": rows("ood", test, (4,)),
+        },
     }
 
 
