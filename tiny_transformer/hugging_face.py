@@ -120,7 +120,8 @@ NUMBERS = {
         "decoder_start_token_id": ("decoder_start_token_id", 2),
     },
 }
-# Fields that say again what another one has said: written for them, and (the last two) checked.
+# Fields of theirs that we write with the value of another one. A folder's dropouts may differ (we
+# take one for all); a folder whose decoder is shaped unlike its encoder is refused.
 AGAIN = {
     "decoder": {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"},
     "encoder": {"attention_probs_dropout_prob": "hidden_dropout_prob"},
@@ -170,9 +171,8 @@ def config_from_hugging_face(values: dict) -> TransformerConfig:
             )
     numbers = {ours: values.get(*theirs) for ours, theirs in NUMBERS[kind].items()}
     for field, other in AGAIN[kind].items():
-        if field.startswith("decoder_") and values.get(field, values.get(other)) != values.get(
-            other
-        ):
+        same = values.get(field, values.get(other)) == values.get(other)
+        if field.startswith("decoder_") and not same:
             raise ValueError(
                 f"This {layout}'s {field} differs from its {other}, which is not built here; "
                 "open it with transformers, minipeft works there too."

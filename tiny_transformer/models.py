@@ -146,9 +146,7 @@ class Decoder(Stack):
         logits = self.head(states, attention_mask)
         if labels is not None and isinstance(self.head, LanguageHead):
             labels = F.pad(labels[:, 1:], (0, 1), value=-100)  # (B, T)
-            if (
-                attention_mask is not None
-            ):  # a padded place, left of the first word, is asked nothing
+            if attention_mask is not None:  # padding is asked nothing, nor for the first word
                 labels = labels.masked_fill(attention_mask[:, -labels.shape[1] :] == 0, -100)
         return Output(logits, cross_entropy(logits, labels), states, cache)
 
