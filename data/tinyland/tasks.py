@@ -156,42 +156,6 @@ def agreement() -> Task:
     }
 
 
-def fact_check() -> Task:
-    """A sentence about a country: true or not? The held-out countries in test and ood.
-
-    Every fact is told once truly and once with the answer of another country.
-    """
-    held_out = set(facts.held_out_countries())
-    open_countries = [c for c in facts.COUNTRIES if c["country"] not in held_out]
-    test = [c for c in facts.COUNTRIES if c["country"] in held_out]
-
-    def rows(split: str, countries: list, places: tuple[int, ...]) -> list[dict[str, str]]:
-        rng, made = draw.generator("task", "fact-check", split), []
-        for country in countries:
-            for relation in ("capital", "language", "currency", "continent"):
-                others = sorted({c[relation] for c in facts.COUNTRIES} - {country[relation]})
-                for place in places:
-                    wording = facts.WORDINGS[relation][place][1].removesuffix(" .")
-                    for told, answer in ((country[relation], "yes"), (rng.choice(others), "no")):
-                        text = wording.format(x=country["country"], y=told)
-                        made.append({"input": f"{text} =>", "target": answer})
-        return made
-
-    return {
-        "kind": "classify",
-        "family": "novel",
-        "description": "a sentence about a held-out country: is it true?",
-        "ood_description": "held-out countries in a wording that train and dev do not use",
-        "labels": ["yes", "no"],
-        "splits": {
-            "train": rows("train", open_countries[:80], (0, 2)),
-            "dev": rows("dev", open_countries[80:], (0,)),
-            "test": rows("test", test, (0,)),
-            "ood": rows("ood", test, (4,)),
-        },
-    }
-
-
 def headlines() -> Task:
     """A story; write its headline, without the word that announces it."""
 
@@ -255,7 +219,6 @@ def all_tasks() -> Iterator[tuple[str, Task]]:
         yield name, string_function(name)
     yield "review-word", review("review-word", "latent", "smiled", "left")
     yield "agreement", agreement()
-    yield "fact-check", fact_check()
     yield "headline", headlines()
     yield "tags", tagging()
     yield "reverse-rotate", composition("reverse-rotate", "rotate", "reverse")
