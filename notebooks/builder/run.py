@@ -81,6 +81,8 @@ def environment(threads: int = THREADS) -> dict[str, str]:
         "JUPYTER_PLATFORM_DIRS": "1",
         "COLUMNS": "100",
     }
+    if "MINIPEFT_ASSETS" in os.environ:  # a lesson runs in another folder: no relative path
+        fixed["MINIPEFT_ASSETS"] = str(Path(os.environ["MINIPEFT_ASSETS"]).resolve())
     return {**os.environ, **fixed, "PYTHONPATH": str(ROOT)}
 
 
