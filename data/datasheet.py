@@ -71,6 +71,8 @@ def value(entry: dict | None, split: str) -> str:
     found = entry["values"][split]
     if isinstance(found, list):
         scores = [first(score) for score in found]
+        if len(scores) == 1:
+            return percent(scores[0])
         low, high, mean = min(scores), max(scores), sum(scores) / len(scores)
         return f"{percent(mean)} ({percent(low)}-{percent(high)})"
     return percent(first(found))
@@ -185,10 +187,11 @@ Facts are told in wordings of unequal frequency:
 one row of nouns, review, pair, record, story or sentence in ten, chosen by a checksum of its text,
 is in no document of the corpus and in no train or dev split; 50 of the 150 countries are in the
 corpus but in no train or dev split. `unadapted` and `full fine-tuning` are of `tiny-decoder`
-(tags: `tiny-encoder` with a fresh head); full fine-tuning is the mean (least-most) of three seeds,
-400 steps of 32 examples, learning rate 1e-3, the same for every task. Numbers are per cent: exact
-answers (generate), accuracy (cloze: among all words; classify: among the labels), F1 of entities
-(tag). The *bag of words* is a linear layer on counts of words, in the whole input and between its
+(tags: `tiny-encoder` with a fresh head); full fine-tuning is the mean (least-most) over seeds, one
+number where one seed was measured so far: 400 steps of 32 examples, learning rate 1e-3, the same
+for every task. Numbers are per cent: exact answers (generate), accuracy (cloze: among all words;
+classify: among the labels), F1 of entities (tag). The *bag of words* is a linear layer on counts of
+words, in the whole input and between its
 semicolons, which answers each position of the target on its own (`data/bag.py`).
 
 `agreement` is the pair task: the same words make a yes and a no. The corpus kind `entailment` is
