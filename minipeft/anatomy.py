@@ -16,10 +16,10 @@ A model that nobody listed: fill in a `Family` and pass it on,
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -246,7 +246,9 @@ class Anatomy:
     """A model's modules by name, doors looked through, and the words of the field for them."""
 
     def __init__(self, model: nn.Module, family: Family | None = None) -> None:
-        config = getattr(model, "config", None)
+        # a model of one's own around a transformer: the transformer's config tells the family
+        configs = (getattr(module, "config", None) for module in model.modules())
+        config = next((config for config in configs if config is not None), None)
         kind = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
         self.model = model
         self.model_type = f"tiny-{kind}" if kind else getattr(config, "model_type", None)
@@ -267,7 +269,7 @@ class Anatomy:
         """
         places = []
         for target in targets:
-            found = self._by_word(target) if target in TARGETS else self._by_name(target)
+            found = self._by_word(target) if self._is_word(target) else self._by_name(target)
             if layers is not None:
                 found = self._of_layers(found, target, set(layers))
             places += found
@@ -283,6 +285,12 @@ class Anatomy:
                     )
             taken[place.path].append(place)
         return places
+
+    def _is_word(self, target: str) -> bool:
+        """Is it a word of the field? A model of unknown family may call its modules so itself."""
+        if self.family is None and self._match(f"*.{target}", target):
+            return False
+        return target in TARGETS
 
     def _by_word(self, target: str) -> list[Place]:
         family = self._known_family(target)
@@ -309,7 +317,7 @@ class Anatomy:
 
     def _by_name(self, target: str) -> list[Place]:
         """A module's path, the end of it, or a pattern with * in it."""
-        paths = self._match(target) or self._match(f"*.{target}")
+        paths = self._match(target, f"*.{target}")
         if not paths:
             raise ValueError(
                 f"The target {target!r} matches nothing in this model{self.near(target)}"
@@ -326,12 +334,16 @@ class Anatomy:
                     )
         return places
 
-    def _match(self, pattern: str) -> list[str]:
-        if pattern in self.modules:
-            return [pattern]
-        if not re.search(r"[*?\[]", pattern):
-            return []
-        return [path for path in self.modules if path and fnmatch.fnmatchcase(path, pattern)]
+    def _match(self, *patterns: str) -> list[str]:
+        """The paths that the first pattern that matches anything matches."""
+        for pattern in patterns:
+            if pattern in self.modules:
+                return [pattern]
+            if re.search(r"[*?\[]", pattern):
+                found = [path for path in self.modules if path and fnmatchcase(path, pattern)]
+                if found:
+                    return found
+        return []
 
     def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
         module = self.modules[path]

@@ -90,8 +90,8 @@ def load(
     anatomy = Anatomy(model, family)
     if ours and not any_base and not same_base(model, ours["base"], tuple(anatomy.heads())):
         raise ValueError(
-            f"{folder} was trained on another base (a {ours['model_type']} whose weights or shapes "
-            "differ from this model's): load that base, or pass any_base=True to try all the same."
+            f"{folder} was trained on another base, a {ours.get('model_type')} whose weights "
+            "or shapes differ from this model's: load that base, or pass any_base=True."
         )
     reader = peft_layout.READERS.get(settings["peft_type"])
     if reader:
@@ -210,8 +210,10 @@ def _our_metadata(folder: Path, metadata: dict[str, str]) -> dict | None:
         ours = json.loads(metadata[OURS])
     except ValueError:
         raise damaged from None
-    form = ours.get("form") if isinstance(ours, dict) else None
-    if not isinstance(form, int) or metadata != {"format": "pt", OURS: metadata[OURS]}:
+    if not isinstance(ours, dict) or metadata != {"format": "pt", OURS: metadata[OURS]}:
+        raise damaged
+    kinds = {"form": int, "method": str, "settings": dict, "base": dict, "hash": str}
+    if any(not isinstance(ours.get(key), kind) for key, kind in kinds.items()):
         raise damaged
     return ours
 

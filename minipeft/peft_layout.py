@@ -207,19 +207,35 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         own = _pattern(settings.get("alpha_pattern"), path, alpha)
         if own != alpha:
             alphas[path] = own
-    return LoRA(
-        rank=rank,
-        alpha=alpha,
-        targets=tuple(short_names(anatomy, list(A))),
-        dropout=settings.get("lora_dropout") or 0.0,
-        rank_stabilized=bool(settings.get("use_rslora")),
-        ranks=ranks,
-        alphas=alphas,
-    )
+    try:
+        return LoRA(
+            rank=rank,
+            alpha=alpha,
+            targets=_targets(anatomy, list(A)),
+            dropout=settings.get("lora_dropout") or 0.0,
+            rank_stabilized=bool(settings.get("use_rslora")),
+            ranks=ranks,
+            alphas=alphas,
+        )
+    except TypeError:
+        raise ValueError("adapter_config.json has words where numbers should be.") from None
+
+
+def _targets(anatomy: Anatomy, paths: list[str]) -> tuple[str, ...]:
+    """Short names if they find these modules here too, where "key" is a word of the field."""
+    short = short_names(anatomy, paths)
+    try:
+        found = anatomy.find(short)
+    except (TypeError, ValueError):
+        found = []
+    whole = {place.path for place in found if place.columns is None}
+    return tuple(short if whole == set(paths) else paths)
 
 
 def _pattern(patterns: dict | None, path: str, default):
     """PEFT's rule: the first pattern that matches the end of the name, as a regular expression."""
+    if patterns and not isinstance(patterns, dict):
+        raise ValueError(f"adapter_config.json has patterns {patterns!r} that are no dict.")
     for pattern, value in (patterns or {}).items():
         try:
             if re.match(rf"(.*\.)?({pattern})$", path):
@@ -232,11 +248,7 @@ def _pattern(patterns: dict | None, path: str, default):
 def short_names(anatomy: Anatomy, paths: list[str]) -> list[str]:
     """The last parts of the names when they mean these modules and no others, else the names."""
     ends = sorted({path.split(".")[-1] for path in paths})
-    meant = {
-        path
-        for path, module in anatomy.modules.items()
-        if path.split(".")[-1] in ends and is_linear(module)
-    }
+    meant = {path for path in anatomy.modules if path.split(".")[-1] in ends}
     return ends if meant == set(paths) else list(paths)
 
 

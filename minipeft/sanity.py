@@ -38,7 +38,7 @@ def sanity_ladder(
     batch: dict,
     steps: int = 100,
     learning_rate: float = 1e-2,
-    untrained: nn.Module | None = None,
+    untrained: nn.Module | bool | None = None,
     seed: int = 0,
 ) -> Ladder:
     """Climb the ladder with a method on a model; the model is the same afterwards.
@@ -49,7 +49,7 @@ def sanity_ladder(
         batch: one small batch with labels, to be learned by heart.
         steps, learning_rate: for learning it.
         untrained: the same model with random weights; made from the model's class and config when
-            None, and the first rung is left out when that is not possible.
+            None; False leaves the first rung out.
         seed: of everything random.
     """
     if tuners(model):
@@ -113,6 +113,8 @@ def sanity_ladder(
 
 def _untrained_loss(model, batch, untrained, seed) -> tuple:
     name = "loss of an untrained model"
+    if untrained is False:
+        return name, "ln V", "not asked for", None
     if untrained is None:
         try:
             with seeded(seed):

@@ -162,6 +162,8 @@ class Tuner:
         """
         if path not in self.anatomy.modules:
             raise ValueError(f"This model has no module {path!r}{self.anatomy.near(path)}")
+        if not any(True for _ in self.anatomy.modules[path].parameters()):
+            raise ValueError(f"{path} has no parameters, so there is nothing in it to train.")
         for inner, module in walk(self.anatomy.modules[path], path):
             own = [p for p in module._parameters.values() if p is not None]
             if not own or inner in self.copies or any(p in self.lent for p in own):
@@ -279,7 +281,11 @@ class Tuner:
         return self
 
     def detach(self) -> nn.Module:
-        """Take everything away: the model is the very same base, its weights equal bit for bit."""
+        """Take everything away: the model is the very same base, its weights equal bit for bit.
+
+        With the last tuner, requires_grad flags, train / eval modes and buffers go back to what
+        they were before the first one came.
+        """
         self._alive()
         self.unmerge()
         if self.enabled:

@@ -92,8 +92,8 @@ class LoRA(Method):
     targets: tuple[str, ...] = ("query", "value")
     dropout: float = 0.0
     rank_stabilized: bool = False
-    ranks: Mapping[str, int] = field(default_factory=dict)
-    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
+    alphas: Mapping[str, float] = field(default_factory=dict, hash=False)
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -164,6 +164,26 @@ def test_an_unknown_model_says_how_to_describe_it():
     ]
 
 
+def test_a_model_of_ones_own_around_a_known_one():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.reader = zoo.build("bert")
+            self.classifier = nn.Linear(16, 2)
+
+    tuner = mp.attach(Pair(), mp.LoRA(rank=1, targets="value"))
+    assert {p.path for p, _ in tuner.places} == {
+        *(f"reader.bert.encoder.layer.{i}.attention.self.value" for i in range(2)),
+    }
+    assert list(tuner.copies) == ["classifier"]
+
+
+def test_an_unknown_model_may_call_its_modules_by_a_word_of_the_field():
+    model = nn.Sequential(nn.ModuleDict({"key": nn.Linear(4, 4), "other": nn.Linear(4, 4)}))
+    tuner = mp.attach(model, mp.LoRA(rank=1, targets="key"))
+    assert [p.path for p, _ in tuner.places] == ["0.key"]
+
+
 @pytest.mark.parametrize("name", [n for n in zoo.MODELS if n != "mbart"])
 def test_blocks_and_top(models, name):
     anatomy = Anatomy(models[name])

@@ -429,3 +429,12 @@ def test_generation_with_cache_equals_without(name):
     cached = mp.generate(model, ids, **options)
     assert torch.equal(cached, mp.generate(model, ids, use_cache=False, **options))
     assert not model.training
+
+
+def test_a_head_without_parameters_is_refused():
+    model = zoo.build("gpt2")
+    with pytest.raises(ValueError, match="has no parameters"):
+        mp.attach(model, mp.HeadOnly(heads="transformer.drop"))
+    with pytest.raises(ValueError, match="no module 'lm_hed'; did you mean 'lm_head'"):
+        mp.attach(model, mp.HeadOnly(heads="lm_hed"))
+    assert mp.tuners(model) == {}
