@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from tqdm.auto import trange
+from tqdm import trange
 
 from . import objectives
 from .files import write_tensors
