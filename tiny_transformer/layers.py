@@ -46,11 +46,13 @@ class Embeddings(nn.Module):
         self.types = nn.Embedding(config.token_types, C) if config.token_types else None
         self.norm = nn.LayerNorm(C, eps=config.norm_epsilon) if config.embedding_norm else None
         self.dropout = nn.Dropout(config.dropout)
-        self.scale = C**0.5 if config.scale_embedding else 1.0
+        self.scale = C**0.5 if config.scale_embedding else None
 
     def forward(self, ids: Tensor, positions: Tensor, types: Tensor | None = None) -> Tensor:
         """Ids and positions (B, T) -> vectors (B, T, C)."""
-        x = self.words(ids) * self.scale  # (B, T, C)
+        x = self.words(ids)  # (B, T, C)
+        if self.scale is not None:
+            x = x * self.scale
         x = x + self.positions(positions + self.config.position_offset)
         if self.types is not None:
             x = x + self.types(torch.zeros_like(ids) if types is None else types)

@@ -106,13 +106,14 @@ def test_lora_equals_the_equation_on_both_orientations(kind):
     torch.testing.assert_close(door(x), expected)
 
 
+@pytest.mark.parametrize("n_out", [4, 5])  # square too: there a wrong orientation fits as well
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
-def test_merge_changes_the_weight_and_unmerge_gives_the_bits_back(kind):
+def test_merge_changes_the_weight_and_unmerge_gives_the_bits_back(kind, n_out):
     x = torch.randn(2, 3, 4)
-    door = WeightDoor(kind(4, 5))
+    door = WeightDoor(kind(4, n_out))
     first = door.base.weight.detach().clone()
     for name in "ab":
-        door.add(name, random_lora(4, 5))
+        door.add(name, random_lora(4, n_out))
     before = door(x)
     door.merge("a")
     assert list(door.active(2)) and not torch.equal(door.base.weight, first)

@@ -450,7 +450,7 @@ def test_random_models_write_the_same_words(layout, search, tmp_path):
 
 # The tokenizer
 
-WORDS = ["anna", "likes", "paris", "7", "été", "straße", ".", ",", "?", "=", ">", "<", "a_b", "ő"]
+WORDS = ["anna", "likes", "paris", "7", "été", "straße", "οδοσ", ".", ",", "?", "=", ">", "a_b"]
 PIECES = st.one_of(
     st.sampled_from(WORDS),
     st.sampled_from(SPECIAL),
