@@ -6,27 +6,23 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
-from minipeft import metrics, plots, tasks
+from minipeft import methods, metrics, plots, tasks
 from minipeft.anatomy import Family, Slice
 from minipeft.doors import WeightDoor
 from minipeft.files import load
 from minipeft.fingerprint import fingerprint
 from minipeft.generation import generate
-from minipeft.methods import FullFineTuning, HeadOnly, LoRA, LoRAPatch, TopLayers
+from minipeft.methods import *  # noqa: F403  every method that has its line there
 from minipeft.plots import interval
 from minipeft.sanity import sanity_ladder
 from minipeft.training import History, train
 from minipeft.tuner import Tuner, attach, route, tuners
 
 __all__ = [
+    *methods.__all__,
     "Family",
-    "FullFineTuning",
-    "HeadOnly",
     "History",
-    "LoRA",
-    "LoRAPatch",
     "Slice",
-    "TopLayers",
     "Tuner",
     "WeightDoor",
     "attach",

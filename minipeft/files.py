@@ -1,6 +1,6 @@
 """Tuners on disk: adapter_config.json and adapter_model.safetensors, as 🤗 PEFT lays them out.
 
-What PEFT has a layout for is written in it (`peft_layout.py`), so that either library opens the
+What PEFT has a layout for is written in it (`layouts/`), so that either library opens the
 other's files. What PEFT has not (full and partial fine-tuning) has a layout of its own, with
 peft_type "MINIPEFT".
 
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import minipeft.methods as methods
-from minipeft import peft_layout
+from minipeft import layouts
 from minipeft.anatomy import Anatomy, Family
 from minipeft.fingerprint import identity, raw_bytes, same_base
 from minipeft.methods.method import Method
@@ -46,7 +46,7 @@ PROVENANCE = (
 
 def save(tuner: Tuner, folder: str | Path) -> None:
     """Write a tuner into a folder (made if need be); each file appears whole or not at all."""
-    writer = peft_layout.WRITERS.get(type(tuner.method))
+    writer = layouts.WRITERS.get(type(tuner.method))
     settings, tensors = writer(tuner) if writer else _own_layout(tuner)
     heads = tuple(tuner.anatomy.heads())
     ours = {
@@ -93,7 +93,7 @@ def load(
             f"{folder} was trained on another base, a {ours.get('model_type')} whose weights "
             "or shapes differ from this model's: load that base, or pass any_base=True."
         )
-    reader = peft_layout.READERS.get(settings["peft_type"])
+    reader = layouts.READERS.get(settings["peft_type"])
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
     elif ours:
@@ -162,8 +162,8 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         raise ValueError(f"{folder} was written by a newer minipeft: update minipeft to open it.")
     if ours and ours.get("hash") != content_hash(settings, tensors, ours):
         raise ValueError(f"{folder} does not match its content hash: it is damaged or was changed.")
-    if settings["peft_type"] not in (*peft_layout.READERS, "MINIPEFT"):
-        known = ", ".join(peft_layout.READERS)
+    if settings["peft_type"] not in (*layouts.READERS, "MINIPEFT"):
+        known = ", ".join(layouts.READERS)
         raise ValueError(
             f"{folder} holds a {settings['peft_type']} tuner, a method that this version does not "
             f"know (it knows {known})."

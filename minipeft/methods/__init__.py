@@ -4,4 +4,4 @@ from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 
-__all__ = ["FullFineTuning", "HeadOnly", "LoRA", "LoRAPatch", "Method", "TopLayers"]
+__all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

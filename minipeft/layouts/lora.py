@@ -1,4 +1,4 @@
-"""🤗 PEFT's names for our tensors and settings, one pair of functions per method.
+"""LoRA in 🤗 PEFT's layout.
 
 PEFT stores `base_model.model.<module>.lora_A.weight (r, in)` and `.lora_B.weight (out, r)`, always
 as a torch Linear would, and the layers of a trained head as `base_model.model.<layer>.weight`.
@@ -18,7 +18,6 @@ trains on, the zero blocks train as well. Parts of unequal scale have the ratio 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -27,9 +26,18 @@ from torch import Tensor
 
 from minipeft.anatomy import Anatomy
 from minipeft.doors import features, is_linear, is_transposed
+from minipeft.layouts.common import (
+    PREFIX,
+    by_pattern,
+    heads_to_save,
+    pick,
+    short_names,
+    target_names,
+    task_type,
+    value_of,
+    whole,
+)
 from minipeft.methods.lora import LoRA
-
-PREFIX = "base_model.model."
 
 # Settings that we read, and settings that decide nothing once the tensors are there. Every other
 # setting that is on makes the file more than W0 x + scale B A x: it is refused, not misread.
@@ -69,7 +77,7 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
         ranks[path] = len(A)
-        alphas[path] = _whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
+        alphas[path] = whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
     for path, twin in tuner.copies.items():
         tensors |= {f"{PREFIX}{path}.{key}": t for key, t in twin.state_dict().items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
@@ -90,13 +98,13 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
         "loftq_config": {},
         "lora_alpha": alpha,
         "lora_dropout": method.dropout,
-        "modules_to_save": _heads(tuner) or None,
+        "modules_to_save": heads_to_save(tuner) or None,
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
         "revision": None,
         "target_modules": short_names(tuner.anatomy, list(layers)),
-        "task_type": _task(tuner),
+        "task_type": task_type(tuner),
         "use_dora": False,
         "use_rslora": method.rank_stabilized,
     }
@@ -128,8 +136,8 @@ def read_lora(
     if foreign:
         raise ValueError(f"The file has a tensor {foreign[0]}, which is none of PEFT's LoRA names.")
     named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
-    A = _pick(named, ".lora_A.weight")
-    B = _pick(named, ".lora_B.weight")
+    A = pick(named, ".lora_A.weight")
+    B = pick(named, ".lora_B.weight")
     others = {key: value for key, value in named.items() if ".lora_" not in key}
     unknown = [key for key in named if ".lora_" in key and not key.endswith(_ENDS)]
     if unknown or set(A) != set(B) or not A:
@@ -160,8 +168,8 @@ def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dic
         key = f"{path}.{place.target.replace('.', '/')}"
         if place.columns is None:
             return {f"{key}.A": A, f"{key}.B": B}
-        rank = _of(method.ranks, place, method.rank)
-        alpha = _of(method.alphas, place, method.alpha)
+        rank = value_of(method.ranks, place, method.rank)
+        alpha = value_of(method.alphas, place, method.alpha)
         scale = alpha / (math.sqrt(rank) if method.rank_stabilized else rank)
         first = first or scale
         end = begin + rank
@@ -169,11 +177,6 @@ def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dic
         values[f"{key}.B"] = B[place.columns, begin:end] * (first / scale)
         begin = end
     return values
-
-
-def _of(table, place, default):
-    keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
-    return table[max(keys, key=len)] if keys else default
 
 
 def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA:
@@ -196,7 +199,7 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         )
     ranks, alphas = {}, {}
     for path, tensor in A.items():
-        expected = _pattern(settings.get("rank_pattern"), path, rank)
+        expected = by_pattern(settings.get("rank_pattern"), path, rank)
         if expected != len(tensor):
             raise ValueError(
                 f"{path} has rank {len(tensor)} in the tensors, but adapter_config.json says "
@@ -204,14 +207,14 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
             )
         if len(tensor) != rank:
             ranks[path] = len(tensor)
-        own = _pattern(settings.get("alpha_pattern"), path, alpha)
+        own = by_pattern(settings.get("alpha_pattern"), path, alpha)
         if own != alpha:
             alphas[path] = own
     try:
         return LoRA(
             rank=rank,
             alpha=alpha,
-            targets=_targets(anatomy, list(A)),
+            targets=target_names(anatomy, list(A)),
             dropout=settings.get("lora_dropout") or 0.0,
             rank_stabilized=bool(settings.get("use_rslora")),
             ranks=ranks,
@@ -219,37 +222,6 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         )
     except TypeError:
         raise ValueError("adapter_config.json has words where numbers should be.") from None
-
-
-def _targets(anatomy: Anatomy, paths: list[str]) -> tuple[str, ...]:
-    """Short names if they find these modules here too, where "key" is a word of the field."""
-    short = short_names(anatomy, paths)
-    try:
-        found = anatomy.find(short)
-    except (TypeError, ValueError):
-        found = []
-    whole = {place.path for place in found if place.columns is None}
-    return tuple(short if whole == set(paths) else paths)
-
-
-def _pattern(patterns: dict | None, path: str, default):
-    """PEFT's rule: the first pattern that matches the end of the name, as a regular expression."""
-    if patterns and not isinstance(patterns, dict):
-        raise ValueError(f"adapter_config.json has patterns {patterns!r} that are no dict.")
-    for pattern, value in (patterns or {}).items():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", path):
-                return value
-        except re.error:
-            raise ValueError(f"adapter_config.json has a broken pattern {pattern!r}.") from None
-    return default
-
-
-def short_names(anatomy: Anatomy, paths: list[str]) -> list[str]:
-    """The last parts of the names when they mean these modules and no others, else the names."""
-    ends = sorted({path.split(".")[-1] for path in paths})
-    meant = {path for path in anatomy.modules if path.split(".")[-1] in ends}
-    return ends if meant == set(paths) else list(paths)
 
 
 def _check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
@@ -264,41 +236,3 @@ def _check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
             f"{path} maps {n_in} features to {n_out}, but the file has A {tuple(A.shape)} and B "
             f"{tuple(B.shape)}: it belongs to another base."
         )
-
-
-def _pick(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
-    return {key.removesuffix(end): value for key, value in named.items() if key.endswith(end)}
-
-
-def _heads(tuner) -> list[str]:
-    """PEFT's modules_to_save: task heads by their name, other copied layers one by one."""
-    names = set()
-    for path in tuner.copies:
-        above = [h for h in tuner.anatomy.heads() if f"{path}.".startswith(f"{h}.")]
-        names.add(above[0] if above else path)
-    return sorted(names)
-
-
-def _task(tuner) -> str | None:
-    """PEFT's task_type, from the class of a transformers model."""
-    name = type(tuner.model).__name__
-    heads = {
-        "ForSequenceClassification": "SEQ_CLS",
-        "ForTokenClassification": "TOKEN_CLS",
-        "ForQuestionAnswering": "QUESTION_ANS",
-    }
-    if tuner.copies:
-        return next((task for end, task in heads.items() if name.endswith(end)), None)
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "CAUSAL_LM"
-    return "SEQ_2_SEQ_LM" if name.endswith("ForConditionalGeneration") else None
-
-
-def _whole(number: float) -> float | int:
-    """An alpha as people write it: 16, not 16.0."""
-    near = round(number)
-    return near if math.isclose(number, near, rel_tol=1e-12) else number
-
-
-WRITERS = {LoRA: write_lora}
-READERS = {"LORA": read_lora}

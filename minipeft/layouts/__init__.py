@@ -1,0 +1,14 @@
+"""🤗 PEFT's names for our tensors and settings: one file per method, one line here for each.
+
+    WRITERS   class of the method -> write(tuner) -> (adapter_config.json, tensors)
+    READERS   peft_type -> read(settings, tensors, anatomy, method or None) -> (method, values)
+
+`method` is the one that our metadata tell, None for a file of PEFT's own; `values` go by the names
+of `Tuner.named_tensors`. A method without a line here is written in a layout of its own.
+"""
+
+from minipeft.layouts.lora import read_lora, write_lora
+from minipeft.methods.lora import LoRA
+
+WRITERS = {LoRA: write_lora}
+READERS = {"LORA": read_lora}
