@@ -2,7 +2,8 @@
 
 A door stands in the module tree where the frozen module stood, and keeps it inside as `base`:
 
-    WeightDoor   a linear map          y = base(x), then every active patch:  y = patch(x, y)
+    WeightDoor   a linear map          y = base(x), then every active patch:  y = patch(x, y);
+                                       a patch may also change x on its way in:  x = before(x)
     CopyDoor     any small module      y = copy(x) instead of base(x)  (heads, layer norms)
 
 Each door holds patches by *name* (the name given to `attach`). A patch may be off, merged into the
@@ -59,6 +60,10 @@ class Door(nn.Module):
     def unmerge(self, name: str) -> None:
         self.merged.remove(name)
 
+    def blocked(self, name: str) -> str | None:
+        """A merged patch before which this one can no longer act; there is none by default."""
+        return None
+
     def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
         """The patches that act now, in order, each with the rows it acts on (None: on every row).
 
@@ -106,45 +111,64 @@ class Door(nn.Module):
 
 
 class WeightDoor(Door):
-    """A linear map x -> y with patches after it.
+    """A linear map x -> y with patches around it.
 
     y = base(x); then for each active patch, in the order of attachment, y = patch(x, y).
     A patch sees the input and the output, so one door is enough for LoRA (adds B A x), for an
     adapter behind an output projection (reads y only) and for a rescaling (multiplies y).
 
+    What a patch may have besides `forward(x, y)`:
+
+        before(x) -> x                          the map, and the patches attached before, read this
+        delta() -> (out, in)                    it adds delta x: can be merged, in any order
+        fold(weight, bias) -> (weight, bias)    it makes another linear map of one: can be merged
+        changes_weight = False                  its fold leaves the weight alone, even a shared one
+
+    A base that is a layer norm is welcome too, if its patches only read y.
+
     x (B, T, in) -> y (B, T, out); any number of dimensions between the first and the last.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        acting = list(self.active(x.shape[0]))
+        seen = []  # what each patch reads; the last one stands outermost and reads x itself
+        for patch, rows in reversed(acting):
+            seen.append(x)
+            if hasattr(patch, "before"):
+                x = on(rows, x, patch.before, x)
         y = self.base(x)
-        for patch, rows in self.active(x.shape[0]):
-            if rows is None:
-                y = patch(x, y)
-            else:
-                rows = rows.to(x.device)
-                y = y.index_copy(0, rows, patch(x[rows], y[rows]))
+        for patch, rows in acting:
+            y = on(rows, y, patch, seen.pop(), y)
         return y
 
     def merge(self, name: str) -> None:
-        """Add the patch's difference to the base's weight; the original is kept for `unmerge`."""
+        """Write the patch into the base's weight; the original is kept for `unmerge`."""
         patch = self.patches[name]
-        if not hasattr(patch, "delta"):
-            kind = type(patch).__name__
-            raise ValueError(f"{name!r} cannot be merged: {kind} is no change of a weight matrix.")
+        if not mergeable(patch):
+            parts = patch.parts.values() if isinstance(patch, Parts) else [patch]
+            kind = next(type(part).__name__ for part in parts if not mergeable(part))
+            raise ValueError(
+                f"{name!r} cannot be merged: {kind} is no change of a weight matrix (it is not "
+                "linear, or has nowhere to go), so leave it attached."
+            )
         for other, ahead in self.patches.items():
             if other == name:
                 break
-            if other not in self.off and not hasattr(ahead, "delta"):  # differences commute
+            if other in self.off or other in self.merged:
+                continue
+            if not (additive(ahead) and additive(patch)):  # differences commute
                 raise ValueError(
-                    f"{name!r} cannot be merged: {other!r} acts before it; disable that one first."
+                    f"{name!r} cannot be merged: {other!r} acts before it; merge or disable that "
+                    "one first."
                 )
         if not self.merged:
-            self.original = self.base.weight.detach().clone()
+            own = self.base._parameters.items()
+            self.original = {k: p.detach().clone() for k, p in own if p is not None}
         self.merged.append(name)
         self._write()
 
     def unmerge(self, name: str) -> None:
-        """Take the patch's difference out of the base's weight: the bits are the old ones again.
+        """Take the patch out of the base's weight: the bits are the old ones again.
 
         Subtracting B A would leave rounding errors, (W + D) - D is not W in floating point. So the
         weight is built anew, from the kept original and the patches that stay merged.
@@ -154,16 +178,59 @@ class WeightDoor(Door):
         if not self.merged:
             del self.original
 
+    def blocked(self, name: str) -> str | None:
+        """The merged patch that this one would have to act before, and cannot any more."""
+        names = list(self.patches)
+        for later in names[names.index(name) + 1 :]:
+            both = additive(self.patches[name]) and additive(self.patches[later])
+            if later in self.merged and not both:
+                return later
+        return None
+
     @torch.no_grad()
     def _write(self) -> None:
-        weight = self.original
+        weight, bias = self.original["weight"], self.original.get("bias")
         if self.merged:
-            # the sum is done in fp32 (fp64 for an fp64 base) and rounded once
-            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            for name in self.merged:
-                delta = self.patches[name].delta().to(weight)  # (out, in)
-                weight = weight + (delta.T if is_transposed(self.base) else delta)
+            # everything is done in fp32 (fp64 for an fp64 base) and rounded once
+            wide = torch.promote_types(weight.dtype, torch.float32)
+            weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
+            weight = weight.T if is_transposed(self.base) else weight  # (out, in)
+            for name, patch in self.patches.items():  # in the order of attachment
+                if name in self.merged:
+                    weight, bias = fold(patch, weight, bias)
+            weight = weight.T if is_transposed(self.base) else weight
         self.base.weight.copy_(weight)
+        if bias is not None:
+            self.base.bias.copy_(bias)
+
+
+def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:
+    """`old` with `function(*inputs)` in the given rows; None stands for all rows."""
+    if rows is None:
+        return function(*inputs)
+    rows = rows.to(old.device)
+    return old.index_copy(0, rows, function(*(each[rows] for each in inputs)))
+
+
+def additive(patch: nn.Module) -> bool:
+    """Does this patch add a difference to the weight, so that its turn does not matter?"""
+    if isinstance(patch, Parts):
+        return all(map(additive, patch.parts.values()))
+    return hasattr(patch, "delta")
+
+
+def mergeable(patch: nn.Module) -> bool:
+    """Can this patch be written into the weight of its map?"""
+    if isinstance(patch, Parts):
+        return all(map(mergeable, patch.parts.values()))
+    return hasattr(patch, "fold") or hasattr(patch, "delta")
+
+
+def fold(patch: nn.Module, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The linear map (weight (out, in), bias (out,)) that does what map and patch do together."""
+    if hasattr(patch, "fold"):
+        return patch.fold(weight, bias)
+    return weight + patch.delta().to(weight), bias
 
 
 class CopyDoor(Door):
@@ -198,6 +265,11 @@ class Parts(nn.Module):
     def add(self, part: str, patch: nn.Module, columns: Tensor) -> None:
         if part in self.parts:
             raise ValueError(f"The target {part!r} is named twice: name it once.")
+        if hasattr(patch, "before"):
+            raise ValueError(
+                f"{part!r} is a part of a fused map here, so it has no input of its own to change: "
+                "target the whole map by the name of its module."
+            )
         self.parts[part] = patch
         self.register_buffer(
             f"{part}_columns", columns.clone(), persistent=False
@@ -221,6 +293,16 @@ class Parts(nn.Module):
                 whole = delta.new_zeros(self.out_features, delta.shape[1])
             whole = whole.index_add(0, self.columns(part), delta)
         return whole
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Each part folds into its own rows of the weight (out, in) and of the bias (out,)."""
+        for part, patch in self.parts.items():
+            columns = self.columns(part)
+            own = None if bias is None else bias[columns]
+            rows, own = fold(patch, weight[columns], own)
+            weight = weight.index_copy(0, columns, rows)
+            bias = None if bias is None else bias.index_copy(0, columns, own)
+        return weight, bias
 
 
 def is_transposed(linear: nn.Module) -> bool:

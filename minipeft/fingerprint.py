@@ -99,7 +99,7 @@ def first_values(model: nn.Module) -> dict[int, Tensor]:
             values |= {id(parameter): first for parameter, first in tuner.lent.items()}
     for door in [*doors(model), *attached.parked]:
         if isinstance(door, WeightDoor) and door.merged:
-            values[id(door.base.weight)] = door.original
+            values |= {id(door.base._parameters[k]): v for k, v in door.original.items()}
     return values
 
 
