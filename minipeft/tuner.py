@@ -222,6 +222,7 @@ class Tuner:
         """Undo `disable`."""
         self._alive()
         if not self.enabled:
+            self._in_turn()
             self._swap()
         self.enabled = True
         self._switch()
@@ -249,8 +250,8 @@ class Tuner:
         if not self.enabled:
             raise ValueError(f"{self.name!r} is disabled: call enable() before merge().")
         uses = self.anatomy.uses()
-        for place, _ in self.places:
-            if len(uses[place.module.weight]) > 1:
+        for place, patch in self.places:
+            if len(uses[place.module.weight]) > 1 and getattr(patch, "changes_weight", True):
                 raise ValueError(
                     f"The weight of {place.path} is shared with "
                     f"{[use for use in uses[place.module.weight] if use != place.path][0]}, which "
@@ -274,10 +275,8 @@ class Tuner:
         """Undo `merge`, bit for bit."""
         self._alive()
         if self.merged:
-            self.merged = False
-            for door in self._doors():
-                door.unmerge(self.name)
-                self._settle(door)
+            self._in_turn()
+            self._unmerge()
         return self
 
     def detach(self) -> nn.Module:
@@ -287,7 +286,7 @@ class Tuner:
         they were before the first one came.
         """
         self._alive()
-        self.unmerge()
+        self._unmerge()
         if self.enabled:
             self._swap()  # the first values of base parameters that were trained
         for parameter in self.lent:
@@ -332,6 +331,22 @@ class Tuner:
     def _doors(self) -> list[Door]:
         every = [*doors(self.model), *self.model.minipeft.parked]
         return [door for door in every if self.name in door.patches]
+
+    def _in_turn(self) -> None:
+        """Refuse to act again where a patch that was attached later is merged, and cares."""
+        for door in self._doors():
+            later = door.blocked(self.name)
+            if later:
+                raise ValueError(
+                    f"{self.name!r} acts before {later!r}, which is merged: unmerge that one first."
+                )
+
+    def _unmerge(self) -> None:
+        if self.merged:
+            self.merged = False
+            for door in self._doors():
+                door.unmerge(self.name)
+                self._settle(door)
 
     def _switch(self) -> None:
         for door in self._doors():
