@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.snapshots import Snapshots
-from minipeft.tuner import seeded, tuners
+from minipeft.tuner import seeded, tuners, wrap
 from tiny_transformer.files import write_text
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -46,6 +46,7 @@ class History:
     best_score: float | None = None
     seconds: float = 0.0
     settings: dict = field(default_factory=dict)
+    records: dict[str, list[dict]] = field(default_factory=dict)
 
     def plot(self, axes=None, label: str | None = None):
         """Draw the loss, and the scores if there are any; returns matplotlib's axes."""
@@ -124,10 +125,13 @@ def train(
     settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
     settings |= dict(weight_decay=weight_decay, betas=list(betas), clip=clip, seed=seed)
     settings |= dict(accumulate=accumulate, evaluate_every=evaluate_every, best=best)
+    for tuner in active(model):
+        tuner.method.begin(tuner, steps)
+    groups = by_factor(model, parameters)
+    if len(groups) > 1:
+        settings["factors"] = [group["factor"] for group in groups]
     history = History(settings=settings)
-    optimizer = torch.optim.AdamW(
-        parameters.values(), lr=learning_rate, betas=betas, weight_decay=weight_decay
-    )
+    optimizer = torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay)
     best_weights: dict[str, Tensor] = {}
     modes = [(module, module.training) for module in model.modules()]
     device = next(iter(parameters.values())).device
@@ -146,7 +150,7 @@ def train(
             for step in range(begin, steps):
                 rate = learning_rate_at(step, steps, learning_rate, rising, schedule)
                 for group in optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = rate * group["factor"]
                 loss = 0.0
                 optimizer.zero_grad()
                 for part in range(accumulate):
@@ -159,9 +163,11 @@ def train(
                         f"learning rate of {rate:.2g}: lower it, or look for rows whose labels are "
                         "all -100. The weights are those before this step."
                     )
-                for tuner in active(model):
-                    tuner.method.after_backward(tuner, step, steps)
                 optimizer.step()
+                for tuner in active(model):
+                    record = tuner.method.after_step(tuner, step, steps)
+                    if record:
+                        history.records.setdefault(tuner.name, []).append({"step": step, **record})
                 history.losses.append(loss)
                 history.learning_rates.append(rate)
                 history.gradient_norms.append(norm)
@@ -182,20 +188,30 @@ def train(
     with torch.no_grad():
         for name, value in best_weights.items():
             parameters[name].copy_(value)
+    for tuner in active(model):
+        tuner.method.finish(tuner)
     return history
 
 
 def backward(model: nn.Module, batch: dict, accumulate: int) -> float:
     """Add the gradients of one micro-batch; returns its share of the step's loss."""
-    here = active(model)
-    for tuner in here:
-        batch = tuner.wrap(batch)
-    loss = model(**batch).loss
-    for tuner in here:
+    loss = model(**wrap(model, batch)).loss
+    for tuner in active(model):
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty
     (loss / accumulate).backward()
     return loss.item() / accumulate
+
+
+def by_factor(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[dict]:
+    """The optimizer's groups: parameters that learn at the same multiple of the rate together."""
+    factors: dict[nn.Parameter, float] = {}
+    for tuner in active(model):
+        factors |= tuner.method.learning_rates(tuner)
+    groups: dict[float, list] = {}
+    for parameter in parameters.values():
+        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [{"params": group, "factor": factor} for factor, group in groups.items()]
 
 
 def learning_rate_at(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
@@ -296,7 +312,8 @@ def score(model, evaluate, step: int, history: History, best: str | None) -> boo
     scores = {"score": float(result)} if scores is None else scores
     history.evaluations.append({"step": step, **scores})
     value = next(iter(scores.values()))
-    if best is None or math.isnan(value):
+    settled = all(tuner.method.settled(tuner) for tuner in active(model))
+    if best is None or math.isnan(value) or not settled:
         return False
     sign = 1 if best == "max" else -1
     if history.best_score is None or sign * value > sign * history.best_score:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Method:
@@ -26,8 +26,8 @@ class Method:
         raise NotImplementedError(f"{type(self).__name__} does not say how it is installed.")
 
     def describe(self) -> str:
-        """The settings in one line, those that are off or empty left out."""
-        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        """The settings in one line, those that are off or empty or not for reading left out."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.repr)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v)})"
 
     def wrap(self, tuner, batch: dict) -> dict:
@@ -38,8 +38,27 @@ class Method:
         """A term to add to the training loss (AdaLoRA's orthogonality), or None."""
         return None
 
-    def after_backward(self, tuner, step: int, steps: int) -> None:
-        """Called between backward and the optimizer's step (AdaLoRA's budget)."""
+    # ---- what `train` asks; numbers that must survive a checkpoint live in buffers of the patches
+
+    def begin(self, tuner, steps: int) -> None:
+        """Called before the first step of a run, and before a run is resumed."""
+
+    def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
+        """Parameters that learn at a multiple of the rate, each with its factor (LoRA+)."""
+        return {}
+
+    def after_step(self, tuner, step: int, steps: int) -> dict | None:
+        """Called after the optimizer's step, the gradients still there (AdaLoRA's budget).
+
+        What it gives back is kept in `History.records`.
+        """
+
+    def settled(self, tuner) -> bool:
+        """May `train` keep the weights of this moment as the best ones?"""
+        return True
+
+    def finish(self, tuner) -> None:
+        """Called after the last step, when the best weights are back."""
 
 
 def check_names(method, *fields: str) -> None:

@@ -141,7 +141,7 @@ class NoGradient(mp.LoRA):
 
 
 class WritesTheBase(mp.LoRA):
-    def after_backward(self, tuner, step, steps):
+    def after_step(self, tuner, step, steps):
         with torch.no_grad():
             tuner.places[0][0].module.weight[0, 0] += 1e-3
 
