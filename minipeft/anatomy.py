@@ -63,6 +63,7 @@ class Family:
     ends.  words: the input embeddings.  attention, cross_attention: the memory doors of a block.
     query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
     top: what lies above the last block and below the head.
+    norms: layer norms, relative to a block, or to any module that the blocks stand in.
     """
 
     model_types: tuple[str, ...]
@@ -79,6 +80,7 @@ class Family:
     gate: tuple[str | Slice, ...] = ()
     down: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
 
     def names(self, target: str) -> tuple[str | Slice, ...]:
         """The maps that a word of the field stands for."""
@@ -103,6 +105,11 @@ _LLAMA = dict(
     value=("self_attn.v_proj",),
     output=("self_attn.o_proj",),
     top=("norm",),
+    norms=(  # of Llama and its kin, each model has some of them
+        *("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm"),
+        *("post_mlp_layernorm", "self_attn_layer_norm"),
+        *("norm", "final_layernorm", "final_layer_norm"),
+    ),
 )
 
 FAMILIES = (
@@ -119,6 +126,10 @@ FAMILIES = (
         up=("feed_forward.up",),
         down=("feed_forward.down",),
         top=("norm",),
+        norms=(
+            *("attention_norm", "cross_attention_norm", "feed_forward_norm"),
+            *("embeddings.norm", "norm"),
+        ),
     ),
     Family(
         model_types=("gpt2",),
@@ -131,6 +142,7 @@ FAMILIES = (
         up=("mlp.c_fc",),
         down=("mlp.c_proj",),
         top=("ln_f",),
+        norms=("ln_1", "ln_cross_attn", "ln_2", "ln_f"),
     ),
     Family(
         model_types=("bert", "roberta", "electra"),
@@ -144,6 +156,10 @@ FAMILIES = (
         output=("attention.output.dense", "crossattention.output.dense"),
         up=("intermediate.dense",),
         down=("output.dense",),
+        norms=(
+            *("attention.output.LayerNorm", "crossattention.output.LayerNorm"),
+            *("output.LayerNorm", "embeddings.LayerNorm"),
+        ),
     ),
     Family(
         model_types=("distilbert",),
@@ -156,6 +172,7 @@ FAMILIES = (
         output=("attention.out_lin",),
         up=("ffn.lin1",),
         down=("ffn.lin2",),
+        norms=("sa_layer_norm", "output_layer_norm", "embeddings.LayerNorm"),
     ),
     Family(
         model_types=("t5", "mt5"),
@@ -171,6 +188,7 @@ FAMILIES = (
         gate=("layer.*.DenseReluDense.wi_0",),
         down=("layer.*.DenseReluDense.wo",),
         top=("decoder.final_layer_norm",),
+        norms=("layer.*.layer_norm", "final_layer_norm"),
     ),
     Family(
         model_types=("bart", "mbart"),
@@ -185,6 +203,10 @@ FAMILIES = (
         up=("fc1",),
         down=("fc2",),
         top=("decoder.layer_norm",),
+        norms=(
+            *("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+            *("layernorm_embedding", "layer_norm"),
+        ),
     ),
     Family(model_types=("llama", "mistral", "qwen2", "qwen3"), **_LLAMA, **_GATED),
     Family(
@@ -216,6 +238,7 @@ FAMILIES = (
         up=("mlp.dense_h_to_4h",),
         down=("mlp.dense_4h_to_h",),
         top=("final_layer_norm",),
+        norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
     ),
 )
 
@@ -426,6 +449,28 @@ class Anatomy:
             )
         numbers = [(s, str(i)) for s in stacks for i in range(len(self.modules[s]))]
         return [(f"{s}.{i}", self.modules[f"{s}.{i}"]) for s, i in numbers]
+
+    def norms(self, layers: Iterable[int] | None = None) -> list[str]:
+        """Paths of the layer norms in and around the blocks, not of a head's; with `layers`, of
+        those inside these blocks only.
+        """
+        family, blocks = self._known_family("norms"), [path for path, _ in self.blocks()]
+        roots = [path for path in blocks if layers is None or self._where(path)[1] in layers]
+        if layers is None:  # what the stacks stand in: "", "bert", "bert.encoder"
+            parts = [self._where(path)[0].split(".") for path in blocks]
+            roots += dict.fromkeys(".".join(p[:i]) for p in parts for i in range(len(p)))
+        found = {
+            full
+            for root in roots
+            for name in family.norms
+            for full in self._match(f"{root}.{name}" if root else name)
+        }
+        if not found:
+            raise ValueError(
+                "Nobody has told minipeft the layer norms of this model: pass norms=False, or "
+                "describe them with attach(..., family=minipeft.Family(..., norms=(...)))."
+            )
+        return [path for path in self.modules if path in found]
 
     def top(self, count: int) -> list[nn.Parameter]:
         """Parameters of the last `count` blocks of the last stack, and of what lies above them."""
