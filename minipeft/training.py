@@ -312,7 +312,8 @@ def score(model, evaluate, step: int, history: History, best: str | None) -> boo
     scores = {"score": float(result)} if scores is None else scores
     history.evaluations.append({"step": step, **scores})
     value = next(iter(scores.values()))
-    settled = all(tuner.method.settled(tuner) for tuner in active(model))
+    steps = history.settings["steps"]
+    settled = all(tuner.method.settled(tuner, step - 1, steps) for tuner in active(model))
     if best is None or math.isnan(value) or not settled:
         return False
     sign = 1 if best == "max" else -1

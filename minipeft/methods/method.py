@@ -11,6 +11,7 @@ A method sees the model through its tuner only, so it never names a module of an
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from torch import Tensor, nn
@@ -53,8 +54,8 @@ class Method:
         What it gives back is kept in `History.records`.
         """
 
-    def settled(self, tuner) -> bool:
-        """May `train` keep the weights of this moment as the best ones?"""
+    def settled(self, tuner, step: int, steps: int) -> bool:
+        """May `train` keep the weights after this step as the best ones?"""
         return True
 
     def finish(self, tuner) -> None:
@@ -84,3 +85,30 @@ def check_layers(method) -> None:
             f"{type(method).__name__}'s layers must be None or layer numbers from 0, not {layers}."
         )
     object.__setattr__(method, "layers", layers)
+
+
+def check_choice(method, field: str, choices: Iterable[str]) -> None:
+    """The field must be one of these words."""
+    value = getattr(method, field)
+    if not isinstance(value, str) or value not in choices:
+        words = ", ".join(map(repr, choices))
+        raise ValueError(
+            f"{type(method).__name__}'s {field} must be one of {words}, not {value!r}."
+        )
+
+
+def check_number(method, field: str, rule: str, fits: Callable, whole: bool = False) -> None:
+    """The field must be a number, a whole one if said so, for which `fits(number)` is true."""
+    value, kinds = getattr(method, field), (int,) if whole else (int, float)
+    if type(value) not in kinds or not fits(value):  # True is an int, but no number here
+        kind = "a whole number" if whole else "a number"
+        raise ValueError(f"{type(method).__name__}'s {field} must be {kind} {rule}, not {value!r}.")
+
+
+def check_flag(method, *fields: str, none: bool = False) -> None:
+    """Each field must be True or False; with `none`, None is one more choice."""
+    for field in fields:
+        value = getattr(method, field)
+        if type(value) is not bool and not (none and value is None):
+            words = "True, False or None" if none else "True or False"
+            raise ValueError(f"{type(method).__name__}'s {field} must be {words}, not {value!r}.")
