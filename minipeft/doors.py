@@ -123,6 +123,7 @@ class WeightDoor(Door):
         delta() -> (out, in)                    it adds delta x: can be merged, in any order
         fold(weight, bias) -> (weight, bias)    it makes another linear map of one: can be merged
         changes_weight = False                  its fold leaves the weight alone, even a shared one
+        stand_in(x, bias) -> y                  a module that answers in place of base (None: no)
 
     A base that is a layer norm is welcome too, if its patches only read y.
 
@@ -136,9 +137,19 @@ class WeightDoor(Door):
             seen.append(x)
             if hasattr(patch, "before"):
                 x = on(rows, x, patch.before, x)
-        y = self.base(x)
+        y = self.answer(x, acting)
         for patch, rows in acting:
             y = on(rows, y, patch, seen.pop(), y)
+        return y
+
+    def answer(self, x: Tensor, acting: list) -> Tensor:
+        """base(x), or what stands in for the base; of several stand-ins the last one answers."""
+        own = [(p.stand_in, rows) for p, rows in acting if getattr(p, "stand_in", None) is not None]
+        if own and own[-1][1] is None:
+            return own[-1][0](x, self.base.bias)
+        y = self.base(x)
+        for stand_in, rows in own:
+            y = on(rows, y, lambda x, call=stand_in: call(x, self.base.bias), x)
         return y
 
     def merge(self, name: str) -> None:
@@ -160,6 +171,13 @@ class WeightDoor(Door):
                 raise ValueError(
                     f"{name!r} cannot be merged: {other!r} acts before it; merge or disable that "
                     "one first."
+                )
+        for other, patch in self.patches.items():
+            alone = other == name or other in self.merged
+            if not alone and getattr(patch, "stand_in", None) is not None:
+                raise ValueError(
+                    f"{name!r} cannot be merged into a base that {other!r} stands in for: detach "
+                    f"{other!r} first."
                 )
         if not self.merged:
             own = self.base._parameters.items()

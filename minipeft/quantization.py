@@ -111,13 +111,19 @@ class Quantized(nn.Module):
         kind: "nf4", "fp4", "fp4-e3m0" or "int4".
         block: weights that share a scale.
         double: scales in 8 bits.
+        compute: "bfloat16", "float16" or "float32" to multiply in; None: the dtype of x.
 
     Raises:
         ValueError: W is empty, no matrix or not finite.
     """
 
     def __init__(
-        self, weight: Tensor, kind: str = "nf4", block: int = 64, double: bool = True
+        self,
+        weight: Tensor,
+        kind: str = "nf4",
+        block: int = 64,
+        double: bool = True,
+        compute: str | None = None,
     ) -> None:
         super().__init__()
         if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
@@ -128,7 +134,9 @@ class Quantized(nn.Module):
         values = weight.detach().reshape(-1).float()  # (n,)
         if not bool(torch.isfinite(values).all()):
             raise ValueError("A weight with values that are not finite cannot be quantized.")
+        self.settings = (kind, block, double, compute)
         self.kind, self.block, self.double = kind, block, double
+        self.compute = None if compute is None else getattr(torch, compute)
         self.shape, self.dtype = weight.shape, weight.dtype
         codes, absmax = quantize_blocks(values, levels(kind), block)
         high, low = F.pad(codes, (0, len(codes) % 2)).view(-1, 2).unbind(1)  # pairs: (n / 2,) each
@@ -151,21 +159,24 @@ class Quantized(nn.Module):
     def weight(self, dtype: torch.dtype | None = None) -> Tensor:
         """W as it is remembered (out, in), in its first dtype or another."""
         codes = torch.stack((self.packed >> 4, self.packed & 15), dim=1).flatten()  # (n or n + 1,)
-        codes = codes[: math.prod(self.shape)]
+        codes = codes[: self.numel()]
         values = dequantize_blocks(codes, self.scale_of_blocks(), levels(self.kind), self.block)
         return values.view(self.shape).to(dtype or self.dtype)  # (out, in)
 
-    def forward(self, x: Tensor, bias: Tensor | None = None, dtype: torch.dtype | None = None):
-        """x (B, T, in) -> x W^T + bias (B, T, out); computed in `dtype`, answered in that of x."""
-        y = Multiply.apply(x.to(dtype or x.dtype), self).to(x.dtype)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x (B, T, in) -> x W^T + bias (B, T, out), in the dtype of x."""
+        y = Multiply.apply(x.to(self.compute or x.dtype), self).to(x.dtype)
         return y if bias is None else y + bias
+
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
     def stored_bytes(self) -> int:
         """Bytes of everything that is kept."""
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def bits_per_weight(self) -> float:
-        return 8 * self.stored_bytes() / math.prod(self.shape)
+        return 8 * self.stored_bytes() / self.numel()
 
 
 class Multiply(torch.autograd.Function):
