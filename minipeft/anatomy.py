@@ -8,6 +8,7 @@ This is the only file that knows names of modules. Everybody else asks for "quer
 | qkv               | the three at once (fused or not)      | attn.c_attn     | the three          |
 | output            | attention's output projection         | attn.c_proj     | self_attn.o_proj   |
 | up, gate, down    | the maps of the feed-forward layer    | mlp.c_fc ..     | mlp.up_proj ..     |
+| all-linear        | every linear map of every block       |                 |                    |
 
 A model that nobody listed: fill in a `Family` and pass it on,
 `attach(model, method, family=Family(...))`.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 
@@ -291,7 +292,7 @@ class Anatomy:
         for one that is no linear map; the sentence lists what there is.
         """
         places = []
-        for target in targets:
+        for target in self._spelt_out(targets):
             found = self._by_word(target) if self._is_word(target) else self._by_name(target)
             if layers is not None:
                 found = self._of_layers(found, target, set(layers))
@@ -308,6 +309,16 @@ class Anatomy:
                     )
             taken[place.path].append(place)
         return places
+
+    def _spelt_out(self, targets: Iterable[str]) -> Iterator[str]:
+        """The targets; for "all-linear" the words that name every linear map of a block, once."""
+        for target in targets:
+            if target != "all-linear":
+                yield target
+                continue
+            twice = ("query", "key", "value") if self._known_family(target).qkv else ("qkv",)
+            here = self._targets_here()
+            yield from (word for word in TARGETS if repr(word) in here and word not in twice)
 
     def _is_word(self, target: str) -> bool:
         """Is it a word of the field? A model of unknown family may call its modules so itself."""

@@ -119,7 +119,8 @@ def report_of(tuner) -> Report:
     notes = [
         f"trainable {trainable:,} ({share:.3g} % of {base + added:,})"
         + (f"  +  head {head:,}" if head else "")
-        + f"   stored {stored:,}   base {base:,}"
+        + f"   stored {stored:,}   base {base:,}",
+        *tuner.method.notes(tuner),
     ]
     state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
     return Report(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -153,6 +153,12 @@ class Tuner:
             columns = place.columns.to(weight.device)
             door.patches[self.name].add(place.target, patch.train(door.training), columns)
         self.places.append((place, patch))
+
+    def surround(self, path: str, around: Callable[[nn.Module | None], nn.Module]) -> None:
+        """Put `around(patch)` where this tuner's patch at a path is (None: where there is none)."""
+        door = self._door(self.anatomy.modules[path], WeightDoor)
+        patch = door.patches[self.name] if self.name in door.patches else None
+        door.patches[self.name] = around(patch).train(door.training)
 
     def copy(self, path: str) -> None:
         """Train a copy of a small module, a head or a norm; what is trained already is left alone.

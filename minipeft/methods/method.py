@@ -31,6 +31,10 @@ class Method:
         values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.repr)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v)})"
 
+    def notes(self, tuner) -> list[str]:
+        """Sentences under the tuner's report."""
+        return []
+
     def wrap(self, tuner, batch: dict) -> dict:
         """The batch as the model must see it: methods in the words door add their prompt ids."""
         return batch
