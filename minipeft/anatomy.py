@@ -62,6 +62,7 @@ class Family:
 
     model_types: config.model_type of the models.  blocks: the lists of blocks, by how their path
     ends.  words: the input embeddings.  attention, cross_attention: the memory doors of a block.
+    positions: where positions are looked up (a table, or the angles of rotary embeddings).
     query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
     top: what lies above the last block and below the head.
     norms: layer norms, relative to a block, or to any module that the blocks stand in.
@@ -70,6 +71,7 @@ class Family:
     model_types: tuple[str, ...]
     blocks: tuple[str, ...]
     words: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
     attention: tuple[str, ...] = ()
     cross_attention: tuple[str, ...] = ()
     query: tuple[str | Slice, ...] = ()
@@ -100,6 +102,7 @@ _GATED = dict(up=("mlp.up_proj",), gate=("mlp.gate_proj",), down=("mlp.down_proj
 _LLAMA = dict(
     blocks=("layers",),
     words=("embed_tokens",),
+    positions=("rotary_emb",),
     attention=("self_attn",),
     query=("self_attn.q_proj",),
     key=("self_attn.k_proj",),
@@ -118,6 +121,7 @@ FAMILIES = (
         model_types=("tiny-decoder", "tiny-encoder", "tiny-encoder-decoder"),
         blocks=("blocks",),
         words=("embeddings.words",),
+        positions=("embeddings.positions",),
         attention=("attention",),
         cross_attention=("cross_attention",),
         query=("attention.query", "cross_attention.query"),
@@ -136,6 +140,7 @@ FAMILIES = (
         model_types=("gpt2",),
         blocks=("h",),
         words=("wte",),
+        positions=("wpe",),
         attention=("attn",),
         cross_attention=("crossattention",),
         **thirds("attn.c_attn"),
@@ -149,6 +154,7 @@ FAMILIES = (
         model_types=("bert", "roberta", "electra"),
         blocks=("encoder.layer",),
         words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
         attention=("attention.self",),
         cross_attention=(_BERT_CROSS,),
         query=("attention.self.query", f"{_BERT_CROSS}.query"),
@@ -166,6 +172,7 @@ FAMILIES = (
         model_types=("distilbert",),
         blocks=("transformer.layer",),
         words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
         attention=("attention",),
         query=("attention.q_lin",),
         key=("attention.k_lin",),
@@ -195,6 +202,7 @@ FAMILIES = (
         model_types=("bart", "mbart"),
         blocks=("encoder.layers", "decoder.layers"),
         words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        positions=("encoder.embed_positions", "decoder.embed_positions"),
         attention=("self_attn",),
         cross_attention=(_BART_CROSS,),
         query=("self_attn.q_proj", f"{_BART_CROSS}.q_proj"),
@@ -225,7 +233,12 @@ FAMILIES = (
     ),
     Family(
         model_types=("opt",),
-        **_LLAMA | dict(output=("self_attn.out_proj",), top=("final_layer_norm",)),
+        **_LLAMA
+        | dict(
+            positions=("embed_positions",),
+            output=("self_attn.out_proj",),
+            top=("final_layer_norm",),
+        ),
         up=("fc1",),
         down=("fc2",),
     ),
@@ -233,6 +246,7 @@ FAMILIES = (
         model_types=("gpt_neox",),
         blocks=("layers",),
         words=("embed_in",),
+        positions=("rotary_emb",),
         attention=("attention",),
         **thirds("attention.query_key_value", per_head=True),
         output=("attention.dense",),
@@ -242,6 +256,8 @@ FAMILIES = (
         norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
     ),
 )
+
+ENCODERS = ("bert", "roberta", "electra", "distilbert", "deberta", "deberta-v2")  # not causal
 
 # Heads that a fresh task starts from random numbers; they are trained and saved with a tuner.
 TASK_HEADS = ("score", "classifier", "pre_classifier", "classification_head", "qa_outputs")
@@ -264,6 +280,26 @@ class Place:
     out_features: int
     stack: str
     layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """Where a memory or new words can sit: an attention layer, or the token embedding.
+
+    target: "memory", "cross memory" or "words".  path, module: of the layer.  stack, layer: the
+    list of blocks it stands in, the block's number.  heads, head_width: H of keys and values, D.
+    width: C, features of what enters the attention layer, or of a word's vector.
+    """
+
+    target: str
+    path: str
+    module: nn.Module
+    stack: str
+    layer: int | None
+    heads: int
+    head_width: int
+    width: int
+    columns = None
 
 
 class Anatomy:
@@ -424,6 +460,107 @@ class Anatomy:
             if all(any(self._match(f"{path}.{name}") for name in names) for path, _ in blocks):
                 here.append(repr(target))
         return here
+
+    # ---- words and memory ----
+
+    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+        """The attention layers of all stacks in the model's order, cross-attention included.
+
+        Raises ValueError where attention cannot be extended, or has no such layer.
+        """
+        family = self._known_family("attention")
+        if not family.attention:
+            raise ValueError(
+                f"{self.model_type} has no memory door: its attention cannot be extended from "
+                "outside. Methods of the words and weights doors do work on it: PromptTuning, "
+                "PTuning, LoRA, Adapter, IA3, BitFit."
+            )
+        seats = []
+        for path, _ in self.blocks():
+            for target, names in (
+                ("memory", family.attention),
+                ("cross memory", family.cross_attention),
+            ):
+                for name in names:
+                    seats += [self._seat(target, p) for p in self._match(f"{path}.{name}")]
+        if layers is not None:
+            have = sorted({seat.layer for seat in seats})
+            missing = sorted(set(layers) - set(have))
+            if missing:
+                raise ValueError(f"There is no layer {missing} to remember; there are {have}.")
+            seats = [seat for seat in seats if seat.layer in set(layers)]
+        return seats
+
+    def _seat(self, target: str, path: str) -> Seat:
+        module = self.modules[path]
+        config = getattr(module, "config", None) or self.model.config
+        width = getattr(config, "hidden_size", None) or config.width
+        heads = next(
+            getattr(place, name)
+            for name in ("num_heads", "n_heads", "num_attention_heads", "heads")
+            for place in (module, config)
+            if isinstance(getattr(place, name, None), int)
+        )
+        named = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
+        D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
+        groups = getattr(module, "num_key_value_groups", 1)
+        return Seat(target, path, module, *self._where(path), heads // groups, D, width)
+
+    def words(self) -> Seat:
+        """The token embedding; in an encoder-decoder the encoder's."""
+        family = self._known_family("words")
+        ends = tuple(f".{name}" for name in family.words)
+        paths = [p for p, m in self.modules.items() if f".{p}".endswith(ends)]
+        paths = [p for p in paths if hasattr(self.modules[p], "num_embeddings")]
+        if not paths:
+            raise ValueError(
+                f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
+                "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
+            )
+        inside = [p for p in paths if ".encoder." in f".{p}" and ".decoder." not in f".{p}"]
+        path = (inside or paths)[0]
+        width = self.modules[path].embedding_dim
+        return Seat("words", path, self.modules[path], "", None, 1, width, width)
+
+    def position_layers(self) -> list[tuple[str, nn.Module]]:
+        """(path, module) where positions are looked up; empty where there are none (T5)."""
+        ends = tuple(f".{name}" for name in self._known_family("positions").positions)
+        return [(p, m) for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
+
+    def limit(self) -> int | None:
+        """How many tokens of input the table of positions is for; None where there is no table."""
+        if self.family is None:
+            return None
+        sizes = []
+        for _, module in self.position_layers():
+            rows = getattr(module, "num_embeddings", None)
+            if rows is not None:
+                kept = getattr(module, "offset", None)  # rows that no token uses: BART, RoBERTa
+                if not isinstance(kept, int):
+                    kept = 0 if module.padding_idx is None else module.padding_idx + 1
+                sizes.append(rows - kept)
+        if self.model_type.startswith("tiny-"):
+            sizes = [self.model.config.positions]
+        return min(sizes, default=None)
+
+    def is_encoder_decoder(self) -> bool:
+        config = getattr(self.model, "config", None)
+        kind = getattr(config, "kind", None)
+        return kind == "encoder-decoder" or bool(getattr(config, "is_encoder_decoder", False))
+
+    def is_decoder(self) -> bool:
+        """Causal, so that prompts to be continued are padded on the left."""
+        if self.is_encoder_decoder():
+            return False
+        kind = getattr(getattr(self.model, "config", None), "kind", None)
+        return kind == "decoder" or (kind is None and self.model_type not in ENCODERS)
+
+    def padding(self) -> int:
+        """The id of a padding token, or one that does no harm."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "pad_token_id", None) or 0
+
+    # ---- names for errors ----
 
     def near(self, target: str) -> str:
         """'; did you mean ...? It has ...' for an error about a name."""

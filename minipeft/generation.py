@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from minipeft.tuner import seeded, tuners
+from minipeft.tuner import seeded, tuners, wrap
 
 
 def generate(
@@ -34,8 +35,10 @@ def generate(
     batch = {"input_ids": input_ids}
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask
-    for tuner in tuners(model).values():
-        batch = tuner.wrap(batch)
+    here = list(tuners(model).values())
+    decoder = bool(here) and here[0].anatomy.is_decoder()
+    batch = wrap(model, batch, left=decoder or None)
+    given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -47,11 +50,15 @@ def generate(
                     shared |= dict(temperature=temperature, top_k=top_k or 0)
                 if eos_token_id is not None:
                     shared["eos_token_id"] = eos_token_id
-                return model.generate(**batch, **shared)
-            import tiny_transformer as tt
+                written = model.generate(**batch, **shared)
+            else:
+                import tiny_transformer as tt
 
-            shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
-            return tt.generate(model, **batch, **shared, eos_token_id=eos_token_id)
+                shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
+                written = tt.generate(model, **batch, **shared, eos_token_id=eos_token_id)
+            if decoder and batch["input_ids"] is not input_ids:  # soft prompts are not given back
+                written = torch.cat([input_ids, written[:, given:]], dim=1)
+            return written
     finally:
         for module, mode in modes:
             module.training = mode

@@ -19,10 +19,12 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from minipeft.anatomy import Anatomy, Family, Place
+from minipeft.anatomy import Anatomy, Family, Place, Seat
 from minipeft.doors import CopyDoor, Door, Parts, WeightDoor, doors, features, walk
+from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
+from minipeft.words import WordDoor, enter, is_left_padded, together
 
 
 class Attached:
@@ -33,13 +35,15 @@ class Attached:
         self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
         self.buffers = [(b, b.clone()) for b in model.buffers()]  # batch norm counts what it sees
         self.training = [(m, m.training) for m in model.modules()]
-        self.parked: list[
-            Door
-        ] = []  # doors out of the tree, because all of their patches are merged
+        self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
+        self.rows: list[tuple[str, ...]] | None = None  # see `route`
+        self.attention: str | None = None  # what a transformers model used before memories came
+        self.hook = model.register_forward_pre_hook(enter(wrap), with_kwargs=True)
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
 
     def restore(self) -> None:
+        self.hook.remove()
         for parameter, flag in self.requires_grad:
             parameter.requires_grad_(flag)
         with torch.no_grad():
@@ -116,6 +120,7 @@ class Tuner:
         self.places: list[tuple[Place, nn.Module]] = []  # where each patch sits
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
         self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its other value
+        self.words: range | None = None  # the ids of this tuner's own words
         self.enabled = True
         self.merged = False
         self.detached = False
@@ -153,6 +158,37 @@ class Tuner:
             columns = place.columns.to(weight.device)
             door.patches[self.name].add(place.target, patch.train(door.training), columns)
         self.places.append((place, patch))
+
+    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+        """The attention layers, self and cross, that can be given a memory."""
+        return self.anatomy.attentions(layers)
+
+    def remember(self, seat: Seat, patch: nn.Module) -> None:
+        """Give an attention layer a memory: patch(x) -> keys and values, each (B or 1, H, P, D)."""
+        attached = self.model.minipeft
+        if not any(isinstance(door, MemoryDoor) for door in doors(self.model)):
+            attached.attention = open_attention(self.model)
+        self._sit(seat, patch, MemoryDoor)
+
+    def speak(self, patch: nn.Module, count: int) -> range:
+        """Teach the model new words: patch() -> their vectors (count, C). Returns their ids."""
+        seat = self.anatomy.words()
+        self.words = self._door(seat.module, WordDoor).reserve(self.name, count)
+        self._sit(seat, patch, WordDoor)
+        return self.words
+
+    def shift_positions(self, shift: int) -> None:
+        """Count positions as if `shift` tokens stood before the text."""
+        for _, module in self.anatomy.position_layers():
+            patch = nn.Module()
+            patch.shift = shift
+            self._door(module, PositionDoor).add(self.name, patch)
+
+    def _sit(self, seat: Seat, patch: nn.Module, kind: type[Door]) -> None:
+        like = next(self.model.parameters())
+        patch.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        self._door(seat.module, kind).add(self.name, patch)
+        self.places.append((seat, patch))
 
     def surround(self, path: str, around: Callable[[nn.Module | None], nn.Module]) -> None:
         """Put `around(patch)` where this tuner's patch at a path is (None: where there is none)."""
@@ -194,7 +230,8 @@ class Tuner:
     def parameters(self) -> list[nn.Parameter]:
         """Everything this tuner trains, the head last."""
         modules = [patch for _, patch in self.places] + list(self.copies.values())
-        return [*self.lent, *(p for module in modules for p in module.parameters())]
+        every = [*self.lent, *(p for module in modules for p in module.parameters())]
+        return list(dict.fromkeys(every))  # patches may share a module, such as an encoder
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>."""
@@ -211,7 +248,15 @@ class Tuner:
 
     def wrap(self, batch: dict) -> dict:
         """The batch as the model must see it with this tuner. `train` and `generate` call it."""
-        return self.method.wrap(self, batch) if self.enabled else batch
+        if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):
+            return batch
+        return self.method.wrap(self, batch)
+
+    def words_in(self, ids: Tensor) -> bool:
+        """Are this tuner's words in these ids already?"""
+        if self.words is None:
+            return False
+        return bool(((ids >= self.words.start) & (ids < self.words.stop)).any())
 
     def disable(self) -> Tuner:
         """The base answers as if this tuner were not there."""
@@ -304,6 +349,9 @@ class Tuner:
         attached = self.model.minipeft
         del attached.tuners[self.name]
         self.detached = True
+        if attached.attention and not any(isinstance(d, MemoryDoor) for d in doors(self.model)):
+            self.model.set_attn_implementation(attached.attention)
+            attached.attention = None
         if not attached.tuners:
             attached.restore()
             del self.model.minipeft
@@ -427,7 +475,7 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
                 f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
                 f"{'unmerge' if tuner.merged else 'disable'} it before routing."
             )
-    every = doors(model)
+    every = [*doors(model), *([model.minipeft] if known else [])]
     before = [door.rows for door in every]
     try:
         for door in every:
@@ -436,6 +484,50 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
     finally:
         for door, old in zip(every, before, strict=True):
             door.rows = old
+
+
+def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
+    """The batch as the model must see it: prompts in, those of each row's own tuners under `route`.
+
+    left: on which side shorter rows are padded; None keeps the side that the batch has.
+
+    Raises:
+        ValueError: a row has become longer than the model's positions, or route() named another
+            number of rows.
+    """
+    known = tuners(model)
+    if not known or batch.get("input_ids") is None:
+        return batch
+    anatomy = next(iter(known.values())).anatomy
+    rows = model.minipeft.rows
+    if rows is None or not any(t.words for t in known.values()):
+        for tuner in known.values():
+            batch = tuner.wrap(batch)
+    elif not any(tuner.words_in(batch["input_ids"]) for tuner in known.values()):
+        B = len(batch["input_ids"])
+        if B != len(rows):
+            raise ValueError(f"route() names {len(rows)} rows, but the batch has {B}.")
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number, names in enumerate(rows):
+            groups.setdefault(names, []).append(number)
+        parts = []
+        mask = torch.ones_like(batch["input_ids"])
+        for names, numbers in groups.items():
+            part = {"attention_mask": mask, **batch}
+            part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in part.items()}
+            for name in names:
+                part = known[name].wrap(part)
+            parts.append(part)
+        left = is_left_padded(batch) if left is None else left
+        aligned = not anatomy.is_encoder_decoder()
+        batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
+    limit, T = anatomy.limit(), batch["input_ids"].shape[1]
+    if limit is not None and T > limit:
+        raise ValueError(
+            f"The input has {T} tokens, prompts included, but the model knows {limit} positions: "
+            "shorten the input or the prompt."
+        )
+    return batch
 
 
 def seeded(seed: int | None):

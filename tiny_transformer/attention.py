@@ -87,7 +87,8 @@ class Attention(nn.Module):
         dropout: share of attention weights set to zero in training.
 
     Attributes:
-        memory: None, or extra (keys, values), each (B or 1, H, P, D).
+        memory: None, or extra (keys, values), each (B or 1, H, P, D); a third entry, (B, P) of
+            True and False or None, says which of it a row may look at.
         keep_weights: when True, `weights` holds the last attention weights (B, H, T, P + S).
     """
 
@@ -99,7 +100,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
-        self.memory: tuple[Tensor, Tensor] | None = None
+        self.memory: tuple[Tensor, ...] | None = None
         self.keep_weights = False
         self.weights: Tensor | None = None
 
@@ -159,17 +160,22 @@ class Attention(nn.Module):
     def remember(
         self, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Put the memory before the keys and values; every query may look at all of it."""
-        B, H, _, D = key.shape
-        more_keys, more_values = (part.to(key.dtype) for part in self.memory)  # (B or 1, H, P, D)
+        """Put the memory before the keys and values; every query of a row may look at it."""
+        B, H, S, D = key.shape
+        more_keys, more_values = (m.to(key.dtype) for m in self.memory[:2])  # (B or 1, H, P, D)
+        visible = self.memory[2] if len(self.memory) == 3 else None  # (B, P)
         rows, heads, P, numbers = more_keys.shape
         if more_values.shape != more_keys.shape or (heads, numbers) != (H, D) or rows not in (1, B):
             raise ValueError(
                 f"The memory's keys {tuple(more_keys.shape)} and values {tuple(more_values.shape)} "
                 f"must both be ({B} or 1, {H}, P, {D}) for this batch."
             )
-        if mask is not None:
+        if mask is not None or visible is not None:
+            mask = key.new_zeros(1, 1, 1, S) if mask is None else mask
             mask = F.pad(mask, (P, 0))  # (..., T, P + S): a zero means "may look"
+        if visible is not None:
+            hidden = F.pad(~visible, (0, S))[:, None, None, :]  # (B, 1, 1, P + S)
+            mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
         value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)
         return key, value, mask
