@@ -9,6 +9,7 @@ of `Tuner.named_tensors`. A method without a line here is written in a layout of
 
 from minipeft.layouts.lora import read_lora, write_lora
 from minipeft.methods.lora import LoRA
+from minipeft.methods.qlora import QLoRA
 
-WRITERS = {LoRA: write_lora}
+WRITERS = {LoRA: write_lora, QLoRA: write_lora}
 READERS = {"LORA": read_lora}

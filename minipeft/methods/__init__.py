@@ -4,5 +4,6 @@ from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
 from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
+from minipeft.methods.qlora import QLoRA, QLoRAPatch
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

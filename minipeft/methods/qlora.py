@@ -1,0 +1,197 @@
+"""QLoRA: LoRA on a base in four bits (Dettmers et al. 2023, arXiv 2305.14314), weights door.
+
+Section 3, equations 5 and 6. The frozen W0 is kept in NF4 with doubly quantized scales, and is
+made a matrix of floats only for the moment of a multiplication (`minipeft/quantization.py`):
+
+    h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T
+                     x (B, T, in)   W0 (out, in) in 4 bits   A (r, in)   B (out, r)   b (out,)
+
+    Gradients go through dequantize(W0) to x, and into A and B; W0 and its scales get none.
+
+Parameters: r (in + out) for every linear map that is adapted, as in LoRA; by default all linear
+maps of all blocks, which the paper found to matter more than the rank (figure 2).
+Bytes: 4.127 bits per weight instead of 16 or 32, for *all* linear maps of the blocks, adapted or
+not. Words, norms, biases and heads stay as they are. In a model of unknown anatomy only the maps
+that the targets name are quantized.
+
+What belongs to whom. The four bits belong to the tuner's name, as A and B do. `disable`, `detach`
+and a row that is routed elsewhere give the base as it was before, bit for bit. So the original
+weights are *kept*, and on a model that was loaded in full precision nothing is saved: `report()`
+counts both. Two tuners that quantize alike share their four bits.
+If another LoRA acts on the same rows, both add to the quantized base.
+
+Merging writes dequantize(W0) + (alpha / r) B A in the base's dtype, rounded once: a full-precision
+model of full size. Quantizing that again would lose most of B A, so we do not. A saved tuner is a
+plain LoRA for other programs; on the full-precision base it gives other logits than the ones it
+was trained for. `merge_drift` measures both.
+
+Departures. (1) The base's dtype takes the place of bf16 unless `compute` names one. (2) No paged
+optimizer. (3) The paper's code quantizes every linear map but the language head, so a pooler or an
+embedding's projection too: ours those of the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors import doors, fold, is_linear, is_transposed
+from minipeft.methods.lora import LoRA
+from minipeft.methods.method import check_choice, check_flag, check_number
+from minipeft.quantization import KINDS, Quantized
+from minipeft.report import Table
+
+COMPUTE = ("float32", "bfloat16", "float16")
+
+
+class QLoRAPatch(nn.Module):
+    """Four bits that answer in place of the base, and the LoRA on top of them (None: no LoRA)."""
+
+    def __init__(self, quantized: Quantized, lora: nn.Module | None) -> None:
+        super().__init__()
+        self.stand_in: Quantized | None = quantized  # the door calls it instead of its base
+        self.lora = lora
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (B, T, in), y = x dequantize(W0)^T + b (B, T, out) -> y + scale x A^T B^T."""
+        return y if self.lora is None else self.lora(x, y)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The map that does the same: (dequantize(W0) + scale B A (out, in), b (out,))."""
+        weight = self.stand_in.weight(weight.dtype)
+        return (weight, bias) if self.lora is None else fold(self.lora, weight, bias)
+
+
+@dataclass(frozen=True)
+class QLoRA(LoRA):
+    """LoRA on a quantized base.
+
+    Args:
+        targets: as in LoRA; "all-linear" stands for every linear map of every block.
+        quantize: "nf4", "fp4", "fp4-e3m0" or "int4".
+        double: the scales in 8 bits.
+        block: weights that share a scale.
+        compute: "bfloat16", "float16" or "float32" to multiply in; None takes the input's dtype.
+        The others are LoRA's.
+
+    Raises:
+        ValueError: when a value is impossible.
+    """
+
+    targets: tuple[str, ...] = ("all-linear",)
+    quantize: str = "nf4"
+    double: bool = True
+    block: int = 64
+    compute: str | None = None
+
+    identity_at_start = False  # it starts at the quantized base
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "quantize", KINDS)
+        check_flag(self, "double")
+        check_number(self, "block", "of at least 1", lambda n: n >= 1, whole=True)
+        if self.compute is not None:
+            check_choice(self, "compute", COMPUTE)
+
+    def install(self, tuner) -> None:
+        for other in tuner.model.minipeft.tuners.values():
+            if other.merged or other.lent:
+                what = "merged into" if other.merged else "training"
+                raise ValueError(
+                    f"{other.name!r} is {what} the base's own weights, which are about to be "
+                    f"quantized: {'unmerge' if other.merged else 'detach'} it first."
+                )
+        super().install(tuner)  # A and B
+        paths = dict.fromkeys(place.path for place, _ in tuner.places)
+        if tuner.anatomy.family is not None:
+            inside = tuple(f"{path}." for path, _ in tuner.anatomy.blocks())
+            modules = tuner.anatomy.modules.items()
+            paths |= {p: None for p, m in modules if p.startswith(inside) and is_linear(m)}
+        for path in paths:
+            quantized = self.quantized(tuner.model, tuner.anatomy.modules[path])
+            tuner.surround(path, lambda lora, quantized=quantized: QLoRAPatch(quantized, lora))
+
+    def quantized(self, model: nn.Module, linear: nn.Module) -> Quantized:
+        """The weight of a linear map in four bits; the ones that are there, if there are any."""
+        settings = (self.quantize, self.block, self.double, self.compute)
+        for door in doors(model):
+            for patch in door.patches.values():
+                if door.base is linear and isinstance(patch, QLoRAPatch):
+                    if patch.stand_in.settings == settings:
+                        return patch.stand_in
+        weight = linear.weight.T if is_transposed(linear) else linear.weight  # (out, in)
+        return Quantized(weight, *settings)
+
+    def notes(self, tuner) -> list[str]:
+        """Bytes of the quantized weights, and of the originals that stay."""
+        patches = quantized_patches(tuner)
+        small = sum(patch.stand_in.stored_bytes() for patch in patches)
+        numbers = sum(patch.stand_in.numel() for patch in patches)
+        whole = sum(patch.stand_in.numel() * patch.stand_in.dtype.itemsize for patch in patches)
+        return [
+            f"{self.quantize} base: {numbers:,} weights of {len(patches)} linear maps in "
+            f"{small:,} bytes, {8 * small / numbers:.4g} bits each; the originals, {whole:,} "
+            "bytes, are kept beside them for disable, detach and the rows of others"
+        ]
+
+
+def quantized_patches(tuner) -> list[QLoRAPatch]:
+    """The tuner's patches that answer from four bits."""
+    every = [*doors(tuner.model), *tuner.model.minipeft.parked]  # parked: merged, out of the tree
+    own = (door.patches[tuner.name] for door in every if tuner.name in door.patches)
+    return [patch for patch in own if isinstance(patch, QLoRAPatch)]
+
+
+@contextmanager
+def full_precision(tuner) -> Iterator[None]:
+    """Inside, the tuner's A and B sit on the original base, as in another program."""
+    patches = quantized_patches(tuner)
+    kept = [patch.stand_in for patch in patches]
+    try:
+        for patch in patches:
+            patch.stand_in = None
+        yield
+    finally:
+        for patch, stand_in in zip(patches, kept, strict=True):
+            patch.stand_in = stand_in
+
+
+@torch.no_grad()
+def merge_drift(tuner, batch: dict) -> Table:
+    """How far logits move when a QLoRA is merged, and when its A and B sit on the original base.
+
+    Args:
+        tuner: an enabled QLoRA that is not merged; it is the same afterwards.
+        batch: what the model is called with.
+
+    Returns:
+        A table with the largest and the mean absolute difference to the tuner's own logits.
+    """
+    if not isinstance(tuner.method, QLoRA) or tuner.merged or not tuner.enabled:
+        raise ValueError("merge_drift() needs a QLoRA tuner that is enabled and not merged.")
+    model = tuner.model
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        own = model(**batch).logits
+        with full_precision(tuner):
+            original = model(**batch).logits
+        tuner.merge()
+        try:
+            merged = model(**batch).logits
+        finally:
+            tuner.unmerge()
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    rows = []
+    for what, logits in (("merged", merged), ("A and B on the original base", original)):
+        apart = (logits - own).float().abs()
+        rows.append((what, apart.max().item(), apart.mean().item()))
+    title = f"{tuner.name}: drift of logits of mean size {own.float().abs().mean():.3g}"
+    return Table(title, ("", "max", "mean"), rows)
