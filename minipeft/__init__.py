@@ -9,6 +9,7 @@ tuner.save("runs/task")
 from minipeft import methods, metrics, plots, tasks
 from minipeft.anatomy import Family, Slice
 from minipeft.doors import WeightDoor
+from minipeft.drift import merge_drift
 from minipeft.files import load
 from minipeft.fingerprint import fingerprint
 from minipeft.generation import generate
@@ -30,6 +31,7 @@ __all__ = [
     "generate",
     "interval",
     "load",
+    "merge_drift",
     "metrics",
     "plots",
     "route",

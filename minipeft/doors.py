@@ -64,6 +64,10 @@ class Door(nn.Module):
         """A merged patch before which this one can no longer act; there is none by default."""
         return None
 
+    def is_stood_in(self) -> bool:
+        """Does a patch answer in place of the base?"""
+        return any(getattr(patch, "stand_in", None) is not None for patch in self.patches.values())
+
     def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
         """The patches that act now, in order, each with the rows it acts on (None: on every row).
 

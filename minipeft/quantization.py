@@ -149,6 +149,10 @@ class Quantized(nn.Module):
             absmax = small  # (blocks,) uint8
         self.register_buffer("absmax", absmax)
 
+    def _apply(self, function, recurse: bool = True) -> Quantized:
+        """`model.to(device)` moves the bytes; `model.to(dtype)` must not round the scales."""
+        return super()._apply(lambda t: t.to(function(t.new_empty(0)).device), recurse)
+
     def scale_of_blocks(self) -> Tensor:
         """The absmax of every block, as far as it is still known: (blocks,) fp32."""
         if not self.double:

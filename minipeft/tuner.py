@@ -219,7 +219,13 @@ class Tuner:
 
     def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
         """Train base parameters in place; `detach` writes their first values back."""
+        unused = {door.base.weight for door in doors(self.model) if door.is_stood_in()}
         for parameter in parameters:
+            if parameter in unused:
+                raise ValueError(
+                    "A tuner here computes with a quantized copy of these weights, so training "
+                    "them would change nothing: detach it first."
+                )
             if any(parameter in other.lent for other in tuners(self.model).values()):
                 raise ValueError("Two tuners cannot train the same base parameters: detach one.")
             self.lent[parameter] = parameter.detach().clone()

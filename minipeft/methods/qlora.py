@@ -9,7 +9,7 @@ made a matrix of floats only for the moment of a multiplication (`minipeft/quant
     Gradients go through dequantize(W0) to x, and into A and B; W0 and its scales get none.
 
 Parameters: r (in + out) for every linear map that is adapted, as in LoRA; by default all linear
-maps of all blocks, which the paper found to matter more than the rank (figure 2).
+maps of all blocks, which the paper found to matter more than the rank (section 4).
 Bytes: 4.127 bits per weight instead of 16 or 32, for *all* linear maps of the blocks, adapted or
 not. Words, norms, biases and heads stay as they are. In a model of unknown anatomy only the maps
 that the targets name are quantized.
@@ -23,7 +23,7 @@ If another LoRA acts on the same rows, both add to the quantized base.
 Merging writes dequantize(W0) + (alpha / r) B A in the base's dtype, rounded once: a full-precision
 model of full size. Quantizing that again would lose most of B A, so we do not. A saved tuner is a
 plain LoRA for other programs; on the full-precision base it gives other logits than the ones it
-was trained for. `merge_drift` measures both.
+was trained for. `mp.merge_drift` measures both.
 
 Departures. (1) The base's dtype takes the place of bf16 unless `compute` names one. (2) No paged
 optimizer. (3) The paper's code quantizes every linear map but the language head, so a pooler or an
@@ -32,18 +32,14 @@ embedding's projection too: ours those of the blocks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from minipeft.doors import doors, fold, is_linear, is_transposed
 from minipeft.methods.lora import LoRA
 from minipeft.methods.method import check_choice, check_flag, check_number
 from minipeft.quantization import KINDS, Quantized
-from minipeft.report import Table
 
 COMPUTE = ("float32", "bfloat16", "float16")
 
@@ -145,53 +141,3 @@ def quantized_patches(tuner) -> list[QLoRAPatch]:
     every = [*doors(tuner.model), *tuner.model.minipeft.parked]  # parked: merged, out of the tree
     own = (door.patches[tuner.name] for door in every if tuner.name in door.patches)
     return [patch for patch in own if isinstance(patch, QLoRAPatch)]
-
-
-@contextmanager
-def full_precision(tuner) -> Iterator[None]:
-    """Inside, the tuner's A and B sit on the original base, as in another program."""
-    patches = quantized_patches(tuner)
-    kept = [patch.stand_in for patch in patches]
-    try:
-        for patch in patches:
-            patch.stand_in = None
-        yield
-    finally:
-        for patch, stand_in in zip(patches, kept, strict=True):
-            patch.stand_in = stand_in
-
-
-@torch.no_grad()
-def merge_drift(tuner, batch: dict) -> Table:
-    """How far logits move when a QLoRA is merged, and when its A and B sit on the original base.
-
-    Args:
-        tuner: an enabled QLoRA that is not merged; it is the same afterwards.
-        batch: what the model is called with.
-
-    Returns:
-        A table with the largest and the mean absolute difference to the tuner's own logits.
-    """
-    if not isinstance(tuner.method, QLoRA) or tuner.merged or not tuner.enabled:
-        raise ValueError("merge_drift() needs a QLoRA tuner that is enabled and not merged.")
-    model = tuner.model
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        own = model(**batch).logits
-        with full_precision(tuner):
-            original = model(**batch).logits
-        tuner.merge()
-        try:
-            merged = model(**batch).logits
-        finally:
-            tuner.unmerge()
-    finally:
-        for module, mode in modes:
-            module.training = mode
-    rows = []
-    for what, logits in (("merged", merged), ("A and B on the original base", original)):
-        apart = (logits - own).float().abs()
-        rows.append((what, apart.max().item(), apart.mean().item()))
-    title = f"{tuner.name}: drift of logits of mean size {own.float().abs().mean():.3g}"
-    return Table(title, ("", "max", "mean"), rows)
