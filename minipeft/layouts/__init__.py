@@ -7,9 +7,11 @@
 of `Tuner.named_tensors`. A method without a line here is written in a layout of its own.
 """
 
+from minipeft.layouts.adalora import read_adalora, write_adalora
 from minipeft.layouts.lora import read_lora, write_lora
+from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.lora import LoRA
 from minipeft.methods.qlora import QLoRA
 
-WRITERS = {LoRA: write_lora, QLoRA: write_lora}
-READERS = {"LORA": read_lora}
+WRITERS = {AdaLoRA: write_adalora, LoRA: write_lora, QLoRA: write_lora}
+READERS = {"ADALORA": read_adalora, "LORA": read_lora}

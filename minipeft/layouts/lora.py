@@ -144,7 +144,7 @@ def read_lora(
         which = unknown or sorted(set(A) ^ set(B)) or ["a LoRA tensor"]
         raise ValueError(f"The file is not a plain LoRA: {which[0]} has no meaning or no partner.")
     for path in A:
-        _check_shapes(path, A[path], B[path], anatomy)
+        check_shapes(path, A[path], B[path], anatomy)
     if method is None:
         method = _method_from(settings, A, anatomy)
     values: dict[str, Tensor] = {}
@@ -224,7 +224,8 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         raise ValueError("adapter_config.json has words where numbers should be.") from None
 
 
-def _check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
+def check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
+    """A (r, in) and B (out, r) must fit the linear map of this name."""
     module = anatomy.modules.get(path)
     if module is None or not is_linear(module):
         raise ValueError(
