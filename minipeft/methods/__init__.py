@@ -1,5 +1,6 @@
 """Every method, one file each. A new method needs its file and one line here."""
 
+from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
 from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.lora import LoRA, LoRAPatch
