@@ -598,6 +598,26 @@ class Anatomy:
         numbers = [(s, str(i)) for s in stacks for i in range(len(self.modules[s]))]
         return [(f"{s}.{i}", self.modules[f"{s}.{i}"]) for s, i in numbers]
 
+    def biased(self, maps: bool, norms: bool, layers: Iterable[int] | None = None) -> list[Place]:
+        """Linear maps and layer norms that have a bias, task heads left out, in the model's order.
+
+        maps, norms: which of the two.  layers: only those in these blocks; None for all there are.
+        """
+        heads, places = tuple(f"{head}." for head in self.heads()), []
+        for path, module in self.modules.items():
+            norm = isinstance(module, nn.LayerNorm)
+            wanted = (maps and is_linear(module)) or (norms and norm)
+            if not wanted or getattr(module, "bias", None) is None or f"{path}.".startswith(heads):
+                continue
+            stack, layer = self._where(path)
+            if layers is None or layer in layers:
+                size = (module.bias.numel(),) * 2 if norm else features(module)
+                places.append(Place("bias", path, module, None, *size, stack, layer))
+        missing = set(layers or ()) - {place.layer for place in places}
+        if missing and places:
+            raise ValueError(f"There are no biases in layer {sorted(missing)}: leave it out.")
+        return places
+
     def norms(self, layers: Iterable[int] | None = None) -> list[str]:
         """Paths of the layer norms in and around the blocks, not of a head's; with `layers`, of
         those inside these blocks only.
