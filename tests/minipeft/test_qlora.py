@@ -1,0 +1,438 @@
+"""QLoRA: the equation on four bits, whose weights they are, merging, files."""
+
+import copy
+import json
+import math
+import re
+
+import pytest
+import torch
+import zoo
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import minipeft as mp
+from minipeft.doors import WeightDoor, doors, is_linear, is_transposed
+from minipeft.drift import full_precision
+from minipeft.methods.lora import LoRAPatch
+from minipeft.methods.qlora import QLoRAPatch, quantized_patches
+from minipeft.quantization import KINDS, Quantized
+
+FEW = ("gpt2", "bert", "t5", "llama", "glm4", *zoo.TINY)
+
+
+def in_blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Linear maps below a numbered module, by name: the blocks' own, no head, no embedding."""
+    named = model.named_modules()
+    return {path: m for path, m in named if re.search(r"\.\d+\.", path) and is_linear(m)}
+
+
+@torch.no_grad()
+def quantize(model: nn.Module, method: mp.QLoRA) -> nn.Module:
+    """The model with the blocks' linear weights rounded to four bits, and nothing else."""
+    for linear in in_blocks(model).values():
+        weight = linear.weight.T if is_transposed(linear) else linear.weight
+        rounded = Quantized(weight, method.quantize, method.block, method.double).weight()
+        linear.weight.copy_(rounded.T if is_transposed(linear) else rounded)
+    return model
+
+
+def close(a, b, tolerance=1e-5):
+    torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
+
+
+@given(
+    n_in=st.integers(1, 40),
+    n_out=st.integers(1, 20),
+    rank=st.integers(1, 4),
+    alpha=st.floats(0.1, 16),
+    kind=st.sampled_from(KINDS),
+    double=st.booleans(),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
+)
+def test_equation_5_for_any_shape(n_in, n_out, rank, alpha, kind, double, bias, dtype):
+    """h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(n_in, n_out, bias=bias, dtype=dtype))
+    weight = model[0].weight.detach().clone()
+    method = mp.QLoRA(rank, alpha, targets="0", quantize=kind, double=double, block=16)
+    tuner = mp.attach(model, method)
+    _, lora = tuner.places[0]
+    W = Quantized(weight, kind, 16, double).weight().double()
+    assert sum(p.numel() for p in tuner.parameters()) == rank * (n_in + n_out)
+    with torch.no_grad():
+        lora.B.normal_()
+    x = torch.randn(2, 3, n_in).to(dtype)
+    wide = x.double()
+    expected = wide @ W.T + alpha / rank * (wide @ lora.A.double().T) @ lora.B.double().T
+    expected = expected + model[0].base.bias.double() if bias else expected
+    out = model(x)
+    assert out.dtype == dtype and out.shape == (2, 3, n_out)
+    eps = torch.finfo(dtype).eps + 30 * torch.finfo(torch.float32).eps * (dtype != torch.float64)
+    size = 1 + alpha + n_in**0.5
+    torch.testing.assert_close(out.double(), expected, rtol=8 * eps, atol=8 * eps * size)
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_it_starts_at_the_quantized_base_and_leaves_the_original(name):
+    model, batch = zoo.build(name), zoo.batch(name)
+    original, print_before = zoo.logits(model, batch), mp.fingerprint(model)
+    method = mp.QLoRA(rank=2)
+    tuner = mp.attach(model, method, seed=0)
+    start = zoo.logits(model, batch)
+    close(start, zoo.logits(quantize(zoo.build(name), method), batch))
+    assert not torch.equal(start, original)
+    zoo.shake(tuner)
+    tuned = zoo.logits(model, batch)
+    with tuner.disabled():
+        assert torch.equal(zoo.logits(model, batch), original)
+    assert torch.equal(zoo.logits(model, batch), tuned)
+    tuner.merge()
+    assert doors(model) == []
+    close(zoo.logits(model, batch), tuned, 1e-4)
+    tuner.unmerge()
+    assert torch.equal(zoo.logits(model, batch), tuned)
+    tuner.merge().detach()
+    assert torch.equal(zoo.logits(model, batch), original)
+    assert mp.fingerprint(model) == print_before and "minipeft" not in vars(model)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_all_linear_maps_are_adapted_once_and_counted(name):
+    model = zoo.build(name)
+    maps = in_blocks(model)
+    tuner = mp.attach(model, mp.QLoRA(rank=3))
+    covered = {}
+    for place, patch in tuner.places:
+        covered[place.path] = covered.get(place.path, 0) + len(patch.B)
+        assert patch.A.shape == (3, place.in_features)
+    outs = {
+        p: m.weight.shape[1] if is_transposed(m) else m.weight.shape[0] for p, m in maps.items()
+    }
+    assert covered == outs
+    formula = sum(3 * (p.in_features + p.out_features) for p, _ in tuner.places)
+    report = tuner.report()
+    assert (
+        report.trainable == report.stored == formula == sum(p.numel() for p in tuner.parameters())
+    )
+
+
+def test_maps_without_lora_are_quantized_too():
+    model, batch = zoo.build("llama"), zoo.batch("llama")
+    tuner = mp.attach(model, mp.QLoRA(rank=2, targets=("query", "value"), layers=(1,)), seed=0)
+    assert len(tuner.places) == 2 and len(quantized_patches(tuner)) == 14
+    close(zoo.logits(model, batch), zoo.logits(quantize(zoo.build("llama"), tuner.method), batch))
+    tuned = zoo.logits(model, batch)
+    tuner.merge()
+    close(zoo.logits(model, batch), tuned)
+
+
+def test_parts_of_gpt2s_fused_projection():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, mp.QLoRA(rank=2, alpha=6, targets=("query", "value")), seed=0)
+    zoo.shake(tuner)
+    other = quantize(zoo.build("gpt2"), tuner.method)
+    with torch.no_grad():
+        for place, patch in tuner.places:
+            begin = {"query": 0, "value": 32}[place.target]
+            columns = dict(other.named_modules())[place.path].weight[:, begin : begin + 16]
+            columns += 3 * (patch.B @ patch.A).T
+    close(zoo.logits(model, batch), zoo.logits(other, batch))
+
+
+def test_gradients_in_double_precision():
+    torch.manual_seed(1)
+    door = WeightDoor(nn.Linear(5, 4, dtype=torch.float64))
+    lora = LoRAPatch(5, 4, 2, 5.0).double()
+    door.add("q", QLoRAPatch(Quantized(door.base.weight, block=8), lora))
+    with torch.no_grad():
+        lora.B.normal_()
+    x = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+
+    def run(x, A, B):
+        values = {"patches.q.lora.A": A, "patches.q.lora.B": B}
+        return torch.func.functional_call(door, values, (x,))
+
+    assert torch.autograd.gradcheck(run, (x, lora.A, lora.B))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "tiny-encoder-decoder"])
+def test_training_moves_a_and_b_and_no_bit_of_the_base(name):
+    model, batch = zoo.build(name), zoo.batch(name)
+    before = mp.fingerprint(model)
+    tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    kept = [patch.stand_in.weight() for patch in quantized_patches(tuner)]
+    history = mp.train(model, [batch], 5, 1e-2, progress=False)
+    assert history.losses[-1] < history.losses[0]
+    model(**batch).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in tuner.parameters())
+    assert all(p.grad is None for p in tuner.anatomy.parameters())
+    after = [patch.stand_in.weight() for patch in quantized_patches(tuner)]
+    assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
+    tuner.detach()
+    assert mp.fingerprint(model) == before
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    gradients = []
+    for checkpointing in (False, True):
+        model = zoo.build(name).train()
+        tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+        zoo.shake(tuner)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        loss = model(**zoo.batch(name)).loss
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in tuner.parameters())])
+    for plain, checked in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, checked, rtol=1e-4, atol=1e-6)
+
+
+def test_the_original_weights_are_not_read():
+    """So they could be elsewhere; and the multiplication is not done twice."""
+    model, batch = zoo.build("tiny-decoder"), zoo.batch("tiny-decoder")
+    mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    expected = zoo.logits(model, batch)
+    for door in doors(model):
+        with torch.no_grad():
+            door.base.weight.fill_(math.nan)
+    assert torch.equal(zoo.logits(model, batch), expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "tiny-encoder-decoder"])
+def test_a_tuner_per_row_equals_separate_runs(name):
+    model, batch = zoo.build(name), zoo.batch(name, rows=4)
+    methods = {"nf4": mp.QLoRA(rank=2), "lora": mp.LoRA(rank=2)}
+    methods["int4"] = mp.QLoRA(rank=1, quantize="int4", targets=("query", "up"))
+    tuners = {k: mp.attach(model, m, k, seed=i) for i, (k, m) in enumerate(methods.items())}
+    for seed, tuner in enumerate(tuners.values()):
+        zoo.shake(tuner, seed=seed)
+    rows = ["nf4", None, "int4", "lora"]
+    with mp.route(model, rows):
+        mixed = zoo.logits(model, batch)
+    for i, row in enumerate(rows):
+        for key, tuner in tuners.items():
+            tuner.enable() if key == row else tuner.disable()
+        close(mixed[i], zoo.logits(model, batch)[i])
+
+
+def test_with_another_lora_both_add_to_the_quantized_base():
+    batch = zoo.batch("gpt2")
+    outs = []
+    for first in ("lora", "qlora"):
+        model = zoo.build("gpt2")
+        methods = {"lora": mp.LoRA(rank=2), "qlora": mp.QLoRA(rank=2)}
+        order = [first, *(methods.keys() - {first})]
+        for key in order:
+            zoo.shake(mp.attach(model, methods[key], key, seed=5), seed=len(key))
+        outs.append(zoo.logits(model, batch))
+        both = mp.tuners(model)
+        with pytest.raises(ValueError, match="'qlora' (stands in for: detach|acts before it)"):
+            both["lora"].merge()
+    close(*outs)
+    both["qlora"].merge()
+    both["lora"].merge()
+    close(zoo.logits(model, batch), outs[1], 1e-4)
+    both["lora"].unmerge()
+    both["qlora"].unmerge()
+    assert torch.equal(zoo.logits(model, batch), outs[1])
+
+
+def test_the_same_four_bits_are_kept_once():
+    model = zoo.build("tiny-decoder")
+    one = mp.attach(model, mp.QLoRA(rank=1), "one")
+    two = mp.attach(model, mp.QLoRA(rank=3, targets="query"), "two")
+    other = mp.attach(model, mp.QLoRA(rank=1, block=32), "other")
+    stand_ins = [{id(p.stand_in) for p in quantized_patches(t)} for t in (one, two, other)]
+    assert stand_ins[0] == stand_ins[1] and not stand_ins[0] & stand_ins[2]
+    batch = zoo.batch("tiny-decoder")
+    other.disable()
+    expected = zoo.logits(model, batch)
+    twin = copy.deepcopy(model)
+    one.detach()
+    assert two.report() and (zoo.logits(twin, batch) - expected).abs().max() == 0
+
+
+def test_weights_that_others_have_changed_or_train_are_refused():
+    model = zoo.build("tiny-decoder")
+    lora = mp.attach(model, mp.LoRA(rank=1), "lora")
+    lora.merge()
+    with pytest.raises(ValueError, match="'lora' is merged into .* unmerge it first"):
+        mp.attach(model, mp.QLoRA())
+    lora.detach()
+    full = mp.attach(model, mp.FullFineTuning(), "full")
+    with pytest.raises(ValueError, match="'full' is training .* detach it first"):
+        mp.attach(model, mp.QLoRA())
+    full.detach()
+    mp.attach(model, mp.QLoRA(), "four-bits")
+    with pytest.raises(ValueError, match="quantized copy of these weights"):
+        mp.attach(model, mp.FullFineTuning(), "full")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "tiny-decoder"])
+def test_half_precision_bases(name, dtype):
+    model, batch = zoo.build(name).to(dtype), zoo.batch(name)
+    before = mp.fingerprint(model)
+    tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    assert {p.dtype for p in tuner.parameters()} == {torch.float32}
+    assert {p.stand_in.weight().dtype for p in quantized_patches(tuner)} == {dtype}
+    model(**batch).loss.backward()
+    zoo.shake(tuner)
+    tuned = zoo.logits(model, batch)
+    assert tuned.dtype == dtype and torch.isfinite(tuned).all()
+    tuner.merge()
+    merged = zoo.logits(model, batch).float()
+    assert (merged - tuned.float()).abs().mean() < 0.05 * tuned.float().abs().mean()
+    tuner.detach()
+    assert mp.fingerprint(model) == before
+
+
+def test_computing_in_bf16_on_an_fp32_base():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    mp.attach(model, mp.QLoRA(rank=2, compute="bfloat16"), "bf16", seed=0)
+    half = zoo.logits(model, batch)
+    mp.tuners(model)["bf16"].detach()
+    mp.attach(model, mp.QLoRA(rank=2), "fp32", seed=0)
+    whole = zoo.logits(model, batch)
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole).abs().mean() < 0.02 * whole.abs().mean()
+
+
+def test_a_change_of_dtype_does_not_round_the_scales():
+    model = zoo.build("tiny-decoder")
+    tuner = mp.attach(model, mp.QLoRA(rank=2))
+    before = [p.stand_in.weight() for p in quantized_patches(tuner)]
+    model.to(torch.bfloat16)
+    after = [p.stand_in.weight() for p in quantized_patches(tuner)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_a_merged_weight_is_the_dequantized_one_plus_b_a():
+    model = zoo.build("tiny-decoder")
+    original = dict(zoo.build("tiny-decoder").named_modules())
+    tuner = mp.attach(model, mp.QLoRA(rank=2, alpha=5), seed=0)
+    zoo.shake(tuner)
+    tuner.merge()
+    for place, patch in tuner.places:
+        expected = Quantized(original[place.path].weight).weight() + 2.5 * patch.B @ patch.A
+        close(model.get_submodule(place.path).weight, expected, 1e-6)
+
+
+def test_drift_is_small_in_fp32_larger_in_bf16_and_largest_on_another_base():
+    drift = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        model, batch = zoo.build("llama").to(dtype), zoo.batch("llama")
+        tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+        zoo.shake(tuner)
+        before = zoo.logits(model, batch)
+        table = mp.merge_drift(tuner, batch)
+        assert torch.equal(zoo.logits(model, batch), before) and not tuner.merged
+        drift |= {(dtype, what): (top, mean) for what, top, mean in table.rows}
+        assert "drift of logits" in str(table)
+    size = before.float().abs().mean().item()
+    for at in (0, 1):
+        assert drift[torch.float32, "merged"][at] < 1e-5
+        assert 1e-4 < drift[torch.bfloat16, "merged"][at] < 0.2 * size * (10 if at == 0 else 1)
+        assert drift[torch.float32, "on the base in full precision"][at] > 1e-2
+    model.eval()
+    tuner.disable()
+    with pytest.raises(ValueError, match="enabled and not merged"):
+        mp.merge_drift(tuner, batch)
+
+
+def test_drift_is_the_difference_of_logits():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    zoo.shake(tuner)
+    (_, top, mean), _ = mp.merge_drift(tuner, batch).rows
+    own = zoo.logits(model, batch)
+    lora = mp.attach(zoo.build("gpt2"), mp.LoRA(rank=2, targets="all-linear"), seed=0)
+    zoo.shake(lora)
+    apart = (zoo.logits(lora.model, batch) - own).abs()
+    assert (top, mean) == pytest.approx((apart.max().item(), apart.mean().item()), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "glm4", "tiny-decoder"])
+def test_files_are_plain_loras_that_remember_how_to_quantize(tmp_path, name):
+    model, batch = zoo.build(name), zoo.batch(name)
+    settings = dict(quantize="fp4", block=32, double=False, rank=2, ranks={"up": 3})
+    tuner = mp.attach(model, mp.QLoRA(**settings), seed=0)
+    zoo.shake(tuner)
+    tuned = zoo.logits(model, batch)
+    tuner.save(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["peft_type"] == "LORA" and "quantize" not in config
+    fresh = zoo.build(name)
+    loaded = mp.load(fresh, tmp_path)
+    assert loaded.method == tuner.method
+    close(zoo.logits(fresh, batch), tuned, 1e-5 if name == "glm4" else 0)  # parts of unequal scale
+    tuner.merge()
+    tuner.save(tmp_path)  # a merged tuner saves the same
+    again = zoo.build(name)
+    mp.load(again, tmp_path)
+    assert torch.equal(zoo.logits(again, batch), zoo.logits(fresh, batch))
+
+
+def test_the_report_counts_bytes_of_both():
+    model = zoo.build("gpt2")
+    tuner = mp.attach(model, mp.QLoRA(rank=1))
+    # per block 16 48 + 16 16 + 16 64 + 64 16 weights, two blocks; 1/2 byte each, a byte of scale
+    # per 64; per map one mean and one scale of scales in fp32
+    weights = 2 * (768 + 256 + 1024 + 1024)
+    small = weights // 2 + weights // 64 + 8 * 8
+    for state in ("enabled", "merged"):
+        text = str(tuner.report())
+        assert f"{weights:,} weights of 8 linear maps in {small:,} bytes" in text, state
+        assert f"the originals, {4 * weights:,} bytes, are kept" in text
+        tuner.merge()
+
+
+def test_a_model_of_unknown_anatomy_needs_targets():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    with pytest.raises(ValueError, match="keeps its 'all-linear'"):
+        mp.attach(model, mp.QLoRA())
+    tuner = mp.attach(model, mp.QLoRA(targets="2"))
+    assert len(quantized_patches(tuner)) == 1 and type(model[0]) is nn.Linear
+
+
+def test_full_precision_is_left_again():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    inside, outside = zoo.logits(zoo.build("gpt2"), batch), zoo.logits(model, batch)
+    with pytest.raises(KeyError), full_precision(tuner):
+        assert torch.equal(zoo.logits(model, batch), inside)
+        raise KeyError
+    assert torch.equal(zoo.logits(model, batch), outside)
+
+
+@pytest.mark.parametrize(
+    "settings, sentence",
+    [
+        (dict(quantize="nf8"), "quantize must be one of 'nf4', 'fp4', 'fp4-e3m0', 'int4', not"),
+        (dict(quantize=None), "quantize must be one of"),
+        (dict(double=1), "double must be True or False, not 1"),
+        (dict(block=0), "block must be a whole number of at least 1, not 0"),
+        (dict(block=64.0), "block must be a whole number"),
+        (dict(block=True), "block must be a whole number"),
+        (dict(compute="int8"), "compute must be one of 'float32', 'bfloat16', 'float16', not"),
+        (dict(compute=torch.bfloat16), "compute must be one of"),
+        (dict(rank=0), "rank must be a whole number"),
+        (dict(targets=()), "targets must be one or more names"),
+    ],
+)
+def test_impossible_settings_are_refused(settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        mp.QLoRA(**settings)
+
+
+def test_a_weight_that_is_not_finite_is_refused_and_the_model_left_alone():
+    model = zoo.build("tiny-decoder")
+    with torch.no_grad():
+        model.blocks[1].feed_forward.up.weight[0, 0] = math.inf
+    with pytest.raises(ValueError, match="not finite"):
+        mp.attach(model, mp.QLoRA())
+    assert doors(model) == [] and "minipeft" not in vars(model)
