@@ -68,12 +68,12 @@ class WordDoor(Door):
         return x
 
 
-def insert(batch: dict, ids: Tensor, at: int | str = 0, aligned: bool = True) -> dict:
+def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool = True) -> dict:
     """New words into every row: ids (P,) or (B, P).
 
-    at: how many of a row's own tokens stand before them, or "end" for behind the last one. Padding
-    stays on the side where it is.  aligned: labels stand at the input's tokens (in an
-    encoder-decoder they do not).
+    at: how many of a row's own tokens stand before them, one number or one per row (B,); or "end"
+    for behind the last one. Padding stays on the side where it is; only "front" is before all of
+    it.  aligned: labels stand at the input's tokens (in an encoder-decoder they do not).
     """
     B, T = batch["input_ids"].shape
     device = batch["input_ids"].device
@@ -83,7 +83,10 @@ def insert(batch: dict, ids: Tensor, at: int | str = 0, aligned: bool = True) ->
     mask = torch.ones(B, T, dtype=torch.long, device=device) if mask is None else mask
     count = mask.sum(dim=1)  # (B,) own tokens
     first = mask.int().argmax(dim=1)  # (B,) where they begin
-    place = first + (count if at == "end" else count.clamp(max=at))  # (B,)
+    if isinstance(at, str):
+        place = {"end": first + count, "front": torch.zeros_like(first)}[at]  # (B,)
+    else:
+        place = first + count.clamp(max=at)  # (B,)
     old = torch.arange(T, device=device).expand(B, T)
     old = torch.where(old >= place[:, None], old + P, old)  # (B, T) where each token goes
     new = place[:, None] + torch.arange(P, device=device)  # (B, P)
@@ -101,6 +104,64 @@ def insert(batch: dict, ids: Tensor, at: int | str = 0, aligned: bool = True) ->
         else value
         for key, value in batch.items()
     }
+
+
+def insert_as_peft(tuner, batch: dict, ids: Tensor) -> dict:
+    """New words as 🤗 PEFT puts them: in front of everything, padding on the left included.
+
+    PEFT gives its models vectors, so what looks for the id of padding (where a row's last word is,
+    how RoBERTa counts) finds none. Here the tuner's last word, which has the vector of padding,
+    takes its place.
+    """
+    old = batch["input_ids"]
+    old = old.masked_fill(old == tuner.anatomy.padding(), tuner.words[-1])
+    return insert(batch | {"input_ids": old}, ids, "front", not tuner.anatomy.is_encoder_decoder())
+
+
+def own_columns(batch: dict) -> list[list[int]]:
+    """For every row the columns of its own tokens, padding left out."""
+    mask = batch.get("attention_mask")
+    if mask is None:
+        mask = torch.ones_like(batch["input_ids"])
+    return [[column for column, one in enumerate(row) if one] for row in mask.tolist()]
+
+
+def answer_begins(batch: dict) -> Tensor:
+    """How many of a row's own tokens stand before the first that has a label: (B,); all of them
+    where there are no labels. In a decoder's row the answer begins there.
+    """
+    mask = batch.get("attention_mask")
+    own = (torch.ones_like(batch["input_ids"]) if mask is None else mask) != 0
+    labels = batch.get("labels")
+    if labels is None or labels.shape != own.shape:
+        return own.sum(dim=1)
+    asked = ((labels != -100) & own).cumsum(dim=1) > 0  # (B, T) from the first label on
+    return (own & ~asked).sum(dim=1)
+
+
+def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: bool = True) -> dict:
+    """Every row anew: column t of row b shows the old column rows[b][t], or, where that is
+    negative, the new word -1 - rows[b][t]. Padding is on the side where it was.
+    """
+    B, T = batch["input_ids"].shape
+    device, N = batch["input_ids"].device, max(map(len, rows))
+    left = is_left_padded(batch)
+    fill = [[T] * (N - len(row)) for row in rows]  # T: a column of padding behind the others
+    plan = [more + [*row] if left else [*row] + more for row, more in zip(rows, fill, strict=True)]
+    source = torch.tensor(plan, device=device)  # (B, N)
+    mask = batch.get("attention_mask")
+    mask = torch.ones(B, T, dtype=torch.long, device=device) if mask is None else mask
+    outside = {"input_ids": padding, "labels": -100}
+    words = {"input_ids": -1 - source, "attention_mask": 1, "labels": -100}
+    whole = {}
+    for key, value in {**batch, "attention_mask": mask}.items():
+        if along_tokens(key, value, (B, T), aligned):
+            longer = F.pad(value, (0, 1), value=outside.get(key, 0))  # (B, T + 1)
+            value = longer.gather(1, source.clamp(min=0))  # (B, N)
+            new = torch.as_tensor(words.get(key, 0), dtype=value.dtype, device=device)
+            value = torch.where(source < 0, new, value)
+        whole[key] = value
+    return whole
 
 
 def along_tokens(key: str, value, shape: tuple[int, int], aligned: bool) -> bool:
@@ -145,6 +206,11 @@ def is_left_padded(batch: dict) -> bool:
     """Does a row begin with padding?"""
     mask = batch.get("attention_mask")
     return mask is not None and mask.dim() == 2 and bool((mask[:, 0] == 0).any())
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Mask (B, T) -> positions (B, T), counted over a row's own tokens only, from 0."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 def enter(wrap: Callable[[nn.Module, dict], dict]) -> Callable:
