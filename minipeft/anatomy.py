@@ -17,6 +17,7 @@ A model that nobody listed: fill in a `Family` and pass it on,
 from __future__ import annotations
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -554,6 +555,15 @@ class Anatomy:
             return False
         kind = getattr(getattr(self.model, "config", None), "kind", None)
         return kind == "decoder" or (kind is None and self.model_type not in ENCODERS)
+
+    def is_encoder(self) -> bool:
+        """Every token sees every token; heads read the first one, [CLS]."""
+        return not self.is_encoder_decoder() and not self.is_decoder()
+
+    def takes_positions(self) -> bool:
+        """Can the model be told positions, counted from 0?"""
+        told = "position_ids" in inspect.signature(self.model.forward).parameters
+        return told and self.model_type != "roberta"  # which counts by itself, from elsewhere
 
     def padding(self) -> int:
         """The id of a padding token, or one that does no harm."""

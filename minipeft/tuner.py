@@ -24,7 +24,7 @@ from minipeft.doors import CopyDoor, Door, Parts, WeightDoor, doors, features, w
 from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
-from minipeft.words import WordDoor, enter, is_left_padded, together
+from minipeft.words import WordDoor, enter, is_left_padded, positions, together
 
 
 class Attached:
@@ -527,6 +527,10 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         left = is_left_padded(batch) if left is None else left
         aligned = not anatomy.is_encoder_decoder()
         batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
+    words = [t for t in known.values() if t.enabled and t.words_in(batch["input_ids"])]
+    if words and not any(getattr(t.method, "layout", None) == "peft" for t in words):
+        if anatomy.takes_positions() and is_left_padded(batch):
+            batch = {"position_ids": positions(batch["attention_mask"]), **batch}
     limit, T = anatomy.limit(), batch["input_ids"].shape[1]
     if limit is not None and T > limit:
         raise ValueError(
