@@ -256,6 +256,48 @@ FAMILIES = (
         top=("final_layer_norm",),
         norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
     ),
+    # attention of the next three cannot be extended from outside: they have no memory door
+    Family(
+        model_types=("bloom",),
+        blocks=("h",),
+        words=("word_embeddings",),
+        **thirds("self_attention.query_key_value", per_head=True),
+        output=("self_attention.dense",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+        top=("ln_f",),
+        norms=(
+            *("input_layernorm", "post_attention_layernorm"),
+            *("word_embeddings_layernorm", "ln_f"),
+        ),
+    ),
+    Family(
+        model_types=("gpt_neo",),
+        blocks=("h",),
+        words=("wte",),
+        positions=("wpe",),
+        query=("attn.attention.q_proj",),
+        key=("attn.attention.k_proj",),
+        value=("attn.attention.v_proj",),
+        output=("attn.attention.out_proj",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
+    Family(
+        model_types=("deberta-v2",),
+        blocks=("encoder.layer",),
+        words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
+        query=("attention.self.query_proj",),
+        key=("attention.self.key_proj",),
+        value=("attention.self.value_proj",),
+        output=("attention.output.dense",),
+        up=("intermediate.dense",),
+        down=("output.dense",),
+        norms=("attention.output.LayerNorm", "output.LayerNorm", "embeddings.LayerNorm"),
+    ),
 )
 
 ENCODERS = ("bert", "roberta", "electra", "distilbert", "deberta", "deberta-v2")  # not causal

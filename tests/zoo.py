@@ -17,8 +17,9 @@ MODELS = (
     *("gpt2", "bert", "roberta", "electra", "distilbert", "bart", "mbart", "t5", "t5-gated"),
     *("llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "phi", "glm4"),
 )
-SEQ2SEQ = ("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated")
-ENCODERS = ("tiny-encoder", "bert", "roberta", "electra", "distilbert")
+MORE = ("mt5", "glm", "bloom", "gpt_neo", "deberta-v2")  # in the table of support only
+SEQ2SEQ = ("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated", "mt5")
+ENCODERS = ("tiny-encoder", "bert", "roberta", "electra", "distilbert", "deberta-v2")
 
 
 def build(name: str, head: str = "language", layers: int = 2, seed: int = 0, dropout: float = 0.0):
@@ -63,6 +64,9 @@ def _hub(name, head, layers):
     distil |= dict(attention_dropout=0.0, seq_classif_dropout=0.0, max_position_embeddings=32)
     opt = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4, ffn_dim=32)
     opt |= dict(word_embed_proj_dim=16, dropout=0.0, max_position_embeddings=32)
+    neo = dict(hidden_size=16, num_layers=layers, num_heads=4, intermediate_size=32)
+    neo |= dict(max_position_embeddings=32, attention_types=[[["global"], layers]])
+    neo |= dict(resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0)
     names = {
         "gpt2": ("GPT2", gpt2),
         "bert": ("Bert", bert | quiet),
@@ -81,6 +85,11 @@ def _hub(name, head, layers):
         "opt": ("OPT", opt),
         "phi": ("Phi", llama),
         "glm4": ("Glm4", llama | dict(head_dim=4)),
+        "glm": ("Glm", llama | dict(head_dim=4)),
+        "mt5": ("MT5", t5),
+        "bloom": ("Bloom", dict(hidden_size=16, n_layer=layers, n_head=4)),
+        "gpt_neo": ("GPTNeo", neo),
+        "deberta-v2": ("DebertaV2", bert | quiet),
     }
     prefix, numbers = names[name]
     language = "ForMaskedLM" if name in ENCODERS else "ForCausalLM"
@@ -101,7 +110,7 @@ def batch(name: str, head: str = "language", rows: int = 3, tokens: int = 7, see
     if rows > 1:  # padding on the right
         ids[-1, -2:], mask[-1, -2:] = 0, 0
     if head == "classification":
-        if name in ("bart", "mbart", "t5", "t5-gated"):
+        if name in ("bart", "mbart", "t5", "t5-gated", "mt5"):
             ids[mask.sum(1) > 0, -1 if rows == 1 else 0] = 5
             ids[ids == 2] = 3
             last = mask.sum(1) - 1
