@@ -1,10 +1,14 @@
 """Every method, one file each. A new method needs its file and one line here."""
 
-from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
+from minipeft.methods.adapter import Adapter, AdapterPatch
+from minipeft.methods.bitfit import BiasPatch, BitFit
+from minipeft.methods.dora import DoRA, DoRAPatch
 from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
+from minipeft.methods.ia3 import IA3, InputScale, OutputScale
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
+from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

@@ -1,0 +1,108 @@
+"""(IA)^3: inner activations rescaled by learned vectors (Liu et al. 2022, arXiv 2205.05638).
+
+Section 3.3. In every block keys, values and the hidden features of the feed-forward layer are
+multiplied, number by number, with vectors that are trained:
+
+    softmax(Q (l_k * K)^T / sqrt D) (l_v * V)          l_k, l_v (C,), fewer under grouped queries
+    W_down (l_ff * phi(W_up x))                        l_ff (I,), I the inner width
+
+    All three are 1 at the start: training begins at the base model.
+
+In the weights door: l_k and l_v multiply what the key and value maps give back, l_ff what the down
+map reads. In a gated layer that is phi(W_gate x) * W_up x.
+
+After training the vectors go into the weights (`fold`), rows of W and numbers of the bias for l_k
+and l_v, columns of W for l_ff, and cost nothing any more. Unmerged, a batch may mix tasks, since
+each row can be multiplied with vectors of its own (`route`).
+
+Parameters: out for each of key and value, in for down; 2 C + I per block with all heads alike, and
+2 C more for the cross-attention of a decoder in an encoder-decoder.
+
+Departures. None in the equations. On a half-precision base the vectors stay in fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.methods.method import Method, check_layers, check_names
+
+
+class OutputScale(nn.Module):
+    """y <- l * y: l (out,), 1 at the start."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.l = nn.Parameter(torch.ones(out_features))
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """y (B, T, out) -> (B, T, out), in the dtype of y."""
+        return (self.l * y).to(y.dtype)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """l * (W x + b) = (diag(l) W) x + l * b: rows of W (out, in), and the bias (out,)."""
+        l = self.l.to(weight)  # noqa: E741  the paper's letter
+        return l[:, None] * weight, None if bias is None else l * bias
+
+
+class InputScale(nn.Module):
+    """The map reads l * x instead of x: l (in,), 1 at the start."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.l = nn.Parameter(torch.ones(in_features))
+
+    def before(self, x: Tensor) -> Tensor:
+        """x (B, T, in) -> (B, T, in), in the dtype of x."""
+        return (self.l * x).to(x.dtype)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return y
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """W (l * x) + b = (W diag(l)) x + b: columns of W (out, in)."""
+        return weight * self.l.to(weight), bias
+
+
+@dataclass(frozen=True)
+class IA3(Method):
+    """Rescaling vectors on every linear map that the targets name.
+
+    Args:
+        targets: words of the field ("key", "value", "down", ...) or names of modules.
+        feedforward: those of the targets whose input is rescaled instead of their output.
+        layers: numbers of the layers to adapt, None for all.
+
+    Raises:
+        ValueError: when a value is impossible.
+    """
+
+    targets: tuple[str, ...] = ("key", "value", "down")
+    feedforward: tuple[str, ...] = ("down",)
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_names(self, "targets")
+        inputs = self.feedforward
+        if inputs in (("down",), ["down"]):  # the default fits any targets
+            inputs = [name for name in inputs if name in self.targets]
+        object.__setattr__(self, "feedforward", inputs or ())
+        if inputs:
+            check_names(self, "feedforward")
+        check_layers(self)
+        for name in self.feedforward:
+            if name not in self.targets:
+                raise ValueError(
+                    f"IA3's feedforward names {name!r}, which is none of its targets "
+                    f"({', '.join(self.targets)}): add it to the targets, or take it out."
+                )
+
+    def install(self, tuner) -> None:
+        for place in tuner.find(self.targets, self.layers):
+            if place.target in self.feedforward:
+                tuner.add(place, InputScale(place.in_features))
+            else:
+                tuner.add(place, OutputScale(place.out_features))
