@@ -126,6 +126,7 @@ class WeightDoor(Door):
         before(x) -> x                          the map, and the patches attached before, read this
         delta() -> (out, in)                    it adds delta x: can be merged, in any order
         fold(weight, bias) -> (weight, bias)    it makes another linear map of one: can be merged
+        meet(frozen)                            it wants to know the weight: frozen() -> (out, in)
         changes_weight = False                  its fold leaves the weight alone, even a shared one
         stand_in(x, bias) -> y                  a module that answers in place of base (None: no)
 
@@ -224,6 +225,20 @@ class WeightDoor(Door):
         self.base.weight.copy_(weight)
         if bias is not None:
             self.base.bias.copy_(bias)
+
+
+class Frozen:
+    """Reads the weight of a map, or of a part of it, as it is without what is merged into it."""
+
+    def __init__(self, door: WeightDoor, columns: Tensor | None = None) -> None:
+        self.door = door
+        self.columns = columns
+
+    def __call__(self) -> Tensor:
+        """(out, in), or (out of the part, in)."""
+        weight = self.door.original["weight"] if self.door.merged else self.door.base.weight
+        weight = weight.detach().T if is_transposed(self.door.base) else weight.detach()
+        return weight if self.columns is None else weight[self.columns]
 
 
 def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.anatomy import Anatomy, Family, Place, Seat
-from minipeft.doors import CopyDoor, Door, Parts, WeightDoor, doors, features, walk
+from minipeft.doors import CopyDoor, Door, Frozen, Parts, WeightDoor, doors, features, walk
 from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
@@ -150,6 +150,8 @@ class Tuner:
         # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         door = self._door(place.module, WeightDoor)
+        if hasattr(patch, "meet"):
+            patch.meet(Frozen(door, place.columns))
         if place.columns is None:
             door.add(self.name, patch)
         else:

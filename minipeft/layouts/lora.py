@@ -13,6 +13,10 @@ same: the A stacked, the B block by block, rows of the other parts zero,
 
 with alpha raised so that the scale stays what it was. PEFT then gives the same logits, but if it
 trains on, the zero blocks train as well. Parts of unequal scale have the ratio folded into B.
+
+DoRA has `.lora_magnitude_vector (out,)` besides; rows of other parts keep the length they have.
+PiSSA is written as a LoRA of rank 2 r, A above A0 and B beside -B0, as PEFT converts it. A PiSSA
+of PEFT's that was not converted opens too: A0 and B0 are computed from the base, as they are there.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ import torch
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
-from minipeft.doors import features, is_linear, is_transposed
+from minipeft.doors import Frozen, features, is_linear, is_transposed
 from minipeft.layouts.common import (
     PREFIX,
     by_pattern,
@@ -37,12 +41,14 @@ from minipeft.layouts.common import (
     value_of,
     whole,
 )
-from minipeft.methods.lora import LoRA
+from minipeft.methods.dora import DoRA
+from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
 
 # Settings that we read, and settings that decide nothing once the tensors are there. Every other
 # setting that is on makes the file more than W0 x + scale B A x: it is refused, not misread.
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern"}
-READ |= {"init_lora_weights", "use_rslora"}
+READ |= {"init_lora_weights", "use_dora", "use_rslora"}
 IGNORED = {
     "auto_mapping",
     "base_model_name_or_path",
@@ -62,7 +68,7 @@ IGNORED = {
     "task_type",
 }
 # starts that subtract something from the base's weights, so that A and B fit a changed base only
-CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+CHANGED_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
 
 
 def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
@@ -76,6 +82,8 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
         A, B, scale = stack(parts)
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
+        if isinstance(method, DoRA):
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitudes(parts)
         ranks[path] = len(A)
         alphas[path] = whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
     for path, twin in tuner.copies.items():
@@ -105,7 +113,7 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
         "revision": None,
         "target_modules": short_names(tuner.anatomy, list(layers)),
         "task_type": task_type(tuner),
-        "use_dora": False,
+        "use_dora": isinstance(method, DoRA),
         "use_rslora": method.rank_stabilized,
     }
     return settings, tensors
@@ -114,18 +122,39 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
 def stack(parts: Sequence) -> tuple[Tensor, Tensor, float]:
     """(A, B, scale) of one LoRA that does what the patches on parts of a projection do together."""
     place, patch = parts[0]
-    if place.columns is None:
-        return patch.A.detach(), patch.B.detach(), patch.scale
     scale = patch.scale
-    A = torch.cat([patch.A.detach() for _, patch in parts])  # (r1 + r2, in)
+    if place.columns is None:
+        return *factors(patch), scale
+    A = torch.cat([factors(patch)[0] for _, patch in parts])  # (r1 + r2, in)
     B = A.new_zeros(features(place.module)[1], len(A))  # (out, r1 + r2)
     begin = 0
     for place, patch in parts:
-        end = begin + len(patch.A)
+        own = factors(patch)[1]
+        end = begin + own.shape[1]
         columns = place.columns.to(A.device)  # output features of this part = rows of B
-        B[columns, begin:end] = patch.B.detach() * (patch.scale / scale)
+        B[columns, begin:end] = own * (patch.scale / scale)
         begin = end
     return A, B, scale
+
+
+def factors(patch: LoRAPatch) -> tuple[Tensor, Tensor]:
+    """A and B of the plain LoRA that does what this patch does."""
+    A, B = patch.A.detach(), patch.B.detach()
+    if isinstance(patch, PiSSAPatch):
+        return torch.cat([A, patch.A0]), torch.cat([B, -patch.B0], dim=1)
+    return A, B
+
+
+def magnitudes(parts: Sequence) -> Tensor:
+    """DoRA's lengths of all rows of a projection: (out,)."""
+    place, patch = parts[0]
+    if place.columns is None:
+        return patch.m.detach()
+    whole = Frozen(patch.frozen.door)().to(patch.m.dtype)
+    lengths = torch.linalg.vector_norm(whole, dim=1)
+    for place, patch in parts:
+        lengths[place.columns.to(lengths.device)] = patch.m.detach()
+    return lengths
 
 
 def read_lora(
@@ -138,6 +167,7 @@ def read_lora(
     named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
     A = pick(named, ".lora_A.weight")
     B = pick(named, ".lora_B.weight")
+    m = pick(named, ".lora_magnitude_vector")
     others = {key: value for key, value in named.items() if ".lora_" not in key}
     unknown = [key for key in named if ".lora_" in key and not key.endswith(_ENDS)]
     if unknown or set(A) != set(B) or not A:
@@ -145,8 +175,13 @@ def read_lora(
         raise ValueError(f"The file is not a plain LoRA: {which[0]} has no meaning or no partner.")
     for path in A:
         check_shapes(path, A[path], B[path], anatomy)
-    if method is None:
-        method = _method_from(settings, A, anatomy)
+    ours = method is not None
+    method = method or _method_from(settings, A, anatomy)
+    foreign_pissa = isinstance(method, PiSSA) and not ours
+    if set(m) != (set(A) if isinstance(method, DoRA) else set()):
+        raise ValueError(
+            "DoRA has a lora_magnitude_vector for every map, LoRA none: not this file."
+        )
     values: dict[str, Tensor] = {}
     by_path: dict[str, list] = {}
     for place in anatomy.find(method.targets, method.layers):
@@ -155,28 +190,40 @@ def read_lora(
     if odd:
         raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
     for path, places in by_path.items():
+        if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
+            A0, B0 = principal(_weight(places[0].module), *_rank_and_scale(places[0], method))
+            A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
         values |= _unstack(path, places, A[path], B[path], method)
+        for place in places if path in m else ():
+            key = f"{path}.{place.target.replace('.', '/')}"
+            values[f"{key}.m"] = m[path] if place.columns is None else m[path][place.columns]
     return method, {**values, **others}
 
 
-_ENDS = (".lora_A.weight", ".lora_B.weight")
+_ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tensor]:
     values, begin, first = {}, 0, None
     for place in places:
-        key = f"{path}.{place.target.replace('.', '/')}"
-        if place.columns is None:
-            return {f"{key}.A": A, f"{key}.B": B}
-        rank = value_of(method.ranks, place, method.rank)
-        alpha = value_of(method.alphas, place, method.alpha)
-        scale = alpha / (math.sqrt(rank) if method.rank_stabilized else rank)
+        rank, scale = _rank_and_scale(place, method)
         first = first or scale
-        end = begin + rank
-        values[f"{key}.A"] = A[begin:end]
-        values[f"{key}.B"] = B[place.columns, begin:end] * (first / scale)
+        end = begin + (2 * rank if isinstance(method, PiSSA) else rank)
+        own_A, own_B = A[begin:end], B[:, begin:end]
+        if place.columns is not None:
+            own_B = own_B[place.columns] * (first / scale)
+        key = f"{path}.{place.target.replace('.', '/')}"
+        values |= {f"{key}.A": own_A[:rank], f"{key}.B": own_B[:, :rank]}
+        if isinstance(method, PiSSA):
+            values |= {f"{key}.A0": own_A[rank:], f"{key}.B0": -own_B[:, rank:]}
         begin = end
     return values
+
+
+def _rank_and_scale(place, method: LoRA) -> tuple[int, float]:
+    rank = value_of(method.ranks, place, method.rank)
+    alpha = value_of(method.alphas, place, method.alpha)
+    return rank, alpha / (math.sqrt(rank) if method.rank_stabilized else rank)
 
 
 def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA:
@@ -210,8 +257,11 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         own = by_pattern(settings.get("alpha_pattern"), path, alpha)
         if own != alpha:
             alphas[path] = own
+    kind = DoRA if settings.get("use_dora") else PiSSA if start == "pissa" else LoRA
+    if kind is DoRA and start == "pissa":
+        raise ValueError("The file is a DoRA that started as a PiSSA, which is not known here.")
     try:
-        return LoRA(
+        return kind(
             rank=rank,
             alpha=alpha,
             targets=target_names(anatomy, list(A)),
@@ -222,6 +272,11 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
         )
     except TypeError:
         raise ValueError("adapter_config.json has words where numbers should be.") from None
+
+
+def _weight(linear) -> Tensor:
+    """(out, in), whichever way the layer keeps it."""
+    return linear.weight.detach().T if is_transposed(linear) else linear.weight.detach()
 
 
 def check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:

@@ -239,6 +239,10 @@ class AdaLoRA(Method):
         for _, patch in tuner.places:
             patch.finish()
 
+    def notes(self, tuner) -> list[str]:
+        left = self.left(tuner).values()
+        return [f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"]
+
     def left(self, tuner) -> dict[str, int]:
         """The rank of every map now, {"<module>.<target>": 3}."""
         return {name_of(place): len(patch.Lambda) for place, patch in tuner.places}

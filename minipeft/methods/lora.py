@@ -17,6 +17,7 @@ Departures.
     2023, arXiv 2312.03732).
 (3) The equation has no dropout; the code drops features of x on the way into A, and so do we.
 (4) On a half-precision base A and B stay in fp32.
+(5) `plus=16` lets B learn 16 times as fast as A (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.methods.method import Method, check_layers, check_names
+from minipeft.methods.method import Method, check_layers, check_names, check_number
 
 
 class LoRAPatch(nn.Module):
@@ -82,6 +83,7 @@ class LoRA(Method):
         rank_stabilized: scale alpha / sqrt r instead of alpha / r.
         ranks, alphas: another rank or alpha for some of the targets, {"value": 16}.
         layers: numbers of the layers to adapt, None for all.
+        plus: B's learning rate as a multiple of A's; `train` honours it.
 
     Raises:
         ValueError: when a value is impossible.
@@ -95,10 +97,15 @@ class LoRA(Method):
     ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
     alphas: Mapping[str, float] = field(default_factory=dict, hash=False)
     layers: tuple[int, ...] | None = None
+    plus: float | None = None
+
+    Patch = LoRAPatch  # what is put beside each map; DoRA and PiSSA have their own
 
     def __post_init__(self) -> None:
         check_names(self, "targets")
         check_layers(self)
+        if self.plus is not None:
+            check_number(self, "plus", "above 0", lambda n: 0 < n < math.inf)
         for rank in (self.rank, *self.ranks.values()):
             if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
                 raise ValueError(f"A LoRA rank must be a whole number of at least 1, not {rank!r}.")
@@ -118,4 +125,7 @@ class LoRA(Method):
         alphas = tuner.choose(places, self.alphas, self.alpha)
         for place, rank, alpha in zip(places, ranks, alphas, strict=True):
             size = (place.in_features, place.out_features)
-            tuner.add(place, LoRAPatch(*size, rank, alpha, self.dropout, self.rank_stabilized))
+            tuner.add(place, self.Patch(*size, rank, alpha, self.dropout, self.rank_stabilized))
+
+    def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
+        return {patch.B: self.plus or 1.0 for _, patch in tuner.places}
