@@ -1,0 +1,158 @@
+"""🤗 PEFT as the oracle for (IA)^3: files go both ways, gradients and merged weights agree."""
+
+import warnings
+
+import pytest
+import torch
+import zoo
+
+import minipeft as mp
+
+peft = pytest.importorskip("peft")
+
+# (target_modules, feedforward_modules), as PEFT itself chooses them where it knows the model
+THEIRS = {
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+    "bert": (["key", "value", "output.dense"], ["output.dense"]),  # attention's output too
+    "t5": (["k", "v", "wo"], ["wo"]),
+    "bart": (["q_proj", "v_proj", "fc2"], ["fc2"]),
+    "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+    "qwen2": (["q_proj", "v_proj", "down_proj"], ["down_proj"]),
+}
+OURS = {
+    "default": mp.IA3(),
+    "whole": mp.IA3(targets=("qkv", "up", "down"), feedforward="down"),
+    "layers": mp.IA3(targets=("value", "output", "down"), layers=(1,)),
+    "outputs": mp.IA3(targets=("key", "down"), feedforward=()),
+}
+TASKS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS"}
+
+
+def with_peft(name: str, head: str = "language", **settings):
+    """A PEFT model whose vectors are not 1."""
+    targets, feedforward = THEIRS[name]
+    settings = dict(target_modules=targets, feedforward_modules=feedforward) | settings
+    config = peft.IA3Config(task_type=TASKS.get(head), **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = peft.get_peft_model(zoo.build(name, head), config)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+    return model.eval()
+
+
+def opened_by_peft(name: str, head: str, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(zoo.build(name, head), folder).eval()
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_their_file_opens_here(tmp_path, name):
+    theirs, batch = with_peft(name), zoo.batch(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = zoo.build(name)
+    base = zoo.logits(model, batch)
+    tuner = mp.load(model, tmp_path / "theirs")
+    ours, expected = zoo.logits(model, batch), zoo.logits(theirs, batch)
+    close(ours, expected)
+    assert (expected - base).abs().max() > 1e-2, "the vectors do something"
+    count = sum(p.numel() for n, p in theirs.named_parameters() if "ia3_l" in n)
+    assert tuner.report().trainable == count
+    tuner.save(tmp_path / "ours")  # and back
+    close(zoo.logits(opened_by_peft(name, "language", tmp_path / "ours"), batch), expected)
+    merged = theirs.merge_and_unload()
+    tuner.merge()
+    ours = dict(model.named_parameters())
+    for key, weight in merged.named_parameters():
+        torch.testing.assert_close(ours[key], weight, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", THEIRS)
+@pytest.mark.parametrize("method", OURS)
+def test_our_file_opens_there(tmp_path, name, method):
+    model, batch = zoo.build(name), zoo.batch(name)
+    base = zoo.logits(model, batch)
+    tuner = mp.attach(model, OURS[method])
+    zoo.shake(tuner, 0.3)
+    tuner.save(tmp_path)
+    ours = zoo.logits(model, batch)
+    assert (ours - base).abs().max() > 1e-2
+    close(zoo.logits(opened_by_peft(name, "language", tmp_path), batch), ours)
+    again = zoo.build(name)
+    assert mp.load(again, tmp_path).method == OURS[method]
+    assert torch.equal(zoo.logits(again, batch), ours)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_heads_go_both_ways(tmp_path, name):
+    head, batch = "classification", zoo.batch(name, "classification")
+    own = ["classification_head"] if name == "t5" else None
+    theirs = with_peft(name, head, modules_to_save=own)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = zoo.build(name, head)
+    tuner = mp.load(model, tmp_path / "theirs")
+    expected = zoo.logits(theirs, batch)
+    close(zoo.logits(model, batch), expected)
+    assert tuner.report().head > 0
+    tuner.save(tmp_path / "ours")
+    close(zoo.logits(opened_by_peft(name, head, tmp_path / "ours"), batch), expected)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])
+def test_gradients_are_the_same_numbers(name):
+    theirs, batch = with_peft(name), zoo.batch(name)
+    model = zoo.build(name)
+    targets, feedforward = THEIRS[name]
+    paths = [n.removesuffix(".ia3_l") for n, m in theirs.named_modules() if n.endswith(".ia3_l")]
+    paths = [path.removeprefix("base_model.model.") for path in paths]
+    inputs = [path for path in paths if path.endswith(tuple(feedforward))]
+    tuner = mp.attach(model, mp.IA3(targets=tuple(paths), feedforward=tuple(inputs)))
+    pairs = []
+    with torch.no_grad():
+        for place, patch in tuner.places:
+            vector = theirs.base_model.model.get_submodule(place.path).ia3_l["default"]
+            patch.l.copy_(vector.flatten())
+            pairs.append((place.path, patch.l, vector))
+    model(**batch).loss.backward()
+    theirs(**batch).loss.backward()
+    for path, ours, other in pairs:
+        assert ours.grad.abs().max() > 0, path
+        torch.testing.assert_close(ours.grad, other.grad.flatten(), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "spoil, sentence",
+    [
+        (lambda c, t: t.update({"x.ia3_l": torch.ones(1, 1)}), "none of PEFT's IA3 names"),
+        (lambda c, t: t.update({min(t): torch.ones(5, 1)}), "it belongs to another base"),
+        (lambda c, t: c.update(new_setting=3), "a variant of IA3 that this version does not know"),
+        (lambda c, t: t.clear(), "it is no IA3 tuner"),
+        (
+            lambda c, t: t.update({"base_model.model.model.norm.ia3_l": torch.ones(16, 1)}),
+            "adapts model.norm, which is no linear map",
+        ),
+    ],
+)
+def test_a_wrong_file_is_refused(tmp_path, spoil, sentence):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    with_peft("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    spoil(config, tensors)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    model = zoo.build("llama")
+    with pytest.raises(ValueError, match=sentence):
+        mp.load(model, tmp_path)
+    assert not mp.tuners(model)
