@@ -179,9 +179,11 @@ class Tuner:
         self._sit(seat, patch, WordDoor)
         return self.words
 
-    def shift_positions(self, shift: int) -> None:
-        """Count positions as if `shift` tokens stood before the text."""
-        for _, module in self.anatomy.position_layers():
+    def shift_positions(self, shift: int, within: str = "") -> None:
+        """Count positions as if `shift` tokens stood before the text; within: in this part only."""
+        for path, module in self.anatomy.position_layers():
+            if within and not path.startswith(f"{within}."):
+                continue
             patch = nn.Module()
             patch.shift = shift
             self._door(module, PositionDoor).add(self.name, patch)
@@ -351,7 +353,8 @@ class Tuner:
         for parameter in self.lent:
             parameter.grad = None
             parameter.requires_grad_(False)
-        for door in self._doors():
+        empty = [door for door in doors(self.model) if not door.patches]  # of a patch that failed
+        for door in [*self._doors(), *empty]:
             door.remove(self.name)
             self._settle(door)
         attached = self.model.minipeft
@@ -539,6 +542,9 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
             f"The input has {T} tokens, prompts included, but the model knows {limit} positions: "
             "shorten the input or the prompt."
         )
+    for tuner in known.values():
+        if tuner.enabled:
+            tuner.method.look(tuner, batch)
     return batch
 
 
