@@ -11,7 +11,6 @@ Nothing is ever unpickled, and nothing is attached before everything has been ch
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import hashlib
 import json
@@ -47,12 +46,12 @@ PROVENANCE = (
 def save(tuner: Tuner, folder: str | Path) -> None:
     """Write a tuner into a folder (made if need be); each file appears whole or not at all."""
     writer = layouts.WRITERS.get(type(tuner.method))
-    settings, tensors = writer(tuner) if writer else _own_layout(tuner)
+    settings, tensors = (writer and writer(tuner)) or _own_layout(tuner)
     heads = tuple(tuner.anatomy.heads())
     ours = {
         "form": FORM,
         "method": type(tuner.method).__name__,
-        "settings": dataclasses.asdict(tuner.method),
+        "settings": tuner.method.settings(),
         "copies": sorted(tuner.copies),
         "base": identity(tuner.model, without=heads),
         "model_type": tuner.anatomy.model_type,
@@ -97,7 +96,7 @@ def load(
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
     elif ours:
-        method, values = _method(ours), tensors
+        method, values = _method(ours).restored(tensors)
     else:
         raise ValueError(f"{folder} holds no method that minipeft knows.")
     tuner = attach(model, method, name, head=False, family=family)
@@ -220,20 +219,20 @@ def _our_metadata(folder: Path, metadata: dict[str, str]) -> dict | None:
 
 def _own_layout(tuner: Tuner) -> tuple[dict, dict[str, Tensor]]:
     """Settings and tensors of a method that PEFT does not have."""
-    settings = dataclasses.asdict(tuner.method)
+    settings = tuner.method.settings()
     method = type(tuner.method).__name__
-    return {"peft_type": "MINIPEFT", "method": method, "settings": settings}, tuner.named_tensors()
+    return {"peft_type": "MINIPEFT", "method": method, "settings": settings}, tuner.method.stored(
+        tuner
+    )
 
 
 def _method(ours: dict) -> Method:
-    kind = getattr(methods, str(ours.get("method")), None)
+    return method_class(ours.get("method")).revive(ours["settings"], method_class)
+
+
+def method_class(name: object) -> type[Method]:
+    """The method of that name."""
+    kind = getattr(methods, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ValueError(
-            f"The file holds the method {ours.get('method')}, which is not known here."
-        )
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = set(ours["settings"]) - known
-    if unknown:
-        raise ValueError(f"The file's {kind.__name__} has a setting {min(unknown)} not known here.")
-    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in ours["settings"].items()}
-    return kind(**fields)
+        raise ValueError(f"The file holds the method {name}, which is not known here.")
+    return kind

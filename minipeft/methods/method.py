@@ -12,7 +12,7 @@ A method sees the model through its tuner only, so it never names a module of an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from torch import Tensor, nn
 
@@ -31,6 +31,20 @@ class Method:
         values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.repr)
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in values if v)})"
 
+    def settings(self) -> dict:
+        """The settings as plain values, for a file."""
+        return asdict(self)
+
+    @classmethod
+    def revive(cls, settings: dict, find: Callable[[str], type]) -> Method:
+        """The method of these settings. find: name -> class, for methods made of others."""
+        unknown = set(settings) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(
+                f"The file's {cls.__name__} has a setting {min(unknown)} not known here."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+
     def notes(self, tuner) -> list[str]:
         """Sentences under the tuner's report."""
         return []
@@ -38,6 +52,17 @@ class Method:
     def wrap(self, tuner, batch: dict) -> dict:
         """The batch as the model must see it: methods in the words door add their prompt ids."""
         return batch
+
+    def look(self, tuner, batch: dict) -> None:
+        """Called with the batch as the model is about to see it, after every `wrap`."""
+
+    def stored(self, tuner) -> dict[str, Tensor]:
+        """What `save` writes where PEFT has no layout: `Tuner.named_tensors`, or less of it."""
+        return tuner.named_tensors()
+
+    def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
+        """The method to attach, and the values to fill in, for what `stored` gave."""
+        return self, tensors
 
     def penalty(self, tuner) -> Tensor | None:
         """A term to add to the training loss (AdaLoRA's orthogonality), or None."""
