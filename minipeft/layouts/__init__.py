@@ -10,13 +10,18 @@ of `Tuner.named_tensors`. A method without a line here is written in a layout of
 from minipeft.layouts.adalora import read_adalora, write_adalora
 from minipeft.layouts.ia3 import read_ia3, write_ia3
 from minipeft.layouts.lora import read_lora, write_lora
+from minipeft.layouts.prompt_tuning import read_prompt, write_prompt
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.dora import DoRA
 from minipeft.methods.ia3 import IA3
 from minipeft.methods.lora import LoRA
+from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.pissa import PiSSA
+from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.methods.qlora import QLoRA
 
 WRITERS = {AdaLoRA: write_adalora, IA3: write_ia3, QLoRA: write_lora}
 WRITERS |= {LoRA: write_lora, DoRA: write_lora, PiSSA: write_lora}
-READERS = {"ADALORA": read_adalora, "IA3": read_ia3, "LORA": read_lora}
+WRITERS |= {PromptTuning: write_prompt, PTuning: write_prompt}
+PROMPTS = {"PROMPT_TUNING": read_prompt, "P_TUNING": read_prompt}
+READERS = PROMPTS | {"ADALORA": read_adalora, "IA3": read_ia3, "LORA": read_lora}

@@ -8,7 +8,9 @@ from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.ia3 import IA3, InputScale, OutputScale
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
+from minipeft.methods.p_tuning import PromptEncoder, PTuning
 from minipeft.methods.pissa import PiSSA, PiSSAPatch
+from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]
