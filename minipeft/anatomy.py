@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 
@@ -548,6 +548,15 @@ class Anatomy:
         D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
         groups = getattr(module, "num_key_value_groups", 1)
         return Seat(target, path, module, *self._where(path), heads // groups, D, width)
+
+    def relative_bias(self, seat: Seat) -> Callable | None:
+        """T5: (P, T, S) -> (1, H, T, P), what it adds to the scores of P keys that stand right
+        before S tokens, the last T of which ask. None where positions are no part of attention.
+        """
+        table = self.modules.get(f"{seat.stack}.0{seat.path[len(f'{seat.stack}.{seat.layer}') :]}")
+        if not hasattr(table, "compute_bias") or not table.has_relative_attention_bias:
+            return None
+        return lambda P, T, S: table.compute_bias(T, P, past_seen_tokens=P + S - T)
 
     def words(self) -> Seat:
         """The token embedding; in an encoder-decoder the encoder's."""

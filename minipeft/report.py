@@ -113,7 +113,7 @@ def report_of(tuner) -> Report:
 
     base = sum(parameter.numel() for parameter in names)
     added = trainable + head - sum(parameter.numel() for parameter in tuner.lent)
-    stored = sum(tensor.numel() for tensor in tuner.named_tensors().values())
+    stored = sum(tensor.numel() for tensor in tuner.method.stored(tuner).values())
     rows = [(*group, places, numbers) for group, (places, numbers) in lines.items()]
     share = 100 * trainable / (base + added)
     notes = [

@@ -88,7 +88,7 @@ class Attention(nn.Module):
 
     Attributes:
         memory: None, or extra (keys, values), each (B or 1, H, P, D); a third entry, (B, P) of
-            True and False or None, says which of it a row may look at.
+            True and False or None, says which of it a row may look at; (B, T, P): each token.
         keep_weights: when True, `weights` holds the last attention weights (B, H, T, P + S).
     """
 
@@ -163,7 +163,7 @@ class Attention(nn.Module):
         """Put the memory before the keys and values; every query of a row may look at it."""
         B, H, S, D = key.shape
         more_keys, more_values = (m.to(key.dtype) for m in self.memory[:2])  # (B or 1, H, P, D)
-        visible = self.memory[2] if len(self.memory) == 3 else None  # (B, P)
+        visible = self.memory[2] if len(self.memory) == 3 else None  # (B, P) or (B, T, P)
         rows, heads, P, numbers = more_keys.shape
         if more_values.shape != more_keys.shape or (heads, numbers) != (H, D) or rows not in (1, B):
             raise ValueError(
@@ -174,7 +174,8 @@ class Attention(nn.Module):
             mask = key.new_zeros(1, 1, 1, S) if mask is None else mask
             mask = F.pad(mask, (P, 0))  # (..., T, P + S): a zero means "may look"
         if visible is not None:
-            hidden = F.pad(~visible, (0, S))[:, None, None, :]  # (B, 1, 1, P + S)
+            visible = visible[:, None] if visible.dim() == 2 else visible  # (B, 1 or T, P)
+            hidden = F.pad(~visible, (0, S))[:, None]  # (B, 1, 1 or T, P + S)
             mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
         key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
         value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)

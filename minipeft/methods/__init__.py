@@ -10,6 +10,7 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.p_tuning import PromptEncoder, PTuning
 from minipeft.methods.pissa import PiSSA, PiSSAPatch
+from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 
