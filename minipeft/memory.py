@@ -120,7 +120,9 @@ class PositionDoor(Door):
         if kwargs.get("position_ids") is not None:  # rotary angles; the tables of OPT and BART
             kwargs["position_ids"] = self.moved(kwargs["position_ids"], shift)
             return self.base(*args, **kwargs)
-        return self.base(self.moved(args[0], shift), *args[1:], **kwargs)
+        whole = [isinstance(v, Tensor) and not v.is_floating_point() for v in args]  # Qwen: the 2nd
+        args = [self.moved(v, shift) if w else v for v, w in zip(args, whole, strict=True)]
+        return self.base(*args, **kwargs)
 
     def moved(self, positions: Tensor, shift: int) -> Tensor:
         padding = getattr(self.base, "padding_idx", None)

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from minipeft.memory import overhear
 
+KINDS = ("encoder", "decoder", "cross")  # of attention
+
 
 class Rows(nn.Module):
     """P rows of trained numbers: free ones, or what an MLP makes of P'.
@@ -134,8 +136,11 @@ def install_memory(method, tuner) -> None:
         tuner.shift_positions(method.length, within)
 
 
-def begin_with(tuner, length: int, start: str | tuple[int, ...]) -> None:
-    """Give the rows the keys and values, or the vectors, that these words have in the base."""
+def begin_with(tuner, places: list, start: str | tuple[int, ...], length: int) -> None:
+    """Give these places the keys and values, or the vectors, that words have in the base.
+
+    start: "words" draws them from the vocabulary; or ids of a text, repeated up to length.
+    """
     words = tuner.anatomy.words().module
     if start == "words":
         start = torch.randint(words.num_embeddings, (length,)).tolist()
@@ -143,15 +148,15 @@ def begin_with(tuner, length: int, start: str | tuple[int, ...]) -> None:
     if max(ids) >= words.num_embeddings:
         raise ValueError(f"start has the id {max(ids)}, but there are {words.num_embeddings}.")
     ids = torch.tensor([ids], device=words.weight.device)  # (1, P)
-    if tuner.words is not None:
-        tuner.places[0][1].set(words(ids)[0].detach())
+    if isinstance(places[0][1], Rows):
+        places[0][1].set(words(ids)[0].detach())  # (P, C)
         return
     batch = {"input_ids": ids}
     if tuner.anatomy.is_encoder_decoder():
         batch["decoder_input_ids"] = ids
-    heard = overhear(tuner.model, [seat.module for seat, _ in tuner.places], batch)
+    heard = overhear(tuner.model, [seat.module for seat, _ in places], batch)
     whole: dict[Rows, Tensor] = {}
-    for (_, patch), own in zip(tuner.places, heard, strict=True):
+    for (_, patch), own in zip(places, heard, strict=True):
         H, D = patch.shape
         n = 2 * H * D
         rows = whole.setdefault(patch.rows, patch.rows().detach().clone())  # (P, 2 L H D)

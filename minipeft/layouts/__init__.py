@@ -18,12 +18,14 @@ from minipeft.methods.dora import DoRA
 from minipeft.methods.ia3 import IA3
 from minipeft.methods.lora import LoRA
 from minipeft.methods.p_tuning import PTuning
+from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.methods.qlora import QLoRA
 
 WRITERS = {AdaLoRA: write_adalora, IA3: write_ia3, QLoRA: write_lora, Prefix: write_prefix}
+WRITERS |= {PTuningV2: write_prefix}
 WRITERS |= {LoRA: write_lora, DoRA: write_lora, PiSSA: write_lora}
 WRITERS |= {PromptTuning: write_prompt, PTuning: write_prompt}
 PROMPTS = {"PROMPT_TUNING": read_prompt, "P_TUNING": read_prompt}

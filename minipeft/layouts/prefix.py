@@ -14,8 +14,6 @@ and does the same. Only such a tuner is written here; every other one would chan
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
@@ -91,9 +89,8 @@ def read_prefix(
     mlp = {f"{own}{k.removeprefix(MLP)}": t for k, t in tensors.items() if k.startswith(MLP)}
     if method is None:
         method = Prefix(length=len(table), hidden=None, layout="peft")
-    elif not mlp:
-        hidden = {"hidden": None} if isinstance(method, Prefix) else {"reparameterize": None}
-        method = replace(method, **hidden, start="random")
+    else:
+        method = method.restored({})[0]
     values = mlp or {f"{own}table": table}
     for key, value in tensors.items():
         if key.startswith(BASE):

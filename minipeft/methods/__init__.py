@@ -9,6 +9,7 @@ from minipeft.methods.ia3 import IA3, InputScale, OutputScale
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.p_tuning import PromptEncoder, PTuning
+from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning

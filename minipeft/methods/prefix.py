@@ -45,6 +45,7 @@ from minipeft.methods.method import (
     check_number,
 )
 from minipeft.prefixes import (
+    KINDS,
     Rows,
     begin_with,
     check_start,
@@ -53,8 +54,6 @@ from minipeft.prefixes import (
     layout_notes,
 )
 from minipeft.words import insert
-
-KINDS = ("encoder", "decoder", "cross")
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Prefix(Method):
             check_names(self, "where")
             for kind in self.where:
                 if kind not in KINDS:
-                    raise ValueError(f"Prefix's where must be any of {KINDS}, not {kind!r}.")
+                    raise ValueError(f"Prefix's where is any of {', '.join(KINDS)}, not {kind!r}.")
         if (self.position == "infix") != (self.after is not None):
             raise ValueError('Give `after`, a token\'s id, with position="infix", and only then.')
         whole = self.layers is None and self.where is None and self.position == "prefix"
@@ -122,6 +121,7 @@ class Prefix(Method):
             raise ValueError('embedding_only has neither dropout nor layout="peft".')
 
     def install(self, tuner) -> None:
+        already = len(tuner.places)
         if self.embedding_only:
             C = tuner.anatomy.words().width
             rows = Rows(self.length, C, C, self.hidden, self.std)
@@ -129,7 +129,7 @@ class Prefix(Method):
         else:
             install_memory(self, tuner)
         if self.start != "random":
-            begin_with(tuner, self.length, self.start)
+            begin_with(tuner, tuner.places[already:], self.start, self.length)
 
     def wrap(self, tuner, batch: dict) -> dict:
         if not self.embedding_only:

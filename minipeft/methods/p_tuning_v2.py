@@ -1,0 +1,160 @@
+"""P-tuning v2: deep prompts for understanding tasks (Liu et al. 2022), in the memory door.
+
+"P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks",
+arXiv 2110.07602, section 3. Prompts in every layer, as keys and values that are trained:
+
+    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]            P_k, P_v (H, P, D), for each of L layers
+
+which is prefix-tuning, brought to encoders and to classification and tagging. What is its own:
+
+| section 3.3              | here                                                                 |
+|--------------------------|----------------------------------------------------------------------|
+| reparameterization       | None, or "embedding" as the code says: a table (P, 2 L H D) is       |
+|                          | trained as it is.  "mlp": Prefix's two maps with a tanh, per task    |
+| prompt length            | `length`: below 20 for simple classification, about 100 for tagging  |
+| which layers             | `layers`: deep ones serve better than as many shallow ones (4.4)     |
+| multi-task learning      | `warm_up`: prompts trained on several tasks, then one copy per task  |
+| classification head      | a linear head on [CLS] or on the tokens: `attach` trains the head of |
+|                          | a classification or tagging model; or, with a language head, a       |
+|                          | verbalizer: `minipeft.cloze` compares the label words                |
+
+Parameters: 2 P L H D, with the MLP P C + k C + k + 2 (k + 1) L H D, and the head.
+
+Departures.
+(1) The code draws the table from N(0, 1); `std=1` does, our default is 0.02.
+(2) Positions of words do not move behind the prompts; with `layout="peft"` they do, as there.
+(3) The code drops 0.1 of the prompts (`dropout=0.1`); our default is 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from minipeft.methods.method import Method, check_choice, check_flag, check_layers, check_number
+from minipeft.methods.prefix import Prefix
+from minipeft.prefixes import folded, layout_notes
+
+
+@dataclass(frozen=True)
+class PTuningV2(Method):
+    """Deep prompts in every attention layer, or in chosen ones.
+
+    Args:
+        length: P.  layers: numbers of the layers, None for all.
+        reparameterize: None or "embedding" (the same) for a table, "mlp" for an MLP of `hidden`
+            features that is folded away on save, unless keep_mlp.
+        std: of the table at the start.  dropout: of the prompts.
+        layout: "peft" does what 🤗 PEFT does, see Prefix.
+
+    Raises:
+        ValueError: when a value is impossible.
+    """
+
+    length: int = 20
+    layers: tuple[int, ...] | None = None
+    reparameterize: str | None = None
+    hidden: int = 512
+    std: float = 0.02
+    dropout: float = 0.0
+    keep_mlp: bool = False
+    layout: str = "minipeft"
+
+    identity_at_start = False
+
+    def __post_init__(self) -> None:
+        for name in ("length", "hidden"):
+            check_number(self, name, "from 1", lambda n: n >= 1, whole=True)
+        check_number(self, "std", "from 0", lambda s: 0 <= s < math.inf)
+        check_number(self, "dropout", "from 0 and below 1", lambda p: 0 <= p < 1)
+        check_layers(self)
+        check_flag(self, "keep_mlp")
+        check_choice(self, "layout", ("minipeft", "peft"))
+        if self.reparameterize is not None:
+            check_choice(self, "reparameterize", ("embedding", "mlp"))
+        if self.layout == "peft" and self.layers is not None:
+            raise ValueError('layout="peft" knows no layers: leave them out.')
+
+    def prefix(self) -> Prefix:
+        """The same as a prefix."""
+        return Prefix(
+            length=self.length,
+            hidden=self.hidden if self.reparameterize == "mlp" else None,
+            std=self.std,
+            dropout=self.dropout,
+            layers=self.layers,
+            layout=self.layout,
+        )
+
+    def install(self, tuner) -> None:
+        self.prefix().install(tuner)
+
+    def stored(self, tuner) -> dict[str, Tensor]:
+        return folded(tuner, self.keep_mlp)
+
+    def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
+        if self.reparameterize != "mlp":
+            return self, tensors
+        if not self.keep_mlp:
+            return replace(self, reparameterize=None), tensors
+        return self, {k: t for k, t in tensors.items() if not k.endswith("rows.table")}
+
+    def notes(self, tuner) -> list[str]:
+        return layout_notes(self)
+
+
+def warm_up(
+    model: nn.Module,
+    method: PTuningV2,
+    tasks: Mapping[str, Sequence[dict]],
+    steps: int,
+    learning_rate: float = 5e-3,
+    head: bool | str = "auto",
+    seed: int = 0,
+    **options,
+) -> dict[str, object]:
+    """Train one prompt on all tasks in turn, then give each task a tuner that starts from it.
+
+    Args:
+        tasks: name of a task -> its batches; each step takes the next batch of the next task.
+        steps: optimizer steps in all.  options: what `minipeft.train` takes besides.
+        head: as for `attach`; the tasks share it while they warm up, so their labels must fit.
+
+    Returns:
+        name -> tuner, attached and disabled: enable one at a time to train it on its own task.
+
+    Raises:
+        ValueError: there are no tasks, or one without batches.
+    """
+    from minipeft.training import train
+    from minipeft.tuner import attach
+
+    names = list(tasks)
+    if not names or not all(len(batches) for batches in tasks.values()):
+        raise ValueError("warm_up needs one or more tasks, each with at least one batch.")
+
+    def feed(step: int) -> dict:
+        turn, which = divmod(step, len(names))
+        batches = tasks[names[which]]
+        return batches[turn % len(batches)]
+
+    shared = attach(model, method, "-".join(["warm", *names]), head, seed=seed)
+    made = {}
+    try:
+        train(model, feed, steps, learning_rate, seed=seed, **options)
+        for name in names:
+            made[name] = attach(model, method, name, head).disable()
+            for (_, patch), (_, source) in zip(made[name].places, shared.places, strict=True):
+                patch.load_state_dict(source.state_dict())
+            for path, twin in made[name].copies.items():
+                twin.load_state_dict(shared.copies[path].state_dict())
+    except BaseException:
+        for tuner in made.values():
+            tuner.detach()
+        raise
+    finally:
+        shared.detach()
+    return made
