@@ -616,6 +616,12 @@ class Anatomy:
         told = "position_ids" in inspect.signature(self.model.forward).parameters
         return told and self.model_type != "roberta"  # which counts by itself, from elsewhere
 
+    def is_causal(self, place: Place | Seat) -> bool:
+        """Does a token at this place know nothing of the tokens that follow it?"""
+        if self.is_encoder_decoder():
+            return "decoder" in place.stack
+        return self.is_decoder()
+
     def padding(self) -> int:
         """The id of a padding token, or one that does no harm."""
         config = getattr(self.model, "config", None)

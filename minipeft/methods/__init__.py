@@ -14,5 +14,7 @@ from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
+from minipeft.methods.together import Together
+from minipeft.methods.unipelt import UniPELT
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

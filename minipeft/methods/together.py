@@ -1,0 +1,122 @@
+"""Several methods under one name: the doors do not mind who comes in by the others.
+
+He et al. 2022, "Towards a unified view of parameter-efficient transfer learning" (arXiv
+2110.04366), read every method as a change of some hidden state h <- h + dh, and mixed two of them:
+the MAM adapter (section 4.6), a short prefix at attention and a large parallel adapter, scaled by
+s = 4, at the feed-forward layers.
+
+    Together((Prefix(length=30), Adapter(placement="parallel", bottleneck=512, scale=4)))
+
+Parameters: the sum of the parts'. UniPELT is such a mixture too, with a gate at each part; since
+its parts know about one another it has a file of its own.
+
+Departure: MAM's parts may also be attached one by one under two names, which gives the same model;
+under one name they are saved, routed, switched and counted as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from minipeft.methods.adapter import Adapter
+from minipeft.methods.method import Method
+from minipeft.methods.prefix import Prefix
+
+
+@dataclass(frozen=True)
+class Together(Method):
+    """Every part does what it does alone. Two parts cannot sit in the same door under one name.
+
+    Args:
+        methods: the parts, in the order in which they come in.
+
+    Raises:
+        TypeError: a part is no method.
+        ValueError: there is no part.
+    """
+
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.methods, list | tuple) or not self.methods:
+            raise ValueError("Together needs one or more methods, such as (LoRA(), Adapter()).")
+        for part in self.methods:
+            if not isinstance(part, Method):
+                raise TypeError(f"Together needs methods such as LoRA(rank=8), not {part!r}.")
+        object.__setattr__(self, "methods", tuple(self.methods))
+
+    @property
+    def identity_at_start(self) -> bool:
+        return all(part.identity_at_start for part in self.methods)
+
+    def settings(self) -> dict:
+        parts = [{"method": type(p).__name__, "settings": p.settings()} for p in self.methods]
+        return {"methods": parts}
+
+    @classmethod
+    def revive(cls, settings: dict, find) -> Together:
+        parts = [
+            find(part["method"]).revive(part["settings"], find) for part in settings["methods"]
+        ]
+        return cls(tuple(parts))
+
+    def install(self, tuner) -> None:
+        tuner.shares = []
+        for part in self.methods:
+            already = len(tuner.places)
+            part.install(tuner)
+            tuner.shares.append(Share(tuner, tuner.places[already:]))
+
+    def _parts(self, tuner):
+        """Each part, and the tuner as that part knows it."""
+        return zip(self.methods, tuner.shares, strict=True)
+
+    def wrap(self, tuner, batch: dict) -> dict:
+        for part, own in self._parts(tuner):
+            batch = part.wrap(own, batch)
+        return batch
+
+    def notes(self, tuner) -> list[str]:
+        return [note for part, own in self._parts(tuner) for note in part.notes(own)]
+
+    def penalty(self, tuner) -> Tensor | None:
+        terms = [part.penalty(own) for part, own in self._parts(tuner)]
+        terms = [term for term in terms if term is not None]
+        return sum(terms) if terms else None
+
+    def begin(self, tuner, steps: int) -> None:
+        for part, own in self._parts(tuner):
+            part.begin(own, steps)
+
+    def learning_rates(self, tuner) -> dict:
+        each = [part.learning_rates(own) for part, own in self._parts(tuner)]
+        return {parameter: rate for rates in each for parameter, rate in rates.items()}
+
+    def after_step(self, tuner, step: int, steps: int) -> dict | None:
+        each = [part.after_step(own, step, steps) or {} for part, own in self._parts(tuner)]
+        return {key: value for record in each for key, value in record.items()} or None
+
+    def settled(self, tuner, step: int, steps: int) -> bool:
+        return all(part.settled(own, step, steps) for part, own in self._parts(tuner))
+
+    def finish(self, tuner) -> None:
+        for part, own in self._parts(tuner):
+            part.finish(own)
+
+
+class Share:
+    """The tuner as one of several parts sees it: with the places of that part only."""
+
+    def __init__(self, tuner, places: list) -> None:
+        self.whole, self.places = tuner, places
+
+    def __getattr__(self, name: str):
+        return getattr(self.whole, name)
+
+
+def mam(length: int = 30, bottleneck: int = 512, scale: float = 4.0) -> Together:
+    """The MAM adapter: a prefix of that length and parallel adapters, started at the base."""
+    adapters = Adapter(placement="parallel", bottleneck=bottleneck, scale=scale, sigma=0)
+    return Together((Prefix(length=length), adapters))
