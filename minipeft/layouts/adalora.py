@@ -10,8 +10,6 @@ layouts/lora.py does it. A triplet of ours belongs to the part where its column 
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor
 
@@ -121,7 +119,6 @@ def read_adalora(
     odd = sorted(set(Q) ^ {place.path for place in places})
     if odd:
         raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
-    ranks = {}
     for place in places:
         path, key = place.path, name_of(place)
         own = P[path] if place.columns is None else P[path][place.columns]  # (out of this part, r)
@@ -131,9 +128,7 @@ def read_adalora(
         values[f"{key}.P"] = own[:, mine]
         values[f"{key}.Lambda"] = Lambda[path][mine, 0]
         values[f"{key}.Q"] = Q[path][mine]
-        if int(mine.sum()) != method.init_rank:
-            ranks[key] = int(mine.sum())
-    return dataclasses.replace(method, ranks=ranks), values
+    return method.restored(values)
 
 
 def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaLoRA:

@@ -8,26 +8,15 @@ taken away without touching the others:
     Lambda = 0 at the start, so that h = W0 x; P and Q are Gaussian. What keeps them orthogonal is a
     penalty on the loss, 0.5 times the mean over all matrices of ||P^T P - I|| and ||Q Q^T - I||.
 
-Section 3.2. After every step each of the triplets (column of P, lambda, row of Q) has a score:
-
-    I(w) = |w dL/dw|                                 sensitivity of one number w
-    mean <- b1 mean + (1 - b1) I                     smoothed
-    unsure <- b2 unsure + (1 - b2) |I - mean|        and how much it varies
-    score = s(lambda) + average of s(P's column) + average of s(Q's row)      s = mean * unsure
-
-Section 3.3. Only the triplets of highest score in the whole model, b(step) of them, keep their
-lambda; the others get lambda = 0, and may come back while the budget b still falls:
-
-    b = b0  for `warmup` steps;   b = bT + (b0 - bT) (1 - progress)^3;   b = bT  for `final` steps
-
-    b0 = init_rank x places, bT = target_rank x places. When `train` ends, what was pruned is gone.
+Sections 3.2 and 3.3 are in minipeft/budget.py: how important each triplet (column of P, lambda, row
+of Q) is, and how many may keep their lambda, init_rank x places at first and target_rank x places
+in the end. When `train` ends, the triplets that were pruned are gone.
 
 Parameters: r (in + out + 1) for every map; after training its own r, target_rank on the average.
 
 Departures.
 (1) The paper squares the norms of the penalty; its code and PEFT do not, and neither do we.
-(2) As in their code w is read after the optimizer's step and dL/dw before it, and the scale is
-    alpha / (init_rank + 1e-5) for good, however many triplets are left.
+(2) As in their code the scale is alpha / (init_rank + 1e-5) for good, however many are left.
 (3) P and Q have standard deviation 0.02; x may be dropped out; a half-precision base gets fp32.
 """
 
@@ -35,17 +24,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.budget import Schedule, Triplets, allocate
 from minipeft.methods.method import Method, check_layers, check_names, check_number
 
 
-class AdaLoRAPatch(nn.Module):
-    """The detour P Lambda Q beside one linear map, and what is known of its triplets."""
+class AdaLoRAPatch(Triplets):
+    """The detour P Lambda Q beside one linear map."""
 
     def __init__(
         self, in_features: int, out_features: int, rank: int, scale: float, dropout: float = 0.0
@@ -72,42 +62,6 @@ class AdaLoRAPatch(nn.Module):
         eye = torch.eye(len(self.Lambda)).to(self.Lambda)
         return (self.P.T @ self.P - eye).norm() + (self.Q @ self.Q.T - eye).norm()
 
-    def begin(self) -> None:
-        """Nothing known yet, all kept. Buffers, so that a checkpoint of the run has them."""
-        for name, w in list(self.named_parameters()):
-            self.register_buffer(f"{name}_mean", torch.zeros_like(w), persistent=False)
-            self.register_buffer(f"{name}_unsure", torch.zeros_like(w), persistent=False)
-        kept = torch.ones_like(self.Lambda, dtype=torch.bool)
-        self.register_buffer("kept", kept, persistent=False)
-
-    @torch.no_grad()
-    def watch(self, b1: float, b2: float) -> None:
-        """One more gradient goes into the moving averages."""
-        for name, w in self.named_parameters():
-            mean, unsure = getattr(self, f"{name}_mean"), getattr(self, f"{name}_unsure")
-            I = torch.zeros_like(w) if w.grad is None else (w * w.grad).abs()  # noqa: E741
-            mean.copy_(b1 * mean + (1 - b1) * I)
-            unsure.copy_(b2 * unsure + (1 - b2) * (I - mean).abs())
-
-    def scores(self) -> Tensor:
-        """Importance of each triplet: (r,)."""
-        P, Q = self.P_mean * self.P_unsure, self.Q_mean * self.Q_unsure  # (out, r), (r, in)
-        return self.Lambda_mean * self.Lambda_unsure + P.mean(0) + Q.mean(1)
-
-    @torch.no_grad()
-    def prune(self) -> None:
-        self.Lambda.masked_fill_(~self.kept, 0.0)
-
-    def finish(self) -> None:
-        """Forget the triplets that were pruned, and everything that was known of the others."""
-        kept = self.kept
-        if not kept.all():
-            self.P = nn.Parameter(self.P.detach()[:, kept])
-            self.Lambda = nn.Parameter(self.Lambda.detach()[kept])
-            self.Q = nn.Parameter(self.Q.detach()[kept])
-        for name in [*self._buffers]:
-            delattr(self, name)
-
 
 @dataclass(frozen=True)
 class AdaLoRA(Method):
@@ -125,7 +79,8 @@ class AdaLoRA(Method):
         ranks: for a pruned file, how many triplets are left, {"<module>.<target>": 3}.
 
     A tuner that has its target rank already is trained on without another pruning. A run of one
-    step prunes nothing.
+    step prunes nothing. In a loop of your own: `begin(tuner, steps)`; add `penalty(tuner)` to the
+    loss; `after_step(tuner, step, steps)` after every optimizer step; `finish(tuner)`.
 
     Raises:
         ValueError: when a value is impossible.
@@ -176,31 +131,14 @@ class AdaLoRA(Method):
 
     # ---- the budget
 
-    def phases(self, steps: int) -> tuple[int, int]:
-        """(last step before the ranks fall, step at which they have fallen), from 0."""
-        first, last = (round(n * steps) if n < 1 else int(n) for n in (self.warmup, self.final))
-        end = min(steps - last, steps - 1)
-        return (min(first, end - 1) if self.warmup < 1 else first), end
-
-    def budgets(self, tuner) -> tuple[int, int]:
-        """(b0, bT): how many triplets there are, and how many shall be left."""
-        return sum(self.left(tuner).values()), self.target_rank * len(tuner.places)
-
-    def budget(self, tuner, step: int, steps: int) -> int:
-        """b(step): a cubic from b0 to bT between the two phases."""
-        (start, end), (b0, bT) = self.phases(steps), self.budgets(tuner)
-        if step <= start or step >= end:
-            return b0 if step <= start else bT
-        return int((b0 - bT) * (1 - (step - start) / (end - start)) ** 3 + bT)
-
-    def falls(self, tuner, steps: int) -> bool:
-        """Is there anything to prune in this run?"""
-        b0, bT = self.budgets(tuner)
-        return b0 > bT and steps > 1
+    def schedule(self, tuner, steps: int) -> Schedule:
+        """How many triplets may keep their lambda after each step of a run."""
+        b0, bT = sum(self.left(tuner).values()), self.target_rank * len(tuner.places)
+        return Schedule.of(self.warmup, self.final, steps, b0, bT)
 
     def begin(self, tuner, steps: int) -> None:
-        start, end = self.phases(steps)
-        if self.falls(tuner, steps) and not start < end:
+        budget = self.schedule(tuner, steps)
+        if budget.falls() and budget.start >= budget.end:
             raise ValueError(
                 f"AdaLoRA's warmup={self.warmup} and final={self.final} leave none of the {steps} "
                 "steps for pruning: train longer, or give both as shares such as 0.1 and 0.3."
@@ -209,31 +147,25 @@ class AdaLoRA(Method):
             patch.begin()
 
     def after_step(self, tuner, step: int, steps: int) -> dict | None:
-        """Update the scores, and prune to the budget when it is time to."""
-        if not self.falls(tuner, steps):
+        """Watch the gradients, and prune to the budget when it is time to."""
+        budget, record = self.schedule(tuner, steps), None
+        if not budget.falls():
             return None
         patches = [patch for _, patch in tuner.places]
-        start, end = self.phases(steps)
-        if step < end:
+        if step < budget.end:
             for patch in patches:
                 patch.watch(*self.betas)
-        allocate = step == end or (start < step < end and step % self.every == 0)
-        if allocate:
-            scores = torch.cat([patch.scores() for patch in patches])
-            kept = torch.ones_like(scores, dtype=torch.bool)
-            lowest = scores.argsort(stable=True)[: len(scores) - self.budget(tuner, step, steps)]
-            kept[lowest] = False
-            sizes = [len(patch.Lambda) for patch in patches]
-            for patch, own in zip(patches, kept.split(sizes), strict=True):
-                patch.kept.copy_(own)
-        if allocate or step > end:
+        between = budget.start < step < budget.end and step % self.every == 0
+        if between or step == budget.end:
+            record = {"budget": budget(step), "ranks": allocate(patches, budget(step))}
+        if between or step >= budget.end:
             for patch in patches:
                 patch.prune()
-        ranks = [int(patch.kept.sum()) for patch in patches]
-        return {"budget": sum(ranks), "ranks": ranks} if allocate else None
+        return record
 
     def settled(self, tuner, step: int, steps: int) -> bool:
-        return step >= self.phases(steps)[1] or not self.falls(tuner, steps)
+        budget = self.schedule(tuner, steps)
+        return step >= budget.end or not budget.falls()
 
     def finish(self, tuner) -> None:
         for _, patch in tuner.places:
@@ -242,6 +174,12 @@ class AdaLoRA(Method):
     def notes(self, tuner) -> list[str]:
         left = self.left(tuner).values()
         return [f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"]
+
+    def restored(self, tensors: dict[str, Tensor]) -> tuple[AdaLoRA, dict[str, Tensor]]:
+        """The AdaLoRA that has the ranks of these tensors, which may be a pruned one's."""
+        ranks = {k.removesuffix(".Lambda"): len(t) for k, t in tensors.items() if "Lambda" in k}
+        ranks = {name: rank for name, rank in ranks.items() if rank != self.init_rank}
+        return replace(self, ranks=ranks), tensors
 
     def left(self, tuner) -> dict[str, int]:
         """The rank of every map now, {"<module>.<target>": 3}."""

@@ -19,7 +19,7 @@ ATTENTION = {
     "qwen2": ["q_proj", "v_proj"],
 }
 STEPS = 12
-SCHEDULE = dict(init_r=4, target_r=2, tinit=2, tfinal=3, total_step=STEPS)
+SCHEDULE = dict(init_r=4, target_r=2, tinit=2, tfinal=3, total_step=STEPS, beta1=0.7, beta2=0.9)
 
 
 def with_peft(name: str, **settings):
@@ -110,7 +110,30 @@ def test_a_file_that_was_never_pruned_opens_here(tmp_path):
     close(zoo.logits(model, zoo.batch("bert")), zoo.logits(theirs, zoo.batch("bert")))
     method = tuner.method
     assert (method.warmup, method.final, method.every, method.orthogonality) == (2, 3, 2, 0.25)
+    assert method.betas == (0.7, 0.9)
+    layer = theirs.base_model.model.get_submodule(tuner.places[0][0].path)
+    scale = layer.scaling["default"] / (layer.ranknum["default"] + 1e-5)
+    assert tuner.places[0][1].scale == pytest.approx(scale.item(), rel=1e-7)
     assert set(tuner.method.left(tuner).values()) == {4}
+
+
+@pytest.mark.filterwarnings("ignore:Adapter 'default'")
+def test_heads_go_both_ways(tmp_path):
+    batch = zoo.batch("bert", "classification")
+    model = zoo.build("bert", "classification")
+    method = mp.AdaLoRA(init_rank=3, target_rank=2, targets=("query", "up"))
+    tuner = mp.attach(model, method, seed=0)
+    mp.train(model, [batch], 6, 3e-2, progress=False)
+    expected = zoo.logits(model, batch)
+    tuner.save(tmp_path / "ours")
+    theirs = zoo.build("bert", "classification")
+    theirs = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours", is_trainable=True).eval()
+    close(zoo.logits(theirs, batch), expected)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tuner.detach()
+    tuner = mp.load(model, tmp_path / "theirs")
+    close(zoo.logits(model, batch), expected)
+    assert tuner.report().head > 0
 
 
 class Watched(mp.AdaLoRA):
@@ -125,10 +148,9 @@ def test_the_allocator_step_by_step(name, every):
     """Same start and batches: moving averages, scores, masks and weights equal after each step."""
     theirs = with_peft(name, deltaT=every)
     layers, seen = {}, []
-    method = Watched(
-        init_rank=4, target_rank=2, alpha=6, targets=tuple(ATTENTION[name]), warmup=2, final=3,
-        every=every,
-    )  # fmt: skip
+    ranks = dict(init_rank=4, target_rank=2, warmup=2, final=3, every=every)
+    targets = tuple(ATTENTION[name])
+    method = Watched(**ranks, alpha=6, targets=targets, betas=(0.7, 0.9))
     model = zoo.build(name)
     tuner = mp.attach(model, method, seed=0)
     pairs = dict(Q="lora_A", Lambda="lora_E", P="lora_B")
