@@ -6,8 +6,9 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
-from minipeft import methods, metrics, plots, tasks
+from minipeft import methods, metrics, plots, prompt_search, tasks
 from minipeft.anatomy import Family, Slice
+from minipeft.cloze import cloze
 from minipeft.doors import WeightDoor
 from minipeft.drift import merge_drift
 from minipeft.files import load
@@ -16,17 +17,21 @@ from minipeft.generation import generate
 from minipeft.methods import *  # noqa: F403  every method that has its line there
 from minipeft.plots import interval
 from minipeft.sanity import sanity_ladder
+from minipeft.templates import Template
 from minipeft.training import History, train
 from minipeft.tuner import Tuner, attach, route, tuners
+from minipeft.voting import vote, vote_written
 
 __all__ = [
     *methods.__all__,
     "Family",
     "History",
     "Slice",
+    "Template",
     "Tuner",
     "WeightDoor",
     "attach",
+    "cloze",
     "fingerprint",
     "generate",
     "interval",
@@ -34,9 +39,12 @@ __all__ = [
     "merge_drift",
     "metrics",
     "plots",
+    "prompt_search",
     "route",
     "sanity_ladder",
     "tasks",
     "train",
     "tuners",
+    "vote",
+    "vote_written",
 ]

@@ -154,10 +154,12 @@ class Encoding:
             return [self.task.labels[i] for i in classes]
         if self.head == "tagging":
             rows, places = zip(*[self.tagged(text, None) for text in inputs], strict=True)
-            kinds = run(model, self.inputs(list(rows))).logits.argmax(dim=-1).tolist()  # (B, T)
+            batch = self.inputs(list(rows)) | {"labels": self.pad(list(places), -100)}
+            batch, logits = run(model, batch, both=True)  # labels of 0 where a word begins
+            kinds, where = logits.argmax(dim=-1).tolist(), batch["labels"].tolist()  # (B, T)
             return [
-                " ".join(self.task.labels[k] for k, at in zip(row, where, strict=False) if at == 0)
-                for row, where in zip(kinds, places, strict=True)
+                " ".join(self.task.labels[k] for k, at in zip(row, own, strict=True) if at == 0)
+                for row, own in zip(kinds, where, strict=True)
             ]
         if self.task.kind == "classify":
             return self.likelier(model, inputs)
