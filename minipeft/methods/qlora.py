@@ -102,15 +102,26 @@ class QLoRA(LoRA):
                     f"{other.name!r} is {what} the base's own weights, which are about to be "
                     f"quantized: {'unmerge' if other.merged else 'detach'} it first."
                 )
+        already = len(tuner.places)
         super().install(tuner)  # A and B
-        paths = dict.fromkeys(place.path for place, _ in tuner.places)
+        adapted = dict.fromkeys(place.path for place, _ in tuner.places[already:])
+        paths = dict(adapted)
         if tuner.anatomy.family is not None:
             inside = tuple(f"{path}." for path, _ in tuner.anatomy.blocks())
             modules = tuner.anatomy.modules.items()
             paths |= {p: None for p, m in modules if p.startswith(inside) and is_linear(m)}
         for path in paths:
             quantized = self.quantized(tuner.model, tuner.anatomy.modules[path])
-            tuner.surround(path, lambda lora, quantized=quantized: QLoRAPatch(quantized, lora))
+
+            def around(lora: nn.Module | None, path=path, quantized=quantized) -> QLoRAPatch:
+                if lora is not None and path not in adapted:
+                    raise ValueError(
+                        f"Another method under this name sits at {path}, which QLoRA quantizes: "
+                        "attach the two under two names."
+                    )
+                return QLoRAPatch(quantized, lora)
+
+            tuner.surround(path, around)
 
     def quantized(self, model: nn.Module, linear: nn.Module) -> Quantized:
         """The weight of a linear map in four bits; the ones that are there, if there are any."""

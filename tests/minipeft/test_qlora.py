@@ -399,6 +399,30 @@ def test_a_model_of_unknown_anatomy_needs_targets():
     assert len(quantized_patches(tuner)) == 1 and type(model[0]) is nn.Linear
 
 
+def test_beside_other_methods_under_one_name_or_two():
+    model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
+    original = zoo.logits(model, batch)
+    parts = (mp.Prefix(length=2), mp.QLoRA(rank=2))
+    tuner = mp.attach(model, mp.Together(parts), seed=0)
+    assert len(quantized_patches(tuner)) == 8 and "nf4 base" in str(tuner.report())
+    model(**batch).loss.backward()
+    tuner.detach()
+    assert torch.equal(zoo.logits(model, batch), original)
+    parts = (mp.Adapter(), mp.QLoRA(rank=2, targets="query"))
+    with pytest.raises(ValueError, match="attach the two under two names"):
+        mp.attach(model, mp.Together(parts))
+    assert doors(model) == []
+    qlora = mp.attach(model, mp.QLoRA(rank=2), "qlora", seed=0)
+    start = zoo.logits(model, batch)
+    adapter = mp.attach(model, mp.Adapter(sigma=0), "adapter", seed=0)
+    assert torch.equal(zoo.logits(model, batch), start)
+    zoo.shake(adapter)
+    assert not torch.equal(zoo.logits(model, batch), start)
+    qlora.detach()
+    adapter.detach()
+    assert torch.equal(zoo.logits(model, batch), original)
+
+
 def test_full_precision_is_left_again():
     model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
     tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
