@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.adapter import Adapter
 from minipeft.methods.method import Method
 from minipeft.methods.prefix import Prefix
@@ -61,6 +62,11 @@ class Together(Method):
             find(part["method"]).revive(part["settings"], find) for part in settings["methods"]
         ]
         return cls(tuple(parts))
+
+    def restored(self, tensors: dict[str, Tensor]) -> tuple[Together, dict[str, Tensor]]:
+        """The parts, an AdaLoRA among them with the ranks that it has in these tensors."""
+        parts = (p.restored(tensors)[0] if isinstance(p, AdaLoRA) else p for p in self.methods)
+        return Together(tuple(parts)), tensors
 
     def install(self, tuner) -> None:
         tuner.shares = []

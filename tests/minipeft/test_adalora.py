@@ -291,6 +291,22 @@ def test_an_interrupted_tuner_is_saved_as_it_acts(tmp_path):
     assert torch.equal(zoo.logits(model, batches()[0]), out)
 
 
+def test_as_one_of_several_methods(tmp_path):
+    model, data = zoo.build("tiny-decoder"), batches()
+    parts = mp.AdaLoRA(init_rank=3, target_rank=2), mp.Adapter(bottleneck=2)
+    tuner = mp.attach(model, mp.Together(parts), seed=0)
+    history = mp.train(model, data, 6, **QUICK)
+    ranks = [len(patch.Lambda) for _, patch in tuner.places if hasattr(patch, "Lambda")]
+    assert sum(ranks) == 2 * 4 and history.records["default"][-1]["ranks"] == ranks
+    out = zoo.logits(model, data[0])
+    tuner.save(tmp_path)
+    tuner.detach()
+    tuner = mp.load(model, tmp_path)
+    assert torch.equal(zoo.logits(model, data[0]), out)
+    mp.train(model, data, 6, **QUICK)
+    assert ranks == [len(patch.Lambda) for _, patch in tuner.places if hasattr(patch, "Lambda")]
+
+
 def test_phases_that_leave_no_step_are_refused_before_anything_changes():
     model, tuner = tuned(warmup=10, final=10)
     before = {k: t.clone() for k, t in tuner.named_tensors().items()}
