@@ -1,0 +1,119 @@
+"""Which method works on which architecture: `python -m minipeft support` prints this table.
+
+A cell says "tested" when tests/parity/test_support.py runs its evidence on a small model of that
+architecture with that head, and the reason when there is no such pair. The tests go through `cells`
+and nothing else, so a cell cannot say "tested" without a test.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from minipeft import methods
+from minipeft.methods.method import Method
+from minipeft.methods.together import mam
+from minipeft.report import Table
+
+HEADS = ("language", "classification", "tagging")
+ALL, NO_TAGS = HEADS, HEADS[:2]
+
+# architecture -> the heads that it has
+ARCHITECTURES = {
+    "tiny-decoder": ALL,
+    "tiny-encoder": ALL,
+    "tiny-encoder-decoder": NO_TAGS,
+    "gpt2": ALL,
+    "bert": ALL,
+    "roberta": ALL,
+    "distilbert": ALL,
+    "electra": ALL,
+    "t5": ALL,
+    "mt5": ALL,
+    "bart": NO_TAGS,
+    "mbart": NO_TAGS,
+    "llama": ALL,
+    "qwen2": ALL,
+    "qwen3": ALL,
+    "mistral": ALL,
+    "opt": NO_TAGS,
+    "gpt_neox": ALL,
+    "phi": ALL,
+    "glm": ALL,
+    "glm4": ALL,
+    "bloom": ALL,
+    "gpt_neo": ALL,
+    "deberta-v2": ALL,
+}
+
+# method -> the settings that it is tested with on every architecture
+METHODS: dict[str, Method] = {
+    "FullFineTuning": methods.FullFineTuning(),
+    "TopLayers": methods.TopLayers(1),
+    "HeadOnly": methods.HeadOnly(),
+    "BitFit": methods.BitFit(),
+    "LoRA": methods.LoRA(rank=2),
+    "DoRA": methods.DoRA(rank=2, targets=("output", "down")),
+    "PiSSA": methods.PiSSA(rank=2, targets=("output", "down")),
+    "AdaLoRA": methods.AdaLoRA(target_rank=2, targets=("output", "down")),
+    "QLoRA": methods.QLoRA(rank=2, targets=("output", "down")),
+    "IA3": methods.IA3(),
+    "Adapter": methods.Adapter(bottleneck=4),
+    "Prefix": methods.Prefix(length=3, hidden=4),
+    "PTuningV2": methods.PTuningV2(length=3),
+    "PromptTuning": methods.PromptTuning(length=3),
+    "PTuning": methods.PTuning(length=3),
+    "UniPELT": methods.UniPELT(bottleneck=4, length=3, rank=2),
+    "MAM": mam(length=3, bottleneck=4),
+}
+
+NEED_MEMORY = ("Prefix", "PTuningV2", "UniPELT", "MAM")
+NO_MEMORY = ("bloom", "gpt_neo", "deberta-v2")  # attention cannot be extended from outside
+NO_BIAS = ("t5", "mt5", "llama", "qwen3", "mistral", "glm", "glm4")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One pair. why_not: None when it is tested."""
+
+    method: str
+    architecture: str
+    head: str
+    why_not: str | None
+
+
+def cells() -> list[Cell]:
+    """All of them, in the order of the table."""
+    return [
+        Cell(method, architecture, head, why_not(method, architecture))
+        for architecture, heads in ARCHITECTURES.items()
+        for head in heads
+        for method in METHODS
+    ]
+
+
+def why_not(method: str, architecture: str) -> str | None:
+    """Why there is no such pair, None where there is."""
+    if method in NEED_MEMORY and architecture in NO_MEMORY:
+        return "no memory door"
+    if method == "BitFit" and architecture in NO_BIAS:
+        return "no biases"
+    return None
+
+
+def table() -> Table:
+    """Architectures and heads down, methods across."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in cells():
+        word = "tested" if cell.why_not is None else cell.why_not
+        rows.setdefault((cell.architecture, cell.head), []).append(word)
+    tested = sum(cell.why_not is None for cell in cells())
+    return Table(
+        title=f"method x architecture x head: {tested} of {len(cells())} pairs, each tested",
+        header=("architecture", "head", *METHODS),
+        rows=[(*key, *words) for key, words in rows.items()],
+        notes=[
+            "tested: identity at the start, gradients, base untouched, files, padding, generation,",
+            "checkpointing, bf16, batch of one, length limit; see tests/parity/test_support.py.",
+            "language: causal or masked or sequence-to-sequence, as the family has it.",
+        ],
+    )
