@@ -11,6 +11,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minipeft", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_check(commands)
+    _add_support(commands)
     options = parser.parse_args(arguments)
     try:
         return options.run(options)
@@ -45,6 +46,25 @@ def _add_check(commands) -> None:
         help="memory limit for each exercise, beyond what the libraries take (default %(default)s)",
     )
     parser.set_defaults(run=_check)
+
+
+def _add_support(commands) -> None:
+    parser = commands.add_parser(
+        "support",
+        help="which method works on which architecture",
+        description="Print which method is tested on which architecture with which head.",
+        epilog="examples:\n  python -m minipeft support\n  python -m minipeft support --list",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--list", action="store_true", help="a line for every pair, tab-separated")
+    parser.set_defaults(run=_support)
+
+
+def _support(options: argparse.Namespace) -> int:
+    from minipeft import support
+
+    print(support.listed() if options.list else support.table())
+    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

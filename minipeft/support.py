@@ -101,19 +101,36 @@ def why_not(method: str, architecture: str) -> str | None:
 
 
 def table() -> Table:
-    """Architectures and heads down, methods across."""
-    rows: dict[tuple[str, str], list[str]] = {}
+    """Architectures down, methods across; a cell has a letter for every head that is tested."""
+    found: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells():
-        word = "tested" if cell.why_not is None else cell.why_not
-        rows.setdefault((cell.architecture, cell.head), []).append(word)
+        found.setdefault(cell.architecture, {}).setdefault(cell.method, []).append(cell)
+    reasons = list(dict.fromkeys(cell.why_not for cell in cells() if cell.why_not))
+
+    def short(pairs: list[Cell]) -> str:
+        if pairs[0].why_not:
+            return f"({1 + reasons.index(pairs[0].why_not)})"
+        return " ".join(pair.head[0].upper() for pair in pairs)
+
     tested = sum(cell.why_not is None for cell in cells())
     return Table(
-        title=f"method x architecture x head: {tested} of {len(cells())} pairs, each tested",
-        header=("architecture", "head", *METHODS),
-        rows=[(*key, *words) for key, words in rows.items()],
+        title=f"method x architecture x head: {tested} pairs tested",
+        header=("", *METHODS),
+        rows=[(name, *map(short, methods.values())) for name, methods in found.items()],
         notes=[
-            "tested: identity at the start, gradients, base untouched, files, padding, generation,",
-            "checkpointing, bf16, batch of one, length limit; see tests/parity/test_support.py.",
-            "language: causal or masked or sequence-to-sequence, as the family has it.",
+            "tested with the head for L language (causal, masked or sequence-to-sequence, as the",
+            "family has it), C classification, T tagging; no letter: the family has no such head.",
+            *(f"({n}) not applicable: {reason}" for n, reason in enumerate(reasons, 1)),
+            "The evidence for every pair: pytest tests/parity/test_support.py; as a list: --list.",
         ],
     )
+
+
+def listed() -> str:
+    """One line for every pair: method, architecture, head, "tested" or why not."""
+    lines = [
+        f"{c.method}\t{c.architecture}\t{c.head}\t"
+        + ("tested" if c.why_not is None else f"not applicable: {c.why_not}")
+        for c in cells()
+    ]
+    return "\n".join(lines)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import minipeft as mp
 from minipeft import support
+from minipeft.__main__ import main
 from minipeft.words import is_left_padded, positions
 
 CELLS = support.cells()
@@ -68,11 +69,16 @@ def test_every_architecture_is_there():
     assert built == set(support.ARCHITECTURES)
 
 
-def test_the_table_says_what_is_tested():
-    text = str(support.table())
-    assert text.count(" tested") >= sum(cell.why_not is None for cell in CELLS)
-    for reason in {cell.why_not for cell in CELLS} - {None}:
-        assert reason in text
+def test_the_command_prints_what_is_tested(capsys):
+    assert main(["support", "--list"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert {tuple(line[:3]) for line in lines if line[3] == "tested"} == {
+        (c.method, c.architecture, c.head) for c in CELLS if c.why_not is None
+    }
+    assert main(["support"]) == 0
+    text = capsys.readouterr().out
+    for word in (*support.METHODS, *support.ARCHITECTURES, "no memory door", "no biases"):
+        assert word in text
 
 
 def check_gradients(cell, model, tuner, batch) -> None:
