@@ -178,9 +178,12 @@ def read_lora(
     ours = method is not None
     method = method or _method_from(settings, A, anatomy)
     foreign_pissa = isinstance(method, PiSSA) and not ours
-    if set(m) != (set(A) if isinstance(method, DoRA) else set()):
+    odd = sorted(set(m) ^ (set(A) if isinstance(method, DoRA) else set()))
+    if odd:
+        there = "has a" if odd[0] in m else "has no"
         raise ValueError(
-            "DoRA has a lora_magnitude_vector for every map, LoRA none: not this file."
+            f"The file is a {type(method).__name__} by its settings, but {odd[0]} {there} "
+            "lora_magnitude_vector: the two files do not belong together."
         )
     values: dict[str, Tensor] = {}
     by_path: dict[str, list] = {}

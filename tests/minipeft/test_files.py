@@ -213,7 +213,9 @@ def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
 @pytest.mark.parametrize(
     "settings, sentence",
     [
-        (dict(use_dora=True), "use_dora=True, a variant of LoRA that this version does not know"),
+        (dict(use_dora=True), "is a DoRA by its settings, but .* has no lora_magnitude_vector"),
+        (dict(use_dora=True, init_lora_weights="pissa"), "a DoRA that started as a PiSSA"),
+        (dict(use_qalora=True), "use_qalora=True, a variant of LoRA that this version does not"),
         (dict(bias="all"), "bias='all'"),
         (dict(setting_of_2031=[1]), r"setting_of_2031=\[1\]"),
         (dict(init_lora_weights="pissa_niter_4"), "changes the base"),
