@@ -1,0 +1,181 @@
+"""🤗 PEFT as the oracle for prefix-tuning: files both ways, logits, gradients, what it writes."""
+
+import json
+import warnings
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file, save_file
+
+import minipeft as mp
+
+peft = pytest.importorskip("peft")
+
+P = 5
+TASKS = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS"}
+MODELS = [
+    *(("gpt2", "language"), ("t5", "language"), ("bart", "language"), ("llama", "language")),
+    *(("qwen2", "language"), ("bert", "classification"), ("bert", "tagging")),
+]
+OTHERS = [
+    *(("gpt2", "classification"), ("llama", "classification"), ("roberta", "classification")),
+    *(("mbart", "language"), ("gpt_neox", "language"), ("opt", "language"), ("glm4", "language")),
+]
+
+
+def with_peft(name: str, head: str, layers: int = 2, mlp: bool = False):
+    """A PEFT model with a prefix from N(0, 1), or out of an MLP."""
+    pair = "SEQ_2_SEQ_LM" if name in zoo.SEQ2SEQ else "CAUSAL_LM"
+    config = peft.PrefixTuningConfig(
+        task_type=TASKS.get(head, pair),
+        num_virtual_tokens=P,
+        prefix_projection=mlp,
+        encoder_hidden_size=7,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return peft.get_peft_model(zoo.build(name, head, layers=layers), config).eval()
+
+
+def opened_by_peft(name: str, head: str, folder, layers: int = 2):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(zoo.build(name, head, layers=layers), folder).eval()
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def check_their_file(tmp_path, name, head, layers, mlp):
+    theirs, batch = with_peft(name, head, layers, mlp), zoo.batch(name, head)
+    theirs.save_pretrained(tmp_path / "theirs")
+    expected = zoo.logits(theirs, batch)
+    model = zoo.build(name, head, layers=layers)
+    base = zoo.logits(model, batch)
+    tuner = mp.load(model, tmp_path / "theirs")
+    close(zoo.logits(model, batch), expected)
+    assert (expected - base).abs().max() > 1e-2
+    assert tuner.method.layout == "peft" and tuner.method.hidden is None
+    assert 'layout="peft"' in str(tuner.report())
+    assert bool(tuner.copies) == (head != "language")
+    tuner.save(tmp_path / "ours")
+    close(zoo.logits(opened_by_peft(name, head, tmp_path / "ours", layers), batch), expected)
+    tuner.detach()
+    assert torch.equal(zoo.logits(model, batch), base)
+    mp.load(model, tmp_path / "ours")
+    close(zoo.logits(model, batch), expected)
+
+
+@pytest.mark.parametrize("layers, mlp", [(2, False), (4, True)], ids=["flat", "mlp, four layers"])
+@pytest.mark.parametrize("name, head", MODELS)
+def test_their_file_opens_here_and_goes_back(tmp_path, name, head, layers, mlp):
+    """Four layers: T5's and BART's decoder layers read the rows 0, 2, 0, 2."""
+    check_their_file(tmp_path, name, head, layers, mlp)
+
+
+@pytest.mark.parametrize("name, head", OTHERS)
+def test_their_file_opens_here_on_more_models(tmp_path, name, head):
+    check_their_file(tmp_path, name, head, 2, False)
+
+
+METHODS = {
+    "flat": mp.Prefix(length=4, hidden=None, std=1.0, layout="peft"),
+    "mlp": mp.Prefix(length=4, hidden=6, layout="peft"),
+    "kept": mp.Prefix(length=4, hidden=6, keep_mlp=True, layout="peft"),
+    "v2": mp.PTuningV2(length=4, std=1.0, reparameterize="mlp", hidden=6, layout="peft"),
+}
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+@pytest.mark.parametrize("name, head", MODELS)
+def test_our_file_opens_there_and_here(tmp_path, name, head, method):
+    model, batch = zoo.build(name, head), zoo.batch(name, head)
+    base = zoo.logits(model, batch)
+    tuner = mp.attach(model, method, seed=0)
+    zoo.shake(tuner)
+    ours = zoo.logits(model, batch)
+    assert (ours - base).abs().max() > 1e-2
+    tuner.save(tmp_path)
+    close(zoo.logits(opened_by_peft(name, head, tmp_path), batch), ours)
+    trained = tuner.report().trainable
+    tuner.detach()
+    tuner = mp.load(model, tmp_path)
+    close(zoo.logits(model, batch), ours)
+    assert type(tuner.method) is type(method) and tuner.method.layout == "peft"
+    table = load_file(tmp_path / "adapter_model.safetensors")["prompt_embeddings"]
+    assert tuner.report().trainable == (trained if method.keep_mlp else table.numel())
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bart", "llama"])
+def test_loss_gradients_and_written_tokens_are_theirs(tmp_path, name):
+    theirs, batch = with_peft(name, "language"), zoo.batch(name)
+    theirs.save_pretrained(tmp_path)
+    model = zoo.build(name)
+    tuner = mp.load(model, tmp_path)
+    expected, loss = theirs(**batch).loss, model(**batch).loss
+    close(loss, expected)
+    expected.backward()
+    loss.backward()
+    (table,) = tuner.parameters()
+    close(table.grad, theirs.prompt_encoder["default"].embedding.weight.grad)
+    inputs = {key: batch[key][:2] for key in ("input_ids", "attention_mask")}
+    how = dict(max_new_tokens=5, do_sample=False)
+    written = theirs.generate(**inputs, **how)
+    assert torch.equal(mp.generate(model, **inputs, max_new_tokens=5), written)
+    assert torch.equal(mp.generate(model, **inputs, max_new_tokens=5, use_cache=False), written)
+
+
+@pytest.mark.parametrize("name, head", [("t5", "language"), ("llama", "language"), MODELS[-2]])
+def test_the_settings_are_those_that_peft_writes(tmp_path, name, head):
+    with_peft(name, head).save_pretrained(tmp_path / "theirs")
+    tuner = mp.load(zoo.build(name, head), tmp_path / "theirs")
+    tuner.save(tmp_path / "ours")
+    files = [tmp_path / whose / "adapter_config.json" for whose in ("theirs", "ours")]
+    theirs, ours = (json.loads(file.read_text()) for file in files)
+    free = {"peft_version", "init_weights", "encoder_hidden_size", "modules_to_save"}
+    assert {k: v for k, v in theirs.items() if k not in free} == {
+        k: v for k, v in ours.items() if k not in free
+    }
+    tensors = [load_file(file.with_name("adapter_model.safetensors")) for file in files]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensor, tensors[1][key]) for key, tensor in tensors[0].items())
+
+
+def test_a_prefix_of_our_own_layout_is_not_written_as_theirs(tmp_path):
+    """PEFT would open it and move the positions, so it gets a name that PEFT does not know."""
+    mp.attach(zoo.build("gpt2"), mp.Prefix(length=3)).save(tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["peft_type"] == "MINIPEFT"
+
+
+def broken(tmp_path, tensors=None, **changes):
+    with_peft("gpt2", "language").save_pretrained(tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
+    if tensors is not None:
+        save_file(tensors, tmp_path / "adapter_model.safetensors", {"format": "pt"})
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name, change, sentence",
+    [
+        ("gpt2", dict(num_virtual_tokens=6), "the two files do not belong together"),
+        ("gpt2", dict(num_attention_heads=2), "belongs to another base"),
+        ("t5", {}, "a prefix for a single stack"),
+        ("gpt2", dict(tensors={"prompt_embeddings": torch.zeros(7)}), "it is no prefix"),
+        ("gpt2", dict(tensors={"prompt_embeddings": torch.zeros(5, 32)}), "has shape"),
+        (
+            "gpt2",
+            dict(tensors={"prompt_embeddings": torch.zeros(5, 64), "x": torch.zeros(1)}),
+            "a tensor x, which is none",
+        ),
+    ],
+)
+def test_damaged_files_are_refused_in_a_sentence(tmp_path, name, change, sentence):
+    model = zoo.build(name)
+    with pytest.raises(ValueError, match=sentence):
+        mp.load(model, broken(tmp_path, **change))
+    assert not mp.tuners(model)
