@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.anatomy import Anatomy, Family, Place, Seat
-from minipeft.doors import CopyDoor, Door, Frozen, Parts, WeightDoor, doors, features, walk
+from minipeft.doors import CopyDoor, Door, Frozen, Parts, WeightDoor, bottom, doors, features, walk
 from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
@@ -312,12 +312,27 @@ class Tuner:
             raise ValueError(f"{self.name!r} is disabled: call enable() before merge().")
         uses = self.anatomy.uses()
         for place, patch in self.places:
+            if isinstance(place, Seat):
+                kind = type(self.method).__name__
+                raise ValueError(
+                    f"{self.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
+                    "there is no weight that it could be added to."
+                )
             if len(uses[place.module.weight]) > 1 and getattr(patch, "changes_weight", True):
                 raise ValueError(
                     f"The weight of {place.path} is shared with "
                     f"{[use for use in uses[place.module.weight] if use != place.path][0]}, which "
                     "a merge would change too: untie them first, or do not merge."
                 )
+        every = [*doors(self.model), *self.model.minipeft.parked]
+        for door in self._doors():
+            for other in every:
+                if other is not door and bottom(other) is bottom(door):
+                    name = next(iter(other.patches))
+                    raise ValueError(
+                        f"{self.name!r} cannot be merged: {name!r} has a place at the same layer, "
+                        "one copies it and the other patches it; detach that one first."
+                    )
         done = []
         try:
             for door in self._doors():
@@ -426,14 +441,18 @@ class Tuner:
             self.lent[parameter] = now
 
     def _door(self, module: nn.Module, kind: type[Door]) -> Door:
-        """The door of a module: the one that is there, or a new one in its place."""
-        for door in [*doors(self.model), *self.model.minipeft.parked]:
-            if door.base is module:
-                if not isinstance(door, kind):
-                    raise ValueError("A layer cannot be copied and patched at once: choose one.")
-                break
-        else:
-            door = kind(module)
+        """The door of a module: the one that is there, or a new one in its place.
+
+        One tuner may patch a layer that another has copied: WeightDoor(CopyDoor(module)).
+        """
+        standing = doors(self.model)
+        here = [d for d in (*standing, *self.model.minipeft.parked) if bottom(d) is module]
+        door = next((d for d in here if isinstance(d, kind)), None)
+        other = next((d for d in here if not isinstance(d, kind)), None)
+        if other and (self.name in other.patches or {kind, type(other)} != {WeightDoor, CopyDoor}):
+            raise ValueError("A layer cannot be copied and patched at once: choose one.")
+        if door is None:  # patches act on what the copy gives
+            door = kind(other if kind is WeightDoor and other in standing else module)
         self._stand(door, door)
         return door
 
