@@ -105,7 +105,7 @@ class Door(nn.Module):
             return getattr(super().__getattr__("base"), key)
 
     def __setattr__(self, key: str, value) -> None:
-        base = self.__dict__.get("_modules", {}).get("base")
+        base = bottom(self.__dict__.get("_modules", {}).get("base"))
         if (
             base is not None and key in base._parameters
         ):  # tying weights: model.lm_head.weight = embedding.weight
@@ -342,6 +342,13 @@ class Parts(nn.Module):
         return weight, bias
 
 
+def bottom(module: nn.Module | None) -> nn.Module | None:
+    """The frozen module behind a door, or behind two: a patched layer may be copied as well."""
+    while isinstance(module, Door):
+        module = module.base
+    return module
+
+
 def is_transposed(linear: nn.Module) -> bool:
     """True for GPT-2's Conv1D: its weight is (in, out), and it computes x W instead of x W^T."""
     return type(linear).__name__ == "Conv1D"
@@ -366,8 +373,7 @@ def walk(model: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:
     seen: set[int] = set()
 
     def visit(module: nn.Module, path: str) -> Iterator[tuple[str, nn.Module]]:
-        if isinstance(module, Door):
-            module = module.base
+        module = bottom(module)
         if id(module) in seen:
             return
         seen.add(id(module))

@@ -8,7 +8,7 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import doors
+from minipeft.doors import bottom, doors
 
 METHODS = {
     "lora": mp.LoRA(rank=2, alpha=4),
@@ -123,11 +123,56 @@ def test_a_failed_second_attach_leaves_the_first_alone():
     before = zoo.logits(model, batch)
     with pytest.raises(ValueError):
         mp.attach(model, mp.LoRA(targets=("query", "nothing")), name="b")
-    with pytest.raises(ValueError, match="copied and patched at once"):
-        mp.attach(model, mp.LoRA(targets="lm_head"), name="b")
-        mp.attach(model, mp.HeadOnly(), name="c")
-    mp.tuners(model)["b"].detach()
     assert list(mp.tuners(model)) == ["a"] and torch.equal(zoo.logits(model, batch), before)
+
+
+def test_one_tuner_does_not_copy_and_patch_the_same_layer():
+    model = zoo.build("gpt2", "classification")
+    with pytest.raises(ValueError, match="copied and patched at once"):
+        mp.attach(model, mp.LoRA(targets="score"))
+    assert not mp.tuners(model) and not doors(model)
+
+
+@pytest.mark.parametrize("order", ["pc", "cp"])
+@pytest.mark.parametrize("leave", ["pc", "cp"])
+def test_one_tuner_may_patch_a_layer_that_another_has_copied(order, leave):
+    """Biases of norms, and norms as a whole: each alone, both, row by row, in any order."""
+    model, batch = zoo.build("tiny-encoder"), zoo.batch("tiny-encoder")
+    base, modules = zoo.logits(model, batch), list(model.modules())
+    methods = dict(p=mp.BitFit(), c=mp.Adapter(3, sigma=0))
+    for number, name in enumerate(order):
+        zoo.shake(mp.attach(model, methods[name], name=name, seed=number), 0.3, ord(name))
+    known, alone = mp.tuners(model), {}
+    both = zoo.logits(model, batch)
+    for name in "pc":
+        with known["c" if name == "p" else "p"].disabled():
+            alone[name] = zoo.logits(model, batch)
+    with known["p"].disabled(), known["c"].disabled():
+        assert torch.equal(zoo.logits(model, batch), base)
+    with mp.route(model, ["p", "c", None]):
+        mixed = zoo.logits(model, batch)
+    for row, expected in enumerate((alone["p"], alone["c"], base)):
+        torch.testing.assert_close(mixed[row], expected[row], rtol=0, atol=1e-5)
+    with mp.route(model, ["c", "p", ("c", "p")]):
+        mixed = zoo.logits(model, batch)
+    for row, expected in enumerate((alone["c"], alone["p"], both)):
+        torch.testing.assert_close(mixed[row], expected[row], rtol=0, atol=1e-5)
+    norm = bottom(model.blocks[0].attention_norm)
+    patch = dict((place.path, p) for place, p in known["p"].places)["blocks.0.attention_norm"]
+    x = torch.randn(2, 3, 16)
+    expected = known["c"].copies["blocks.0.attention_norm"](x) + patch.d
+    torch.testing.assert_close(model.blocks[0].attention_norm(x), expected)
+    with pytest.raises(ValueError, match="'p' cannot be merged: 'c' has a place at the same layer"):
+        known["p"].merge()
+    known[leave[0]].detach()
+    torch.testing.assert_close(zoo.logits(model, batch), alone[leave[1]], rtol=0, atol=0)
+    if leave[1] == "p":
+        known["p"].merge()
+        torch.testing.assert_close(zoo.logits(model, batch), alone["p"], rtol=0, atol=1e-5)
+    known[leave[1]].detach()
+    assert torch.equal(zoo.logits(model, batch), base)
+    assert bottom(model.blocks[0].attention_norm) is norm is model.blocks[0].attention_norm
+    assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
 
 
 def test_a_detached_tuner_says_so():
