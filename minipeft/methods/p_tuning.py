@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.methods.method import Method, check_choice, check_flag, check_number
-from minipeft.methods.prompt_tuning import Prompt, check_peft, peft_notes, speak
+from minipeft.methods.soft_words import Prompt, check_peft, peft_notes, speak
 from minipeft.templates import Template
 from minipeft.words import insert_as_peft
 

@@ -40,22 +40,11 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.methods.method import Method, check_choice, check_number
+from minipeft.methods.soft_words import Prompt, check_peft, peft_notes, speak
 from minipeft.words import answer_begins, insert, insert_as_peft
 
 STARTS = ("random", "vocabulary", "text", "labels")
 POSITIONS = ("start", "after-bos", "end")
-
-
-class Prompt(nn.Module):
-    """The vectors of new words: (n, C). `alias` (1, C) is one word more that is not trained."""
-
-    def __init__(self, vectors: Tensor, alias: Tensor | None = None) -> None:
-        super().__init__()
-        self.vectors = nn.Parameter(vectors)
-        self.register_buffer("alias", alias, persistent=False)
-
-    def forward(self) -> Tensor:
-        return self.vectors if self.alias is None else torch.cat([self.vectors, self.alias])
 
 
 @dataclass(frozen=True)
@@ -97,7 +86,8 @@ class PromptTuning(Method):
             raise ValueError(
                 'layout="peft" knows one prompt, at the start: drop the other setting.'
             )
-        words = tuple((w,) if type(w) is int else tuple(w) for w in self.words)
+        given = self.words if isinstance(self.words, list | tuple) else (None,)
+        words = tuple(tuple(w) if isinstance(w, list | tuple) else (w,) for w in given)
         if not all(word and all(type(i) is int and i >= 0 for i in word) for word in words):
             raise ValueError(f"PromptTuning's words must be ids of tokens, not {self.words!r}.")
         if bool(words) != (self.start in ("text", "labels")):
@@ -123,9 +113,7 @@ class PromptTuning(Method):
         words = [(w,) if type(w) is int else w for w in self.words]
         stray = [i for word in words for i in word if i >= V]
         if stray:
-            raise ValueError(
-                f"PromptTuning's words have the id {stray[0]}, but the model knows {V}."
-            )
+            raise ValueError(f"There is no word with the id {stray[0]}: the model knows {V}.")
         if self.start == "text":
             words = [(i,) for word in words for i in word]
             words = (words * math.ceil(P / len(words)))[:P]
@@ -152,29 +140,3 @@ class PromptTuning(Method):
 
     def notes(self, tuner) -> list[str]:
         return peft_notes(self, tuner, self.position == "start")
-
-
-def speak(tuner, method, patch: nn.Module) -> None:
-    """New words for a tuner; in PEFT's layout one more, which has the vector of padding."""
-    seat = tuner.anatomy.words()
-    count = len(patch.vectors)
-    if method.layout:
-        padding = torch.tensor([tuner.anatomy.padding()], device=seat.module.weight.device)
-        patch.alias = seat.module(padding).detach().float()
-    tuner.speak(patch, count + bool(method.layout))
-
-
-def check_peft(method) -> None:
-    """`layout` is None or "peft"."""
-    if method.layout is not None:
-        check_choice(method, "layout", ("peft",))
-
-
-def peft_notes(method, tuner, first: bool) -> list[str]:
-    """Where the prompt stands, where that is not as one would expect."""
-    before = "the prompt stands before [CLS], so heads that read the first token read the prompt"
-    if method.layout and tuner.anatomy.is_encoder():
-        return [f'layout="peft": {before}, as in PEFT.']
-    if method.layout:
-        return ['layout="peft": the prompt stands first in every row, before padding, as in PEFT.']
-    return [f"Here {before}."] if first and tuner.anatomy.is_encoder() else []

@@ -1,0 +1,100 @@
+"""Prompts of real words: scoring templates, and looking for words with the gradient."""
+
+import pytest
+import torch
+import zoo
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft.prompt_search import look, score_templates, search
+from minipeft.templates import Template
+
+
+def question(name):
+    """Two rows, one answer each, for a template with {mask}."""
+    if name == "tiny-decoder":
+        ids = torch.tensor([[1, 10, 20], [1, 11, 21]])
+        labels = torch.tensor([[-100, -100, 20], [-100, -100, 21]])
+    else:
+        ids = torch.tensor([[1, 10, 4], [1, 11, 4]])
+        labels = torch.tensor([[-100, -100, 20], [-100, -100, 21]])
+    return {"input_ids": ids, "labels": labels}
+
+
+@pytest.mark.parametrize("name", ["tiny-decoder", "bert"])
+def test_templates_are_scored_by_the_loss_of_their_answers(name):
+    model, batch = zoo.build(name), question(name)
+    templates = [
+        Template((9, "{x}", "{mask}"), 4, (1, None)),
+        Template(("{x}", 9, 8, "{mask}"), 4, (1, None)),
+    ]
+    scores = score_templates(model, templates, [batch, batch])
+    assert [score for _, score in scores] == sorted((s for _, s in scores), reverse=True)
+    by_hand = {
+        templates[0]: [[1, 9, 10], [1, 9, 11]],
+        templates[1]: [[1, 10, 9, 8], [1, 11, 9, 8]],
+    }
+    for template, score in scores:
+        rows = torch.tensor(by_hand[template])
+        if name == "bert":
+            rows = torch.cat([rows, torch.full((2, 1), 4)], dim=1)
+        logits = zoo.logits(model, {"input_ids": rows})[:, -1]
+        expected = logits.log_softmax(-1)[[0, 1], [20, 21]].mean()
+        assert score == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_templates_in_writing_need_words_only():
+    model, batch = zoo.build("tiny-decoder"), question("tiny-decoder")
+    tokenizer = tt.WordTokenizer([f"w{i}" for i in range(zoo.WORDS - 14)])
+    scores = score_templates(model, ["{x} w1 {mask}", "w2 {x} {mask}"], [batch], tokenizer)
+    assert {text for text, _ in scores} == {"{x} w1 {mask}", "w2 {x} {mask}"}
+    with pytest.raises(ValueError, match=r"has no \[P\]"):
+        score_templates(model, ["[P] {x} {mask}"], [batch], tokenizer)
+
+
+def test_the_gradient_foretells_the_change_of_the_loss():
+    """HotFlip's straight line: for a small step the loss changes by the dot product."""
+    model, batch = zoo.build("bert"), question("bert")
+    method = mp.PTuning(template=("P", "{x}", "P", "{mask}"), mask=4, encoder=None)
+    tuner = mp.attach(model, method, head=False, seed=0)
+    vectors = tuner.parameters()[0]
+    before, gradient = look(model, [batch], vectors)
+    step = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)) * 1e-2
+    with torch.no_grad():
+        vectors.add_(step)
+    after, _ = look(model, [batch], vectors)
+    assert after - before == pytest.approx((gradient * step).sum().item(), abs=2e-4)
+
+
+@pytest.mark.parametrize("name", ["tiny-decoder", "bert"])
+def test_a_search_never_gets_worse_and_finds_what_it_says(name):
+    model, batch = zoo.build(name), question(name)
+    before = mp.fingerprint(model)
+    form = Template(("P", "{x}", "P", "{mask}"), 4, (1, None))
+    allowed = range(5, 40)
+    found = search(model, form, [batch], steps=8, candidates=5, allowed=allowed, progress=False)
+    assert len(found.losses) == 9
+    assert all(b <= a for a, b in zip(found.losses, found.losses[1:], strict=False))
+    assert found.losses[-1] < found.losses[0]
+    words = [piece for piece in found.template.pieces if type(piece) is int]
+    assert len(words) == 2 and set(words) <= set(allowed)
+    scored = score_templates(model, [found.template], [batch])[0][1]
+    assert scored == pytest.approx(-found.losses[-1], abs=1e-5)
+    assert mp.fingerprint(model) == before and not mp.tuners(model)
+
+
+def test_a_search_tries_the_words_that_the_line_promises_most():
+    """With one place and all words as candidates it is an exhaustive search."""
+    model, batch = zoo.build("bert"), question("bert")
+    form = Template(("P", "{x}", "{mask}"), 4, (1, None))
+    found = search(model, form, [batch], steps=1, candidates=zoo.WORDS, progress=False)
+    every = [Template((word, "{x}", "{mask}"), 4, (1, None)) for word in range(zoo.WORDS)]
+    best, score = score_templates(model, every, [batch])[0]
+    assert found.template == best and found.losses[-1] == pytest.approx(-score, abs=1e-5)
+
+
+def test_a_search_wants_a_bare_model():
+    model = zoo.build("tiny-decoder")
+    mp.attach(model, mp.PromptTuning(length=2), seed=0)
+    with pytest.raises(ValueError, match="The model has tuners"):
+        search(model, Template(("P", "{x}", "{mask}")), [question("tiny-decoder")])

@@ -1,0 +1,122 @@
+"""What rows share is run once: same loss, same gradients, and only where that is true."""
+
+import pytest
+import torch
+import zoo
+
+import minipeft as mp
+from minipeft import training
+from minipeft.shared_prompt import fits, shared_columns, shared_loss
+from minipeft.tuner import wrap
+
+DECODERS = ("tiny-decoder", "gpt2", "llama", "qwen2", "opt", "gpt_neox")
+
+
+def unpadded(name, question=0):
+    batch = zoo.batch(name)
+    batch["input_ids"][-1, -2:], batch["attention_mask"][-1, -2:] = 7, 1
+    batch["labels"] = batch["input_ids"].clone()
+    batch["labels"][:, :question] = -100
+    return batch
+
+
+def both(model, batch):
+    """(shared loss, its gradients), (plain loss, its gradients)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    out = []
+    for loss in (shared_loss(model, batch), model(**wrap(model, batch)).loss):
+        out.append((loss, torch.autograd.grad(loss, parameters)))
+    return out
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize(
+    "method, question",
+    [
+        (mp.PromptTuning(length=4, scale=0.2), 0),
+        (mp.PTuning(template=("P", 9, "P", "{x}", 11, "{mask}"), encoder="mlp"), 3),
+    ],
+    ids=["prompt", "template"],
+)
+def test_the_same_loss_and_the_same_gradients(name, method, question):
+    model, batch = zoo.build(name).train(), unpadded(name, question)
+    mp.attach(model, method, seed=0)
+    assert fits(model)
+    (loss, gradients), (plain, expected) = both(model, batch)
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        assert theirs.abs().max() > 0
+
+
+def test_equal_in_double_precision_too():
+    model, batch = zoo.build("tiny-decoder").double().train(), unpadded("tiny-decoder")
+    mp.attach(model, mp.PromptTuning(length=4), seed=0)
+    (loss, gradients), (plain, expected) = both(model, batch)
+    torch.testing.assert_close(gradients[0], expected[0], rtol=1e-10, atol=1e-12)
+    assert abs(loss.item() - plain.item()) < 1e-6  # losses are taken in fp32
+
+
+def test_a_shared_first_token_is_shared_as_well():
+    model, batch = zoo.build("tiny-decoder"), unpadded("tiny-decoder", question=1)
+    batch["input_ids"][:, 0] = 1
+    mp.attach(model, mp.PromptTuning(length=3, position="after-bos"), seed=0)
+    assert shared_columns(model, wrap(model, batch)) == 4
+    (loss, _), (plain, _) = both(model, batch)
+    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+
+
+def test_train_chooses_it_and_ends_with_the_same_numbers(monkeypatch):
+    seen, results = [], []
+    for on in (True, False):
+        model, batch = zoo.build("tiny-decoder"), unpadded("tiny-decoder")
+        tuner = mp.attach(model, mp.PromptTuning(length=4, scale=0.1), seed=0)
+
+        def choose(model, batch, on=on):
+            loss = shared_loss(model, batch) if on else None
+            seen.append(loss is not None)
+            return loss
+
+        monkeypatch.setattr(training, "shared_loss", choose)
+        history = mp.train(model, [batch], 5, 1e-2, progress=False)
+        results.append((history.losses, tuner.parameters()[0].detach()))
+    assert seen == [True] * 5 + [False] * 5
+    assert results[0][0] == pytest.approx(results[1][0], abs=1e-5)
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-5)
+
+
+def test_the_shared_tokens_really_run_once():
+    model, batch = zoo.build("tiny-decoder"), unpadded("tiny-decoder")
+    mp.attach(model, mp.PromptTuning(length=4), seed=0)
+    sizes = []
+    hook = model.blocks[0].register_forward_pre_hook(
+        lambda _, args: sizes.append(args[0].shape[:2])
+    )
+    head = model.head.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[:2]))
+    shared_loss(model, batch)
+    hook.remove(), head.remove()
+    assert [tuple(size) for size in sizes] == [(1, 4), (1, 1), (3, 7), (3, 7)]
+
+
+@pytest.mark.parametrize(
+    "why",
+    ["padding", "one row", "dropout", "checkpointing", "end", "two tuners", "encoder", "class"],
+)
+def test_where_it_does_not_apply_the_plain_way_is_taken(why):
+    name, head = ("tiny-encoder" if why == "encoder" else "tiny-decoder"), "language"
+    head = "classification" if why == "class" else "language"
+    model = zoo.build(name, head, dropout=0.1 if why == "dropout" else 0.0).train()
+    batch = unpadded(name) if head == "language" else zoo.batch(name, head)
+    if why == "padding":
+        batch = zoo.batch(name)
+    if why == "one row":
+        batch = {key: value[:1] for key, value in batch.items()}
+    model.gradient_checkpointing = why == "checkpointing"
+    position = "end" if why == "end" else None
+    if why == "end":
+        batch["labels"][:, :3] = -100
+    mp.attach(model, mp.PromptTuning(length=2, position=position), seed=0)
+    if why == "two tuners":
+        mp.attach(model, mp.LoRA(rank=1), name="lora", seed=0)
+    assert shared_loss(model, batch) is None
+    assert torch.isfinite(model(**batch).loss)
