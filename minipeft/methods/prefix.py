@@ -142,9 +142,10 @@ class Prefix(Method):
         if self.position != "infix":
             return
         found = batch["input_ids"] == self.after  # (B, T)
-        routed = tuner.model.minipeft.rows or [(tuner.name,)] * len(found)
-        for row, (names, there) in enumerate(zip(routed, found.any(dim=1).tolist(), strict=True)):
-            if tuner.name in names and not there:
+        routed = tuner.model.minipeft.rows or [(tuner.name,)]
+        each = max(1, len(found) // len(routed))  # rows of the batch for one name: beams
+        for row, there in enumerate(found.any(dim=1).tolist()):
+            if not there and tuner.name in routed[min(row // each, len(routed) - 1)]:
                 raise ValueError(f"Row {row} has no token {self.after}: the infix has no place.")
         for _, patch in tuner.places:
             patch.since = found.int().argmax(dim=1)  # (B,)

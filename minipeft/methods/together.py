@@ -84,6 +84,10 @@ class Together(Method):
             batch = part.wrap(own, batch)
         return batch
 
+    def look(self, tuner, batch: dict) -> None:
+        for part, own in self._parts(tuner):
+            part.look(own, batch)
+
     def notes(self, tuner) -> list[str]:
         return [note for part, own in self._parts(tuner) for note in part.notes(own)]
 

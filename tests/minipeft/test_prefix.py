@@ -299,8 +299,17 @@ def test_an_infix_is_read_from_its_place_on(name):
         how = dict(max_new_tokens=5, beams=beams)
         kept = mp.generate(model, ids, **how)
         assert torch.equal(kept, mp.generate(model, ids, **how, use_cache=False))
+        with mp.route(model, ["default", None]):
+            routed = mp.generate(model, ids, **how)
+        assert torch.equal(routed[0], kept[0])
     with pytest.raises(ValueError, match="Row 1 has no token 5: the infix has no place"):
         model(torch.tensor([[4, 5], [4, 4]]))
+    with mp.route(model, ["default", None]):
+        model(torch.tensor([[4, 5], [4, 4]]))
+    tuner.detach()
+    parts = mp.Prefix(**settings, position="infix", after=SEPARATOR), mp.LoRA(rank=2)
+    mp.attach(model, mp.Together(parts), seed=0)
+    torch.testing.assert_close(zoo.logits(model, batch), infix, rtol=0, atol=1e-5)
 
 
 def test_an_infix_needs_one_row_for_both():
