@@ -611,6 +611,12 @@ class Anatomy:
         """Every token sees every token; heads read the first one, [CLS]."""
         return not self.is_encoder_decoder() and not self.is_decoder()
 
+    def writes(self) -> bool:
+        """A decoder with a language head: what has labels in a row is what it writes."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        head = type(self.modules.get("head")).__name__ == "LanguageHead"
+        return self.is_decoder() and (ask() is not None if ask else head)
+
     def takes_positions(self) -> bool:
         """Can the model be told positions, counted from 0?"""
         told = "position_ids" in inspect.signature(self.model.forward).parameters

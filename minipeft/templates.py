@@ -10,8 +10,8 @@
 | {mask} | encoder, encoder-decoder: a mask token; decoder: the answer, if known  |
 | 17     | the token with this id: an anchor word                                 |
 
-In a decoder's row the input ends where the labels begin, or, without labels, with the row; what has
-labels is the answer. A mask token that a row has already moves to {mask}, and its label with it.
+In the row of a decoder that writes, the input ends where the labels begin, or, without labels, with
+the row; what has labels is the answer. A mask token that a row has already moves to {mask}, and its label with it.
 """
 
 from __future__ import annotations
@@ -90,10 +90,10 @@ class Template:
     def fill(self, batch: dict, anatomy, words: Iterable[int] = ()) -> dict:
         """The batch with every row put into the template; words: ids of the pseudo tokens."""
         decoder, words = anatomy.is_decoder(), list(words)
-        begins = answer_begins(batch).tolist() if decoder else None
+        begins = answer_begins(batch).tolist() if anatomy.writes() else None
         ids, rows = batch["input_ids"].tolist(), []
         for b, own in enumerate(own_columns(batch)):
-            x, answer = (own[: begins[b]], own[begins[b] :]) if decoder else (own, [])
+            x, answer = (own[: begins[b]], own[begins[b] :]) if begins else (own, [])
             n_open, n_close = self._around([ids[b][t] for t in x], anatomy)
             opening, x, closing = x[:n_open], x[n_open : len(x) - n_close], x[len(x) - n_close :]
             if not decoder and "{mask}" in self.pieces:

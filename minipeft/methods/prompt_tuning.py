@@ -134,7 +134,7 @@ class PromptTuning(Method):
         anatomy = tuner.anatomy
         position = self.position or ("after-bos" if anatomy.is_encoder() else "start")
         at: int | str | Tensor = {"start": 0, "after-bos": 1, "end": "end"}[position]
-        if position == "end" and anatomy.is_decoder():
+        if position == "end" and anatomy.writes():
             at = answer_begins(batch)
         return insert(batch, ids, at, not anatomy.is_encoder_decoder())
 
