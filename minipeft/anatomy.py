@@ -560,6 +560,14 @@ class Anatomy:
 
     def words(self) -> Seat:
         """The token embedding; in an encoder-decoder the encoder's."""
+        return self.embeddings()[0]
+
+    def embeddings(self) -> list[Seat]:
+        """Every token embedding, the one first that reads the input.
+
+        Some models keep several which share one matrix; a classifier made of an encoder-decoder
+        hands the input to both.
+        """
         family = self._known_family("words")
         ends = tuple(f".{name}" for name in family.words)
         paths = [p for p, m in self.modules.items() if f".{p}".endswith(ends)]
@@ -569,10 +577,12 @@ class Anatomy:
                 f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
                 "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
             )
-        inside = [p for p in paths if ".encoder." in f".{p}" and ".decoder." not in f".{p}"]
-        path = (inside or paths)[0]
-        width = self.modules[path].embedding_dim
-        return Seat("words", path, self.modules[path], "", None, 1, width, width)
+        paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
+        modules = [self.modules[path] for path in paths]
+        return [
+            Seat("words", path, m, "", None, 1, m.embedding_dim, m.embedding_dim)
+            for path, m in zip(paths, modules, strict=True)
+        ]
 
     def position_layers(self) -> list[tuple[str, nn.Module]]:
         """(path, module) where positions are looked up; empty where there are none (T5)."""

@@ -174,9 +174,13 @@ class Tuner:
 
     def speak(self, patch: nn.Module, count: int) -> range:
         """Teach the model new words: patch() -> their vectors (count, C). Returns their ids."""
-        seat = self.anatomy.words()
-        self.words = self._door(seat.module, WordDoor).reserve(self.name, count)
-        self._sit(seat, patch, WordDoor)
+        first, *others = self.anatomy.embeddings()
+        self.words = self._door(first.module, WordDoor).reserve(self.name, count)
+        self._sit(first, patch, WordDoor)
+        for seat in others:
+            door = self._door(seat.module, WordDoor)
+            door.spans[self.name] = self.words
+            door.add(self.name, patch)
         return self.words
 
     def shift_positions(self, shift: int, within: str = "") -> None:
@@ -473,8 +477,9 @@ class Tuner:
     def _stand(self, door: Door, module: nn.Module) -> None:
         """Let `module` stand wherever the door, its base or a copy of it stands now."""
         now = {door, door.base, *door.patches.values()} - {module}
+        inside = {door, door.patches, *(other.patches for other in doors(self.model))}
         for parent in list(self.model.modules()):
-            if parent is door or parent is door.patches:
+            if parent in inside:  # patches, of which some sit in several doors
                 continue
             for key, child in parent._modules.items():
                 if child in now:
