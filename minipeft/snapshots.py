@@ -34,7 +34,7 @@ class Snapshots:
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.parameters = parameters
-        self.buffers = dict(model.named_buffers())  # batch norm's running means, say
+        self.buffers = dict(model.named_buffers())  # running means: batch norm, AdaLoRA
         self.optimizer = optimizer
         self.run = {
             "settings": settings,
