@@ -11,7 +11,8 @@
 | 17     | the token with this id: an anchor word                                 |
 
 In the row of a decoder that writes, the input ends where the labels begin, or, without labels, with
-the row; what has labels is the answer. A mask token that a row has already moves to {mask}, and its label with it.
+the row; what has labels is the answer. A mask token that a row has already moves to {mask}, and its
+label with it.
 """
 
 from __future__ import annotations

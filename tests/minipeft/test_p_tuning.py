@@ -150,6 +150,21 @@ def test_a_decoder_writes_at_the_mask_with_and_without_the_answer():
     assert out["input_ids"].tolist()[0] == [1, V, V + 1, 10, 11, 7, V + 2]
 
 
+@pytest.mark.parametrize("name", ["tiny-decoder", "gpt2", "llama"])
+@pytest.mark.parametrize("head", ["classification", "tagging"])
+def test_labels_of_another_head_are_no_answer(name, head):
+    """The prompt stands at the same places with labels and without."""
+    model, batch = zoo.build(name, head), zoo.batch(name, head)
+    for method in (mp.PTuning(template=("{x}", "P")), mp.PromptTuning(length=1, position="end")):
+        tuner = mp.attach(model, method, seed=0)
+        with_labels = tuner.wrap(batch)["input_ids"]
+        del batch["labels"]
+        assert torch.equal(tuner.wrap(batch)["input_ids"], with_labels)
+        assert with_labels[0, -1] == V and with_labels[2, -3] == V
+        batch = zoo.batch(name, head)
+        tuner.detach()
+
+
 def test_an_encoder_fills_in_the_mask_and_keeps_its_frame():
     """The mask of the batch moves to its place in the template, and its label with it."""
     ids = torch.tensor([[1, 10, 4, 2, 0], [1, 10, 11, 12, 2]])

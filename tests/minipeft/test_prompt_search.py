@@ -6,7 +6,7 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.prompt_search import look, score_templates, search
+from minipeft.prompt_search import look, promising, score_templates, search
 from minipeft.templates import Template
 
 
@@ -83,8 +83,15 @@ def test_a_search_never_gets_worse_and_finds_what_it_says(name):
     assert mp.fingerprint(model) == before and not mp.tuners(model)
 
 
-def test_a_search_tries_the_words_that_the_line_promises_most():
-    """With one place and all words as candidates it is an exhaustive search."""
+def test_candidates_are_exact_where_the_loss_is_a_straight_line():
+    torch.manual_seed(0)
+    E, slope = torch.randn(12, 3), torch.randn(3)
+    by_loss = sorted(range(12), key=lambda word: float(slope @ E[word]))
+    assert promising(E, slope, 4) == by_loss[:4]
+    assert promising(E, slope, 99) == by_loss
+
+
+def test_with_every_word_as_candidate_a_search_is_exhaustive():
     model, batch = zoo.build("bert"), question("bert")
     form = Template(("P", "{x}", "{mask}"), 4, (1, None))
     found = search(model, form, [batch], steps=1, candidates=zoo.WORDS, progress=False)

@@ -1,0 +1,217 @@
+"""🤗 PEFT as the oracle of prompt tuning and P-tuning: files both ways, gradients, oddities."""
+
+import json
+import warnings
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file, save_file
+
+import minipeft as mp
+
+peft = pytest.importorskip("peft")
+
+P = 5
+LANGUAGE = ("gpt2", "llama", "qwen2", "t5", "bart")
+HEADS = [(name, "language") for name in LANGUAGE]
+HEADS += [("bert", "classification"), ("bert", "tagging"), ("roberta", "classification")]
+HEADS += [("gpt2", "classification"), ("gpt2", "tagging"), ("llama", "classification")]
+KINDS = {
+    "prompt": dict(),
+    "mlp": dict(encoder_reparameterization_type="MLP", encoder_hidden_size=7),
+    "lstm": dict(encoder_reparameterization_type="LSTM", encoder_hidden_size=7),
+}
+
+
+def task_of(name, head):
+    tasks = {"classification": "SEQ_CLS", "tagging": "TOKEN_CLS"}
+    return tasks.get(head) or ("SEQ_2_SEQ_LM" if name in zoo.SEQ2SEQ else "CAUSAL_LM")
+
+
+def with_peft(name, head="language", kind="prompt"):
+    model = zoo.build(name, head)
+    make = peft.PromptTuningConfig if kind == "prompt" else peft.PromptEncoderConfig
+    config = make(task_type=task_of(name, head), num_virtual_tokens=P, **KINDS[kind])
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(3)
+        return peft.get_peft_model(model, config).eval()
+
+
+def opened_by_peft(name, head, folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(zoo.build(name, head), folder).eval()
+
+
+def inputs(name, head="language", left=False):
+    """A batch; labels only where PEFT can do with them."""
+    batch = zoo.batch(name, head)
+    if left:
+        batch = {k: v.clone() for k, v in batch.items()}
+        for key in ("input_ids", "attention_mask"):
+            batch[key][-1] = batch[key][-1].roll(2)
+    if head == "tagging":
+        del batch["labels"]
+    return batch
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+
+
+def is_bert(name):
+    return name in ("bert", "roberta")
+
+
+@pytest.mark.parametrize("name, head", HEADS)
+@pytest.mark.parametrize("kind", ["prompt", "lstm"])
+def test_their_file_does_here_what_it_does_there(tmp_path, name, head, kind):
+    """Padding on either side, and all: also where that is odd. Then back again."""
+    theirs = with_peft(name, head, kind)
+    theirs.save_pretrained(tmp_path / "theirs")
+    model = zoo.build(name, head)
+    base = zoo.logits(model, inputs(name, head))
+    tuner = mp.load(model, tmp_path / "theirs")
+    assert tuner.method.layout == "peft" and 'layout="peft"' in str(tuner.report())
+    assert ("before [CLS]" in str(tuner.report())) == is_bert(name)
+    assert tuner.report().trainable == P * 16
+    expected = theirs(**inputs(name, head)).logits.detach()
+    close(zoo.logits(model, inputs(name, head)), expected)
+    if expected.shape == base.shape:
+        assert (expected - base).abs().max() > 1e-2, "the prompt does something"
+    odd = inputs(name, head, left=True)
+    close(zoo.logits(model, odd), theirs(**odd).logits)
+    tuner.save(tmp_path / "ours")
+    close(opened_by_peft(name, head, tmp_path / "ours")(**inputs(name, head)).logits, expected)
+    again = zoo.build(name, head)
+    mp.load(again, tmp_path / "ours")
+    close(zoo.logits(again, inputs(name, head)), expected)
+
+
+@pytest.mark.parametrize("name", LANGUAGE)
+@pytest.mark.parametrize(
+    "method",
+    [
+        mp.PromptTuning(length=P),
+        mp.PTuning(length=P, encoder="lstm"),
+        mp.PTuning(length=P, encoder="mlp"),
+    ],
+    ids=["prompt", "lstm", "mlp"],
+)
+def test_our_file_opens_there(tmp_path, name, method):
+    model, batch = zoo.build(name), inputs(name)
+    tuner = mp.attach(model, method, seed=0)
+    ours = model(**batch)
+    tuner.save(tmp_path)
+    theirs = opened_by_peft(name, "language", tmp_path)(**batch)
+    close(theirs.logits, ours.logits)
+    close(theirs.loss, ours.loss)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [mp.PromptTuning(length=P, layout="peft"), mp.PTuning(length=P, layout="peft", encoder="mlp")],
+    ids=["prompt", "p"],
+)
+@pytest.mark.parametrize("head", ["classification", "tagging"])
+def test_in_their_layout_bert_opens_there_too(tmp_path, method, head):
+    model, batch = zoo.build("bert", head), inputs("bert", head)
+    tuner = mp.attach(model, method, seed=0)
+    zoo.shake(tuner)
+    assert tuner.report().head > 0
+    ours = zoo.logits(model, batch)
+    tuner.save(tmp_path)
+    close(opened_by_peft("bert", head, tmp_path)(**batch).logits, ours)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "t5", "bart"])
+def test_the_same_words_are_written(tmp_path, name):
+    theirs = with_peft(name)
+    theirs.save_pretrained(tmp_path)
+    model = zoo.build(name)
+    mp.load(model, tmp_path)
+    ids = zoo.batch(name, rows=2)["input_ids"][:, :5]
+    options = dict(max_new_tokens=5, do_sample=False)
+    expected = theirs.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **options)
+    ours = mp.generate(model, ids, max_new_tokens=5)
+    if name in zoo.SEQ2SEQ:
+        assert torch.equal(ours, expected)
+    else:
+        assert torch.equal(ours[:, 5:], expected[:, -5:])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])
+def test_gradients_are_the_same_numbers(tmp_path, name):
+    head = "classification" if name == "bert" else "language"
+    theirs, batch = with_peft(name, head), zoo.batch(name, head)
+    theirs.save_pretrained(tmp_path)
+    model = zoo.build(name, head)
+    tuner = mp.load(model, tmp_path)
+    loss = model(**batch).loss
+    loss.backward()
+    expected = theirs(**batch).loss
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    gradient = theirs.prompt_encoder["default"].embedding.weight.grad[:P]
+    ours = tuner.places[0][1].vectors.grad
+    torch.testing.assert_close(ours, gradient, rtol=1e-5, atol=1e-7)
+    assert gradient.abs().max() > 0
+
+
+def test_what_is_in_the_file(tmp_path):
+    for name, shape in (("gpt2", (P, 16)), ("t5", (2 * P, 16))):
+        tuner = mp.attach(zoo.build(name), mp.PTuning(length=P), seed=0)
+        tuner.save(tmp_path / name)
+        tensors = load_file(tmp_path / name / "adapter_model.safetensors")
+        assert {k: tuple(t.shape) for k, t in tensors.items()} == {"prompt_embeddings": shape}
+        told = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert told["peft_type"] == "P_TUNING" and told["num_virtual_tokens"] == P
+    tuner = mp.attach(zoo.build("bert", "tagging"), mp.PromptTuning(length=P, layout="peft"))
+    tuner.save(tmp_path / "bert")
+    keys = set(load_file(tmp_path / "bert" / "adapter_model.safetensors"))
+    heads = {"base_model.classifier.weight", "base_model.classifier.bias"}
+    assert keys == {"prompt_embeddings", *heads}
+
+
+@pytest.mark.parametrize(
+    "name, method",
+    [
+        ("bert", mp.PromptTuning(length=2)),
+        ("gpt2", mp.PromptTuning(length=2, position="after-bos")),
+        ("gpt2", mp.PromptTuning(length=2, ensemble=2)),
+        ("gpt2", mp.PTuning(template=("P", "{x}", "P"))),
+        ("gpt2", mp.PTuning(length=2, keep_encoder=True)),
+        ("gpt2", mp.PTuning(length=2, tune_model=True)),
+    ],
+)
+def test_what_peft_would_misread_it_does_not_open(tmp_path, name, method):
+    mp.attach(zoo.build(name), method, seed=0).save(tmp_path)
+    told = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert told["peft_type"] == "MINIPEFT"
+    with pytest.raises(Exception):  # noqa: B017  whatever PEFT says of a type it does not know
+        opened_by_peft(name, "language", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "tensors, told, sentence",
+    [
+        (dict(), dict(num_virtual_tokens="5"), "no number of words"),
+        (dict(), dict(num_virtual_tokens=4), r"has shape \(5, 16\) .* \(4, 16\)"),
+        (dict(prompt_embeddings=torch.zeros(5, 8)), dict(), r"has shape \(5, 8\)"),
+        (dict(prompt_embeddings=None), dict(), "lacks prompt_embeddings"),
+        (dict(other=torch.zeros(1)), dict(), "has a tensor other"),
+        ({"base_model.nothing.weight": torch.zeros(1)}, dict(), "a tensor for nothing"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, tensors, told, sentence):
+    with_peft("gpt2").save_pretrained(tmp_path)
+    config, file = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    config.write_text(json.dumps(json.loads(config.read_text()) | told))
+    whole = load_file(file) | tensors
+    save_file({k: t for k, t in whole.items() if t is not None}, file, {"format": "pt"})
+    model = zoo.build("gpt2")
+    with pytest.raises(ValueError, match=sentence):
+        mp.load(model, tmp_path)
+    assert not mp.tuners(model)
