@@ -180,7 +180,13 @@ def test_with_lora_the_order_of_attachment_counts_and_merging_keeps_it(first):
     late.merge()
     with pytest.raises(ValueError, match=f"acts before '{late.name}', which is merged: unmerge"):
         early.enable()
+    late.unmerge()
+    with early.disabled():
+        expected = model["m"](x)  # the later one alone
+    early.enable().merge()
+    late.merge()
     early.detach()  # what never acts again is in nobody's way
+    torch.testing.assert_close(model["m"](x), expected)
     late.detach()
     assert torch.equal(model["m"].weight, W)
 
