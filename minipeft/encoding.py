@@ -245,7 +245,6 @@ def write(model, batch: dict[str, Tensor], longest: int, tokenizer) -> list[list
     batch = {key: value.to(device) for key, value in batch.items()}
     end = tokenizer.eos_token_id
     ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=end)  # wraps by itself
-    decoder = kind_of(model) == "decoder"
-    start = wrapped(model, batch)["input_ids"].shape[1] if decoder else 1
+    start = batch["input_ids"].shape[1] if kind_of(model) == "decoder" else 1
     rows = ids[:, start:].tolist()
     return [row[: row.index(end)] if end in row else row for row in rows]
