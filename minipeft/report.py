@@ -91,6 +91,7 @@ def report_of(tuner) -> Report:
 
     def line(kind: str, target: str, path: str, tensors: dict) -> int:
         shapes = "  ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
+        shapes = shapes or "shared"  # with a patch that stands before
         count = sum(tensor.numel() for tensor in tensors.values())
         group = (kind, target, re.sub(r"\b\d+\b", "*", path), shapes)
         places, numbers = lines.get(group, (0, 0))
