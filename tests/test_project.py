@@ -81,3 +81,25 @@ def test_no_committed_file_names_a_path_of_somebodys_machine():
             if re.search(r"/(root|home/\w+|work)/", text) and name != "tests/test_project.py":
                 wrong.append(name)
     assert not wrong
+
+
+def test_the_method_shown_to_contributors_is_the_one_that_is_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert (ROOT / "minipeft/methods/dora.py").read_text(encoding="utf-8") in blocks
+    line = "from minipeft.methods.dora import DoRA, DoRAPatch\n"
+    assert line in blocks and line in (ROOT / "minipeft/methods/__init__.py").read_text()
+
+
+def test_every_method_is_in_the_readme_and_in_the_table_of_support():
+    from minipeft import methods, support
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    every = {
+        name
+        for name in methods.__all__
+        if issubclass(getattr(methods, name), methods.Method) and name != "Method"
+    }
+    assert every - {"Together"} == set(support.METHODS) - {"MAM"}
+    for name in every:
+        assert f"`{name}`" in text
