@@ -174,6 +174,24 @@ def test_a_prompt_does_not_change_what_is_written_with_or_without_a_cache(name):
     assert torch.equal(with_cache, mp.generate(model, ids, mask, max_new_tokens=5, use_cache=False))
     if name not in zoo.SEQ2SEQ:
         assert torch.equal(with_cache[:, :5], ids), "soft words are not given back"
+        alone = mp.generate(model, ids[1:, 2:], max_new_tokens=5)[0, 3:]
+        together = with_cache[1, 5:]
+        assert torch.equal(together[: len(alone)], alone), "padding on the left changes nothing"
+
+
+@pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder-decoder"])
+def test_a_task_reads_what_was_written_and_no_less(name):
+    import tiny_transformer as tt
+
+    words = [f"w{i}" for i in range(zoo.WORDS - 14)]
+    tokenizer = tt.WordTokenizer(words, ends=name != "tiny-decoder")
+    task = mp.tasks.make("mine", "cloze", train=[("w1 w2", "w3"), ("w4", "w5")])
+    model = zoo.build(name)
+    mp.attach(model, mp.PromptTuning(length=3), seed=0)
+    said = task.predict(model, tokenizer, ["w1 w2"])
+    ids = torch.tensor([tokenizer("w1 w2", return_tensors=None)["input_ids"]])
+    new = mp.generate(model, ids, max_new_tokens=1)[0, -1:]
+    assert said == [tokenizer.decode(new.tolist(), skip_special_tokens=True)]
 
 
 # ---- ensembles
