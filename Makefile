@@ -3,6 +3,7 @@
 #   PYTHON=/path/to/python3.12      which interpreter .venv is made with (default: the first that is 3.11 or newer)
 #   TORCH_INDEX=https://...         where pip takes torch from, for example PyTorch's CPU-only index
 #   ONLY=10                         for `course` and `notebooks`: one lesson
+#   WORKERS=4                       for `test`: how many processes share the tests (default: 2)
 #   FORCE=1                         for `course` and `notebooks`: execute even what is up to date
 
 SHELL       := /bin/bash
@@ -12,6 +13,7 @@ PY          := $(VENV)/bin/python
 STAMP       := $(VENV)/.ready-$(shell cat requirements.txt pyproject.toml | cksum | tr ' ' '-')
 # In a container one is often root, which JupyterLab refuses unless told that it is meant.
 LAB_FLAGS   := $(if $(filter 0,$(shell id -u)),--allow-root)
+WORKERS     ?= 2
 BUILD_FLAGS := $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
@@ -33,7 +35,7 @@ lab: $(STAMP)  ## copy the exercises to work/ (a copy that is there is kept) and
 test: $(STAMP)  ## lint, then every test
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal
 
 bench: $(STAMP)  ## measure speed; the tables go to build/
 	$(PY) benchmarks/run.py
