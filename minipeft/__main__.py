@@ -1,85 +1,56 @@
-"""The command line: `python -m minipeft COMMAND`."""
+"""Fine-tune a base with any method, look at what came of it, and use it."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+from importlib import import_module
+
+from minipeft.commands.options import Parser
+
+COMMANDS = (
+    "train",
+    "evaluate",
+    "generate",
+    "merge",
+    "convert",
+    "support",
+    "check",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m minipeft", description=__doc__)
+    """Run one command; returns the exit code: 0 done, 1 a negative result, 2 unusable input."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = Parser(
+        prog="python -m minipeft",
+        description=__doc__,
+        epilog="`python -m minipeft COMMAND --help` has examples; "
+        "`python -m minipeft train` trains an example.",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_check(commands)
-    _add_support(commands)
-    options = parser.parse_args(arguments)
     try:
+        for name in COMMANDS:
+            import_module(f"minipeft.commands.{name}").add(commands, arguments)
+        options = parser.parse_args(arguments)
+        options.arguments = list(arguments)
         return options.run(options)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"minipeft: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("minipeft: stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        if os.environ.get("MINIPEFT_TRACEBACK"):
+            raise
+        print(f"minipeft: {sentence(error)}", file=sys.stderr)
         return 2
 
 
-def _add_check(commands) -> None:
-    from minipeft.checks import submission
-
-    parser = commands.add_parser(
-        "check",
-        help="check the exercises of a notebook",
-        description="Check every exercise of a notebook and print a table.\n\n"
-        + submission.__doc__.partition("\n\n")[2],
-        epilog="Exit code: 0 all passed, 1 some did not, 2 there was nothing to check.\n\n"
-        "example:\n  python -m minipeft check work/10_lora.ipynb",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("notebook", help="a notebook made from notebooks/exercises/")
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=submission.SECONDS,
-        help="time limit for each exercise (default %(default)s)",
-    )
-    parser.add_argument(
-        "--megabytes",
-        type=int,
-        default=submission.MEGABYTES,
-        help="memory limit for each exercise, beyond what the libraries take (default %(default)s)",
-    )
-    parser.set_defaults(run=_check)
-
-
-def _add_support(commands) -> None:
-    parser = commands.add_parser(
-        "support",
-        help="which method works on which architecture",
-        description="Print which method is tested on which architecture with which head.",
-        epilog="examples:\n  python -m minipeft support\n  python -m minipeft support --list",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--list", action="store_true", help="a line for every pair, tab-separated")
-    parser.set_defaults(run=_support)
-
-
-def _support(options: argparse.Namespace) -> int:
-    from minipeft import support
-
-    print(support.listed() if options.list else support.table())
-    return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from minipeft.checks import submission
-
-    exercises = submission.read(options.notebook)
-    verdicts = []
-    for exercise in exercises:
-        if sys.stderr.isatty():
-            print(f"\r\x1b[Kchecking {exercise.number}", end="", file=sys.stderr, flush=True)
-        verdicts.append(submission.judge(exercise, options.seconds, options.megabytes))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    print(submission.table(exercises, verdicts, colour=sys.stdout.isatty()))
-    return 0 if all(v.result == "passed" for v in verdicts) else 1
+def sentence(error: BaseException) -> str:
+    """What went wrong, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return f"{error.strerror}{place}."
+    return " ".join(str(error).split()) or f"{type(error).__name__}."
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Shapes: B examples, T tokens, V words.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,8 @@ class Encoding:
 
     def target_ids(self, target: str) -> list[int]:
         """A target as the model should write it: with <eos> when it writes whole texts."""
+        if hasattr(self.tokenizer, "target"):  # what is written has an alphabet of its own
+            return self.tokenizer.target(target)
         ends = [self.tokenizer.eos_token_id] if self.task.kind == "generate" else []
         if self.model_kind == "encoder-decoder":
             # transformers' models expect what their tokenizer puts around a text (BART <s> x </s>)
@@ -141,6 +144,7 @@ class Encoding:
         ids, labels = list(start), [-100] * len(start)
         for word, kind in zip(words, kinds, strict=True):
             pieces = self.ids(word if len(ids) == len(start) else " " + word, special=False)
+            pieces = pieces or [self.tokenizer.unk_token_id]  # of a sign that is dropped
             ids += pieces
             labels += [kind] + [-100] * (len(pieces) - 1)
         return ids + end, labels + [-100] * len(end)
@@ -187,15 +191,20 @@ class Encoding:
         """Greedy text, cut at <eos>; cloze tasks write as many tokens as their longest target."""
         side = "left" if self.model_kind == "decoder" else "right"
         batch = self.inputs([self.ids(text) for text in inputs], side)
+        tokens, words = self.longest
+        new = write(model, batch, tokens, self.tokenizer)
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
+        if self.task.kind == "cloze" and tokens > 1:  # more tokens than this answer needs
+            texts = [" ".join(metrics.normal(t).split()[:words]) for t in texts]
+        return texts
+
+    @cached_property
+    def longest(self) -> tuple[int, int]:
+        """The longest target of all splits, in tokens and in words."""
         splits = self.task.splits.values()
         targets = {example.target for split in splits for example in split} or {"one word"}
-        longest = max(len(self.target_ids(target)) for target in targets)
-        new = write(model, batch, longest, self.tokenizer)
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
-        if self.task.kind == "cloze" and longest > 1:  # more tokens than this answer needs
-            lengths = {len(metrics.normal(target).split()) for target in targets}
-            texts = [" ".join(metrics.normal(t).split()[: max(lengths)]) for t in texts]
-        return texts
+        tokens = max(len(self.target_ids(target)) for target in targets)
+        return tokens, max(len(metrics.normal(target).split()) for target in targets)
 
 
 # -- models of both libraries

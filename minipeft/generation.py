@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +23,7 @@ def generate(
     use_cache: bool = True,
     eos_token_id: int | None = None,
     seed: int = 0,
+    stream: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """New tokens after a prompt (decoder) or for a source (encoder-decoder).
 
@@ -28,10 +31,13 @@ def generate(
         input_ids, attention_mask: (B, T); a decoder's prompts are padded on the left.
         beams: greedy with 1, beam search with more.
         sample: draw tokens instead, with temperature, among the top_k; `seed` fixes what is drawn.
+        stream: called with the newest word of every row (B,) as it comes; not with beams.
 
     Returns:
         ids: a decoder's begin with the prompt, an encoder-decoder's with the start token.
     """
+    if stream and beams > 1:
+        raise ValueError("Beams are not known before their end: stream with beams=1.")
     batch = {"input_ids": input_ids}
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask
@@ -50,15 +56,31 @@ def generate(
                     shared |= dict(temperature=temperature, top_k=top_k or 0)
                 if eos_token_id is not None:
                     shared["eos_token_id"] = eos_token_id
-                written = model.generate(**batch, **shared)
+                written = model.generate(**batch, **shared, streamer=stream and Streamer(stream))
             else:
                 import tiny_transformer as tt
 
                 shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
-                written = tt.generate(model, **batch, **shared, eos_token_id=eos_token_id)
+                shared |= dict(eos_token_id=eos_token_id, stream=stream)
+                written = tt.generate(model, **batch, **shared)
             if decoder and batch["input_ids"] is not input_ids:  # soft prompts are not given back
                 written = torch.cat([input_ids, written[:, given:]], dim=1)
             return written
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+class Streamer:
+    """What transformers calls with the prompt first, then with one word per row."""
+
+    def __init__(self, stream: Callable[[Tensor], None]) -> None:
+        self.stream, self.begun = stream, False
+
+    def put(self, ids: Tensor) -> None:
+        if self.begun:
+            self.stream(ids)
+        self.begun = True
+
+    def end(self) -> None:
+        pass

@@ -17,7 +17,6 @@ Works with the models and tokenizers of tiny_transformer and of transformers.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minipeft import metrics
+from minipeft import metrics, tables
 from minipeft.encoding import Encoding, Example, head_of, kind_of
 
 SPLITS = ("train", "dev", "test", "ood")
@@ -155,6 +154,7 @@ class Batches:
         self.batch_size, self.seed = batch_size, seed
         self.per_epoch = -(-len(self.examples) // batch_size)
         self.steps = steps if steps is not None else epochs and epochs * self.per_epoch
+        self.order: tuple[int, list[int]] = (-1, [])  # of one epoch, since shuffling takes time
 
     def __len__(self) -> int:
         if self.steps is None:
@@ -164,9 +164,10 @@ class Batches:
     def __call__(self, step: int) -> dict[str, Tensor]:
         """The batch of this step: the order is a function of (seed, epoch)."""
         epoch, place = divmod(step, self.per_epoch)
-        order = list(range(len(self.examples)))
-        random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+        if self.order[0] != epoch:
+            self.order = epoch, list(range(len(self.examples)))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self.order[1])
+        chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
         return self.encoding.batch([self.examples[i] for i in chosen])
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -226,37 +227,15 @@ def load(name: str | Path) -> Task:
 
 
 def read(path: str | Path, input: str = "input", target: str = "target") -> tuple[Example, ...]:
-    """Examples of a .jsonl, .tsv or .csv file; `input` and `target` name its columns.
+    """Examples of a .jsonl, .tsv, .csv or .conll file; `input` and `target` name its columns.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: another ending, a missing column, or a broken line (its number is told).
+        ValueError: another ending, a missing column, or a broken line (its number is told); see
+            `tables.read`.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a .jsonl, .tsv or .csv file.")
-    if path.suffix not in (".jsonl", ".tsv", ".csv"):
-        raise ValueError(f"{path} is not .jsonl, .tsv or .csv; convert it to one of them.")
-    rows: list[dict] = []
-    with path.open(encoding="utf-8", newline="") as file:
-        if path.suffix == ".jsonl":
-            for number, line in enumerate(file, start=1):
-                try:
-                    rows.append(json.loads(line))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}, is not JSON: {error}.") from None
-        elif path.suffix == ".tsv":  # quotes mean nothing in tab-separated text
-            rows = list(csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
-        else:
-            rows = list(csv.DictReader(file))
-    for number, row in enumerate(rows, start=1):
-        for column in (input, target):
-            if not isinstance(row, dict) or row.get(column) is None:
-                raise ValueError(
-                    f"{path}, row {number}, has no {column!r}; name its columns with input= and "
-                    "target=."
-                )
-    return tuple(Example(str(row[input]), str(row[target])) for row in rows)
+    rows = tables.read(path, (input, target))
+    return tuple(Example(row[input], row[target]) for row in rows)
 
 
 def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) -> Task:

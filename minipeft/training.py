@@ -92,6 +92,7 @@ def train(
     checkpoint_every: int = 100,
     resume: bool = False,
     progress: bool = True,
+    watch: Callable[[History], None] | None = None,
 ) -> History:
     """Train what is trainable in a model.
 
@@ -115,6 +116,7 @@ def train(
             None keeps the last ones.
         checkpoint: folder for the state of the run, written every `checkpoint_every` steps.
         resume: go on from the checkpoint in that folder, if there is one.
+        watch: called with the history after every step, to write it down somewhere.
 
     Raises:
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any
@@ -179,6 +181,8 @@ def train(
                 history.seconds = time.perf_counter() - started
                 if checkpoint and ((step + 1) % checkpoint_every == 0 or last):
                     snapshots.write(step + 1, history, best_weights)
+                if watch:
+                    watch(history)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         finally:

@@ -7,6 +7,8 @@ words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -85,6 +87,7 @@ def generate(
     generator: torch.Generator | None = None,
     use_cache: bool = True,
     eos_token_id: int | None = None,
+    stream: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Continue prompts (decoder) or write targets (encoder-decoder).
 
@@ -99,6 +102,8 @@ def generate(
         length_penalty: a beam's score is its log-probability / length ** this.
         use_cache: keep keys and values; changes the time, never the words.
         eos_token_id: the end token; the model's own when None.
+        stream: called with the newest word of every row (B,) as it is chosen, not with beams. Rows
+            that have ended go on getting words, which count no more.
 
     Returns:
         (B, T + new) ids, or (B, 1 + new) with the start token; finished rows end in padding.
@@ -141,7 +146,12 @@ def generate(
                 scores = scores.masked_fill(scores < least, -torch.inf)
             return torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
 
-        return one_by_one(writer, steps, choose, end, pad)
+        def aloud(scores: Tensor) -> Tensor:
+            words = choose(scores)
+            stream(words)
+            return words
+
+        return one_by_one(writer, steps, aloud if stream else choose, end, pad)
     finally:
         model.train(was_training)
 

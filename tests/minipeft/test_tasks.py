@@ -244,7 +244,7 @@ def test_files_of_the_user(tmp_path):
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for ending in ("tsv", "csv", "jsonl"):
         assert read(tmp_path / f"a.{ending}", input="sentence", target="label") == wanted
-    with pytest.raises(ValueError, match="row 1, has no 'input'"):
+    with pytest.raises(ValueError, match="line 2, has no 'input'"):
         read(tmp_path / "a.csv")
     (tmp_path / "b.jsonl").write_text('{"input": "a", "target": "b"}\n{"input": ')
     with pytest.raises(ValueError, match="line 2"):

@@ -1,0 +1,13 @@
+"""The commands of `python -m minipeft`, one file each: `add` says its flags, `run` does it.
+
+| file                          | what                                                             |
+|-------------------------------|------------------------------------------------------------------|
+| train, evaluate, generate,    | the commands                                                     |
+| merge, inspect, compare,      |                                                                  |
+| convert, support, check       |                                                                  |
+| options                       | flags made from the dataclasses of the methods                   |
+| bases                         | a name or folder -> a model with its tokenizer                   |
+| data                          | files -> a task                                                  |
+| scoring                       | answers of a model, scores, a table per label                    |
+| runs                          | the folder of a run: configuration, log, curves, card            |
+"""

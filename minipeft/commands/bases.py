@@ -1,0 +1,251 @@
+"""A base by its name: one of the project's tiny models, a folder, or a name on the Hub.
+
+Only what is named is fetched, only safetensors are read, and code that comes with a model runs
+only when that is asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import nn
+
+from minipeft.pronunciation import BRITISH, Alphabet
+from minipeft.tuner import seeded
+
+HEADS = ("language", "classification", "tagging")
+
+
+@dataclass
+class Base:
+    """A model in eval mode with what is needed to talk to it.
+
+    kind: "decoder", "encoder" or "encoder-decoder".  head: "language", "classification", "tagging".
+    tiny: a tiny_transformer, else a transformers model.  notes: sentences worth a user's look.
+    """
+
+    name: str
+    model: nn.Module
+    tokenizer: object
+    kind: str
+    head: str
+    tiny: bool
+    notes: list[str] = field(default_factory=list)
+
+    def positions(self) -> int | None:
+        """How many tokens the model can read, None when there is no limit."""
+        from minipeft.anatomy import Anatomy
+
+        return Anatomy(self.model).limit()
+
+    def save(self, folder: str) -> None:
+        """Write model and tokenizer as a plain Hugging Face folder."""
+        if self.tiny:
+            import tiny_transformer as tt
+
+            tt.save(self.model, self.tokenizer, folder)
+            return
+        self.model.save_pretrained(folder)
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(folder)
+
+
+class Letters:
+    """A model of pronunciation has no tokenizer: its letters and phonemes are in its config."""
+
+    mask_token_id = sep_token_id = bos_token_id = None
+    letters = True  # answers are compared symbol by symbol
+
+    def __init__(self, alphabet: Alphabet) -> None:
+        self.alphabet = alphabet
+        self.pad_token_id, self.eos_token_id = alphabet.pad_token_id, alphabet.eos_token_id
+
+    def __call__(self, text: str, add_special_tokens: bool = True, return_tensors=None) -> dict:
+        ids = self.alphabet.letters(text.strip())
+        return {"input_ids": ids if add_special_tokens else ids[1:-1]}
+
+    def target(self, text: str) -> list[int]:
+        """The ids that the decoder should write: phonemes, not letters."""
+        return self.alphabet.sounds(text.strip())
+
+    def decode(self, ids, skip_special_tokens: bool = True) -> str:
+        return self.alphabet.text(ids)
+
+    def borrow(self, targets: list[str]) -> dict[str, str]:
+        """Let phonemes that the model lacks use free ids (see minipeft.pronunciation).
+
+        Raises:
+            ValueError: a phoneme that the model lacks and that is not British either.
+        """
+        own = set(self.alphabet.phonemes[4:])
+        lacking = sorted(set("".join(targets)) - own)
+        strange = [symbol for symbol in lacking if symbol not in BRITISH]
+        if strange:
+            raise ValueError(
+                f"The targets use {strange[0]!r}, a symbol that this model of pronunciation has no "
+                "id for: leave those rows out or write another symbol."
+            )
+        borrowed = {symbol: BRITISH[symbol] for symbol in lacking}
+        self.alphabet = Alphabet(self.alphabet.graphemes, self.alphabet.phonemes, borrowed)
+        return borrowed
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that every command with a base has."""
+    group = parser.add_argument_group("how the base is opened")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: cuda where there is one)")
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="of the base; auto is what its config says (default %(default)s)",
+    )
+    group.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="run Python code that comes with the base, as you would run any stranger's program",
+    )
+
+
+def is_tiny(name: str) -> bool:
+    """One of the project's own models, unless a folder of that name is there."""
+    return name.startswith("tiny-") and not Path(name).is_dir()
+
+
+def absolute(name: str) -> str:
+    """A folder as an absolute path, anything else as it is."""
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def kind_of(name: str, trust: bool = False) -> str:
+    """ "decoder", "encoder" or "encoder-decoder", without loading any weights."""
+    if is_tiny(name):
+        from tiny_transformer import checkpoints
+
+        return checkpoints.read_config(checkpoints.find(name))[1].kind
+    hf, config = _config(name, trust)
+    if config.is_encoder_decoder:
+        return "encoder-decoder"
+    masked = type(config) in hf.MODEL_FOR_MASKED_LM_MAPPING
+    return "encoder" if masked and not getattr(config, "is_decoder", False) else "decoder"
+
+
+def open_base(
+    name: str,
+    options: argparse.Namespace,
+    head: str = "language",
+    labels: tuple[str, ...] | None = None,
+    seed: int = 0,
+) -> Base:
+    """Load a base with a head; a head that the folder does not hold starts from `seed`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such base, or none that can be used; one sentence.
+    """
+    import torch
+
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"There is no device {device!r} here; try --device cpu.") from None
+    dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
+    opener = _open_tiny if is_tiny(name) else _open_hub
+    base = opener(name, options, head, labels, seed)
+    base.model.to(device=device, dtype=dtype) if dtype else base.model.to(device)
+    base.model.eval()
+    return base
+
+
+def _open_tiny(name, options, head, labels, seed) -> Base:
+    import tiny_transformer as tt
+
+    model, tokenizer = tt.load(name, head, len(labels) if labels else None, seed)
+    return Base(name, model, tokenizer, model.config.kind, head, tiny=True)
+
+
+def _open_hub(name, options, head, labels, seed) -> Base:
+    kind = kind_of(name, options.trust_remote_code)
+    hf, config = _config(name, options.trust_remote_code)
+    tokenizer, notes = _tokenizer(hf, name, config, options.trust_remote_code), []
+    more = {"trust_remote_code": options.trust_remote_code, "use_safetensors": True}
+    if options.dtype != "auto":
+        more["dtype"] = options.dtype
+    if head == "language":
+        classes = {"decoder": "CausalLM", "encoder": "MaskedLM", "encoder-decoder": "Seq2SeqLM"}
+        auto = getattr(hf, f"AutoModelFor{classes[kind]}")
+    else:
+        part = "Sequence" if head == "classification" else "Token"
+        auto = getattr(hf, f"AutoModelFor{part}Classification")
+        config.id2label = dict(enumerate(labels or ("0", "1")))
+        config.label2id = {label: number for number, label in config.id2label.items()}
+    if getattr(config, "pad_token_id", None) is None:
+        pad = getattr(tokenizer, "pad_token_id", None)
+        config.pad_token_id = getattr(tokenizer, "eos_token_id", None) if pad is None else pad
+    try:
+        with seeded(seed):
+            model, info = auto.from_pretrained(
+                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **more
+            )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
+    _check_loaded(name, model, info, head, notes)
+    return Base(name, model, tokenizer, kind, head, tiny=False, notes=notes)
+
+
+def _check_loaded(name, model, info, head, notes) -> None:
+    """What the folder did not hold may be the head, and no more than that."""
+    from minipeft.anatomy import Anatomy
+
+    anatomy = Anatomy(model)
+    heads = tuple(f"{path}." for path in (*anatomy.heads(), *anatomy.language_head()))
+    odd = [entry[0] for entry in info["mismatched_keys"]]
+    fresh = [*info["missing_keys"], *odd]
+    lost = [k for k in fresh if not k.startswith(heads) and ".pooler." not in k]
+    lost = [k for k in lost if k.startswith(f"{model.base_model_prefix}.") or k in odd]
+    if lost:
+        raise ValueError(f"{name} does not hold {lost[0]}: it is no whole model of its config.")
+    if fresh and head == "language":
+        notes.append(f"{name} holds no language head ({fresh[0]}): it starts with random numbers.")
+
+
+def _transformers():
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # asks nobody to convert pickles
+    try:
+        import transformers as hf
+    except ImportError:
+        raise ValueError(
+            "A base that is not tiny-* needs transformers: pip install 'minipeft[hub]'."
+        ) from None
+    hf.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        hf.logging.disable_progress_bar()
+    return hf
+
+
+def _config(name: str, trust: bool):
+    hf = _transformers()
+    try:
+        return hf, hf.AutoConfig.from_pretrained(name, trust_remote_code=trust)
+    except Exception as error:  # a config is anybody's JSON: the reader stumbles in many ways
+        raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
+
+
+def _tokenizer(hf, name: str, config, trust: bool):
+    if hasattr(config, "grapheme_chars"):
+        return Letters(Alphabet.of(config))
+    try:
+        return hf.AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+    except Exception as error:  # as above
+        raise ValueError(f"{name} has no tokenizer that can be read: {_first(error)}") from None
+
+
+def _first(error: Exception) -> str:
+    """The first sentence of a long message of another library."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    first = text.partition(". ")[0].rstrip(".")
+    return f"{first[:300]}."

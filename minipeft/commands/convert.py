@@ -1,0 +1,84 @@
+"""`python -m minipeft convert`: an adapter to and from the layout of 🤗 PEFT."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+
+import minipeft as mp
+from minipeft import files, layouts
+from minipeft.commands import opened, options, runs
+from minipeft.commands.merge import probe, refuse, whole
+
+EXAMPLES = """convert runs/example for-peft --to peft
+convert ./from-peft ours --to minipeft --base gpt2"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "convert",
+        "to and from the layout of PEFT",
+        "Write an adapter as a folder that PeftModel.from_pretrained opens, or check a stranger's\n"
+        "folder and write it as one of ours, which knows its base and its own hash. What PEFT has\n"
+        "a layout for is stored in it anyway, so one folder serves both; what it has not (full\n"
+        "fine-tuning, UniPELT, ...) is refused. The copy is opened again and must answer alike.",
+        EXAMPLES,
+        "Exit code: 0 written, 1 written but its answers differ, 2 what was given cannot be used\n"
+        "(one sentence says why).",
+    )
+    opened.add_flags(parser)
+    parser.add_argument("out", help="the folder to write; it must not be there yet")
+    parser.add_argument("--to", choices=("peft", "minipeft"), default="peft", help="(default peft)")
+    parser.add_argument(
+        "--head",
+        choices=("language", "classification", "tagging"),
+        default=None,
+        help="of the base, where no run tells it (default language)",
+    )
+    parser.add_argument(
+        "--labels", type=int, metavar="N", help="number of classes or tags of that head"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    refuse(given.out)
+    folder = runs.adapter_of(given.what)
+    settings, tensors, ours = files.read(folder)
+    kind = settings["peft_type"]
+    if given.to == "peft" and kind not in layouts.READERS:
+        method = ours["method"] if ours else kind
+        raise ValueError(f"PEFT has no layout for {method}: only minipeft opens this adapter.")
+    labels = tuple(map(str, range(given.labels))) if given.labels else None
+    found = opened.open_it(given, labels=labels, head=given.head or "language")
+    batch = probe(found.base)
+    with torch.no_grad():
+        before = found.base.model(**batch).logits
+    whole(given.out, lambda part: save(found, part, given))
+    found.tuner.detach()
+    mp.load(found.base.model, given.out, "task")
+    with torch.no_grad():
+        after = found.base.model(**batch).logits
+    apart = (after - before).abs().max().item()
+    count = sum(tensor.numel() for tensor in tensors.values())
+    print(
+        f"{kind}, {len(tensors)} tensors, {count:,} numbers: from {folder}"
+        f" ({'minipeft' if ours else 'a stranger'}) to {given.out}; logits differ by {apart:.2g}"
+    )
+    if given.to == "peft":
+        print(f'open it: PeftModel.from_pretrained(base, "{given.out}")')
+    return 0 if apart < 1e-5 else 1
+
+
+def save(found: opened.Opened, folder: str, given: argparse.Namespace) -> None:
+    """What `save` writes, and the name of the base, which PEFT keeps too."""
+    found.tuner.save(folder)
+    path = f"{folder}/{files.CONFIG}"
+    with open(path, encoding="utf-8") as file:
+        settings = json.load(file)
+    settings["base_model_name_or_path"] = found.base.name
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(settings, indent=2, sort_keys=True) + "\n")

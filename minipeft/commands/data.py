@@ -1,0 +1,222 @@
+"""Files -> a task with its splits. What does not fit is told before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+from dataclasses import replace
+from pathlib import Path
+
+from minipeft import tables, tasks
+from minipeft.encoding import Encoding, Example
+from minipeft.tasks import Task
+
+KINDS = {
+    "classification": "classify",
+    "tagging": "tag",
+    "cloze": "cloze",
+    "text-to-text": "generate",
+}
+OTHER = ("O", "other")  # the tag of words that are nothing special
+
+
+def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
+    """How files are read."""
+    group = parser.add_argument_group("data")
+    group.add_argument(
+        "--kind",
+        choices=(*KINDS, *KINDS.values()),
+        metavar="KIND",
+        help=f"what is asked: {', '.join(KINDS)}",
+    )
+    group.add_argument("--input", help="column of the texts (default input)")
+    group.add_argument("--target", help="column of the answers (default target)")
+    group.add_argument(
+        "--cut",
+        type=int,
+        metavar="WORDS",
+        help="keep this many words of a longer input; without it a text that does not fit the "
+        "model is refused",
+    )
+    if dev:
+        group.add_argument("--dev", metavar="FILE", help="file to validate on while training")
+        group.add_argument(
+            "--dev-share",
+            type=float,
+            default=0.1,
+            metavar="SHARE",
+            help="without --dev: this share of the inputs is held out, chosen by the seed "
+            "(default %(default)s)",
+        )
+        group.add_argument(
+            "--dev-limit",
+            type=int,
+            default=500,
+            metavar="N",
+            help="validate on at most so many examples, chosen by the seed (default %(default)s)",
+        )
+
+
+def kind_named(kind: str | None) -> str:
+    """--kind as a task knows it.
+
+    Raises:
+        ValueError: it was not given.
+    """
+    if kind is None:
+        raise ValueError(f"Say what the data asks for: --kind {', '.join(KINDS)}.")
+    return KINDS.get(kind, kind)
+
+
+def is_shipped(name: str) -> bool:
+    """A task of the project, or a folder made like one."""
+    if Path(name).suffix in tables.ENDINGS or Path(name).is_file():
+        return False
+    return (Path(name) / "task.json").is_file() or name in tasks.names()
+
+
+def read(
+    path: str, input: str | None = None, target: str | None = None, cut: int | None = None
+) -> tuple[Example, ...]:
+    """Examples of a file, its inputs cut to so many words."""
+    examples = tasks.read(path, input or "input", target or "target")
+    if cut is None:
+        return examples
+    if cut < 1:
+        raise ValueError(f"--cut must be at least 1 word, not {cut}.")
+    return tuple(replaced(example, cut) for example in examples)
+
+
+def replaced(example: Example, cut: int) -> Example:
+    """Tags are cut with their words: a target of as many words is cut alike."""
+    words, tags = example.input.split(), example.target.split()
+    if len(words) <= cut:
+        return example
+    same = len(words) == len(tags)
+    return Example(" ".join(words[:cut]), " ".join(tags[:cut]) if same else example.target)
+
+
+def training_task(options: argparse.Namespace) -> Task:
+    """--data and its friends as a task with the splits train and dev.
+
+    Raises:
+        FileNotFoundError, ValueError: a file that cannot be used.
+    """
+    if is_shipped(options.data):
+        task = tasks.load(options.data)
+        if options.kind and kind_named(options.kind) != task.kind:
+            raise ValueError(f"Task {task.name!r} is of kind {task.kind!r}: leave --kind away.")
+        dev = limited(task.examples("dev"), options)
+        return replace(task, splits={"train": task.examples("train"), "dev": dev})
+    kind = kind_named(options.kind)
+    train = read(options.data, options.input, options.target, options.cut)
+    if options.dev:
+        dev = read(options.dev, options.input, options.target, options.cut)
+    else:
+        train, dev = split(train, options.dev_share, options.seed)
+    labels = labels_of(kind, train)
+    task = Task(Path(options.data).stem, kind, {"train": train, "dev": dev}, labels=labels)
+    check_labels(task, "dev", options.dev or options.data)
+    return replace(task, splits={"train": train, "dev": limited(dev, options)})
+
+
+def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(train, dev): examples with the same input stay together, so that none is on both sides.
+
+    Raises:
+        ValueError: the share leaves one side empty.
+    """
+    inputs = sorted({example.input for example in examples})
+    random.Random(f"{seed}/dev").shuffle(inputs)
+    count = round(share * len(inputs)) if 0 < share < 1 else 0
+    if not 0 < max(count, 1) < len(inputs) or not 0 < share < 1:
+        raise ValueError(
+            f"A share of {share} of {len(inputs)} different inputs cannot be held out: give "
+            "--dev FILE, another --dev-share, or more data."
+        )
+    held = set(inputs[: max(count, 1)])
+    train = tuple(example for example in examples if example.input not in held)
+    return train, tuple(example for example in examples if example.input in held)
+
+
+def limited(examples, options: argparse.Namespace) -> tuple[Example, ...]:
+    """At most --dev-limit of them, in their order."""
+    if options.dev_limit < 1:
+        raise ValueError(f"--dev-limit must be at least 1, not {options.dev_limit}.")
+    if len(examples) <= options.dev_limit:
+        return tuple(examples)
+    drawn = random.Random(f"{options.seed}/limit").sample(range(len(examples)), options.dev_limit)
+    return tuple(examples[number] for number in sorted(drawn))
+
+
+def labels_of(kind: str, examples) -> tuple[str, ...] | None:
+    """The labels in the examples, sorted; the tag of ordinary words comes first."""
+    if kind not in ("classify", "tag"):
+        return None
+    rows = ([e.target] if kind == "classify" else e.target.split() for e in examples)
+    found = {label for row in rows for label in row}
+    if kind == "classify" and len(found) > max(1000, len(examples) // 2):
+        raise ValueError(
+            f"{len(found)} different labels in {len(examples)} examples are no classes: is the "
+            "target column right, or is it --kind text-to-text?"
+        )
+    if len(found) < 2:
+        only = f"only {min(found)!r}" if found else "no label"
+        raise ValueError(f"The training examples have {only}: there is nothing to tell apart.")
+    return tuple(sorted(found, key=lambda label: (label not in OTHER, label)))
+
+
+def check_labels(task: Task, split: str, file: str) -> None:
+    """Every label must be known, and tags must be as many as words."""
+    for number, example in enumerate(task.examples(split), start=1):
+        words, tags = example.input.split(), example.target.split()
+        if task.kind == "tag" and len(words) != len(tags):
+            raise ValueError(
+                f"{file}, example {number}, has {len(words)} words but {len(tags)} tags: give one "
+                "tag for each word."
+            )
+        said = tags if task.kind == "tag" else [example.target]
+        unknown = [label for label in said if task.labels and label not in task.labels]
+        if unknown:
+            raise ValueError(
+                f"{file}, example {number}, has the label {unknown[0]!r}, which the training data "
+                f"has not (it has {', '.join(task.labels[:10])}{', ..' * (len(task.labels) > 10)})."
+            )
+
+
+def check_fits(task: Task, base, extra: int = 0) -> None:
+    """No example may be longer than the model can read, `extra` soft words included.
+
+    Raises:
+        ValueError: one is, or has no word at all; its number is told.
+    """
+    encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+    limit = base.positions()
+    for split, examples in task.splits.items():
+        if task.kind == "tag":
+            check_labels(task, split, f"the {split} split")
+        for number, example in enumerate(examples, start=1):
+            where = f"Example {number} of the {split} split"
+            if not example.input.strip():
+                raise ValueError(f"{where} has an empty input: leave it out.")
+            if limit is None or len(example.input) < (limit - extra) // 8:
+                continue  # a word is at most as long as its letters: it fits
+            tokens = len(encoding.ids(example.input)) + extra
+            if base.head == "language" and base.kind == "decoder":
+                tokens += len(encoding.target_ids(example.target))
+            elif base.kind == "encoder-decoder" and task.kind == "generate":
+                tokens = max(tokens, len(encoding.target_ids(example.target)))
+            if tokens > limit:
+                raise ValueError(
+                    f"{where} has {tokens} tokens, but the model knows {limit} positions: shorten "
+                    "it, or give --cut WORDS."
+                )
+
+
+def digest(path: str) -> str | None:
+    """SHA-256 of a file, None for a task of the project."""
+    if not Path(path).is_file():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,151 @@
+"""`python -m minipeft evaluate`: how good is a run, an adapter or a plain base on a file?"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+
+from minipeft import tasks
+from minipeft.commands import data, opened, options, scoring
+from minipeft.report import Table
+from tiny_transformer.files import write_text
+
+EXAMPLES = """evaluate runs/example --data reverse
+evaluate runs/example --data reverse --split ood --predictions ood.jsonl
+evaluate runs/reviews --data test.tsv --input sentence --target label --require accuracy=0.8
+evaluate tiny-decoder --data reverse
+evaluate ./adapter --base bert-base-uncased --kind classification --data test.csv"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "evaluate",
+        "measure a run, an adapter or a base on a file",
+        "Measure a run, an adapter or a plain base on a file: scores, a table per label, and the\n"
+        "answers in a file if you like.",
+        EXAMPLES,
+        "Exit code: 0 measured, 1 a score is below what --require asks for, 2 what was given\n"
+        "cannot be used (one sentence says why).",
+    )
+    opened.add_flags(parser)
+    parser.add_argument("--data", metavar="FILE", required=True,
+                        help=".jsonl, .csv, .tsv or .conll, or a task of the project")  # fmt: skip
+    parser.add_argument(
+        "--split", help="of a task of the project: train, dev, test or ood (default test)"
+    )
+    data.add_flags(parser)
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
+    parser.add_argument(
+        "--predictions", metavar="FILE", help="write the answers here, as .jsonl, .csv or .tsv"
+    )
+    parser.add_argument(
+        "--require",
+        action="append",
+        default=[],
+        metavar="SCORE=VALUE",
+        help="exit with 1 when this score is worse; may be given several times",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    wanted = [requirement(text) for text in given.require]
+    if given.predictions and Path(given.predictions).suffix not in WRITERS:
+        raise ValueError(f"--predictions must end in {', '.join(WRITERS)}.")
+    for name in ("limit", "batch_size"):
+        if getattr(given, name) is not None and getattr(given, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
+    kind, labels = data.KINDS.get(given.kind, given.kind), None
+    if data.is_shipped(given.data):
+        shipped = tasks.load(given.data)
+        examples = shipped.examples(given.split or "test")
+        kind, labels = kind or shipped.kind, shipped.labels
+    elif given.split:
+        raise ValueError("--split is for the tasks of the project: a file is one split.")
+    else:
+        examples = file_examples(given)
+        if kind:
+            labels = data.labels_of(kind, examples)
+    examples = examples[: given.limit]
+    found = opened.open_it(given, kind, labels)
+    task = opened.task_for(found, examples, Path(given.data).stem)
+    data.check_labels(task, "test", given.data)
+    data.check_fits(task, found.base, extra=len(found.tuner.words or ()) if found.tuner else 0)
+    for note in found.base.notes:
+        print(f"note: {note}")
+    inputs = [example.input for example in examples]
+    true = [example.target for example in examples]
+    said = scoring.answers(task, found.base, inputs, given.batch_size, sys.stderr.isatty())
+    scores = scoring.scores(task, said, true, scoring.by_letters(found.base))
+    rows = [(name, round(value, 4)) for name, value in scores.items()]
+    print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
+    table = scoring.label_table(task, said, true)
+    if table:
+        print(f"\n{table}")
+    if given.predictions:
+        write_answers(Path(given.predictions), inputs, true, said)
+        print(f"\nThe answers are in {given.predictions}")
+    return judged(scores, wanted)
+
+
+def file_examples(given: argparse.Namespace):
+    """The examples of --data, with the columns that the run was trained on if none are named."""
+    from minipeft.commands import runs
+
+    found = runs.run_of(given.what)
+    before = found[1]["options"] if found else {}
+    input = given.input or before.get("input")
+    target = given.target or before.get("target")
+    return data.read(given.data, input, target, given.cut or before.get("cut"))
+
+
+def requirement(text: str) -> tuple[str, float]:
+    name, sign, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise ValueError(f"--require needs such as accuracy=0.8, not {text!r}.") from None
+
+
+def judged(scores: dict[str, float], wanted: list[tuple[str, float]]) -> int:
+    """1 when a score is worse than required; an error rate must be below, all others above."""
+    code = 0
+    for name, value in wanted:
+        if name not in scores:
+            raise ValueError(f"There is no score {name!r} here, only {', '.join(scores)}.")
+        lower = name == "error_rate"
+        if scores[name] > value if lower else scores[name] < value:
+            print(f"{name} is {scores[name]:.4f}, {'above' if lower else 'below'} {value:g}")
+            code = 1
+    return code
+
+
+def write_answers(path: Path, inputs, true, said) -> None:
+    """One row per example: input, target, prediction."""
+    rows = list(zip(inputs, true, said, strict=True))
+    write_text(path, WRITERS[path.suffix](("input", "target", "prediction"), rows))
+
+
+def _jsonl(header, rows) -> str:
+    lines = (json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False) for row in rows)
+    return "\n".join(lines)
+
+
+def _csv(header, rows) -> str:
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerows([header, *rows])
+    return file.getvalue()
+
+
+def _tsv(header, rows) -> str:
+    lines = ([" ".join(cell.split()) for cell in row] for row in [header, *rows])
+    return "\n".join("\t".join(line) for line in lines)
+
+
+WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}

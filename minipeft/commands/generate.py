@@ -1,0 +1,202 @@
+"""`python -m minipeft generate`: write with a run, an adapter or a base, word by word."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import minipeft as mp
+from minipeft import tables
+from minipeft.commands import opened, options, runs
+from minipeft.commands.evaluate import WRITERS
+from minipeft.encoding import Encoding
+from minipeft.tasks import Task
+from tiny_transformer.files import write_text
+
+EXAMPLES = """generate runs/example "tree drum door =>"
+generate tiny-decoder "the cat" --tokens 20 --sample --temperature 0.8 --top-k 20 --seed 3
+generate gpt2 --data prompts.jsonl --input prompt --adapter a=runs/a --adapter b=runs/b \\
+      --adapter-column task --out answers.jsonl"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "generate",
+        "write with a run, an adapter or a base",
+        "Continue prompts (decoders) or answer them (encoder-decoders). One prompt is written\n"
+        "word by word; of several, each is printed as soon as it ends. With --adapter and\n"
+        "--adapter-column every row of a file has its own adapter, all in one batch: the column\n"
+        "holds the name of an adapter, or nothing for the plain base.",
+        EXAMPLES,
+    )
+    opened.add_flags(parser)
+    parser.add_argument("prompts", nargs="*", help="texts to continue or to answer")
+    parser.add_argument("--data", metavar="FILE", help="prompts of a file instead")
+    parser.add_argument("--input", default="input", help="its column of prompts (default input)")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="NAME=FOLDER",
+        help="an adapter or a run that rows may name; WHAT is then the base",
+    )
+    parser.add_argument("--adapter-column", metavar="COLUMN", help="the column that names it")
+    parser.add_argument("--out", metavar="FILE", help="write the answers to .jsonl, .csv or .tsv")
+    group = parser.add_argument_group("writing")
+    group.add_argument("--tokens", type=int, default=40, help="at most (default %(default)s)")
+    group.add_argument(
+        "--sample", action="store_true", help="draw words, do not take the likeliest"
+    )
+    group.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
+    group.add_argument("--top-k", type=int, help="draw from the k likeliest words only")
+    group.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    group.add_argument("--batch-size", type=int, default=16, help="(default %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    check(given)
+    rows = rows_of(given)
+    found = opened.open_it(given, head="language" if given.adapter else None)
+    base = found.base
+    if base.kind == "encoder" or base.head != "language":
+        raise ValueError(f"{given.what} has an encoder or another head: it cannot write.")
+    names = adapters(given, base)
+    for number, (_, name) in enumerate(rows, start=1):
+        if name and name not in names:
+            known = ", ".join(names) or "none"
+            raise ValueError(
+                f"Row {number} names the adapter {name!r}; those given by --adapter: {known}."
+            )
+    written: list[str] = []
+    for start in range(0, len(rows), given.batch_size):
+        written += write_batch(base, rows[start : start + given.batch_size], given, bool(names))
+    if given.out:
+        header = ("input", "adapter", "output")
+        table = [(text, name or "", out) for (text, name), out in zip(rows, written, strict=True)]
+        write_text(given.out, WRITERS[Path(given.out).suffix](header, table))
+        print(f"The answers are in {given.out}")
+    return 0
+
+
+def check(given: argparse.Namespace) -> None:
+    if bool(given.prompts) == bool(given.data):
+        raise ValueError('Give prompts, generate WHAT "a prompt", or a file of them, --data FILE.')
+    if bool(given.adapter) != bool(given.adapter_column) or (given.adapter and not given.data):
+        raise ValueError("--adapter, --adapter-column and --data belong together.")
+    if given.adapter and opened.is_adapter(given.what):
+        raise ValueError("With --adapter the first argument is the base, not an adapter.")
+    if given.tokens < 1 or given.batch_size < 1:
+        raise ValueError("--tokens and --batch-size must be at least 1.")
+    if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):
+        raise ValueError("--temperature must be above 0 and --top-k at least 1.")
+    if given.out and Path(given.out).suffix not in WRITERS:
+        raise ValueError(f"--out must end in {', '.join(WRITERS)}.")
+
+
+def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """(prompt, adapter's name or None) of every row.
+
+    Raises:
+        ValueError: a prompt is empty.
+    """
+    if given.data:
+        table = tables.read(given.data, (given.input,))
+        rows = [(row[given.input], row.get(given.adapter_column) or None) for row in table]
+        if given.adapter_column and not any(given.adapter_column in row for row in table):
+            raise ValueError(f"{given.data} has no column {given.adapter_column!r}.")
+    else:
+        rows = [(prompt, None) for prompt in given.prompts]
+    empty = next((n for n, (text, _) in enumerate(rows, start=1) if not text.strip()), None)
+    if empty:
+        raise ValueError(f"Prompt {empty} is empty: write at least one word.")
+    return rows
+
+
+def adapters(given: argparse.Namespace, base) -> list[str]:
+    """Load every --adapter onto the base; returns their names."""
+    names = []
+    for text in given.adapter:
+        name, sign, folder = text.partition("=")
+        if not sign or not name or not folder:
+            raise ValueError(f"--adapter needs such as sentiment=runs/sentiment, not {text!r}.")
+        mp.load(base.model, runs.adapter_of(folder), name, given.any_base)
+        names.append(name)
+    return names
+
+
+def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str]:
+    """Answers to a few prompts, in one batch."""
+    encoding = Encoding(Task("prompts", "generate", {}), base.tokenizer, base.kind)
+    side = "left" if base.kind == "decoder" else "right"
+    batch = encoding.inputs([encoding.ids(text) for text, _ in rows], side)
+    device = next(base.model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
+    loud = Aloud(base.tokenizer, rows)
+    with mp.route(base.model, [name for _, name in rows]) if routed else nullcontext():
+        mp.generate(
+            base.model,
+            **batch,
+            max_new_tokens=given.tokens,
+            sample=given.sample,
+            temperature=given.temperature,
+            top_k=given.top_k,
+            seed=given.seed,
+            eos_token_id=base.tokenizer.eos_token_id,
+            stream=loud,
+        )
+    return loud.finish()
+
+
+class Aloud:
+    """Says what comes: a single row word by word, each of several rows once it has ended."""
+
+    def __init__(self, tokenizer, rows) -> None:
+        self.tokenizer, self.rows = tokenizer, rows
+        self.ids: list[list[int]] = [[] for _ in rows]
+        self.ended = [False] * len(rows)
+        self.printed = ""
+
+    def __call__(self, words: Tensor) -> None:
+        for number, word in enumerate(torch.atleast_1d(words).tolist()):
+            if self.ended[number]:
+                continue
+            if word == self.tokenizer.eos_token_id:
+                self.end(number)
+                continue
+            self.ids[number].append(word)
+            if len(self.rows) == 1:
+                self.say()
+
+    def text(self, number: int) -> str:
+        return self.tokenizer.decode(self.ids[number], skip_special_tokens=True)
+
+    def say(self) -> None:
+        """The part that is new; an unfinished character waits for its last byte."""
+        text = self.text(0)
+        if text.startswith(self.printed) and not text.endswith("\ufffd"):
+            sys.stdout.write(text[len(self.printed) :])
+            sys.stdout.flush()
+            self.printed = text
+
+    def end(self, number: int) -> None:
+        self.ended[number] = True
+        if len(self.rows) == 1:
+            print(self.text(0)[len(self.printed) :])
+        else:
+            prompt, name = self.rows[number]
+            print(f"{f'[{name}] ' if name else ''}{prompt} | {self.text(number).strip()}")
+            sys.stdout.flush()
+
+    def finish(self) -> list[str]:
+        """End every row; their texts."""
+        for number, ended in enumerate(self.ended):
+            if not ended:
+                self.end(number)
+        return [self.text(number).strip() for number in range(len(self.rows))]

@@ -1,0 +1,95 @@
+"""`python -m minipeft merge`: write what was trained into the base, as a plain model's folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from minipeft.anatomy import Anatomy
+from minipeft.commands import bases, opened, options
+
+FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
+
+EXAMPLES = """merge runs/example merged/
+merge ./adapter merged/ --base gpt2
+evaluate merged/ --data reverse"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "merge",
+        "write an adapter into its base: a plain model",
+        "Add an adapter to the weights of its base and write a plain Hugging Face folder, which\n"
+        "needs minipeft no more. The folder is then opened and compared with the adapter.\n"
+        "Prompts and prefixes cannot be merged: no weight could take them.",
+        EXAMPLES,
+        "Exit code: 0 written, 1 written but its answers differ, 2 what was given cannot be used\n"
+        "(one sentence says why).",
+    )
+    opened.add_flags(parser)
+    parser.add_argument("out", help="the folder to write; it must not be there yet")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    refuse(given.out)
+    if not opened.is_adapter(given.what):
+        raise ValueError(f"{given.what} holds no adapter: there is nothing to merge.")
+    found = opened.open_it(given)
+    base, tuner = found.base, found.tuner
+    ids = probe(base)
+    with torch.no_grad():
+        before = base.model(**ids).logits.float()
+    tuner.merge()
+    whole(given.out, base.save)
+    print(f"{tuner.method.describe()} is in the weights of {given.out}")
+    given.dtype = "auto" if given.dtype == "auto" else given.dtype
+    again = bases.open_base(given.out, given, base.head, found.labels)
+    with torch.no_grad():
+        after = again.model(**ids).logits.float()
+    apart = (after - before).abs().max().item()
+    size = before.abs().mean().item()
+    print(f"opened again: its logits differ by at most {apart:.2g} (their mean size is {size:.3g})")
+    if not apart <= FAR * max(1.0, size):
+        print("That is more than rounding: do not use it, and keep the adapter.")
+        return 1
+    return 0
+
+
+def probe(base: bases.Base) -> dict[str, torch.Tensor]:
+    """A few ids that every model can read."""
+    V = Anatomy(base.model).words().module.num_embeddings
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, V, (2, 8), generator=generator)
+    ids = ids.to(next(base.model.parameters()).device)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if base.kind == "encoder-decoder" and base.head == "language":
+        batch["decoder_input_ids"] = ids[:, :4]
+    return batch
+
+
+def refuse(out: str) -> None:
+    """A folder that holds something is never written over."""
+    path = Path(out)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{out} holds something already: give a folder that is not there yet.")
+
+
+def whole(out: str, save: Callable[[str], None]) -> None:
+    """Call save(temporary folder) and move it to `out`: the folder is there whole or not at all."""
+    path = Path(out).resolve()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    try:
+        save(part)
+        os.chmod(part, 0o755)
+        os.replace(part, path)  # an empty folder of that name may be there
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

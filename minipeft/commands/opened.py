@@ -1,0 +1,114 @@
+"""A run, an adapter or a plain base -> a model that is ready to answer, and what it answers."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import minipeft as mp
+from minipeft.commands import bases, data, runs
+from minipeft.encoding import Encoding
+from minipeft.pronunciation import Alphabet
+from minipeft.tasks import Task
+from minipeft.tuner import Tuner
+
+
+@dataclass
+class Opened:
+    """tuner: None for a plain base.  kind, labels: what the run was trained for, if it is known."""
+
+    base: bases.Base
+    tuner: Tuner | None
+    kind: str | None
+    labels: tuple[str, ...] | None
+    config: dict | None
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", help="a run's folder, an adapter's folder, or a base")
+    parser.add_argument(
+        "--base", help="the base of an adapter (default: the one that its run was trained on)"
+    )
+    parser.add_argument(
+        "--any-base",
+        action="store_true",
+        help="put an adapter on a base that it was not trained on, if the shapes allow",
+    )
+    bases.add_flags(parser)
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """A run, or a folder with a saved tuner."""
+    return runs.run_of(folder) is not None or (Path(folder) / "adapter_config.json").is_file()
+
+
+def base_name(what: str, given: str | None, config: dict | None) -> str:
+    """Which base to open.
+
+    Raises:
+        ValueError: an adapter that nobody named a base for.
+    """
+    if given:
+        return bases.absolute(given)
+    if config:
+        return config["base"]["name"]
+    if is_adapter(what):
+        raise ValueError(
+            f"{what} is an adapter: name the base that it belongs to, --base tiny-decoder for one."
+        )
+    return bases.absolute(what)
+
+
+def open_it(
+    options: argparse.Namespace,
+    kind: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    head: str | None = None,
+    name: str = "task",
+) -> Opened:
+    """Open what `options.what` names; kind, labels and head where no run tells them.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be opened; one sentence.
+    """
+    what = options.what
+    found = runs.run_of(what)
+    config = found[1] if found else None
+    if config is None and not is_adapter(what) and Path(what).is_dir():
+        if not (Path(what) / "config.json").is_file():
+            raise FileNotFoundError(f"{what} holds no run, no adapter and no base.")
+    chosen = base_name(what, options.base, config)
+    if config:
+        if kind and kind != config["task"]["kind"]:
+            raise ValueError(
+                f"{what} was trained for the kind {config['task']['kind']!r}, not {kind!r}."
+            )
+        kind, head = config["task"]["kind"], config["base"]["head"]
+        labels = tuple(config["task"]["labels"] or ()) or labels
+    if head is None:
+        head = head_for(kind, labels, bases.kind_of(chosen, options.trust_remote_code))
+    seed = config["options"]["seed"] if config else 0
+    base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
+    if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
+        old = base.tokenizer.alphabet
+        borrowed = config["task"]["borrowed"]
+        base.tokenizer.alphabet = Alphabet(old.graphemes, old.phonemes, borrowed)
+    tuner = None
+    if is_adapter(what):
+        tuner = mp.load(base.model, runs.adapter_of(what), name, options.any_base)
+    return Opened(base, tuner, kind, labels, config)
+
+
+def head_for(kind: str | None, labels, model_kind: str) -> str:
+    """The head that examples of a kind need."""
+    if kind is None:
+        return "language"
+    return Encoding(Task("task", kind, {}, labels=labels), None, model_kind).head
+
+
+def task_for(opened: Opened, examples, name: str = "task", split: str = "test") -> Task:
+    """The examples as a task of the kind that was opened."""
+    if opened.kind is None:
+        raise ValueError(f"Say what the data asks for: --kind {', '.join(data.KINDS)}.")
+    return Task(name, opened.kind, {split: tuple(examples)}, labels=opened.labels)

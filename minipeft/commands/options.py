@@ -1,0 +1,242 @@
+"""Flags made from the dataclasses of the methods, so that the two cannot drift apart.
+
+    LoRA.rank: int = 8            -> --rank INT
+    LoRA.targets: tuple[str, ...] -> --targets query,value
+    LoRA.ranks: Mapping[str, int] -> --ranks value=16,query=4
+    Adapter.skip: bool            -> --skip / --no-skip
+
+The help of a flag is what the class's docstring says about the field.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import dataclasses
+import re
+import types
+import typing
+
+from minipeft import methods
+from minipeft.methods.method import Method
+
+DEST = "method_"  # argparse keeps --rank of LoRA as options.method_rank
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with mistakes told in one sentence."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"minipeft: {message} (see {self.prog} --help).\n")
+
+
+def add_parser(commands, name: str, help: str, description: str, examples: str = "", codes=""):
+    """A sub-command whose help keeps its line breaks and ends in examples."""
+    epilog = "examples:\n" + "\n".join(
+        f"  python -m minipeft {line}" for line in examples.split("\n")
+    )
+    codes = codes or "Exit code: 0 done, 2 what was given cannot be used (one sentence says why)."
+    return commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=f"{epilog}\n\n{codes}" if examples else codes,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def names() -> dict[str, type[Method]]:
+    """What --method takes: the name in small letters -> the class."""
+    every = (getattr(methods, name) for name in methods.__all__)
+    own = [c for c in every if issubclass(c, Method) and c not in (Method, methods.Together)]
+    return {c.__name__.lower(): c for c in sorted(own, key=lambda c: c.__name__.lower())}
+
+
+def method_class(name: str) -> type[Method]:
+    """ "LoRA", "lora", "p-tuning-v2" -> the class.
+
+    Raises:
+        ValueError: no such method; the sentence lists them.
+    """
+    found = names().get(re.sub(r"[-_]", "", name.lower()))
+    if found is None:
+        known = ", ".join(c.__name__ for c in names().values())
+        raise ValueError(f"There is no method {name!r}; choose of {known}.")
+    return found
+
+
+def chosen(arguments: list[str], default: str) -> str:
+    """The value of --method in a command line that has not been parsed yet."""
+    for place, word in enumerate(arguments):
+        if word == "--method" and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if word.startswith("--method="):
+            return word.partition("=")[2]
+    return default
+
+
+def settable(kind: type[Method]) -> dict[str, dataclasses.Field]:
+    """The fields that a user may set: what is not for reading is not for writing either."""
+    return {field.name: field for field in dataclasses.fields(kind) if field.repr}
+
+
+def add_flags(parser: argparse.ArgumentParser, kind: type[Method]) -> None:
+    """A flag for every field of a method; one that is taken has the method's name in front."""
+    title = f"settings of {kind.__name__}"
+    about = f"{(kind.__doc__ or '').strip().splitlines()[0]} Other methods have other settings."
+    group = parser.add_argument_group(title, about)
+    hints, texts = typing.get_type_hints(kind), descriptions(kind)
+    for name, field in settable(kind).items():
+        flag = f"--{name.replace('_', '-')}"
+        if flag in parser._option_string_actions:
+            flag = f"--{kind.__name__.lower()}-{name.replace('_', '-')}"
+        default = default_of(field)
+        text = texts.get(name, f"see minipeft.{kind.__name__}")
+        text = f"{text} (default {written(default)})".replace("%", "%%")
+        more = {"dest": DEST + name, "default": argparse.SUPPRESS, "help": text}
+        if name == "template":  # words, which only the tokenizer of the base can read
+            group.add_argument(flag, **more | {"metavar": '"[P] {x} [P] {mask}"'})
+        elif hints[name] is bool:
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **more)
+        else:
+            more |= {"type": reader(hints[name]), "metavar": metavar(hints[name])}
+            group.add_argument(flag, **more)
+
+
+def settings(options: argparse.Namespace) -> dict:
+    """The settings of the method that were given as flags."""
+    return {k.removeprefix(DEST): v for k, v in vars(options).items() if k.startswith(DEST)}
+
+
+def from_text(text: str) -> Method:
+    """ "lora", "lora:rank=4" or "prefix:length=8;hidden=none" -> a method.
+
+    Raises:
+        ValueError: no such method or setting, or a value that does not fit.
+    """
+    name, _, rest = text.partition(":")
+    kind = method_class(name)
+    hints, given = typing.get_type_hints(kind), {}
+    for part in filter(None, rest.split(";")):
+        key, _, value = part.partition("=")
+        key = key.strip().replace("-", "_")
+        if key not in settable(kind):
+            known = ", ".join(settable(kind)) or "none"
+            raise ValueError(f"{kind.__name__} has no setting {key!r}; it has {known}.")
+        try:
+            given[key] = convert(hints[key], value)
+        except ValueError as error:
+            raise ValueError(f"{kind.__name__}'s {key}: {error}.") from None
+    return kind(**given)
+
+
+def default_of(field: dataclasses.Field):
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def written(value) -> str:
+    """A default as it would be typed."""
+    if isinstance(value, tuple):
+        return ",".join(map(written, value)) or "none"
+    if value is None or value == {}:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def reader(hint) -> typing.Callable[[str], object]:
+    """argparse's `type` for a type hint."""
+
+    def read(text: str):
+        try:
+            return convert(hint, text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def metavar(hint) -> str:
+    """What the help shows in the place of a value."""
+    if hint in (int, float, str):
+        return {int: "INT", float: "NUMBER", str: "WORD"}[hint]
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return f"{metavar(parts[0])},.."
+    if origin is collections.abc.Mapping:
+        return f"NAME={metavar(parts[1])},.."
+    if origin in (typing.Union, types.UnionType):
+        return metavar(next(part for part in parts if part is not type(None)))
+    return "true|false" if hint is bool else "VALUE"
+
+
+def convert(hint, text: str):
+    """A text as a value of a type hint.
+
+    Raises:
+        ValueError: it is none; the words say what it should be.
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if type(None) in parts and text.lower() == "none":
+            return None
+        # whole numbers before words: "3,4" are ids, "words" is a word
+        rank = {int: 0, float: 1, bool: 2, str: 9}
+        mistakes = []
+        for part in sorted(parts, key=lambda part: rank.get(part, 5)):
+            if part is not type(None):
+                try:
+                    return convert(part, text)
+                except ValueError as error:
+                    mistakes.append(str(error))
+        raise ValueError(mistakes[0])
+    if origin is tuple:
+        pieces = [piece for piece in re.split(r"[,\s]+", text) if piece]
+        kinds = [parts[0]] * len(pieces) if parts[-1] is Ellipsis else list(parts)
+        if len(kinds) != len(pieces):
+            raise ValueError(f"{text!r} must be {len(kinds)} values with commas between them")
+        return tuple(convert(kind, piece) for kind, piece in zip(kinds, pieces, strict=True))
+    if origin is collections.abc.Mapping:
+        pairs = [piece.partition("=") for piece in re.split(r"[,\s]+", text) if piece]
+        if not pairs or not all(key and sign for key, sign, _ in pairs):
+            raise ValueError(f"{text!r} must be such as value=16,query=4")
+        return {convert(parts[0], key): convert(parts[1], value) for key, _, value in pairs}
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r} must be true or false")
+        return text.lower() == "true"
+    if hint in (int, float):
+        try:
+            return hint(text)
+        except ValueError:
+            kind = "a whole number" if hint is int else "a number"
+            raise ValueError(f"{text!r} is not {kind}") from None
+    return text
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """Field -> what the "Args:" of the docstrings say about it, the class's own before its base's.
+
+    One line may tell of several: "length: P.  hidden: k of the MLP."
+    """
+    found: dict[str, str] = {}
+    for cls in kind.__mro__:
+        if not dataclasses.is_dataclass(cls):
+            continue
+        own = {field.name for field in dataclasses.fields(cls)}
+        block = re.search(r"Args:\n(.*?)(?:\n\n|\n    Raises:|\Z)", cls.__doc__ or "", re.S)
+        lines = [line.strip() for line in (block[1] if block else "").splitlines()]
+        pieces: list[str] = []
+        for part in (part for line in lines for part in re.split(r"\s{2,}", line)):
+            names = re.match(r"(\w+(?:, \w+)*): ", part)
+            if names and set(names[1].split(", ")) <= own:
+                pieces.append(part)
+            elif pieces:
+                pieces[-1] += f" {part}"
+        for piece in pieces:
+            names, _, text = piece.partition(": ")
+            for name in names.split(", "):
+                found.setdefault(name, text.strip())
+    return found

@@ -1,0 +1,229 @@
+"""The folder of a run.
+
+| file          | what                                                                           |
+|---------------|--------------------------------------------------------------------------------|
+| config.json   | everything that decides the run: method, base, data with their hashes, options |
+| log.jsonl     | a line for every step, and one for every validation, written as they happen    |
+| checkpoint/   | the state of a run that is not finished                                        |
+| adapter/      | what was trained, in the layout of 🤗 PEFT where it has one                    |
+| curves.png    | loss and scores                                                                |
+| README.md     | the model card                                                                 |
+| result.json   | the numbers; written last, so that its presence means that the run is finished |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+from minipeft.training import History
+from tiny_transformer.files import write, write_text
+
+CONFIG, RESULT, LOG, CHECKPOINT, ADAPTER = (
+    "config.json",
+    "result.json",
+    "log.jsonl",
+    "checkpoint",
+    "adapter",
+)
+FORM = "minipeft run"  # how a config.json of a run is told from a model's
+
+
+def fresh_folder(given: str | None, wished: str) -> Path:
+    """The folder of a new run: the one given, or the first of runs/wished, runs/wished-2, ..
+
+    Raises:
+        ValueError: the folder given holds something already.
+    """
+    if given is None:
+        number = 1
+        while (folder := Path("runs") / (f"{wished}-{number}" if number > 1 else wished)).exists():
+            number += 1
+        return folder
+    folder = Path(given)
+    if (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} holds another run: go on with it by --resume {folder}, or give another "
+            "--out."
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} holds something already: give another --out.")
+    return folder
+
+
+def read_config(folder: Path) -> dict | None:
+    """The configuration of a run, None when the folder is no run.
+
+    Raises:
+        ValueError: it is one, but damaged.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(f"{path} is not JSON: it is damaged.") from None
+    if not isinstance(config, dict) or config.get("form") != FORM:
+        return None
+    kinds = {"options": dict, "method": dict, "base": dict, "task": dict, "data": dict}
+    for key, kind in kinds.items():
+        if not isinstance(config.get(key), kind):
+            raise ValueError(f"{path} has no {key}: it is damaged.")
+    return config
+
+
+def run_of(folder: str | Path) -> tuple[Path, dict] | None:
+    """(folder, configuration) of the run that a folder is, or whose adapter it is."""
+    folder = Path(folder)
+    for place in (folder, folder.parent):
+        if folder.is_dir() and (place == folder or folder.name == ADAPTER):
+            config = read_config(place)
+            if config:
+                return place, config
+    return None
+
+
+def adapter_of(folder: str | Path) -> Path:
+    """The adapter in a run's folder, or the folder itself.
+
+    Raises:
+        FileNotFoundError: the run has none yet.
+    """
+    folder = Path(folder)
+    if read_config(folder) is None:
+        return folder
+    if not (folder / ADAPTER).is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no adapter yet: finish the run with train --resume {folder}."
+        )
+    return folder / ADAPTER
+
+
+def libraries() -> dict[str, str]:
+    """Versions that a number may depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": platform.python_version()}
+    for name in ("minipeft", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            pass
+    return found
+
+
+class Log:
+    """log.jsonl while a run goes on: pass `log.watch` to `train`.
+
+    After a resume it is first written anew from the history, so that steps which were lost with
+    the killed process are not in it twice.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps = self.evaluations = 0
+        self.file = None
+
+    def watch(self, history: History) -> None:
+        lines = self.new_lines(history)
+        if self.file is None:
+            write_text(self.path, "\n".join(lines))
+            self.file = self.path.open("a", encoding="utf-8")
+            return
+        self.file.write("".join(f"{line}\n" for line in lines))
+        self.file.flush()
+
+    def new_lines(self, history: History) -> list[str]:
+        scores = {entry["step"]: entry for entry in history.evaluations[self.evaluations :]}
+        lines = []
+        for i in range(self.steps, len(history.losses)):
+            line = {
+                "step": i + 1,
+                "loss": history.losses[i],
+                "learning_rate": history.learning_rates[i],
+                "gradient_norm": history.gradient_norms[i],
+            }
+            lines.append(json.dumps(line))
+            if i + 1 in scores:
+                lines.append(json.dumps({"validation": scores[i + 1]}))
+        self.steps, self.evaluations = len(history.losses), len(history.evaluations)
+        return lines
+
+    def close(self) -> None:
+        if self.file:
+            self.file.close()
+
+
+def picture(path: Path, draw, width: float = 6.0, height: float = 3.6) -> bool:
+    """Call draw(axes) and write the picture; False without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return False
+    figure = Figure(figsize=(width, height), layout="constrained")
+    draw(figure.add_subplot())
+    kind = path.suffix.removeprefix(".") or "png"
+    write(path, lambda name: figure.savefig(name, format=kind, dpi=120))
+    return True
+
+
+def card(config: dict, history: History, report, command: str) -> str:
+    """README.md of a run: what was trained on what, how, and how well."""
+    base, method, task = config["base"], config["method"], config["task"]
+    data, options = config["data"], config["options"]
+    shown = base["name"] if not os.path.isabs(base["name"]) else Path(base["name"]).name
+    settings = ", ".join(f"{key} {value}" for key, value in method["settings"].items() if value)
+    rows = [f"| {key} | {value:.4f} |" for key, value in config["scores"].items()]
+    files = [
+        f"| {Path(file['name']).name} | {file['split']} | {file['examples']:,} | "
+        f"{(file['sha256'] or '-')[:16]} |"
+        for file in data["files"]
+    ]
+    trained = f"{report.trainable:,} numbers, {100 * report.trainable / report.total:.3g} %"
+    trained += f", and {report.head:,} of the head" if report.head else ""
+    kept = f"the weights of step {history.best_step}" if history.best_step else "the last weights"
+    return f"""---
+library_name: peft
+base_model: {json.dumps(shown)}
+tags: [minipeft, {method["name"].lower()}]
+---
+
+# {method["name"]} on {shown}: {task["name"]}
+
+| | |
+|---|---|
+| base | {shown} ({base["kind"]}, {base["head"]} head), {report.base:,} parameters, frozen |
+| base's SHA-256 | `{base["fingerprint"][:32]}` |
+| method | {method["name"]}{f" ({settings})" if settings else ""} |
+| trained | {trained} |
+| task | {task["kind"]}{f", {len(task['labels'])} labels" if task["labels"] else ""} |
+| training | {options["steps"]} steps of {options["batch_size"]} x {options["accumulate"]}, \
+learning rate {options["learning_rate"]:g}, seed {options["seed"]}, {history.seconds:.0f} s |
+
+## Numbers
+
+On the dev split, {kept} (chosen on that very split, so expect a little less on new data):
+
+| score | value |
+|---|---|
+{chr(10).join(rows)}
+
+![Loss and scores](curves.png)
+
+## Data
+
+| file | split | examples | SHA-256 |
+|---|---|---|---|
+{chr(10).join(files)}
+
+## Again, and further
+
+    {command}
+    python -m minipeft evaluate FOLDER DATA
+
+`adapter/` opens with `minipeft.load(model, "adapter")`. Versions: \
+{", ".join(f"{name} {number}" for name, number in config["libraries"].items())}.
+"""

@@ -1,0 +1,349 @@
+"""`python -m minipeft train`: fine-tune a base on a file and leave a folder with all about it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import minipeft as mp
+from minipeft.commands import bases, data, options, runs, scoring
+from minipeft.encoding import Encoding
+from minipeft.files import method_class
+from minipeft.methods.method import Method
+from minipeft.tasks import Task
+from minipeft.training import SCHEDULES
+from minipeft.tuner import Tuner
+from tiny_transformer.files import write_text
+
+EXAMPLE = {"base": "tiny-decoder", "data": "reverse", "steps": 80, "learning_rate": 1e-2}
+
+EXAMPLES = """train
+train --base tiny-encoder --data capital --method prefix --length 8
+train --base bert-base-uncased --data train.tsv --dev dev.tsv --kind classification \\
+      --input sentence --target label --method lora --rank 8 --targets query,value --steps 500
+train --base ./my-llama --data pairs.jsonl --kind text-to-text --out runs/pairs --epochs 2
+train --resume runs/pairs
+train --method adapter --help"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    """The method in the command line decides which settings there are flags for."""
+    parser = options.add_parser(
+        commands,
+        "train",
+        "fine-tune a base on a file",
+        "Fine-tune a base on your data. Without arguments an example is trained, in seconds.\n\n"
+        "The base stays as it is; what is learnt goes into RUN/adapter, beside the configuration,\n"
+        "a log, curves and a model card. Ctrl-C or a crash loses little: --resume goes on, and\n"
+        "ends with the same bits as a run that was not stopped.",
+        EXAMPLES,
+        "Exit code: 0 trained, 2 what was given cannot be used (one sentence says why).",
+    )
+    parser.add_argument("--base", help="tiny-decoder, ..., a folder, or a name on the Hub")
+    parser.add_argument("--data", metavar="FILE", help=".jsonl, .csv, .tsv or .conll, or a task of "
+                        "the project (reverse, capital, ...)")  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="RUN", help="folder to write (default: a new one in runs/)"
+    )
+    parser.add_argument(
+        "--resume", metavar="RUN", help="go on with this run; everything else comes from its folder"
+    )
+    known = ", ".join(c.__name__ for c in options.names().values())
+    parser.add_argument(
+        "--method",
+        default="LoRA",
+        help=f"one of {known} (default %(default)s); "
+        "`train --method NAME --help` shows the settings of that method",
+    )
+    data.add_flags(parser, dev=True)
+    add_training_flags(parser)
+    bases.add_flags(parser)
+    kind = options.method_class(options.chosen(arguments, "LoRA"))
+    options.add_flags(parser, kind)
+    parser.set_defaults(run=run, parser=parser)
+
+
+def add_training_flags(parser: argparse.ArgumentParser) -> None:
+    """The numbers of a run; `compare` has them too."""
+    group = parser.add_argument_group("training")
+    flag = group.add_argument
+    flag("--steps", type=int, help="optimizer steps (default 500)")
+    flag("--epochs", type=float, help="instead of --steps: times through the training examples")
+    flag("--batch-size", type=int, default=16, help="examples of a batch (default %(default)s)")
+    flag("--accumulate", type=int, default=1, help="batches of a step (default %(default)s)")
+    flag("--learning-rate", type=float, help="the highest one (default 0.001)")
+    flag("--warmup", type=float, default=0.1, help="share of the steps, or number of steps, in "
+         "which the rate rises (default %(default)s)")  # fmt: skip
+    flag("--schedule", choices=SCHEDULES, default="linear", help="after that (default %(default)s)")
+    flag("--weight-decay", type=float, default=0.0, help="AdamW's (default %(default)s)")
+    flag("--clip", type=float, default=1.0, help="longest gradient (default %(default)s)")
+    flag("--seed", type=int, default=0, help="of everything random (default %(default)s)")
+    flag("--validate-every", type=int, metavar="N", help="steps between two validations (default: "
+         "a fifth of the run)")  # fmt: skip
+    flag("--checkpoint-every", type=int, default=100, metavar="N", help="steps between two "
+         "checkpoints (default %(default)s)")  # fmt: skip
+    flag("--head", choices=bases.HEADS, help="default: tagging for tags, classification for "
+         "classes on an encoder, language otherwise")  # fmt: skip
+
+
+def run(given: argparse.Namespace) -> int:
+    folder, config, method, given = resumed(given) if given.resume else begun(given)
+    if (folder / runs.RESULT).is_file():
+        print(f"{folder} is finished: {(folder / 'README.md')} has its numbers.")
+        return 0
+    task = data.training_task(given)
+    base = open_for(task, given)
+    method = with_template(method, given, base)
+    tuner = mp.attach(base.model, method, "task", seed=given.seed)
+    data.check_fits(task, base, extra=len(tuner.words or ()))
+    given.steps = steps_of(given, task)
+    config = describe(given, config, base, method, task)
+    write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
+    report = tuner.report()
+    print(report)
+    for note in base.notes:
+        print(f"note: {note}")
+    train, dev = (len(task.splits[split]) for split in ("train", "dev"))
+    print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
+
+    log = runs.Log(folder / runs.LOG)
+    try:
+        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, log.watch)
+    finally:
+        log.close()
+    finish(folder, config, history, tuner, report)
+    print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
+    print(f"In {folder}: adapter/, README.md (the model card), curves.png, log.jsonl")
+    print(next_steps(folder, given, base, task))
+    return 0
+
+
+def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argparse.Namespace]:
+    """A new run: (folder, what is known of it, method, options)."""
+    settings = options.settings(given)
+    kind = options.method_class(given.method)
+    example = given.base is None and given.data is None
+    if example:
+        for key, value in EXAMPLE.items():
+            if getattr(given, key) is None:
+                setattr(given, key, value)
+        print("No --base and --data: this trains the example, a small decoder that learns to "
+              "turn a row of words round.\n")  # fmt: skip
+    if given.base is None or given.data is None:
+        lacking, example = ("base", "tiny-encoder") if given.base is None else ("data", "my.jsonl")
+        raise ValueError(f"Say which {lacking} too: --{lacking} {example}.")
+    method = None if isinstance(settings.get("template"), str) else kind(**settings)
+    given.base = bases.absolute(given.base)
+    given.learning_rate = 1e-3 if given.learning_rate is None else given.learning_rate
+    check_numbers(given)
+    wished = "example" if example is True else run_name(given.base, kind.__name__, given.data)
+    folder = runs.fresh_folder(given.out, wished)
+    for name in ("data", "dev"):
+        path = getattr(given, name)
+        if path and Path(path).exists():
+            setattr(given, name, str(Path(path).resolve()))
+    command = shlex.join(["python", "-m", "minipeft", *given.arguments])
+    return folder, {"command": command}, method, given
+
+
+def check_numbers(given: argparse.Namespace) -> None:
+    """What `train` of the library does not see."""
+    for name in ("batch_size", "accumulate", "checkpoint_every", "validate_every", "steps"):
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
+    if given.epochs is not None and (not given.epochs > 0 or given.steps is not None):
+        raise ValueError("--epochs must be above 0, and is given instead of --steps.")
+    if given.clip is not None and not given.clip > 0:
+        raise ValueError(f"--clip must be above 0, not {given.clip}.")
+
+
+def run_name(base: str, method: str, file: str) -> str:
+    """A folder's name that tells what is in it."""
+    words = (Path(base).name, method.lower(), Path(file).stem)
+    return re.sub(r"[^\w.-]+", "-", "-".join(words))
+
+
+def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Namespace]:
+    """The run in a folder, with the options it was begun with.
+
+    Raises:
+        FileNotFoundError, ValueError: no run is there, or its data have changed, or more was given.
+    """
+    plain = given.parser.parse_args([])
+    ours = {k: v for k, v in vars(given).items() if k != "resume"}
+    more = [
+        k for k, v in ours.items() if vars(plain).get(k) != v and k not in ("command", "arguments")
+    ]
+    if more:
+        flag = more[0].removeprefix(options.DEST).replace("_", "-")
+        raise ValueError(f"--resume takes everything from the run's folder: leave --{flag} away.")
+    folder = Path(given.resume)
+    config = runs.read_config(folder)
+    if config is None:
+        raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
+    before = argparse.Namespace(**{**vars(plain), **config["options"]})
+    for file in config["data"]["files"]:
+        if file["sha256"] and data.digest(file["name"]) != file["sha256"]:
+            raise ValueError(
+                f"{file['name']} is not what this run began with: put that file back, or begin a "
+                "new run."
+            )
+    method = method_class(config["method"]["name"]).revive(
+        config["method"]["settings"], method_class
+    )
+    return folder, config, method, before
+
+
+def open_for(task: Task, given: argparse.Namespace) -> bases.Base:
+    """The base with the head that the task needs."""
+    kind = bases.kind_of(given.base, given.trust_remote_code)
+    head = Encoding(task, None, kind, given.head).head
+    labels = task.labels if head != "language" else None
+    base = bases.open_base(given.base, given, head, labels, given.seed)
+    if isinstance(base.tokenizer, bases.Letters):
+        base.tokenizer.borrow([e.target for split in task.splits.values() for e in split])
+    if base.tokenizer is None:
+        raise ValueError(f"{given.base} has no tokenizer that can be read.")
+    return base
+
+
+def with_template(method: Method | None, given: argparse.Namespace, base: bases.Base) -> Method:
+    """P-tuning's --template is written in words, which only the base's tokenizer knows."""
+    if method is not None:
+        return method
+    settings = options.settings(given)
+    template = mp.Template.read(settings.pop("template"), base.tokenizer)
+    settings |= {"template": template.pieces, "mask": template.mask, "frame": template.frame}
+    return options.method_class(given.method)(**settings)
+
+
+def steps_of(given: argparse.Namespace, task: Task) -> int:
+    if given.epochs is None:
+        return given.steps or 500
+    per_epoch = len(task.splits["train"]) / (given.batch_size * given.accumulate)
+    return max(1, round(given.epochs * per_epoch))
+
+
+def describe(given, config: dict, base: bases.Base, method: Method, task: Task) -> dict:
+    """config.json.
+
+    Raises:
+        ValueError: a run that goes on finds another base than it began with.
+    """
+    print_of_base = mp.fingerprint(base.model) if base.head == "language" else trunk_print(base)
+    before = config.get("base", {}).get("fingerprint")
+    if before not in (None, print_of_base):
+        raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
+    kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
+    kept = {key for key in kept if not key.startswith(options.DEST)}
+    files = []
+    for split, name in (("train", given.data), ("dev", given.dev or given.data)):
+        count = len(task.splits[split])
+        files.append({"name": name, "split": split, "examples": count, "sha256": data.digest(name)})
+    letters = getattr(base.tokenizer, "alphabet", None)
+    return {
+        "form": runs.FORM,
+        "command": config["command"],
+        "options": {key: getattr(given, key) for key in sorted(kept)} | {"epochs": None},
+        "method": {"name": type(method).__name__, "settings": method.settings()},
+        "base": {
+            "name": given.base,
+            "kind": base.kind,
+            "head": base.head,
+            "fingerprint": print_of_base,
+        },
+        "task": {
+            "name": task.name,
+            "kind": task.kind,
+            "labels": list(task.labels) if task.labels else None,
+            "borrowed": dict(letters.borrowed) if letters else {},
+        },
+        "data": {"files": files},
+        "libraries": runs.libraries(),
+    }
+
+
+def trunk_print(base: bases.Base) -> str:
+    """A hash of the base without its head, which is fresh for a fresh task."""
+    from minipeft.anatomy import Anatomy
+    from minipeft.fingerprint import identity
+
+    return identity(base.model, tuple(Anatomy(base.model).heads()))["exact"]
+
+
+def fit(tuner: Tuner, task: Task, base: bases.Base, given, checkpoint=None, watch=None):
+    """Train with validation; the weights with the best first score are kept."""
+    letters = scoring.by_letters(base)
+    inputs = [example.input for example in task.splits["dev"]]
+    true = [example.target for example in task.splits["dev"]]
+
+    def evaluate(model) -> dict[str, float]:
+        said = scoring.answers(
+            task, base, inputs, progress=watch is not None and sys.stderr.isatty()
+        )
+        return scoring.scores(task, said, true, letters)
+
+    return mp.train(
+        tuner.model,
+        task.batches(
+            "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
+        ),
+        given.steps,
+        given.learning_rate,
+        warmup=given.warmup,
+        schedule=given.schedule,
+        weight_decay=given.weight_decay,
+        clip=given.clip,
+        accumulate=given.accumulate,
+        seed=given.seed,
+        evaluate=evaluate,
+        evaluate_every=given.validate_every or max(1, given.steps // 5),
+        best=scoring.direction(base),
+        checkpoint=checkpoint,
+        checkpoint_every=given.checkpoint_every,
+        resume=checkpoint is not None,
+        progress=sys.stderr.isatty(),
+        watch=watch,
+    )
+
+
+def finish(folder: Path, config: dict, history, tuner: Tuner, report) -> None:
+    """Adapter, curves, card; then the result, and only then the checkpoint goes."""
+    best = history.best_step
+    entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
+    config["scores"] = {key: value for key, value in entry.items() if key != "step"}
+    tuner.save(folder / runs.ADAPTER)
+    runs.picture(folder / "curves.png", history.plot)
+    write_text(folder / "README.md", runs.card(config, history, report, config["command"]))
+    result = {
+        "dev": config["scores"],
+        "best_step": best,
+        "seconds": history.seconds,
+        "trainable": report.trainable,
+        "head": report.head,
+        "base": report.base,
+    }
+    write_text(folder / runs.RESULT, json.dumps(result, indent=1))
+    shutil.rmtree(folder / runs.CHECKPOINT, ignore_errors=True)
+
+
+def kept(history) -> str:
+    return f"   (weights of step {history.best_step})" if history.best_step else ""
+
+
+def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
+    """Commands to try now."""
+    shipped = data.is_shipped(given.data)
+    lines = [f"evaluate {folder} --data {given.data if shipped else 'OTHER_FILE'}"]
+    if task.kind in ("generate", "cloze") and base.kind != "encoder":
+        lines.append(f"generate {folder} {shlex.quote(task.splits['dev'][0].input[:60])}")
+    lines += [f"inspect {folder} --plot {folder}/spectra.png"]
+    if shipped:
+        lines.append(f"train --base {given.base} --data {given.data} --method prefix")
+    return "Try next:\n" + "\n".join(f"  python -m minipeft {line}" for line in lines)
