@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import minipeft as mp
 from minipeft.cloze import cloze
-from minipeft.memory import reading_memory
+from minipeft.memory import PositionDoor, reading_memory
 from minipeft.methods.p_tuning_v2 import warm_up
 from minipeft.prefixes import PrefixPatch, Rows
 from tiny_transformer.attention import Attention
@@ -331,6 +331,16 @@ def test_peft_layout_is_said_and_is_never_the_default():
         tuner = mp.attach(model, method)
         assert 'layout="peft": positions move' in str(tuner.report())
         tuner.detach()
+
+
+@pytest.mark.parametrize("name", ["tiny-encoder-decoder", "bart"])
+def test_in_peft_layout_only_the_decoder_has_a_prefix_and_moves(name):
+    model = zoo.build(name)
+    tuner = mp.attach(model, mp.Prefix(length=3, layout="peft"))
+    paths = [path for path, module in model.named_modules() if isinstance(module, PositionDoor)]
+    assert len(paths) == 1
+    assert all("decoder" in path for path in (*paths, *(place.path for place, _ in tuner.places)))
+    assert {place.target for place, _ in tuner.places} == {"memory"}
 
 
 def test_defect_1_t5_layers_do_not_share_rows():
