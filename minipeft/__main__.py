@@ -13,6 +13,8 @@ COMMANDS = (
     "evaluate",
     "generate",
     "merge",
+    "inspect",
+    "compare",
     "convert",
     "support",
     "check",

@@ -1,0 +1,226 @@
+"""`python -m minipeft inspect`: what is in an adapter's folder, or in a base."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import minipeft as mp
+from minipeft import files
+from minipeft.anatomy import TARGETS, Anatomy
+from minipeft.commands import data, opened, options, runs
+from minipeft.report import Table
+
+EXAMPLES = """inspect runs/example
+inspect runs/example --plot spectra.png
+inspect ./adapter --base gpt2
+inspect tiny-decoder --plot query.png --target query"""
+
+DOORS = {
+    "PromptTuning": "words",
+    "PTuning": "words",
+    "Prefix": "memory",
+    "PTuningV2": "memory",
+    "UniPELT": "memory and weights",
+    "Together": "those of its parts",
+}  # all others: weights
+OF_PEFT = {
+    "LORA": "LoRA",
+    "ADALORA": "AdaLoRA",
+    "IA3": "IA3",
+    "PREFIX_TUNING": "Prefix",
+    "PROMPT_TUNING": "PromptTuning",
+    "P_TUNING": "PTuning",
+}
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "inspect",
+        "what is in an adapter or in a base",
+        "Show what is in an adapter's folder (method, door, tensors, hashes) or in a base (its\n"
+        "three doors and what fits into them). --plot draws singular values: how many directions\n"
+        "does an update, or a weight of the base, really use?",
+        EXAMPLES,
+    )
+    opened.add_flags(parser)
+    parser.add_argument("--plot", metavar="FILE", help="draw the spectra into this .png or .svg")
+    parser.add_argument(
+        "--target", default="query", help="which weights of a base to draw (default %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    if given.plot and Path(given.plot).suffix not in (".png", ".svg", ".pdf"):
+        raise ValueError("--plot must end in .png, .svg or .pdf.")
+    if opened.is_adapter(given.what):
+        matrices = adapter(given)
+        title = f"spectra of {given.what}"
+    else:
+        matrices = base(given)
+        title = f"{given.target} of {given.what}"
+    if given.plot:
+        draw(matrices, Path(given.plot), title)
+        print(f"\nThe picture is in {given.plot}")
+    return 0
+
+
+def adapter(given: argparse.Namespace) -> dict[str, Tensor]:
+    """Print an adapter; returns its matrices by name."""
+    folder = runs.adapter_of(given.what)
+    settings, tensors, ours = files.read(folder)
+    kind = settings["peft_type"]
+    method = ours["method"] if ours else OF_PEFT[kind]
+    held = sum(tensor.numel() for tensor in tensors.values())
+    rows = [
+        ("method", method),
+        ("door", DOORS.get(method, "weights")),
+        ("layout", "minipeft's own" if kind == "MINIPEFT" else f"PEFT's {kind}"),
+        ("numbers", f"{held:,} in {len(tensors)} tensors"),
+        ("file", f"{(folder / files.TENSORS).stat().st_size:,} bytes"),
+        ("file's SHA-256", data.digest(str(folder / files.TENSORS))),
+    ]
+    if ours:
+        rows += [
+            ("content hash", f"{ours['hash']} (checked)"),
+            ("base", f"a {ours.get('model_type')}, {ours['base'].get('exact')}"),
+        ]
+    else:
+        rows.append(("hashes", "none: this file was not written by minipeft"))
+    named = settings.get("base_model_name_or_path")
+    rows += [("base's name", named)] if named else []
+    about = (ours or {}).get("settings") or settings
+    rows += [(f"  {key}", str(value)) for key, value in about.items() if value not in (None, {})]
+    print(Table(f"{folder}", ("what", ""), rows))
+    print(f"\n{grouped(tensors)}")
+    if given.base or runs.run_of(given.what):
+        found = opened.open_it(given, head=None if runs.run_of(given.what) else "language")
+        print(f"\n{found.tuner.report()}")
+    return updates(tensors, settings)
+
+
+def grouped(tensors: dict[str, Tensor]) -> Table:
+    """Tensors of the file; those of repeated layers share a line."""
+    lines: dict[tuple, list[int]] = {}
+    for name, tensor in tensors.items():
+        key = (re.sub(r"\b\d+\b", "*", name), str(tuple(tensor.shape)), str(tensor.dtype)[6:])
+        line = lines.setdefault(key, [0, 0])
+        line[0], line[1] = line[0] + 1, line[1] + tensor.numel()
+    rows = [(*key, *line) for key, line in lines.items()]
+    return Table("tensors", ("name", "shape", "dtype", "how many", "numbers"), rows)
+
+
+def updates(tensors: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
+    """The change of every weight that a LoRA makes, scale B A; of others every matrix as it is."""
+    found: dict[str, Tensor] = {}
+    for name, A in tensors.items():
+        partner = name.replace("lora_A", "lora_B")
+        if "lora_A" in name and partner in tensors and A.ndim == 2:
+            B = tensors[partner]
+            scale = (settings.get("lora_alpha") or len(A)) / len(A)
+            found[short(name)] = scale * (B.float() @ A.float())
+    if found:
+        return found
+    return {
+        short(name): t.float() for name, t in tensors.items() if t.ndim == 2 and min(t.shape) > 1
+    }
+
+
+def short(name: str) -> str:
+    """The part of a tensor's name that tells it from the others."""
+    return re.sub(r"^base_model\.model\.|\.lora_[AB]|\.weight$", "", name)
+
+
+def base(given: argparse.Namespace) -> dict[str, Tensor]:
+    """Print a base and its doors; returns the matrices that --target names."""
+    found = opened.open_it(given, head="language")
+    model = found.base.model
+    anatomy = Anatomy(model)
+    words = anatomy.words().module
+    limit = anatomy.limit()
+    rows = [
+        ("class", type(model).__name__),
+        ("kind", found.base.kind),
+        ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
+        ("blocks", str(len(anatomy.blocks()))),
+        ("positions", f"{limit:,}" if limit else "no limit"),
+        ("dtype", str(next(model.parameters()).dtype)[6:]),
+        ("SHA-256", mp.fingerprint(model)),
+    ]
+    print(Table(given.what, ("what", ""), rows))
+    V, C = words.num_embeddings, words.embedding_dim
+    doors = [("words", "", anatomy.words().path, f"{V:,} x {C}", 1, V * C)]
+    doors += memory_rows(anatomy)
+    for target in TARGETS:
+        doors += weight_rows(anatomy, target)
+    header = ("door", "target", "module", "shape", "places", "numbers")
+    print(f"\n{Table('doors', header, doors)}")
+    for note in found.base.notes:
+        print(f"note: {note}")
+    if not given.plot:
+        return {}
+    places = anatomy.find((given.target,))
+    return {f"{place.path}": weight(place) for place in places}
+
+
+def memory_rows(anatomy: Anatomy) -> list[tuple]:
+    try:
+        seats = anatomy.attentions()
+    except ValueError:
+        return []
+    groups: dict[str, int] = {}
+    for seat in seats:
+        path = re.sub(r"\b\d+\b", "*", seat.path)
+        groups[path] = groups.get(path, 0) + 1
+    return [("memory", "", path, "keys and values", count, 0) for path, count in groups.items()]
+
+
+def weight_rows(anatomy: Anatomy, target: str) -> list[tuple]:
+    """The places of one target; nothing where the model has none."""
+    try:
+        places = anatomy.find((target,))
+    except ValueError:
+        return []
+    groups: dict[tuple, list[int]] = {}
+    if target == "qkv" and len(places) > len(anatomy.find(("query",))):
+        return []  # not fused: query, key and value have their own lines
+    for place in places:
+        shape = f"{place.out_features} x {place.in_features}"
+        line = groups.setdefault((re.sub(r"\b\d+\b", "*", place.path), shape), [0, 0])
+        line[0], line[1] = line[0] + 1, line[1] + place.in_features * place.out_features
+    return [("weights", target, *key, *line) for key, line in groups.items()]
+
+
+def weight(place) -> Tensor:
+    """The matrix of a place (out, in); of a fused map its own part."""
+    matrix = place.module.weight.detach().float()
+    if not isinstance(place.module, nn.Linear) and matrix.shape[0] == place.in_features:
+        matrix = matrix.T  # Conv1D stores (in, out)
+    return matrix if place.columns is None else matrix[place.columns.to(matrix.device)]
+
+
+def draw(matrices: dict[str, Tensor], path: Path, title: str) -> None:
+    """Singular values of at most a dozen matrices.
+
+    Raises:
+        ValueError: there is no matrix, or no matplotlib.
+    """
+    from minipeft import plots
+
+    some = {name: m for name, m in matrices.items() if bool(torch.any(m != 0))}
+    if not some:
+        raise ValueError("There is no matrix to draw here, or all of them are zero.")
+    step = -(-len(some) // 12)  # a dozen lines can still be told apart
+    some = dict(list(some.items())[::step])
+
+    def onto(axes) -> None:
+        plots.singular_values(some, axes, title=title)
+
+    if not runs.picture(path, onto, 8.0, 4.5):
+        raise ValueError("A picture needs matplotlib: pip install 'minipeft[plots]'.")
