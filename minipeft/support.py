@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
 
 NEED_MEMORY = ("Prefix", "PTuningV2", "UniPELT", "MAM")
 NO_MEMORY = ("bloom", "gpt_neo", "deberta-v2")  # attention cannot be extended from outside
-NO_BIAS = ("t5", "mt5", "llama", "qwen3", "mistral", "glm", "glm4")
+NO_BIAS = ("t5", "mt5", "llama", "qwen3", "mistral")
 
 
 @dataclass(frozen=True)
