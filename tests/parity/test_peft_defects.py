@@ -1,4 +1,10 @@
-"""What is known to go wrong with prompts in 🤗 PEFT 0.21, and must not go wrong here."""
+"""What is known to go wrong in 🤗 PEFT 0.21, and must not go wrong here.
+
+Defects 1 and 6, of prefixes, are in tests/minipeft/test_prefix.py.
+"""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -21,7 +27,7 @@ def close(a, b):
 
 @prompts
 @pytest.mark.parametrize("name", ["bert", "gpt2", "tiny-encoder"])
-def test_token_classification_with_a_prompt_and_labels(name, method):
+def test_defect_2_token_classification_with_a_prompt_and_labels(name, method):
     """There: "Expected input batch_size (22) to match (12)". Here a loss over the text's tokens."""
     model, batch = zoo.build(name, "tagging"), zoo.batch(name, "tagging")
     tuner = mp.attach(model, method, seed=0)
@@ -36,7 +42,7 @@ def test_token_classification_with_a_prompt_and_labels(name, method):
 
 @prompts
 @pytest.mark.parametrize("head", ["classification", "tagging"])
-def test_disabling_a_prompt_on_bert(head, method):
+def test_defect_3_disabling_a_prompt_on_bert(head, method):
     """There: UnboundLocalError. Here the base's own answer, and back."""
     model, batch = zoo.build("bert", head), zoo.batch("bert", head)
     base = zoo.logits(model, batch)
@@ -51,7 +57,7 @@ def test_disabling_a_prompt_on_bert(head, method):
 
 @prompts
 @pytest.mark.parametrize("name", ["bert", "tiny-encoder"])
-def test_the_pooler_reads_cls_and_not_the_prompt(name, method):
+def test_defect_4_the_pooler_reads_cls_and_not_the_prompt(name, method):
     """There it reads virtual token 0."""
     model, batch = zoo.build(name, "classification"), zoo.batch(name, "classification")
     mp.attach(model, method, head=False, seed=0)
@@ -71,7 +77,7 @@ def test_the_pooler_reads_cls_and_not_the_prompt(name, method):
 
 
 @pytest.mark.parametrize("kept", [False, True])
-def test_reloading_a_prompt_to_train_it_further(tmp_path, kept):
+def test_defect_5_reloading_a_prompt_to_train_it_further(tmp_path, kept):
     """There it raises, and the encoder is lost. Here the vectors train on, or a kept encoder."""
     model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
     options = dict(warmup=0, schedule="constant", progress=False)
@@ -96,7 +102,7 @@ def test_reloading_a_prompt_to_train_it_further(tmp_path, kept):
     [("gpt2", "language"), ("llama", "language"), ("bert", "classification"), ("t5", "language")],
 )
 @pytest.mark.parametrize("left", [False, True])
-def test_several_prompts_on_one_model_and_in_one_batch(name, head, left):
+def test_defect_7_several_prompts_on_one_model_and_in_one_batch(name, head, left):
     """There one at a time, and no mixed batch. Here every row has its own."""
     if left and name in ("t5", "bert"):
         pytest.skip("these are padded on the right: BERT's pooler reads the first column")
@@ -124,7 +130,7 @@ def test_several_prompts_on_one_model_and_in_one_batch(name, head, left):
 
 @prompts
 @pytest.mark.parametrize("name", ["gpt2", "bert", "llama", "opt", "roberta", "tiny-decoder"])
-def test_a_plain_forward_does_not_depend_on_the_side_of_the_padding(name, method):
+def test_defect_8_a_plain_forward_does_not_depend_on_the_side_of_the_padding(name, method):
     """There GPT-2's logits change by 0.19. (Of the base alone they do: it counts the padding.)"""
     model, batch = zoo.build(name), zoo.batch(name)
     tuner = mp.attach(model, method, seed=0)
@@ -134,3 +140,42 @@ def test_a_plain_forward_does_not_depend_on_the_side_of_the_padding(name, method
     right_mask, left_mask = (tuner.wrap(b)["attention_mask"] == 1 for b in (batch, left))
     ours, other = zoo.logits(model, batch), zoo.logits(model, left)
     close(other[left_mask], ours[right_mask])
+
+
+def test_defect_9_what_is_missing_there():
+    """Adapters, templates and verbalizers, ensembles, starts, places, cross prefixes, UniPELT."""
+    model, batch = zoo.build("tiny-encoder-decoder"), zoo.batch("tiny-encoder-decoder")
+    base = zoo.logits(model, batch)
+    for method in (
+        mp.Adapter(bottleneck=3, placement="houlsby"),
+        mp.Adapter(bottleneck=3, placement="pfeiffer"),
+        mp.PTuning(template=("P", 9, "{x}", "P"), encoder="mlp"),
+        mp.PromptTuning(length=3, ensemble=2),
+        mp.PromptTuning(length=3, start="labels", words=(7, 8)),
+        mp.PromptTuning(length=3, position="after-bos"),
+        mp.Prefix(length=3, where=("encoder", "cross")),
+        mp.UniPELT(bottleneck=3, length=2, rank=2),
+    ):
+        tuner = mp.attach(model, method, seed=0)
+        zoo.shake(tuner)
+        assert not torch.equal(zoo.logits(model, batch), base)
+        tuner.detach()
+        assert torch.equal(zoo.logits(model, batch), base)
+
+
+def test_defect_10_targets_that_match_only_some_layers_are_refused():
+    model = zoo.build("bert", layers=2)
+    first = model.bert.encoder.layer[0].attention.self
+    first.extra = torch.nn.Linear(16, 16)  # in one layer of two
+    with pytest.raises(ValueError, match="in layers .0. of .* but not in .1."):
+        mp.attach(model, mp.LoRA(rank=2, targets=("extra",)))
+    with pytest.raises(ValueError, match="matches nothing"):
+        mp.attach(model, mp.LoRA(rank=2, targets=("querry",)))
+    mp.attach(model, mp.LoRA(rank=2, targets=("bert.encoder.layer.0.attention.self.extra",)))
+
+
+def test_defect_11_importing_takes_nothing_but_torch_with_it():
+    """There it takes seconds, most of them for transformers. Here it is not imported."""
+    code = "import sys, minipeft; print('transformers' in sys.modules, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
