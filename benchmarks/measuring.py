@@ -1,17 +1,23 @@
-"""Timing side by side, and the table, the JSON file and the picture that come of it."""
+"""Timing side by side, counting, and the table, the files and the picture that come of it."""
 
 from __future__ import annotations
 
+import csv
 import gc
-import json
+import io
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+
+HOW = (
+    "Medians, quartiles in brackets; the models take turns in one process, and a ratio is that of "
+    "steps in the same round. processor: the ratio of the time that the processors were busy."
+)
 
 
 @dataclass
@@ -50,124 +56,141 @@ def take_turns(
     return times
 
 
-def quantiles(values: list[float]) -> tuple[float, float, float]:
-    """The 5 %, 50 % and 95 % quantiles."""
-    low, middle, high = torch.tensor(values).quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """A quarter, a half and three quarters of the values lie below these."""
+    low, middle, high = torch.tensor(values).quantile(torch.tensor([0.25, 0.5, 0.75])).tolist()
     return low, middle, high
 
 
+def ratio(ours: Times, theirs: Times) -> tuple[float, float, float]:
+    """Quartiles of ours / theirs measured in the same round; below 1, ours is faster."""
+    return quartiles([a / b for a, b in zip(ours.wall, theirs.wall, strict=True)])
+
+
+def busy(ours: Times, theirs: Times) -> float:
+    """The median of the same ratio, of the time that the processors were busy."""
+    pairs = zip(ours.processor, theirs.processor, strict=True)
+    return quartiles([a / b for a, b in pairs])[1]
+
+
+def spread(values: tuple[float, float, float], digits: int = 2) -> str:
+    """The median, and the quartiles in brackets: 0.98 (0.97-1.01)."""
+    low, middle, high = (f"{value:.{digits}f}" for value in values)
+    return f"{middle} ({low}-{high})"
+
+
+def milliseconds(times: Times) -> str:
+    """The median of the wall clock, the quartiles in brackets."""
+    return spread(tuple(1000 * value for value in quartiles(times.wall)), 1)
+
+
+def flops(step: Callable[[], None]) -> int:
+    """Floating-point operations of a step, the products of matrices and attention counted.
+
+    torch's counter does not know the attention that it has for processors; we tell it.
+    """
+    from torch.utils import flop_counter as counter
+
+    def forward(q, k, v, *args, **kwargs) -> int:
+        return counter.sdpa_flop_count(q, k, v)
+
+    def backward(grad, q, k, v, *args, **kwargs) -> int:
+        return counter.sdpa_backward_flop_count(grad, q, k, v)
+
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    more = {
+        getattr(torch.ops.aten, name): forward,
+        getattr(torch.ops.aten, f"{name}_backward"): backward,
+    }
+    with counter.FlopCounterMode(display=False, custom_mapping=more) as count:
+        step()
+    return count.get_total_flops()
+
+
 @dataclass
-class Row:
-    """One comparison: ours and theirs, measured in turns."""
+class Sheet:
+    """What a section found: a table with sentences under it, and a picture.
 
-    name: str
-    about: str
-    ours: Times
-    theirs: Times
-
-    def ratio(self) -> float:
-        """Median of ours / median of theirs; below 1, ours is faster."""
-        return quantiles(self.ours.wall)[1] / quantiles(self.theirs.wall)[1]
-
-    def paired(self) -> tuple[float, float, float]:
-        """5 %, 50 %, 95 % of ours / theirs measured directly after one another."""
-        pairs = zip(self.ours.wall, self.theirs.wall, strict=True)
-        return quantiles([a / b for a, b in pairs])
-
-    def processor(self) -> float:
-        """`ratio` of the time that the processors were busy."""
-        return quantiles(self.ours.processor)[1] / quantiles(self.theirs.processor)[1]
-
-
-@dataclass
-class Report:
-    """What a section measured."""
+    draw: puts the numbers into the axes that it is given.
+    """
 
     name: str
     title: str
-    ours: str
-    theirs: str
+    head: list[str]
     threads: int
-    rows: list[Row] = field(default_factory=list)
+    draw: Callable | None = None
+    size: tuple[float, float] = (8, 5)  # of the picture, in inches
+    panels: int = 1
+    rows: list[list[str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
-    def machine(self) -> dict[str, str | int]:
+    def machine(self) -> str:
         """What the numbers were measured with."""
-        import transformers
+        parts = [processor(), f"{self.threads} threads", f"Python {platform.python_version()}"]
+        parts += [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
+        return ", ".join(parts)
 
-        return {
-            "processor": processor(),
-            "threads": self.threads,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        }
-
-    def table(self) -> str:
-        """Medians in milliseconds with the span from 5 % to 95 %, and ratios."""
-        head = ["", self.ours + " ms", self.theirs + " ms", "ratio", "of pairs", "processor"]
-        head.append("what")
-        lines = [head]
-        for row in self.rows:
-            both = (row.ours.wall, row.theirs.wall)
-            ours, theirs = ([1000 * q for q in quantiles(times)] for times in both)
-            low, middle, high = row.paired()
-            lines.append(
-                [
-                    row.name,
-                    *(f"{t[1]:.1f} ({t[0]:.1f}-{t[2]:.1f})" for t in (ours, theirs)),
-                    f"{row.ratio():.3f}",
-                    f"{middle:.3f} ({low:.2f}-{high:.2f})",
-                    f"{row.processor():.3f}",
-                    row.about,
-                ]
-            )
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-        text = [" | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-        text.insert(1, "-|-".join("-" * width for width in widths))
-        about = ", ".join(f"{key} {value}" for key, value in self.machine().items())
-        note = "Medians, 5 % to 95 % in brackets. Ratios: ours / theirs of the medians, of steps "
-        note += "taken one after the other, of the processors' time."
-        return "\n".join([self.title, about, "", *text, "", note, ""])
+    def markdown(self) -> str:
+        """The table as Markdown that reads well in a terminal too."""
+        lines = [self.head, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.head))]
+        text = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |"
+            for line in lines
+        ]
+        text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        notes = [f"- {note}" for note in self.notes]
+        return "\n".join([f"## {self.title}", "", *text, "", *notes, f"- {self.machine()}", ""])
 
     def write(self, folder: Path) -> list[Path]:
-        """Every single time as JSON, and a picture."""
+        """<name>.md, <name>.csv and, where there is something to draw, <name>.png."""
         folder.mkdir(parents=True, exist_ok=True)
-        numbers = asdict(self) | {"machine": self.machine()}
-        for row, found in zip(self.rows, numbers["rows"], strict=True):
-            found |= {"ratio_of_medians": row.ratio(), "median_of_paired_ratios": row.paired()[1]}
-            found |= {"ratio_of_processor_medians": row.processor()}
-        paths = [folder / f"{self.name}.json", folder / f"{self.name}.png"]
-        paths[0].write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-        self.draw(paths[1])
-        return paths
-
-    def draw(self, path: Path) -> None:
-        """One bar per model: the median, with the span from 5 % to 95 %."""
+        paths = [folder / f"{self.name}.{kind}" for kind in ("md", "csv", "png")]
+        paths[0].write_text(self.markdown(), encoding="utf-8")
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
+        paths[1].write_text(text.getvalue(), encoding="utf-8")
+        if self.draw is None:
+            return paths[:2]
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.8 * len(self.rows)), dpi=100)
-        for side, (label, colour) in enumerate(((self.ours, "tab:blue"), (self.theirs, "0.6"))):
-            times = [row.theirs if side else row.ours for row in self.rows]
-            spans = [[1000 * q for q in quantiles(one.wall)] for one in times]
-            places = [i + 0.2 * (2 * side - 1) for i in range(len(self.rows))]
-            middle = [m for _, m, _ in spans]
-            error = [[m - low for low, m, _ in spans], [high - m for _, m, high in spans]]
-            axes.barh(places, middle, 0.36, xerr=error, label=label, color=colour, capsize=2)
-        for i, row in enumerate(self.rows):
-            right = 1000 * max(quantiles(times.wall)[2] for times in (row.ours, row.theirs))
-            axes.text(right, i, f"  ratio {row.ratio():.2f}", va="center")
-        axes.set_yticks(range(len(self.rows)), [row.name for row in self.rows])
-        axes.invert_yaxis()
-        axes.set_xlim(0, axes.get_xlim()[1] * 1.15)
-        axes.set_xlabel("milliseconds per step (median; lines from 5 % to 95 %)")
-        axes.set_title(f"{self.title}, {self.threads} threads", fontsize=10)
-        axes.legend(loc="lower right")
+        figure, axes = pyplot.subplots(1, self.panels, figsize=self.size, dpi=100)
+        self.draw(axes)
         figure.tight_layout()
-        figure.savefig(path)
+        figure.savefig(paths[2])
         pyplot.close(figure)
+        return paths
+
+
+def bars(axes, groups: dict[str, dict[str, tuple]], label: str, line: float | None = None) -> None:
+    """Horizontal bars, one colour per group: {group: {name: (low, middle, high)}}."""
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    high = 0.8 / len(groups)
+    for number, (group, values) in enumerate(groups.items()):
+        places = [names.index(name) - 0.4 + (number + 0.5) * high for name in values]
+        middle = [m for _, m, _ in values.values()]
+        error = [[m - low for low, m, _ in values.values()], [h - m for _, m, h in values.values()]]
+        axes.barh(places, middle, 0.9 * high, xerr=error, label=group, capsize=2)
+    if line is not None:
+        axes.axvline(line, color="0.3", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(label)
+    if len(groups) > 1:
+        axes.legend(fontsize=8)
+
+
+def version(package: str) -> str:
+    """The version of a package, "missing" when it is not installed."""
+    import importlib.metadata
+
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""Section `step`: one training step of tiny_transformer against transformers' class.
+"""Section `pretraining_step`: one training step of tiny_transformer against transformers' class.
 
 The same configuration, weights, batch and optimizer; a step is forward, backward and AdamW. Both
 sides must reach the same losses, or the times mean nothing.
@@ -14,7 +14,7 @@ from torch import Tensor
 
 import tiny_transformer as tt
 
-from .measuring import Report, Row, take_turns
+from .measuring import HOW, Sheet, Times, bars, busy, milliseconds, ratio, spread, take_turns
 
 TINY = {"vocab_size": 900, "width": 128, "heads": 4, "positions": 96}
 SHAPES = {  # name: (layout, numbers, rows, tokens, share of the tokens that is padding)
@@ -66,8 +66,8 @@ def trainer(model, batch: dict[str, Tensor], losses: list[float], **more) -> Cal
     return step
 
 
-def compare(name: str, rounds: int) -> Row:
-    """Both models from one folder, trained side by side."""
+def compare(name: str, rounds: int) -> tuple[str, dict[str, Times]]:
+    """Both models from one folder, trained side by side: what it is, and both times."""
     import transformers
 
     layout, numbers, rows, tokens, padding = SHAPES[name]
@@ -91,26 +91,39 @@ def compare(name: str, rounds: int) -> Row:
     if apart > 1e-3 or losses[0][-1] >= losses[0][0]:
         raise SystemExit(f"{name}: the two models do not learn the same ({apart:.1e} apart).")
     count = sum(parameter.numel() for parameter in ours.parameters())
-    about = f"{count / 1e6:.1f} M, batch {rows} x {tokens}, losses {apart:.0e} apart"
-    return Row(name, about, **times)
+    return f"{count / 1e6:.1f} M, {rows} x {tokens}, losses {apart:.0e} apart", times
 
 
-def run(options) -> Report:
-    """Every shape, or the one named by --only."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    if options.only and options.only not in SHAPES:
-        raise SystemExit(f"no shape {options.only!r}; there are: {'; '.join(SHAPES)}")
-    report = Report(
-        "step_time",
-        "One training step (forward, backward, AdamW), tiny_transformer and transformers",
-        "tiny_transformer",
-        "transformers",
+def run(options) -> list[Sheet]:
+    """Every shape."""
+    found = {}
+    for name in ["tiny-decoder"] if options.quick else SHAPES:
+        slow = name.startswith("GPT-2")
+        found[name] = compare(name, 2 if options.quick else 8 if slow else 15)
+    sheet = Sheet(
+        "pretraining_step",
+        "A pretraining step (forward, backward, AdamW): tiny_transformer and transformers",
+        ["model", "tiny_transformer ms", "transformers ms", "ratio", "processor", "what"],
         options.threads,
+        lambda axes: bars(
+            axes,
+            {"": {n: ratio(*t.values()) for n, (_, t) in found.items()}},
+            "time / time of transformers",
+            1.0,
+        ),
+        (8, 3),
     )
-    for name in [options.only] if options.only else SHAPES:
-        report.rows.append(compare(name, options.rounds))
-    return report
+    for name, (about, times) in found.items():
+        ours, theirs = times.values()
+        sheet.rows.append(
+            [
+                name,
+                milliseconds(ours),
+                milliseconds(theirs),
+                spread(ratio(ours, theirs)),
+                f"{busy(ours, theirs):.2f}",
+                about,
+            ]
+        )
+    sheet.notes.append(HOW)
+    return [sheet]
