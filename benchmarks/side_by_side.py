@@ -6,6 +6,8 @@ losses up to rounding (checked here, tested in tests/minipeft/test_side_by_side.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import minipeft as mp
@@ -44,7 +46,7 @@ def run(options) -> list[Sheet]:
                 tuner = mp.attach(model, one.method, head=False, seed=one.seed)
                 history = mp.train(
                     model,
-                    lambda step, seed=one.seed: batch_of(seed, step),
+                    partial(batch_of, one.seed),
                     steps,
                     one.learning_rate,
                     progress=False,

@@ -20,7 +20,6 @@ from __future__ import annotations
 import inspect
 import re
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,10 +38,15 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
     if not k:
         return None
     ids, labels = batch["input_ids"], batch["labels"]
-    first, logits = run(model, ids[:1, :k], ids[:, k:])  # (1, 1, V), (B, T, V)
-    logits = torch.cat([first.expand(len(ids), -1, -1), logits[:, :-1]], dim=1)  # (B, T, V)
-    asked = labels[:, k:] != -100  # the last shared token answers for the first of its own
-    return F.cross_entropy(logits[asked].float(), labels[:, k:][asked])
+    labels = labels[:, k:]  # (B, T): the last shared token answers for the first of them
+    columns = (labels[:, 1:] != -100).any(dim=0).nonzero()[:, 0]  # (m,) that answer for others
+    first, logits = run(model, ids[:1, :k], ids[:, k:], columns)  # (1, 1, V), (B, m, V)
+    parts = [
+        (first[0].expand(len(ids), -1), labels[:, 0]),  # (B, V), (B,)
+        (logits.flatten(0, 1), labels[:, columns + 1].flatten()),  # (B m, V), (B m,)
+    ]
+    losses = [F.cross_entropy(some.float(), own, reduction="sum") for some, own in parts]
+    return sum(losses) / (labels != -100).sum()
 
 
 def fits(model: nn.Module) -> bool:
@@ -83,8 +87,11 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
     return 0 if bool((labels[:, 1:k] != -100).any()) else k
 
 
-def run(model: nn.Module, front: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids (1, k), (B, T) -> logits of the last shared token (1, 1, V), of the rest (B, T, V)."""
+def run(model: nn.Module, front: Tensor, rest: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Ids (1, k), (B, T) -> logits of the last shared token (1, 1, V), of some of the rest.
+
+    columns: m of the T; their logits are (B, m, V).
+    """
     B = len(rest)
     if "cache" in inspect.signature(model.forward).parameters:  # a tiny_transformer
         cache: list = []
@@ -93,9 +100,10 @@ def run(model: nn.Module, front: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
             for pair in layer.values():
                 for name in pair:
                     pair[name] = pair[name].expand(B, -1, -1, -1)  # (B, H, k, D)
-        return first, model(rest, cache=cache).logits
+        return first, model.head(model.run(rest, cache=cache)[:, columns])
     out = model(input_ids=front, use_cache=True, logits_to_keep=1)
     for layer in out.past_key_values.layers:
         layer.keys = layer.keys.expand(B, -1, -1, -1)  # (B, H, k, D)
         layer.values = layer.values.expand(B, -1, -1, -1)
-    return out.logits, model(input_ids=rest, past_key_values=out.past_key_values).logits
+    past = out.past_key_values
+    return out.logits, model(input_ids=rest, past_key_values=past, logits_to_keep=columns).logits

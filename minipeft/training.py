@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minipeft.labelled import labelled_loss
 from minipeft.shared_prompt import shared_loss
 from minipeft.snapshots import Snapshots
 from minipeft.tuner import seeded, tuners, wrap
@@ -201,6 +202,8 @@ def train(
 def backward(model: nn.Module, batch: dict, accumulate: int) -> float:
     """Add the gradients of one micro-batch; returns its share of the step's loss."""
     loss = shared_loss(model, batch)
+    if loss is None:
+        loss = labelled_loss(model, batch)
     if loss is None:
         loss = model(**wrap(model, batch)).loss
     for tuner in active(model):

@@ -1,0 +1,67 @@
+"""Section `savings`: work that `minipeft.train` leaves out because it changes nothing.
+
+The language head at labelled tokens only (minipeft/labelled.py), and what all rows begin with run
+once (minipeft/shared_prompt.py). Both exact, tested to 1e-6. Measured with and without, on the same
+model and batch; without is `model(**batch).loss`.
+"""
+
+from __future__ import annotations
+
+import minipeft as mp
+from minipeft.labelled import labelled_loss
+from minipeft.shared_prompt import shared_loss
+
+from .bases import Size, batch_of, gpt2, trained
+from .measuring import HOW, Sheet, bars, busy, flops, milliseconds, ratio, spread, take_turns
+
+
+def run(options) -> list[Sheet]:
+    """Every case; --quick makes it tiny."""
+    size = Size.of(options)
+    T = size.tokens
+    cases = {  # name: (method, tokens that are not asked, the loss that leaves work out)
+        "LoRA, labels on the last half": (mp.LoRA(rank=8), T // 2, labelled_loss),
+        "LoRA, labels on the last eighth": (mp.LoRA(rank=8), T - T // 8, labelled_loss),
+        "PromptTuning, labels on all": (mp.PromptTuning(20), 0, shared_loss),
+        "PromptTuning, labels on the last eighth": (mp.PromptTuning(20), T - T // 8, shared_loss),
+        "PTuning, labels on all": (mp.PTuning(20), 0, shared_loss),
+    }
+    found = {}
+    for name, (method, question, short) in cases.items():
+        batch = batch_of(size)
+        labels = batch["labels"].clone()
+        labels[:, :question] = -100
+        batch = batch | {"labels": labels}
+        model = gpt2(size)
+        mp.attach(model.train(), method, seed=0)
+        steps = {
+            "with": trained(model, lambda m=model, b=batch, short=short: short(m, b).backward()),
+            "without": trained(model, lambda m=model, b=batch: m(**b).loss.backward()),
+        }
+        apart = abs(short(model, batch).item() - model(**batch).loss.item())
+        counts = [flops(step) for step in steps.values()]
+        found[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, apart
+    ratios = {name: ratio(t["with"], t["without"]) for name, (t, _, _) in found.items()}
+    sheet = Sheet(
+        "savings",
+        f"Work that is left out because it changes nothing ({size})",
+        ["case", "with ms", "without ms", "with / without", "processor", "FLOPs", "losses apart"],
+        options.threads,
+        lambda axes: bars(axes, {"": ratios}, "time of a step with / without the saving", 1.0),
+        (8, 3),
+    )
+    for name, (times, counts, apart) in found.items():
+        own, plain = times["with"], times["without"]
+        sheet.rows.append(
+            [
+                name,
+                milliseconds(own),
+                milliseconds(plain),
+                spread(ratios[name]),
+                f"{busy(own, plain):.2f}",
+                f"{counts[0] / counts[1]:.3f}",
+                f"{apart:.0e}",
+            ]
+        )
+    sheet.notes.append(HOW)
+    return [sheet]
