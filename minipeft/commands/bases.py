@@ -202,7 +202,8 @@ def _check_loaded(name, model, info, head, notes) -> None:
     from minipeft.anatomy import Anatomy
 
     anatomy = Anatomy(model)
-    heads = tuple(f"{path}." for path in (*anatomy.heads(), *anatomy.language_head()))
+    found = anatomy.language_head() if head == "language" else anatomy.heads()
+    heads = tuple(f"{path}." for path in found)
     odd = [entry[0] for entry in info["mismatched_keys"]]
     fresh = [*info["missing_keys"], *odd]
     lost = [k for k in fresh if not k.startswith(heads) and ".pooler." not in k]

@@ -1,0 +1,67 @@
+"""A command line that runs in this process, small data, and a small transformers base."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import zoo
+
+from minipeft.__main__ import main
+from tiny_transformer import WordTokenizer
+
+WORDS = (
+    "a b c d e f g h good bad red blue is the of to in it on at by up we he she they you".split()
+)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def cli(capsys, tmp_path, monkeypatch):
+    """`cli("train", ...)` -> exit code, what was printed, what was complained about."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINIPEFT_TRACEBACK", raising=False)
+
+    def run(*words):
+        capsys.readouterr()
+        try:
+            code = main([str(word) for word in words])
+        except SystemExit as stopped:  # argparse
+            code = stopped.code
+        told = capsys.readouterr()
+        if code == 2:
+            assert told.err.count("\n") == 1 and told.err.startswith("minipeft: "), told.err
+        return SimpleNamespace(code=code, out=told.out, err=told.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory):
+    """A random GPT-2 of transformers, with a tokenizer."""
+    folder = tmp_path_factory.mktemp("bases") / "gpt2"
+    zoo.build("gpt2").save_pretrained(folder)
+    words = [*WORDS, *(f"w{i}" for i in range(zoo.WORDS - 14 - len(WORDS)))]
+    WordTokenizer(words).save(folder, 32)
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Text-to-text examples of one-letter words."""
+    letters = "a b c d e f g h".split()
+    rows = [{"input": f"{x} {y}", "target": f"{y} {x}"} for x in letters for y in letters]
+    return write(tmp_path / "pairs.jsonl", rows)
+
+
+@pytest.fixture
+def run(cli, gpt2, pairs):
+    """A finished run: its folder."""
+    done = cli("train", "--base", gpt2, "--data", pairs, "--kind", "text-to-text", "--out", "run",
+               "--steps", 2, "--batch-size", 4, "--dev-limit", 3, "--rank", 2,
+               "--targets", "qkv,output", "--learning-rate", "0.1")  # fmt: skip
+    assert done.code == 0, done.err
+    return "run"

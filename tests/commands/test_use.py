@@ -1,0 +1,230 @@
+"""evaluate, generate, merge, inspect, convert and compare, on small models."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import minipeft as mp
+from minipeft.commands import compare, scoring
+from minipeft.tasks import Task
+
+FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 3)
+
+
+def test_evaluate_writes_answers_and_judges(cli, run, pairs):
+    done = cli("evaluate", run, "--data", pairs, "--limit", 5, "--predictions", "p.jsonl",
+               "--require", "overlap=0")  # fmt: skip
+    assert done.code == 0, done.err
+    rows = [json.loads(line) for line in Path("p.jsonl").read_text().splitlines()]
+    assert len(rows) == 5 and rows[0]["input"] == "a a" and set(rows[0]) > {"prediction", "target"}
+    worse = cli("evaluate", run, "--data", pairs, "--limit", 5, "--require", "exact=1.1")
+    assert worse.code == 1 and "below 1.1" in worse.out
+    for words, sentence in [
+        (["--require", "x"], "--require needs such as"),
+        (["--require", "bleu=1"], "no score 'bleu'"),
+        (["--kind", "classification"], "was trained for the kind"),
+        (["--predictions", "p.xlsx"], "must end in"),
+        (["--split", "test"], "--split is for the tasks"),
+        (["--limit", "0"], "--limit must be"),
+    ]:
+        done = cli("evaluate", run, "--data", pairs, *words)
+        assert done.code == 2 and sentence in done.err
+    assert cli("evaluate", "run/adapter", "--data", pairs, "--limit", 5).code == 0
+
+
+def test_a_table_for_every_label(cli):
+    done = cli("train", "--base", "tiny-encoder", "--data", "tags", *FEW, "--out", "r",
+               "--method", "headonly")  # fmt: skip
+    assert done.code == 0, done.err
+    done = cli("evaluate", "r", "--data", "tags", "--limit", 8)
+    assert done.code == 0 and "per label" in done.out and "person" in done.out
+
+
+def test_what_the_scores_are():
+    task = Task("t", "tag", {}, labels=("O", "B-x", "I-x"))
+    true = ["B-x I-x O B-x", "O O"]
+    said = ["B-x I-x O O", "I-x O"]  # one whole entity of two; one that is not there
+    found = scoring.scores(task, said, true)
+    assert found["f1"] == pytest.approx(2 * 1 / (2 + 2))
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert scoring.spans(["I-x", "I-x", "I-y", "B-y"]) == [("x", 0, 1), ("y", 2, 2), ("y", 3, 3)]
+    assert scoring.entities([["O"]], [["O"]]) == 1.0
+    rows = scoring.counted("aab", "abb", ("a", "b", "c"))
+    assert rows[0][1:] == pytest.approx((1 / 2, 1, 2 / 3, 1))
+    assert rows[1][1:] == pytest.approx((1, 1 / 2, 2 / 3, 2))
+    assert rows[2][1:] == (0, 0, 0, 0)
+
+
+def test_generate_streams_what_it_returns(cli, run):
+    one = cli("generate", run, "a b", "--tokens", 5)
+    assert one.code == 0 and one.out.endswith("\n"), one.err
+    both = cli("generate", run, "a b", "c d e", "--tokens", 5, "--out", "g.csv")
+    assert both.code == 0 and sorted(both.out.splitlines())[0].startswith("In") is False
+    line = next(line for line in both.out.splitlines() if line.startswith("a b | "))
+    assert line == f"a b | {one.out.strip()}"
+    assert Path("g.csv").read_text().splitlines()[0] == "input,adapter,output"
+    drawn = [cli("generate", run, "a", "--sample", "--seed", 3).out for _ in range(2)]
+    assert drawn[0] == drawn[1]
+
+
+def test_several_adapters_in_one_batch(cli, run, gpt2, tmp_path):
+    rows = [("a b", "one"), ("a b", ""), ("c d", "one"), ("c d", "two")]
+    lines = "".join(f"{text},{name}\n" for text, name in rows)
+    (tmp_path / "p.csv").write_text(f"prompt,who\n{lines}")
+    base = ("generate", gpt2, "--data", "p.csv", "--input", "prompt", "--tokens", 4)
+    column = ("--adapter-column", "who")
+    two = ("--adapter", f"one={run}", "--adapter", f"two={run}/adapter", *column)
+    done = cli(*base, *two, "--out", "g.jsonl")
+    assert done.code == 0, done.err
+    found = [json.loads(line)["output"] for line in Path("g.jsonl").read_text().splitlines()]
+    alone = cli("generate", run, "a b", "--tokens", 4).out.strip()
+    plain = cli("generate", gpt2, "a b", "--tokens", 4).out.strip()
+    assert found[0] == alone and found[1] == plain and alone != plain
+    assert found[2] == found[3] == cli("generate", run, "c d", "--tokens", 4).out.strip()
+    for words, sentence in [
+        ([*two[:2], *column], "names the adapter 'two'"),
+        (["--adapter", "one", *column], "--adapter needs such as"),
+        (two[:2], "belong together"),
+        ([*two[:4], "--adapter-column", "nobody"], "has no column 'nobody'"),
+    ]:
+        done = cli(*base, *words)
+        assert done.code == 2 and sentence in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["tiny-decoder-0.1m"], "Give prompts"),
+        (["tiny-decoder-0.1m", " "], "Prompt 1 is empty"),
+        (["tiny-encoder", "a"], "cannot write"),
+        (["nowhere/at/all", "a"], "cannot be opened"),
+        (["tiny-decoder-0.1m", "a", "--temperature", "0"], "must be above 0"),
+    ],
+)
+def test_what_cannot_be_written_is_one_sentence(cli, words, sentence):
+    done = cli("generate", *words)
+    assert done.code == 2 and sentence in done.err
+
+
+def test_merge_writes_a_plain_model(cli, run, gpt2):
+    from transformers import AutoModelForCausalLM
+
+    done = cli("merge", run, "merged")
+    assert done.code == 0, done.err
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in Path("merged").iterdir()
+    }
+    assert not [p.name for p in Path().iterdir() if p.name.endswith(".part")]
+    base = AutoModelForCausalLM.from_pretrained(gpt2).eval()
+    mp.load(base, f"{run}/adapter")
+    ids = torch.arange(14, 20)[None]
+    merged = AutoModelForCausalLM.from_pretrained("merged").eval()
+    torch.testing.assert_close(merged(ids).logits, base(ids).logits, atol=1e-4, rtol=1e-4)
+    again = cli("merge", run, "merged")
+    assert again.code == 2 and "holds something already" in again.err
+    assert cli("merge", "merged", "other").code == 2  # no adapter
+
+
+def test_a_prefix_cannot_be_merged(cli, gpt2, pairs):
+    train = ("train", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
+    assert cli(*train, "--method", "prefix", "--length", 2, "--hidden", 4, "--out", "p").code == 0
+    done = cli("merge", "p", "merged")
+    assert done.code == 2 and "cannot be merged" in done.err and not Path("merged").exists()
+
+
+def test_inspect_shows_an_adapter_and_a_base(cli, run, gpt2, tmp_path):
+    done = cli("inspect", run, "--plot", "s.png")
+    assert done.code == 0 and "LoRA" in done.out and "weights" in done.out, done.err
+    assert "(checked)" in done.out and "lora_A" in done.out
+    assert Path("s.png").read_bytes().startswith(b"\x89PNG")
+    done = cli("inspect", gpt2, "--plot", "s.svg", "--target", "key")
+    assert done.code == 0 and "48 x 16" in done.out, done.err  # words
+    assert "memory" in done.out and "16 x 16" in done.out
+    (tmp_path / "empty").mkdir()
+    assert cli("inspect", "empty").code == 2
+    assert "must end in" in cli("inspect", gpt2, "--plot", "s.doc").err
+    file = Path(run, "adapter/adapter_model.safetensors")
+    file.write_bytes(file.read_bytes()[:-3])
+    assert "damaged" in cli("inspect", run).err
+
+
+def test_convert_to_peft_and_back(cli, run, gpt2):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    assert cli("convert", run, "for-peft").code == 0
+    ids = torch.arange(14, 20)[None]
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(gpt2), "for-peft")
+    ours = AutoModelForCausalLM.from_pretrained(gpt2).eval()
+    mp.load(ours, f"{run}/adapter")
+    torch.testing.assert_close(theirs.eval()(ids).logits, ours(ids).logits, atol=1e-5, rtol=1e-5)
+    theirs.save_pretrained("from-peft")
+    nameless = cli("convert", "from-peft", "ours", "--to", "minipeft")
+    assert nameless.code == 2 and "name the base" in nameless.err
+    done = cli("convert", "from-peft", "ours", "--to", "minipeft", "--base", gpt2)
+    assert done.code == 0 and "a stranger" in done.out, done.err
+    assert "(checked)" in cli("inspect", "ours").out
+
+
+def test_what_peft_has_no_layout_for(cli, gpt2, pairs):
+    train = ("train", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
+    assert cli(*train, "--method", "top-layers", "--out", "t").code == 0
+    done = cli("convert", "t", "x", "--to", "peft")
+    assert done.code == 2 and "PEFT has no layout for TopLayers" in done.err
+
+
+def test_an_interrupted_grid_goes_on(cli, gpt2, pairs, monkeypatch):
+    grid = ("compare", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW, "--out", "g",
+            "--methods", "lora:rank=2", "bitfit", "--seeds", 0, 1, "--test", pairs,
+            "--learning-rates", "0.01", "0.1")  # fmt: skip
+    one = compare.one
+
+    def stops(*arguments):
+        if len(list(Path("g/cells").glob("*.json"))) == 3:
+            raise KeyboardInterrupt
+        return one(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "one", stops)
+        assert cli(*grid).code == 130
+    before = {path: path.stat().st_mtime_ns for path in Path("g/cells").iterdir()}
+    assert len(before) == 3
+    done = cli(*grid)
+    assert done.code == 0 and "8 cells, 3 of them are there" in done.out, done.err
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(Path("g/cells.csv").read_text().splitlines()) == 9
+    assert Path("g/compare.png").read_bytes().startswith(b"\x89PNG")
+    table = Path("g/table.txt").read_text()
+    assert "lora:rank=2" in table and "bitfit" in table and "overlap on test" in table
+    other = cli(*grid, "--steps", 3)
+    assert other.code == 2 and "a grid whose steps is 2" in other.err
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(cli, gpt2, pairs):
+    done = cli("compare", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW, "--out",
+               "g", "--methods", "lora:targets=nonsense", "bitfit", "--seeds", 0)  # fmt: skip
+    assert done.code == 1 and "nonsense" in done.out and "bitfit" in done.out
+    assert cli("compare", "--base", gpt2, "--data", pairs, "--methods", "lola").code == 2
+
+
+def test_a_cell_gives_the_numbers_of_a_run_alone(cli, gpt2, pairs):
+    """The base is the same after every cell, so that their order does not matter."""
+    same = ("--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
+    assert cli("compare", *same, "--methods", "bitfit", "lora", "--seeds", 1, "--out", "g",
+               "--learning-rates", "0.1", "--seed", 1).code == 0  # fmt: skip
+    assert cli("train", *same, "--seed", 1, "--learning-rate", "0.1", "--out", "r").code == 0
+    cell = json.loads(Path("g/cells/lora-rate0.1-seed1.json").read_text())
+    log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+    assert cell["losses"] == [line["loss"] for line in log if "loss" in line]
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["train", "evaluate", "generate", "merge", "inspect", "compare", "convert", "support", "check"],
+)
+def test_every_command_has_a_help_with_examples(cli, command):
+    done = cli(command, "--help")
+    assert done.code == 0 and f"python -m minipeft {command}" in done.out
+    assert "example" in done.out and "Exit code" in done.out
