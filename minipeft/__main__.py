@@ -45,6 +45,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"minipeft: {sentence(error)}", file=sys.stderr)
         return 2
+    except Exception as error:  # a mistake of ours; a traceback would help nobody but us
+        if os.environ.get("MINIPEFT_TRACEBACK"):
+            raise
+        what = f"{type(error).__name__}: {sentence(error)}"
+        print(f"minipeft: {what} (MINIPEFT_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 2
 
 
 def sentence(error: BaseException) -> str:

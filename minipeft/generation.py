@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from minipeft.anatomy import Anatomy
 from minipeft.tuner import seeded, tuners, wrap
 
 
@@ -42,9 +43,17 @@ def generate(
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask
     here = list(tuners(model).values())
-    decoder = bool(here) and here[0].anatomy.is_decoder()
+    anatomy = here[0].anatomy if here else Anatomy(model)
+    decoder = bool(here) and anatomy.is_decoder()
     batch = wrap(model, batch, left=decoder or None)
     given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
+    if anatomy.limit() is not None:
+        room = anatomy.limit() - (1 if anatomy.is_encoder_decoder() else given)
+        if room < 1:
+            raise ValueError(
+                f"The prompt fills all {anatomy.limit()} positions; shorten the prompt."
+            )
+        max_new_tokens = min(max_new_tokens, room)
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -121,13 +121,13 @@ def absolute(name: str) -> str:
     return str(Path(name).resolve()) if Path(name).is_dir() else name
 
 
-def kind_of(name: str, trust: bool = False) -> str:
+def kind_of(name: str, options: argparse.Namespace) -> str:
     """ "decoder", "encoder" or "encoder-decoder", without loading any weights."""
     if is_tiny(name):
         from tiny_transformer import checkpoints
 
         return checkpoints.read_config(checkpoints.find(name))[1].kind
-    hf, config = _config(name, trust)
+    hf, config = _config(name, options)
     if config.is_encoder_decoder:
         return "encoder-decoder"
     masked = type(config) in hf.MODEL_FOR_MASKED_LM_MAPPING
@@ -169,10 +169,10 @@ def _open_tiny(name, options, head, labels, seed) -> Base:
 
 
 def _open_hub(name, options, head, labels, seed) -> Base:
-    kind = kind_of(name, options.trust_remote_code)
-    hf, config = _config(name, options.trust_remote_code)
-    tokenizer, notes = _tokenizer(hf, name, config, options.trust_remote_code), []
-    more = {"trust_remote_code": options.trust_remote_code, "use_safetensors": True}
+    kind = kind_of(name, options)
+    hf, config = _config(name, options)
+    tokenizer, notes = _tokenizer(hf, name, config, options), []
+    more = {**_allowed(options), "use_safetensors": True}
     if options.dtype != "auto":
         more["dtype"] = options.dtype
     if head == "language":
@@ -228,19 +228,30 @@ def _transformers():
     return hf
 
 
-def _config(name: str, trust: bool):
+def _allowed(options: argparse.Namespace) -> dict:
+    """What may be run, and whether a base may be fetched: not one that only a run's folder names."""
+    local_only = getattr(options, "local_only", False)
+    return {"trust_remote_code": options.trust_remote_code, "local_files_only": local_only}
+
+
+def _config(name: str, options: argparse.Namespace):
     hf = _transformers()
     try:
-        return hf, hf.AutoConfig.from_pretrained(name, trust_remote_code=trust)
+        return hf, hf.AutoConfig.from_pretrained(name, **_allowed(options))
     except Exception as error:  # a config is anybody's JSON: the reader stumbles in many ways
+        if getattr(options, "local_only", False) and not Path(name).is_dir():
+            raise ValueError(
+                f"The run was trained on the base {name}, which is not on this machine: fetch it "
+                f"by naming it, --base {name}."
+            ) from None
         raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
 
 
-def _tokenizer(hf, name: str, config, trust: bool):
+def _tokenizer(hf, name: str, config, options: argparse.Namespace):
     if hasattr(config, "grapheme_chars"):
         return Letters(Alphabet.of(config))
     try:
-        return hf.AutoTokenizer.from_pretrained(name, trust_remote_code=trust)
+        return hf.AutoTokenizer.from_pretrained(name, **_allowed(options))
     except Exception as error:  # as above
         raise ValueError(f"{name} has no tokenizer that can be read: {_first(error)}") from None
 

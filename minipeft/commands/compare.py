@@ -71,7 +71,8 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.learning_rate is not None:
         raise ValueError("compare takes several rates: --learning-rates 1e-3 1e-2.")
-    train.check_numbers(given)
+    for rate in given.learning_rates:
+        train.check_numbers(seeded(given, given.seed, rate))
     methods = {text: options.from_text(text) for text in dict.fromkeys(given.methods)}
     task, test = data.training_task(given), test_examples(given)
     folder = Path(given.out)

@@ -50,7 +50,6 @@ def run(given: argparse.Namespace) -> int:
     tuner.merge()
     whole(given.out, base.save)
     print(f"{tuner.method.describe()} is in the weights of {given.out}")
-    given.dtype = "auto" if given.dtype == "auto" else given.dtype
     again = bases.open_base(given.out, given, base.head, found.labels)
     with torch.no_grad():
         after = again.model(**ids).logits.float()
@@ -86,6 +85,8 @@ def whole(out: str, save: Callable[[str], None]) -> None:
     """Call save(temporary folder) and move it to `out`: the folder is there whole or not at all."""
     path = Path(out).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     part = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         save(part)

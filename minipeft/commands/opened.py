@@ -79,6 +79,7 @@ def open_it(
         if not (Path(what) / "config.json").is_file():
             raise FileNotFoundError(f"{what} holds no run, no adapter and no base.")
     chosen = base_name(what, options.base, config)
+    options.local_only = bool(config) and not options.base  # the folder names it, not the user
     if config:
         if kind and kind != config["task"]["kind"]:
             raise ValueError(
@@ -87,7 +88,7 @@ def open_it(
         kind, head = config["task"]["kind"], config["base"]["head"]
         labels = tuple(config["task"]["labels"] or ()) or labels
     if head is None:
-        head = head_for(kind, labels, bases.kind_of(chosen, options.trust_remote_code))
+        head = head_for(kind, labels, bases.kind_of(chosen, options))
     seed = config["options"]["seed"] if config else 0
     base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):

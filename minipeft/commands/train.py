@@ -16,7 +16,7 @@ from minipeft.encoding import Encoding
 from minipeft.files import method_class
 from minipeft.methods.method import Method
 from minipeft.tasks import Task
-from minipeft.training import SCHEDULES
+from minipeft.training import SCHEDULES, check_arguments
 from minipeft.tuner import Tuner
 from tiny_transformer.files import write_text
 
@@ -161,6 +161,10 @@ def check_numbers(given: argparse.Namespace) -> None:
         raise ValueError("--epochs must be above 0, and is given instead of --steps.")
     if given.clip is not None and not given.clip > 0:
         raise ValueError(f"--clip must be above 0, not {given.clip}.")
+    warmup = 0 if given.epochs else given.warmup  # of how many steps, only the data know
+    check_arguments(
+        given.steps or 500, given.learning_rate, warmup, given.schedule, "max", given.accumulate
+    )
 
 
 def run_name(base: str, method: str, file: str) -> str:
@@ -176,7 +180,8 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
         FileNotFoundError, ValueError: no run is there, or its data have changed, or more was given.
     """
     plain = given.parser.parse_args([])
-    ours = {k: v for k, v in vars(given).items() if k != "resume"}
+    free = ("resume", "trust_remote_code")  # a folder may be a stranger's: it cannot allow this
+    ours = {k: v for k, v in vars(given).items() if k not in free}
     more = [
         k for k, v in ours.items() if vars(plain).get(k) != v and k not in ("command", "arguments")
     ]
@@ -188,6 +193,7 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     if config is None:
         raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
+    before.trust_remote_code, before.local_only = given.trust_remote_code, True
     for file in config["data"]["files"]:
         if file["sha256"] and data.digest(file["name"]) != file["sha256"]:
             raise ValueError(
@@ -202,7 +208,7 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
 
 def open_for(task: Task, given: argparse.Namespace) -> bases.Base:
     """The base with the head that the task needs."""
-    kind = bases.kind_of(given.base, given.trust_remote_code)
+    kind = bases.kind_of(given.base, given)
     head = Encoding(task, None, kind, given.head).head
     labels = task.labels if head != "language" else None
     base = bases.open_base(given.base, given, head, labels, given.seed)
@@ -241,6 +247,7 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
     if before not in (None, print_of_base):
         raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
     kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
+    kept -= {"trust_remote_code", "local_only"}
     kept = {key for key in kept if not key.startswith(options.DEST)}
     files = []
     for split, name in (("train", given.data), ("dev", given.dev or given.data)):

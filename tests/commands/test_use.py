@@ -61,7 +61,7 @@ def test_generate_streams_what_it_returns(cli, run):
     one = cli("generate", run, "a b", "--tokens", 5)
     assert one.code == 0 and one.out.endswith("\n"), one.err
     both = cli("generate", run, "a b", "c d e", "--tokens", 5, "--out", "g.csv")
-    assert both.code == 0 and sorted(both.out.splitlines())[0].startswith("In") is False
+    assert both.code == 0, both.err
     line = next(line for line in both.out.splitlines() if line.startswith("a b | "))
     assert line == f"a b | {one.out.strip()}"
     assert Path("g.csv").read_text().splitlines()[0] == "input,adapter,output"
@@ -228,3 +228,28 @@ def test_every_command_has_a_help_with_examples(cli, command):
     done = cli(command, "--help")
     assert done.code == 0 and f"python -m minipeft {command}" in done.out
     assert "example" in done.out and "Exit code" in done.out
+
+
+def test_a_strangers_run_neither_fetches_nor_runs_anything(cli, run, pairs, monkeypatch):
+    """Its config.json may name a base and say what it likes: only the user can allow it."""
+    path = Path(run, "config.json")
+    config = json.loads(path.read_text())
+    config["base"]["name"] = config["options"]["base"] = "somebody/something"
+    config["options"]["trust_remote_code"] = True
+    path.write_text(json.dumps(config))
+    Path(run, "result.json").unlink()
+    import transformers
+
+    asked = []
+
+    def ask(name, **more):
+        asked.append(more)
+        raise OSError("not here")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", ask)
+    for words in (["train", "--resume", run], ["generate", run, "a"], ["inspect", run]):
+        done = cli(*words)
+        assert done.code == 2 and "--base somebody/something" in done.err
+    assert asked == [{"trust_remote_code": False, "local_files_only": True}] * 3
+    cli("generate", run, "a", "--base", "somebody/something", "--trust-remote-code")
+    assert asked[-1] == {"trust_remote_code": True, "local_files_only": False}
