@@ -6,7 +6,7 @@
 AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) over the trainable parameters only, warm-up,
 decay, clipping, evaluation, the best weights kept. Everything random is a function of `seed` and
 the step, or is kept in the checkpoint, so that a run that was killed and resumed ends with the same
-bits as one that was not.
+bits as one that was not. Under torchrun several processes share every batch: minipeft.parallel.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.labelled import labelled_loss
+from minipeft.parallel import Alone, crew
 from minipeft.shared_prompt import shared_loss
 from minipeft.snapshots import Snapshots
 from minipeft.tuner import seeded, tuners, wrap
@@ -140,14 +141,23 @@ def train(
     modes = [(module, module.training) for module in model.modules()]
     device = next(iter(parameters.values())).device
     snapshots = Snapshots(checkpoint, model, parameters, optimizer, settings)
+    mates = crew(model, parameters, seed)  # one process, unless torchrun started more
 
     with seeded(seed):
         begin, best_weights = snapshots.restore(history) if resume else snapshots.fresh()
+        if mates.size > 1:
+            shared = {"step": begin, "processes": mates.size, "bytes": mates.bytes}
+            history.records.setdefault("in parallel", []).append(shared)
         feed = Feed(batches, seed, begin * accumulate)
         snapshots.random()  # after the feed, which may have drawn numbers to get where we were
         started = time.perf_counter() - history.seconds
         bar = tqdm(
-            total=steps, initial=begin, disable=not progress, delay=2, mininterval=0.5, unit="step"
+            total=steps,
+            initial=begin,
+            disable=not (progress and mates.rank == 0),
+            delay=2,
+            mininterval=0.5,
+            unit="step",
         )
         model.train()
         try:
@@ -159,7 +169,10 @@ def train(
                 optimizer.zero_grad()
                 for part in range(accumulate):
                     batch = to_device(feed(step * accumulate + part), device)
-                    loss += backward(model, batch, accumulate)
+                    batch, times = mates.share(batch)
+                    with mates.noise(step * accumulate + part):
+                        loss += backward(model, batch, accumulate * times)
+                loss = mates.reduce(loss)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), clip or math.inf).item()
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise ValueError(
@@ -177,12 +190,14 @@ def train(
                 history.gradient_norms.append(norm)
                 last = step + 1 == steps
                 if evaluate and ((step + 1) % evaluate_every == 0 or last):
-                    if score(model, evaluate, step + 1, history, best):
+                    if score(model, evaluate, step + 1, history, best, mates):
                         best_weights = {k: p.detach().clone() for k, p in parameters.items()}
                 history.seconds = time.perf_counter() - started
                 if checkpoint and ((step + 1) % checkpoint_every == 0 or last):
-                    snapshots.write(step + 1, history, best_weights)
-                if watch:
+                    if mates.rank == 0:
+                        snapshots.write(step + 1, history, best_weights)
+                    mates.wait()
+                if watch and mates.rank == 0:
                     watch(history)
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
@@ -199,10 +214,11 @@ def train(
     return history
 
 
-def backward(model: nn.Module, batch: dict, accumulate: int) -> float:
-    """Add the gradients of one micro-batch; returns its share of the step's loss."""
-    loss = shared_loss(model, batch)
-    if loss is None:
+def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
+    """Add the gradients of one micro-batch; returns its share, one of so many, of the loss."""
+    sharded = hasattr(model, "unshard")  # FSDP fetches the weights for one whole forward pass
+    loss = None if sharded else shared_loss(model, batch)
+    if loss is None and not sharded:
         loss = labelled_loss(model, batch)
     if loss is None:
         loss = model(**wrap(model, batch)).loss
@@ -312,14 +328,18 @@ def to_device(batch: Mapping, device: torch.device) -> dict:
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
-def score(model, evaluate, step: int, history: History, best: str | None) -> bool:
+def score(model, evaluate, step: int, history: History, best: str | None, mates: Alone) -> bool:
     """Evaluate and write it down; True when this is the best so far. Draws no training numbers."""
+
+    def ask() -> dict[str, float]:
+        result = evaluate(model)
+        result = result if isinstance(result, Mapping) else {"score": result}
+        return {key: float(value) for key, value in result.items()}
+
     model.eval()
     with torch.no_grad(), seeded(history.settings["seed"]):
-        result = evaluate(model)
+        scores = mates.told(ask)
     model.train()
-    scores = {k: float(v) for k, v in result.items()} if isinstance(result, Mapping) else None
-    scores = {"score": float(result)} if scores is None else scores
     history.evaluations.append({"step": step, **scores})
     value = next(iter(scores.values()))
     steps = history.settings["steps"]
