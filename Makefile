@@ -17,7 +17,7 @@ WORKERS     ?= 2
 BUILD_FLAGS := $(if $(ONLY),--only $(ONLY)) $(if $(FORCE),--force)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course notebooks lab test lint format bench pictures clean
+.PHONY: help setup course notebooks lab test lint format bench soak pictures clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -39,6 +39,9 @@ test: $(STAMP)  ## lint, then every test
 
 bench: $(STAMP)  ## measure speed; the tables go to build/
 	$(PY) benchmarks/run.py
+
+soak: $(STAMP)  ## kills, faults, bad inputs, thousands of cycles; counts at the end (SOAK="--seconds 20" for less)
+	$(PY) -m soak $(SOAK)
 
 lint: $(STAMP)  ## ruff only
 	$(PY) -m ruff check .

@@ -26,7 +26,7 @@ from minipeft.anatomy import Anatomy, Family
 from minipeft.fingerprint import identity, raw_bytes, same_base
 from minipeft.methods.method import Method
 from minipeft.tuner import Tuner, attach
-from tiny_transformer.files import write_tensors, write_text
+from tiny_transformer.files import saving_tensors, saving_text, write_all
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -44,7 +44,11 @@ PROVENANCE = (
 
 
 def save(tuner: Tuner, folder: str | Path) -> None:
-    """Write a tuner into a folder (made if need be); each file appears whole or not at all."""
+    """Write a tuner into a folder (made if need be); each file appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written; the sentence says why, and old files are as they were.
+    """
     writer = layouts.WRITERS.get(type(tuner.method))
     settings, tensors = (writer and writer(tuner)) or _own_layout(tuner)
     heads = tuple(tuner.anatomy.heads())
@@ -59,8 +63,10 @@ def save(tuner: Tuner, folder: str | Path) -> None:
     ours["hash"] = content_hash(settings, tensors, ours)
     folder = Path(folder)
     metadata = {"format": "pt", OURS: json.dumps(ours, sort_keys=True)}
-    write_tensors(folder / TENSORS, tensors, metadata)
-    write_text(folder / CONFIG, json.dumps(settings, indent=2, sort_keys=True))
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    write_all(
+        {folder / TENSORS: saving_tensors(tensors, metadata), folder / CONFIG: saving_text(text)}
+    )
 
 
 def load(

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tiny_transformer.files import write_tensors, write_text
+from tiny_transformer.files import sentences, write_tensors, write_text
 
 
 class Snapshots:
@@ -46,7 +46,8 @@ class Snapshots:
         """The steps that there are snapshots of."""
         if self.folder is None or not self.folder.is_dir():
             return []
-        return sorted(int(path.name.split("-")[1]) for path in self.folder.glob("step-*"))
+        numbers = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def fresh(self) -> tuple[int, dict]:
         """A run from its first step; refuses a folder that holds another one."""
@@ -70,16 +71,21 @@ class Snapshots:
                 tensors[f"random.cuda.{number}"] = state
         whole = self.folder / f"step-{step:06d}"
         part = self.folder / f".writing-step-{step:06d}"
-        for path in self.folder.glob(".writing-*"):  # what a killed run left behind
-            shutil.rmtree(path)
-        part.mkdir(parents=True)
-        # every tensor gets memory of its own, tied buffers included: safetensors wants it so
-        write_tensors(part / "state.safetensors", {k: t.clone() for k, t in tensors.items()})
-        write_text(part / "state.json", json.dumps({"history": asdict(history), **self.run}))
-        os.replace(part, whole)
+        with sentences(whole):
+            for path in self.folder.glob(".writing-*"):  # what a killed run left behind
+                shutil.rmtree(path)
+            part.mkdir(parents=True)
+        try:
+            # every tensor gets memory of its own, tied buffers included: safetensors wants it so
+            write_tensors(part / "state.safetensors", {k: t.clone() for k, t in tensors.items()})
+            write_text(part / "state.json", json.dumps({"history": asdict(history), **self.run}))
+            with sentences(whole):
+                os.replace(part, whole)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)  # there is one only when something failed
         for older in self.steps():
             if older != step:
-                shutil.rmtree(self.folder / f"step-{older:06d}")
+                shutil.rmtree(self.folder / f"step-{older:06d}", ignore_errors=True)
 
     def restore(self, history) -> tuple[int, dict[str, Tensor]]:
         """Put the last snapshot back; returns (steps done, best weights so far)."""

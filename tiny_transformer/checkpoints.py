@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import TransformerConfig
-from .files import write_tensors, write_text
+from .files import saving_tensors, saving_text, write_all
 from .heads import ClassificationHead, TaggingHead
 from .hugging_face import (
     HEADS,
@@ -87,8 +87,9 @@ def save(model, tokenizer: WordTokenizer | None, folder: str | Path) -> None:
         layer = model.head.classes if head == "classification" else model.head.tags
         names = {str(number): f"LABEL_{number}" for number in range(layer.out_features)}
         values |= {"id2label": names, "label2id": {name: int(i) for i, name in names.items()}}
-    write_tensors(folder / "model.safetensors", to_hugging_face(model))
-    write_text(folder / "config.json", json.dumps(values, indent=1, sort_keys=True))
+    text = json.dumps(values, indent=1, sort_keys=True)
+    weights = saving_tensors(to_hugging_face(model))
+    write_all({folder / "model.safetensors": weights, folder / "config.json": saving_text(text)})
     if tokenizer is not None:
         tokenizer.save(folder, model.config.positions)
 

@@ -1,38 +1,130 @@
-"""Writing files so that a reader never sees half of one: a temporary name, then one move."""
+"""Writing files so that a reader never sees half of one: a temporary name, then one move.
+
+What a killed process leaves behind, `.name.*.part`, is taken away by the next write of that file.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 
 def write(path: str | Path, save: Callable[[str], None]) -> None:
-    """Call `save(temporary name)`, flush it to disk, move it to `path`; nothing is left behind."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    try:
-        save(name)
-        with open(name, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    finally:
-        if os.path.exists(name):
-            os.unlink(name)
+    """Call `save(temporary name)`, flush it to disk, move it to `path`; nothing is left behind.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written, ...: one sentence, the old file is
+            as it was.
+    """
+    write_all({path: save})
+
+
+def write_all(saves: Mapping[str | Path, Callable[[str], None]]) -> None:
+    """`write` for files that belong together: none is moved before all are on the disk."""
+    with ExitStack() as stack:
+        parts = {Path(path): stack.enter_context(_part(Path(path))) for path in saves}
+        for (path, name), save in zip(parts.items(), saves.values(), strict=True):
+            with sentences(path):
+                save(name)
+                with open(name, "rb") as file:
+                    os.fsync(file.fileno())
+                os.chmod(name, 0o644)
+        for path, name in parts.items():
+            with sentences(path):
+                os.replace(name, path)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write text (UTF-8, one newline at the end)."""
-    write(path, lambda name: Path(name).write_text(text.rstrip("\n") + "\n", encoding="utf-8"))
+    write(path, saving_text(text))
 
 
 def write_tensors(path: str | Path, tensors: dict, metadata: dict | None = None) -> None:
-    """Write tensors as safetensors."""
+    """Write tensors as safetensors; the same tensors and metadata give the same bytes."""
+    write(path, saving_tensors(tensors, metadata))
+
+
+def saving_text(text: str) -> Callable[[str], None]:
+    """What `write` calls to save a text."""
+
+    def save(name: str) -> None:
+        Path(name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+
+    return save
+
+
+def saving_tensors(tensors: dict, metadata: dict | None = None) -> Callable[[str], None]:
+    """What `write` calls to save tensors."""
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    write(path, lambda name: save_file(whole, name, metadata=metadata or {"format": "pt"}))
+
+    def save(name: str) -> None:
+        save_file(whole, name, metadata=metadata or {"format": "pt"})
+        _sort_metadata(name)
+
+    return save
+
+
+@contextmanager
+def sentences(path: str | Path):
+    """Turn what the operating system says about a failed write into one sentence."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        clear = OSError(
+            f"{path} could not be written ({reason}): make room or choose another place; what was "
+            "there before is as it was."
+        )
+        clear.errno = getattr(error, "errno", None)
+        raise clear from error
+
+
+@contextmanager
+def _part(path: Path):
+    """The name of an empty file beside `path`, gone at the end.
+
+    It is locked as long as this process lives, so that a file without a lock is a dead one's.
+    """
+    with sentences(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for old in glob.glob(f"{glob.escape(str(path.parent / f'.{path.name}.'))}*.part"):
+            with suppress(OSError), open(old, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: in use
+                os.unlink(old)
+        while True:
+            handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+            with suppress(OSError):  # some file systems know no locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.exists(name):
+                break
+            os.close(handle)  # another process took it for a dead one's before it had its lock
+    try:
+        yield name
+    finally:
+        os.close(handle)
+        if os.path.exists(name):
+            os.unlink(name)
+
+
+def _sort_metadata(name: str) -> None:
+    """Order the metadata of a safetensors file, which come in a random order, by their keys.
+
+    A file is the length of its header (8 bytes), the header as JSON, the numbers.
+    """
+    with open(name, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # as long as it was, since nothing else has changed
+            file.seek(8)
+            file.write(text.ljust(length))

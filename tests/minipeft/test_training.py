@@ -413,3 +413,27 @@ def test_running_means_are_part_of_a_snapshot(tmp_path):
         go(3, tmp_path / "b")
     resumed = go(99, tmp_path / "b")
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
+
+
+def test_a_snapshot_that_cannot_be_written_is_a_sentence_and_the_last_one_stays(
+    tmp_path, monkeypatch
+):
+    model, _ = tuned()
+    (tmp_path / "step-of-mine").mkdir()  # a folder of somebody else's is no snapshot
+
+    def full(history):
+        if len(history.losses) == 2:
+            monkeypatch.setattr(os, "replace", refuse)
+
+    def refuse(source, target):
+        raise OSError(30, "Read-only file system")
+
+    with pytest.raises(OSError, match="could not be written .Read-only file system.: make room"):
+        mp.train(
+            model, batches(), 4, checkpoint=tmp_path, checkpoint_every=2, watch=full, progress=False
+        )
+    assert sorted(os.listdir(tmp_path)) == ["step-000002", "step-of-mine"]
+    monkeypatch.undo()
+    again, _ = tuned()
+    history = mp.train(again, batches(), 4, checkpoint=tmp_path, resume=True, progress=False)
+    assert len(history.losses) == 4

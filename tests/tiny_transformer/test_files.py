@@ -7,6 +7,7 @@ import stat
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_models import scrambled
 
@@ -62,3 +63,54 @@ def test_save_writes_nothing_when_the_config_cannot_be_said(tmp_path):
     with pytest.raises(ValueError, match="cannot say norm_epsilon=0.001"):
         tt.save(model, None, tmp_path / "folder")
     assert not (tmp_path / "folder").exists()
+
+
+def test_what_a_killed_process_leaves_is_taken_away_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "file.txt"
+    (tmp_path / ".file.txt.dead.part").write_text("half")
+    (tmp_path / ".other.txt.dead.part").write_text("not this file's")
+
+    def while_writing(name: str) -> None:
+        files.write_text(path, "quick")  # another writer of the same file, meanwhile
+        assert os.path.exists(name)
+        with open(name, "w") as file:
+            file.write("slow")
+
+    files.write(path, while_writing)
+    assert path.read_text() == "slow"
+    assert sorted(os.listdir(tmp_path)) == [".other.txt.dead.part", "file.txt"]
+
+
+def test_files_that_belong_together_are_moved_when_all_are_there(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    files.write_all({one: files.saving_text("1"), two: files.saving_text("2")})
+
+    def full(name: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    sentence = f"{two} could not be written .No space left on device.: make room .* as it was[.]$"
+    with pytest.raises(OSError, match=sentence) as caught:
+        files.write_all({one: files.saving_text("11"), two: full})
+    assert caught.value.errno == 28
+    assert (one.read_text(), two.read_text()) == ("1\n", "2\n")
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+def test_a_place_below_a_file_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("a file")
+    for path in (tmp_path / "file" / "a", tmp_path / "file" / "b" / "c"):
+        with pytest.raises(OSError, match="could not be written .*: make room or choose another"):
+            files.write_text(path, "text")
+
+
+def test_equal_tensors_and_metadata_are_equal_bytes(tmp_path):
+    metadata = {"format": "pt", "é\n": "ü/", "b": '{"x": 1}', "a": "1"}
+    written = set()
+    for number in range(12):  # safetensors keeps its metadata in a random order
+        files.write_tensors(
+            tmp_path / str(number), {"b": torch.ones(3), "a": torch.ones(2, 2)}, metadata
+        )
+        written.add((tmp_path / str(number)).read_bytes())
+    assert len(written) == 1
+    with safe_open(tmp_path / "0", "pt") as file:
+        assert file.metadata() == metadata and file.get_tensor("b").tolist() == [1, 1, 1]
