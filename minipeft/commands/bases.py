@@ -229,7 +229,7 @@ def _transformers():
 
 
 def _allowed(options: argparse.Namespace) -> dict:
-    """What may be run, and whether a base may be fetched: not one that only a run's folder names."""
+    """What may be run, and what fetched: not a base that only the folder of a run names."""
     local_only = getattr(options, "local_only", False)
     return {"trust_remote_code": options.trust_remote_code, "local_files_only": local_only}
 
