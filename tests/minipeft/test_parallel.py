@@ -1,0 +1,96 @@
+"""Two processes give the run of one: losses, weights, evaluations, snapshots."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import processes
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import minipeft as mp
+from minipeft.training import History
+
+pytestmark = pytest.mark.slow
+
+
+def torchrun(script: Path, *arguments: object) -> None:
+    """Two processes on this machine, as a user starts them."""
+    folders = [Path(__file__).parents[1], Path(__file__).parents[2]]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(map(str, folders)), OMP_NUM_THREADS="1")
+    options = ["--nproc-per-node", "2", "--standalone"]
+    command = [sys.executable, "-m", "torch.distributed.run", *options, str(script)]
+    done = subprocess.run(
+        [*command, *map(str, arguments)], env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """What two processes have written, one of their runs being begun by one process."""
+    out = tmp_path_factory.mktemp("processes")
+    processes.train("decoder", out / "begun by one", stop=True)
+    torchrun(Path(processes.__file__), out)
+    return out
+
+
+def same(ours: History, theirs: History) -> None:
+    assert ours.losses == pytest.approx(theirs.losses, abs=1e-6)
+    assert ours.gradient_norms == pytest.approx(theirs.gradient_norms, abs=1e-5)
+    assert ours.best_step == theirs.best_step
+    for a, b in zip(ours.evaluations, theirs.evaluations, strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def close(ours: dict, theirs: dict) -> None:
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", processes.CASES)
+def test_two_processes_give_the_run_of_one(folder, tmp_path, case):
+    history, tensors = processes.train(case, tmp_path)
+    for rank in (0, 1):
+        same(History.load(folder / f"{case}-{rank}.json"), history)
+        close(load_file(folder / f"{case}-{rank}.safetensors"), tensors)
+    first, second = (load_file(folder / f"{case}-{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_only_what_is_trained_travels(folder):
+    model, tuner = processes.start("decoder")
+    record = History.load(folder / "decoder-0.json").records["in parallel"]
+    count = sum(p.numel() for p in tuner.parameters())
+    assert record == [
+        {"step": 0, "processes": 2, "bytes": 4 * (count + len(tuner.parameters()) + 2)}
+    ]
+    assert count < sum(p.numel() for p in model.parameters()) / 5
+
+
+def test_resumed_by_another_number_of_processes(folder, tmp_path):
+    history, tensors = processes.train("decoder", tmp_path)
+    resumed = History.load(folder / "resumed-0.json")  # one process, then two
+    same(resumed, history)
+    assert [r["step"] for r in resumed.records["in parallel"]] == [processes.STOP]
+    close(load_file(folder / "resumed-1.safetensors"), tensors)
+    again, tensors_again = processes.train("decoder", folder / "begun by two", resume=True)
+    same(again, history)
+    close(tensors_again, tensors)
+
+
+def test_processes_that_read_different_batches_are_stopped(folder):
+    for rank in (0, 1):
+        sentence = json.loads((folder / f"error-{rank}.json").read_text())
+        assert "do not read the same batches" in sentence
+
+
+def test_one_process_joins_nobody(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    model, _ = processes.start("decoder")
+    mp.train(model, processes.data("decoder"), 1, progress=False)
+    assert not torch.distributed.is_initialized()

@@ -1,0 +1,102 @@
+"""What test_parallel.py starts with torchrun: runs on two processes, their results in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+import zoo
+from safetensors.torch import save_file
+
+import minipeft as mp
+
+LORA = mp.LoRA(rank=2)
+CASES = {  # name -> (model, head, method, rows of the batches)
+    "decoder": ("tiny-decoder", "language", LORA, (4, 3)),
+    "lonely": ("tiny-decoder", "language", LORA, (1, 2)),  # a process without rows
+    "prompt": ("gpt2", "language", mp.PromptTuning(length=3), (4, 3)),
+    "masked": ("bert", "language", mp.Prefix(length=2), (3, 4)),
+    "classes": ("bert", "classification", LORA, (3, 4)),
+    "tags": ("tiny-encoder", "tagging", mp.IA3(), (3, 4)),
+    "seq2seq": ("t5", "language", mp.AdaLoRA(init_rank=3, target_rank=2), (3, 4)),
+    "whole": ("tiny-decoder", "language", None, (4, 3)),
+}
+STEPS, STOP = 6, 4
+
+
+class Stop(Exception):
+    pass
+
+
+def data(case: str, count: int = 4) -> list[dict]:
+    """Batches whose rows have very different numbers of labels."""
+    name, head, _, rows = CASES[case]
+    found = [zoo.batch(name, head, rows[i % 2], seed=i) for i in range(count)]
+    for batch in found:
+        if head == "language":
+            batch["labels"][0, 2:] = -100
+    return found
+
+
+def start(case: str, seed: int = 0):
+    """The model of a case, its tuner (None: all of it is trained)."""
+    name, head, method, _ = CASES[case]
+    model = zoo.build(name, head)
+    if method is None:
+        return model, None
+    tuner = mp.attach(model, method, seed=seed)
+    if seed == 0:
+        zoo.shake(tuner, 0.05)
+    return model, tuner
+
+
+def train(case: str, folder: Path, stop: bool = False, resume: bool = False, seed: int = 0):
+    """(History, trained tensors) of a run; with `stop` it ends after STOP steps."""
+    model, _ = start(case, seed)
+    batches = data(case)
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+    def feed(number: int) -> dict:
+        if stop and number == 2 * STOP:
+            raise Stop
+        return batches[number % len(batches)]
+
+    def evaluate(model) -> dict:
+        return {"minus loss": -model(**batches[0]).loss.item()}
+
+    try:
+        history = mp.train(
+            *(model, feed, STEPS, 2e-3),
+            **dict(accumulate=2, evaluate=evaluate, evaluate_every=2, progress=False),
+            **dict(checkpoint=folder / case, checkpoint_every=2, resume=resume),
+        )
+    except Stop:
+        return None, {}
+    return history, {n: p.detach().clone() for n, p in named.items()}
+
+
+def main(out: Path) -> None:
+    rank = int(os.environ["RANK"])
+    for case in CASES:  # the other process begins with other numbers: the first one's are taken
+        history, tensors = train(case, out / "two", seed=rank)
+        save_file(tensors, out / f"{case}-{rank}.safetensors")
+        history.save(out / f"{case}-{rank}.json")
+    train("decoder", out / "begun by two", stop=True)
+    history, tensors = train("decoder", out / "begun by one", resume=True)
+    save_file(tensors, out / f"resumed-{rank}.safetensors")
+    history.save(out / f"resumed-{rank}.json")
+
+    model, _ = start("decoder")
+    own = [zoo.batch("tiny-decoder", seed=rank)]
+    try:
+        mp.train(model, own, 1, progress=False)
+    except ValueError as error:
+        (out / f"error-{rank}.json").write_text(json.dumps(str(error)))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
