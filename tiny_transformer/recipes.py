@@ -2,7 +2,7 @@
 
 | name                 | layout | C   | L     | H | steps |
 |----------------------|--------|-----|-------|---|-------|
-| tiny-decoder-0.1m    | GPT-2  | 32  | 4     | 2 | 6000  |
+| tiny-decoder-0.1m    | GPT-2  | 32  | 4     | 2 | 12000 |
 | tiny-decoder-0.4m    | GPT-2  | 80  | 4     | 4 | 4500  |
 | tiny-decoder         | GPT-2  | 128 | 4     | 4 | 4500  |
 | tiny-decoder-3m      | GPT-2  | 192 | 6     | 6 | 2500  |
@@ -52,7 +52,7 @@ class Recipe:
 
 
 RECIPES = {
-    "tiny-decoder-0.1m": Recipe("gpt2", 32, 4, 2, peak=4e-3, steps=6000),
+    "tiny-decoder-0.1m": Recipe("gpt2", 32, 4, 2, peak=4e-3, steps=12000),
     "tiny-decoder-0.4m": Recipe("gpt2", 80, 4, 4, peak=3e-3),
     "tiny-decoder": Recipe("gpt2", 128, 4, 4, peak=2e-3),
     "tiny-decoder-3m": Recipe("gpt2", 192, 6, 6, peak=1.5e-3, steps=2500),
