@@ -1,0 +1,159 @@
+"""transformers' Trainer and accelerate take a model with a tuner attached as it is.
+
+The oracle is a plain loop with the same AdamW: its losses and weights. Nothing is wrapped by hand,
+since a model with tuners puts soft prompts in by itself.
+"""
+
+import warnings
+
+import pytest
+import torch
+import zoo
+from safetensors.torch import load_file
+
+import minipeft as mp
+
+METHODS = {
+    "lora": mp.LoRA(rank=2),
+    "prefix": mp.Prefix(length=3),
+    "prompt": mp.PromptTuning(length=3),
+}
+KINDS = {"gpt2": "language", "bert": "classification"}
+STEPS, ROWS = 3, 2
+
+cases = pytest.mark.parametrize("method", METHODS)
+kinds = pytest.mark.parametrize("name", KINDS)
+
+
+def tuned(name: str, method: str):
+    model = zoo.build(name, KINDS[name])
+    tuner = mp.attach(model, METHODS[method], seed=0)
+    zoo.shake(tuner, 0.05)
+    return model, tuner
+
+
+def rows(name: str) -> list[dict]:
+    """One example per step and row, padding in some, as a data set gives them."""
+    whole = [zoo.batch(name, KINDS[name], ROWS, seed=seed) for seed in range(STEPS)]
+    for batch in whole if name == "gpt2" else ():  # nothing stands before the first word, so it
+        batch["labels"][:, 0] = -100  # gets no loss, yet the Trainer would count it
+    return [{k: v[i] for k, v in batch.items()} for batch in whole for i in range(ROWS)]
+
+
+def trainer(model, folder, data, **options):
+    from transformers import Trainer, TrainingArguments
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_):
+            return torch.utils.data.SequentialSampler(data)
+
+    settings = dict(per_device_train_batch_size=ROWS, per_device_eval_batch_size=ROWS)
+    settings |= dict(max_steps=STEPS, learning_rate=1e-2, lr_scheduler_type="constant", seed=0)
+    settings |= dict(logging_steps=1, report_to=[], disable_tqdm=True, save_strategy="no")
+    settings |= dict(weight_decay=0.0, use_cpu=True, adam_beta1=0.9, adam_beta2=0.999)
+    settings |= dict(max_grad_norm=1.0, logging_strategy="steps", optim="adamw_torch")
+    arguments = TrainingArguments(output_dir=str(folder), **(settings | options))
+    return InOrder(model=model, args=arguments, train_dataset=data, eval_dataset=data)
+
+
+def plain(name: str, method: str):
+    """(losses, tuner) of a loop written out."""
+    model, tuner = tuned(name, method)
+    optimizer = torch.optim.AdamW(tuner.parameters(), lr=1e-2, weight_decay=0.0)
+    losses, data = [], rows(name)
+    model.train()
+    for step in range(STEPS):
+        part = data[step * ROWS : (step + 1) * ROWS]
+        batch = {k: torch.stack([row[k] for row in part]) for k in part[0]}
+        loss = model(**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(tuner.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, tuner
+
+
+def frozen(model, tuner) -> dict:
+    own = set(tuner.parameters())
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p not in own}
+
+
+def same(ours, theirs, atol=1e-6) -> None:
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=atol)
+
+
+@kinds
+@cases
+def test_trainer_trains_as_a_plain_loop(tmp_path, name, method):
+    losses, expected = plain(name, method)
+    model, tuner = tuned(name, method)
+    before = frozen(model, tuner)
+    job = trainer(model, tmp_path, rows(name))
+    job.train()
+    logged = [entry["loss"] for entry in job.state.log_history if "loss" in entry]
+    assert logged == pytest.approx(losses, abs=1e-4)  # the Trainer rounds what it logs
+    same(tuner, expected)
+    after = dict(model.named_parameters())
+    assert all(torch.equal(value, after[n]) for n, value in before.items())
+
+
+@kinds
+@cases
+def test_trainer_evaluates_and_predicts(tmp_path, name, method):
+    model, tuner = tuned(name, method)
+    data = rows(name)
+    job = trainer(model, tmp_path, data)
+    with torch.no_grad():
+        parts = [data[i : i + ROWS] for i in range(0, len(data), ROWS)]
+        whole = [{k: torch.stack([row[k] for row in part]) for k in part[0]} for part in parts]
+        losses = [model(**batch).loss.item() for batch in whole]
+    assert job.evaluate()["eval_loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-6)
+    found = job.predict(data)
+    assert found.predictions.shape[0] == len(data) == found.label_ids.shape[0]
+    longer = 3 if method == "prompt" and name == "gpt2" else 0
+    if name == "gpt2":
+        assert found.predictions.shape[1] == found.label_ids.shape[1] + longer
+
+
+@kinds
+@cases
+def test_trainer_goes_on_from_its_checkpoint(tmp_path, name, method):
+    _, expected = plain(name, method)
+    model, _ = tuned(name, method)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = dict(save_strategy="steps", save_steps=1)
+        trainer(model, tmp_path, rows(name), **options).train()
+        fresh, tuner = tuned(name, method)
+        trainer(fresh, tmp_path, rows(name), **options).train(
+            resume_from_checkpoint=str(tmp_path / "checkpoint-2")
+        )
+    same(tuner, expected)
+    tensors = load_file(tmp_path / "checkpoint-2" / "model.safetensors")
+    assert len(tensors) >= len(tuner.named_tensors())
+
+
+@cases
+def test_accelerate_trains_as_a_plain_loop(method):
+    from accelerate import Accelerator
+
+    losses, expected = plain("gpt2", method)
+    model, tuner = tuned("gpt2", method)
+    optimizer = torch.optim.AdamW(tuner.parameters(), lr=1e-2, weight_decay=0.0)
+    loader = torch.utils.data.DataLoader(rows("gpt2"), batch_size=ROWS)
+    engine = Accelerator(cpu=True)
+    model, optimizer, loader = engine.prepare(model, optimizer, loader)
+    model.train()
+    found = []
+    for batch in loader:
+        loss = model(**batch).loss
+        engine.backward(loss)
+        engine.clip_grad_norm_(tuner.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    assert found == pytest.approx(losses, abs=1e-6)
+    same(tuner, expected)
+    assert engine.unwrap_model(model).minipeft.tuners["default"] is tuner
