@@ -7,6 +7,7 @@ only when that is asked for.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import nn
 
 from minipeft.pronunciation import BRITISH, Alphabet
 from minipeft.tuner import seeded
+from tiny_transformer.files import write_text
 
 HEADS = ("language", "classification", "tagging")
 
@@ -26,6 +28,7 @@ class Base:
 
     kind: "decoder", "encoder" or "encoder-decoder".  head: "language", "classification", "tagging".
     tiny: a tiny_transformer, else a transformers model.  notes: sentences worth a user's look.
+    labels: of the head.  fresh: the head starts with random numbers.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Base:
     head: str
     tiny: bool
     notes: list[str] = field(default_factory=list)
+    labels: tuple[str, ...] | None = None
+    fresh: bool = False
 
     def positions(self) -> int | None:
         """How many tokens the model can read, None when there is no limit."""
@@ -48,10 +53,19 @@ class Base:
             import tiny_transformer as tt
 
             tt.save(self.model, self.tokenizer, folder)
+            self.name_labels(Path(folder) / "config.json")
             return
         self.model.save_pretrained(folder)
         if hasattr(self.tokenizer, "save_pretrained"):
             self.tokenizer.save_pretrained(folder)
+
+    def name_labels(self, path: Path) -> None:
+        """Tell the labels of the head, which a tiny_transformer knows as numbers only."""
+        if self.labels and self.head != "language":
+            config = json.loads(path.read_text(encoding="utf-8"))
+            config["id2label"] = {str(i): label for i, label in enumerate(self.labels)}
+            config["label2id"] = {label: i for i, label in enumerate(self.labels)}
+            write_text(path, json.dumps(config, indent=1, sort_keys=True))
 
 
 class Letters:
@@ -134,6 +148,17 @@ def kind_of(name: str, options: argparse.Namespace) -> str:
     return "encoder" if masked and not getattr(config, "is_decoder", False) else "decoder"
 
 
+def labels_in(name: str, options: argparse.Namespace, head: str) -> tuple[str, ...] | None:
+    """The labels of the classification or tagging head that a folder holds, None without one."""
+    if is_tiny(name) or head == "language":
+        return None
+    _, config = _config(name, options)
+    part = "Sequence" if head == "classification" else "Token"
+    if not any(f"For{part}Classification" in each for each in config.architectures or ()):
+        return None
+    return tuple(str(config.id2label[number]) for number in sorted(config.id2label))
+
+
 def open_base(
     name: str,
     options: argparse.Namespace,
@@ -156,6 +181,7 @@ def open_base(
     dtype = None if options.dtype == "auto" else getattr(torch, options.dtype)
     opener = _open_tiny if is_tiny(name) else _open_hub
     base = opener(name, options, head, labels, seed)
+    base.labels = tuple(labels) if labels else None
     base.model.to(device=device, dtype=dtype) if dtype else base.model.to(device)
     base.model.eval()
     return base
@@ -165,7 +191,9 @@ def _open_tiny(name, options, head, labels, seed) -> Base:
     import tiny_transformer as tt
 
     model, tokenizer = tt.load(name, head, len(labels) if labels else None, seed)
-    return Base(name, model, tokenizer, model.config.kind, head, tiny=True)
+    return Base(
+        name, model, tokenizer, model.config.kind, head, tiny=True, fresh=head != "language"
+    )
 
 
 def _open_hub(name, options, head, labels, seed) -> Base:
@@ -193,12 +221,12 @@ def _open_hub(name, options, head, labels, seed) -> Base:
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
-    _check_loaded(name, model, info, head, notes)
-    return Base(name, model, tokenizer, kind, head, tiny=False, notes=notes)
+    fresh = _check_loaded(name, model, info, head, notes)
+    return Base(name, model, tokenizer, kind, head, tiny=False, notes=notes, fresh=fresh)
 
 
-def _check_loaded(name, model, info, head, notes) -> None:
-    """What the folder did not hold may be the head, and no more than that."""
+def _check_loaded(name, model, info, head, notes) -> bool:
+    """Is the head fresh? What the folder did not hold may be the head, and no more than that."""
     from minipeft.anatomy import Anatomy
 
     anatomy = Anatomy(model)
@@ -212,6 +240,7 @@ def _check_loaded(name, model, info, head, notes) -> None:
         raise ValueError(f"{name} does not hold {lost[0]}: it is no whole model of its config.")
     if fresh and head == "language":
         notes.append(f"{name} holds no language head ({fresh[0]}): it starts with random numbers.")
+    return any(key.startswith(heads) for key in fresh)
 
 
 def _transformers():

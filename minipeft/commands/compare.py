@@ -47,6 +47,7 @@ def add(commands, arguments: list[str]) -> None:
         "Exit code: 0 done, 1 some cells could not be trained (the table says why), 2 what was\n"
         "given cannot be used (one sentence says why).",
     )
+    parser.usage = "%(prog)s --base BASE --data FILE --kind KIND --methods METHOD .. [options]"
     parser.add_argument("--base", required=True, help="tiny-..., a folder, or a name on the Hub")
     parser.add_argument("--data", metavar="FILE", required=True, help="as for train")
     parser.add_argument("--test", metavar="FILE", help="file to report on (default: a task's own)")

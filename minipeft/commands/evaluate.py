@@ -79,6 +79,8 @@ def run(given: argparse.Namespace) -> int:
     data.check_fits(task, found.base, extra=len(found.tuner.words or ()) if found.tuner else 0)
     for note in found.base.notes:
         print(f"note: {note}")
+    if found.base.fresh and found.tuner is None and found.base.head != "language":
+        print(f"note: {given.what} has no {found.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
     true = [example.target for example in examples]
     said = scoring.answers(task, found.base, inputs, given.batch_size, sys.stderr.isatty())

@@ -87,8 +87,13 @@ def open_it(
             )
         kind, head = config["task"]["kind"], config["base"]["head"]
         labels = tuple(config["task"]["labels"] or ()) or labels
+    if head is None and kind == "classify":  # a decoder may have been fine-tuned with such a head
+        own = bases.labels_in(chosen, options, "classification")
+        head = None if own is None else "classification"
     if head is None:
         head = head_for(kind, labels, bases.kind_of(chosen, options))
+    if not is_adapter(what):
+        labels = own_labels(chosen, options, head, labels)
     seed = config["options"]["seed"] if config else 0
     base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
@@ -99,6 +104,25 @@ def open_it(
     if is_adapter(what):
         tuner = mp.load(base.model, runs.adapter_of(what), name, options.any_base)
     return Opened(base, tuner, kind, labels, config)
+
+
+def own_labels(base: str, options, head: str, labels) -> tuple[str, ...] | None:
+    """The labels of a base with a head of its own; those of the data where it has none.
+
+    Raises:
+        ValueError: the head has no names for its labels, and the data have another number of them.
+    """
+    own = bases.labels_in(base, options, head)
+    if own is None:
+        return labels
+    if not all(name == f"LABEL_{number}" for number, name in enumerate(own)):
+        return own
+    if labels is None or len(labels) != len(own):
+        raise ValueError(
+            f"{base} has a head with {len(own)} labels without names, but the data have "
+            f"{len(labels or ())}: it is not for these data."
+        )
+    return labels
 
 
 def head_for(kind: str | None, labels, model_kind: str) -> str:

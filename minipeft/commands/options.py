@@ -32,9 +32,10 @@ class Parser(argparse.ArgumentParser):
 
 def add_parser(commands, name: str, help: str, description: str, examples: str = "", codes=""):
     """A sub-command whose help keeps its line breaks and ends in examples."""
-    epilog = "examples:\n" + "\n".join(
-        f"  python -m minipeft {line}" for line in examples.split("\n")
+    lines = (
+        f"  {'' if x.startswith(' ') else 'python -m minipeft '}{x}" for x in examples.split("\n")
     )
+    epilog = "examples:\n" + "\n".join(lines)
     codes = codes or "Exit code: 0 done, 2 what was given cannot be used (one sentence says why)."
     return commands.add_parser(
         name,
@@ -93,7 +94,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Method]) -> None:
             flag = f"--{kind.__name__.lower()}-{name.replace('_', '-')}"
         default = default_of(field)
         text = texts.get(name, f"see minipeft.{kind.__name__}")
-        text = f"{text} (default {written(default)})".replace("%", "%%")
+        text = f"{text.rstrip('.')} (default {written(default)})".replace("%", "%%")
         more = {"dest": DEST + name, "default": argparse.SUPPRESS, "help": text}
         if name == "template":  # words, which only the tokenizer of the base can read
             group.add_argument(flag, **more | {"metavar": '"[P] {x} [P] {mask}"'})

@@ -44,6 +44,7 @@ def add(commands, arguments: list[str]) -> None:
         EXAMPLES,
         "Exit code: 0 trained, 2 what was given cannot be used (one sentence says why).",
     )
+    parser.usage = "%(prog)s [--base BASE --data FILE --kind KIND] [--method METHOD] [options]"
     parser.add_argument("--base", help="tiny-decoder, ..., a folder, or a name on the Hub")
     parser.add_argument("--data", metavar="FILE", help=".jsonl, .csv, .tsv or .conll, or a task of "
                         "the project (reverse, capital, ...)")  # fmt: skip
@@ -114,6 +115,9 @@ def run(given: argparse.Namespace) -> int:
     log = runs.Log(folder / runs.LOG)
     try:
         history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, log.watch)
+    except KeyboardInterrupt:
+        print(f"minipeft: stopped; go on with --resume {folder}", file=sys.stderr)
+        return 130
     finally:
         log.close()
     finish(folder, config, history, tuner, report)

@@ -1,6 +1,7 @@
 """evaluate, generate, merge, inspect, convert and compare, on small models."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -253,3 +254,33 @@ def test_a_strangers_run_neither_fetches_nor_runs_anything(cli, run, pairs, monk
     assert asked == [{"trust_remote_code": False, "local_files_only": True}] * 3
     cli("generate", run, "a", "--base", "somebody/something", "--trust-remote-code")
     assert asked[-1] == {"trust_remote_code": True, "local_files_only": False}
+
+
+def test_a_merged_model_keeps_the_labels_of_its_head(cli, gpt2, tmp_path):
+    """Also when the file that it is measured on has fewer of them, or others."""
+    letters = "a b c d e f".split()
+    rows = [
+        f"{x} {y}\t{('low', 'mid', 'high')[i % 3]}\n"
+        for x in letters
+        for i, y in enumerate(letters)
+    ]
+    (tmp_path / "c.tsv").write_text("input\ttarget\n" + "".join(rows))
+    some = [row for row in rows if "low" not in row]
+    (tmp_path / "some.tsv").write_text("input\ttarget\n" + "".join(some))
+    (tmp_path / "odd.tsv").write_text("input\ttarget\na b\tlow\na b\todd\n")
+    kind = ("--kind", "classification")
+    for base in (gpt2, "tiny-encoder"):
+        shutil.rmtree("r", ignore_errors=True), shutil.rmtree("m", ignore_errors=True)
+        train = ("train", "--base", base, "--data", "c.tsv", *kind, *FEW, "--head")
+        assert cli(*train, "classification", "--out", "r", "--learning-rate", "0.1").code == 0
+        assert cli("merge", "r", "m").code == 0
+        one = cli("evaluate", "r", "--data", "some.tsv", "--predictions", "1.csv")
+        two = cli("evaluate", "m", "--data", "some.tsv", "--predictions", "2.csv", *kind)
+        assert one.code == two.code == 0, one.err + two.err
+        assert Path("1.csv").read_text() == Path("2.csv").read_text()
+        odd = cli("evaluate", "m", "--data", "odd.tsv", *kind)
+        assert odd.code == 2 and "the label 'odd'" in odd.err
+    fresh = cli("evaluate", gpt2, "--data", "c.tsv", *kind, "--limit", 5)
+    assert fresh.code == 0 and "a random one answers" not in fresh.out  # by its language head
+    fresh = cli("evaluate", "tiny-encoder", "--data", "c.tsv", *kind, "--limit", 5)
+    assert fresh.code == 0 and "a random one answers" in fresh.out
