@@ -157,7 +157,7 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         raise FileNotFoundError(f"{folder} has no {TENSORS}.")
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):  # nested a hundred thousand deep
         raise ValueError(f"{folder / CONFIG} is not JSON: it is damaged.") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise ValueError(f"{folder / CONFIG} does not name a peft_type: it is damaged.")
@@ -168,10 +168,10 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
     if ours and ours.get("hash") != content_hash(settings, tensors, ours):
         raise ValueError(f"{folder} does not match its content hash: it is damaged or was changed.")
     if settings["peft_type"] not in (*layouts.READERS, "MINIPEFT"):
-        known = ", ".join(layouts.READERS)
+        kind, known = one_line(settings["peft_type"]), ", ".join(layouts.READERS)
         raise ValueError(
-            f"{folder} holds a {settings['peft_type']} tuner, a method that this version does not "
-            f"know (it knows {known})."
+            f"{folder} holds a {kind} tuner, a method that this version does not know (it knows "
+            f"{known})."
         )
     for key, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -188,8 +188,15 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(
-            f"{path} is not a whole safetensors file ({error}): it is damaged, or something else."
+            f"{path} is not a whole safetensors file ({one_line(error)}): it is damaged, or "
+            "something else."
         ) from None
+
+
+def one_line(text: object) -> str:
+    """What a file or a library says, short enough for a sentence."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def content_hash(settings: dict, tensors: dict[str, Tensor], ours: dict) -> str:
@@ -213,7 +220,7 @@ def _our_metadata(folder: Path, metadata: dict[str, str]) -> dict | None:
         return None
     try:
         ours = json.loads(metadata[OURS])
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged from None
     if not isinstance(ours, dict) or metadata != {"format": "pt", OURS: metadata[OURS]}:
         raise damaged

@@ -36,7 +36,7 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
         for number, row in reader(path):
             for column in columns:
                 if row.get(column) is None:
-                    there = ", ".join(key for key in row if row[key] is not None) or "nothing"
+                    there = ", ".join(key for key in row if row[key] is not None)[:200] or "nothing"
                     raise ValueError(
                         f"{path}, line {number}, has no {column!r}, only {there}: name its columns "
                         "with input= and target= (--input and --target)."
@@ -107,7 +107,7 @@ def _separated(path: Path) -> Iterator[tuple[int, dict]]:
                 fields = width + len(row[None]) if None in row else sum(map(bool, row.values()))
                 raise ValueError(
                     f"{path}, line {table.line_num}, has {fields} fields, but its header has "
-                    f"{width}: {', '.join(table.fieldnames)}."
+                    f"{width}: {', '.join(table.fieldnames)[:200]}."
                 )
             yield table.line_num, row
     finally:

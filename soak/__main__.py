@@ -11,7 +11,6 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 PARTS = ("kills", "bad_settings", "bad_adapters", "bad_tables", "cycles", "determinism")
-PARTS_HELP = "kills: see soak/kills.py, and so on"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,10 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{part}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     print(table(lines))
     failures = [f"{line.what}: {failure}" for line in lines for failure in line.failures]
-    for failure in failures[:50]:
+    different = {failure.rpartition("raised in")[2]: failure for failure in reversed(failures)}
+    for failure in list(different.values())[:50]:  # one of each kind
         print(f"FAILED  {failure}")
-    if len(failures) > 50:
-        print(f"and {len(failures) - 50} more failures")
     print(f"{sum(line.tried for line in lines):,} trials, {len(failures)} failures")
     return 1 if failures else 0
 

@@ -26,6 +26,7 @@ from minipeft.layouts.common import (
 )
 from minipeft.layouts.lora import IGNORED, check_shapes
 from minipeft.methods.adalora import AdaLoRA, name_of
+from minipeft.methods.method import shown
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "init_lora_weights"}
 READ |= {"init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"}
@@ -136,11 +137,15 @@ def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaL
     for key, value in settings.items():
         if key not in READ | IGNORED | {"rank_pattern"} and value:
             if (key, value) != ("bias", "none"):
-                raise ValueError(f"The file sets {key}={value!r}, which AdaLoRA does not know.")
+                raise ValueError(
+                    f"The file sets {key}={shown(value)}, which AdaLoRA does not know."
+                )
     init_r, pattern = settings.get("init_r"), settings.get("rank_pattern") or {}
     for path, tensor in Q.items():
-        left = pattern.get(f"{path}.lora_E")
-        expected = init_r if left is None else sum(left)
+        left = pattern.get(f"{path}.lora_E") if isinstance(pattern, dict) else False
+        if left is not None and not isinstance(left, list):
+            raise ValueError("adapter_config.json has a rank_pattern that is no dict of lists.")
+        expected = init_r if left is None else sum(map(bool, left))
         if expected != len(tensor):
             raise ValueError(
                 f"{path} has {len(tensor)} triplets in the tensors, but adapter_config.json says "

@@ -26,6 +26,7 @@ from minipeft.layouts.common import (
     task_type,
 )
 from minipeft.methods.ia3 import IA3, InputScale
+from minipeft.methods.method import shown
 
 END = ".ia3_l"
 # settings that we know; any other that is on would make the file more than a rescaling
@@ -129,7 +130,8 @@ def _method_from(settings: dict, paths: list[str], inputs: set[str], anatomy: An
     for key, value in settings.items():
         if key not in KNOWN and value:
             raise ValueError(
-                f"The file sets {key}={value!r}, a variant of IA3 that this version does not know."
+                f"The file sets {key}={shown(value)}, a variant of IA3 that this version does not "
+                "know."
             )
     targets = target_names(anatomy, paths)
     kinds = {name: {path in inputs for path in paths if _is(path, name)} for name in targets}

@@ -31,7 +31,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.budget import Schedule, Triplets, allocate
-from minipeft.methods.method import Method, check_layers, check_names, check_number
+from minipeft.methods.method import (
+    Method,
+    check_layers,
+    check_names,
+    check_number,
+    check_table,
+)
 
 
 class AdaLoRAPatch(Triplets):
@@ -102,6 +108,7 @@ class AdaLoRA(Method):
     def __post_init__(self) -> None:
         check_names(self, "targets")
         check_layers(self)
+        check_table(self, "ranks")
         check_number(self, "init_rank", "from 1", lambda r: r >= 1, whole=True)
         rule = f"from 1 to init_rank, {self.init_rank}"
         check_number(self, "target_rank", rule, lambda r: 1 <= r <= self.init_rank, whole=True)

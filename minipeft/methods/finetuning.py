@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minipeft.methods.method import Method, check_names
+from minipeft.methods.method import Method, check_names, shown
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class TopLayers(Method):
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"TopLayers needs a count of at least 1, not {self.count!r}.")
+            raise ValueError(f"TopLayers needs a count of at least 1, not {shown(self.count)}.")
 
     def install(self, tuner) -> None:
         tuner.unfreeze(tuner.anatomy.top(self.count))

@@ -30,7 +30,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.methods.method import Method, check_layers, check_names, check_number
+from minipeft.methods.method import (
+    LARGEST,
+    Method,
+    check_flag,
+    check_layers,
+    check_names,
+    check_number,
+    check_table,
+    shown,
+)
 
 
 class LoRAPatch(nn.Module):
@@ -106,17 +115,21 @@ class LoRA(Method):
         check_layers(self)
         if self.plus is not None:
             check_number(self, "plus", "above 0", lambda n: 0 < n < math.inf)
+        check_table(self, "ranks", "alphas")
+        check_flag(self, "rank_stabilized")
         for rank in (self.rank, *self.ranks.values()):
-            if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
-                raise ValueError(f"A LoRA rank must be a whole number of at least 1, not {rank!r}.")
-        for alpha in (self.alpha, *self.alphas.values()):
-            if not alpha > 0 or math.isinf(alpha):
+            if type(rank) is not int or not 1 <= rank < LARGEST:
                 raise ValueError(
-                    f"LoRA's alpha must be a positive number, not {alpha!r}: 0 learns nothing."
+                    f"A LoRA rank must be a whole number of at least 1, not {shown(rank)}."
                 )
-        if not 0 <= self.dropout < 1:
+        for alpha in (self.alpha, *self.alphas.values()):
+            if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+                raise ValueError(
+                    f"LoRA's alpha must be a positive number, not {shown(alpha)}: 0 learns nothing."
+                )
+        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
             raise ValueError(
-                f"LoRA's dropout must be at least 0 and below 1, not {self.dropout!r}."
+                f"LoRA's dropout must be at least 0 and below 1, not {shown(self.dropout)}."
             )
 
     def install(self, tuner) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.adapter import Adapter
-from minipeft.methods.method import Method
+from minipeft.methods.method import Method, shown
 from minipeft.methods.prefix import Prefix
 
 
@@ -35,7 +35,7 @@ class Together(Method):
 
     Raises:
         TypeError: a part is no method.
-        ValueError: there is no part.
+        ValueError: there is no part, or one is a Together itself.
     """
 
     methods: tuple[Method, ...]
@@ -45,7 +45,9 @@ class Together(Method):
             raise ValueError("Together needs one or more methods, such as (LoRA(), Adapter()).")
         for part in self.methods:
             if not isinstance(part, Method):
-                raise TypeError(f"Together needs methods such as LoRA(rank=8), not {part!r}.")
+                raise TypeError(f"Together needs methods such as LoRA(rank=8), not {shown(part)}.")
+            if isinstance(part, Together):
+                raise ValueError("A Together is no part of another: name all parts in one.")
         object.__setattr__(self, "methods", tuple(self.methods))
 
     @property

@@ -224,8 +224,8 @@ def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
         (dict(r="2"), "r='2'"),
         (dict(lora_alpha=0), "alpha must be a positive number"),
         (dict(lora_dropout=2.0), "dropout must be"),
-        (dict(lora_dropout="much"), "words where numbers should be"),
-        (dict(alpha_pattern={"c_fc": "x"}), "words where numbers should be"),
+        (dict(lora_dropout="much"), "dropout must be at least 0 and below 1, not 'much'"),
+        (dict(alpha_pattern={"c_fc": "x"}), "alpha must be a positive number, not 'x'"),
         (dict(rank_pattern=[1]), "are no dict"),
     ],
 )
