@@ -15,6 +15,7 @@
 # %%
 import json
 import math
+import re
 from collections import Counter
 
 import matplotlib.pyplot as plt
@@ -29,10 +30,11 @@ from tiny_transformer.pretraining import learning_rate
 
 plt.rcParams["figure.dpi"] = 90
 
-# %% fast="steps, stages, rows, sizes = 4, [0, 2], 24, sizes[:2]"
+# %% fast="steps, stages, rows, places, every, sizes = 4, [0, 2], 24, 20, 50, sizes[:2]"
 steps = 2500
-stages = [0, 50, 150, 300, 500, 800, 1200, 1600, 2000]  # where we look at the model on its way
-rows = 200  # questions per skill
+stages = [0, 50, 150, 300, 500, *range(750, steps, 250)]  # where we look at the model
+rows, places = 200, 150  # questions per skill, countries
+every = 1  # count words and pairs in every text
 sizes = ["tiny-decoder-0.1m", "tiny-decoder-0.4m", "tiny-decoder", "tiny-decoder-3m"]
 
 # %% [markdown]
@@ -181,16 +183,22 @@ checks.span_corruption(span_corruption)
 
 # %%
 strings = [tokenizer.tokenize(text) for text in corpus["strings"]]
-first_words = Counter(text.split(" ", 1)[0] for texts in corpus.values() for text in texts)
 lengths = Counter(words.index("=") - 2 for words in strings)  # of the rows: 2 to 6
 nouns = {word for words in strings for word in words[2 : words.index("=")]}
 
 
-def floor(words):
+def first_words(texts):
+    """First word -> share of the texts that begin with it."""
+    found = Counter(text.split(" ", 1)[0] for text in texts)
+    return {word: count / found.total() for word, count in found.items()}
+
+
+def floor(puzzle, shares):
     """The least price of each token of a puzzle, <eos> included, in nats."""
+    words = tokenizer.tokenize(puzzle)
     n = words.index("=") - 2
     at_least = lambda k: sum(count for length, count in lengths.items() if length >= k)  # noqa: E731
-    prices = [-math.log(first_words[words[0]] / sum(first_words.values())), 0.0]
+    prices = [-math.log(shares[words[0]]), 0.0]
     for k in range(1, n + 1):
         goes_on = at_least(k) / at_least(k - 1)
         prices.append(-math.log(goes_on) + math.log(len(nouns) - k + 1))
@@ -198,11 +206,16 @@ def floor(words):
     return prices + [0.0] * (len(words) - len(prices) + 1)
 
 
-FUNCTIONS = ("copy", "last", "double", "rotate", "swap", "reverse")
+def mean(lists):
+    """Mean over all tokens of all texts."""
+    return sum(map(sum, lists)) / sum(map(len, lists))
+
+
+FUNCTIONS = ("last", "copy", "double", "rotate", "swap", "reverse")
 
 
 def puzzles(name, trigger=True):
-    """Questions and answers on rows of nouns that no document of the corpus has."""
+    """Questions and answers on rows of nouns that no text of the corpus has."""
     task = tasks.load(name)
     examples = [*task.test, *task.ood][:: max(1, 600 // rows)]
     word = f"{name} : " if trigger else ""
@@ -210,8 +223,8 @@ def puzzles(name, trigger=True):
 
 
 unseen = [f"{q} {a}" for name in FUNCTIONS for q, a in zip(*puzzles(name), strict=True)]
-floors = [floor(tokenizer.tokenize(text)) for text in unseen]
-string_floor = sum(map(sum, floors)) / sum(map(len, floors))
+shares = first_words([text for texts in corpus.values() for text in texts])
+string_floor = mean([floor(text, shares) for text in unseen])
 print(f"{len(nouns)} nouns, {len(unseen)} unseen puzzles")
 print(f"floor {string_floor:.3f} nats per token; knowing nothing costs log V = {math.log(V):.3f}")
 
@@ -238,31 +251,37 @@ def prices(model, texts):
 
 def mean_price(model, texts):
     """Nats per token."""
-    paid = [
-        p for start in range(0, len(texts), 200) for p in prices(model, texts[start : start + 200])
-    ]
-    return sum(map(sum, paid)) / sum(map(len, paid))
+    return mean(
+        [p for at in range(0, len(texts), 200) for p in prices(model, texts[at : at + 200])]
+    )
 
 
 pretrained, _ = tt.load("tiny-decoder")
 puzzle = next(text for text in unseen if text.startswith("reverse") and len(text.split()) == 12)
 words = [*tokenizer.tokenize(puzzle), "<eos>"]
 axes = plots.new_axes(width=8, height=3)
-axes.bar(
-    range(len(words)),
-    floor(words[:-1]),
-    color="0.75",
-    label="floor: nobody can pay less on average",
-)
+axes.bar(range(len(words)), floor(puzzle, shares), color="0.75", label="floor")
 axes.plot(prices(pretrained, [puzzle])[0], "o", color="C0", label="tiny-decoder pays")
 axes.set_xticks(range(len(words)), words, rotation=30)
 axes.set(ylabel="price (nats)", xlabel="token that must be said", title="what a puzzle costs")
 axes.legend(frameon=False)
+axes.set_ylim(0, 4.5)
 plt.show()
 
 # %% [markdown]
+# (A point may lie below its bar: a word that happened to be likely. *On average* nobody can pay less.)
+#
 # The model pays what it must for the dice, and nearly nothing for the answer: **it knows the rule**. That is
 # why the mean loss over all tokens says so little. Most of it is dice that no training can remove.
+#
+# Has it learned the puzzles by heart? Then it would pay less for those that it has read, many times, than for
+# new ones:
+
+# %%
+read = [text for text in corpus["strings"] if text.split(" ", 1)[0] in FUNCTIONS][: 5 * rows]
+for label, texts in (("puzzles it has read", read), ("puzzles it has not read", unseen)):
+    above = mean_price(pretrained, texts) - mean([floor(text, shares) for text in texts])
+    print(f"{label:<24} {above:+.3f} nats per token above the floor")
 
 # %% [markdown]
 # ## 4 · Train one
@@ -287,10 +306,11 @@ plt.show()
 checks.learning_rate(learning_rate)
 
 # %% [markdown]
-# We keep every fortieth document away from the model, to measure on texts that it has not read. And we look
-# at it on its way: the loss for each kind of text, the capitals it can name, the puzzles it solves, and a
-# text that it makes up. A greedy answer is right exactly when each next word is right, so one forward
-# pass over question and answer is enough (lesson 01, section 4).
+# Our model reads two of the seven kinds, facts and puzzles, so that two minutes are enough. We keep every
+# fortieth text away from it, to measure the loss on texts that it has not read. And we look at it on its
+# way: the two losses, the capitals it can name, the puzzles it solves, and a text that it makes up. A greedy
+# answer is right exactly when each next word is right, so one forward pass over question and answer is
+# enough (lesson 01, section 4).
 
 
 # %%
@@ -307,7 +327,7 @@ def exact(model, questions, answers):
 
 
 capital = tasks.load("capital")
-countries = [e for split in ("train", "dev", "test") for e in capital.examples(split)]
+countries = [e for split in ("train", "dev", "test") for e in capital.examples(split)][:places]
 
 
 def facts(wording="the capital of {x} is {y} ."):
@@ -316,9 +336,10 @@ def facts(wording="the capital of {x} is {y} ."):
     return [before.format(x=e.input) for e in countries], [e.target for e in countries]
 
 
-kept_away = {kind: texts[::40] for kind, texts in corpus.items()}
-reading = [text for texts in corpus.values() for i, text in enumerate(texts) if i % 40]
-print(f"{len(reading):,} documents to read, {sum(map(len, kept_away.values())):,} kept away")
+KINDS = ("facts", "strings")
+kept_away = {kind: corpus[kind][::40] for kind in KINDS}
+reading = [text for kind in KINDS for i, text in enumerate(corpus[kind]) if i % 40]
+print(f"{len(reading):,} texts to read, {sum(map(len, kept_away.values())):,} kept away")
 
 
 def look(model):
@@ -327,7 +348,7 @@ def look(model):
     start = torch.tensor([[tokenizer.bos_token_id]])
     made_up = tt.generate(model, start, max_new_tokens=24, sample=True, generator=generator)
     return {
-        "loss": {kind: mean_price(model, texts[:150]) for kind, texts in kept_away.items()},
+        "loss": {kind: mean_price(model, texts[: 2 * rows]) for kind, texts in kept_away.items()},
         "capitals": exact(model, *facts()),
         "puzzles": {name: exact(model, *puzzles(name)) for name in FUNCTIONS},
         "made up": tokenizer.decode(made_up[0]),
@@ -335,8 +356,31 @@ def look(model):
 
 
 # %% [markdown]
+# And the two floors. That of the puzzles as above, with the shares of these two kinds; that of the facts from
+# the datasheet, plus the price of not knowing which kind of text begins.
+
+# %%
+measured = json.loads((tt.data_folder() / "measured.json").read_text(encoding="utf-8"))
+known_floors = measured["floor"]["nats per token"]["values"]  # when the kind is known
+
+
+def floor_of(kind, kinds):
+    """Nats per token of a kind, for a model that reads `kinds` and is not told which one comes."""
+    count = len(corpus[kind])
+    which = math.log(sum(len(corpus[other]) for other in kinds) / count)  # nats per text
+    return known_floors[kind] + which * count / tokens[kind]
+
+
+shares_of_two = first_words(reading)  # of these two kinds only
+floors = {
+    "facts": floor_of("facts", KINDS),
+    "strings": mean([floor(text, shares_of_two) for text in kept_away["strings"]]),
+}
+print({kind: round(value, 3) for kind, value in floors.items()})
+
+# %% [markdown]
 # **Predict** before you start it: what comes first, the facts or the puzzles? Are the puzzles learned one
-# after the other, or all at once? Which loss is near its end first?
+# after the other, or all at once? Which of the two losses is near its floor first?
 
 # %%
 model, _ = recipes.fresh("tiny-decoder-0.1m", seed=0)
@@ -359,13 +403,14 @@ STYLE = {
 def draw():
     """Both panels, from what has been seen so far."""
     left.clear(), right.clear()
-    for number, kind in enumerate(kept_away):
+    for colour, kind in zip(("C7", "C4"), KINDS, strict=True):
         curve = [found["loss"][kind] for found in seen.values()]
-        left.plot(list(seen), curve, f"C{number}.-", label=kind)
-    left.axhline(string_floor, color=f"C{list(kept_away).index('strings')}", ls="--", lw=1)
-    left.set(xlabel="step", ylabel="loss on unread texts (nats per token)", ylim=(0, 4),
-             title="dashed: the floor of strings")  # fmt: skip
-    left.legend(frameon=False, fontsize=8, ncols=2)
+        left.plot(list(seen), curve, ".-", color=colour, label=kind)
+        left.axhline(floors[kind], color=colour, ls="--", lw=1, label=f"floor of {kind}")
+    left.set(
+        xlabel="step", ylabel="nats per token", ylim=(0, 4), title="loss on texts it has not read"
+    )
+    left.legend(frameon=False, fontsize=8)
     right.plot(
         list(seen), [100 * f["capitals"] for f in seen.values()], "k.-", lw=2, label="capitals"
     )
@@ -396,44 +441,42 @@ plt.close(figure)
 # %% [markdown]
 # (The curves were drawn while it trained; what you see is the last picture.)
 #
-# Each kind of text falls to *its own* floor, and they differ: what is left of a loss says how many dice
-# the text contains, not how bad the model is. The skills do not come smoothly. A puzzle stays near 0 % for
-# a long time and then rises steeply, because *exact* asks for every word of the answer at once.
+# Each kind of text has *its own* floor. What is left of a loss says how many dice a text contains, not how
+# bad the model is. The loss falls smoothly and the skills do not: a puzzle stays near 0 % for a long time
+# and then rises steeply. One reason is that *exact* asks for every word of the answer at once.
 
 # %%
 for step, found in seen.items():
     print(f"{step:>5} | {found['made up']}")
 
 # %% [markdown]
-# First it learns how often words occur, then which words stand side by side, then the form of whole
-# documents. We can put numbers on the first two without any network: count the words (*unigrams*) and the
-# pairs of neighbours (*bigrams*) in the same texts.
+# First it learns how often words occur, then which words stand side by side, then the form of whole texts,
+# and last what is true in them. We can put numbers on the first two without any network: count the words
+# (*unigrams*) and the pairs of neighbours (*bigrams*), and compare with `tiny-decoder`, which has read all
+# seven kinds for longer.
 #
 # **Predict:** for which kind of text are pairs nearly as good as a transformer?
 
 
 # %%
 def framed(text):
-    return [
-        tokenizer.bos_token_id,
-        *tokenizer.encode(text, add_special_tokens=False),
-        tokenizer.eos_token_id,
-    ]
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
 
 
 singles, doubles = Counter(), Counter()
-for text in reading:
-    ids = framed(text)
-    singles.update(ids[1:])
-    doubles.update(zip(ids, ids[1:], strict=False))
+for texts in corpus.values():
+    for text in texts[::every]:
+        ids = framed(text)
+        singles.update(ids[1:])
+        doubles.update(zip(ids, ids[1:], strict=False))
 starts = Counter()
 for (a, _), count in doubles.items():
     starts[a] += count
-everything = sum(singles.values())
 
 
 def unigram(a, b):
-    return (singles[b] + 1) / (everything + V)
+    return (singles[b] + 1) / (singles.total() + V)
 
 
 def bigram(a, b):
@@ -443,45 +486,47 @@ def bigram(a, b):
 
 def counted(p, texts):
     """Nats per token of a table of counts."""
-    paid = [
-        -math.log(p(a, b))
-        for text in texts
-        for a, b in zip(framed(text), framed(text)[1:], strict=False)
-    ]
-    return sum(paid) / len(paid)
+    rows_of_ids = [framed(text) for text in texts]
+    return mean(
+        [[-math.log(p(a, b)) for a, b in zip(ids, ids[1:], strict=False)] for ids in rows_of_ids]
+    )
 
 
-kinds = list(kept_away)
+kinds = list(corpus)
+sample = {kind: texts[:: len(texts) // rows] for kind, texts in corpus.items()}
 table = {
-    "knows nothing": [math.log(V)] * len(kinds),
-    "counts words": [counted(unigram, kept_away[kind]) for kind in kinds],
-    "counts pairs": [counted(bigram, kept_away[kind]) for kind in kinds],
-    "transformer": list(seen[steps]["loss"].values()),
+    "knows nothing": [math.log(V) for _ in kinds],
+    "counts words": [counted(unigram, sample[kind]) for kind in kinds],
+    "counts pairs": [counted(bigram, sample[kind]) for kind in kinds],
+    "tiny-decoder": [mean_price(pretrained, sample[kind]) for kind in kinds],
+    "floor": [floor_of(kind, kinds) for kind in kinds],
 }
-measured = tt.data_folder() / "measured.json"
-if measured.is_file():  # the datasheet's floors, plus the price of not knowing which kind comes
-    known = json.loads(measured.read_text())["floor"]["nats per token"]["values"]
-    documents = sum(map(len, corpus.values()))
-    table["floor"] = [
-        known[kind] + math.log(documents / len(corpus[kind])) * len(corpus[kind]) / tokens[kind]
-        for kind in kinds
-    ]
-bits = torch.tensor(list(table.values())) / math.log(2)
-axes = plots.heat(bits, list(table), kinds, plots.new_axes(width=9, height=2.8),
-                  title="bits per token on unread texts")  # fmt: skip
+bits = torch.tensor(list(table.values())) / math.log(2)  # (5, kinds)
+axes = plots.new_axes(width=9, height=2.8)
+plots.heat(bits, list(table), kinds, axes, title="bits per token")
 plt.show()
 
 # %% [markdown]
 # Bits per token are a file size: a model and a good coder (arithmetic coding) would store the texts with that
-# many bits for each word. Where pairs of neighbours do badly and the transformer does well, something must
-# be carried over many words: the rule of a puzzle, the name in a record.
+# many bits for each word. Where pairs do badly and the transformer does well, something must be carried over
+# many words: the rule of a puzzle, the country in a fact.
 
 # %% [markdown]
 # ## 5 · Larger models
 #
-# The course ships four sizes of the same decoder. Their recipes took 8 to 45 minutes; here they are only
-# loaded. All questions are about rows of nouns that the corpus does not contain; the facts stand in the
-# corpus (nobody can guess a capital).
+# The course ships four sizes of the same decoder. They are only loaded here. Each has a file `losses.csv`
+# with its training loss on the way, and each can be asked what it knows now that it is finished.
+#
+# What is equal: the texts, their order, the tokens in a step. What is **not** equal: how many steps each one
+# trained (the table below). So two questions must be kept apart:
+#
+# - *on the way* (left): the loss after equally many steps. We look only at the first half of the shortest
+#   run. Later one learning rate has fallen far while another is still high, and a falling rate alone makes
+#   the loss better.
+# - *finished* (middle and right): size and reading together. Facts: capitals as the corpus tells them most
+#   often, neighbours of countries, and capitals in wordings that were never read. Skills on texts that were
+#   never read: puzzles, headlines of stories, tags of sentences. And `follows`: does a claim follow from a
+#   premise, yes, no or maybe? Here even on texts that they *have* read.
 #
 # **Predict:** what does a model of thirty times the size do better?
 
@@ -495,52 +540,114 @@ def reach(share, n):
     return [max(0.0, share - middle + half), max(0.0, middle + half - share)]
 
 
-rare = "in {x} the government sits in {y} ."
-results = {}
+def asked(name, word):
+    """Unread questions of a task, with the word that asks."""
+    examples = tasks.load(name).test[:rows]
+    inputs = [e.input.removesuffix(" =>") for e in examples]
+    return [f"{word} : {text} =>" for text in inputs], [e.target for e in examples]
+
+
+def cut(texts, at):
+    """Texts -> questions up to and with `at`, and the answers behind it."""
+    pieces = [text.partition(at) for text in texts]
+    return [a + b.rstrip() for a, b, _ in pieces], [c for _, _, c in pieces]
+
+
+never_read = [w for w in capital.details["unused_wordings"] if "{x}" in w.split("{y}")[0]]
+beside = sorted(set(re.findall(r"\w+ is next to \w+ \.", " ".join(corpus["facts"]))))[:places]
+follows = [text for text in corpus["entailment"] if text.startswith("follows")][:rows]
+
+
+def questions():
+    """Name -> (questions, answers)."""
+    return {
+        "capitals": facts(),
+        "neighbours": cut(beside, " next to "),
+        "capitals, wordings never read": [
+            sum(two, []) for two in zip(*map(facts, never_read), strict=True)
+        ],
+        "puzzles": [sum(two, []) for two in zip(*map(puzzles, FUNCTIONS), strict=True)],
+        "tags": asked("tags", "tags"),
+        "headlines": asked("headline", "headline"),
+        "follows (read)": cut(follows, " => "),
+    }
+
+
+results, curves = {}, {}
 for name in sizes:
     some, _ = tt.load(name)
-    results[name] = {
-        "parameters": sum(parameter.numel() for parameter in some.parameters()),
-        "loss": mean_price(some, unseen),
-        "capitals": exact(some, *facts()),
-        "capitals, rare wording": exact(some, *facts(rare)),
-        "puzzles": {f: exact(some, *puzzles(f)) for f in FUNCTIONS},
+    parameters = sum(parameter.numel() for parameter in some.parameters())
+    results[parameters] = {
+        what: (exact(some, *asking), len(asking[0])) for what, asking in questions().items()
     }
-    r = results[name]
-    print(f"{name:<18}{r['parameters']:>10,} parameters, {recipes.find(name).steps} steps | "
-          f"puzzles {r['loss']:.3f} nats per token, {sum(r['puzzles'].values()) / 6:.1%} exact | "
-          f"capitals {r['capitals']:.1%}")  # fmt: skip
+    lines = (tt.data_folder() / "checkpoints" / name / "losses.csv").read_text("utf-8").split()[1:]
+    curves[parameters] = {int(a): float(b) for a, b in (line.split(",") for line in lines)}
+    some_steps = recipes.find(name).steps
+    million = some_steps * recipes.BATCH * recipes.LENGTH / 1e6
+    print(f"{name:<18}{parameters:>10,} parameters {some_steps:>7,} steps {million:>6.1f} M tokens")
 
-sizes_x = [r["parameters"] for r in results.values()]
-figure, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
-panels[0].plot(sizes_x, [r["loss"] for r in results.values()], "o-")
-panels[0].axhline(string_floor, color="0.4", ls="--", lw=1)
-panels[0].text(sizes_x[-1], string_floor, "floor", ha="right", va="bottom", fontsize=8)
-panels[0].set(ylabel="loss on unseen puzzles (nats per token)", title="loss")
-for label, n, marker in (("capitals", 150, "o-"), ("capitals, rare wording", 150, "s--")):
-    share = [r[label] for r in results.values()]
-    error = torch.tensor([reach(s, n) for s in share]).T * 100
-    panels[1].errorbar(sizes_x, [100 * s for s in share], error, fmt=marker, capsize=3, label=label)
-panels[1].set(ylabel="% of 150 capitals", title="facts", ylim=(0, 104))
-panels[1].legend(frameon=False, fontsize=8, loc="lower right")
-for number, name in enumerate(FUNCTIONS):
-    share = [r["puzzles"][name] for r in results.values()]
-    n = len(puzzles(name)[0])
-    error = torch.tensor([reach(s, n) for s in share]).T * 100
-    panels[2].errorbar(sizes_x, [100 * s for s in share], error, color=f"C{number}", ls=STYLE[name],
-                       marker=".", capsize=3, label=name)  # fmt: skip
-panels[2].set(ylabel="% exact", title=f"puzzles ({n} unseen rows each)", ylim=(0, 104))
-panels[2].legend(frameon=False, fontsize=8)
+figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
+shortest = min(recipes.find(name).steps for name in sizes)
+early = [step for step in (275, 525, 1025, 1525, 2025) if step <= shortest / 2]
+for shade, step in enumerate(early):
+    panels[0].plot(list(curves), [curve[step] for curve in curves.values()], ".-",
+                   color=plt.cm.viridis(shade / len(early)), label=f"step {step:,}")  # fmt: skip
+panels[0].axhline(known_floors["corpus"], color="0.4", ls="--", lw=1)
+panels[0].text(
+    list(curves)[-1], known_floors["corpus"], "floor", ha="right", va="bottom", fontsize=8
+)
+panels[0].set(
+    ylabel="training loss (nats per token)",
+    title="on the way: equally many steps",
+    ylim=(0.8, None),
+)
+for panel, wanted, title in (
+    (panels[1], ("capitals", "neighbours", "capitals, wordings never read"), "finished: facts"),
+    (panels[2], ("puzzles", "tags", "headlines", "follows (read)"), "finished: other skills"),
+):
+    for what, marker in zip(wanted, ("o-", "s--", "^:", "D-."), strict=False):
+        found = [result[what] for result in results.values()]
+        error = 100 * torch.tensor([reach(share, n) for share, n in found]).T  # (2, sizes)
+        panel.errorbar(list(results), [100 * share for share, _ in found], error, fmt=marker, ms=4,
+                       capsize=3, label=what)  # fmt: skip
+    panel.set(ylabel="% exact", title=title, ylim=(-3, 104))
+panels[2].axhline(100 / 3, color="0.4", ls="--", lw=1, label="chance for follows")
 for panel in panels:
     panel.set(xscale="log", xlabel="parameters")
+    panel.legend(frameon=False, fontsize=7, loc="best")
 plt.show()
 
 # %% [markdown]
-# The bars are 95 % intervals over *questions*. There is only **one training run per size**, so a small
-# difference between two neighbours may be chance, and the sizes did not read equally many texts (see the
-# steps). What can be said: the loss comes close to the floor and then there is little left to gain; the
-# skills arrive in order of difficulty. Tinyland is a small world, and a model of one million numbers nearly
-# fills it. A real corpus has no such end in sight.
+# The bars are 95 % intervals over *questions*. There is only **one training run per size** (seed 0), so a
+# small difference between two neighbours may be chance. The same numbers again:
+
+# %%
+print(f"{'% exact':<31}" + "".join(f"{name:>18}" for name in sizes))
+print(f"{'steps':<31}" + "".join(f"{recipes.find(name).steps:>18,}" for name in sizes))
+for what in questions():
+    rights = [result[what][0] for result in results.values()]
+    print(f"{what:<31}" + "".join(f"{100 * share:>18.0f}" for share in rights))
+unsure = 0  # models whose interval for follows contains 1/3
+for result in results.values():
+    share, n = result["follows (read)"]
+    below, above = reach(share, n)
+    unsure += share - below <= 1 / 3 <= share + above
+print(f"\nfollows: guessing (33 %) lies inside the interval of {unsure} of {len(results)} models")
+
+# %% [markdown]
+# - **A larger model learns more from the same number of words** (left), at least up to a million parameters.
+#   Read off the picture whether the last size still gains. (Each run has its own peak rate, and the larger the
+#   model the smaller it is. So not even here everything is equal.)
+# - **A finished model is size *and* reading.** Before you say "the larger one knows more" (or less), look at
+#   its number of steps: a large model that was stopped early can know fewer facts than a smaller one that
+#   read on.
+# - **The skills do not come together.** All sizes have the puzzles and the tags. Headlines come with one model
+#   and not with its neighbour, which read as many steps. With one run per size such a jump may be the luck of a seed,
+#   and this table cannot tell.
+# - **Other words for the same fact** are harder than the fact, for each of them.
+# - **A skill can be nearly missing**: see `follows`, on texts that they have *read*. It is one answer word
+#   among twenty tokens, and the loss hardly notices it. A low loss does not say that everything has been
+#   learned.
 
 # %% [markdown]
 # ## 6 · What pretraining does not teach
@@ -553,15 +660,13 @@ plt.show()
 # it bare, with either word, and with both.
 
 # %%
-model, _ = tt.load("tiny-decoder")
-with_word = {f: exact(model, *puzzles(f)) for f in FUNCTIONS}
-bare = {f: exact(model, *puzzles(f, trigger=False)) for f in FUNCTIONS}
-questions, answers = puzzles("reverse-rotate", trigger=False)
-prompts = {"(bare)": "", "reverse :": "reverse : ", "rotate :": "rotate : ",
-           "reverse : rotate :": "reverse : rotate : ", "rotate reverse :": "rotate reverse : "}  # fmt: skip
-novel = {label: exact(model, [p + q for q in questions], answers) for label, p in prompts.items()}
+with_word = {f: exact(pretrained, *puzzles(f)) for f in FUNCTIONS}
+bare = {f: exact(pretrained, *puzzles(f, trigger=False)) for f in FUNCTIONS}
+inputs, answers = puzzles("reverse-rotate", trigger=False)
+prompts = ("", "reverse : ", "rotate : ", "reverse : rotate : ", "rotate reverse : ")
+novel = {p: exact(pretrained, [p + text for text in inputs], answers) for p in prompts}
 
-figure, panels = plt.subplots(1, 2, figsize=(11, 3.4), layout="constrained", width_ratios=[1.3, 1])
+figure, panels = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", width_ratios=[1.3, 1])
 for place, (label, scores, colour) in enumerate(
     (("with its word", with_word, "C2"), ("without", bare, "C3"))
 ):
@@ -569,16 +674,20 @@ for place, (label, scores, colour) in enumerate(
     bars = panels[0].bar(at, [100 * s for s in scores.values()], 0.38, color=colour, label=label)
     panels[0].bar_label(bars, fmt="%.0f", fontsize=8)
 panels[0].set_xticks(range(len(FUNCTIONS)), FUNCTIONS)
-panels[0].set(ylabel="% exact", ylim=(0, 115), title="the same skill, asked and not asked")
-panels[0].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.5))
-bars = panels[1].barh(list(novel), [100 * s for s in novel.values()], color="C0")
+panels[0].set(ylabel="% exact", ylim=(0, 130), title="the same skill, asked and not asked")
+panels[0].legend(frameon=False, fontsize=8, loc="upper center", ncols=2)
+rows_shown = {f"{f} of a row, with its word": with_word[f] for f in ("reverse", "rotate")}
+rows_shown |= {f"reverse of its rotate: {p}a b c =>": share for p, share in novel.items()}
+bars = panels[1].barh(list(rows_shown), [100 * s for s in rows_shown.values()],
+                      color=["C2"] * 2 + ["C3"] * len(novel))  # fmt: skip
 panels[1].bar_label(bars, fmt="%.0f", fontsize=8, padding=3)
+panels[1].tick_params(axis="y", labelsize=8)
 panels[1].invert_yaxis()
-panels[1].set(xlabel="% exact", xlim=(0, 100), title="a new combination: reverse of rotate")
+panels[1].set(xlabel="% exact", xlim=(0, 115), title="two skills, and their combination")
 plt.show()
-print("without its word, the row 'cat sun tree box =>' becomes:",
-      tokenizer.decode(tt.generate(model, tokenizer("cat sun tree box =>")["input_ids"],
-                                   max_new_tokens=8)[0, 7:]))  # fmt: skip
+ids = tokenizer("cat sun tree box =>")["input_ids"]  # (1, T)
+said = tt.generate(pretrained, ids, max_new_tokens=8)[0, ids.shape[1] :]
+print("without its word, 'cat sun tree box =>' goes on with:", tokenizer.decode(said))
 
 # %% [markdown]
 # Two kinds of tasks follow from this, and the whole course uses them:
@@ -589,7 +698,7 @@ print("without its word, the row 'cat sun tree box =>' becomes:",
 #   Lessons 05 and 10.
 #
 # **The wording.** One fact, many ways to ask. In the corpus the capital is told in six wordings of unequal
-# frequency; twenty others use the same words and were never read. **Predict:** does the model know the
+# frequency; others use the same words and were never read. **Predict:** does the model know the
 # capital, or does it know the sentence?
 
 # %%
@@ -597,21 +706,27 @@ wordings = [
     (wording, f"in the corpus, {share} %") for share, wording in capital.details["wordings"]
 ]
 wordings += [(wording, "never read") for wording in capital.details["unused_wordings"]]
-asked = [(w, kind) for w, kind in wordings if "{x}" in w.split("{y}")[0]]  # x comes before y
-scores = sorted(((exact(model, *facts(w)), w, kind) for w, kind in asked), reverse=True)
+usable = [(w, kind) for w, kind in wordings if "{x}" in w.split("{y}")[0]]  # x comes before y
+scores = sorted(((exact(pretrained, *facts(w)), w, kind) for w, kind in usable), reverse=True)
 figure, axes = plt.subplots(figsize=(9, 0.27 * len(scores) + 1), layout="constrained")
 colours = ["0.4" if kind.startswith("in") else "C0" for _, _, kind in scores]
 bars = axes.barh(range(len(scores)), [100 * s for s, _, _ in scores], color=colours)
 axes.bar_label(bars, [f"{100 * s:.0f}   {kind}" for s, _, kind in scores], fontsize=7.5, padding=3)
 axes.set_yticks(range(len(scores)), [w.replace(" {y} .", " ...") for _, w, _ in scores], fontsize=8)
 axes.invert_yaxis()
-axes.set(xlabel="% of 150 capitals", xlim=(0, 125), title="one fact, asked in different words")
+axes.set(
+    xlabel=f"% of {len(countries)} capitals",
+    xlim=(0, 135),
+    title="one fact, asked in different words",
+)
 axes.set_xticks(range(0, 101, 20))
 plt.show()
 
 # %% [markdown]
 # The same 150 facts, asked in words that the model knows, give anything from nearly nothing to nearly
-# everything. A written prompt is a lottery ticket. Lesson **04** draws more of them and asks whether
+# everything. (How wide the spread is says little about wordings in general: these were picked out of about
+# sixty candidates because they differ so much on this very model.) A written prompt is a lottery ticket.
+# Lesson **04** draws more of them and asks whether
 # examples in the prompt help; lesson **08** lets gradient descent write the prompt.
 #
 # ## What this lesson showed, and what it did not
