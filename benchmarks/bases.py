@@ -23,7 +23,7 @@ class Size:
     @classmethod
     def of(cls, options) -> Size:
         """The tiny one under --quick."""
-        return cls(2, 32, 2, 64, 2, 8) if options.quick else cls()
+        return cls(2, 32, 2, 64, 3, 8) if options.quick else cls()
 
     def __str__(self) -> str:
         return (

@@ -33,7 +33,7 @@ METHODS = {
 
 def passing(model: nn.Module, batch: dict, **more) -> Callable[[], None]:
     """A forward pass without labels and without gradients."""
-    model.eval()
+    model.eval().requires_grad_(False)
     inputs = {key: value for key, value in batch.items() if key != "labels"} | more
 
     def step() -> None:

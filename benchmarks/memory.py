@@ -6,9 +6,9 @@
     activations    what autograd keeps from the forward for the backward pass, counted with
                    torch.autograd.graph.saved_tensors_hooks: every storage once, weights left out
 
-The prediction is made without any weights: the same model on the meta device, where tensors have
-shapes and no numbers, for one row and for two. Both grow in a straight line with the batch, which
-is drawn on to the batch that is measured. So what a 70 B model needs can be computed on a laptop.
+The prediction: the first three from shapes alone. What autograd keeps grows in a straight line with
+the rows of the batch, and the line is drawn through one row and two, so that a small batch tells
+what a large one will need.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 import minipeft as mp
-from minipeft.tuner import wrap
 
 from .bases import Size, batch_of, gpt2, trainable
 from .measuring import Sheet
@@ -65,17 +64,13 @@ def bytes_of(tensors) -> int:
 
 
 def predicted(size: Size, method) -> dict[str, int]:
-    """The ledger from shapes alone."""
-    with torch.device("meta"):
-        model = gpt2(size)
+    """The ledger from the numbers in training, and from batches of one row and of two."""
+    model = gpt2(size)
     mp.attach(model.train(), method, seed=0)
     own = trainable(model)
     numbers = bytes_of(own)
-    lines = []
-    for rows in (1, 2):
-        batch = wrap(model, batch_of(size, rows))  # looks at the ids, so it is done with real ones
-        words = {key: value.to("meta") for key, value in batch.items()}
-        lines.append(kept(model, lambda words=words: model.forward(**words).loss))
+    batches = [batch_of(size, rows) for rows in (1, 2)]
+    lines = [kept(model, lambda batch=batch: model(**batch).loss) for batch in batches]
     return {
         "weights": bytes_of(model.parameters()),
         "gradients": numbers,

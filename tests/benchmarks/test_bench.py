@@ -1,0 +1,84 @@
+"""`make bench` makes its tables. At tiny sizes: no time is asserted."""
+
+import csv
+
+import pytest
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+pytest.importorskip("matplotlib")
+
+TABLES = {
+    "pretraining_step": ["pretraining_step"],
+    "training_step": ["training_step"],
+    "savings": ["savings"],
+    "inference": ["inference", "mixed_batch"],
+    "side_by_side": ["side_by_side"],
+    "memory": ["memory"],
+    "growth": ["growth"],
+    "startup": ["startup"],
+}
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """benchmarks/run.py as the command line runs it."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[2]
+
+    def run(*arguments):
+        command = [sys.executable, str(root / "benchmarks" / "run.py"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+
+    return run
+
+
+@pytest.mark.slow
+def test_every_section_makes_its_tables(bench, tmp_path):
+    done = bench("--quick", "--threads", 1, "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for tables in TABLES.values():
+        for table in tables:
+            text = (tmp_path / f"{table}.md").read_text(encoding="utf-8")
+            assert text in done.stdout and text.startswith("## ")
+            with (tmp_path / f"{table}.csv").open(encoding="utf-8") as file:
+                head, *rows = csv.reader(file)
+            assert rows and all(len(row) == len(head) for row in rows)
+            assert all(f"| {row[0]} " in text for row in rows)
+            assert (tmp_path / f"{table}.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(tmp_path.iterdir())) == 3 * sum(map(len, TABLES.values()))
+
+
+def test_the_memory_that_is_predicted_is_the_memory_that_is_measured():
+    """What a step keeps is linear in the batch, so that two tiny batches tell it to the byte."""
+    import minipeft as mp
+    from benchmarks.bases import Size
+    from benchmarks.memory import measured, predicted
+
+    size = Size(2, 32, 2, 64, 3, 8)
+    method = mp.LoRA(rank=2, targets=("qkv",))
+    guess, real = predicted(size, method), measured(size, method)
+    assert guess["weights"] == real["weights"]
+    assert guess["gradients"] == real["gradients"] == 4 * 2 * 2 * (32 + 96)
+    assert guess["optimizer"] == real["optimizer"] == 2 * guess["gradients"] + 4 * 4
+    assert guess["activations"] == pytest.approx(real["activations"], rel=0.01)
+
+
+def test_flops_know_the_attention_of_processors():
+    import torch
+
+    from benchmarks.measuring import flops
+
+    q = torch.randn(2, 3, 5, 4, requires_grad=True)  # (B, H, T, D)
+    function = torch.nn.functional.scaled_dot_product_attention
+    forward = 2 * 2 * 3 * 5 * 5 * 4 * 2  # two products
+    assert flops(lambda: function(q, q, q)) == forward
+    assert flops(lambda: function(q, q, q).sum().backward()) == forward * 7 / 2  # and five
+
+
+def test_an_unknown_section_is_refused(bench):
+    done = bench("--only", "nothing")
+    assert done.returncode == 2 and "training_step" in done.stderr
