@@ -7,6 +7,7 @@
 | convert, support, check       |                                                                  |
 | options                       | flags made from the dataclasses of the methods                   |
 | bases                         | a name or folder -> a model with its tokenizer                   |
+| opened                        | a run, an adapter or a base -> a model that is ready to answer   |
 | data                          | files -> a task                                                  |
 | scoring                       | answers of a model, scores, a table per label                    |
 | runs                          | the folder of a run: configuration, log, curves, card            |
