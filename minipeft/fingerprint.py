@@ -50,7 +50,7 @@ def identity(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, str]:
     for name, tensor in weights:
         digests["shapes"].update(f"{name} {tuple(tensor.shape)};".encode())
         digests["exact"].update(raw_bytes(tensor))
-        flat = tensor.detach().reshape(-1)
+        flat = whole(tensor).reshape(-1)
         few = flat[:: 1 + flat.numel() // 256]
         for key in coarser:
             digests[key].update(raw_bytes(few.to(DTYPES[key])))
@@ -105,5 +105,11 @@ def first_values(model: nn.Module) -> dict[int, Tensor]:
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The bits of a tensor, row by row."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    flat = whole(tensor).cpu().contiguous().reshape(-1)
     return memoryview(flat.view(torch.uint8).numpy())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Its values; of one that FSDP has sharded the parts of all processes, which must all ask."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -314,6 +314,11 @@ class Tuner:
             return self
         if not self.enabled:
             raise ValueError(f"{self.name!r} is disabled: call enable() before merge().")
+        if hasattr(self.model, "unshard"):  # FSDP
+            raise ValueError(
+                f"{self.name!r} cannot be merged into a sharded base: save it, and merge it where "
+                "the base is whole."
+            )
         uses = self.anatomy.uses()
         for place, patch in self.places:
             if isinstance(place, Seat):
