@@ -15,7 +15,7 @@ Shapes: B batch, T tokens, in / out the features of the linear map.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -75,26 +75,24 @@ class Door(nn.Module):
         folds something into the batch, always row by row: beams (B*beams, T, in), or all tokens
         (B*T, in).
         """
-        for name, patch in self.patches.items():
-            if name in self.off or name in self.merged:
-                continue
-            if self.rows is None:
-                yield patch, None
-                continue
+        own: dict[str, list[int]] | None = None  # name -> its rows
+        if self.rows is not None:
             if size % len(self.rows):
                 raise ValueError(
                     f"route() names {len(self.rows)} rows, but a layer got a batch of {size}: "
                     "give one name per row."
                 )
-            each = size // len(self.rows)
-            rows = [
-                i * each + j
-                for i, names in enumerate(self.rows)
-                if name in names
-                for j in range(each)
-            ]
-            if rows:
-                yield patch, torch.tensor(rows)
+            each, own = size // len(self.rows), {}
+            for i, names in enumerate(self.rows):
+                for name in dict.fromkeys(names):
+                    own.setdefault(name, []).extend(range(i * each, (i + 1) * each))
+        for name, patch in self.patches.items():
+            if name in self.off or name in self.merged:
+                continue
+            if own is None:
+                yield patch, None
+            elif name in own:
+                yield patch, torch.tensor(own[name])
 
     def __getattr__(self, key: str):
         try:
@@ -129,6 +127,8 @@ class WeightDoor(Door):
         meet(frozen)                            it wants to know the weight: frozen() -> (out, in)
         changes_weight = False                  its fold leaves the weight alone, even a shared one
         stand_in(x, bias) -> y                  a module that answers in place of base (None: no)
+        alike(patches), abreast(patches, x, y)  S equal patches, each on its own S-th of the rows,
+                                                x (S, n, T, in), y (S, n, T, out), in one operation
 
     A base that is a layer norm is welcome too, if its patches only read y.
 
@@ -137,6 +137,8 @@ class WeightDoor(Door):
 
     def forward(self, x: Tensor) -> Tensor:
         acting = list(self.active(x.shape[0]))
+        if are_apart(acting):
+            return self.apart(x, acting)
         seen = []  # what each patch reads; the last one stands outermost and reads x itself
         for patch, rows in reversed(acting):
             seen.append(x)
@@ -146,6 +148,24 @@ class WeightDoor(Door):
         for patch, rows in acting:
             y = on(rows, y, patch, seen.pop(), y)
         return y
+
+    def apart(self, x: Tensor, acting: list) -> Tensor:
+        """The same where no row has two patches: all in one go if they are alike, y copied once."""
+        y = self.base(x)
+        order = torch.cat([rows for _, rows in acting]).to(x.device)
+        patches = [patch for patch, _ in acting]
+        even = len({len(rows) for _, rows in acting}) == 1
+        if even and hasattr(patches[0], "abreast") and patches[0].alike(patches):
+            shape = (len(patches), -1)
+            own = (
+                patches[0]
+                .abreast(patches, x[order].unflatten(0, shape), y[order].unflatten(0, shape))
+                .flatten(0, 1)
+            )
+        else:
+            rows = [rows.to(x.device) for _, rows in acting]
+            own = torch.cat([patch(x[i], y[i]) for patch, i in zip(patches, rows, strict=True)])
+        return y.index_copy(0, order, own)
 
     def answer(self, x: Tensor, acting: list) -> Tensor:
         """base(x), or what stands in for the base; of several stand-ins the last one answers."""
@@ -228,17 +248,35 @@ class WeightDoor(Door):
 
 
 class Frozen:
-    """Reads the weight of a map, or of a part of it, as it is without what is merged into it."""
+    """Reads the weight of a map, or of a part of it, as it is without what is merged into it.
 
-    def __init__(self, door: WeightDoor, columns: Tensor | None = None) -> None:
+    name: whose patch is asking.
+    """
+
+    def __init__(self, door: WeightDoor, columns: Tensor | None = None, name: str = "") -> None:
         self.door = door
         self.columns = columns
+        self.name = name
 
     def __call__(self) -> Tensor:
         """(out, in), or (out of the part, in)."""
         weight = self.door.original["weight"] if self.door.merged else self.door.base.weight
         weight = weight.detach().T if is_transposed(self.door.base) else weight.detach()
         return weight if self.columns is None else weight[self.columns]
+
+    def answer(self, y: Tensor) -> Tensor | None:
+        """The frozen map's answer W0 x if it can be told from the y that the patch was given.
+
+        It can where nobody stands before the patch: then y is W0 x + bias. None otherwise.
+        """
+        door = self.door
+        first = next((name for name in door.patches if name not in door.off), "")
+        if first != self.name or door.merged or door.is_stood_in() or isinstance(door.base, Door):
+            return None
+        bias = door.base.bias
+        if bias is None:
+            return y
+        return y - (bias if self.columns is None else bias[self.columns])
 
 
 def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:
@@ -247,6 +285,15 @@ def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:
         return function(*inputs)
     rows = rows.to(old.device)
     return old.index_copy(0, rows, function(*(each[rows] for each in inputs)))
+
+
+def are_apart(acting: list) -> bool:
+    """Several patches that need nothing but x and y, and no row has two of them?"""
+    if len(acting) < 2 or any(rows is None for _, rows in acting):
+        return False
+    plain = all(not hasattr(p, "before") and not getattr(p, "stand_in", None) for p, _ in acting)
+    rows = [i for _, rows in acting for i in rows.tolist()]
+    return plain and len(set(rows)) == len(rows)
 
 
 def additive(patch: nn.Module) -> bool:
@@ -298,8 +345,9 @@ class Parts(nn.Module):
         super().__init__()
         self.out_features = out_features
         self.parts = nn.ModuleDict()  # "query" -> patch
+        self.spans: dict[str, tuple | None] = {}  # "query" -> (first, last + 1) of its columns
 
-    def add(self, part: str, patch: nn.Module, columns: Tensor) -> None:
+    def add(self, part: str, patch: nn.Module, columns: Tensor, device=None) -> None:
         if part in self.parts:
             raise ValueError(f"The target {part!r} is named twice: name it once.")
         if hasattr(patch, "before"):
@@ -308,18 +356,49 @@ class Parts(nn.Module):
                 "target the whole map by the name of its module."
             )
         self.parts[part] = patch
-        self.register_buffer(
-            f"{part}_columns", columns.clone(), persistent=False
-        )  # which of the out features
+        first, last = int(columns[0]), int(columns[0]) + len(columns)
+        straight = columns.tolist() == list(range(first, last))
+        self.spans[part] = (first, last) if straight else None  # None: here and there (GPT-NeoX)
+        columns = columns.clone().to(device)  # which of the out features
+        self.register_buffer(f"{part}_columns", columns, persistent=False)
 
     def columns(self, part: str) -> Tensor:
         return getattr(self, f"{part}_columns")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        for part, patch in self.parts.items():
-            columns = self.columns(part)  # (out of this part,)
-            y = y.index_copy(-1, columns, patch(x, y.index_select(-1, columns)))
-        return y
+        return self.each(y, lambda part, own: self.parts[part](x, own))
+
+    def each(self, y: Tensor, change: Callable[[str, Tensor], Tensor]) -> Tensor:
+        """y with the columns of every part changed: by `change(part, y's columns)`."""
+        if None in self.spans.values():
+            for part in self.parts:
+                columns = self.columns(part)  # (out of this part,)
+                y = y.index_copy(-1, columns, change(part, y.index_select(-1, columns)))
+            return y
+        pieces, end = [], 0  # columns side by side, as in GPT-2: y is put together once
+        for part in sorted(self.parts, key=self.spans.__getitem__):
+            first, last = self.spans[part]
+            pieces += [y[..., end:first], change(part, y[..., first:last])]
+            end = last
+        return torch.cat([*pieces, y[..., end:]], dim=-1)
+
+    def alike(self, patches: list[Parts]) -> bool:
+        """See WeightDoor: have all of them the same parts, alike in turn?"""
+        if any(type(other) is not Parts or other.spans != self.spans for other in patches):
+            return False
+        own = {part: [other.parts[part] for other in patches] for part in self.parts}
+        return None not in self.spans.values() and all(
+            hasattr(every[0], "abreast") and every[0].alike(every) for every in own.values()
+        )
+
+    def abreast(self, patches: list[Parts], x: Tensor, y: Tensor) -> Tensor:
+        """x (S, n, T, in), y (S, n, T, out), the s-th of `patches` on the s-th of them."""
+
+        def change(part: str, own: Tensor) -> Tensor:
+            every = [other.parts[part] for other in patches]
+            return every[0].abreast(every, x, own)
+
+        return self.each(y, change)
 
     def delta(self) -> Tensor:
         """Weight difference of the whole projection (out, in): the rows of other parts are zero."""

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import copy
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,38 @@ from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
 from minipeft.words import WordDoor, enter, is_left_padded, positions, together
+
+WAIT = 60  # seconds that a thread waits for its turn
+
+
+class Turn:
+    """One thread at a time is inside a model with tuners; another one waits until it has left.
+
+    What the doors know while they work, the routed rows or a memory, belongs to one pass. A thread
+    that has its turn may take it again, and a copy of the model has a turn of its own.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __reduce__(self):
+        return Turn, ()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=WAIT):
+            raise ValueError(
+                f"Another thread has been inside this model's route() for {WAIT} seconds: leave it "
+                "there first, or call the model in that thread."
+            )
+
+    def __exit__(self, *_) -> None:
+        with suppress(RuntimeError):  # a pass that never had its turn
+            self.lock.release()
+
+
+def turn(model: nn.Module):
+    """The turn of a model; nothing to wait for where there are no tuners."""
+    return model.minipeft.turn if "minipeft" in vars(model) else nullcontext()
 
 
 class Attached:
@@ -38,12 +71,20 @@ class Attached:
         self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
         self.rows: list[tuple[str, ...]] | None = None  # see `route`
         self.attention: str | None = None  # what a transformers model used before memories came
-        self.hook = model.register_forward_pre_hook(enter(wrap), with_kwargs=True)
+        self.turn = Turn()
+        self.hooks = [
+            model.register_forward_pre_hook(lambda model, _: model.minipeft.turn.__enter__()),
+            model.register_forward_pre_hook(enter(wrap), with_kwargs=True),
+            model.register_forward_hook(
+                lambda model, *_: model.minipeft.turn.__exit__(), always_call=True
+            ),
+        ]
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
 
     def restore(self) -> None:
-        self.hook.remove()
+        for hook in self.hooks:
+            hook.remove()
         for parameter, flag in self.requires_grad:
             parameter.requires_grad_(flag)
         with torch.no_grad():
@@ -151,14 +192,14 @@ class Tuner:
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         door = self._door(place.module, WeightDoor)
         if hasattr(patch, "meet"):
-            patch.meet(Frozen(door, place.columns))
+            patch.meet(Frozen(door, place.columns, self.name))
         if place.columns is None:
             door.add(self.name, patch)
         else:
             if self.name not in door.patches:
                 door.add(self.name, Parts(features(place.module)[1]))
-            columns = place.columns.to(weight.device)
-            door.patches[self.name].add(place.target, patch.train(door.training), columns)
+            parts = door.patches[self.name]
+            parts.add(place.target, patch.train(door.training), place.columns, weight.device)
         self.places.append((place, patch))
 
     def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
@@ -296,12 +337,13 @@ class Tuner:
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """`with tuner.disabled(): ...` and back to what it was."""
-        before = self.enabled
-        self.disable()
-        try:
-            yield
-        finally:
-            self.enable() if before else self.disable()
+        with turn(self.model):
+            before = self.enabled
+            self.disable()
+            try:
+                yield
+            finally:
+                self.enable() if before else self.disable()
 
     def merge(self) -> Tuner:
         """Write the patches into the base's weights and take the doors out of the model.
@@ -497,8 +539,13 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
 
     names: for every row of the batch the tuner's name, None for the plain base, or several names.
     With gradient checkpointing call backward inside the `with` as well, because the layers are
-    then run again.
+    then run again. One thread at a time is inside: another one's pass waits for its turn.
     """
+    with turn(model):
+        yield from _route(model, names)
+
+
+def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
     known = tuners(model)
     rows = [(row,) if isinstance(row, str) else tuple(row or ()) for row in names]
     if not rows:

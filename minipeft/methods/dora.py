@@ -51,8 +51,12 @@ class DoRAPatch(LoRAPatch):
         W = self.weight()
         c = self.lengthen(W)
         x = self.dropout(x.to(W.dtype))
-        detour = self.scale * F.linear(F.linear(x, self.A), self.B)  # s B A x: (B, T, out)
-        return (y + (c - 1) * F.linear(x, W) + c * detour).to(y.dtype)
+        frozen = None  # W0 x: (B, T, out), read off y where that is the same and saves the product
+        if y.dtype == W.dtype and not (self.training and self.dropout.p):
+            frozen = self.frozen.answer(y)
+        frozen = F.linear(x, W) if frozen is None else frozen
+        detour = F.linear(F.linear(x, self.scale * self.A), self.B)  # s B A x: (B, T, out)
+        return (y + (c - 1) * frozen + c * detour).to(y.dtype)
 
     def delta(self) -> Tensor:
         """c (W0 + s B A) - W0: (out, in)."""

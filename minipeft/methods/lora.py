@@ -71,9 +71,24 @@ class LoRAPatch(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, T, in), y = W0 x (B, T, out) -> y + scale B A x (B, T, out), in the dtype of y."""
         x = self.dropout(x.to(self.A.dtype))
-        low = F.linear(x, self.A)  # A x: (B, T, r)
-        detour = self.scale * F.linear(low, self.B)  # (alpha / r) B A x: (B, T, out)
+        low = self.scale * F.linear(x, self.A)  # (alpha / r) A x: (B, T, r), the small one to scale
+        detour = F.linear(low, self.B)  # (alpha / r) B A x: (B, T, out)
         return (y + detour).to(y.dtype)  # eq. 3
+
+    def alike(self, patches: list) -> bool:
+        """Can `abreast` take these?"""
+        if any(type(p) is not LoRAPatch for p in patches) or (self.training and self.dropout.p):
+            return False
+        return len({(p.A.shape, p.B.shape, p.scale, p.A.dtype) for p in patches}) == 1
+
+    @staticmethod
+    def abreast(patches: list, x: Tensor, y: Tensor) -> Tensor:
+        """S detours, each for its own rows: x (S, n, T, in), y (S, n, T, out) -> as y."""
+        A = torch.stack([patch.A for patch in patches])  # (S, r, in)
+        B = torch.stack([patch.B for patch in patches])  # (S, out, r)
+        low = patches[0].scale * (x.flatten(1, -2).to(A.dtype) @ A.mT)  # (S, n T, r)
+        detour = (low @ B.mT).reshape(y.shape)  # (S, n, T, out)
+        return (y + detour).to(y.dtype)
 
     def delta(self) -> Tensor:
         """The detour as one matrix, scale B A: (out, r) (r, in) -> (out, in). Merge: W0 + delta."""

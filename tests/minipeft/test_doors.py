@@ -210,3 +210,58 @@ def test_walk_looks_through_doors():
     assert [name for name, _ in walk(model)] == names
     assert dict(walk(model))["1.0"] is model[1][0].base
     assert doors(model) == [model[1][0]]
+
+
+# ---- what is done in one go must be what is done one by one
+
+
+def lora(seed: int, size=(6, 5), rank: int = 2) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    patch = LoRAPatch(*size, rank, 4)
+    torch.nn.init.normal_(patch.B)
+    return patch
+
+
+def parts_of(seed: int, straight: bool = True) -> Parts:
+    """Two patches on columns of 12: side by side, or here and there."""
+    both = torch.arange(12) * (1 if straight else 5) % 12
+    parts = Parts(12)
+    parts.add("value", lora(seed), both[7:])
+    parts.add("query", lora(seed + 1), both[:5])
+    return parts
+
+
+@pytest.mark.parametrize("kind", ["alike", "ranks differ", "parts", "parts apart", "uneven"])
+def test_rows_with_patches_of_their_own_get_what_they_get_alone(kind):
+    torch.manual_seed(0)
+    door = WeightDoor(torch.nn.Linear(6, 12 if "parts" in kind else 5))
+    names = ["a", "b", "c"]
+    for number, name in enumerate(names):
+        if "parts" in kind:
+            door.add(name, parts_of(number, kind == "parts"))
+        else:
+            door.add(name, lora(number, rank=1 + number if kind == "ranks differ" else 2))
+    rows = ["b", None, "a", "c", "a" if kind == "uneven" else None]
+    x = torch.randn(10, 3, 6)  # two beams for each row
+    door.rows = [(name,) if name else () for name in rows]
+    y = door(x)
+    for i, name in enumerate(rows):
+        own = slice(2 * i, 2 * i + 2)
+        door.rows = [(name,) if name else ()]
+        torch.testing.assert_close(y[own], door(x[own]), rtol=0, atol=1e-6)
+    assert torch.equal(y[2:4], door.base(x)[2:4])
+    assert not torch.allclose(y[:2], door.base(x)[:2])
+
+
+def test_parts_side_by_side_or_not_change_the_same_columns():
+    x, y = torch.randn(2, 3, 6), torch.randn(2, 3, 12)
+    ours = parts_of(0)
+    changed = ours(x, y)
+    assert torch.equal(changed[..., 5:7], y[..., 5:7])
+    torch.testing.assert_close(changed[..., :5], ours.parts["query"](x, y[..., :5]))
+    torch.testing.assert_close(changed[..., 7:], ours.parts["value"](x, y[..., 7:]))
+    columns = torch.arange(12) * 5 % 12
+    apart = parts_of(0, straight=False)
+    assert None in apart.spans.values()
+    back = apart(x, y.index_copy(-1, columns, y))
+    torch.testing.assert_close(back[..., columns], changed)

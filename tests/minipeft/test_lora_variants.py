@@ -263,3 +263,27 @@ def test_a_resume_with_another_factor_is_refused(tmp_path):
 def test_impossible_factors_are_refused(plus):
     with pytest.raises(ValueError, match="plus must be a number above 0"):
         mp.LoRA(plus=plus)
+
+
+def test_dora_reads_the_frozen_answer_off_y_only_where_it_is_that():
+    """Alone it needs no second product with W0; behind another tuner it does, and is as right."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = torch.nn.Sequential(torch.nn.Linear(6, 5))
+    x, counts = torch.randn(2, 3, 6), []
+    first = mp.attach(model, mp.IA3(targets="0", feedforward=()), name="first", head=False)
+    dora = mp.attach(model, mp.DoRA(rank=2, targets="0"), name="dora", seed=0, head=False)
+    for tuner in (first, dora):
+        for parameter in tuner.parameters():
+            torch.nn.init.normal_(parameter)
+    patch, scale = dora.places[0][1], first.places[0][1].l
+    W, bias = model[0].base.weight, model[0].base.bias
+    for on in (True, False):
+        first.enable() if on else first.disable()
+        with FlopCounterMode(display=False) as counter:
+            y = model(x)
+        counts.append(counter.get_total_flops())
+        frozen = x @ W.T + bias
+        expected = (scale * frozen if on else frozen) + x @ patch.delta().T
+        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+    assert counts[0] - counts[1] == 2 * x.numel() * 5  # W0 x
