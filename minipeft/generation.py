@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.anatomy import Anatomy
-from minipeft.tuner import seeded, tuners, wrap
+from minipeft.tuner import seeded, tuners, turn, wrap
 
 
 def generate(
@@ -58,7 +58,7 @@ def generate(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with seeded(seed):
+        with turn(model), seeded(seed):
             if hasattr(model, "generate"):  # transformers
                 shared |= dict(num_beams=beams, do_sample=sample)
                 if sample:
