@@ -208,14 +208,7 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place, at_most(3):
         shelf, folder = Path(place) / "shelf", Path(place) / "folder"
-        good = []
-        for layout, model in models.items():
-            for name, method in small.METHODS.items():
-                tuner = mp.attach(model, method, seed=0)
-                small.shake(tuner)
-                tuner.save(shelf / layout / name)
-                tuner.detach()
-                good.append((layout, name))
+        good = [(layout, name) for layout in models for name in small.METHODS]
         for number in range(COUNT if count is None else count):
             if clock.over():
                 break
@@ -223,6 +216,11 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
             layout, name = rng.choice(good)
             damage = DAMAGES[number % len(DAMAGES)]
             model, line = models[layout], lines[damage]
+            if not (shelf / layout / name).is_dir():
+                tuner = mp.attach(model, small.METHODS[name], seed=0)
+                small.shake(tuner)
+                tuner.save(shelf / layout / name)
+                tuner.detach()
             shutil.rmtree(folder, ignore_errors=True)
             shutil.copytree(shelf / layout / name, folder)
             damage(folder, rng)

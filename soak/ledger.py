@@ -47,12 +47,12 @@ class Line:
 def unclear(error: Exception) -> str | None:
     """Why this is no refusal of ours, or None: our code raised it, and it is a sentence or two."""
     frames = traceback.extract_tb(error.__traceback__)
+    place, number = (frames[-1].filename, frames[-1].lineno) if frames else ("nowhere", 0)
     text = str(error)
-    what = f"{type(error).__name__} {text[:300]!r}, raised in {frames[-1].filename}"
-    what += f", line {frames[-1].lineno}"
+    what = f"{type(error).__name__} {text[:300]!r}, raised in {place}, line {number}"
     if not isinstance(error, REFUSALS):
         return what
-    if not frames[-1].filename.startswith(OURS):
+    if not place.startswith(OURS):
         return f"not raised by us: {what}"
     if not text.endswith(".") or "\n" in text or not text[0].isprintable() or len(text) > 1000:
         return f"no sentence: {what}"
