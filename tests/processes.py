@@ -78,6 +78,43 @@ def train(case: str, folder: Path, stop: bool = False, resume: bool = False, see
     return history, {n: p.detach().clone() for n, p in named.items()}
 
 
+def sharded(out: Path, rank: int) -> None:
+    """A frozen base that each process holds one half of (FSDP2), with LoRA whole on both."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = zoo.build("llama")
+    tuner = mp.attach(model, LORA, seed=0)
+    zoo.shake(tuner, 0.05)
+    own = set(tuner.parameters())
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, ignored_params=own)
+    fully_shard(model, mesh=mesh, ignored_params=own)
+    halves = {n: type(p).__name__ for n, p in model.named_parameters() if p not in own}
+    assert set(halves.values()) == {"DTensor"}, halves
+
+    output = model(**zoo.batch("llama"))
+    output.loss.backward()
+    tensors = {f"grad.{i}": p.grad.clone() for i, p in enumerate(tuner.parameters())}
+    tensors["logits"] = output.logits.detach().clone()
+    for parameter in own:
+        parameter.grad = None
+    evaluate = {"evaluate": lambda model: -model(**llamas()[0]).loss.item()}
+    history = mp.train(model, llamas(), STEPS, 2e-3, progress=False, **evaluate)
+    history.save(out / f"sharded-{rank}.json")
+    save_file(tensors, out / f"sharded-{rank}.safetensors")
+    tuner.save(out / f"sharded-{rank}")  # asks all processes for their part of the base
+    try:
+        tuner.merge()
+    except ValueError as error:
+        (out / f"merge-{rank}.json").write_text(json.dumps(str(error)))
+
+
+def llamas() -> list[dict]:
+    return [zoo.batch("llama", rows=3, seed=seed) for seed in range(3)]
+
+
 def main(out: Path) -> None:
     rank = int(os.environ["RANK"])
     for case in CASES:  # the other process begins with other numbers: the first one's are taken
@@ -88,6 +125,7 @@ def main(out: Path) -> None:
     history, tensors = train("decoder", out / "begun by one", resume=True)
     save_file(tensors, out / f"resumed-{rank}.safetensors")
     history.save(out / f"resumed-{rank}.json")
+    sharded(out, rank)
 
     model, _ = start("decoder")
     own = [zoo.batch("tiny-decoder", seed=rank)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import processes
 import pytest
 import torch
+import zoo
 from safetensors.torch import load_file
 
 import minipeft as mp
@@ -81,6 +82,31 @@ def test_resumed_by_another_number_of_processes(folder, tmp_path):
     again, tensors_again = processes.train("decoder", folder / "begun by two", resume=True)
     same(again, history)
     close(tensors_again, tensors)
+
+
+def test_a_frozen_base_may_be_sharded(folder, tmp_path):
+    """FSDP2: each process holds half of the base; outputs, gradients and the run are the same."""
+    model = zoo.build("llama")
+    tuner = mp.attach(model, processes.LORA, seed=0)
+    zoo.shake(tuner, 0.05)
+    output = model(**zoo.batch("llama"))
+    output.loss.backward()
+    for rank in (0, 1):
+        tensors = load_file(folder / f"sharded-{rank}.safetensors")
+        torch.testing.assert_close(tensors["logits"], output.logits, rtol=0, atol=1e-6)
+        for number, parameter in enumerate(tuner.parameters()):
+            torch.testing.assert_close(tensors[f"grad.{number}"], parameter.grad, rtol=0, atol=1e-6)
+    data = processes.llamas()
+    history = mp.train(
+        *(model, data, processes.STEPS, 2e-3),
+        **dict(evaluate=lambda model: -model(**data[0]).loss.item(), progress=False),
+    )
+    for rank in (0, 1):
+        same(History.load(folder / f"sharded-{rank}.json"), history)
+        whole = zoo.build("llama")  # the file knows the whole base by its fingerprint
+        loaded = mp.load(whole, folder / f"sharded-{rank}")
+        close(loaded.named_tensors(), tuner.named_tensors())
+        assert "sharded base" in json.loads((folder / f"merge-{rank}.json").read_text())
 
 
 def test_processes_that_read_different_batches_are_stopped(folder):
