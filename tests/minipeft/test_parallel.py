@@ -48,9 +48,14 @@ def same(ours: History, theirs: History) -> None:
 
 
 def close(ours: dict, theirs: dict) -> None:
+    """Weights within a hundredth of one step of 2e-3. The losses above are held to 1e-6.
+
+    Adam divides a gradient by its own size: where it is nearly 0, the last bit of a sum that was
+    taken in another order moves a weight by a visible share of a step.
+    """
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("case", processes.CASES)
