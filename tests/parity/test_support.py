@@ -217,7 +217,8 @@ def check_checkpointing(model, tuner, batch) -> None:
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=1e-6)
     assert len(found[0][1]) == len(found[1][1])
     for one, two in zip(found[0][1], found[1][1], strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        largest = max([1.0, *one.abs().flatten().tolist()])  # one bit of an fp32 sum grows with it
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6 * largest)
 
 
 def check_half(method, name) -> None:
