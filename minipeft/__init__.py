@@ -21,6 +21,7 @@ from minipeft.templates import Template
 from minipeft.training import History, train
 from minipeft.tuner import Tuner, attach, route, tuners
 from minipeft.voting import vote, vote_written
+from minipeft.warm_up import warm_up
 
 __all__ = [
     *methods.__all__,
@@ -47,4 +48,5 @@ __all__ = [
     "tuners",
     "vote",
     "vote_written",
+    "warm_up",
 ]

@@ -106,3 +106,62 @@ def allocate(patches: Sequence[Triplets], budget: int) -> list[int]:
     for patch, own in zip(patches, kept.split(sizes), strict=True):
         patch.kept.copy_(own)
     return [int(patch.kept.sum()) for patch in patches]
+
+
+class Budgeted:
+    """What AdaLoRA does during a run: `train` calls these, see `Method`."""
+
+    warmup: float
+    final: float
+    every: int
+    target_rank: int
+    betas: tuple[float, float]
+
+    def schedule(self, tuner, steps: int) -> Schedule:
+        """How many triplets may keep their lambda after each step of a run."""
+        b0, bT = sum(self.left(tuner).values()), self.target_rank * len(tuner.places)
+        return Schedule.of(self.warmup, self.final, steps, b0, bT)
+
+    def begin(self, tuner, steps: int) -> None:
+        budget = self.schedule(tuner, steps)
+        if budget.falls() and budget.start >= budget.end:
+            raise ValueError(
+                f"AdaLoRA's warmup={self.warmup} and final={self.final} leave none of the {steps} "
+                "steps for pruning: train longer, or give both as shares such as 0.1 and 0.3."
+            )
+        for _, patch in tuner.places:
+            patch.begin()
+
+    def after_step(self, tuner, step: int, steps: int) -> dict | None:
+        """Watch the gradients, and prune to the budget when it is time to."""
+        budget, record = self.schedule(tuner, steps), None
+        if not budget.falls():
+            return None
+        patches = [patch for _, patch in tuner.places]
+        if step < budget.end:
+            for patch in patches:
+                patch.watch(*self.betas)
+        between = budget.start < step < budget.end and step % self.every == 0
+        if between or step == budget.end:
+            record = {"budget": budget(step), "ranks": allocate(patches, budget(step))}
+        if between or step >= budget.end:
+            for patch in patches:
+                patch.prune()
+        return record
+
+    def settled(self, tuner, step: int, steps: int) -> bool:
+        budget = self.schedule(tuner, steps)
+        return step >= budget.end or not budget.falls()
+
+    def finish(self, tuner) -> None:
+        for _, patch in tuner.places:
+            patch.finish()
+
+    def left(self, tuner) -> dict[str, int]:
+        """The rank of every map now, {"<module>.<target>": 3}."""
+        return {name_of(place): len(patch.Lambda) for place, patch in tuner.places}
+
+
+def name_of(place) -> str:
+    """<module>.<target>, a key of `AdaLoRA.ranks`."""
+    return f"{place.path}.{place.target.replace('.', '/')}"

@@ -136,6 +136,22 @@ def install_memory(method, tuner) -> None:
         tuner.shift_positions(method.length, within)
 
 
+def begin_behind(tuner, ids: Tensor, after: int) -> None:
+    """Tell the patches of an infix from which token on they are seen: the first `after` of a row.
+
+    Raises:
+        ValueError: a row (B, T) of `ids` for this tuner has no such token.
+    """
+    found = ids == after  # (B, T)
+    routed = tuner.model.minipeft.rows or [(tuner.name,)]
+    each = max(1, len(found) // len(routed))  # rows of the batch for one name: beams
+    for row, there in enumerate(found.any(dim=1).tolist()):
+        if not there and tuner.name in routed[min(row // each, len(routed) - 1)]:
+            raise ValueError(f"Row {row} has no token {after}: the infix has no place.")
+    for _, patch in tuner.places:
+        patch.since = found.int().argmax(dim=1)  # (B,)
+
+
 def begin_with(tuner, places: list, start: str | tuple[int, ...], length: int) -> None:
     """Give these places the keys and values, or the vectors, that words have in the base.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
+from minipeft.budget import name_of
 from minipeft.doors import features, is_transposed
 from minipeft.layouts.common import (
     PREFIX,
@@ -25,7 +26,7 @@ from minipeft.layouts.common import (
     whole,
 )
 from minipeft.layouts.lora import IGNORED, check_shapes
-from minipeft.methods.adalora import AdaLoRA, name_of
+from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.method import shown
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "init_lora_weights"}

@@ -30,14 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.budget import Schedule, Triplets, allocate
-from minipeft.methods.method import (
-    Method,
-    check_layers,
-    check_names,
-    check_number,
-    check_table,
-)
+from minipeft.budget import Budgeted, Triplets, name_of
+from minipeft.methods.method import Method, check_layers, check_names, check_number, check_table
 
 
 class AdaLoRAPatch(Triplets):
@@ -70,7 +64,7 @@ class AdaLoRAPatch(Triplets):
 
 
 @dataclass(frozen=True)
-class AdaLoRA(Method):
+class AdaLoRA(Budgeted, Method):
     """AdaLoRA on every linear map that the targets name; `train` drives it.
 
     Args:
@@ -136,48 +130,6 @@ class AdaLoRA(Method):
         penalties = [patch.penalty() for _, patch in tuner.places]
         return self.orthogonality * sum(penalties) / (2 * len(penalties))
 
-    # ---- the budget
-
-    def schedule(self, tuner, steps: int) -> Schedule:
-        """How many triplets may keep their lambda after each step of a run."""
-        b0, bT = sum(self.left(tuner).values()), self.target_rank * len(tuner.places)
-        return Schedule.of(self.warmup, self.final, steps, b0, bT)
-
-    def begin(self, tuner, steps: int) -> None:
-        budget = self.schedule(tuner, steps)
-        if budget.falls() and budget.start >= budget.end:
-            raise ValueError(
-                f"AdaLoRA's warmup={self.warmup} and final={self.final} leave none of the {steps} "
-                "steps for pruning: train longer, or give both as shares such as 0.1 and 0.3."
-            )
-        for _, patch in tuner.places:
-            patch.begin()
-
-    def after_step(self, tuner, step: int, steps: int) -> dict | None:
-        """Watch the gradients, and prune to the budget when it is time to."""
-        budget, record = self.schedule(tuner, steps), None
-        if not budget.falls():
-            return None
-        patches = [patch for _, patch in tuner.places]
-        if step < budget.end:
-            for patch in patches:
-                patch.watch(*self.betas)
-        between = budget.start < step < budget.end and step % self.every == 0
-        if between or step == budget.end:
-            record = {"budget": budget(step), "ranks": allocate(patches, budget(step))}
-        if between or step >= budget.end:
-            for patch in patches:
-                patch.prune()
-        return record
-
-    def settled(self, tuner, step: int, steps: int) -> bool:
-        budget = self.schedule(tuner, steps)
-        return step >= budget.end or not budget.falls()
-
-    def finish(self, tuner) -> None:
-        for _, patch in tuner.places:
-            patch.finish()
-
     def notes(self, tuner) -> list[str]:
         left = self.left(tuner).values()
         return [f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"]
@@ -187,11 +139,3 @@ class AdaLoRA(Method):
         ranks = {k.removesuffix(".Lambda"): len(t) for k, t in tensors.items() if "Lambda" in k}
         ranks = {name: rank for name, rank in ranks.items() if rank != self.init_rank}
         return replace(self, ranks=ranks), tensors
-
-    def left(self, tuner) -> dict[str, int]:
-        """The rank of every map now, {"<module>.<target>": 3}."""
-        return {name_of(place): len(patch.Lambda) for place, patch in tuner.places}
-
-
-def name_of(place) -> str:
-    return f"{place.path}.{place.target.replace('.', '/')}"

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.methods.method import Method, check_choice, check_flag, check_number
-from minipeft.methods.soft_words import Prompt, check_peft, peft_notes, speak
+from minipeft.methods.soft_words import Prompt, check_peft, folded_words, peft_notes, speak
 from minipeft.templates import Template
 from minipeft.words import insert_as_peft
 
@@ -141,14 +141,7 @@ class PTuning(Method):
         return self.form().fill(batch, tuner.anatomy, tuner.words)
 
     def stored(self, tuner) -> dict[str, Tensor]:
-        """What `save` writes: h in place of e and its encoder, unless that is kept."""
-        (seat, patch), values = tuner.places[0], tuner.named_tensors()
-        if self.encoder is None or self.keep_encoder:
-            return values
-        own = f"{seat.path}.{seat.target}."
-        with torch.no_grad():
-            folded = {f"{own}vectors": patch()[: len(patch.vectors)]}  # (n, C)
-        return folded | {key: t for key, t in values.items() if not key.startswith(own)}
+        return folded_words(tuner, self.encoder is None or self.keep_encoder)
 
     def restored(self, tensors: dict[str, Tensor]) -> tuple[PTuning, dict[str, Tensor]]:
         """Of a file without an encoder comes a tuner without one, which can be trained on."""

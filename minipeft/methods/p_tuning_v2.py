@@ -13,7 +13,7 @@ which is prefix-tuning, brought to encoders and to classification and tagging. W
 |                          | trained as it is.  "mlp": Prefix's two maps with a tanh, per task    |
 | prompt length            | `length`: below 20 for simple classification, about 100 for tagging  |
 | which layers             | `layers`: deep ones serve better than as many shallow ones (4.4)     |
-| multi-task learning      | `warm_up`: prompts trained on several tasks, then one copy per task  |
+| multi-task learning      | `minipeft.warm_up`: one prompt for several tasks, then a copy each   |
 | classification head      | a linear head on [CLS] or on the tokens: `attach` trains the head of |
 |                          | a classification or tagging model; or, with a language head, a       |
 |                          | verbalizer: `minipeft.cloze` compares the label words                |
@@ -29,10 +29,9 @@ Departures.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from minipeft.methods.method import Method, check_choice, check_flag, check_layers, check_number
 from minipeft.methods.prefix import Prefix
@@ -104,57 +103,3 @@ class PTuningV2(Method):
 
     def notes(self, tuner) -> list[str]:
         return layout_notes(self)
-
-
-def warm_up(
-    model: nn.Module,
-    method: PTuningV2,
-    tasks: Mapping[str, Sequence[dict]],
-    steps: int,
-    learning_rate: float = 5e-3,
-    head: bool | str = "auto",
-    seed: int = 0,
-    **options,
-) -> dict[str, object]:
-    """Train one prompt on all tasks in turn, then give each task a tuner that starts from it.
-
-    Args:
-        tasks: name of a task -> its batches; each step takes the next batch of the next task.
-        steps: optimizer steps in all.  options: what `minipeft.train` takes besides.
-        head: as for `attach`; the tasks share it while they warm up, so their labels must fit.
-
-    Returns:
-        name -> tuner, attached and disabled: enable one at a time to train it on its own task.
-
-    Raises:
-        ValueError: there are no tasks, or one without batches.
-    """
-    from minipeft.training import train
-    from minipeft.tuner import attach
-
-    names = list(tasks)
-    if not names or not all(len(batches) for batches in tasks.values()):
-        raise ValueError("warm_up needs one or more tasks, each with at least one batch.")
-
-    def feed(step: int) -> dict:
-        turn, which = divmod(step, len(names))
-        batches = tasks[names[which]]
-        return batches[turn % len(batches)]
-
-    shared = attach(model, method, "-".join(["warm", *names]), head, seed=seed)
-    made = {}
-    try:
-        train(model, feed, steps, learning_rate, seed=seed, **options)
-        for name in names:
-            made[name] = attach(model, method, name, head).disable()
-            for (_, patch), (_, source) in zip(made[name].places, shared.places, strict=True):
-                patch.load_state_dict(source.state_dict())
-            for path, twin in made[name].copies.items():
-                twin.load_state_dict(shared.copies[path].state_dict())
-    except BaseException:
-        for tuner in made.values():
-            tuner.detach()
-        raise
-    finally:
-        shared.detach()
-    return made

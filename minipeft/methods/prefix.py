@@ -47,6 +47,7 @@ from minipeft.methods.method import (
 from minipeft.prefixes import (
     KINDS,
     Rows,
+    begin_behind,
     begin_with,
     check_start,
     folded,
@@ -139,16 +140,8 @@ class Prefix(Method):
 
     def look(self, tuner, batch: dict) -> None:
         """Tell the patches of an infix from which token on they are seen."""
-        if self.position != "infix":
-            return
-        found = batch["input_ids"] == self.after  # (B, T)
-        routed = tuner.model.minipeft.rows or [(tuner.name,)]
-        each = max(1, len(found) // len(routed))  # rows of the batch for one name: beams
-        for row, there in enumerate(found.any(dim=1).tolist()):
-            if not there and tuner.name in routed[min(row // each, len(routed) - 1)]:
-                raise ValueError(f"Row {row} has no token {self.after}: the infix has no place.")
-        for _, patch in tuner.places:
-            patch.since = found.int().argmax(dim=1)  # (B,)
+        if self.position == "infix":
+            begin_behind(tuner, batch["input_ids"], self.after)
 
     def stored(self, tuner) -> dict[str, Tensor]:
         return folded(tuner, self.keep_mlp)

@@ -30,6 +30,17 @@ def speak(tuner, method, patch: nn.Module) -> None:
     tuner.speak(patch, count + bool(method.layout))
 
 
+def folded_words(tuner, keep: bool) -> dict[str, Tensor]:
+    """What `save` writes: h (n, C) in place of e and its encoder, unless that is to be kept."""
+    (seat, patch), values = tuner.places[0], tuner.named_tensors()
+    if keep:
+        return values
+    own = f"{seat.path}.{seat.target}."
+    with torch.no_grad():
+        folded = {f"{own}vectors": patch()[: len(patch.vectors)]}
+    return folded | {key: t for key, t in values.items() if not key.startswith(own)}
+
+
 def check_peft(method) -> None:
     """`layout` is None or "peft"."""
     if method.layout is not None:

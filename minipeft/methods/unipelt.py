@@ -30,7 +30,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minipeft.gates import Gate, GatedMemory, GatedPatch, gates
-from minipeft.methods.adapter import AdapterPatch, Listener, Note
+from minipeft.listening import Listener, Note
+from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.method import Method, check_choice, check_layers, check_names, check_number
 from minipeft.prefixes import PrefixPatch, Rows, kinds_of

@@ -13,7 +13,8 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.doors import doors
-from minipeft.methods.adapter import AdapterPatch, Listener, Note
+from minipeft.listening import Listener, Note
+from minipeft.methods.adapter import AdapterPatch
 
 PHI = {
     "gelu": lambda z: z * 0.5 * (1 + torch.erf(z / 2**0.5)),

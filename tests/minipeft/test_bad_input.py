@@ -75,7 +75,8 @@ def test_settings_of_a_file(folder, settings, sentence):
     stranger(folder, **settings)
     with pytest.raises(ValueError, match=sentence) as caught:
         mp.load(zoo.build("tiny-decoder"), folder)
-    assert str(caught.value).endswith(".") and len(str(caught.value)) < 400
+    said = str(caught.value).replace(str(folder), "")  # how long its path is, is not ours to say
+    assert said.endswith(".") and len(said) < 400
 
 
 def test_a_header_of_a_table_without_end_is_not_repeated(tmp_path):

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 import minipeft as mp
 from minipeft.cloze import cloze
 from minipeft.memory import PositionDoor, reading_memory
-from minipeft.methods.p_tuning_v2 import warm_up
 from minipeft.prefixes import PrefixPatch, Rows
 from tiny_transformer.attention import Attention
 
@@ -430,7 +429,7 @@ def test_warm_up_gives_every_task_the_same_prompt():
     before = mp.fingerprint(model)
     batches = [zoo.batch("tiny-encoder", "classification", seed=seed) for seed in range(4)]
     tasks = {"one": batches[:2], "two": batches[2:]}
-    made = warm_up(model, mp.PTuningV2(length=2), tasks, 6, progress=False)
+    made = mp.warm_up(model, mp.PTuningV2(length=2), tasks, 6, progress=False)
     assert list(made) == list(mp.tuners(model)) == ["one", "two"]
     assert not any(tuner.enabled for tuner in made.values())
     one, two = (tuner.named_tensors() for tuner in made.values())
@@ -445,7 +444,7 @@ def test_warm_up_gives_every_task_the_same_prompt():
         tuner.detach()
     assert mp.fingerprint(model) == before
     with pytest.raises(ValueError, match="at least one batch"):
-        warm_up(model, mp.PTuningV2(), {"empty": []}, 3)
+        mp.warm_up(model, mp.PTuningV2(), {"empty": []}, 3)
 
 
 # ---- settings
