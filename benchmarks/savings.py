@@ -10,6 +10,7 @@ from __future__ import annotations
 import minipeft as mp
 from minipeft.labelled import labelled_loss
 from minipeft.shared_prompt import shared_loss
+from minipeft.tuner import wrap
 
 from .bases import Size, batch_of, gpt2, trained
 from .measuring import HOW, Sheet, bars, busy, flops, milliseconds, ratio, spread, take_turns
@@ -35,10 +36,12 @@ def run(options) -> list[Sheet]:
         model = gpt2(size)
         mp.attach(model.train(), method, seed=0)
         steps = {
-            "with": trained(model, lambda m=model, b=batch, short=short: short(m, b).backward()),
+            "with": trained(
+                model, lambda m=model, b=batch, short=short: short(m, wrap(m, b)).backward()
+            ),
             "without": trained(model, lambda m=model, b=batch: m(**b).loss.backward()),
         }
-        apart = abs(short(model, batch).item() - model(**batch).loss.item())
+        apart = abs(short(model, wrap(model, batch)).item() - model(**batch).loss.item())
         counts = [flops(step) for step in steps.values()]
         found[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, apart
     ratios = {name: ratio(t["with"], t["without"]) for name, (t, _, _) in found.items()}

@@ -22,6 +22,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -345,6 +346,12 @@ class Seat:
     columns = None
 
 
+def keys_at(place: Place, table: Iterable[str]) -> list[str]:
+    """What a table calls this place, its target or the end of its path: the longest name first."""
+    keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
+    return sorted(keys, key=len, reverse=True)
+
+
 class Anatomy:
     """A model's modules by name, doors looked through, and the words of the field for them."""
 
@@ -589,6 +596,7 @@ class Anatomy:
         ends = tuple(f".{name}" for name in self._known_family("positions").positions)
         return [(p, m) for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
 
+    @cached_property
     def limit(self) -> int | None:
         """How many tokens of input the table of positions is for; None where there is no table."""
         if self.family is None:

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from minipeft.anatomy import Anatomy
-from minipeft.tuner import tuners, wrap
+from minipeft.tuner import anatomy_of, tuners, wrap
+from minipeft.words import mask_of
 
 
 def cloze(
@@ -53,8 +53,7 @@ def at_mask(
         mask: id of the mask token, for encoders; None takes it from the tuner's template.
         given: ids that the decoder of an encoder-decoder has written already (T5's <extra_id_0>).
     """
-    here = list(tuners(model).values())
-    anatomy = here[0].anatomy if here else Anatomy(model)
+    anatomy = anatomy_of(model)
     batch = {key: value for key, value in batch.items() if key != "labels"}
     batch = wrap(model, batch)
     ids = batch["input_ids"]  # (B, T) with the prompt
@@ -66,10 +65,12 @@ def at_mask(
         return model(**batch, decoder_input_ids=begin).logits[:, -1]
     logits = model(**batch).logits  # (B, T, V)
     if anatomy.is_decoder():
-        own = batch.get("attention_mask", torch.ones_like(ids))
-        last = ids.shape[1] - 1 - own.flip(1).int().argmax(dim=1)  # (B,) the last own token
+        last = (
+            ids.shape[1] - 1 - mask_of(batch).flip(1).int().argmax(dim=1)
+        )  # (B,) the last own token
         return logits[rows, last]
-    known = [mask, *(getattr(tuner.method, "mask", None) for tuner in here)]
+    methods = [tuner.method for tuner in tuners(model).values()]
+    known = [mask, *(getattr(method, "mask", None) for method in methods)]
     mask = next((i for i in known if i is not None), None)
     there = ids == (-1 if mask is None else mask)
     if not bool((there.sum(dim=1) == 1).all()):

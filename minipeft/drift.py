@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from minipeft.methods.qlora import quantized_patches
+from minipeft.modes import evaluating
 from minipeft.report import Table
 from minipeft.tuner import Tuner
 
@@ -37,10 +38,8 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
     if tuner.merged or not tuner.enabled:
         raise ValueError("merge_drift() needs a tuner that is enabled and not merged.")
     model = tuner.model
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     variants: dict[str, Tensor] = {}
-    try:
+    with evaluating(model):
         own = model(**tuner.wrap(batch)).logits
         if quantized_patches(tuner):
             with full_precision(tuner):
@@ -50,9 +49,6 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
             variants["merged"] = model(**batch).logits
         finally:
             tuner.unmerge()
-    finally:
-        for module, mode in modes:
-            module.training = mode
     rows = []
     for what, logits in variants.items():
         apart = (logits.float() - own.float()).abs()

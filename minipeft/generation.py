@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minipeft.anatomy import Anatomy
-from minipeft.tuner import seeded, tuners, turn, wrap
+from minipeft.modes import evaluating
+from minipeft.tuner import anatomy_of, seeded, tuners, turn, wrap
 
 
 def generate(
@@ -42,42 +42,33 @@ def generate(
     batch = {"input_ids": input_ids}
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask
-    here = list(tuners(model).values())
-    anatomy = here[0].anatomy if here else Anatomy(model)
-    decoder = bool(here) and anatomy.is_decoder()
+    anatomy = anatomy_of(model)
+    decoder = bool(tuners(model)) and anatomy.is_decoder()
     batch = wrap(model, batch, left=decoder or None)
     given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
-    if anatomy.limit() is not None:
-        room = anatomy.limit() - (1 if anatomy.is_encoder_decoder() else given)
+    if anatomy.limit is not None:
+        room = anatomy.limit - (1 if anatomy.is_encoder_decoder() else given)
         if room < 1:
-            raise ValueError(
-                f"The prompt fills all {anatomy.limit()} positions; shorten the prompt."
-            )
+            raise ValueError(f"The prompt fills all {anatomy.limit} positions; shorten the prompt.")
         max_new_tokens = min(max_new_tokens, room)
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with turn(model), seeded(seed):
-            if hasattr(model, "generate"):  # transformers
-                shared |= dict(num_beams=beams, do_sample=sample)
-                if sample:
-                    shared |= dict(temperature=temperature, top_k=top_k or 0)
-                if eos_token_id is not None:
-                    shared["eos_token_id"] = eos_token_id
-                written = model.generate(**batch, **shared, streamer=stream and Streamer(stream))
-            else:
-                import tiny_transformer as tt
+    with evaluating(model), turn(model), seeded(seed):
+        if hasattr(model, "generate"):  # transformers
+            shared |= dict(num_beams=beams, do_sample=sample)
+            if sample:
+                shared |= dict(temperature=temperature, top_k=top_k or 0)
+            if eos_token_id is not None:
+                shared["eos_token_id"] = eos_token_id
+            written = model.generate(**batch, **shared, streamer=stream and Streamer(stream))
+        else:
+            import tiny_transformer as tt
 
-                shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
-                shared |= dict(eos_token_id=eos_token_id, stream=stream)
-                written = tt.generate(model, **batch, **shared)
-            if decoder and batch["input_ids"] is not input_ids:  # soft prompts are not given back
-                written = torch.cat([input_ids, written[:, given:]], dim=1)
-            return written
-    finally:
-        for module, mode in modes:
-            module.training = mode
+            shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
+            shared |= dict(eos_token_id=eos_token_id, stream=stream)
+            written = tt.generate(model, **batch, **shared)
+    if decoder and batch["input_ids"] is not input_ids:  # soft prompts are not given back
+        written = torch.cat([input_ids, written[:, given:]], dim=1)
+    return written
 
 
 class Streamer:

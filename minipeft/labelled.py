@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.encoding import head_of
-from minipeft.tuner import wrap
 
 WORTH = 0.9  # of the columns; above, nothing is gained
 
 
 def labelled_loss(model: nn.Module, batch: dict) -> Tensor | None:
-    """The loss of a batch, the head run at labels only; None where that does not apply."""
+    """The loss of a wrapped batch, the head run at labels only; None where that does not apply."""
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or labels.dim() != 2 or head_of(model) != "language":
         return None
@@ -43,10 +42,7 @@ def tiny_loss(model: nn.Module, batch: dict) -> Tensor | None:
     """A Decoder or an Encoder of tiny_transformer: states first, then the head on some of them."""
     if not {"input_ids", "labels"} <= set(batch) <= {"input_ids", "labels", "attention_mask"}:
         return None
-    batch = wrap(model, batch)
     labels, mask = batch["labels"], batch.get("attention_mask")
-    if set(batch) - {"input_ids", "labels", "attention_mask"}:
-        return None
     states = model.run(batch["input_ids"], mask)  # (B, T, C)
     if model.causal:  # position t answers for token t + 1; padding is asked nothing
         labels = F.pad(labels[:, 1:], (0, 1), value=-100)
@@ -62,7 +58,6 @@ def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:
     config = model.config  # of mixtures of experts the loss has a second part
     if getattr(config, "is_encoder_decoder", False) or hasattr(config, "output_router_logits"):
         return None
-    batch = wrap(model, batch)
     labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)  # (B, T)
     columns = (labels != -100).any(dim=0).nonzero()[:, 0]  # (k,)
     if not 0 < len(columns) < WORTH * labels.shape[1]:

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.doors import Door
+from minipeft.modes import evaluating
 
 # keys, values (B or 1, H, P, D), visible (B, P) or (B, T, P) or None; if any: [(P, bias)]
 Memory = tuple
@@ -235,19 +236,15 @@ def overhear(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list
 
     layers: modules that stand behind a memory door. Every tuner of the model is off meanwhile.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    with ExitStack() as stack:
+    with evaluating(model), ExitStack() as stack:
         for tuner in model.minipeft.tuners.values():
             if not tuner.merged:
                 stack.enter_context(tuner.disabled())
         try:
             for layer in layers:
                 layer.heard = {}
-            model.eval()
             model(**batch)
             return [torch.stack([layer.heard["key"], layer.heard["value"]]) for layer in layers]
         finally:
             for layer in layers:
                 del layer.heard
-            for module, mode in modes:
-                module.training = mode

@@ -20,6 +20,7 @@ batch for both, and accept a word only if it lowers the loss of all batches that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 from minipeft.anatomy import Anatomy
 from minipeft.methods.p_tuning import PTuning
+from minipeft.modes import evaluating
 from minipeft.templates import Template
 from minipeft.tuner import attach, seeded, tuners
 
@@ -107,9 +109,9 @@ def search(
     form = Template.read(template, tokenizer, mask) if isinstance(template, str) else template
     method = PTuning(template=form.pieces, mask=form.mask, frame=form.frame, encoder=None)
     tuner = attach(model, method, name="search", head=False, seed=seed)
-    was_training = model.training
-    model.eval()
-    try:
+    with ExitStack() as stack:
+        stack.callback(tuner.detach)
+        stack.enter_context(evaluating(model))
         table = tuner.anatomy.words().module
         pool = torch.arange(table.num_embeddings) if allowed is None else torch.tensor(allowed)
         pool = pool.to(table.weight.device)
@@ -140,9 +142,6 @@ def search(
         pieces = tuple(next(words) if piece == "P" else piece for piece in form.pieces)
         found.template = Template(pieces, form.mask, form.frame)
         return found
-    finally:
-        tuner.detach()
-        model.train(was_training)
 
 
 def promising(E: Tensor, gradient: Tensor, count: int) -> list[int]:

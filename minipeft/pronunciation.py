@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from minipeft.encoding import write
+from minipeft.modes import evaluating
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 BRITISH = {"a": "æ", "Q": "O", "ɒ": "ᵻ", "ː": "ʔ"}
@@ -149,18 +150,14 @@ class Alphabet:
 
         Words are taken in order of length, so that little is padded; answers keep your order.
         """
-        was_training = model.training
-        model.eval()
         order = sorted(range(len(spellings)), key=lambda i: len(spellings[i]))
         said = [""] * len(spellings)
-        try:
+        with evaluating(model):
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = self.inputs([spellings[i] for i in chosen])
                 for i, ids in zip(chosen, write(model, batch, longest, self), strict=True):
                     said[i] = self.text(ids)
-        finally:
-            model.train(was_training)
         return said
 
 

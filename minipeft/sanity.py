@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from minipeft.fingerprint import fingerprint
 from minipeft.methods.method import Method
+from minipeft.modes import evaluating
 from minipeft.report import Table
 from minipeft.training import backward, train
 from minipeft.tuner import Tuner, attach, seeded, tuners
@@ -140,13 +141,8 @@ def _fresh(model: nn.Module) -> nn.Module:
 
 
 def _logits(model: nn.Module, batch: dict) -> Tensor:
-    was_training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    with torch.no_grad():
-        logits = model(**batch).logits.clone()
-    for module, mode in was_training:
-        module.training = mode
-    return logits
+    with evaluating(model), torch.no_grad():
+        return model(**batch).logits.clone()
 
 
 def _census(tuner: Tuner, batch: dict, learning_rate: float) -> tuple:

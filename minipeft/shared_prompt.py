@@ -24,17 +24,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.encoding import head_of
-from minipeft.tuner import tuners, wrap
+from minipeft.tuner import active
 
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 
 
 def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
-    """The loss of a batch with its shared beginning run once; None where that does not apply."""
-    if not fits(model):
-        return None
-    batch = wrap(model, batch)
-    k = shared_columns(model, batch)
+    """The loss of a wrapped batch, what its rows share run once; None where that does not apply."""
+    k = shared_columns(model, batch) if fits(model) else 0
     if not k:
         return None
     ids, labels = batch["input_ids"], batch["labels"]
@@ -51,9 +48,7 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
 
 def fits(model: nn.Module) -> bool:
     """Is this a causal language model that does the same each time, with one soft prompt?"""
-    known = tuners(model)
-    acting = [t for t in known.values() if t.enabled and not t.merged]
-    config = getattr(model, "config", None)
+    acting, config = active(model), getattr(model, "config", None)
     if len(acting) != 1 or not acting[0].words or model.minipeft.rows or config is None:
         return False
     if not acting[0].anatomy.is_decoder() or head_of(model) != "language":
@@ -81,7 +76,7 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
         return 0
     k = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
     k = min(k, N - 1)
-    tuner = next(t for t in tuners(model).values() if t.enabled and not t.merged)
+    tuner = active(model)[0]
     if not tuner.words_in(ids[:, :k]) or tuner.words_in(ids[:, k:]):
         return 0
     return 0 if bool((labels[:, 1:k] != -100).any()) else k

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from minipeft import metrics, tables
 from minipeft.encoding import Encoding, Example, head_of, kind_of
+from minipeft.modes import evaluating
 
 SPLITS = ("train", "dev", "test", "ood")
 KINDS = ("generate", "cloze", "classify", "tag")
@@ -130,15 +131,11 @@ class Task:
     @torch.no_grad()
     def predict(self, model, tokenizer, inputs: Sequence[str], batch_size: int = 64) -> list[str]:
         """What the model answers to each input: a text, a label word, or tags with spaces."""
-        was_training = model.training
-        model.eval()
         encoding = Encoding(self, tokenizer, kind_of(model), head_of(model))
         answers = []
-        try:
+        with evaluating(model):
             for start in range(0, len(inputs), batch_size):
                 answers += encoding.answers(model, list(inputs[start : start + batch_size]))
-        finally:
-            model.train(was_training)
         return answers
 
 

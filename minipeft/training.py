@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.labelled import labelled_loss
+from minipeft.modes import modes_kept
 from minipeft.parallel import Alone, crew
 from minipeft.shared_prompt import shared_loss
 from minipeft.snapshots import Snapshots
-from minipeft.tuner import seeded, tuners, wrap
+from minipeft.tuner import active, seeded, tuners, wrap
 from tiny_transformer.files import write_text
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -138,12 +139,11 @@ def train(
     history = History(settings=settings)
     optimizer = torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay)
     best_weights: dict[str, Tensor] = {}
-    modes = [(module, module.training) for module in model.modules()]
     device = next(iter(parameters.values())).device
     snapshots = Snapshots(checkpoint, model, parameters, optimizer, settings)
     mates = crew(model, parameters, seed)  # one process, unless torchrun started more
 
-    with seeded(seed):
+    with seeded(seed), modes_kept(model):
         begin, best_weights = snapshots.restore(history) if resume else snapshots.fresh()
         if mates.size > 1:
             shared = {"step": begin, "processes": mates.size, "bytes": mates.bytes}
@@ -204,8 +204,6 @@ def train(
         finally:
             bar.close()
             optimizer.zero_grad()
-            for module, mode in modes:
-                module.training = mode
     with torch.no_grad():
         for name, value in best_weights.items():
             parameters[name].copy_(value)
@@ -216,12 +214,12 @@ def train(
 
 def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
     """Add the gradients of one micro-batch; returns its share, one of so many, of the loss."""
-    sharded = hasattr(model, "unshard")  # FSDP fetches the weights for one whole forward pass
-    loss = None if sharded else shared_loss(model, batch)
-    if loss is None and not sharded:
-        loss = labelled_loss(model, batch)
+    batch, loss = wrap(model, batch), None
+    if not hasattr(model, "unshard"):  # FSDP fetches the weights for one whole forward pass
+        loss = shared_loss(model, batch)
+        loss = labelled_loss(model, batch) if loss is None else loss
     if loss is None:
-        loss = model(**wrap(model, batch)).loss
+        loss = model(**batch).loss
     for tuner in active(model):
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty
@@ -296,11 +294,6 @@ class Feed:
             raise ValueError(
                 "The batches ran out and cannot begin again: give a list or a function of the step."
             ) from None
-
-
-def active(model: nn.Module) -> list:
-    """The tuners that act now, in order."""
-    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:

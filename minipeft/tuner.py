@@ -20,12 +20,12 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
-from minipeft.anatomy import Anatomy, Family, Place, Seat
+from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at
 from minipeft.doors import CopyDoor, Door, Frozen, Parts, WeightDoor, bottom, doors, features, walk
 from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
-from minipeft.words import WordDoor, enter, is_left_padded, positions, together
+from minipeft.words import WordDoor, enter, is_left_padded, mask_of, positions, together
 
 WAIT = 60  # seconds that a thread waits for its turn
 
@@ -97,6 +97,16 @@ class Attached:
 def tuners(model: nn.Module) -> dict[str, Tuner]:
     """The tuners attached to a model, by name, in the order of attachment."""
     return dict(model.minipeft.tuners) if "minipeft" in vars(model) else {}
+
+
+def active(model: nn.Module) -> list[Tuner]:
+    """The tuners that act now, in order: neither disabled nor merged."""
+    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """The anatomy that the model's tuners go by, a fresh one where there are none."""
+    return next((tuner.anatomy for tuner in tuners(model).values()), None) or Anatomy(model)
 
 
 def attach(
@@ -176,9 +186,9 @@ class Tuner:
         """For each place the table's value for its target or its module, else the default."""
         used, values = set(), []
         for place in places:
-            keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
+            keys = keys_at(place, table)
             used.update(keys)
-            values.append(table[max(keys, key=len)] if keys else default)
+            values.append(table[keys[0]] if keys else default)
         unused = [key for key in table if key not in used]
         if unused:
             targets = ", ".join(dict.fromkeys(repr(place.target) for place in places))
@@ -598,10 +608,9 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         for number, names in enumerate(rows):
             groups.setdefault(names, []).append(number)
         parts = []
-        mask = torch.ones_like(batch["input_ids"])
+        batch = {**batch, "attention_mask": mask_of(batch)}
         for names, numbers in groups.items():
-            part = {"attention_mask": mask, **batch}
-            part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in part.items()}
+            part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in batch.items()}
             for name in names:
                 part = known[name].wrap(part)
             parts.append(part)
@@ -612,7 +621,7 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     if words and not any(getattr(t.method, "layout", None) == "peft" for t in words):
         if anatomy.takes_positions() and is_left_padded(batch):
             batch = {"position_ids": positions(batch["attention_mask"]), **batch}
-    limit, T = anatomy.limit(), batch["input_ids"].shape[1]
+    limit, T = anatomy.limit, batch["input_ids"].shape[1]
     if limit is not None and T > limit:
         raise ValueError(
             f"The input has {T} tokens, prompts included, but the model knows {limit} positions: "

@@ -79,8 +79,7 @@ def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool =
     device = batch["input_ids"].device
     ids = ids.to(device).expand(B, -1)  # (B, P)
     P = ids.shape[1]
-    mask = batch.get("attention_mask")
-    mask = torch.ones(B, T, dtype=torch.long, device=device) if mask is None else mask
+    mask = mask_of(batch)  # (B, T)
     count = mask.sum(dim=1)  # (B,) own tokens
     first = mask.int().argmax(dim=1)  # (B,) where they begin
     if isinstance(at, str):
@@ -120,18 +119,15 @@ def insert_as_peft(tuner, batch: dict, ids: Tensor) -> dict:
 
 def own_columns(batch: dict) -> list[list[int]]:
     """For every row the columns of its own tokens, padding left out."""
-    mask = batch.get("attention_mask")
-    if mask is None:
-        mask = torch.ones_like(batch["input_ids"])
-    return [[column for column, one in enumerate(row) if one] for row in mask.tolist()]
+    rows = mask_of(batch).tolist()
+    return [[column for column, one in enumerate(row) if one] for row in rows]
 
 
 def answer_begins(batch: dict) -> Tensor:
     """How many of a row's own tokens stand before the first that has a label: (B,); all of them
     where there are no labels. In a decoder's row the answer begins there.
     """
-    mask = batch.get("attention_mask")
-    own = (torch.ones_like(batch["input_ids"]) if mask is None else mask) != 0
+    own = mask_of(batch) != 0  # (B, T)
     labels = batch.get("labels")
     if labels is None or labels.shape != own.shape:
         return own.sum(dim=1)
@@ -149,12 +145,10 @@ def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: b
     fill = [[T] * (N - len(row)) for row in rows]  # T: a column of padding behind the others
     plan = [more + [*row] if left else [*row] + more for row, more in zip(rows, fill, strict=True)]
     source = torch.tensor(plan, device=device)  # (B, N)
-    mask = batch.get("attention_mask")
-    mask = torch.ones(B, T, dtype=torch.long, device=device) if mask is None else mask
     outside = {"input_ids": padding, "labels": -100}
     words = {"input_ids": -1 - source, "attention_mask": 1, "labels": -100}
     whole = {}
-    for key, value in {**batch, "attention_mask": mask}.items():
+    for key, value in {**batch, "attention_mask": mask_of(batch)}.items():
         if along_tokens(key, value, (B, T), aligned):
             longer = F.pad(value, (0, 1), value=outside.get(key, 0))  # (B, T + 1)
             value = longer.gather(1, source.clamp(min=0))  # (B, N)
@@ -162,6 +156,12 @@ def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: b
             value = torch.where(source < 0, new, value)
         whole[key] = value
     return whole
+
+
+def mask_of(batch: dict) -> Tensor:
+    """The batch's attention mask (B, T), ones where it has none."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask
 
 
 def along_tokens(key: str, value, shape: tuple[int, int], aligned: bool) -> bool:

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 import minipeft as mp
 from soak import small
-from soak.bad_settings import VALUES, at_most, state
+from soak.bad_settings import VALUES, at_most
+from soak.bases import Bases
 from soak.ledger import Clock, Line
 
 COUNT = 5000
@@ -202,20 +203,18 @@ DAMAGES = (truncated, flipped, header, tensors, settings, json_text, places)
 def soak(count: int | None, clock: Clock) -> list[Line]:
     """A line for each kind of damage."""
     lines = {damage: Line(f"adapter: {damage.__name__}") for damage in DAMAGES}
-    models = {layout: small.base(layout) for layout in small.LAYOUTS}
-    known = {layout: mp.fingerprint(model) for layout, model in models.items()}
-    states = {layout: state(model) for layout, model in models.items()}
+    bases = Bases()
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as place, at_most(3):
         shelf, folder = Path(place) / "shelf", Path(place) / "folder"
-        good = [(layout, name) for layout in models for name in small.METHODS]
+        good = [(layout, name) for layout in bases.models for name in small.METHODS]
         for number in range(COUNT if count is None else count):
             if clock.over():
                 break
             begun = time.monotonic()
             layout, name = rng.choice(good)
             damage = DAMAGES[number % len(DAMAGES)]
-            model, line = models[layout], lines[damage]
+            model, line = bases.models[layout], lines[damage]
             if not (shelf / layout / name).is_dir():
                 tuner = mp.attach(model, small.METHODS[name], seed=0)
                 small.shake(tuner)
@@ -237,14 +236,8 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
             line.attempt(trial, use)
             if (folder / "exploded").exists() or Path("exploded").exists():
                 line.fail(trial, "a pickle was opened")
-            if state(model) != states[layout]:
-                line.fail(trial, "the model has something left of it")
-                models[layout] = small.base(layout)
-            elif number % 10 == 0 and mp.fingerprint(model) != known[layout]:
-                line.fail(trial, "the base is another one (this trial or one of nine before)")
-                models[layout] = small.base(layout)
+            bases.look(layout, line, trial, whole=number % 10 == 0)
             line.seconds += time.monotonic() - begun
-    for layout, model in models.items():
-        if mp.fingerprint(model) != known[layout]:
-            next(iter(lines.values())).fail(layout, "the base is another one")
+    for layout in bases.models:
+        bases.look(layout, next(iter(lines.values())), layout, whole=True)
     return list(lines.values())

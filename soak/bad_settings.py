@@ -11,6 +11,7 @@ import time
 import minipeft as mp
 from minipeft import methods
 from soak import small
+from soak.bases import Bases
 from soak.ledger import Clock, Line
 
 COUNT = 6000
@@ -66,9 +67,7 @@ def use(model, kind: type, made: dict, rng: random.Random) -> None:
 def soak(count: int | None, clock: Clock) -> list[Line]:
     """A line for each method."""
     lines = {kind: Line(f"settings: {kind.__name__}") for kind in KINDS}
-    models = {layout: small.base(layout) for layout in small.LAYOUTS}
-    known = {layout: mp.fingerprint(model) for layout, model in models.items()}
-    states = {layout: state(model) for layout, model in models.items()}
+    bases = Bases()
     rng = random.Random(0)
     with at_most(3):
         for number in range(COUNT if count is None else count):
@@ -76,27 +75,15 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
                 break
             begun = time.monotonic()
             kind = KINDS[number % len(KINDS)]
-            layout = rng.choice(list(models))
-            model, made, line = models[layout], settings(kind, rng), lines[kind]
+            layout = rng.choice(list(bases.models))
+            model, made, line = bases.models[layout], settings(kind, rng), lines[kind]
             trial = f"{number} on {layout}: {str(made)[:200]}"
             line.attempt(trial, lambda m=model, k=kind, s=made: use(m, k, s, rng))
-            if state(model) != states[layout]:
-                line.fail(trial, "the model has something left of it")
-                models[layout] = small.base(layout)
-            elif number % 10 == 0 and mp.fingerprint(model) != known[layout]:
-                line.fail(trial, "the base is another one (this trial or one of nine before)")
-                models[layout] = small.base(layout)
+            bases.look(layout, line, trial, whole=number % 10 == 0)
             line.seconds += time.monotonic() - begun
-    for layout, model in models.items():
-        if mp.fingerprint(model) != known[layout]:
-            lines[KINDS[0]].fail(layout, "the base is another one")
+    for layout in bases.models:
+        bases.look(layout, lines[KINDS[0]], layout, whole=True)
     return list(lines.values())
-
-
-def state(model) -> tuple:
-    """What a refusal must leave as it was, weights excepted."""
-    modules = tuple(id(module) for module in model.modules())
-    return modules, tuple(p.requires_grad for p in model.parameters()), "minipeft" in vars(model)
 
 
 class at_most:

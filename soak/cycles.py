@@ -15,7 +15,7 @@ import torch
 
 import minipeft as mp
 from soak import small
-from soak.bad_settings import state
+from soak.bases import state
 from soak.ledger import Clock, Line
 
 COUNT = 10_000

@@ -7,6 +7,8 @@ import warnings
 
 import torch
 
+import minipeft as mp
+
 logging.getLogger("transformers").setLevel(logging.ERROR)
 
 WORDS = 48
@@ -137,3 +139,44 @@ def shake(tuner, scale: float = 0.1, seed: int = 0) -> None:
 def logits(model, inputs: dict) -> torch.Tensor:
     """The model's logits, in the mode it is in."""
     return model(**inputs).logits
+
+
+def mixed_equals_separate(model, inputs: dict, methods: dict, rows: list, scale: float) -> dict:
+    """A batch routed row by row gives each row what its own tuner alone gives it.
+
+    Attaches the methods by their names, shaken by `scale`; leaves all enabled. Returns the logits
+    of each name alone, and of the base as None.
+    """
+    for number, (key, method) in enumerate(methods.items()):
+        shake(mp.attach(model, method, name=key, seed=number), scale, seed=number)
+    known, alone = mp.tuners(model), {}
+    for key in (*methods, None):
+        for other, tuner in known.items():
+            (tuner.enable if other == key else tuner.disable)()
+        alone[key] = logits(model, inputs)
+    for tuner in known.values():
+        tuner.enable()
+    with mp.route(model, rows):
+        mixed = logits(model, inputs)
+    for row, key in enumerate(rows):
+        torch.testing.assert_close(mixed[row], alone[key][row], rtol=0, atol=1e-5)
+        if key:
+            assert (mixed[row] - alone[None][row]).abs().max() > 1e-4
+    return alone
+
+
+def head_goes_both_ways(theirs, name: str, head: str, folder, opened) -> None:
+    """Of a tuner of another library's with a trained head: its file opens here, ours opens there.
+
+    theirs: the other library's model, with `save_pretrained`.  opened: (name, head, folder) -> it.
+    """
+    inputs = batch(name, head)
+    theirs.save_pretrained(folder / "theirs")
+    model = build(name, head)
+    tuner = mp.load(model, folder / "theirs")
+    expected = logits(theirs, inputs)
+    torch.testing.assert_close(logits(model, inputs), expected, rtol=0, atol=1e-5)
+    assert tuner.report().head > 0
+    tuner.save(folder / "ours")
+    again = logits(opened(name, head, folder / "ours"), inputs)
+    torch.testing.assert_close(again, expected, rtol=0, atol=1e-5)

@@ -45,7 +45,7 @@ class Base:
         """How many tokens the model can read, None when there is no limit."""
         from minipeft.anatomy import Anatomy
 
-        return Anatomy(self.model).limit()
+        return Anatomy(self.model).limit
 
     def save(self, folder: str) -> None:
         """Write model and tokenizer as a plain Hugging Face folder."""

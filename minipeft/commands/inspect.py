@@ -143,7 +143,7 @@ def base(given: argparse.Namespace) -> dict[str, Tensor]:
     model = found.base.model
     anatomy = Anatomy(model)
     words = anatomy.words().module
-    limit = anatomy.limit()
+    limit = anatomy.limit
     rows = [
         ("class", type(model).__name__),
         ("kind", found.base.kind),

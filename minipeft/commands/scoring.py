@@ -19,6 +19,7 @@ from tqdm import tqdm
 from minipeft import metrics
 from minipeft.commands.bases import Base
 from minipeft.encoding import Encoding
+from minipeft.modes import evaluating
 from minipeft.report import Table
 from minipeft.tasks import Task
 
@@ -41,19 +42,14 @@ def answers(
     encoding = Encoding(task, base.tokenizer, base.kind, base.head)
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
     said = [""] * len(inputs)
-    was_training = base.model.training
-    base.model.eval()
     bar = tqdm(total=len(inputs), disable=not progress, delay=2, unit="example", leave=False)
-    try:
+    with evaluating(base.model), bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             given = encoding.answers(base.model, [inputs[i] for i in chosen])
             for i, answer in zip(chosen, given, strict=True):
                 said[i] = answer
             bar.update(len(chosen))
-    finally:
-        bar.close()
-        base.model.train(was_training)
     return said
 
 

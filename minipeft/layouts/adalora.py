@@ -15,17 +15,21 @@ from torch import Tensor
 
 from minipeft.anatomy import Anatomy
 from minipeft.budget import name_of
-from minipeft.doors import features, is_transposed
+from minipeft.doors import features
 from minipeft.layouts.common import (
+    IGNORED,
     PREFIX,
-    heads_to_save,
+    by_module,
+    check_same_modules,
+    check_shapes,
+    common_settings,
+    copied,
     pick,
     short_names,
     target_names,
-    task_type,
     whole,
+    without_prefix,
 )
-from minipeft.layouts.lora import IGNORED, check_shapes
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.method import shown
 
@@ -38,9 +42,7 @@ SMALL = 1e-5  # PEFT divides alpha by init_r + 1e-5
 def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]]:
     """adapter_config.json and the tensors of an AdaLoRA tuner."""
     method: AdaLoRA = tuner.method
-    layers: dict[str, list] = {}  # module -> [(place, patch)], several where parts are adapted
-    for place, patch in tuner.places:
-        layers.setdefault(place.path, []).append((place, patch))
+    layers = by_module(tuner)
     init_r = method.init_rank * max(map(len, layers.values()))
     tensors, pattern = {}, {}
     for path, parts in layers.items():
@@ -49,37 +51,26 @@ def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]]:
         tensors[f"{PREFIX}{path}.lora_E"] = Lambda[:, None]
         tensors[f"{PREFIX}{path}.lora_B"] = P
         pattern[f"{path}.lora_E"] = [i < len(Lambda) for i in range(init_r)]
-    for path, twin in tuner.copies.items():
-        tensors |= {f"{PREFIX}{path}.{key}": t for key, t in twin.state_dict().items()}
     warmup, final = (0 if n < 1 else int(n) for n in (method.warmup, method.final))
-    modules = [tuner.anatomy.modules[path] for path in layers]
-    config = getattr(tuner.model, "config", None)
-    settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
+    settings = common_settings(tuner, layers) | {
         "beta1": method.betas[0],
         "beta2": method.betas[1],
         "bias": "none",
         "deltaT": method.every,
-        "fan_in_fan_out": any(map(is_transposed, modules)),
-        "inference_mode": True,
         "init_lora_weights": True,
         "init_r": init_r,
         "lora_alpha": whole(tuner.places[0][1].scale * (init_r + SMALL)),
         "lora_dropout": method.dropout,
-        "modules_to_save": heads_to_save(tuner) or None,
         "orth_reg_weight": method.orthogonality,
         "peft_type": "ADALORA",
         "rank_pattern": None if all(map(all, pattern.values())) else pattern,
-        "revision": None,
         "target_modules": short_names(tuner.anatomy, list(layers)),
         "target_r": method.target_rank * max(map(len, layers.values())),
-        "task_type": task_type(tuner),
         "tfinal": final,
         "tinit": warmup,
         "total_step": warmup + final + 1,  # PEFT wants some number here that leaves a step between
     }
-    return settings, tensors
+    return settings, tensors | copied(tuner)
 
 
 def stack(parts: list) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,10 +93,7 @@ def read_adalora(
     settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: AdaLoRA | None
 ) -> tuple[AdaLoRA, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
-    if foreign:
-        raise ValueError(f"The file has a tensor {foreign[0]}, none of PEFT's AdaLoRA names.")
-    named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+    named = without_prefix(tensors, "AdaLoRA")
     Q, Lambda, P = (pick(named, f".lora_{letter}") for letter in "AEB")
     values = {key: value for key, value in named.items() if ".lora_" not in key}
     odd = sorted((set(Q) | set(Lambda) | set(P)) - (set(Q) & set(Lambda) & set(P)))
@@ -118,9 +106,7 @@ def read_adalora(
             raise ValueError(f"{path} has {len(Q[path])} triplets but another number of lora_E.")
     method = method or _method_from(settings, Q, anatomy)
     places = anatomy.find(method.targets, method.layers)
-    odd = sorted(set(Q) ^ {place.path for place in places})
-    if odd:
-        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
+    check_same_modules(Q, places)
     for place in places:
         path, key = place.path, name_of(place)
         own = P[path] if place.columns is None else P[path][place.columns]  # (out of this part, r)

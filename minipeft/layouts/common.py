@@ -1,15 +1,123 @@
-"""What the layouts of several of PEFT's methods share: names, patterns, heads, task types."""
+"""What the layouts of several of PEFT's methods share: names, settings, heads, checks."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 
 from torch import Tensor
 
-from minipeft.anatomy import Anatomy
+from minipeft.anatomy import Anatomy, keys_at
+from minipeft.doors import features, is_linear, is_transposed
 
-PREFIX = "base_model.model."
+PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
+BASE = "base_model."
+# Settings that decide nothing once the tensors are there. A setting that is neither among them nor
+# read, and is on, makes the file more than we compute: it is refused, not misread.
+IGNORED = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "megatron_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+HEADS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+LANGUAGE = {
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+}
+
+
+def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
+    """What every adapter_config.json says; paths: of adapted linear maps, where there are any."""
+    config = getattr(tuner.model, "config", None)
+    modules = [tuner.anatomy.modules[path] for path in paths]
+    settings = {
+        "auto_mapping": None,
+        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
+        "inference_mode": True,
+        "modules_to_save": heads_to_save(tuner) or None,
+        "revision": None,
+        "task_type": task_type(tuner),
+    }
+    return settings | ({"fan_in_fan_out": any(map(is_transposed, modules))} if modules else {})
+
+
+def by_module(tuner) -> dict[str, list]:
+    """Path of a linear map -> its (place, patch), several where parts of it are adapted."""
+    found: dict[str, list] = {}
+    for place, patch in tuner.places:
+        found.setdefault(place.path, []).append((place, patch))
+    return found
+
+
+def copied(tuner, begin: str = PREFIX) -> dict[str, Tensor]:
+    """The tensors of trained heads and other copied layers, by PEFT's names."""
+    return {
+        f"{begin}{path}.{key}": tensor
+        for path, twin in tuner.copies.items()
+        for key, tensor in twin.state_dict().items()
+    }
+
+
+def without_prefix(tensors: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The tensors by the base's own names.
+
+    Raises:
+        ValueError: one has another beginning, so that it is none of PEFT's.
+    """
+    for key in tensors:
+        if not key.startswith(PREFIX):
+            raise ValueError(f"The file has a tensor {key}, which is none of PEFT's {what} names.")
+    return {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+
+
+def sizes_at(path: str, anatomy: Anatomy) -> tuple[int, int]:
+    """(in, out) of the linear map that a file adapts.
+
+    Raises:
+        ValueError: this model has no linear map of that name.
+    """
+    module = anatomy.modules.get(path)
+    if module is None or not is_linear(module):
+        raise ValueError(
+            f"The file adapts {path}, which is no linear map of this model{anatomy.near(path)}"
+        )
+    return features(module)
+
+
+def check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
+    """A (r, in) and B (out, r) must fit the linear map of this name."""
+    n_in, n_out = sizes_at(path, anatomy)
+    if A.dim() != 2 or B.dim() != 2 or A.shape[1] != n_in or B.shape != (n_out, A.shape[0]):
+        raise ValueError(
+            f"{path} maps {n_in} features to {n_out}, but the file has A {tuple(A.shape)} and B "
+            f"{tuple(B.shape)}: it belongs to another base."
+        )
+
+
+def check_same_modules(adapted: Iterable[str], places: list) -> None:
+    """The modules that the tensors are for must be those that the settings name."""
+    odd = sorted(set(adapted) ^ {place.path for place in places})
+    if odd:
+        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
 
 
 def short_names(anatomy: Anatomy, paths: list[str]) -> list[str]:
@@ -44,8 +152,8 @@ def by_pattern(patterns: dict | None, path: str, default):
 
 
 def value_of(table, place, default):
-    keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
-    return table[max(keys, key=len)] if keys else default
+    """The table's value for this place, else the default: `Tuner.choose` for one."""
+    return next((table[key] for key in keys_at(place, table)), default)
 
 
 def pick(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
@@ -61,19 +169,14 @@ def heads_to_save(tuner) -> list[str]:
     return sorted(names)
 
 
-def task_type(tuner) -> str | None:
-    """PEFT's task_type, from the class of a transformers model."""
+def task_type(tuner, frozen_head: bool = False) -> str | None:
+    """PEFT's task_type, from the class of a transformers model.
+
+    frozen_head: say it of a classifier too whose head is not trained.
+    """
     name = type(tuner.model).__name__
-    heads = {
-        "ForSequenceClassification": "SEQ_CLS",
-        "ForTokenClassification": "TOKEN_CLS",
-        "ForQuestionAnswering": "QUESTION_ANS",
-    }
-    if tuner.copies:
-        return next((task for end, task in heads.items() if name.endswith(end)), None)
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "CAUSAL_LM"
-    return "SEQ_2_SEQ_LM" if name.endswith("ForConditionalGeneration") else None
+    kinds = HEADS | LANGUAGE if frozen_head else HEADS if tuner.copies else LANGUAGE
+    return next((task for end, task in kinds.items() if name.endswith(end)), None)
 
 
 def whole(number: float) -> float | int:

@@ -16,14 +16,17 @@ import torch
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
-from minipeft.doors import features, is_linear, is_transposed
+from minipeft.doors import features
 from minipeft.layouts.common import (
     PREFIX,
-    heads_to_save,
+    check_same_modules,
+    common_settings,
+    copied,
     pick,
     short_names,
+    sizes_at,
     target_names,
-    task_type,
+    without_prefix,
 )
 from minipeft.methods.ia3 import IA3, InputScale
 from minipeft.methods.method import shown
@@ -54,37 +57,24 @@ def write_ia3(tuner) -> tuple[dict, dict[str, Tensor]]:
             tensors[key] = tensors[key].clone()
             tensors[key][place.columns.to(patch.l.device), 0] = patch.l.detach()
     paths = list(dict.fromkeys(place.path for place, _ in tuner.places))
-    for path, twin in tuner.copies.items():
-        tensors |= {f"{PREFIX}{path}.{key}": t for key, t in twin.state_dict().items()}
     modules = short_names(tuner.anatomy, paths)
     ends = [name for name in modules if any(_is(path, name) for path in inputs)]
     if any(path.endswith(tuple(ends)) for path in paths if path not in inputs):
         modules, ends = paths, sorted(inputs)  # one short name would mean both kinds
-    config = getattr(tuner.model, "config", None)
-    settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
-        "fan_in_fan_out": any(is_transposed(tuner.anatomy.modules[path]) for path in paths),
+    settings = common_settings(tuner, paths) | {
         "feedforward_modules": ends,
-        "inference_mode": True,
         "init_ia3_weights": True,
-        "modules_to_save": heads_to_save(tuner) or None,
         "peft_type": "IA3",
-        "revision": None,
         "target_modules": modules,
-        "task_type": task_type(tuner),
     }
-    return settings, tensors
+    return settings, tensors | copied(tuner)
 
 
 def read_ia3(
     settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: IA3 | None
 ) -> tuple[IA3, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off the tensors."""
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
-    if foreign:
-        raise ValueError(f"The file has a tensor {foreign[0]}, which is none of PEFT's IA3 names.")
-    named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+    named = without_prefix(tensors, "IA3")
     vectors = pick(named, END)
     others = {key: value for key, value in named.items() if not key.endswith(END)}
     if not vectors:
@@ -94,10 +84,8 @@ def read_ia3(
         method = _method_from(settings, list(vectors), inputs, anatomy)
     values: dict[str, Tensor] = {}
     places = anatomy.find(method.targets, method.layers)
-    odd = sorted({place.path for place in places} ^ set(vectors))
-    odd += [p.path for p in places if (p.target in method.feedforward) != (p.path in inputs)]
-    if odd:
-        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
+    odd = {p.path for p in places if (p.target in method.feedforward) != (p.path in inputs)}
+    check_same_modules(vectors, [place for place in places if place.path not in odd])
     for place in places:
         vector = vectors[place.path].flatten()
         part = vector if place.columns is None else vector[place.columns]
@@ -111,12 +99,7 @@ def _is(path: str, name: str) -> bool:
 
 def _reads(path: str, vector: Tensor, anatomy: Anatomy) -> bool:
     """True for a vector that multiplies the input of a map, (1, in); False for (out, 1)."""
-    module = anatomy.modules.get(path)
-    if module is None or not is_linear(module):
-        raise ValueError(
-            f"The file adapts {path}, which is no linear map of this model{anatomy.near(path)}"
-        )
-    n_in, n_out = features(module)
+    n_in, n_out = sizes_at(path, anatomy)
     if vector.shape not in (torch.Size([n_out, 1]), torch.Size([1, n_in])):
         raise ValueError(
             f"{path} maps {n_in} features to {n_out}, but the file has a vector "

@@ -29,45 +29,30 @@ import torch
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
-from minipeft.doors import Frozen, features, is_linear, is_transposed
+from minipeft.doors import Frozen, features, is_transposed
 from minipeft.layouts.common import (
+    IGNORED,
     PREFIX,
+    by_module,
     by_pattern,
-    heads_to_save,
+    check_same_modules,
+    check_shapes,
+    common_settings,
+    copied,
     pick,
     short_names,
     target_names,
-    task_type,
     value_of,
     whole,
+    without_prefix,
 )
 from minipeft.methods.dora import DoRA
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import shown
 from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
 
-# Settings that we read, and settings that decide nothing once the tensors are there. Every other
-# setting that is on makes the file more than W0 x + scale B A x: it is refused, not misread.
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern"}
 READ |= {"init_lora_weights", "use_dora", "use_rslora"}
-IGNORED = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "ensure_weight_tying",
-    "exclude_modules",
-    "fan_in_fan_out",
-    "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
-    "megatron_config",
-    "megatron_core",
-    "modules_to_save",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "target_modules",
-    "task_type",
-}
 # starts that subtract something from the base's weights, so that A and B fit a changed base only
 CHANGED_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
 
@@ -75,9 +60,7 @@ CHANGED_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
 def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
     """adapter_config.json and the tensors of a LoRA tuner."""
     method: LoRA = tuner.method
-    layers: dict[str, list] = {}  # module -> [(place, patch)], several where parts are adapted
-    for place, patch in tuner.places:
-        layers.setdefault(place.path, []).append((place, patch))
+    layers = by_module(tuner)
     tensors, ranks, alphas = {}, {}, {}
     for path, parts in layers.items():
         A, B, scale = stack(parts)
@@ -87,19 +70,12 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitudes(parts)
         ranks[path] = len(A)
         alphas[path] = whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
-    for path, twin in tuner.copies.items():
-        tensors |= {f"{PREFIX}{path}.{key}": t for key, t in twin.state_dict().items()}
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    modules = [tuner.anatomy.modules[path] for path in layers]
-    config = getattr(tuner.model, "config", None)
-    settings = {  # the settings that PEFT has had since 2024, so that older versions open it too
+    # settings that PEFT has had since 2024, so that older versions open it too
+    settings = common_settings(tuner, layers) | {
         "alpha_pattern": {path: a for path, a in alphas.items() if a != alpha},
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
         "bias": "none",
-        "fan_in_fan_out": any(map(is_transposed, modules)),
-        "inference_mode": True,
         "init_lora_weights": True,
         "layer_replication": None,
         "layers_pattern": None,
@@ -107,17 +83,14 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
         "loftq_config": {},
         "lora_alpha": alpha,
         "lora_dropout": method.dropout,
-        "modules_to_save": heads_to_save(tuner) or None,
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
-        "revision": None,
         "target_modules": short_names(tuner.anatomy, list(layers)),
-        "task_type": task_type(tuner),
         "use_dora": isinstance(method, DoRA),
         "use_rslora": method.rank_stabilized,
     }
-    return settings, tensors
+    return settings, tensors | copied(tuner)
 
 
 def stack(parts: Sequence) -> tuple[Tensor, Tensor, float]:
@@ -162,10 +135,7 @@ def read_lora(
     settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: LoRA | None
 ) -> tuple[LoRA, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
-    foreign = [key for key in tensors if not key.startswith(PREFIX)]
-    if foreign:
-        raise ValueError(f"The file has a tensor {foreign[0]}, which is none of PEFT's LoRA names.")
-    named = {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+    named = without_prefix(tensors, "LoRA")
     A = pick(named, ".lora_A.weight")
     B = pick(named, ".lora_B.weight")
     m = pick(named, ".lora_magnitude_vector")
@@ -190,9 +160,7 @@ def read_lora(
     by_path: dict[str, list] = {}
     for place in anatomy.find(method.targets, method.layers):
         by_path.setdefault(place.path, []).append(place)
-    odd = sorted(set(A) ^ set(by_path))
-    if odd:
-        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
+    check_same_modules(A, sum(by_path.values(), []))
     for path, places in by_path.items():
         if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
             A0, B0 = principal(_weight(places[0].module), *_rank_and_scale(places[0], method))
@@ -282,18 +250,3 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
 def _weight(linear) -> Tensor:
     """(out, in), whichever way the layer keeps it."""
     return linear.weight.detach().T if is_transposed(linear) else linear.weight.detach()
-
-
-def check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
-    """A (r, in) and B (out, r) must fit the linear map of this name."""
-    module = anatomy.modules.get(path)
-    if module is None or not is_linear(module):
-        raise ValueError(
-            f"The file adapts {path}, which is no linear map of this model{anatomy.near(path)}"
-        )
-    n_in, n_out = features(module)
-    if A.dim() != 2 or B.dim() != 2 or A.shape[1] != n_in or B.shape != (n_out, A.shape[0]):
-        raise ValueError(
-            f"{path} maps {n_in} features to {n_out}, but the file has A {tuple(A.shape)} and B "
-            f"{tuple(B.shape)}: it belongs to another base."
-        )

@@ -17,13 +17,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
-from minipeft.layouts.common import heads_to_save, task_type
+from minipeft.layouts.common import BASE, common_settings, copied, task_type
 from minipeft.methods.prefix import Prefix
 
 TABLE = "prompt_embeddings"
-BASE = "base_model."
 MLP = "minipeft."  # what PEFT does not store and does not look at
-CLASSIFIERS = {"ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
 
 
 def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
@@ -32,28 +30,19 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         return None
     anatomy, (place, patch) = tuner.anatomy, tuner.places[0]
     table = patch.rows().detach().contiguous()  # (P, 2 L C)
-    tensors = {TABLE: table}
-    for path, twin in tuner.copies.items():
-        tensors |= {f"{BASE}{path}.{key}": t for key, t in twin.state_dict().items()}
+    tensors = {TABLE: table} | copied(tuner, BASE)
     if tuner.method.keep_mlp and patch.rows.table is None:
         tensors |= {f"{MLP}{key}": t for key, t in patch.rows.state_dict().items()}
     C = place.heads * place.head_width
-    ends = (task for end, task in CLASSIFIERS.items() if type(tuner.model).__name__.endswith(end))
-    config = getattr(tuner.model, "config", None)
-    settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
+    settings = common_settings(tuner) | {
         "encoder_hidden_size": C,
-        "inference_mode": True,
-        "modules_to_save": heads_to_save(tuner) or None,
         "num_attention_heads": place.heads,
         "num_layers": table.shape[1] // (2 * C),
         "num_transformer_submodules": 2 if anatomy.is_encoder_decoder() else 1,
         "num_virtual_tokens": len(table),
         "peft_type": "PREFIX_TUNING",
         "prefix_projection": False,  # there is no MLP any more
-        "revision": None,
-        "task_type": next(ends, None) or task_type(tuner),
+        "task_type": task_type(tuner, frozen_head=True),
         "token_dim": C,
     }
     return settings, tensors

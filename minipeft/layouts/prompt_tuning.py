@@ -15,20 +15,11 @@ import torch
 from torch import Tensor
 
 from minipeft.anatomy import Anatomy
-from minipeft.layouts.common import heads_to_save
+from minipeft.layouts.common import BASE, common_settings, task_type
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.prompt_tuning import PromptTuning
 
-HEAD = "base_model."
 VECTORS = "prompt_embeddings"
-TASKS = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
-}
 
 
 def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
@@ -39,23 +30,16 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     own, values = f"{seat.path}.{seat.target}.", method.stored(tuner)
     vectors = values[f"{own}vectors"]  # (P, C)
     tensors = {VECTORS: vectors}
-    tensors |= {f"{HEAD}{k}": v for k, v in values.items() if not k.startswith(own)}
-    name = type(tuner.model).__name__
-    task = next((task for end, task in TASKS.items() if name.endswith(end)), None)
+    tensors |= {f"{BASE}{k}": v for k, v in values.items() if not k.startswith(own)}
+    task = task_type(tuner, frozen_head=True)
     twice = task == "SEQ_2_SEQ_LM"
     if twice:
         tensors[VECTORS] = torch.cat([vectors, torch.zeros_like(vectors)])  # (2 P, C)
-    config = getattr(tuner.model, "config", None)
-    settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
-        "inference_mode": True,
-        "modules_to_save": heads_to_save(tuner) or None,
+    settings = common_settings(tuner) | {
         "num_attention_heads": anatomy.heads_count,
         "num_layers": len(anatomy.blocks()) // (2 if anatomy.is_encoder_decoder() else 1),
         "num_transformer_submodules": 2 if twice else 1,
         "num_virtual_tokens": len(vectors),
-        "revision": None,
         "task_type": task,
         "token_dim": vectors.shape[1],
     }
@@ -94,7 +78,7 @@ def read_prompt(
     if type(P) is not int or P < 1:
         raise ValueError(f"adapter_config.json has num_virtual_tokens={P!r}, no number of words.")
     vectors = tensors.get(VECTORS)
-    foreign = [key for key in tensors if key != VECTORS and not key.startswith(HEAD)]
+    foreign = [key for key in tensors if key != VECTORS and not key.startswith(BASE)]
     if vectors is None or foreign:
         what = f"has a tensor {foreign[0]}" if foreign else f"lacks {VECTORS}"
         raise ValueError(f"The file {what}: it is not a soft prompt of PEFT's.")
@@ -110,5 +94,5 @@ def read_prompt(
         method = PTuning(length=P, encoder=None, layout="peft")
     elif type(method) is PTuning:
         method, _ = method.restored(tensors)
-    heads = {k.removeprefix(HEAD): v for k, v in tensors.items() if k != VECTORS}
+    heads = {k.removeprefix(BASE): v for k, v in tensors.items() if k != VECTORS}
     return method, {f"{seat.path}.{seat.target}.vectors": vectors[:P], **heads}

@@ -290,23 +290,7 @@ def test_a_copy_of_the_model_keeps_its_own_notes():
 def test_mixed_batches_equal_separate_runs(name):
     model, batch = zoo.build(name), zoo.batch(name, rows=4)
     methods = dict(h=mp.Adapter(3), p=mp.Adapter(2, "parallel"), i=mp.IA3())
-    for number, (key, method) in enumerate(methods.items()):
-        zoo.shake(mp.attach(model, method, name=key, seed=number), 0.3, seed=number)
-    known = mp.tuners(model)
-    alone = {}
-    for key in (*methods, None):
-        for other, tuner in known.items():
-            (tuner.enable if other == key else tuner.disable)()
-        alone[key] = zoo.logits(model, batch)
-    for tuner in known.values():
-        tuner.enable()
-    rows = ["p", None, "h", "i"]
-    with mp.route(model, rows):
-        mixed = zoo.logits(model, batch)
-    for row, key in enumerate(rows):
-        torch.testing.assert_close(mixed[row], alone[key][row], rtol=0, atol=1e-5)
-        if key:
-            assert (mixed[row] - alone[None][row]).abs().max() > 1e-4
+    zoo.mixed_equals_separate(model, batch, methods, ["p", None, "h", "i"], 0.3)
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS)

@@ -206,23 +206,7 @@ def test_one_matrix_product_only():
 def test_mixed_batches_equal_separate_runs(name):
     model, batch = zoo.build(name), zoo.batch(name, rows=4)
     methods = dict(a=mp.IA3(), b=mp.IA3(targets=("value", "down")), c=mp.LoRA(rank=2))
-    for number, (key, method) in enumerate(methods.items()):
-        zoo.shake(mp.attach(model, method, name=key, seed=number), 0.4, seed=number)
-    known = mp.tuners(model)
-    alone = {}
-    for key in (*methods, None):
-        for other, tuner in known.items():
-            (tuner.enable if other == key else tuner.disable)()
-        alone[key] = zoo.logits(model, batch)
-    for tuner in known.values():
-        tuner.enable()
-    rows = ["b", "a", None, "c"]
-    with mp.route(model, rows):
-        mixed = zoo.logits(model, batch)
-    for row, key in enumerate(rows):
-        torch.testing.assert_close(mixed[row], alone[key][row], rtol=0, atol=1e-5)
-        if key:
-            assert (mixed[row] - alone[None][row]).abs().max() > 1e-4
+    zoo.mixed_equals_separate(model, batch, methods, ["b", "a", None, "c"], 0.4)
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "gpt2", "llama", "t5"])

@@ -23,7 +23,8 @@ def both(model, batch):
     """(labelled loss, its gradients), (plain loss, its gradients)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     out = []
-    for loss in (labelled_loss(model, batch), model(**wrap(model, batch)).loss):
+    batch = wrap(model, batch)
+    for loss in (labelled_loss(model, batch), model(**batch).loss):
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
         out.append((loss, [g for g in gradients if g is not None]))
     return out
@@ -86,7 +87,7 @@ def test_it_saves_the_head(name):
     model, batch, counts = zoo.build(name), zoo.batch(name, rows=4), []
     mp.attach(model, mp.LoRA(rank=2), seed=0)
     batch["labels"][:, :5] = -100
-    for run in (lambda: labelled_loss(model, batch), lambda: model(**batch).loss):
+    for run in (lambda: labelled_loss(model, wrap(model, batch)), lambda: model(**batch).loss):
         with FlopCounterMode(display=False) as counter:
             run().backward()
         counts.append(counter.get_total_flops())
@@ -108,4 +109,4 @@ def test_where_it_does_not_apply_the_plain_way_is_taken(why):
     with mp.route(model, [None, "default", None] if why == "routed" else ["default"] * 3):
         if why != "routed":
             model.minipeft.rows = None
-        assert labelled_loss(model, batch) is None
+        assert labelled_loss(model, wrap(model, batch)) is None

@@ -24,7 +24,8 @@ def both(model, batch):
     """(shared loss, its gradients), (plain loss, its gradients)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     out = []
-    for loss in (shared_loss(model, batch), model(**wrap(model, batch)).loss):
+    batch = wrap(model, batch)
+    for loss in (shared_loss(model, batch), model(**batch).loss):
         out.append((loss, torch.autograd.grad(loss, parameters)))
     return out
 
@@ -93,7 +94,7 @@ def test_the_shared_tokens_really_run_once():
         lambda _, args: sizes.append(args[0].shape[:2])
     )
     head = model.head.register_forward_pre_hook(lambda _, args: sizes.append(args[0].shape[:2]))
-    shared_loss(model, batch)
+    shared_loss(model, wrap(model, batch))
     hook.remove(), head.remove()
     assert [tuple(size) for size in sizes] == [(1, 4), (1, 1), (3, 7), (3, 6)]
 
@@ -107,7 +108,7 @@ def test_it_saves_work():
     batch["input_ids"][-1, -2:] = 7
     batch = {"input_ids": batch["input_ids"], "labels": batch["input_ids"]}
     mp.attach(model, mp.PromptTuning(length=20), seed=0)
-    for run in (lambda: shared_loss(model, batch), lambda: model(**batch).loss):
+    for run in (lambda: shared_loss(model, wrap(model, batch)), lambda: model(**batch).loss):
         with FlopCounterMode(display=False) as counter:
             run().backward()
         counts.append(counter.get_total_flops())
@@ -136,5 +137,5 @@ def test_where_it_does_not_apply_the_plain_way_is_taken(why):
     mp.attach(model, mp.PromptTuning(length=2, position=position), seed=0)
     if why == "two tuners":
         mp.attach(model, mp.LoRA(rank=1), name="lora", seed=0)
-    assert shared_loss(model, batch) is None
+    assert shared_loss(model, wrap(model, batch)) is None
     assert torch.isfinite(model(**batch).loss)

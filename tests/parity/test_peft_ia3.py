@@ -93,17 +93,9 @@ def test_our_file_opens_there(tmp_path, name, method):
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
 def test_heads_go_both_ways(tmp_path, name):
-    head, batch = "classification", zoo.batch(name, "classification")
     own = ["classification_head"] if name == "t5" else None
-    theirs = with_peft(name, head, modules_to_save=own)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = zoo.build(name, head)
-    tuner = mp.load(model, tmp_path / "theirs")
-    expected = zoo.logits(theirs, batch)
-    close(zoo.logits(model, batch), expected)
-    assert tuner.report().head > 0
-    tuner.save(tmp_path / "ours")
-    close(zoo.logits(opened_by_peft(name, head, tmp_path / "ours"), batch), expected)
+    theirs = with_peft(name, "classification", modules_to_save=own)
+    zoo.head_goes_both_ways(theirs, name, "classification", tmp_path, opened_by_peft)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])

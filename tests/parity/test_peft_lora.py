@@ -126,19 +126,11 @@ def test_our_file_opens_there(tmp_path, name, method):
 
 @pytest.mark.parametrize("name, head", HEADS)
 def test_heads_go_both_ways(tmp_path, name, head):
-    batch = zoo.batch(name, head)
     targets = ATTENTION.get(name) or {"distilbert": ["q_lin", "v_lin"]}.get(name)
     targets = targets or ["query", "value"]
     own = ["classification_head"] if name in ("bart", "t5") else None
     theirs = with_peft(name, head, targets=targets, r=2, modules_to_save=own)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = zoo.build(name, head)
-    tuner = mp.load(model, tmp_path / "theirs")
-    expected = zoo.logits(theirs, batch)
-    close(zoo.logits(model, batch), expected)
-    assert tuner.report().head > 0
-    tuner.save(tmp_path / "ours")
-    close(zoo.logits(opened_by_peft(name, head, tmp_path / "ours"), batch), expected)
+    zoo.head_goes_both_ways(theirs, name, head, tmp_path, opened_by_peft)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])

@@ -130,7 +130,7 @@ def check_one_row(model, name, head) -> None:
 
 def check_limit(tuner, name, head) -> None:
     """More tokens than the model knows positions are refused by a sentence."""
-    limit = tuner.anatomy.limit()
+    limit = tuner.anatomy.limit
     if limit is None:
         return
     P = len(tuner.words or ())
