@@ -15,10 +15,34 @@ Shapes: B batch, T tokens, in / out the features of the linear map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
+
+
+class Routed(list):
+    """For each row of the batch the names that act on it; shared by all doors of a model."""
+
+    def __init__(self, rows: Iterable[tuple[str, ...]]) -> None:
+        super().__init__(rows)
+        self.apart = all(len(set(names)) < 2 for names in self)  # no row has two names
+        self._places: dict[int, dict[str, Tensor]] = {}
+
+    def places(self, size: int) -> dict[str, Tensor]:
+        """Name -> its places in a first dimension of this size; see `Door.active`."""
+        if size not in self._places:
+            if size % len(self):
+                raise ValueError(
+                    f"route() names {len(self)} rows, but a layer got a batch of {size}: "
+                    "give one name per row."
+                )
+            each, own = size // len(self), {}
+            for i, names in enumerate(self):
+                for name in dict.fromkeys(names):
+                    own.setdefault(name, []).extend(range(i * each, (i + 1) * each))
+            self._places[size] = {name: torch.tensor(rows) for name, rows in own.items()}
+        return self._places[size]
 
 
 class Door(nn.Module):
@@ -34,9 +58,7 @@ class Door(nn.Module):
         self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
-        self.rows: list[tuple[str, ...]] | None = (
-            None  # for each row of the batch, the names that act on it
-        )
+        self.rows: Routed | None = None  # see `route`
         self.training = base.training
 
     def add(self, name: str, patch: nn.Module) -> None:
@@ -75,24 +97,14 @@ class Door(nn.Module):
         folds something into the batch, always row by row: beams (B*beams, T, in), or all tokens
         (B*T, in).
         """
-        own: dict[str, list[int]] | None = None  # name -> its rows
-        if self.rows is not None:
-            if size % len(self.rows):
-                raise ValueError(
-                    f"route() names {len(self.rows)} rows, but a layer got a batch of {size}: "
-                    "give one name per row."
-                )
-            each, own = size // len(self.rows), {}
-            for i, names in enumerate(self.rows):
-                for name in dict.fromkeys(names):
-                    own.setdefault(name, []).extend(range(i * each, (i + 1) * each))
+        own = None if self.rows is None else self.rows.places(size)
         for name, patch in self.patches.items():
             if name in self.off or name in self.merged:
                 continue
             if own is None:
                 yield patch, None
             elif name in own:
-                yield patch, torch.tensor(own[name])
+                yield patch, own[name]
 
     def __getattr__(self, key: str):
         try:
@@ -137,7 +149,7 @@ class WeightDoor(Door):
 
     def forward(self, x: Tensor) -> Tensor:
         acting = list(self.active(x.shape[0]))
-        if are_apart(acting):
+        if len(acting) > 1 and self.rows is not None and self.rows.apart and plain(acting):
             return self.apart(x, acting)
         seen = []  # what each patch reads; the last one stands outermost and reads x itself
         for patch, rows in reversed(acting):
@@ -156,16 +168,20 @@ class WeightDoor(Door):
         patches = [patch for patch, _ in acting]
         even = len({len(rows) for _, rows in acting}) == 1
         if even and hasattr(patches[0], "abreast") and patches[0].alike(patches):
-            shape = (len(patches), -1)
-            own = (
-                patches[0]
-                .abreast(patches, x[order].unflatten(0, shape), y[order].unflatten(0, shape))
-                .flatten(0, 1)
-            )
+            if torch.equal(order, torch.arange(len(x), device=x.device)):  # nothing to sort
+                return self.all_abreast(patches, x, y)
+            own = self.all_abreast(patches, x[order], y[order])
         else:
             rows = [rows.to(x.device) for _, rows in acting]
             own = torch.cat([patch(x[i], y[i]) for patch, i in zip(patches, rows, strict=True)])
         return y.index_copy(0, order, own)
+
+    @staticmethod
+    def all_abreast(patches: list, x: Tensor, y: Tensor) -> Tensor:
+        """x (S n, T, in), y (S n, T, out), rows in the order of the S patches."""
+        shape = (len(patches), -1)
+        y = patches[0].abreast(patches, x.unflatten(0, shape), y.unflatten(0, shape))
+        return y.flatten(0, 1)
 
     def answer(self, x: Tensor, acting: list) -> Tensor:
         """base(x), or what stands in for the base; of several stand-ins the last one answers."""
@@ -287,13 +303,9 @@ def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:
     return old.index_copy(0, rows, function(*(each[rows] for each in inputs)))
 
 
-def are_apart(acting: list) -> bool:
-    """Several patches that need nothing but x and y, and no row has two of them?"""
-    if len(acting) < 2 or any(rows is None for _, rows in acting):
-        return False
-    plain = all(not hasattr(p, "before") and not getattr(p, "stand_in", None) for p, _ in acting)
-    rows = [i for _, rows in acting for i in rows.tolist()]
-    return plain and len(set(rows)) == len(rows)
+def plain(acting: list) -> bool:
+    """Do these patches need nothing but x and y?"""
+    return all(not hasattr(p, "before") and not getattr(p, "stand_in", None) for p, _ in acting)
 
 
 def additive(patch: nn.Module) -> bool:

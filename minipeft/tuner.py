@@ -21,7 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at
-from minipeft.doors import CopyDoor, Door, Frozen, Parts, WeightDoor, bottom, doors, features, walk
+from minipeft.doors import (
+    CopyDoor,
+    Door,
+    Frozen,
+    Parts,
+    Routed,
+    WeightDoor,
+    bottom,
+    doors,
+    features,
+    walk,
+)
 from minipeft.memory import MemoryDoor, PositionDoor, open_attention
 from minipeft.methods.method import Method
 from minipeft.report import Report
@@ -69,7 +80,7 @@ class Attached:
         self.buffers = [(b, b.clone()) for b in model.buffers()]  # batch norm counts what it sees
         self.training = [(m, m.training) for m in model.modules()]
         self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
-        self.rows: list[tuple[str, ...]] | None = None  # see `route`
+        self.rows: Routed | None = None  # see `route`
         self.attention: str | None = None  # what a transformers model used before memories came
         self.turn = Turn()
         self.hooks = [
@@ -557,7 +568,7 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
 
 def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
     known = tuners(model)
-    rows = [(row,) if isinstance(row, str) else tuple(row or ()) for row in names]
+    rows = Routed((row,) if isinstance(row, str) else tuple(row or ()) for row in names)
     if not rows:
         raise ValueError("route() needs one name per row of the batch.")
     for name in dict.fromkeys(name for row in rows for name in row):

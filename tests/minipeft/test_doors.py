@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.doors import CopyDoor, Parts, WeightDoor, doors, features, is_transposed, walk
+from minipeft.doors import CopyDoor, Parts, Routed, WeightDoor, doors, features, is_transposed, walk
 from minipeft.methods.lora import LoRAPatch
 
 
@@ -164,13 +164,13 @@ def test_rows_get_their_own_patches(each):
     door.add("a", random_lora(4, 5))
     door.add("b", Times(2.0))
     x = torch.randn(4 * each, 4)
-    door.rows = [("a",), (), ("b",), ("a", "b")]
+    door.rows = Routed([("a",), (), ("b",), ("a", "b")])
     y, base = door(x), door.base(x)
     lora = base + x @ door.patches["a"].delta().T
     expected = [lora, base, 2 * base, 2 * lora]
     for i in range(4 * each):
         torch.testing.assert_close(y[i], expected[i // each][i])
-    door.rows = [("a",)] * 3
+    door.rows = Routed([("a",)] * 3)
     with pytest.raises(ValueError, match="names 3 rows, but a layer got a batch of"):
         door(x[:4])
 
@@ -178,7 +178,7 @@ def test_rows_get_their_own_patches(each):
 def test_rows_carry_gradients():
     door = WeightDoor(nn.Linear(4, 5))
     door.add("a", random_lora(4, 5))
-    door.rows = [("a",), ()]
+    door.rows = Routed([("a",), ()])
     x = torch.randn(2, 4, requires_grad=True)
     door(x)[1].sum().backward()
     assert door.patches["a"].A.grad.abs().max() == 0  # the second row does not pass by it
@@ -197,7 +197,7 @@ def test_copy_door_answers_with_the_last_active_copy():
     door.off.add("b")
     assert torch.equal(door(x), a(x))
     door.off.clear()
-    door.rows = [("a",), (), ("b",)]
+    door.rows = Routed([("a",), (), ("b",)])
     expected = torch.stack([a(x)[0], door.base(x)[1], b(x)[2]])
     torch.testing.assert_close(door(x), expected)
 
@@ -243,11 +243,11 @@ def test_rows_with_patches_of_their_own_get_what_they_get_alone(kind):
             door.add(name, lora(number, rank=1 + number if kind == "ranks differ" else 2))
     rows = ["b", None, "a", "c", "a" if kind == "uneven" else None]
     x = torch.randn(10, 3, 6)  # two beams for each row
-    door.rows = [(name,) if name else () for name in rows]
+    door.rows = Routed([(name,) if name else () for name in rows])
     y = door(x)
     for i, name in enumerate(rows):
         own = slice(2 * i, 2 * i + 2)
-        door.rows = [(name,) if name else ()]
+        door.rows = Routed([(name,) if name else ()])
         torch.testing.assert_close(y[own], door(x[own]), rtol=0, atol=1e-6)
     assert torch.equal(y[2:4], door.base(x)[2:4])
     assert not torch.allclose(y[:2], door.base(x)[:2])

@@ -8,6 +8,7 @@ import zoo
 from torch import nn
 
 import minipeft as mp
+from minipeft.doors import Routed
 from minipeft.memory import MemoryDoor, PositionDoor, overhear, reading_memory
 from minipeft.methods.method import Method
 from tiny_transformer.attention import Attention
@@ -167,7 +168,7 @@ def test_the_door_lays_memories_side_by_side():
     assert visible is None
     assert torch.equal(keys, torch.cat([a.keys, b.keys], dim=2))
     assert torch.equal(values, torch.cat([a.values, b.values], dim=2))
-    door.rows = [("a",), ("a", "b"), ("b",), ()]
+    door.rows = Routed([("a",), ("a", "b"), ("b",), ()])
     keys, values, visible = door.gather(x)
     assert visible.tolist() == [[1, 0, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]]
     assert torch.equal(values[1, :, 1:], b.values[0]) and values[0, :, 1:].abs().max() == 0
