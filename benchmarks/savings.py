@@ -1,19 +1,35 @@
 """Section `savings`: work that `minipeft.train` leaves out because it changes nothing.
 
-The language head at labelled tokens only (minipeft/labelled.py), and what all rows begin with run
-once (minipeft/shared_prompt.py). Both exact, tested to 1e-6. Measured with and without, on the same
-model and batch; without is `model(**batch).loss`.
+The language head at labelled tokens only (minipeft/labelled.py), what all rows begin with run once
+(minipeft/shared_prompt.py), and, if asked, the frozen blocks below what is trained left out from the
+second epoch on (minipeft/trunk.py). All exact, tested to 1e-6. Measured with and without, on the
+same model and batch; without is `model(**batch).loss`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import minipeft as mp
 from minipeft.labelled import labelled_loss
 from minipeft.shared_prompt import shared_loss
+from minipeft.trunk import Trunk
 from minipeft.tuner import wrap
 
 from .bases import Size, batch_of, gpt2, trained
 from .measuring import HOW, Sheet, bars, busy, flops, milliseconds, ratio, spread, take_turns
+
+
+def trunk_kept() -> Callable:
+    """The loss as in all epochs after the first."""
+    made: list[Trunk] = []
+
+    def loss(model, batch):
+        if not made:
+            made.append(Trunk(model, [batch], dict))
+        return made[0].run(0, lambda: model(**batch).loss)
+
+    return loss
 
 
 def run(options) -> list[Sheet]:
@@ -26,6 +42,11 @@ def run(options) -> list[Sheet]:
         "PromptTuning, labels on all": (mp.PromptTuning(20), 0, shared_loss),
         "PromptTuning, labels on the last eighth": (mp.PromptTuning(20), T - T // 8, shared_loss),
         "PTuning, labels on all": (mp.PTuning(20), 0, shared_loss),
+        "TopLayers(1), trunk kept": (mp.TopLayers(1), 0, trunk_kept()),
+        "LoRA on the upper half, trunk kept": (
+            mp.LoRA(rank=8, layers=tuple(range(size.layers // 2, size.layers))),
+            *(0, trunk_kept()),
+        ),
     }
     found = {}
     for name, (method, question, short) in cases.items():

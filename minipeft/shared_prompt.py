@@ -58,9 +58,15 @@ def fits(model: nn.Module) -> bool:
     arguments = inspect.signature(model.forward).parameters
     if "cache" not in arguments and not {"past_key_values", "logits_to_keep"} <= set(arguments):
         return False
+    return not model.training or not drops(model)
+
+
+def drops(model: nn.Module) -> bool:
+    """Does something in the model drop features in train mode? Task heads are left out."""
+    config = getattr(model, "config", None) or nn.Module()
     told = [vars(config)[k] for k in vars(config) if re.fullmatch(DROPOUT, k)]
     layers = [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
-    return not model.training or not any([*told, *layers])
+    return any([*told, *layers])
 
 
 def shared_columns(model: nn.Module, batch: dict) -> int:

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from minipeft.modes import modes_kept
 from minipeft.parallel import Alone, crew
 from minipeft.shared_prompt import shared_loss
 from minipeft.snapshots import Snapshots
+from minipeft.trunk import Trunk
 from minipeft.tuner import active, seeded, tuners, wrap
 from tiny_transformer.files import write_text
 
@@ -96,6 +98,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     watch: Callable[[History], None] | None = None,
+    keep_trunk: bool = False,
 ) -> History:
     """Train what is trainable in a model.
 
@@ -120,6 +123,8 @@ def train(
         checkpoint: folder for the state of the run, written every `checkpoint_every` steps.
         resume: go on from the checkpoint in that folder, if there is one.
         watch: called with the history after every step, to write it down somewhere.
+        keep_trunk: run the frozen blocks below everything that is trained once per batch and keep
+            what they give; its size is told first. See minipeft.trunk.
 
     Raises:
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any
@@ -149,6 +154,7 @@ def train(
             shared = {"step": begin, "processes": mates.size, "bytes": mates.bytes}
             history.records.setdefault("in parallel", []).append(shared)
         feed = Feed(batches, seed, begin * accumulate)
+        trunk = trunk_of(model, batches, device, mates, progress) if keep_trunk else None
         snapshots.random()  # after the feed, which may have drawn numbers to get where we were
         started = time.perf_counter() - history.seconds
         bar = tqdm(
@@ -168,10 +174,11 @@ def train(
                 loss = 0.0
                 optimizer.zero_grad()
                 for part in range(accumulate):
-                    batch = to_device(feed(step * accumulate + part), device)
-                    batch, times = mates.share(batch)
-                    with mates.noise(step * accumulate + part):
-                        loss += backward(model, batch, accumulate * times)
+                    number = step * accumulate + part
+                    batch, times = mates.share(to_device(feed(number), device))
+                    work = partial(backward, model, batch, accumulate * times)
+                    with mates.noise(number):
+                        loss += trunk.run(feed.place(number), work) if trunk else work()
                 loss = mates.reduce(loss)
                 norm = nn.utils.clip_grad_norm_(parameters.values(), clip or math.inf).item()
                 if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -227,6 +234,20 @@ def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
     return loss.item() / accumulate
 
 
+def trunk_of(model, batches, device: torch.device, mates: Alone, progress: bool) -> Trunk:
+    """The trunk to keep; says how large it will be."""
+    if mates.size > 1:
+        raise ValueError("keep_trunk=True works in one process: leave it out under torchrun.")
+    with modes_kept(model):
+        trunk = Trunk(model.train(), batches, lambda batch: wrap(model, to_device(batch, device)))
+    if progress:
+        tqdm.write(
+            f"{len(trunk.frozen)} frozen blocks run once for each of {len(batches)} batches; what "
+            f"they give is kept: {trunk.bytes / 2**20:.1f} MiB."
+        )
+    return trunk
+
+
 def by_factor(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[dict]:
     """The optimizer's groups: parameters that learn at the same multiple of the rate together."""
     factors: dict[nn.Parameter, float] = {}
@@ -276,12 +297,16 @@ class Feed:
             return self.batches(number)
         if self.kind == "iterable":
             return self.draw()
+        return self.batches[self.place(number)]
+
+    def place(self, number: int) -> int:
+        """Where in the list the micro-batch of this number is."""
         epoch, place = divmod(number, len(self.batches))
         if epoch not in self.orders:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             order = torch.randperm(len(self.batches), generator=generator).tolist()
             self.orders = {epoch: order}
-        return self.batches[self.orders[epoch][place]]
+        return self.orders[epoch][place]
 
     def draw(self) -> dict:
         try:
