@@ -1,9 +1,9 @@
 """Section `savings`: work that `minipeft.train` leaves out because it changes nothing.
 
 The language head at labelled tokens only (minipeft/labelled.py), what all rows begin with run once
-(minipeft/shared_prompt.py), and, if asked, the frozen blocks below what is trained left out from the
-second epoch on (minipeft/trunk.py). All exact, tested to 1e-6. Measured with and without, on the
-same model and batch; without is `model(**batch).loss`.
+(minipeft/shared_prompt.py), and, if asked, the frozen blocks below what is trained from the second
+epoch on (minipeft/trunk.py). All exact, tested to 1e-6. Measured with and without, on the same
+model and batch; without is `model(**batch).loss`.
 """
 
 from __future__ import annotations
