@@ -5,7 +5,7 @@
 | tiny-decoder-0.1m    | GPT-2  | 32  | 4     | 2 | 12000 |
 | tiny-decoder-0.4m    | GPT-2  | 80  | 4     | 4 | 4500  |
 | tiny-decoder         | GPT-2  | 128 | 4     | 4 | 4500  |
-| tiny-decoder-3m      | GPT-2  | 192 | 6     | 6 | 2500  |
+| tiny-decoder-3m      | GPT-2  | 192 | 6     | 6 | 5000  |
 | tiny-encoder         | BERT   | 128 | 4     | 4 | 15000 |
 | tiny-encoder-decoder | BART   | 128 | 3 + 3 | 4 | 9000  |
 
@@ -55,7 +55,7 @@ RECIPES = {
     "tiny-decoder-0.1m": Recipe("gpt2", 32, 4, 2, peak=4e-3, steps=12000),
     "tiny-decoder-0.4m": Recipe("gpt2", 80, 4, 4, peak=3e-3),
     "tiny-decoder": Recipe("gpt2", 128, 4, 4, peak=2e-3),
-    "tiny-decoder-3m": Recipe("gpt2", 192, 6, 6, peak=1.5e-3, steps=2500),
+    "tiny-decoder-3m": Recipe("gpt2", 192, 6, 6, peak=2e-3, steps=5000),
     "tiny-encoder": Recipe("bert", 128, 4, 4, peak=2e-3, steps=15000, share=0.3),
     "tiny-encoder-decoder": Recipe("bart", 128, 3, 4, peak=1e-3, steps=9000, share=0.25),
 }
