@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 
 from minipeft.commands.options import Parser
+from minipeft.parallel import named
 
 COMMANDS = (
     "train",
@@ -19,6 +20,7 @@ COMMANDS = (
     "support",
     "check",
 )
+TRAINING = ("train", "compare")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,6 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
             import_module(f"minipeft.commands.{name}").add(commands, arguments)
         options = parser.parse_args(arguments)
         options.arguments = list(arguments)
+        if options.command in TRAINING and named():
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                return 0  # the first process says it, and torchrun ends with its exit code
+            raise ValueError(
+                f"The command {options.command} runs in one process: start it without torchrun, "
+                "or call minipeft.train in a script of your own, whose processes share every batch."
+            )
         return options.run(options)
     except KeyboardInterrupt:
         print("minipeft: stopped.", file=sys.stderr)

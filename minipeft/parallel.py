@@ -18,6 +18,8 @@ that compares rows (in-batch negatives) or balances experts is no mean over labe
 
 The base may be sharded by FSDP2, what is trained must not be:
 fully_shard(model, ignored_params=set(tuner.parameters())).  docs/at_70b.md goes through it.
+
+The commands `train` and `compare` refuse torchrun: their processes would all write one folder.
 """
 
 from __future__ import annotations
@@ -39,14 +41,19 @@ from minipeft.tuner import seeded, tuners, wrap
 
 def crew(model: nn.Module, parameters: dict[str, nn.Parameter], seed: int) -> Alone:
     """This process and those that torchrun has started beside it. Joins them if need be."""
-    named = all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
     if not dist.is_available():
         return Alone()
-    if not dist.is_initialized() and named and int(os.environ["WORLD_SIZE"]) > 1:
+    if not dist.is_initialized() and named():
         device = next(iter(parameters.values())).device
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     several = dist.is_initialized() and dist.get_world_size() > 1
     return Several(model, parameters, seed) if several else Alone()
+
+
+def named() -> bool:
+    """Does the environment say, in torchrun's words, that this process is one of several?"""
+    words = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(word in os.environ for word in words) and int(os.environ["WORLD_SIZE"]) > 1
 
 
 class Alone:

@@ -1,4 +1,4 @@
-"""The same seed gives the same bits: tuners, training, generation, files."""
+"""The same seed gives the same bits: tuners, training, generation, files, DataLoaders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.utils.data import DataLoader
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -16,6 +17,7 @@ from soak.ledger import Clock, Line
 from tiny_transformer.pretraining import pretrain
 
 COUNT = 96
+LOADERS = 8  # kinds of DataLoader, at most
 
 
 def run(layout: str, name: str, seed: int, noise: int, folder: Path) -> tuple:
@@ -33,8 +35,49 @@ def run(layout: str, name: str, seed: int, noise: int, folder: Path) -> tuple:
     return losses, ids, bits(folder)
 
 
+class Rows:
+    """A dataset of twelve rows, as a user would write one."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, number: int) -> dict:
+        batch = small.batch(seed=number, rows=1)
+        return {key: value[0] for key, value in batch.items()}
+
+
+def loaded(workers: int, seed: int, shuffle: str) -> tuple:
+    """Train on what a DataLoader gives, through more than one epoch of it: losses and weights."""
+    generator = torch.Generator().manual_seed(seed) if shuffle == "a seeded generator" else None
+    options = {"shuffle": shuffle != "no order", "generator": generator}
+    loader = DataLoader(Rows(), 4, num_workers=workers, **options)
+    model = small.base(dropout=0.1)
+    tuner = mp.attach(model, mp.LoRA(rank=2, dropout=0.1), seed=0)
+    losses = mp.train(model, loader, 5, 1e-2, seed=seed, progress=False).losses
+    return losses, [parameter.tolist() for parameter in tuner.parameters()]
+
+
+def loaders(count: int, clock: Clock) -> Line:
+    """The batches of a DataLoader with 0, 1 and 2 workers."""
+    line = Line("same bits with 0, 1, 2 workers")
+    begun = time.monotonic()
+    shuffles = ("a seeded generator", "train's seed", "no order")
+    for number in range(min(count, LOADERS)):
+        if clock.over():
+            break
+        shuffle = shuffles[number % len(shuffles)]
+        wanted = loaded(0, number, shuffle)
+        for workers in (1, 2):
+            if loaded(workers, number, shuffle) != wanted:
+                line.fail(f"{workers} workers, shuffled by {shuffle}, seed {number}", "it differs")
+            else:
+                line.worked += 1
+    line.seconds = time.monotonic() - begun
+    return line
+
+
 def soak(count: int | None, clock: Clock) -> list[Line]:
-    """Every method twice with one seed and once with another; pretraining twice."""
+    """Every method twice with one seed and once with another; pretraining twice; DataLoaders."""
     line, other = Line("same seed, same bits"), Line("another seed, other bits")
     begun = time.monotonic()
     kinds = [(layout, name) for name in small.METHODS for layout in small.LAYOUTS]
@@ -69,4 +112,4 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
             else:
                 line.worked += 1
     line.seconds = time.monotonic() - begun
-    return [line, other]
+    return [line, other, loaders(COUNT if count is None else count, clock)]

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ import torch
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.files import read_tensors
-from soak import small
+from soak import interrupted, small
 from soak.ledger import Clock, Line, unclear
 from tiny_transformer.files import write_text
 from tiny_transformer.pretraining import pretrain
@@ -121,11 +122,43 @@ def pretraining_whole(folder: Path) -> str | None:
     return None
 
 
-WORK: dict[str, tuple[Callable, Callable]] = {
-    "train, with checkpoints": (train, train_whole),
-    "save over the same tuner": (save, tuner_whole),
-    "save over another method": (change, tuner_whole_or_refused),
-    "pretraining, and tt.save": (pretraining, pretraining_whole),
+def plain(name: str, content: bytes) -> object:
+    """What of a file is the same in every run: a run's seconds are its own."""
+    if not name.endswith("state.json"):
+        return content
+    state = json.loads(content)
+    return {**state, "history": {**state["history"], "seconds": 0}}
+
+
+@dataclass(frozen=True)
+class Work:
+    """run(folder) goes on from what is there; whole(folder) says what is broken; plain: see above.
+
+    ready: imports what children need.  slow: gets a twentieth of the kills.
+    """
+
+    run: Callable[[Path], None]
+    whole: Callable[[Path], str | None]
+    plain: Callable[[str, bytes], object] = plain
+    ready: Callable[[], object] | None = None
+    slow: bool = False
+
+
+WORK = {
+    "train, with checkpoints": Work(train, train_whole),
+    "save over the same tuner": Work(save, tuner_whole),
+    "save over another method": Work(change, tuner_whole_or_refused),
+    "pretraining, and tt.save": Work(pretraining, pretraining_whole),
+    "compare, a grid of runs": Work(
+        interrupted.grid, interrupted.grid_whole, interrupted.grid_plain
+    ),
+    "a build of the course": Work(
+        interrupted.course,
+        interrupted.course_whole,
+        interrupted.course_plain,
+        ready=interrupted.builder,
+        slow=True,
+    ),
 }
 
 
@@ -149,16 +182,17 @@ def forked(action: Callable[[], None], kill_after: float | None = None) -> int:
 
 def killed(name: str, kills: int, clock: Clock, seed: int = 0) -> Line:
     """Kill one kind of work that many times; a trial is a kill, or a run that came to its end."""
-    work, whole = WORK[name]
+    work = WORK[name]
     line = Line(f"killed: {name}")
     rng = random.Random(seed)
     begun = time.monotonic()
     done = runs = 0
     with tempfile.TemporaryDirectory() as place:
-        work(Path(place) / "warm")  # what is imported on the way is imported here, not in children
+        # What is imported on the way is imported here, not in children.
+        work.ready() if work.ready else work.run(Path(place) / "warm")
         wanted = Path(place) / "wanted"
         started = time.monotonic()
-        if forked(lambda: work(wanted)):
+        if forked(lambda: work.run(wanted)):
             line.fail("the run that nobody kills", "it ended with an error")
             return line
         length = time.monotonic() - started
@@ -167,15 +201,12 @@ def killed(name: str, kills: int, clock: Clock, seed: int = 0) -> Line:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             for _ in range(8):
-                status = forked(lambda: work(folder), rng.uniform(0, 1.05) * length)
+                status = forked(lambda: work.run(folder), rng.uniform(0, 1.05) * length)
                 if status > 0:
                     line.fail(f"kill {done}", "the run did not go on from what was left")
                     break
                 done += status == -signal.SIGKILL
-                try:
-                    wrong = whole(folder)
-                except Exception as error:
-                    wrong = f"half-written: {error}"
+                wrong = broken(work, folder)
                 if wrong:
                     line.fail(f"kill {done}", wrong)
                 else:
@@ -183,31 +214,34 @@ def killed(name: str, kills: int, clock: Clock, seed: int = 0) -> Line:
                 parts = [path for path in folder.rglob(f"*{PARTS}")]
                 if len(parts) > 2:
                     line.fail(f"kill {done}", f"temporary files pile up: {parts}")
-                if status == 0 or clock.over():
+                if status == 0 or done == kills or clock.over():
                     break
-            if forked(lambda: work(folder)):
+            if forked(lambda: work.run(folder)):
                 line.fail(f"after kill {done}", "the run did not go on from what was left")
             elif name == "save over another method":
                 mp.load(small.base(dropout=0.1), folder / "tuner")
-            elif differing(bits(wanted), bits(folder)):
-                line.fail(f"after kill {done}", f"differs: {differing(bits(wanted), bits(folder))}")
+            elif wrong := broken(work, folder):
+                line.fail(f"after kill {done}", wrong)
+            elif differ := differing(bits(wanted), bits(folder), work.plain):
+                line.fail(f"after kill {done}", f"differs: {differ}")
             runs += 1
     line.note = f"{runs} runs ended bit for bit like one that nobody killed"
     line.seconds = time.monotonic() - begun
     return line
 
 
-def differing(wanted: dict[str, bytes], found: dict[str, bytes]) -> list[str]:
-    """Names of files that are not equal; a run's seconds are its own."""
+def broken(work: Work, folder: Path) -> str | None:
+    """What is wrong with what a killed process left."""
+    try:
+        return work.whole(folder)
+    except Exception as error:
+        return f"half-written: {error}"
 
-    def plain(name: str, content: bytes | None):
-        if content is None or not name.endswith("state.json"):
-            return content
-        state = json.loads(content)
-        return {**state, "history": {**state["history"], "seconds": 0}}
 
-    names = sorted({*wanted, *found})
-    return [n for n in names if plain(n, wanted.get(n)) != plain(n, found.get(n))]
+def differing(wanted: dict[str, bytes], found: dict[str, bytes], plain: Callable) -> list[str]:
+    """Names of files that are not equal."""
+    one, other = ({name: plain(name, files[name]) for name in files} for files in (wanted, found))
+    return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 
 # ---- full disks, folders that cannot be written
@@ -328,6 +362,10 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
     """All of the above. count: kills, spread over the kinds of work."""
     torch.set_num_threads(1)  # before the first fork: a child has no pool of threads
     kills = KILLS if count is None else count
-    each = -(-kills // len(WORK))
-    lines = [killed(name, each, clock, number) for number, name in enumerate(WORK)]
+    slow = -(-kills // 20)
+    each = -(-(kills - slow) // sum(not work.slow for work in WORK.values()))
+    lines = [
+        killed(name, slow if work.slow else each, clock, number)
+        for number, (name, work) in enumerate(WORK.items())
+    ]
     return lines + faults(max(2, kills // 4), clock)

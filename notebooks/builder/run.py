@@ -7,12 +7,15 @@ is stored.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from builder.cut import ROOT
 
 THREADS = 2
 CELL_SECONDS = 900  # a cell that needs longer hangs: a whole lesson has four minutes
+PLACE = "minipeft-lesson-"  # how the temporary folder of a lesson that runs is called
 
 
 @dataclass
@@ -50,15 +54,16 @@ class Client(NotebookClient):
     """nbclient that hands stderr to `say` and stores everything else."""
 
     def __init__(
-        self, notebook: NotebookNode, say: Callable[[int, str], None], sockets: str, **more
+        self, notebook: NotebookNode, say: Callable[[int, str], None], place: Path, **more
     ) -> None:
         super().__init__(notebook, kernel_manager_class=OwnKernel, **more)
         self.say = say
-        self.sockets = sockets
+        self.place = place
 
     def create_kernel_manager(self) -> OwnKernel:
         # Talk through files of this user, not through network ports.
-        self.km = OwnKernel(config=self.config, transport="ipc", ip=self.sockets)
+        ways = {"ip": f"{self.place}/k", "connection_file": f"{self.place}/kernel.json"}
+        self.km = OwnKernel(config=self.config, transport="ipc", **ways)
         return self.km
 
     def output(self, outs, msg, display_id, cell_index):
@@ -86,6 +91,36 @@ def environment(threads: int = THREADS) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": str(ROOT)}
 
 
+@contextmanager
+def workplace() -> Iterator[Path]:
+    """An empty folder, gone at the end. What a killed build left behind is taken away first.
+
+    The folder is locked as long as this process lives: one without a lock is a dead one's.
+    """
+    for old in Path(tempfile.gettempdir()).glob(f"{PLACE}*"):
+        with suppress(OSError), _locked(old, fcntl.LOCK_NB):  # BlockingIOError: in use
+            shutil.rmtree(old)
+    with ExitStack() as stack:
+        while True:
+            place = Path(tempfile.mkdtemp(prefix=PLACE))
+            with suppress(FileNotFoundError):
+                stack.enter_context(_locked(place))
+                if place.exists():  # else another process took it for a dead one's
+                    break
+        stack.callback(shutil.rmtree, place, ignore_errors=True)
+        yield place
+
+
+@contextmanager
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | how)
+        yield
+    finally:
+        os.close(handle)
+
+
 def execute(
     notebook: NotebookNode,
     progress: Callable[[int, int, str], None] = lambda cell, cells, text: None,
@@ -109,14 +144,13 @@ def execute(
 
     began = time.perf_counter()
     # A folder of its own proves that a lesson needs no certain one, and takes what it writes.
-    with (
-        tempfile.TemporaryDirectory(prefix="lesson-") as folder,
-        tempfile.TemporaryDirectory(prefix="kernel-") as sockets,
-    ):
+    with workplace() as place:
+        folder = str(place / "lesson")
+        os.mkdir(folder)
         client = Client(
             notebook,
             say,
-            f"{sockets}/k",
+            place,
             timeout=CELL_SECONDS,
             on_cell_start=starts,
             coalesce_streams=True,

@@ -1,6 +1,9 @@
 """`python -m minipeft train`: the run's folder, resuming, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,18 @@ def test_the_example(cli, monkeypatch):
     assert "this trains the example" in first.out and "Try next:" in first.out
     assert Path("runs/example/adapter").is_dir() and Path("runs/example-2/adapter").is_dir()
     assert "evaluate runs/example --data reverse" in first.out
+
+
+def test_torchrun_is_refused_in_one_sentence(tmp_path):
+    """Two processes would write one folder: they write nothing, and one of them says why."""
+    root = str(Path(__file__).parents[2])
+    env = dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS="1")
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m minipeft train --steps 2"
+    options = dict(env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, *command.split()], **options)
+    assert done.returncode != 0
+    assert done.stderr.count("minipeft: The command train runs in one process") == 1
+    assert not done.stdout and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import nbformat
 import pytest
 
 import build
+from builder import run
 from builder.lesson import LessonError, read
 
 ROOT = Path(build.__file__).resolve().parents[1]
@@ -227,6 +229,23 @@ def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
     assert course_run(course) == 0
     assert count.read_text() == "1222"
     assert not list(course.output.glob("*.tmp"))
+
+
+def test_the_folder_of_a_killed_build_is_taken_away_and_that_of_a_living_one_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, other = tmp_path / f"{run.PLACE}dead", tmp_path / "other"
+    (dead / "lesson").mkdir(parents=True)
+    other.mkdir()
+    with run.workplace() as living:
+        assert not dead.exists() and not list(living.iterdir())
+        with run.workplace() as place:
+            assert living.is_dir() and place.is_dir() and place != living
+        assert set(tmp_path.iterdir()) == {living, other}
+        with pytest.raises(FileNotFoundError), run.workplace():
+            raise FileNotFoundError
+    assert set(tmp_path.iterdir()) == {other}
 
 
 def test_the_student_notebook_has_no_answer_in_it(course):
