@@ -34,8 +34,7 @@ CHECKPOINTS = [
     "tiny-encoder",
     "tiny-encoder-decoder",
 ]
-SEEDS, STEPS, RATE = 3, 400, 1e-3  # of full fine-tuning
-LONGER = {"agreement": 1600}  # tasks that are learnt later
+SEEDS, STEPS, RATE = 3, 400, 1e-3  # of full fine-tuning: the same for every task
 EVERY = 40  # steps between two looks at dev, whose best weights are kept
 SPLITS = ("test", "ood")
 MODEL_OF = {"tag": "tiny-encoder"}  # tags need both sides; everything else is the decoder's
@@ -85,7 +84,7 @@ def full_fine_tuning(task: mp.tasks.Task, seeds: int = SEEDS) -> dict[str, list[
         mp.attach(model, mp.FullFineTuning(), name="full")
         batches = task.batches("train", tokenizer, model.config.kind, seed=seed)
         mp.train(
-            *(model, batches, LONGER.get(task.name, STEPS), RATE),
+            *(model, batches, STEPS, RATE),
             seed=seed,
             evaluate=lambda model, tokenizer=tokenizer: task.score(model, tokenizer, "dev"),
             evaluate_every=EVERY,
@@ -117,7 +116,10 @@ def baselines(names: list[str], columns: list[str], seeds: int = SEEDS) -> None:
             "majority": (on, lambda t=task: {s: bag.majority(t, s) for s in SPLITS}),
             "bag of words": (on, lambda t=task: {s: bag.bag_of_words(t, s) for s in SPLITS}),
             "unadapted": (base, lambda t=task: unadapted(t)),
-            "full fine-tuning": (f"{base} {seeds} best of dev {LONGER.get(name, STEPS)}", lambda t=task: full_fine_tuning(t, seeds)),
+            "full fine-tuning": (
+                f"{base} {seeds} best of dev {STEPS}",
+                lambda t=task: full_fine_tuning(t, seeds),
+            ),
         }
         for column in columns:
             key, measure = measures[column]

@@ -31,8 +31,8 @@ class Stream:
     |-----------------|-----------------------------------------|----------------------------------|
     | decoder         | documents packed to T tokens            | causal                           |
     | encoder         | one document; at odd steps a packed row | masked words                     |
-    | encoder-decoder | one document; at every fourth step      | span corruption; at odd steps    |
-    |                 | three                                   | "source => target" as pairs      |
+    | encoder-decoder | one document; at every fourth step      | span corruption; at every fourth |
+    |                 | three                                   | step "source => target" as pairs |
 
     Args:
         documents: texts, one per document.
@@ -70,12 +70,12 @@ class Stream:
                 rows = self.of_like_length(self.documents, step // 2, len)
                 ids = self.tokenizer.pad([self.framed(row) for row in rows], "right")["input_ids"]
             return objectives.masked(ids, self.tokenizer, generator, self.share)
-        if step % 2 and self.pairs:
-            drawn = self.of_like_length(self.pairs, step // 2, lambda pair: len(pair[0]))
+        if step % 4 == 1 and self.pairs:
+            drawn = self.of_like_length(self.pairs, step // 4, lambda pair: len(pair[0]))
             sources = [self.framed(source) for source, _ in drawn]
             targets = [[*target, self.tokenizer.eos_token_id] for _, target in drawn]
             return objectives.pairs(sources, targets, self.tokenizer)
-        rows = self.of_like_length(self.documents, step // 2, len)
+        rows = self.of_like_length(self.documents, step, len)
         if step % 4 == 2:  # three documents in a row, so that later positions are learnt too
             rows = [sum(rows[i : i + 3], [])[: self.room] for i in range(0, len(rows), 3)]
         return objectives.span_corruption(rows, self.tokenizer, generator, self.share)

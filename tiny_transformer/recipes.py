@@ -7,7 +7,7 @@
 | tiny-decoder         | GPT-2  | 128 | 4     | 4 | 4500  |
 | tiny-decoder-3m      | GPT-2  | 192 | 6     | 6 | 5000  |
 | tiny-encoder         | BERT   | 128 | 4     | 4 | 15000 |
-| tiny-encoder-decoder | BART   | 128 | 3 + 3 | 4 | 9000  |
+| tiny-encoder-decoder | BART   | 128 | 3 + 3 | 4 | 20000 |
 
 A step reads 16 rows of 96 tokens. `data/pretrain.py` follows a recipe to its end; lesson 02 follows
 one for two minutes.
@@ -57,7 +57,7 @@ RECIPES = {
     "tiny-decoder": Recipe("gpt2", 128, 4, 4, peak=2e-3),
     "tiny-decoder-3m": Recipe("gpt2", 192, 6, 6, peak=2e-3, steps=5000),
     "tiny-encoder": Recipe("bert", 128, 4, 4, peak=2e-3, steps=15000, share=0.3),
-    "tiny-encoder-decoder": Recipe("bart", 128, 3, 4, peak=1e-3, steps=9000, share=0.25),
+    "tiny-encoder-decoder": Recipe("bart", 128, 3, 4, peak=1e-3, steps=20000, share=0.25),
 }
 
 
