@@ -136,20 +136,20 @@ def review(name: str, family: str, good: str, bad: str) -> Task:
 
 
 def agreement() -> Task:
-    """Two reviews of one clause: do their writers agree? Ood: reviews of films and hotels."""
+    """Two reviews, each one plain clause: do their writers agree? Ood: films and hotels."""
 
     def example(rng: draw.Generator, split: str) -> tuple[str, str, str]:
         domain = rng.choice(["film", "hotel"]) if split == "ood" else "restaurant"
         first, second = rng.choice([+1, -1]), rng.choice([+1, -1])
         shapes = [(100, "one")]
-        texts = [reviews.review(rng, domain, p, shapes, negated=0.3) for p in (first, second)]
+        texts = [reviews.review(rng, domain, p, shapes, negated=0.0) for p in (first, second)]
         text = " ; ".join(texts)
         return text, f"{text} =>", "yes" if first == second else "no"
 
     return {
         "kind": "classify",
         "family": "novel",
-        "description": "two short restaurant reviews: do their writers agree?",
+        "description": "two plain restaurant reviews: do their writers agree?",
         "ood_description": "reviews of films and hotels",
         "labels": ["yes", "no"],
         "splits": _fill("agreement", example),
