@@ -17,6 +17,7 @@ from dataclasses import asdict, fields
 from torch import Tensor, nn
 
 LARGEST = 2**31  # a whole number that is as large is a mistake, and torch would not take it
+LONGEST = 300  # characters of a name
 
 
 class Method:
@@ -120,7 +121,7 @@ def check_names(method, *fields: str) -> None:
     for field in fields:
         value = getattr(method, field)
         names = (value,) if isinstance(value, str) else entries(value)
-        if not names or not all(isinstance(name, str) and name for name in names):
+        if not names or not all(isinstance(n, str) and 0 < len(n) < LONGEST for n in names):
             raise ValueError(
                 f"{type(method).__name__}'s {field} must be one or more names, such as "
                 f'("query", "value"), not {shown(value)}.'
@@ -155,7 +156,7 @@ def check_number(method, field: str, rule: str, fits: Callable, whole: bool = Fa
     """The field must be a number, a whole one if said so, for which `fits(number)` is true."""
     value, kinds = getattr(method, field), (int,) if whole else (int, float)
     fitting = type(value) in kinds and fits(value)  # True is an int, but no number here
-    if not fitting or (whole and value >= LARGEST):
+    if not fitting or (type(value) is int and value >= LARGEST):
         kind = "a whole number" if whole else "a number"
         raise ValueError(
             f"{type(method).__name__}'s {field} must be {kind} {rule}, not {shown(value)}."

@@ -84,3 +84,19 @@ def test_a_header_of_a_table_without_end_is_not_repeated(tmp_path):
     with pytest.raises(ValueError, match="line 2, has 2 fields, but its header has 1") as caught:
         tables.read(tmp_path / "a.csv")
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    "method, settings",
+    [
+        (mp.LoRA, {"targets": LONG}),
+        (mp.IA3, {"feedforward": (LONG,)}),
+        (mp.HeadOnly, {"heads": LONG}),
+        (mp.Adapter, {"scale": 10**30}),
+        (mp.UniPELT, {"alpha": 2**63}),
+    ],
+)
+def test_names_without_end_and_numbers_beyond_torch(method, settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} must be") as caught:
+        method(**settings)
+    assert len(str(caught.value)) < 300
