@@ -636,8 +636,8 @@ print(f"\nfollows: guessing (33 %) lies inside the interval of {unsure} of {len(
 
 # %% [markdown]
 # - **A larger model learns more from the same number of words** (left), at least up to a million parameters.
-#   Read off the picture whether the last size still gains. (Each run has its own peak rate, and the larger the
-#   model the smaller it is. So not even here everything is equal.)
+#   Read off the picture whether the last size still gains. (Each run has its own peak rate, a lower one
+#   for the larger models. So not even here everything is equal.)
 # - **A finished model is size *and* reading.** Before you say "the larger one knows more" (or less), look at
 #   its number of steps: a large model that was stopped early can know fewer facts than a smaller one that
 #   read on.
