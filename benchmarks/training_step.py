@@ -166,5 +166,9 @@ def run(options) -> list[Sheet]:
         "over it for LoRA, IA3 and Prefix.",
         "All on c_attn as a whole, the only way that PEFT has there; LoRA on query and value is "
         "what minipeft does by itself, with an A of its own for each, compared with the same PEFT.",
+        "Where a goal is missed: LoRA and rsLoRA, ours and PEFT's, run the same operations, so "
+        "what their ratios differ by is the noise of the machine. LoRA on query and value has two "
+        "detours where PEFT has one. Of prompts the FLOPs tell what is left out; a part of it goes "
+        "to running the shared words apart, and to attention that reads them through a mask.",
     ]
     return [sheet]
