@@ -13,12 +13,10 @@ what a large one will need.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch import nn
 
 import minipeft as mp
+from minipeft.sizes import kept
 
 from .bases import Size, batch_of, gpt2, trainable
 from .measuring import Sheet
@@ -39,23 +37,6 @@ METHODS = {
     "UniPELT": mp.UniPELT(),
 }
 PARTS = ("weights", "gradients", "optimizer", "activations")
-
-
-def kept(model: nn.Module, run: Callable[[], object]) -> int:
-    """Bytes that autograd keeps of what `run` computes; weights and buffers are not counted."""
-    own = [*model.parameters(), *model.buffers()]
-    known = {t.untyped_storage()._cdata for t in own}
-    seen: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor):
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            seen[storage._cdata] = storage  # holding it, so that no address is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        result = run()  # noqa: F841  its graph lives until here
-    return sum(storage.nbytes() for storage in seen.values())
 
 
 def bytes_of(tensors) -> int:

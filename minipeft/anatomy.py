@@ -346,6 +346,11 @@ class Seat:
     columns = None
 
 
+def name_of(place: Place | Seat) -> str:
+    """<module>.<target>, what tensors and ranks of a patch at this place are called."""
+    return f"{place.path}.{place.target.replace('.', '/')}"
+
+
 def keys_at(place: Place, table: Iterable[str]) -> list[str]:
     """What a table calls this place, its target or the end of its path: the longest name first."""
     keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]

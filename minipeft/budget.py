@@ -24,6 +24,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.anatomy import name_of
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -160,8 +162,3 @@ class Budgeted:
     def left(self, tuner) -> dict[str, int]:
         """The rank of every map now, {"<module>.<target>": 3}."""
         return {name_of(place): len(patch.Lambda) for place, patch in tuner.places}
-
-
-def name_of(place) -> str:
-    """<module>.<target>, a key of `AdaLoRA.ranks`."""
-    return f"{place.path}.{place.target.replace('.', '/')}"

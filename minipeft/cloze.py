@@ -65,10 +65,8 @@ def at_mask(
         return model(**batch, decoder_input_ids=begin).logits[:, -1]
     logits = model(**batch).logits  # (B, T, V)
     if anatomy.is_decoder():
-        last = (
-            ids.shape[1] - 1 - mask_of(batch).flip(1).int().argmax(dim=1)
-        )  # (B,) the last own token
-        return logits[rows, last]
+        padding = mask_of(batch).flip(1).int().argmax(dim=1)  # (B,) tokens behind the last own one
+        return logits[rows, ids.shape[1] - 1 - padding]
     methods = [tuner.method for tuner in tuners(model).values()]
     known = [mask, *(getattr(method, "mask", None) for method in methods)]
     mask = next((i for i in known if i is not None), None)

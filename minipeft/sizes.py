@@ -11,6 +11,7 @@ Shapes: L layers, T tokens, C width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -60,23 +61,27 @@ def count(layers: int, rank: int | None, shape: dict = SHAPE, tokens: int = TOKE
     if rank is not None:
         attach(model, LoRA(rank=rank, targets=TARGETS))
     trained = [p for p in model.parameters() if p.requires_grad]
-    return Counts(base, linear, sum(map(torch.numel, trained)), len(trained), kept(model, tokens))
+    ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
+    # without a cache transformers looks for packed rows, by values that are not there
+    own = kept(model, lambda: model.train()(input_ids=ids, labels=ids, use_cache=True))
+    return Counts(base, linear, sum(map(torch.numel, trained)), len(trained), own)
 
 
-def kept(model: nn.Module, tokens: int) -> int:
-    """Bytes that autograd keeps of one row of tokens: every storage once, weights left out."""
-    seen = {p.untyped_storage()._cdata: None for p in model.parameters()}
+def kept(model: nn.Module, run: Callable[[], object]) -> int:
+    """Bytes that autograd keeps of what `run` computes: every storage once, the model's own not."""
+    own = [*model.parameters(), *model.buffers()]
+    known = {t.untyped_storage()._cdata for t in own}
+    seen: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor):
         storage = tensor.untyped_storage()
-        seen.setdefault(storage._cdata, storage)  # held, so that no address is used twice
+        if storage._cdata not in known:
+            seen[storage._cdata] = storage  # holding it, so that no address is used twice
         return tensor
 
-    ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        # without a cache transformers looks for packed rows, by values that are not there
-        model.train()(input_ids=ids, labels=ids, use_cache=True)
-    return sum(storage.nbytes() for storage in seen.values() if storage is not None)
+        result = run()  # noqa: F841  its graph lives until here
+    return sum(storage.nbytes() for storage in seen.values())
 
 
 def columns(layers: int = LAYERS, rank: int = 16) -> dict[str, dict[str, float]]:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.labelled import labelled_loss
-from minipeft.modes import modes_kept
+from minipeft.modes import evaluating, modes_kept
 from minipeft.parallel import Alone, crew
 from minipeft.shared_prompt import shared_loss
 from minipeft.snapshots import Snapshots
@@ -238,8 +238,7 @@ def trunk_of(model, batches, device: torch.device, mates: Alone, progress: bool)
     """The trunk to keep; says how large it will be."""
     if mates.size > 1:
         raise ValueError("keep_trunk=True works in one process: leave it out under torchrun.")
-    with modes_kept(model):
-        trunk = Trunk(model.train(), batches, lambda batch: wrap(model, to_device(batch, device)))
+    trunk = Trunk(model.train(), batches, lambda batch: wrap(model, to_device(batch, device)))
     if progress:
         tqdm.write(
             f"{len(trunk.frozen)} frozen blocks run once for each of {len(batches)} batches; what "
@@ -354,10 +353,8 @@ def score(model, evaluate, step: int, history: History, best: str | None, mates:
         result = result if isinstance(result, Mapping) else {"score": result}
         return {key: float(value) for key, value in result.items()}
 
-    model.eval()
-    with torch.no_grad(), seeded(history.settings["seed"]):
+    with evaluating(model), torch.no_grad(), seeded(history.settings["seed"]):
         scores = mates.told(ask)
-    model.train()
     history.evaluations.append({"step": step, **scores})
     value = next(iter(scores.values()))
     steps = history.settings["steps"]

@@ -43,26 +43,32 @@ class Trunk:
                 "epoch: set the dropout of the model's config to 0."
             )
         self.blocks = dict(anatomy_of(model).blocks())
-        self.kept: dict[int, dict[str, object]] = {}  # number of a batch -> path -> output
-        given = self.heard(self.blocks, lambda: model(**ready(batches[0])))
-        still = lambda path: not any(part.requires_grad for part in tensors(given[path]))  # noqa: E731
-        self.frozen = [path for path in given if still(path)]
+        with self.heard(self.blocks) as given:
+            model(**ready(batches[0]))
+        self.frozen = [
+            path
+            for path, output in given.items()
+            if not any(part.requires_grad for part in tensors(output))
+        ]
         if not self.frozen:
             raise ValueError(
                 "keep_trunk=True has nothing to keep: something is trained before or in the first "
                 "block. Tune upper layers only (layers=...), or leave it out."
             )
-        ends = {path.rpartition(".")[0]: path for path in self.frozen}  # the last of each stack
-        self.ends = {path: self.blocks[path] for path in ends.values()}
-        size = sum(
-            t.numel() * t.element_size() for end in ends.values() for t in tensors(given[end])
-        )
+        last = {stack_of(path): path for path in self.frozen}  # of each stack
+        self.ends = {path: self.blocks[path] for path in last.values()}
+        parts = [part for path in self.ends for part in tensors(given[path])]
         tokens = [batch["input_ids"].numel() for batch in batches]
+        size = sum(part.numel() * part.element_size() for part in parts)
         self.bytes = round(size * sum(tokens) / tokens[0])
+        self.kept: dict[
+            int, dict[str, object]
+        ] = {}  # number of a batch -> path of an end -> output
 
     @staticmethod
-    def heard(blocks: dict[str, nn.Module], call: Callable[[], object]) -> dict[str, object]:
-        """What these blocks give back while something is called, in the order of their turns."""
+    @contextmanager
+    def heard(blocks: dict[str, nn.Module]) -> Iterator[dict[str, object]]:
+        """Inside, what these blocks give back is put down, in the order of their turns."""
         found: dict[str, object] = {}
         with ExitStack() as stack:
             for path, block in blocks.items():
@@ -70,30 +76,35 @@ class Trunk:
                     lambda block, args, output, path=path: found.update({path: output})
                 )
                 stack.callback(hook.remove)
-            call()
-        return found
+            yield found
 
     def run(self, number: int, step: Callable[[], float]) -> float:
         """step(), which runs the model on the batch of this number, without needless work."""
         if number in self.kept:
             with self.resting(self.kept[number]):
                 return step()
-        result: list[float] = []
-        self.kept[number] = self.heard(self.ends, lambda: result.append(step()))
-        return result[0]
+        with self.heard(self.ends) as found:
+            result = step()
+        self.kept[number] = found
+        return result
 
     @contextmanager
     def resting(self, outputs: dict[str, object]) -> Iterator[None]:
         """Inside, the frozen blocks hand on these outputs instead of working."""
-        by_stack = {path.rpartition(".")[0]: output for path, output in outputs.items()}
+        of_stack = {stack_of(path): output for path, output in outputs.items()}
         try:
             for path in self.frozen:
-                output = by_stack[path.rpartition(".")[0]]
+                output = of_stack[stack_of(path)]
                 self.blocks[path].forward = lambda *args, _output=output, **kwargs: _output
             yield
         finally:
             for path in self.frozen:
                 vars(self.blocks[path]).pop("forward", None)
+
+
+def stack_of(path: str) -> str:
+    """The list that a block stands in: "transformer.h" of "transformer.h.3"."""
+    return path.rpartition(".")[0]
 
 
 def tensors(output: object) -> Iterator[Tensor]:

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
-from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at
+from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at, name_of
 from minipeft.doors import (
     CopyDoor,
     Door,
@@ -314,7 +314,7 @@ class Tuner:
         tensors = {}
         for place, patch in self.places:
             for key, tensor in patch.state_dict().items():
-                tensors[f"{place.path}.{place.target.replace('.', '/')}.{key}"] = tensor
+                tensors[f"{name_of(place)}.{key}"] = tensor
         names = self.anatomy.parameter_names()
         for parameter in self.lent:
             tensors[names[parameter]] = parameter.detach() if self.enabled else self.lent[parameter]

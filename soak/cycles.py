@@ -15,7 +15,7 @@ import torch
 
 import minipeft as mp
 from soak import small
-from soak.bases import state
+from soak.bases import Bases
 from soak.ledger import Clock, Line
 
 COUNT = 10_000
@@ -35,18 +35,15 @@ def cycles(count: int, clock: Clock) -> Line:
     line = Line("attach, route, detach")
     begun = time.monotonic()
     rng = random.Random(0)
-    models = {layout: small.base(layout) for layout in small.LAYOUTS}
-    batch = small.batch(rows=2)
-    known = {name: mp.fingerprint(model) for name, model in models.items()}
-    states = {name: state(model) for name, model in models.items()}
-    answers = {name: small.logits(model, batch) for name, model in models.items()}
+    bases, batch = Bases(), small.batch(rows=2)
+    answers = {name: small.logits(model, batch) for name, model in bases.models.items()}
     first = None
     with tempfile.TemporaryDirectory() as place:
         for number in range(count):
             if clock.over():
                 break
-            layout, names = rng.choice(list(models)), rng.sample(list(small.METHODS), 2)
-            model = models[layout]
+            layout, names = rng.choice(list(bases.models)), rng.sample(list(small.METHODS), 2)
+            model = bases.models[layout]
             own = [name for name in names if name not in small.OWN_WEIGHTS]
             try:
                 tuners = {
@@ -71,15 +68,13 @@ def cycles(count: int, clock: Clock) -> Line:
                     tuner.detach()
             else:
                 line.worked += 1
-            if state(model) != states[layout]:
-                line.fail(number, "the model has something left of it")
+            bases.look(layout, line, str(number), whole=False)
             if number == min(count // 4, 500):
                 first = resident()
-    for layout, model in models.items():
-        if mp.fingerprint(model) != known[layout]:
-            line.fail(layout, "the base is another one")
+    for layout, model in bases.models.items():
         if not torch.equal(small.logits(model, batch), answers[layout]):
             line.fail(layout, "the base answers differently")
+        bases.look(layout, line, layout, whole=True)
     grown = resident() - (first or resident())
     line.note = f"memory grew by {grown:.1f} MiB"
     if grown > ROOM:

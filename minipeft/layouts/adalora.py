@@ -13,8 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipeft.anatomy import Anatomy
-from minipeft.budget import name_of
+from minipeft.anatomy import Anatomy, name_of
 from minipeft.doors import features
 from minipeft.layouts.common import (
     IGNORED,

@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipeft.anatomy import Anatomy
+from minipeft.anatomy import Anatomy, name_of
 from minipeft.doors import features
 from minipeft.layouts.common import (
     PREFIX,
@@ -89,7 +89,7 @@ def read_ia3(
     for place in places:
         vector = vectors[place.path].flatten()
         part = vector if place.columns is None else vector[place.columns]
-        values[f"{place.path}.{place.target.replace('.', '/')}.l"] = part
+        values[f"{name_of(place)}.l"] = part
     return method, {**values, **others}
 
 

@@ -28,7 +28,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minipeft.anatomy import Anatomy
+from minipeft.anatomy import Anatomy, name_of
 from minipeft.doors import Frozen, features, is_transposed
 from minipeft.layouts.common import (
     IGNORED,
@@ -157,18 +157,20 @@ def read_lora(
             "lora_magnitude_vector: the two files do not belong together."
         )
     values: dict[str, Tensor] = {}
+    found = anatomy.find(method.targets, method.layers)
+    check_same_modules(A, found)
     by_path: dict[str, list] = {}
-    for place in anatomy.find(method.targets, method.layers):
+    for place in found:
         by_path.setdefault(place.path, []).append(place)
-    check_same_modules(A, sum(by_path.values(), []))
     for path, places in by_path.items():
         if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
             A0, B0 = principal(_weight(places[0].module), *_rank_and_scale(places[0], method))
             A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
         values |= _unstack(path, places, A[path], B[path], method)
         for place in places if path in m else ():
-            key = f"{path}.{place.target.replace('.', '/')}"
-            values[f"{key}.m"] = m[path] if place.columns is None else m[path][place.columns]
+            values[f"{name_of(place)}.m"] = (
+                m[path] if place.columns is None else m[path][place.columns]
+            )
     return method, {**values, **others}
 
 
@@ -184,7 +186,7 @@ def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dic
         own_A, own_B = A[begin:end], B[:, begin:end]
         if place.columns is not None:
             own_B = own_B[place.columns] * (first / scale)
-        key = f"{path}.{place.target.replace('.', '/')}"
+        key = name_of(place)
         values |= {f"{key}.A": own_A[:rank], f"{key}.B": own_B[:, :rank]}
         if isinstance(method, PiSSA):
             values |= {f"{key}.A0": own_A[rank:], f"{key}.B0": -own_B[:, rank:]}

@@ -30,7 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.budget import Budgeted, Triplets, name_of
+from minipeft.anatomy import name_of
+from minipeft.budget import Budgeted, Triplets
 from minipeft.methods.method import Method, check_layers, check_names, check_number, check_table
 
 
