@@ -106,6 +106,28 @@ class Door(nn.Module):
             elif name in own:
                 yield patch, own[name]
 
+    def state_dict(self, *args, destination=None, prefix="", keep_vars=False):
+        """The base's tensors, by the names they have without the door; see minipeft.state."""
+        return self.base.state_dict(
+            *args, destination=destination, prefix=prefix, keep_vars=keep_vars
+        )
+
+    def _load_from_state_dict(self, state, prefix, metadata, strict, missing, *lists) -> None:
+        """torch calls it before what `base` and `patches` hold is read from the state.
+
+        What the state lacks is given to it as it is: of the base it is reported as missing.
+        """
+        base, patches = f"{prefix}base.", f"{prefix}patches."
+        for key in [k for k in state if k.startswith(prefix)]:
+            if not key.startswith((base, patches)):
+                state[base + key.removeprefix(prefix)] = state.pop(key)
+        for key, tensor in self.base.state_dict(prefix=base, keep_vars=True).items():
+            if key not in state:
+                missing.append(prefix + key.removeprefix(base))
+                state[key] = tensor
+        state |= self.patches.state_dict(prefix=patches, keep_vars=True) | state
+        super()._load_from_state_dict(state, prefix, metadata, strict, missing, *lists)
+
     def __getattr__(self, key: str):
         try:
             return super().__getattr__(key)

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import torch
 from torch import Tensor, nn
 
+from minipeft import state
 from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at, name_of
 from minipeft.doors import (
     CopyDoor,
@@ -89,6 +90,7 @@ class Attached:
             model.register_forward_hook(
                 lambda model, *_: model.minipeft.turn.__exit__(), always_call=True
             ),
+            *state.register(model),
         ]
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)

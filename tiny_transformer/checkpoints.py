@@ -174,7 +174,11 @@ def translate(name: str, kind: str) -> str:
 def to_hugging_face(model) -> dict[str, Tensor]:
     """The model's tensors under their Hugging Face names, in Hugging Face shapes."""
     kind, found = model.config.kind, {}
-    ours = {name: value for name, value in model.state_dict().items() if name not in TIED}
+    ours = {
+        name: value
+        for name, value in model.state_dict().items()
+        if name not in TIED and name.partition(".")[0] in model._modules  # the model's own
+    }
     for name, value in ours.items():
         part, leaf = name.split(".")[-2:]
         if kind == "decoder" and part in ("query", "key", "value"):
@@ -223,7 +227,7 @@ def from_hugging_face(model, tensors: dict[str, Tensor]) -> list[str]:
         )
     state = {}
     for name, value in model.state_dict().items():
-        if name in TIED:
+        if name in TIED or name.partition(".")[0] not in model._modules:
             continue
         part, leaf = name.split(".")[-2:]
         if kind == "decoder" and part in ("query", "key", "value"):

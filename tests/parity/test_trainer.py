@@ -157,3 +157,50 @@ def test_accelerate_trains_as_a_plain_loop(method):
     assert found == pytest.approx(losses, abs=1e-6)
     same(tuner, expected)
     assert engine.unwrap_model(model).minipeft.tuners["default"] is tuner
+
+
+@kinds
+@cases
+def test_a_checkpoint_of_the_trainer_opens_as_the_base(tmp_path, name, method):
+    model, _ = tuned(name, method)
+    job = trainer(model, tmp_path, rows(name), save_strategy="steps", save_steps=2)
+    job.train()
+    job.save_model(tmp_path / "last")
+    batch, plain = zoo.batch(name, KINDS[name]), zoo.build(name, KINDS[name])
+    for folder in (tmp_path / "checkpoint-2", tmp_path / "last"):
+        again, said = type(model).from_pretrained(folder, output_loading_info=True)
+        assert not said["missing_keys"]
+        assert torch.equal(zoo.logits(again.eval(), batch), zoo.logits(plain, batch))
+
+
+@cases
+def test_trainer_takes_the_best_checkpoint_back(tmp_path, method):
+    """ "Best" is the largest loss, so that the best checkpoint is not the last one."""
+    model, tuner = tuned("gpt2", method)
+    options = dict(save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1)
+    best = dict(load_best_model_at_end=True, greater_is_better=True)
+    job = trainer(model, tmp_path, rows("gpt2"), **options, **best)
+    job.train()
+    steps = int(job.state.best_model_checkpoint.rpartition("-")[2])
+    assert steps < STEPS
+    expected, other = tuned("gpt2", method)
+    trainer(expected, tmp_path / "short", rows("gpt2"), max_steps=steps).train()
+    same(tuner, other, atol=0)
+
+
+@cases
+def test_accelerate_saves_and_loads_what_is_trained(tmp_path, method):
+    from accelerate import Accelerator
+
+    engine = Accelerator(cpu=True)
+    model, tuner = tuned("gpt2", method)
+    engine.prepare(model)
+    engine.save_state(str(tmp_path / "state"))
+    engine.save_model(model, str(tmp_path / "model"))
+    kept = [p.detach().clone() for p in tuner.parameters()]
+    zoo.shake(tuner, 1.0)
+    engine.load_state(str(tmp_path / "state"))
+    assert all(torch.equal(a, b) for a, b in zip(kept, tuner.parameters(), strict=True))
+    tensors, base = load_file(tmp_path / "model" / "model.safetensors"), zoo.build("gpt2")
+    base.load_state_dict(tensors, strict=False)
+    assert torch.equal(base.lm_head.weight, tensors["transformer.wte.weight"])

@@ -1,0 +1,76 @@
+"""What a model with tuners says in `state_dict()`, and takes in `load_state_dict()`.
+
+    transformer.h.0.attn.c_attn.weight                          the base, by its names as ever
+    minipeft.sentiment.transformer.h.0.attn.c_attn.qkv.A        what the tuner "sentiment" trains
+
+So `save_pretrained` and the checkpoints of transformers' Trainer hold a base that opens as it was,
+and `load_state_dict` on a model with the same tuners, as the Trainer goes on from a checkpoint,
+brings back both. A door says nothing of itself (`Door.state_dict`). A merged tuner is part of the
+base's weights and has no tensors of its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+BEGIN = "minipeft."
+DOOR_NAMES = re.compile(r"(^|\.)patches\.")  # as states of versions up to 0.1 were written
+
+
+def register(model: nn.Module) -> list:
+    """Handles of the two hooks, to be removed with the last tuner."""
+    return [
+        model.register_state_dict_post_hook(add_tuners),
+        model.register_load_state_dict_pre_hook(take_tuners),
+    ]
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """<tuner>.<its name of the tensor> -> tensor, for all tuners that are not merged."""
+    tensors = {}
+    for tuner in model.minipeft.tuners.values():
+        # base parameters in training stand in the state by the base's names
+        names = tuner.anatomy.parameter_names() if tuner.lent and tuner.enabled else {}
+        in_base = {names[parameter] for parameter in tuner.lent} if names else set()
+        if not tuner.merged:
+            named = tuner.named_tensors().items()
+            tensors |= {f"{tuner.name}.{key}": t for key, t in named if key not in in_base}
+    return tensors
+
+
+def add_tuners(model: nn.Module, state: dict, prefix: str, _) -> None:
+    """A hook of `state_dict`: the tensors of the tuners behind those of the base."""
+    if "minipeft" in vars(model):
+        state |= {f"{prefix}{BEGIN}{key}": tensor for key, tensor in tensors_of(model).items()}
+
+
+@torch.no_grad()
+def take_tuners(model, state: dict, prefix: str, _, strict, missing, unexpected, errors) -> None:
+    """A hook of `load_state_dict`: the tensors of the tuners out of the state, into the tuners."""
+    if "minipeft" not in vars(model):
+        return
+    merged = [tuner.name for tuner in model.minipeft.tuners.values() if tuner.merged]
+    if merged:
+        raise ValueError(
+            f"{merged[0]!r} is merged into the base's weights, which load_state_dict() would "
+            "overwrite: call unmerge() or detach() first."
+        )
+    begin = f"{prefix}{BEGIN}"
+    given = {
+        key.removeprefix(begin): state.pop(key) for key in list(state) if key.startswith(begin)
+    }
+    tensors = tensors_of(model)
+    if not any(map(DOOR_NAMES.search, state)):
+        missing += [f"{begin}{key}" for key in tensors if key not in given]
+    unexpected += [f"{begin}{key}" for key in given if key not in tensors]
+    for key in given.keys() & tensors.keys():
+        if given[key].shape == tensors[key].shape:
+            tensors[key].copy_(given[key])
+        else:
+            errors.append(
+                f"{begin}{key} has shape {tuple(given[key].shape)} in the state, but "
+                f"{tuple(tensors[key].shape)} in this tuner."
+            )
