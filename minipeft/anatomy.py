@@ -570,6 +570,25 @@ class Anatomy:
             return None
         return lambda P, T, S: table.compute_bias(T, P, past_seen_tokens=P + S - T)
 
+    def window(self, seat: Seat) -> int | None:
+        """How many tokens a query of this layer can look at, itself included, counted back from
+        it: W of a sliding window; None where it sees all that came before.
+
+        Raises ValueError for attention in chunks, whose borders are places in the text.
+        """
+        config = getattr(seat.module, "config", None) or self.model.config
+        kinds = getattr(config, "layer_types", None)
+        kind = kinds[seat.layer] if kinds else "sliding" if seat.target == "memory" else "full"
+        if "chunk" in kind or (not kinds and getattr(config, "attention_chunk_size", None)):
+            raise ValueError(
+                f"{self.model_type} attends in chunks, whose borders a prefix in PEFT's layout "
+                'would move: attach a Prefix of layout="minipeft".'
+            )
+        if "sliding" not in kind:
+            return None
+        windows = (getattr(at, "sliding_window", None) for at in (seat.module, config))
+        return next((window for window in windows if window), None)
+
     def words(self) -> Seat:
         """The token embedding; in an encoder-decoder the encoder's."""
         return self.embeddings()[0]

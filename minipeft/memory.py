@@ -9,8 +9,11 @@ A patch is called with what enters the layer, x (B, T, C), and gives (keys, valu
 H, P, D), H being the number of key-value heads (fewer than query heads under grouped queries).
 A row may read the memory of its own tuners only (`route`): `visible` (B, P) says which. A patch
 with `since`, an index (B,) for every row, is read by the tokens from there on only: `visible` is
-then (B, T, P). A patch with `bias`, a function (P, T, S) -> (1, H, T, P), has a place relative to
-the tokens (T5 in PEFT's layout); without one the scores of its keys get no bias.
+then (B, T, P). So it is with `window`, a number W: the memory stands right before the text, and a
+token sees W places back from itself (sliding windows in PEFT's layout); without it every token sees
+all of the memory, whatever window its layer has. A patch with `bias`, a function (P, T, S) ->
+(1, H, T, P), has a place relative to the tokens (T5 in PEFT's layout); without one the scores of
+its keys get no bias.
 
 tiny_transformer's Attention reads its `memory`. transformers' models hand queries, keys and values
 to a function that can be chosen by name (AttentionInterface). `open_attention` chooses one of ours,
@@ -80,6 +83,11 @@ class MemoryDoor(Door):
                 since = since.to(x.device).repeat_interleave(B // len(since))  # one for each beam
                 place = past + torch.arange(T, device=x.device)  # (T,)
                 seen = seen[:, None] & (place >= since[:, None])[..., None]  # (B, T, P)
+            window, P = getattr(patch, "window", None), k.shape[2]
+            if window is not None and P + past + T > window:
+                distance = P + past + torch.arange(T)[:, None] - torch.arange(P)  # (T, P)
+                near = (distance < window).to(x.device)
+                seen = (seen if seen.dim() == 3 else seen[:, None]) & near  # (B, T, P)
             keys.append(k), values.append(v), visible.append(seen)
             biases.append((k.shape[2], getattr(patch, "bias", None)))
         if not keys:

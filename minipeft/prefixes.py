@@ -96,7 +96,10 @@ def check_start(method) -> None:
 def layout_notes(method) -> list[str]:
     if method.layout != "peft":
         return []
-    return ['layout="peft": positions move behind the prefix, and layers share, as in 🤗 PEFT.']
+    return [
+        'layout="peft": positions move behind the prefix, layers share, and sliding windows leave '
+        "it behind, as in 🤗 PEFT."
+    ]
 
 
 def kinds_of(anatomy, layers=None) -> dict[str, list]:
@@ -130,6 +133,7 @@ def install_memory(method, tuner) -> None:
             index = 2 * i % L if peft and pair else i
             patch = PrefixPatch(rows, index, (H, D), method.dropout, owner=i == 0)
             patch.bias = tuner.anatomy.relative_bias(seat) if peft else None
+            patch.window = tuner.anatomy.window(seat) if peft else None
             tuner.remember(seat, patch)
     if peft:
         within = seats[0].stack.rpartition(".")[0] if pair else ""

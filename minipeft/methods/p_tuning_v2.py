@@ -22,7 +22,8 @@ Parameters: 2 P L H D, with the MLP P C + k C + k + 2 (k + 1) L H D, and the hea
 
 Departures.
 (1) The code draws the table from N(0, 1); `std=1` does, our default is 0.02.
-(2) Positions of words do not move behind the prompts; with `layout="peft"` they do, as there.
+(2) Positions of words do not move behind the prompts, and every token sees all of them, whatever
+    window a layer has; with `layout="peft"` both are as in PEFT, see Prefix.
 (3) The code drops 0.1 of the prompts (`dropout=0.1`); our default is 0.
 """
 

@@ -20,7 +20,9 @@ The answer is not the base's at the start. It is a sum with a gate (He et al. 20
     (1 - lambda) softmax(Q K^T / sqrt D) V + lambda softmax(Q P_k^T / sqrt D) P_v
 
 Departures.
-(1) Words keep their positions, since the prefix has none; `layout="peft"` moves them as PEFT does.
+(1) Words keep their positions, since the prefix has none, and every token sees all of it, in layers
+    with a sliding window or chunks too, where it sees the text as before. `layout="peft"` does as
+    PEFT: the prefix stands before the text, moves its positions and falls out of a window.
 (2) `start=` the activations of real words (section 7.4): with an MLP, W_up and b_up are the least
     squares solution for them, exact if k >= P, where the authors' code trains towards them.
 (3) "infix" (section 7.3), [x; infix; y]: tokens before `after` do not see it, `after` and those
