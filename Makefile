@@ -55,7 +55,7 @@ notebooks: $(STAMP)  ## for authors: run the lessons that changed and write note
 	@$(PY) notebooks/build.py publish $(BUILD_FLAGS)
 
 pictures: $(STAMP)  ## redraw docs/*.svg
-	$(PY) -m minipeft.pictures docs
+	$(PY) -m minipeft.course.pictures docs
 
 clean:  ## remove build/ (not .venv, not runs/)
 	rm -rf build

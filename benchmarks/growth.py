@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minipeft as mp
-from minipeft.training import backward
+from minipeft.training.loop import backward
 
 from .bases import Size, batch_of, gpt2, trained
 from .measuring import HOW, Sheet, flops, quartiles, spread, take_turns

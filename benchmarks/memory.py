@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 import minipeft as mp
-from minipeft.sizes import kept
+from minipeft.analysis.sizes import kept
 
 from .bases import Size, batch_of, gpt2, trainable
 from .measuring import Sheet

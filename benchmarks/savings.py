@@ -1,9 +1,9 @@
 """Section `savings`: work that `minipeft.train` leaves out because it changes nothing.
 
-The language head at labelled tokens only (minipeft/labelled.py), what all rows begin with run once
-(minipeft/shared_prompt.py), and, if asked, the frozen blocks below what is trained from the second
-epoch on (minipeft/trunk.py). All exact, tested to 1e-6. Measured with and without, on the same
-model and batch; without is `model(**batch).loss`.
+The modules of minipeft/training/savings: the language head at labelled tokens only
+(labelled_positions.py), what all rows begin with run once (shared_prompt.py), and, if asked, the
+frozen blocks below what is trained from the second epoch on (kept_trunk.py). All exact, tested to
+1e-6. Measured with and without, on the same model and batch; without is `model(**batch).loss`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minipeft as mp
-from minipeft.labelled import labelled_loss
-from minipeft.shared_prompt import shared_loss
-from minipeft.trunk import Trunk
+from minipeft.training.savings.kept_trunk import Trunk
+from minipeft.training.savings.labelled_positions import labelled_loss
+from minipeft.training.savings.shared_prompt import shared_loss
 from minipeft.tuner import wrap
 
 from .bases import Size, batch_of, gpt2, trained

@@ -12,7 +12,7 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.side_by_side import Run, train_side_by_side
+from minipeft.training.sweep import Run, train_side_by_side
 
 from .measuring import HOW, Sheet, bars, flops, milliseconds, ratio, spread, take_turns
 

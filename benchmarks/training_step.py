@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import minipeft as mp
-from minipeft.training import backward
+from minipeft.training.loop import backward
 
 from .bases import Size, batch_of, gpt2, trained, with_peft
 from .measuring import HOW, Sheet, Times, bars, busy, flops, milliseconds, ratio, spread, take_turns

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minipeft.metrics import accuracy, entity_f1, normal
-from minipeft.tasks import Task
+from minipeft.tasks.metrics import accuracy, entity_f1, normal
+from minipeft.tasks.tasks import Task
 
 
 def majority(task: Task, split: str = "test") -> float:

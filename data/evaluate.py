@@ -30,8 +30,8 @@ from tinyland import (  # noqa: E402
     words,
 )
 
-from minipeft.encoding import kind_of  # noqa: E402
-from minipeft.metrics import accuracy, normal  # noqa: E402
+from minipeft.tasks.encoding import kind_of  # noqa: E402
+from minipeft.tasks.metrics import accuracy, normal  # noqa: E402
 
 
 @torch.no_grad()

@@ -6,22 +6,24 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
-from minipeft import methods, metrics, plots, prompt_search, tasks
-from minipeft.anatomy import Family, Slice
-from minipeft.cloze import cloze
-from minipeft.doors import WeightDoor
-from minipeft.drift import merge_drift
-from minipeft.files import load
-from minipeft.fingerprint import fingerprint
+from minipeft import methods, tasks
+from minipeft.analysis import plots
+from minipeft.analysis.drift import merge_drift
+from minipeft.analysis.plots import interval
+from minipeft.analysis.sanity import sanity_ladder
+from minipeft.doors.weights import WeightDoor
+from minipeft.files.saving import load
 from minipeft.generation import generate
 from minipeft.methods import *  # noqa: F403  every method that has its line there
-from minipeft.plots import interval
-from minipeft.sanity import sanity_ladder
-from minipeft.templates import Template
-from minipeft.training import History, train
+from minipeft.methods.parts.templates import Template
+from minipeft.model.anatomy import Family, Slice
+from minipeft.model.fingerprint import fingerprint
+from minipeft.tasks import metrics, prompt_search, tables
+from minipeft.tasks.cloze import cloze
+from minipeft.tasks.voting import vote, vote_written
+from minipeft.training.loop import History, train
+from minipeft.training.warm_up import warm_up
 from minipeft.tuner import Tuner, attach, route, tuners
-from minipeft.voting import vote, vote_written
-from minipeft.warm_up import warm_up
 
 __all__ = [
     *methods.__all__,
@@ -43,6 +45,7 @@ __all__ = [
     "prompt_search",
     "route",
     "sanity_ladder",
+    "tables",
     "tasks",
     "train",
     "tuners",

@@ -7,7 +7,7 @@ import sys
 from importlib import import_module
 
 from minipeft.commands.options import Parser
-from minipeft.parallel import named
+from minipeft.training.distributed import named
 
 COMMANDS = (
     "train",

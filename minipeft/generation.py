@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minipeft.modes import evaluating
+from minipeft.contexts import evaluating
 from minipeft.tuner import anatomy_of, seeded, tuners, turn, wrap
 
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from minipeft import state
-from minipeft.anatomy import Anatomy, Family, Place, Seat, keys_at, name_of
-from minipeft.doors import (
+from minipeft.doors.memory import MemoryDoor, PositionDoor, open_attention
+from minipeft.doors.weights import (
     CopyDoor,
     Door,
     Frozen,
@@ -34,10 +34,17 @@ from minipeft.doors import (
     features,
     walk,
 )
-from minipeft.memory import MemoryDoor, PositionDoor, open_attention
+from minipeft.doors.words import (
+    WordDoor,
+    enter,
+    is_left_padded,
+    mask_of,
+    positions,
+    together,
+)
 from minipeft.methods.method import Method
+from minipeft.model.anatomy import Anatomy, Family, Place, Seat, keys_at, name_of
 from minipeft.report import Report
-from minipeft.words import WordDoor, enter, is_left_padded, mask_of, positions, together
 
 WAIT = 60  # seconds that a thread waits for its turn
 
@@ -459,7 +466,7 @@ class Tuner:
 
     def save(self, folder) -> None:
         """Write the tuner into a folder, in the layout of 🤗 PEFT where it has one."""
-        from minipeft.files import save
+        from minipeft.files.saving import save
 
         self._alive()
         save(self, folder)

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from minipeft import tables
+from minipeft.tasks import tables
 from soak.ledger import Clock, Line
 
 COUNT = 2000

@@ -24,7 +24,7 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.files import read_tensors
+from minipeft.files.saving import read_tensors
 from soak import interrupted, small
 from soak.ledger import Clock, Line, unclear
 from tiny_transformer.files import write_text

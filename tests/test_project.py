@@ -62,7 +62,9 @@ def test_the_readme_lists_every_lesson_and_links_to_files_that_exist():
 
 def test_the_picture_is_what_the_command_draws(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "minipeft.pictures", str(tmp_path)], capture_output=True, text=True
+        [sys.executable, "-m", "minipeft.course.pictures", str(tmp_path)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     drawn = (tmp_path / "three_doors.svg").read_bytes()
@@ -92,7 +94,8 @@ def test_the_method_shown_to_contributors_is_the_one_that_is_there():
 
 
 def test_every_method_is_in_the_readme_and_in_the_table_of_support():
-    from minipeft import methods, support
+    from minipeft import methods
+    from minipeft.analysis import support
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     every = {

@@ -24,9 +24,9 @@ EXERCISES = {
     "tiny_transformer.objectives:masked": masked,
     "tiny_transformer.objectives:span_corruption": span_corruption,
     "tiny_transformer.pretraining:learning_rate": learning_rate,
-    "minipeft.transfer:train_top": train_top,
-    "minipeft.transfer:training_bytes": training_bytes,
-    "minipeft.transfer:forgotten": forgotten,
+    "minipeft.course.transfer:train_top": train_top,
+    "minipeft.course.transfer:training_bytes": training_bytes,
+    "minipeft.course.transfer:forgotten": forgotten,
     "minipeft.methods.lora:LoRAPatch": lora,
 }
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from minipeft.pronunciation import BRITISH, Alphabet
+from minipeft.tasks.pronunciation import BRITISH, Alphabet
 from minipeft.tuner import seeded
 from tiny_transformer.files import write_text
 
@@ -43,7 +43,7 @@ class Base:
 
     def positions(self) -> int | None:
         """How many tokens the model can read, None when there is no limit."""
-        from minipeft.anatomy import Anatomy
+        from minipeft.model.anatomy import Anatomy
 
         return Anatomy(self.model).limit
 
@@ -90,7 +90,7 @@ class Letters:
         return self.alphabet.text(ids)
 
     def borrow(self, targets: list[str]) -> dict[str, str]:
-        """Let phonemes that the model lacks use free ids (see minipeft.pronunciation).
+        """Let phonemes that the model lacks use free ids (see minipeft.tasks.pronunciation).
 
         Raises:
             ValueError: a phoneme that the model lacks and that is not British either.
@@ -227,7 +227,7 @@ def _open_hub(name, options, head, labels, seed) -> Base:
 
 def _check_loaded(name, model, info, head, notes) -> bool:
     """Is the head fresh? What the folder did not hold may be the head, and no more than that."""
-    from minipeft.anatomy import Anatomy
+    from minipeft.model.anatomy import Anatomy
 
     anatomy = Anatomy(model)
     found = anatomy.language_head() if head == "language" else anatomy.heads()

@@ -22,7 +22,7 @@ import minipeft as mp
 from minipeft import tasks
 from minipeft.commands import bases, data, options, runs, scoring, train
 from minipeft.report import Table
-from minipeft.tasks import Task
+from minipeft.tasks.tasks import Task
 from tiny_transformer.files import write_text
 
 GRID = "grid.json"

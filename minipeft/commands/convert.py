@@ -8,9 +8,10 @@ import json
 import torch
 
 import minipeft as mp
-from minipeft import files, layouts
 from minipeft.commands import opened, options, runs
 from minipeft.commands.merge import probe, refuse, whole
+from minipeft.files import peft as layouts
+from minipeft.files import saving as files
 
 EXAMPLES = """convert runs/example for-peft --to peft
 convert ./from-peft ours --to minipeft --base gpt2"""

@@ -8,9 +8,10 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-from minipeft import tables, tasks
-from minipeft.encoding import Encoding, Example
-from minipeft.tasks import Task
+from minipeft import tasks
+from minipeft.tasks import tables
+from minipeft.tasks.encoding import Encoding, Example
+from minipeft.tasks.tasks import Task
 
 KINDS = {
     "classification": "classify",

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 import minipeft as mp
-from minipeft import tables
 from minipeft.commands import opened, options, runs
 from minipeft.commands.evaluate import WRITERS
-from minipeft.encoding import Encoding
-from minipeft.tasks import Task
+from minipeft.tasks import tables
+from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.tasks import Task
 from tiny_transformer.files import write_text
 
 EXAMPLES = """generate runs/example "tree drum door =>"

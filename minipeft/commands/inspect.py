@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import minipeft as mp
-from minipeft import files
-from minipeft.anatomy import TARGETS, Anatomy
 from minipeft.commands import data, opened, options, runs
+from minipeft.files import saving as files
+from minipeft.model.anatomy import TARGETS, Anatomy
 from minipeft.report import Table
 
 EXAMPLES = """inspect runs/example

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from minipeft.anatomy import Anatomy
 from minipeft.commands import bases, opened, options
+from minipeft.model.anatomy import Anatomy
 
 FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
 

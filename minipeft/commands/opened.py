@@ -8,9 +8,9 @@ from pathlib import Path
 
 import minipeft as mp
 from minipeft.commands import bases, data, runs
-from minipeft.encoding import Encoding
-from minipeft.pronunciation import Alphabet
-from minipeft.tasks import Task
+from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.pronunciation import Alphabet
+from minipeft.tasks.tasks import Task
 from minipeft.tuner import Tuner
 
 

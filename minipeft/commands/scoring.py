@@ -16,12 +16,12 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from minipeft import metrics
 from minipeft.commands.bases import Base
-from minipeft.encoding import Encoding
-from minipeft.modes import evaluating
+from minipeft.contexts import evaluating
 from minipeft.report import Table
-from minipeft.tasks import Task
+from minipeft.tasks import metrics
+from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.tasks import Task
 
 
 def by_letters(base: Base) -> bool:

@@ -20,7 +20,7 @@ def add(commands, arguments: list[str]) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from minipeft import support
+    from minipeft.analysis import support
 
     print(support.listed() if options.list else support.table())
     return 0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import minipeft as mp
 from minipeft.commands import bases, data, options, runs, scoring
-from minipeft.encoding import Encoding
-from minipeft.files import method_class
+from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
-from minipeft.tasks import Task
-from minipeft.training import SCHEDULES, check_arguments
+from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.tasks import Task
+from minipeft.training.loop import SCHEDULES, check_arguments
 from minipeft.tuner import Tuner
 from tiny_transformer.files import write_text
 
@@ -282,8 +282,8 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
 
 def trunk_print(base: bases.Base) -> str:
     """A hash of the base without its head, which is fresh for a fresh task."""
-    from minipeft.anatomy import Anatomy
-    from minipeft.fingerprint import identity
+    from minipeft.model.anatomy import Anatomy
+    from minipeft.model.fingerprint import identity
 
     return identity(base.model, tuple(Anatomy(base.model).heads()))["exact"]
 

@@ -8,9 +8,9 @@ taken away without touching the others:
     Lambda = 0 at the start, so that h = W0 x; P and Q are Gaussian. What keeps them orthogonal is a
     penalty on the loss, 0.5 times the mean over all matrices of ||P^T P - I|| and ||Q Q^T - I||.
 
-Sections 3.2 and 3.3 are in minipeft/budget.py: how important each triplet (column of P, lambda, row
-of Q) is, and how many may keep their lambda, init_rank x places at first and target_rank x places
-in the end. When `train` ends, the triplets that were pruned are gone.
+Sections 3.2 and 3.3 are in minipeft/methods/parts/budget.py: how important each triplet (column of
+P, lambda, row of Q) is, and how many may keep their lambda, init_rank x places at first and
+target_rank x places in the end. When `train` ends, the triplets that were pruned are gone.
 
 Parameters: r (in + out + 1) for every map; after training its own r, target_rank on the average.
 
@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.anatomy import name_of
-from minipeft.budget import Budgeted, Triplets
 from minipeft.methods.method import Method, check_layers, check_names, check_number, check_table
+from minipeft.methods.parts.budget import Budgeted, Triplets
+from minipeft.model.anatomy import name_of
 
 
 class AdaLoRAPatch(Triplets):

@@ -36,10 +36,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.words import insert_as_peft
 from minipeft.methods.method import Method, check_choice, check_flag, check_number
-from minipeft.methods.soft_words import Prompt, check_peft, folded_words, peft_notes, speak
-from minipeft.templates import Template
-from minipeft.words import insert_as_peft
+from minipeft.methods.parts.soft_words import Prompt, check_peft, folded_words, peft_notes, speak
+from minipeft.methods.parts.templates import Template
 
 
 class PromptEncoder(nn.Module):
@@ -69,7 +69,7 @@ class PTuning(Method):
 
     Args:
         length: n, when there is no template.
-        template, mask, frame: as for `minipeft.templates.Template`: ("P", "{x}", 17, "{mask}").
+        template, mask, frame: as for `minipeft.Template`: ("P", "{x}", 17, "{mask}").
         encoder: "lstm", "mlp" or None.
         hidden: S; None is C / 2.
         keep_encoder, tune_model: see above.

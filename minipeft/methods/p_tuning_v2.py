@@ -35,8 +35,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from minipeft.methods.method import Method, check_choice, check_flag, check_layers, check_number
+from minipeft.methods.parts.prefixes import folded, layout_notes
 from minipeft.methods.prefix import Prefix
-from minipeft.prefixes import folded, layout_notes
 
 
 @dataclass(frozen=True)

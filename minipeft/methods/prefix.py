@@ -38,6 +38,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from minipeft.doors.words import insert
 from minipeft.methods.method import (
     Method,
     check_choice,
@@ -46,7 +47,7 @@ from minipeft.methods.method import (
     check_names,
     check_number,
 )
-from minipeft.prefixes import (
+from minipeft.methods.parts.prefixes import (
     KINDS,
     Rows,
     begin_behind,
@@ -56,7 +57,6 @@ from minipeft.prefixes import (
     install_memory,
     layout_notes,
 )
-from minipeft.words import insert
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.words import answer_begins, insert, insert_as_peft
 from minipeft.methods.method import Method, check_choice, check_number
-from minipeft.methods.soft_words import Prompt, check_peft, peft_notes, speak
-from minipeft.words import answer_begins, insert, insert_as_peft
+from minipeft.methods.parts.soft_words import Prompt, check_peft, peft_notes, speak
 
 STARTS = ("random", "vocabulary", "text", "labels")
 POSITIONS = ("start", "after-bos", "end")

@@ -1,7 +1,7 @@
 """QLoRA: LoRA on a base in four bits (Dettmers et al. 2023, arXiv 2305.14314), weights door.
 
 Section 3, equations 5 and 6. The frozen W0 is kept in NF4 with doubly quantized scales, and is
-made a matrix of floats only for the moment of a multiplication (`minipeft/quantization.py`):
+made a matrix of floats only for the moment of a multiplication (see parts/quantization.py):
 
     h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T
                      x (B, T, in)   W0 (out, in) in 4 bits   A (r, in)   B (out, r)   b (out,)
@@ -36,10 +36,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minipeft.doors import doors, fold, is_linear, is_transposed
+from minipeft.doors.weights import doors, fold, is_linear, is_transposed
 from minipeft.methods.lora import LoRA
 from minipeft.methods.method import check_choice, check_flag, check_number
-from minipeft.quantization import KINDS, Quantized
+from minipeft.methods.parts.quantization import KINDS, Quantized
 
 COMPUTE = ("float32", "bfloat16", "float16")
 

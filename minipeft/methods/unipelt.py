@@ -12,7 +12,7 @@ arXiv 2110.07577, section 3.2. One gate per submodule and layer opens it as far 
 
 Parameters per layer: the submodules' own, and C + 1 for each gate (1 without input).
     prefix 2 P H D   LoRA r (in + out) for each map   adapter 2 m C + C + m
-`minipeft.gates.gates(tuner)` gives the gates by name, each with the `value` that it said last.
+`gates(tuner)` of parts/gates.py gives the gates by name, each with the `value` that it said last.
 
 Departures.
 (1) "We replace the constant s = alpha / r with the gate": so it is done, `lora_gate="replace"`.
@@ -29,12 +29,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minipeft.gates import Gate, GatedMemory, GatedPatch, gates
-from minipeft.listening import Listener, Note
 from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.method import Method, check_choice, check_layers, check_names, check_number
-from minipeft.prefixes import PrefixPatch, Rows, kinds_of
+from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
+from minipeft.methods.parts.input_tap import Listener, Note
+from minipeft.methods.parts.prefixes import PrefixPatch, Rows, kinds_of
 
 
 @dataclass(frozen=True)

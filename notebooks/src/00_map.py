@@ -18,7 +18,7 @@
 # %%
 import matplotlib.pyplot as plt
 
-from minipeft.pictures import DOORS, three_doors
+from minipeft.course.pictures import DOORS, three_doors
 
 figure = three_doors()
 

@@ -15,7 +15,7 @@
 # %%
 import matplotlib.pyplot as plt
 
-from minipeft.pictures import EDGE, FROZEN
+from minipeft.course.pictures import EDGE, FROZEN
 
 TRAINED = "#b91c1c"  # base weights in training: red, in every lesson
 
@@ -123,7 +123,7 @@ def finish(axes, xlabel, ylabel, title, legend="best"):
 import torch
 
 import minipeft as mp
-from minipeft import vision
+from minipeft.course import vision
 
 figure, panels = plt.subplots(2, 10, figsize=(8, 1.9), dpi=80)
 for row, glyphs in zip(panels, (vision.DIGITS, vision.LETTERS), strict=True):
@@ -154,7 +154,7 @@ vision.ConvNet(classes=10)
 # whether a parameter is in it. (Parameters are compared by identity there, not by value.)
 # </details>
 
-# %% exercise="minipeft.transfer:train_top" difficulty=2 minutes=10
+# %% exercise="minipeft.course.transfer:train_top" difficulty=2 minutes=10
 # train_top: set requires_grad of every parameter, also back to True where it had been frozen
 
 # %%
@@ -168,7 +168,7 @@ checks.train_top(train_top)
 # The pretraining first: digits, all parts in training.
 
 # %% fast="pretraining_steps = 5"
-from minipeft.transfer import train_top
+from minipeft.course.transfer import train_top
 
 pretraining_steps = 500
 
@@ -295,7 +295,7 @@ print("full fine-tuning beats the recipe with", full_wins or "none", "letters")
 # %%
 import tiny_transformer as tt
 from minipeft import tasks
-from minipeft.side_by_side import exact_and_loss
+from minipeft.training.sweep import exact_and_loss
 
 base, tokenizer = tt.load(MODEL)
 fingerprint = mp.fingerprint(base)  # a hash of every bit, for later
@@ -336,7 +336,7 @@ top_2
 # pretraining used: the capitals of some countries, and four string functions called by their names.
 
 # %%
-from minipeft.transfer import forgotten  # yours to write in part 5
+from minipeft.course.transfer import forgotten  # yours to write in part 5
 
 countries = tasks.load("capital").examples("train")[: TESTS // 2]
 rows = {
@@ -675,7 +675,7 @@ for rate in alike:
 # before.
 # </details>
 
-# %% exercise="minipeft.transfer:forgotten" difficulty=1 minutes=8
+# %% exercise="minipeft.course.transfer:forgotten" difficulty=1 minutes=8
 
 # %%
 checks.forgotten(forgotten)
@@ -807,7 +807,7 @@ print("same bits as at the start:", mp.fingerprint(base) == fingerprint)
 # once; `state_dict()` lists it under each of its names.
 # </details>
 
-# %% exercise="minipeft.transfer:training_bytes" difficulty=1 minutes=6
+# %% exercise="minipeft.course.transfer:training_bytes" difficulty=1 minutes=6
 
 # %%
 checks.training_bytes(training_bytes)
@@ -819,7 +819,7 @@ checks.training_bytes(training_bytes)
 # %%
 from pathlib import Path
 
-from minipeft.transfer import training_bytes
+from minipeft.course.transfer import training_bytes
 
 
 def weigh(method):

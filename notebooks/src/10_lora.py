@@ -14,7 +14,7 @@
 # %%
 import matplotlib.pyplot as plt
 
-from minipeft.pictures import DOORS, EDGE, FROZEN
+from minipeft.course.pictures import DOORS, EDGE, FROZEN
 
 GREEN, RED, GREY, BLUE = DOORS["weights"], "#b91c1c", "#6b7280", DOORS["memory"]
 
@@ -111,7 +111,8 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft import spectra, tasks
+from minipeft import tasks
+from minipeft.analysis import spectra
 from minipeft.report import Table
 
 base, tokenizer = tt.load(MODEL)
@@ -189,7 +190,7 @@ title = plt.title(f"{LORA.describe()}: one run, one seed", fontsize=9)
 from collections import namedtuple
 from functools import cache
 
-from minipeft.side_by_side import Run, exact_and_loss, train_side_by_side
+from minipeft.training.sweep import Run, exact_and_loss, train_side_by_side
 
 Tuned = namedtuple("Tuned", "rate edge runs")  # edge: the best rate is the first or last one tried
 dev_rows = task.batches("dev", tokenizer, batch_size=100)(0)
@@ -973,7 +974,7 @@ if "MINIPEFT_ASSETS" in os.environ:
 
 # %% [markdown]
 # Two obstacles, and how they are met. *Symbols:* British needs four phonemes that this model has no number for. American has
-# five that British never uses, so the four borrow their ids (`minipeft/pronunciation.py` says which, and why). *Splits:*
+# five that British never uses, so the four borrow their ids (`minipeft/tasks/pronunciation.py` says which, and why). *Splits:*
 # "clubby" in training gives "clubbiest" away. All words with the same first five letters go to the same side.
 
 # %% fast="SPEECH_STEPS, SPEECH_SEEDS, WORDS = 2, [0, 1], 20"
@@ -988,8 +989,8 @@ import warnings
 import transformers
 from transformers import BartForConditionalGeneration
 
-from minipeft import metrics
-from minipeft.pronunciation import BRITISH, Alphabet, pairs, read_lexicon, split
+from minipeft.tasks import metrics
+from minipeft.tasks.pronunciation import BRITISH, Alphabet, pairs, read_lexicon, split
 
 transformers.logging.set_verbosity_error()
 SPEECH = {"LoRA r = 8": mp.LoRA(8, 16, EVERY), "full": mp.FullFineTuning()}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft import pronunciation
+from minipeft.tasks import pronunciation
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6, "--out", "run")
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from minipeft import tables
+from minipeft.tasks import tables
 
 
 def write(path, content):

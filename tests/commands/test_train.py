@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import minipeft as mp
-from minipeft import files
 from minipeft.commands import runs
+from minipeft.files import saving as files
 
 FEW = ("--steps", 4, "--batch-size", 4, "--dev-limit", 3, "--checkpoint-every", 1)
 TEXT = ("--kind", "text-to-text")

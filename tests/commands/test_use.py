@@ -9,7 +9,7 @@ import torch
 
 import minipeft as mp
 from minipeft.commands import compare, scoring
-from minipeft.tasks import Task
+from minipeft.tasks.tasks import Task
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 3)
 

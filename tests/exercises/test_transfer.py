@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft import checks, transfer
-from minipeft.metrics import exact, normal
+from minipeft import checks
+from minipeft.course import transfer
+from minipeft.tasks.metrics import exact, normal
 
 
 def refused(check, candidate, words):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import doors
-from minipeft.listening import Listener, Note
+from minipeft.doors.weights import doors
 from minipeft.methods.adapter import AdapterPatch
+from minipeft.methods.parts.input_tap import Listener, Note
 
 PHI = {
     "gelu": lambda z: z * 0.5 * (1 + torch.erf(z / 2**0.5)),

@@ -6,7 +6,7 @@ import pytest
 import zoo
 
 import minipeft as mp
-from minipeft import tables
+from minipeft.tasks import tables
 
 LONG = "x" * 3000
 

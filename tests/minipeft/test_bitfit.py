@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import WeightDoor, doors
-from minipeft.fingerprint import identity
+from minipeft.doors.weights import WeightDoor, doors
 from minipeft.methods.bitfit import BiasPatch
+from minipeft.model.fingerprint import identity
 
 WITHOUT = ["t5", "t5-gated", "llama", "qwen3", "mistral"]
 WITH = [name for name in zoo.MODELS if name not in WITHOUT]

@@ -6,7 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from minipeft.doors import CopyDoor, Parts, Routed, WeightDoor, doors, features, is_transposed, walk
+from minipeft.doors.weights import (
+    CopyDoor,
+    Parts,
+    Routed,
+    WeightDoor,
+    doors,
+    features,
+    is_transposed,
+    walk,
+)
 from minipeft.methods.lora import LoRAPatch
 
 

@@ -12,8 +12,8 @@ import zoo
 from safetensors.torch import load_file, save_file
 
 import minipeft as mp
-from minipeft.files import read_tensors
-from minipeft.fingerprint import identity, same_base
+from minipeft.files.saving import read_tensors
+from minipeft.model.fingerprint import identity, same_base
 
 METHODS = {
     "lora": mp.LoRA(rank=2, alpha=4, dropout=0.1),
@@ -194,7 +194,7 @@ def test_tensors_of_one_file_with_the_settings_of_another(saved, tmp_path):
 
 def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
     model, folder = saved
-    import minipeft.files as files
+    import minipeft.files.saving as files
 
     tuner = mp.load(model, folder)
     with monkeypatch.context() as patch:

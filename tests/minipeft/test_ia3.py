@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import WeightDoor, doors
-from minipeft.fingerprint import identity
+from minipeft.doors.weights import WeightDoor, doors
 from minipeft.methods.ia3 import InputScale, OutputScale
+from minipeft.model.fingerprint import identity
 
 SOME = ["tiny-decoder", "tiny-encoder-decoder", "gpt2", "bert", "t5-gated", "bart", "llama", "glm4"]
 size = st.integers(1, 9)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import WeightDoor
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.lora import LoRAPatch
 
 size = st.integers(1, 9)

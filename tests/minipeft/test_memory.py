@@ -8,8 +8,8 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import Routed
-from minipeft.memory import MemoryDoor, PositionDoor, overhear, reading_memory
+from minipeft.doors.memory import MemoryDoor, PositionDoor, overhear, reading_memory
+from minipeft.doors.weights import Routed
 from minipeft.methods.method import Method
 from tiny_transformer.attention import Attention
 

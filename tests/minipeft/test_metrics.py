@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minipeft import metrics
+from minipeft.tasks import metrics
 
 symbols = st.lists(st.sampled_from("abc"), max_size=7)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.methods.p_tuning import PromptEncoder
-from minipeft.templates import Template
+from minipeft.methods.parts.templates import Template
 
 V = zoo.WORDS
 COUNTS = {

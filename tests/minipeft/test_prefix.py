@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import minipeft as mp
-from minipeft.cloze import cloze
-from minipeft.memory import PositionDoor, reading_memory
-from minipeft.prefixes import PrefixPatch, Rows
+from minipeft.doors.memory import PositionDoor, reading_memory
+from minipeft.methods.parts.prefixes import PrefixPatch, Rows
+from minipeft.tasks.cloze import cloze
 from tiny_transformer.attention import Attention
 
 size = st.integers(1, 6)

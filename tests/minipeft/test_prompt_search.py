@@ -6,8 +6,8 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.prompt_search import look, promising, score_templates, search
-from minipeft.templates import Template
+from minipeft.methods.parts.templates import Template
+from minipeft.tasks.prompt_search import look, promising, score_templates, search
 
 
 def question(name):

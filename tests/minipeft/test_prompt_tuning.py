@@ -232,7 +232,7 @@ def test_a_vote_is_that_of_prompts_that_run_alone(tmp_path):
 
 
 def test_most_votes_win_and_probabilities_decide_a_draw():
-    from minipeft.voting import majority
+    from minipeft.tasks.voting import majority
 
     one, two = [4.0, 0.0, 0.0], [0.0, 1.0, 0.9]
     assert majority(torch.tensor([[one, two, two]])).tolist() == [1]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minipeft import metrics
-from minipeft.pronunciation import BRITISH, Alphabet, Word, pairs, read_lexicon, split
+from minipeft.tasks import metrics
+from minipeft.tasks.pronunciation import BRITISH, Alphabet, Word, pairs, read_lexicon, split
 
 SMALL = Alphabet("____abc", "____xyzw", {"q": "y"})
 

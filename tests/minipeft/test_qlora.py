@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import WeightDoor, doors, is_linear, is_transposed
-from minipeft.drift import full_precision
+from minipeft.analysis.drift import full_precision
+from minipeft.doors.weights import WeightDoor, doors, is_linear, is_transposed
 from minipeft.methods.lora import LoRAPatch
+from minipeft.methods.parts.quantization import KINDS, Quantized
 from minipeft.methods.qlora import QLoRAPatch, quantized_patches
-from minipeft.quantization import KINDS, Quantized
 
 FEW = ("gpt2", "bert", "t5", "llama", "glm4", *zoo.TINY)
 

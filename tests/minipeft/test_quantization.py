@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 from torch.nn import functional as F
 
-from minipeft.quantization import (
+from minipeft.methods.parts.quantization import (
     KINDS,
     Quantized,
     compare,

@@ -5,8 +5,8 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft import training
-from minipeft.shared_prompt import fits, shared_columns, shared_loss
+from minipeft.training import loop as training
+from minipeft.training.savings.shared_prompt import fits, shared_columns, shared_loss
 from minipeft.tuner import wrap
 
 DECODERS = ("tiny-decoder", "gpt2", "llama", "qwen2", "opt", "gpt_neox")

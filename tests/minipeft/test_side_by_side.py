@@ -5,7 +5,7 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.side_by_side import Run, exact_and_loss, together, train_side_by_side
+from minipeft.training.sweep import Run, exact_and_loss, together, train_side_by_side
 
 QV, ALL = ("query", "value"), ("query", "key", "value", "output", "up", "down")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from minipeft import sizes
+from minipeft.analysis import sizes
 
 PAGE = Path(__file__).parents[2] / "docs" / "at_70b.md"
 

@@ -10,7 +10,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft.plots import student
+from minipeft.analysis.plots import student
 
 
 def test_import_is_light():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minipeft import spectra
+from minipeft.analysis import spectra
 
 
 def orthogonal(n, seed):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, load_model, save_model
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.support import METHODS
+from minipeft.analysis.support import METHODS
 
 MODELS = ("tiny-encoder-decoder", "gpt2", "bert", "t5", "llama")  # tied and untied, fused and not
 IN_PLACE = ("FullFineTuning", "TopLayers")  # these train the base in place

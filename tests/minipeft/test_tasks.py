@@ -9,8 +9,8 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.encoding import Encoding, Example, head_of, kind_of
-from minipeft.tasks import load, make, names, read
+from minipeft.tasks.encoding import Encoding, Example, head_of, kind_of
+from minipeft.tasks.tasks import load, make, names, read
 
 WORDS = "a b c d e f g h x y yes no left . = > other person place".split()
 PAIRS = [("a b =>", "b a ."), ("c =>", "c ."), ("d e f =>", "f e d ."), ("g a =>", "a g .")]

@@ -15,7 +15,7 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.training import Feed, learning_rate_at, trainable
+from minipeft.training.loop import Feed, learning_rate_at, trainable
 
 
 def batches(count: int = 5, rows: int = 2) -> list[dict]:
@@ -316,7 +316,7 @@ def test_resumed_after_any_interruption_gives_the_same_bits(tmp_path, method, ki
 
 
 def test_half_a_snapshot_is_never_seen(tmp_path, monkeypatch):
-    import minipeft.snapshots as snapshots
+    import minipeft.training.snapshots as snapshots
 
     data = batches(2)
 

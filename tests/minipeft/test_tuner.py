@@ -8,7 +8,7 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors import bottom, doors
+from minipeft.doors.weights import bottom, doors
 
 METHODS = {
     "lora": mp.LoRA(rank=2, alpha=4),

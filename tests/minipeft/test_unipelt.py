@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minipeft as mp
-from minipeft.gates import Gate, GatedMemory, GatedPatch, gates
 from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
+from minipeft.methods.parts.prefixes import PrefixPatch, Rows
 from minipeft.methods.together import Together, mam
-from minipeft.prefixes import PrefixPatch, Rows
 
 
 def gate_by_hand(gate, x, mask=None):

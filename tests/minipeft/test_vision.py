@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from minipeft import vision
+from minipeft.course import vision
 
 
 def test_the_same_seed_draws_the_same_pictures():

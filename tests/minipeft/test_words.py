@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.tuner import wrap
-from minipeft.words import (
+from minipeft.doors.words import (
     WordDoor,
     answer_begins,
     arrange,
@@ -18,6 +17,7 @@ from minipeft.words import (
     positions,
     together,
 )
+from minipeft.tuner import wrap
 
 V = 20
 rows = st.lists(st.lists(st.integers(1, V - 1), min_size=1, max_size=6), min_size=1, max_size=4)

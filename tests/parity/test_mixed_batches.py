@@ -5,7 +5,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft import support
+from minipeft.analysis import support
 
 ROUTED = [name for name in support.METHODS if name not in ("FullFineTuning", "TopLayers")]
 NAMES = (

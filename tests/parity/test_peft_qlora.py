@@ -5,8 +5,8 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft.doors import is_transposed
-from minipeft.drift import full_precision
+from minipeft.analysis.drift import full_precision
+from minipeft.doors.weights import is_transposed
 from minipeft.methods.qlora import QLoRAPatch
 
 peft = pytest.importorskip("peft")

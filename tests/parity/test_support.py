@@ -14,9 +14,10 @@ import zoo
 from torch.utils.checkpoint import checkpoint
 
 import minipeft as mp
-from minipeft import support
 from minipeft.__main__ import main
-from minipeft.words import is_left_padded, positions
+from minipeft.analysis import support
+from minipeft.doors.words import is_left_padded, positions
+from minipeft.model.anatomy import FAMILIES, Anatomy
 
 CELLS = support.cells()
 TRAIN_THE_BASE = ("FullFineTuning", "TopLayers", "HeadOnly")
@@ -63,7 +64,7 @@ def test_no_such_pair(cell):
 
 
 def test_every_architecture_is_there():
-    named = {model_type for family in mp.anatomy.FAMILIES for model_type in family.model_types}
+    named = {model_type for family in FAMILIES for model_type in family.model_types}
     assert named == set(support.ARCHITECTURES)
     built = {*zoo.MODELS, *zoo.MORE} - {"t5-gated"}
     assert built == set(support.ARCHITECTURES)
@@ -156,7 +157,7 @@ def padded(model, name, head, side: str) -> torch.Tensor:
     for tuner in tuners:
         batch = tuner.wrap(batch)
     if is_left_padded(batch) and name not in zoo.TINY and "position_ids" not in batch:
-        anatomy = mp.anatomy.Anatomy(model)
+        anatomy = Anatomy(model)
         if anatomy.takes_positions():
             batch["position_ids"] = positions(batch["attention_mask"])
     logits = zoo.logits(model, batch)

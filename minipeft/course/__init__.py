@@ -1,0 +1,1 @@
+"""What lessons use beside the library."""

@@ -1,0 +1,258 @@
+"""The memory door: extra keys and values that attention reads.
+
+    MemoryDoor    stands where an attention layer stood. Before each call it asks its patches for
+                  memories and lays them side by side; the layer reads them before its own:
+
+        softmax(Q [M_k ; K]^T / sqrt D) [M_v ; V]       M_k, M_v (B or 1, H, P, D)
+
+A patch is called with what enters the layer, x (B, T, C), and gives (keys, values), each (B or 1,
+H, P, D), H being the number of key-value heads (fewer than query heads under grouped queries).
+A row may read the memory of its own tuners only (`route`): `visible` (B, P) says which. A patch
+with `since`, an index (B,) for every row, is read by the tokens from there on only: `visible` is
+then (B, T, P). So it is with `window`, a number W: the memory stands right before the text, and a
+token sees W places back from itself (sliding windows in PEFT's layout); without it every token sees
+all of the memory, whatever window its layer has. A patch with `bias`, a function (P, T, S) ->
+(1, H, T, P), has a place relative to the tokens (T5 in PEFT's layout); without one the scores of
+its keys get no bias.
+
+tiny_transformer's Attention reads its `memory`. transformers' models hand queries, keys and values
+to a function that can be chosen by name (AttentionInterface). `open_attention` chooses one of ours,
+which puts the memory in front and passes everything on to the function that was there. Nothing goes
+through the cache, so that generation, checkpointing, encoders and cross-attention work alike.
+
+Since every query may look at all of the memory, positions of words do not change. `shift` counts
+them as if the memory stood before the text, which is how 🤗 PEFT's prefixes see it.
+
+Shapes: B batch, T tokens, S keys, P memory length, H heads, D head width, C width.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipeft.contexts import evaluating
+from minipeft.doors.weights import Door
+
+# keys, values (B or 1, H, P, D), visible (B, P) or (B, T, P) or None; if any: [(P, bias)]
+Memory = tuple
+
+
+class MemoryDoor(Door):
+    """An attention layer with memories before its keys and values."""
+
+    def forward(self, *args, **kwargs):
+        x = args[0] if args else kwargs["hidden_states"]  # (B, T, C)
+        heard = getattr(self.base, "heard", None)  # see `overhear`
+        if heard is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
+            kwargs["cache"] = heard
+        self.base.memory = self.gather(x, self.past(kwargs))
+        try:
+            return self.base(*args, **kwargs)
+        finally:
+            self.base.memory = None
+
+    def past(self, kwargs: dict) -> int:
+        """How many tokens stand in the cache already."""
+        own = kwargs.get("cache")  # a tiny_transformer's
+        if own:
+            return own["key"].shape[2]
+        cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
+        return 0 if cache is None else int(cache.get_seq_length(self.base.layer_idx))
+
+    def gather(self, x: Tensor, past: int = 0) -> Memory | None:
+        """The memories of all active patches, one after the other; None when there is none."""
+        B, T = x.shape[:2]
+        keys, values, visible, biases = [], [], [], []
+        for patch, rows in self.active(B):
+            if rows is None:
+                k, v = patch(x)  # (B or 1, H, P, D)
+                seen = torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device)
+            else:
+                rows = rows.to(x.device)
+                k, v = (self.spread(part, rows, B) for part in patch(x[rows]))  # (B, H, P, D)
+                seen = torch.zeros(B, k.shape[2], dtype=torch.bool, device=x.device)
+                seen[rows] = True
+            since = getattr(patch, "since", None)
+            if since is not None:
+                since = since.to(x.device).repeat_interleave(B // len(since))  # one for each beam
+                place = past + torch.arange(T, device=x.device)  # (T,)
+                seen = seen[:, None] & (place >= since[:, None])[..., None]  # (B, T, P)
+            window, P = getattr(patch, "window", None), k.shape[2]
+            if window is not None and P + past + T > window:
+                distance = P + past + torch.arange(T)[:, None] - torch.arange(P)  # (T, P)
+                near = (distance < window).to(x.device)
+                seen = (seen if seen.dim() == 3 else seen[:, None]) & near  # (B, T, P)
+            keys.append(k), values.append(v), visible.append(seen)
+            biases.append((k.shape[2], getattr(patch, "bias", None)))
+        if not keys:
+            return None
+        B = max(k.shape[0] for k in keys)
+        key = torch.cat([k.expand(B, -1, -1, -1) for k in keys], dim=2)  # (B or 1, H, P, D)
+        value = torch.cat([v.expand(B, -1, -1, -1) for v in values], dim=2)
+        if any(seen.dim() == 3 for seen in visible):
+            visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
+        seen = torch.cat(visible, dim=-1)  # (B, P) or (B, T, P)
+        seen = None if self.rows is None and seen.dim() == 2 else seen
+        return (key, value, seen, biases) if any(bias for _, bias in biases) else (key, value, seen)
+
+    @staticmethod
+    def spread(part: Tensor, rows: Tensor, B: int) -> Tensor:
+        """(1 or rows, H, P, D) -> (B, H, P, D), zeros in the other rows, which do not see it."""
+        whole = part.new_zeros(B, *part.shape[1:])
+        return whole.index_copy(0, rows, part.expand(len(rows), -1, -1, -1))
+
+
+class PositionDoor(Door):
+    """Where positions are looked up: every token stands `shift` places further back.
+
+    A patch is a module with a whole number `shift`. Padding keeps the position that it has by
+    itself in models which give it one (RoBERTa, OPT).
+    """
+
+    def forward(self, *args, **kwargs):
+        shift = 0
+        for patch, rows in self.active(len(self.rows or [None])):
+            if rows is not None and len(rows) < len(self.rows):
+                raise ValueError(
+                    "Rows of one batch cannot count positions differently: a prefix in PEFT's "
+                    "layout must act on every row, or on none."
+                )
+            shift += patch.shift
+        if not shift:
+            return self.base(*args, **kwargs)
+        if kwargs.get("position_ids") is not None:  # rotary angles; the tables of OPT and BART
+            kwargs["position_ids"] = self.moved(kwargs["position_ids"], shift)
+            return self.base(*args, **kwargs)
+        whole = [isinstance(v, Tensor) and not v.is_floating_point() for v in args]  # Qwen: the 2nd
+        args = [self.moved(v, shift) if w else v for v, w in zip(args, whole, strict=True)]
+        return self.base(*args, **kwargs)
+
+    def moved(self, positions: Tensor, shift: int) -> Tensor:
+        padding = getattr(self.base, "padding_idx", None)
+        positions = positions + shift * (positions > (-1 if padding is None else padding))
+        rows = getattr(self.base, "num_embeddings", None)
+        last = int(positions.max()) + (getattr(self.base, "offset", None) or 0)
+        if rows is not None and last >= rows:
+            raise ValueError(
+                f"Behind a prefix of {shift} the input ends at a position that this model does "
+                "not know: shorten the input or the prefix."
+            )
+        return positions
+
+
+# ---- transformers ----
+
+
+def open_attention(model: nn.Module) -> str | None:
+    """Let a transformers model's attention read `memory`; returns what it used before.
+
+    Raises:
+        ValueError: the model uses a kernel that takes no mask of its own.
+    """
+    if not hasattr(model, "set_attn_implementation"):
+        return None  # tiny_transformer reads its memory by itself
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    before = model.config._attn_implementation
+    if before not in ("sdpa", "eager"):
+        raise ValueError(
+            f"A memory needs attention that takes a mask, and this model uses {before!r}: load it "
+            'with attn_implementation="sdpa".'
+        )
+    for kind in ("sdpa", "eager"):
+        AttentionInterface.register(f"minipeft_{kind}", reading_memory(kind))
+        AttentionMaskInterface.register(f"minipeft_{kind}", AttentionMaskInterface()[kind])
+    model.set_attn_implementation(f"minipeft_{before}")
+    return before
+
+
+def reading_memory(kind: str) -> Callable:
+    """An attention function for transformers: memory in front, then the function of that kind."""
+
+    def attention(module, query, key, value, attention_mask, **kwargs):
+        from transformers import AttentionInterface
+
+        if kind == "eager":  # every architecture writes its own, in the file of its classes
+            original = sys.modules[type(module).__module__].eager_attention_forward
+        else:
+            original = AttentionInterface()[kind]
+        heard = getattr(module, "heard", None)
+        if heard is not None:
+            heard.update(key=key, value=value)
+        memory = getattr(module, "memory", None)
+        if memory is not None:
+            T, S = query.shape[2], key.shape[2]
+            causal = kwargs.get("is_causal")
+            causal = getattr(module, "is_causal", True) if causal is None else causal
+            key, value, attention_mask = before(memory, query, key, value, attention_mask, causal)
+            bias = kwargs.get("position_bias")  # T5: (1, H, T, S)
+            if bias is not None and len(memory) == 3:  # no place, so no bias
+                kwargs["position_bias"] = F.pad(bias, (memory[0].shape[2], 0))
+            elif bias is not None:
+                front = [
+                    own(P, T, S).to(bias) if own else bias.new_zeros(*bias.shape[:-1], P)
+                    for P, own in memory[3]
+                ]
+                kwargs["position_bias"] = torch.cat([*front, bias], dim=-1)  # (1, H, T, P + S)
+            if kind == "sdpa":
+                kwargs["is_causal"] = False
+        return original(module, query, key, value, attention_mask, **kwargs)
+
+    return attention
+
+
+def before(
+    memory: Memory, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Memory before keys and values (B, H, S, D), and the mask that goes with it.
+
+    mask: (B or 1, 1, T, S), bool (True: may look) or numbers to add; None: look everywhere, or only
+    at the past if causal.
+    """
+    more_keys, more_values, visible = memory[:3]
+    B, _, S, _ = key.shape
+    T, P = query.shape[2], more_keys.shape[2]
+    key = torch.cat([more_keys.to(key).expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
+    value = torch.cat([more_values.to(value).expand(B, -1, -1, -1), value], dim=2)
+    if mask is None and causal and T > 1:
+        past = torch.ones(T, S, dtype=torch.bool, device=key.device).tril(S - T)
+        mask = past[None, None]  # (1, 1, T, S)
+    if mask is None and visible is None:
+        return key, value, None
+    if mask is None:
+        mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=key.device)
+    if visible is None:
+        visible = torch.ones(1, P, dtype=torch.bool, device=key.device)
+    front = visible[:, None, None] if visible.dim() == 2 else visible[:, None]  # (B or 1, 1, ., P)
+    if mask.dtype != torch.bool:
+        hidden = torch.zeros(front.shape, dtype=mask.dtype, device=mask.device)
+        front = hidden.masked_fill(~front, torch.finfo(mask.dtype).min)
+    rows = max(front.shape[0], mask.shape[0])
+    front = front.expand(rows, 1, T, P)
+    return key, value, torch.cat([front, mask.expand(rows, -1, -1, -1)], dim=-1)
+
+
+@torch.no_grad()
+def overhear(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list[Tensor]:
+    """What attention layers make of a batch by themselves: keys and values (2, B, H, S, D) of each.
+
+    layers: modules that stand behind a memory door. Every tuner of the model is off meanwhile.
+    """
+    with evaluating(model), ExitStack() as stack:
+        for tuner in model.minipeft.tuners.values():
+            if not tuner.merged:
+                stack.enter_context(tuner.disabled())
+        try:
+            for layer in layers:
+                layer.heard = {}
+            model(**batch)
+            return [torch.stack([layer.heard["key"], layer.heard["value"]]) for layer in layers]
+        finally:
+            for layer in layers:
+                del layer.heard

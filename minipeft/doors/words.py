@@ -1,0 +1,242 @@
+"""The words door: a soft prompt is new vocabulary.
+
+    WordDoor    stands where the token embedding stood. Ids below V are looked up in it, ids from V
+                on in the patches: a patch called without arguments gives its words' vectors (n, C).
+
+So prompts are ids in the batch, and templates, prompts after <bos>, rows of different tasks,
+generation, padding and positions need no special case. Who puts the ids there is `wrap`:
+
+    batch = tuner.wrap(batch)      ids, a mask of ones and labels of -100 where the prompt stands
+
+`wrap` leaves a batch alone that has the ids already. A model with tuners calls it by itself when it
+is given a batch without them (`enter`), as do `train` and `generate`.
+
+Shapes: B batch, T tokens, V vocabulary, P prompt length, C width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipeft.doors.weights import Door
+
+
+class WordDoor(Door):
+    """A token embedding with more words than it was made for."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__(base)
+        self.spans: dict[str, range] = {}  # name -> the ids of its words
+
+    def reserve(self, name: str, count: int) -> range:
+        """The first `count` ids from V on that are still free."""
+        first = max([self.base.num_embeddings, *(span.stop for span in self.spans.values())])
+        self.spans[name] = range(first, first + count)
+        return self.spans[name]
+
+    def remove(self, name: str) -> None:
+        super().remove(name)
+        self.spans.pop(name, None)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Ids (B, T) -> vectors (B, T, C)."""
+        V = self.base.num_embeddings
+        x = self.base(ids.clamp(max=V - 1))  # (B, T, C)
+        new = ids >= V
+        if not bool(new.any()):
+            return x
+        found = torch.zeros_like(new)
+        for name, patch in self.patches.items():
+            span = self.spans[name]
+            here = (ids >= span.start) & (ids < span.stop)
+            if name in self.off or not bool(here.any()):
+                continue
+            found |= here
+            vectors = patch().to(x.dtype)  # (n, C)
+            x = x.index_put((here,), vectors[ids[here] - span.start])
+        if not torch.equal(found, new):
+            stray = ids[new & ~found][0].item()
+            raise ValueError(
+                f"The id {stray} is no word of this model ({V}) and of no prompt that is enabled: "
+                "wrap the batch anew with the tuners that are attached and enabled."
+            )
+        return x
+
+
+def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool = True) -> dict:
+    """New words into every row: ids (P,) or (B, P).
+
+    at: how many of a row's own tokens stand before them, one number or one per row (B,); or "end"
+    for behind the last one. Padding stays on the side where it is; only "front" is before all of
+    it.  aligned: labels stand at the input's tokens (in an encoder-decoder they do not).
+    """
+    B, T = batch["input_ids"].shape
+    device = batch["input_ids"].device
+    ids = ids.to(device).expand(B, -1)  # (B, P)
+    P = ids.shape[1]
+    mask = mask_of(batch)  # (B, T)
+    count = mask.sum(dim=1)  # (B,) own tokens
+    first = mask.int().argmax(dim=1)  # (B,) where they begin
+    if isinstance(at, str):
+        place = {"end": first + count, "front": torch.zeros_like(first)}[at]  # (B,)
+    else:
+        place = first + count.clamp(max=at)  # (B,)
+    old = torch.arange(T, device=device).expand(B, T)
+    old = torch.where(old >= place[:, None], old + P, old)  # (B, T) where each token goes
+    new = place[:, None] + torch.arange(P, device=device)  # (B, P)
+
+    def widened(values: Tensor, fill: Tensor) -> Tensor:
+        whole = values.new_zeros(B, T + P).scatter(1, old, values)
+        return whole.scatter(1, new, fill.to(values.dtype))
+
+    like = torch.ones_like(ids)
+    fills = {"input_ids": ids, "attention_mask": like, "labels": -100 * like}
+    batch = {**batch, "attention_mask": mask}
+    return {
+        key: widened(value, fills.get(key, 0 * like))
+        if along_tokens(key, value, (B, T), aligned)
+        else value
+        for key, value in batch.items()
+    }
+
+
+def insert_as_peft(tuner, batch: dict, ids: Tensor) -> dict:
+    """New words as 🤗 PEFT puts them: in front of everything, padding on the left included.
+
+    PEFT gives its models vectors, so what looks for the id of padding (where a row's last word is,
+    how RoBERTa counts) finds none. Here the tuner's last word, which has the vector of padding,
+    takes its place.
+    """
+    old = batch["input_ids"]
+    old = old.masked_fill(old == tuner.anatomy.padding(), tuner.words[-1])
+    return insert(batch | {"input_ids": old}, ids, "front", not tuner.anatomy.is_encoder_decoder())
+
+
+def own_columns(batch: dict) -> list[list[int]]:
+    """For every row the columns of its own tokens, padding left out."""
+    rows = mask_of(batch).tolist()
+    return [[column for column, one in enumerate(row) if one] for row in rows]
+
+
+def answer_begins(batch: dict) -> Tensor:
+    """How many of a row's own tokens stand before the first that has a label: (B,); all of them
+    where there are no labels. In a decoder's row the answer begins there.
+    """
+    own = mask_of(batch) != 0  # (B, T)
+    labels = batch.get("labels")
+    if labels is None or labels.shape != own.shape:
+        return own.sum(dim=1)
+    asked = ((labels != -100) & own).cumsum(dim=1) > 0  # (B, T) from the first label on
+    return (own & ~asked).sum(dim=1)
+
+
+def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: bool = True) -> dict:
+    """Every row anew: column t of row b shows the old column rows[b][t], or, where that is
+    negative, the new word -1 - rows[b][t]. Padding is on the side where it was.
+    """
+    B, T = batch["input_ids"].shape
+    device, N = batch["input_ids"].device, max(map(len, rows))
+    left = is_left_padded(batch)
+    fill = [[T] * (N - len(row)) for row in rows]  # T: a column of padding behind the others
+    plan = [more + [*row] if left else [*row] + more for row, more in zip(rows, fill, strict=True)]
+    source = torch.tensor(plan, device=device)  # (B, N)
+    outside = {"input_ids": padding, "labels": -100}
+    words = {"input_ids": -1 - source, "attention_mask": 1, "labels": -100}
+    whole = {}
+    for key, value in {**batch, "attention_mask": mask_of(batch)}.items():
+        if along_tokens(key, value, (B, T), aligned):
+            longer = F.pad(value, (0, 1), value=outside.get(key, 0))  # (B, T + 1)
+            value = longer.gather(1, source.clamp(min=0))  # (B, N)
+            new = torch.as_tensor(words.get(key, 0), dtype=value.dtype, device=device)
+            value = torch.where(source < 0, new, value)
+        whole[key] = value
+    return whole
+
+
+def mask_of(batch: dict) -> Tensor:
+    """The batch's attention mask (B, T), ones where it has none."""
+    mask = batch.get("attention_mask")
+    return torch.ones_like(batch["input_ids"]) if mask is None else mask
+
+
+def along_tokens(key: str, value, shape: tuple[int, int], aligned: bool) -> bool:
+    """Has this entry of a batch one number per input token, (B, T)?"""
+    if key.startswith("decoder_") or (key == "labels" and not aligned):
+        return False
+    return isinstance(value, Tensor) and value.shape == shape and not value.is_floating_point()
+
+
+def together(
+    batches: Sequence[dict],
+    rows: Sequence[Sequence[int]],
+    left: bool,
+    padding: int,
+    aligned: bool = True,
+) -> dict:
+    """Batches of some rows each -> one batch of all rows in their order, padded to the longest.
+
+    left: padding goes to the left.  padding: the id of a padding token.
+    """
+    T = max(batch["input_ids"].shape[1] for batch in batches)
+    fill = {"input_ids": padding, "labels": -100}
+    order = torch.tensor([row for part in rows for row in part]).argsort()
+
+    def stretched(key: str, batch: dict) -> Tensor:
+        value, own = batch[key], batch["input_ids"].shape
+        if not along_tokens(key, value, own, aligned):
+            return value
+        room = T - own[1]
+        return F.pad(value, (room, 0) if left else (0, room), value=fill.get(key, 0))
+
+    whole = {}
+    for key, value in batches[0].items():
+        if isinstance(value, Tensor) and value.dim():
+            whole[key] = torch.cat([stretched(key, b) for b in batches])[order.to(value.device)]
+        else:
+            whole[key] = value
+    return whole
+
+
+def is_left_padded(batch: dict) -> bool:
+    """Does a row begin with padding?"""
+    mask = batch.get("attention_mask")
+    return mask is not None and mask.dim() == 2 and bool((mask[:, 0] == 0).any())
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Mask (B, T) -> positions (B, T), counted over a row's own tokens only, from 0."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+
+
+def enter(wrap: Callable[[nn.Module, dict], dict]) -> Callable:
+    """What a model with tuners does to its arguments first: `wrap` them, as a keyword batch.
+
+    torch calls it before `forward` (register_forward_pre_hook). Later steps of a generation, whose
+    prompt is in the cache, and calls by vectors instead of ids are left alone.
+    """
+
+    def hook(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            kwargs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
+            kwargs |= kwargs.pop("kwargs", {})
+        if kwargs.get("input_ids") is None or kwargs.get("encoder_outputs") is not None:
+            return (), kwargs
+        given = {key: value for key, value in kwargs.items() if value is not None}
+        cache = kwargs.get("past_key_values", kwargs.get("cache"))
+        length = getattr(cache, "get_seq_length", lambda: len(cache or []))()
+        if cache is not None and length:
+            return (), kwargs
+        wrapped = wrap(model, given)
+        if cache is not None and wrapped["input_ids"].shape != given["input_ids"].shape:
+            raise ValueError(
+                "The prompt is not in the ids that are to be continued: call minipeft.generate, or "
+                "give generate a batch from tuner.wrap(batch)."
+            )
+        return (), kwargs | wrapped
+
+    return hook

@@ -1,0 +1,185 @@
+"""What the layouts of several of PEFT's methods share: names, settings, heads, checks."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from minipeft.doors.weights import features, is_linear, is_transposed
+from minipeft.model.anatomy import Anatomy, keys_at
+
+PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
+BASE = "base_model."
+# Settings that decide nothing once the tensors are there. A setting that is neither among them nor
+# read, and is on, makes the file more than we compute: it is refused, not misread.
+IGNORED = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "ensure_weight_tying",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "inference_mode",
+    "layers_pattern",
+    "layers_to_transform",
+    "megatron_config",
+    "megatron_core",
+    "modules_to_save",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "target_modules",
+    "task_type",
+}
+HEADS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+LANGUAGE = {
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+}
+
+
+def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
+    """What every adapter_config.json says; paths: of adapted linear maps, where there are any."""
+    config = getattr(tuner.model, "config", None)
+    modules = [tuner.anatomy.modules[path] for path in paths]
+    settings = {
+        "auto_mapping": None,
+        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
+        "inference_mode": True,
+        "modules_to_save": heads_to_save(tuner) or None,
+        "revision": None,
+        "task_type": task_type(tuner),
+    }
+    return settings | ({"fan_in_fan_out": any(map(is_transposed, modules))} if modules else {})
+
+
+def by_module(tuner) -> dict[str, list]:
+    """Path of a linear map -> its (place, patch), several where parts of it are adapted."""
+    found: dict[str, list] = {}
+    for place, patch in tuner.places:
+        found.setdefault(place.path, []).append((place, patch))
+    return found
+
+
+def copied(tuner, begin: str = PREFIX) -> dict[str, Tensor]:
+    """The tensors of trained heads and other copied layers, by PEFT's names."""
+    return {
+        f"{begin}{path}.{key}": tensor
+        for path, twin in tuner.copies.items()
+        for key, tensor in twin.state_dict().items()
+    }
+
+
+def without_prefix(tensors: dict[str, Tensor], what: str) -> dict[str, Tensor]:
+    """The tensors by the base's own names.
+
+    Raises:
+        ValueError: one has another beginning, so that it is none of PEFT's.
+    """
+    for key in tensors:
+        if not key.startswith(PREFIX):
+            raise ValueError(f"The file has a tensor {key}, which is none of PEFT's {what} names.")
+    return {key.removeprefix(PREFIX): value for key, value in tensors.items()}
+
+
+def sizes_at(path: str, anatomy: Anatomy) -> tuple[int, int]:
+    """(in, out) of the linear map that a file adapts.
+
+    Raises:
+        ValueError: this model has no linear map of that name.
+    """
+    module = anatomy.modules.get(path)
+    if module is None or not is_linear(module):
+        raise ValueError(
+            f"The file adapts {path}, which is no linear map of this model{anatomy.near(path)}"
+        )
+    return features(module)
+
+
+def check_shapes(path: str, A: Tensor, B: Tensor, anatomy: Anatomy) -> None:
+    """A (r, in) and B (out, r) must fit the linear map of this name."""
+    n_in, n_out = sizes_at(path, anatomy)
+    if A.dim() != 2 or B.dim() != 2 or A.shape[1] != n_in or B.shape != (n_out, A.shape[0]):
+        raise ValueError(
+            f"{path} maps {n_in} features to {n_out}, but the file has A {tuple(A.shape)} and B "
+            f"{tuple(B.shape)}: it belongs to another base."
+        )
+
+
+def check_same_modules(adapted: Iterable[str], places: list) -> None:
+    """The modules that the tensors are for must be those that the settings name."""
+    odd = sorted(set(adapted) ^ {place.path for place in places})
+    if odd:
+        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
+
+
+def short_names(anatomy: Anatomy, paths: list[str]) -> list[str]:
+    """The last parts of the names when they mean these modules and no others, else the names."""
+    ends = sorted({path.split(".")[-1] for path in paths})
+    meant = {path for path in anatomy.modules if path.split(".")[-1] in ends}
+    return ends if meant == set(paths) else list(paths)
+
+
+def target_names(anatomy: Anatomy, paths: list[str]) -> tuple[str, ...]:
+    """Short names if they find these modules here too, where "key" is a word of the field."""
+    short = short_names(anatomy, paths)
+    try:
+        found = anatomy.find(short)
+    except (TypeError, ValueError):
+        found = []
+    whole = {place.path for place in found if place.columns is None}
+    return tuple(short if whole == set(paths) else paths)
+
+
+def by_pattern(patterns: dict | None, path: str, default):
+    """PEFT's rule: the first pattern that matches the end of the name, as a regular expression."""
+    if patterns and not isinstance(patterns, dict):
+        raise ValueError(f"adapter_config.json has patterns {patterns!r} that are no dict.")
+    for pattern, value in (patterns or {}).items():
+        try:
+            if re.match(rf"(.*\.)?({pattern})$", path):
+                return value
+        except re.error:
+            raise ValueError(f"adapter_config.json has a broken pattern {pattern!r}.") from None
+    return default
+
+
+def value_of(table, place, default):
+    """The table's value for this place, else the default: `Tuner.choose` for one."""
+    return next((table[key] for key in keys_at(place, table)), default)
+
+
+def pick(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    return {key.removesuffix(end): value for key, value in named.items() if key.endswith(end)}
+
+
+def heads_to_save(tuner) -> list[str]:
+    """PEFT's modules_to_save: task heads by their name, other copied layers one by one."""
+    names = set()
+    for path in tuner.copies:
+        above = [h for h in tuner.anatomy.heads() if f"{path}.".startswith(f"{h}.")]
+        names.add(above[0] if above else path)
+    return sorted(names)
+
+
+def task_type(tuner, frozen_head: bool = False) -> str | None:
+    """PEFT's task_type, from the class of a transformers model.
+
+    frozen_head: say it of a classifier too whose head is not trained.
+    """
+    name = type(tuner.model).__name__
+    kinds = HEADS | LANGUAGE if frozen_head else HEADS if tuner.copies else LANGUAGE
+    return next((task for end, task in kinds.items() if name.endswith(end)), None)
+
+
+def whole(number: float) -> float | int:
+    """An alpha as people write it: 16, not 16.0."""
+    near = round(number)
+    return near if math.isclose(number, near, rel_tol=1e-12) else number

@@ -1,0 +1,254 @@
+"""LoRA in 🤗 PEFT's layout.
+
+PEFT stores `base_model.model.<module>.lora_A.weight (r, in)` and `.lora_B.weight (out, r)`, always
+as a torch Linear would, and the layers of a trained head as `base_model.model.<layer>.weight`.
+
+Parts of a fused projection. PEFT has one A and one B for the whole of GPT-2's c_attn. LoRA on its
+query and value parts, ranks r1 and r2, is written as one LoRA of rank r1 + r2 that computes the
+same: the A stacked, the B block by block, rows of the other parts zero,
+
+    A = [A_q]  (r1 + r2, in)        B = [B_q  0 ]  (out, r1 + r2)
+        [A_v]                           [ 0   0 ]   key
+                                        [ 0  B_v]
+
+with alpha raised so that the scale stays what it was. PEFT then gives the same logits, but if it
+trains on, the zero blocks train as well. Parts of unequal scale have the ratio folded into B.
+
+DoRA has `.lora_magnitude_vector (out,)` besides; rows of other parts keep the length they have.
+PiSSA is written as a LoRA of rank 2 r, A above A0 and B beside -B0, as PEFT converts it. A PiSSA
+of PEFT's that was not converted opens too: A0 and B0 are computed from the base, as they are there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minipeft.doors.weights import Frozen, features, is_transposed
+from minipeft.files.peft.common import (
+    IGNORED,
+    PREFIX,
+    by_module,
+    by_pattern,
+    check_same_modules,
+    check_shapes,
+    common_settings,
+    copied,
+    pick,
+    short_names,
+    target_names,
+    value_of,
+    whole,
+    without_prefix,
+)
+from minipeft.methods.dora import DoRA
+from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.method import shown
+from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
+from minipeft.model.anatomy import Anatomy, name_of
+
+READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern"}
+READ |= {"init_lora_weights", "use_dora", "use_rslora"}
+# starts that subtract something from the base's weights, so that A and B fit a changed base only
+CHANGED_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
+
+
+def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
+    """adapter_config.json and the tensors of a LoRA tuner."""
+    method: LoRA = tuner.method
+    layers = by_module(tuner)
+    tensors, ranks, alphas = {}, {}, {}
+    for path, parts in layers.items():
+        A, B, scale = stack(parts)
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = A
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = B
+        if isinstance(method, DoRA):
+            tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitudes(parts)
+        ranks[path] = len(A)
+        alphas[path] = whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    # settings that PEFT has had since 2024, so that older versions open it too
+    settings = common_settings(tuner, layers) | {
+        "alpha_pattern": {path: a for path, a in alphas.items() if a != alpha},
+        "bias": "none",
+        "init_lora_weights": True,
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": alpha,
+        "lora_dropout": method.dropout,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "target_modules": short_names(tuner.anatomy, list(layers)),
+        "use_dora": isinstance(method, DoRA),
+        "use_rslora": method.rank_stabilized,
+    }
+    return settings, tensors | copied(tuner)
+
+
+def stack(parts: Sequence) -> tuple[Tensor, Tensor, float]:
+    """(A, B, scale) of one LoRA that does what the patches on parts of a projection do together."""
+    place, patch = parts[0]
+    scale = patch.scale
+    if place.columns is None:
+        return *factors(patch), scale
+    A = torch.cat([factors(patch)[0] for _, patch in parts])  # (r1 + r2, in)
+    B = A.new_zeros(features(place.module)[1], len(A))  # (out, r1 + r2)
+    begin = 0
+    for place, patch in parts:
+        own = factors(patch)[1]
+        end = begin + own.shape[1]
+        columns = place.columns.to(A.device)  # output features of this part = rows of B
+        B[columns, begin:end] = own * (patch.scale / scale)
+        begin = end
+    return A, B, scale
+
+
+def factors(patch: LoRAPatch) -> tuple[Tensor, Tensor]:
+    """A and B of the plain LoRA that does what this patch does."""
+    A, B = patch.A.detach(), patch.B.detach()
+    if isinstance(patch, PiSSAPatch):
+        return torch.cat([A, patch.A0]), torch.cat([B, -patch.B0], dim=1)
+    return A, B
+
+
+def magnitudes(parts: Sequence) -> Tensor:
+    """DoRA's lengths of all rows of a projection: (out,)."""
+    place, patch = parts[0]
+    if place.columns is None:
+        return patch.m.detach()
+    whole = Frozen(patch.frozen.door)().to(patch.m.dtype)
+    lengths = torch.linalg.vector_norm(whole, dim=1)
+    for place, patch in parts:
+        lengths[place.columns.to(lengths.device)] = patch.m.detach()
+    return lengths
+
+
+def read_lora(
+    settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: LoRA | None
+) -> tuple[LoRA, dict[str, Tensor]]:
+    """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
+    named = without_prefix(tensors, "LoRA")
+    A = pick(named, ".lora_A.weight")
+    B = pick(named, ".lora_B.weight")
+    m = pick(named, ".lora_magnitude_vector")
+    others = {key: value for key, value in named.items() if ".lora_" not in key}
+    unknown = [key for key in named if ".lora_" in key and not key.endswith(_ENDS)]
+    if unknown or set(A) != set(B) or not A:
+        which = unknown or sorted(set(A) ^ set(B)) or ["a LoRA tensor"]
+        raise ValueError(f"The file is not a plain LoRA: {which[0]} has no meaning or no partner.")
+    for path in A:
+        check_shapes(path, A[path], B[path], anatomy)
+    ours = method is not None
+    method = method or _method_from(settings, A, anatomy)
+    foreign_pissa = isinstance(method, PiSSA) and not ours
+    odd = sorted(set(m) ^ (set(A) if isinstance(method, DoRA) else set()))
+    if odd:
+        there = "has a" if odd[0] in m else "has no"
+        raise ValueError(
+            f"The file is a {type(method).__name__} by its settings, but {odd[0]} {there} "
+            "lora_magnitude_vector: the two files do not belong together."
+        )
+    values: dict[str, Tensor] = {}
+    found = anatomy.find(method.targets, method.layers)
+    check_same_modules(A, found)
+    by_path: dict[str, list] = {}
+    for place in found:
+        by_path.setdefault(place.path, []).append(place)
+    for path, places in by_path.items():
+        if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
+            A0, B0 = principal(_weight(places[0].module), *_rank_and_scale(places[0], method))
+            A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
+        values |= _unstack(path, places, A[path], B[path], method)
+        for place in places if path in m else ():
+            values[f"{name_of(place)}.m"] = (
+                m[path] if place.columns is None else m[path][place.columns]
+            )
+    return method, {**values, **others}
+
+
+_ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
+
+
+def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tensor]:
+    values, begin, first = {}, 0, None
+    for place in places:
+        rank, scale = _rank_and_scale(place, method)
+        first = first or scale
+        end = begin + (2 * rank if isinstance(method, PiSSA) else rank)
+        own_A, own_B = A[begin:end], B[:, begin:end]
+        if place.columns is not None:
+            own_B = own_B[place.columns] * (first / scale)
+        key = name_of(place)
+        values |= {f"{key}.A": own_A[:rank], f"{key}.B": own_B[:, :rank]}
+        if isinstance(method, PiSSA):
+            values |= {f"{key}.A0": own_A[rank:], f"{key}.B0": -own_B[:, rank:]}
+        begin = end
+    return values
+
+
+def _rank_and_scale(place, method: LoRA) -> tuple[int, float]:
+    rank = value_of(method.ranks, place, method.rank)
+    alpha = value_of(method.alphas, place, method.alpha)
+    return rank, alpha / (math.sqrt(rank) if method.rank_stabilized else rank)
+
+
+def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA:
+    """A LoRA for exactly the modules that the file has tensors for, scaled as PEFT would."""
+    for key, value in settings.items():
+        if key not in READ | IGNORED and value and (key, value) != ("bias", "none"):
+            raise ValueError(
+                f"The file sets {key}={shown(value)}, a variant of LoRA that this version does not "
+                "know."
+            )
+    start = settings.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
+        raise ValueError(
+            f"The file was started with init_lora_weights={start!r}, which changes the base: have "
+            "it converted to a plain LoRA first (PEFT's path_initial_model_for_weight_conversion)."
+        )
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise ValueError(
+            f"adapter_config.json has r={rank!r} and lora_alpha={alpha!r}, no numbers."
+        )
+    ranks, alphas = {}, {}
+    for path, tensor in A.items():
+        expected = by_pattern(settings.get("rank_pattern"), path, rank)
+        if expected != len(tensor):
+            raise ValueError(
+                f"{path} has rank {len(tensor)} in the tensors, but adapter_config.json says "
+                f"{expected}: the two files do not belong together."
+            )
+        if len(tensor) != rank:
+            ranks[path] = len(tensor)
+        own = by_pattern(settings.get("alpha_pattern"), path, alpha)
+        if own != alpha:
+            alphas[path] = own
+    kind = DoRA if settings.get("use_dora") else PiSSA if start == "pissa" else LoRA
+    if kind is DoRA and start == "pissa":
+        raise ValueError("The file is a DoRA that started as a PiSSA, which is not known here.")
+    try:
+        return kind(
+            rank=rank,
+            alpha=alpha,
+            targets=target_names(anatomy, list(A)),
+            dropout=settings.get("lora_dropout") or 0.0,
+            rank_stabilized=bool(settings.get("use_rslora")),
+            ranks=ranks,
+            alphas=alphas,
+        )
+    except TypeError:
+        raise ValueError("adapter_config.json has words where numbers should be.") from None
+
+
+def _weight(linear) -> Tensor:
+    """(out, in), whichever way the layer keeps it."""
+    return linear.weight.detach().T if is_transposed(linear) else linear.weight.detach()

@@ -1,0 +1,1 @@
+"""What several methods share: templates, prefixes, gates, quantization, budgets."""

@@ -1,0 +1,1 @@
+"""The frozen model: where it keeps its parts, and what its weights are."""

@@ -1,0 +1,812 @@
+"""Where a model keeps its words, its memory and its weights: one small table per architecture.
+
+This is the only file that knows names of modules. Everybody else asks for "query" or "down".
+
+| word of the field | what it is                            | GPT-2           | Llama              |
+|-------------------|---------------------------------------|-----------------|--------------------|
+| query, key, value | what attention makes of its input     | attn.c_attn 1/3 | self_attn.q_proj.. |
+| qkv               | the three at once (fused or not)      | attn.c_attn     | the three          |
+| output            | attention's output projection         | attn.c_proj     | self_attn.o_proj   |
+| up, gate, down    | the maps of the feed-forward layer    | mlp.c_fc ..     | mlp.up_proj ..     |
+| all-linear        | every linear map of every block       |                 |                    |
+
+A model that nobody listed: fill in a `Family` and pass it on,
+`attach(model, method, family=Family(...))`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors.weights import features, is_linear, walk
+
+TARGETS = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One of several projections that are fused into a single linear map.
+
+    module: the fused map.  index, of: the index-th of so many equal parts of the output.
+    per_head: the parts alternate inside every head, as in GPT-NeoX: (H, of, D) instead of (of, C).
+    """
+
+    module: str
+    index: int
+    of: int
+    per_head: bool = False
+
+    def columns(self, out_features: int, heads: int) -> Tensor:
+        """Which output features belong to this part: (out_features / of,)."""
+        groups = heads if self.per_head else 1
+        index = torch.arange(out_features).view(groups, self.of, -1)  # (H or 1, of, D or C)
+        return index[:, self.index].flatten()
+
+
+def thirds(module: str, per_head: bool = False) -> dict:
+    """query, key and value of one fused map."""
+    parts = [(Slice(module, index, 3, per_head),) for index in range(3)]
+    return dict(zip(("query", "key", "value"), parts, strict=True), qkv=(module,))
+
+
+@dataclass(frozen=True)
+class Family:
+    """The names of one architecture. Names of maps are relative to a block; * stands for a part.
+
+    model_types: config.model_type of the models.  blocks: the lists of blocks, by how their path
+    ends.  words: the input embeddings.  attention, cross_attention: the memory doors of a block.
+    positions: where positions are looked up (a table, or the angles of rotary embeddings).
+    query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
+    top: what lies above the last block and below the head.
+    norms: layer norms, relative to a block, or to any module that the blocks stand in.
+    """
+
+    model_types: tuple[str, ...]
+    blocks: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    positions: tuple[str, ...] = ()
+    attention: tuple[str, ...] = ()
+    cross_attention: tuple[str, ...] = ()
+    query: tuple[str | Slice, ...] = ()
+    key: tuple[str | Slice, ...] = ()
+    value: tuple[str | Slice, ...] = ()
+    qkv: tuple[str, ...] = ()
+    output: tuple[str, ...] = ()
+    up: tuple[str | Slice, ...] = ()
+    gate: tuple[str | Slice, ...] = ()
+    down: tuple[str, ...] = ()
+    top: tuple[str, ...] = ()
+    norms: tuple[str, ...] = ()
+
+    def names(self, target: str) -> tuple[str | Slice, ...]:
+        """The maps that a word of the field stands for."""
+        if target == "qkv" and not self.qkv:
+            return self.query + self.key + self.value
+        return getattr(self, target)
+
+    def targets(self) -> list[str]:
+        """The words of the field that this family has."""
+        return [target for target in TARGETS if self.names(target)]
+
+
+_BERT_CROSS = "crossattention.self"
+_BART_CROSS = "encoder_attn"
+_GATED = dict(up=("mlp.up_proj",), gate=("mlp.gate_proj",), down=("mlp.down_proj",))
+_LLAMA = dict(
+    blocks=("layers",),
+    words=("embed_tokens",),
+    positions=("rotary_emb",),
+    attention=("self_attn",),
+    query=("self_attn.q_proj",),
+    key=("self_attn.k_proj",),
+    value=("self_attn.v_proj",),
+    output=("self_attn.o_proj",),
+    top=("norm",),
+    norms=(  # of Llama and its kin, each model has some of them
+        *("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm"),
+        *("post_mlp_layernorm", "self_attn_layer_norm"),
+        *("norm", "final_layernorm", "final_layer_norm"),
+    ),
+)
+
+FAMILIES = (
+    Family(  # tiny_transformer
+        model_types=("tiny-decoder", "tiny-encoder", "tiny-encoder-decoder"),
+        blocks=("blocks",),
+        words=("embeddings.words",),
+        positions=("embeddings.positions",),
+        attention=("attention",),
+        cross_attention=("cross_attention",),
+        query=("attention.query", "cross_attention.query"),
+        key=("attention.key", "cross_attention.key"),
+        value=("attention.value", "cross_attention.value"),
+        output=("attention.output", "cross_attention.output"),
+        up=("feed_forward.up",),
+        down=("feed_forward.down",),
+        top=("norm",),
+        norms=(
+            *("attention_norm", "cross_attention_norm", "feed_forward_norm"),
+            *("embeddings.norm", "norm"),
+        ),
+    ),
+    Family(
+        model_types=("gpt2",),
+        blocks=("h",),
+        words=("wte",),
+        positions=("wpe",),
+        attention=("attn",),
+        cross_attention=("crossattention",),
+        **thirds("attn.c_attn"),
+        output=("attn.c_proj",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_cross_attn", "ln_2", "ln_f"),
+    ),
+    Family(
+        model_types=("bert", "roberta", "electra"),
+        blocks=("encoder.layer",),
+        words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
+        attention=("attention.self",),
+        cross_attention=(_BERT_CROSS,),
+        query=("attention.self.query", f"{_BERT_CROSS}.query"),
+        key=("attention.self.key", f"{_BERT_CROSS}.key"),
+        value=("attention.self.value", f"{_BERT_CROSS}.value"),
+        output=("attention.output.dense", "crossattention.output.dense"),
+        up=("intermediate.dense",),
+        down=("output.dense",),
+        norms=(
+            *("attention.output.LayerNorm", "crossattention.output.LayerNorm"),
+            *("output.LayerNorm", "embeddings.LayerNorm"),
+        ),
+    ),
+    Family(
+        model_types=("distilbert",),
+        blocks=("transformer.layer",),
+        words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
+        attention=("attention",),
+        query=("attention.q_lin",),
+        key=("attention.k_lin",),
+        value=("attention.v_lin",),
+        output=("attention.out_lin",),
+        up=("ffn.lin1",),
+        down=("ffn.lin2",),
+        norms=("sa_layer_norm", "output_layer_norm", "embeddings.LayerNorm"),
+    ),
+    Family(
+        model_types=("t5", "mt5"),
+        blocks=("encoder.block", "decoder.block"),
+        words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        attention=("layer.0.SelfAttention",),
+        cross_attention=("layer.1.EncDecAttention",),
+        query=("layer.*.SelfAttention.q", "layer.*.EncDecAttention.q"),
+        key=("layer.*.SelfAttention.k", "layer.*.EncDecAttention.k"),
+        value=("layer.*.SelfAttention.v", "layer.*.EncDecAttention.v"),
+        output=("layer.*.SelfAttention.o", "layer.*.EncDecAttention.o"),
+        up=("layer.*.DenseReluDense.wi", "layer.*.DenseReluDense.wi_1"),  # wi_1 where it is gated
+        gate=("layer.*.DenseReluDense.wi_0",),
+        down=("layer.*.DenseReluDense.wo",),
+        top=("decoder.final_layer_norm",),
+        norms=("layer.*.layer_norm", "final_layer_norm"),
+    ),
+    Family(
+        model_types=("bart", "mbart"),
+        blocks=("encoder.layers", "decoder.layers"),
+        words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        positions=("encoder.embed_positions", "decoder.embed_positions"),
+        attention=("self_attn",),
+        cross_attention=(_BART_CROSS,),
+        query=("self_attn.q_proj", f"{_BART_CROSS}.q_proj"),
+        key=("self_attn.k_proj", f"{_BART_CROSS}.k_proj"),
+        value=("self_attn.v_proj", f"{_BART_CROSS}.v_proj"),
+        output=("self_attn.out_proj", f"{_BART_CROSS}.out_proj"),
+        up=("fc1",),
+        down=("fc2",),
+        top=("decoder.layer_norm",),
+        norms=(
+            *("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+            *("layernorm_embedding", "layer_norm"),
+        ),
+    ),
+    Family(model_types=("llama", "mistral", "qwen2", "qwen3"), **_LLAMA, **_GATED),
+    Family(
+        model_types=("glm", "glm4"),
+        **_LLAMA,
+        gate=(Slice("mlp.gate_up_proj", 0, 2),),
+        up=(Slice("mlp.gate_up_proj", 1, 2),),
+        down=("mlp.down_proj",),
+    ),
+    Family(
+        model_types=("phi",),
+        **_LLAMA | dict(output=("self_attn.dense",), top=("final_layernorm",)),
+        up=("mlp.fc1",),
+        down=("mlp.fc2",),
+    ),
+    Family(
+        model_types=("opt",),
+        **_LLAMA
+        | dict(
+            positions=("embed_positions",),
+            output=("self_attn.out_proj",),
+            top=("final_layer_norm",),
+        ),
+        up=("fc1",),
+        down=("fc2",),
+    ),
+    Family(
+        model_types=("gpt_neox",),
+        blocks=("layers",),
+        words=("embed_in",),
+        positions=("rotary_emb",),
+        attention=("attention",),
+        **thirds("attention.query_key_value", per_head=True),
+        output=("attention.dense",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+        top=("final_layer_norm",),
+        norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
+    ),
+    # attention of the next three cannot be extended from outside: they have no memory door
+    Family(
+        model_types=("bloom",),
+        blocks=("h",),
+        words=("word_embeddings",),
+        **thirds("self_attention.query_key_value", per_head=True),
+        output=("self_attention.dense",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+        top=("ln_f",),
+        norms=(
+            *("input_layernorm", "post_attention_layernorm"),
+            *("word_embeddings_layernorm", "ln_f"),
+        ),
+    ),
+    Family(
+        model_types=("gpt_neo",),
+        blocks=("h",),
+        words=("wte",),
+        positions=("wpe",),
+        query=("attn.attention.q_proj",),
+        key=("attn.attention.k_proj",),
+        value=("attn.attention.v_proj",),
+        output=("attn.attention.out_proj",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
+    Family(
+        model_types=("deberta-v2",),
+        blocks=("encoder.layer",),
+        words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
+        query=("attention.self.query_proj",),
+        key=("attention.self.key_proj",),
+        value=("attention.self.value_proj",),
+        output=("attention.output.dense",),
+        up=("intermediate.dense",),
+        down=("output.dense",),
+        norms=("attention.output.LayerNorm", "output.LayerNorm", "embeddings.LayerNorm"),
+    ),
+)
+
+ENCODERS = ("bert", "roberta", "electra", "distilbert", "deberta", "deberta-v2")  # not causal
+
+# Heads that a fresh task starts from random numbers; they are trained and saved with a tuner.
+TASK_HEADS = ("score", "classifier", "pre_classifier", "classification_head", "qa_outputs")
+TINY_TASK_HEADS = ("ClassificationHead", "TaggingHead")  # the class of a tiny model's `head`
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """One linear map, or one part of a fused one, where a patch can sit.
+
+    target: as it was asked for, "query".  path: of the linear map.  columns: the output features
+    of the part, None for all.  stack, layer: the list of blocks it stands in, the block's number.
+    """
+
+    target: str
+    path: str
+    module: nn.Module
+    columns: Tensor | None
+    in_features: int
+    out_features: int
+    stack: str
+    layer: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Seat:
+    """Where a memory or new words can sit: an attention layer, or the token embedding.
+
+    target: "memory", "cross memory" or "words".  path, module: of the layer.  stack, layer: the
+    list of blocks it stands in, the block's number.  heads, head_width: H of keys and values, D.
+    width: C, features of what enters the attention layer, or of a word's vector.
+    """
+
+    target: str
+    path: str
+    module: nn.Module
+    stack: str
+    layer: int | None
+    heads: int
+    head_width: int
+    width: int
+    columns = None
+
+
+def name_of(place: Place | Seat) -> str:
+    """<module>.<target>, what tensors and ranks of a patch at this place are called."""
+    return f"{place.path}.{place.target.replace('.', '/')}"
+
+
+def keys_at(place: Place, table: Iterable[str]) -> list[str]:
+    """What a table calls this place, its target or the end of its path: the longest name first."""
+    keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
+    return sorted(keys, key=len, reverse=True)
+
+
+class Anatomy:
+    """A model's modules by name, doors looked through, and the words of the field for them."""
+
+    def __init__(self, model: nn.Module, family: Family | None = None) -> None:
+        # a model of one's own around a transformer: the transformer's config tells the family
+        configs = (getattr(module, "config", None) for module in model.modules())
+        config = next((config for config in configs if config is not None), None)
+        kind = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
+        self.model = model
+        self.model_type = f"tiny-{kind}" if kind else getattr(config, "model_type", None)
+        self.family = family or next(
+            (known for known in FAMILIES if self.model_type in known.model_types), None
+        )
+        self.heads_count = getattr(config, "num_attention_heads", None) or 1
+        self.modules = dict(walk(model))
+        self.lists = [path for path, m in self.modules.items() if isinstance(m, nn.ModuleList)]
+
+    # ---- linear maps ----
+
+    def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
+        """The linear maps that the targets name, in the model's order.
+
+        Raises ValueError for a target that matches nothing, or only some of the layers, TypeError
+        for one that is no linear map; the sentence lists what there is.
+        """
+        places = []
+        for target in self._spelt_out(targets):
+            found = self._by_word(target) if self._is_word(target) else self._by_name(target)
+            if layers is not None:
+                found = self._of_layers(found, target, set(layers))
+            places += found
+        order = {path: number for number, path in enumerate(self.modules)}
+        places.sort(key=lambda place: order[place.path])
+        taken = {}
+        for place in places:
+            for other in taken.setdefault(place.path, []):
+                if place.columns is None or other.columns is None or place.target == other.target:
+                    raise ValueError(
+                        f"The targets {other.target!r} and {place.target!r} both name "
+                        f"{place.path}: keep one of them."
+                    )
+            taken[place.path].append(place)
+        return places
+
+    def _spelt_out(self, targets: Iterable[str]) -> Iterator[str]:
+        """The targets; for "all-linear" the words that name every linear map of a block, once."""
+        for target in targets:
+            if target != "all-linear":
+                yield target
+                continue
+            twice = ("query", "key", "value") if self._known_family(target).qkv else ("qkv",)
+            here = self._targets_here()
+            yield from (word for word in TARGETS if repr(word) in here and word not in twice)
+
+    def _is_word(self, target: str) -> bool:
+        """Is it a word of the field? A model of unknown family may call its modules so itself."""
+        if self.family is None and self._match(f"*.{target}", target):
+            return False
+        return target in TARGETS
+
+    def _by_word(self, target: str) -> list[Place]:
+        family = self._known_family(target)
+        places = []
+        without = []
+        blocks = self.blocks()
+        for path, _ in blocks:
+            found = []
+            for name in family.names(target):
+                module = name.module if isinstance(name, Slice) else name
+                for full in self._match(f"{path}.{module}"):
+                    found.append(self._place(target, full, name))
+            places += found
+            if not found:
+                without.append(path)
+        if without:
+            there = ", ".join(self._targets_here())
+            some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
+            raise ValueError(
+                f"The target {target!r} is not in this model ({self.model_type}: {some}, "
+                f"such as {without[0]}); it has {there}, or give the name of a module."
+            )
+        return places
+
+    def _by_name(self, target: str) -> list[Place]:
+        """A module's path, the end of it, or a pattern with * in it."""
+        paths = self._match(target, f"*.{target}")
+        if not paths:
+            raise ValueError(
+                f"The target {target!r} matches nothing in this model{self.near(target)}"
+            )
+        places = [self._place(target, path) for path in paths]
+        if not re.search(r"(^|\.)(\d+|\[.*\])(\.|$)", target):  # no layer is named on purpose
+            for stack in dict.fromkeys(place.stack for place in places if place.stack):
+                have = {place.layer for place in places if place.stack == stack}
+                lack = [i for i in range(len(self.modules[stack])) if i not in have]
+                if lack:
+                    raise ValueError(
+                        f"The target {target!r} is in layers {sorted(have)} of {stack} but not in "
+                        f"{lack}: name every module you mean, or use layers=."
+                    )
+        return places
+
+    def _match(self, *patterns: str) -> list[str]:
+        """The paths that the first pattern that matches anything matches."""
+        for pattern in patterns:
+            if pattern in self.modules:
+                return [pattern]
+            if re.search(r"[*?\[]", pattern):
+                found = [path for path in self.modules if path and fnmatchcase(path, pattern)]
+                if found:
+                    return found
+        return []
+
+    def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
+        module = self.modules[path]
+        if not is_linear(module):
+            raise TypeError(
+                f"The target {target!r} names {path}, a {type(module).__name__}: a weights door "
+                "needs a linear map (torch.nn.Linear or transformers' Conv1D)."
+            )
+        parents = [path[: i.start()] for i in re.finditer(r"\.", path)]
+        if any(isinstance(self.modules[parent], nn.MultiheadAttention) for parent in parents):
+            raise TypeError(
+                f"{path} belongs to torch.nn.MultiheadAttention, which reads the weights without "
+                "calling the layer, so that a patch there would have no effect."
+            )
+        columns, (n_in, n_out) = None, features(module)
+        if isinstance(name, Slice):
+            columns = name.columns(n_out, self.heads_count)
+            n_out = len(columns)
+        stack, layer = self._where(path)
+        return Place(target, path, module, columns, n_in, n_out, stack, layer)
+
+    def _where(self, path: str) -> tuple[str, int | None]:
+        """The outermost list of blocks that this path runs through, and the number of the block."""
+        for stack in self.lists:
+            if path.startswith(stack + "."):
+                return stack, int(path[len(stack) + 1 :].split(".")[0])
+        return "", None
+
+    def _of_layers(self, places: list[Place], target: str, layers: set[int]) -> list[Place]:
+        kept = [place for place in places if place.layer in layers]
+        missing = sorted(layers - {place.layer for place in kept})
+        if missing:
+            have = sorted({place.layer for place in places if place.layer is not None})
+            raise ValueError(
+                f"The target {target!r} has no layer {missing}; its layers are {have}."
+            )
+        return kept
+
+    def _targets_here(self) -> list[str]:
+        blocks = self.blocks()
+        here = []
+        for target in self.family.targets():
+            names = [n.module if isinstance(n, Slice) else n for n in self.family.names(target)]
+            if all(any(self._match(f"{path}.{name}") for name in names) for path, _ in blocks):
+                here.append(repr(target))
+        return here
+
+    # ---- words and memory ----
+
+    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+        """The attention layers of all stacks in the model's order, cross-attention included.
+
+        Raises ValueError where attention cannot be extended, or has no such layer.
+        """
+        family = self._known_family("attention")
+        if not family.attention:
+            raise ValueError(
+                f"{self.model_type} has no memory door: its attention cannot be extended from "
+                "outside. Methods of the words and weights doors do work on it: PromptTuning, "
+                "PTuning, LoRA, Adapter, IA3, BitFit."
+            )
+        seats = []
+        for path, _ in self.blocks():
+            for target, names in (
+                ("memory", family.attention),
+                ("cross memory", family.cross_attention),
+            ):
+                for name in names:
+                    seats += [self._seat(target, p) for p in self._match(f"{path}.{name}")]
+        if layers is not None:
+            have = sorted({seat.layer for seat in seats})
+            missing = sorted(set(layers) - set(have))
+            if missing:
+                raise ValueError(f"There is no layer {missing} to remember; there are {have}.")
+            seats = [seat for seat in seats if seat.layer in set(layers)]
+        return seats
+
+    def _seat(self, target: str, path: str) -> Seat:
+        module = self.modules[path]
+        config = getattr(module, "config", None) or self.model.config
+        width = getattr(config, "hidden_size", None) or config.width
+        heads = next(
+            getattr(place, name)
+            for name in ("num_heads", "n_heads", "num_attention_heads", "heads")
+            for place in (module, config)
+            if isinstance(getattr(place, name, None), int)
+        )
+        named = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
+        D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
+        groups = getattr(module, "num_key_value_groups", 1)
+        return Seat(target, path, module, *self._where(path), heads // groups, D, width)
+
+    def relative_bias(self, seat: Seat) -> Callable | None:
+        """T5: (P, T, S) -> (1, H, T, P), what it adds to the scores of P keys that stand right
+        before S tokens, the last T of which ask. None where positions are no part of attention.
+        """
+        table = self.modules.get(f"{seat.stack}.0{seat.path[len(f'{seat.stack}.{seat.layer}') :]}")
+        if not hasattr(table, "compute_bias") or not table.has_relative_attention_bias:
+            return None
+        return lambda P, T, S: table.compute_bias(T, P, past_seen_tokens=P + S - T)
+
+    def window(self, seat: Seat) -> int | None:
+        """How many tokens a query of this layer can look at, itself included, counted back from
+        it: W of a sliding window; None where it sees all that came before.
+
+        Raises ValueError for attention in chunks, whose borders are places in the text.
+        """
+        config = getattr(seat.module, "config", None) or self.model.config
+        kinds = getattr(config, "layer_types", None)
+        kind = kinds[seat.layer] if kinds else "sliding" if seat.target == "memory" else "full"
+        if "chunk" in kind or (not kinds and getattr(config, "attention_chunk_size", None)):
+            raise ValueError(
+                f"{self.model_type} attends in chunks, whose borders a prefix in PEFT's layout "
+                'would move: attach a Prefix of layout="minipeft".'
+            )
+        if "sliding" not in kind:
+            return None
+        windows = (getattr(at, "sliding_window", None) for at in (seat.module, config))
+        return next((window for window in windows if window), None)
+
+    def words(self) -> Seat:
+        """The token embedding; in an encoder-decoder the encoder's."""
+        return self.embeddings()[0]
+
+    def embeddings(self) -> list[Seat]:
+        """Every token embedding, the one first that reads the input.
+
+        Some models keep several which share one matrix; a classifier made of an encoder-decoder
+        hands the input to both.
+        """
+        family = self._known_family("words")
+        ends = tuple(f".{name}" for name in family.words)
+        paths = [p for p, m in self.modules.items() if f".{p}".endswith(ends)]
+        paths = [p for p in paths if hasattr(self.modules[p], "num_embeddings")]
+        if not paths:
+            raise ValueError(
+                f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
+                "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
+            )
+        paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
+        modules = [self.modules[path] for path in paths]
+        return [
+            Seat("words", path, m, "", None, 1, m.embedding_dim, m.embedding_dim)
+            for path, m in zip(paths, modules, strict=True)
+        ]
+
+    def position_layers(self) -> list[tuple[str, nn.Module]]:
+        """(path, module) where positions are looked up; empty where there are none (T5)."""
+        ends = tuple(f".{name}" for name in self._known_family("positions").positions)
+        return [(p, m) for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
+
+    @cached_property
+    def limit(self) -> int | None:
+        """How many tokens of input the table of positions is for; None where there is no table."""
+        if self.family is None:
+            return None
+        sizes = []
+        for _, module in self.position_layers():
+            rows = getattr(module, "num_embeddings", None)
+            if rows is not None:
+                kept = getattr(module, "offset", None)  # rows that no token uses: BART, RoBERTa
+                if not isinstance(kept, int):
+                    kept = 0 if module.padding_idx is None else module.padding_idx + 1
+                sizes.append(rows - kept)
+        if self.model_type.startswith("tiny-"):
+            sizes = [self.model.config.positions]
+        return min(sizes, default=None)
+
+    def is_encoder_decoder(self) -> bool:
+        config = getattr(self.model, "config", None)
+        kind = getattr(config, "kind", None)
+        return kind == "encoder-decoder" or bool(getattr(config, "is_encoder_decoder", False))
+
+    def is_decoder(self) -> bool:
+        """Causal, so that prompts to be continued are padded on the left."""
+        if self.is_encoder_decoder():
+            return False
+        kind = getattr(getattr(self.model, "config", None), "kind", None)
+        return kind == "decoder" or (kind is None and self.model_type not in ENCODERS)
+
+    def is_encoder(self) -> bool:
+        """Every token sees every token; heads read the first one, [CLS]."""
+        return not self.is_encoder_decoder() and not self.is_decoder()
+
+    def writes(self) -> bool:
+        """A decoder with a language head: what has labels in a row is what it writes."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        head = type(self.modules.get("head")).__name__ == "LanguageHead"
+        return self.is_decoder() and (ask() is not None if ask else head)
+
+    def takes_positions(self) -> bool:
+        """Can the model be told positions, counted from 0?"""
+        told = "position_ids" in inspect.signature(self.model.forward).parameters
+        return told and self.model_type != "roberta"  # which counts by itself, from elsewhere
+
+    def is_causal(self, place: Place | Seat) -> bool:
+        """Does a token at this place know nothing of the tokens that follow it?"""
+        if self.is_encoder_decoder():
+            return "decoder" in place.stack
+        return self.is_decoder()
+
+    def padding(self) -> int:
+        """The id of a padding token, or one that does no harm."""
+        config = getattr(self.model, "config", None)
+        return getattr(config, "pad_token_id", None) or 0
+
+    # ---- names for errors ----
+
+    def near(self, target: str) -> str:
+        """'; did you mean ...? It has ...' for an error about a name."""
+        linear = {re.sub(r"\b\d+\b", "*", p) for p, m in self.modules.items() if is_linear(m)}
+        ends = {path.split(".")[-1] for path in linear}
+        words = self._targets_here() if self.family else []
+        candidates = [word.strip("'") for word in words] + sorted(ends) + sorted(linear)
+        near = difflib.get_close_matches(target, candidates, n=3, cutoff=0.6)
+        guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        there = ", ".join(words + sorted(linear)) or "no linear map at all"
+        return f"{guess} It has {there}."
+
+    # ---- blocks, heads, parameters ----
+
+    def _known_family(self, target: str = "") -> Family:
+        if self.family is None:
+            what = f"Nobody has told minipeft where {self.model_type or 'this model'}"
+            known = ", ".join(name for family in FAMILIES for name in family.model_types)
+            names = ", ".join(field.name for field in fields(Family))
+            raise ValueError(
+                f"{what} keeps its {target or 'blocks'!r} (known: {known}): target a module by its "
+                f"name, or describe the model with attach(..., family=minipeft.Family({names}))."
+            )
+        return self.family
+
+    def blocks(self) -> list[tuple[str, nn.Module]]:
+        """(path, block) of all layers of all stacks, in the model's order."""
+        family = self._known_family()
+        stacks = [p for p in self.lists if any(f".{p}".endswith(f".{s}") for s in family.blocks)]
+        if not stacks:
+            raise ValueError(
+                f"This model has no list of blocks called {' or '.join(family.blocks)}: describe "
+                "it with attach(..., family=minipeft.Family(...))."
+            )
+        numbers = [(s, str(i)) for s in stacks for i in range(len(self.modules[s]))]
+        return [(f"{s}.{i}", self.modules[f"{s}.{i}"]) for s, i in numbers]
+
+    def biased(self, maps: bool, norms: bool, layers: Iterable[int] | None = None) -> list[Place]:
+        """Linear maps and layer norms that have a bias, task heads left out, in the model's order.
+
+        maps, norms: which of the two.  layers: only those in these blocks; None for all there are.
+        """
+        heads, places = tuple(f"{head}." for head in self.heads()), []
+        for path, module in self.modules.items():
+            norm = isinstance(module, nn.LayerNorm)
+            wanted = (maps and is_linear(module)) or (norms and norm)
+            if not wanted or getattr(module, "bias", None) is None or f"{path}.".startswith(heads):
+                continue
+            stack, layer = self._where(path)
+            if layers is None or layer in layers:
+                size = (module.bias.numel(),) * 2 if norm else features(module)
+                places.append(Place("bias", path, module, None, *size, stack, layer))
+        missing = set(layers or ()) - {place.layer for place in places}
+        if missing and places:
+            raise ValueError(f"There are no biases in layer {sorted(missing)}: leave it out.")
+        return places
+
+    def norms(self, layers: Iterable[int] | None = None) -> list[str]:
+        """Paths of the layer norms in and around the blocks, not of a head's; with `layers`, of
+        those inside these blocks only.
+        """
+        family, blocks = self._known_family("norms"), [path for path, _ in self.blocks()]
+        roots = [path for path in blocks if layers is None or self._where(path)[1] in layers]
+        if layers is None:  # what the stacks stand in: "", "bert", "bert.encoder"
+            parts = [self._where(path)[0].split(".") for path in blocks]
+            roots += dict.fromkeys(".".join(p[:i]) for p in parts for i in range(len(p)))
+        found = {
+            full
+            for root in roots
+            for name in family.norms
+            for full in self._match(f"{root}.{name}" if root else name)
+        }
+        if not found:
+            raise ValueError(
+                "Nobody has told minipeft the layer norms of this model: pass norms=False, or "
+                "describe them with attach(..., family=minipeft.Family(..., norms=(...)))."
+            )
+        return [path for path in self.modules if path in found]
+
+    def top(self, count: int) -> list[nn.Parameter]:
+        """Parameters of the last `count` blocks of the last stack, and of what lies above them."""
+        blocks = self.blocks()
+        stack = self._where(blocks[-1][0])[0]
+        last = [block for block in blocks if self._where(block[0])[0] == stack]
+        if count > len(last):
+            raise ValueError(f"{stack} has {len(last)} layers, so the top {count} do not exist.")
+        modules = [module for _, module in last[-count:]]
+        prefix = stack.rpartition(".")[0]  # the norm must belong to the same stack
+        for path, module in self.modules.items():
+            if any(f".{path}".endswith(f".{name}") for name in self._known_family().top):
+                if path.rpartition(".")[0] == prefix:
+                    modules.append(module)
+        own = set(self.parameters())
+        inside = dict.fromkeys(p for module in modules for p in module.parameters())
+        return [p for p in inside if p in own]
+
+    def heads(self) -> list[str]:
+        """Paths of the task heads (classification, tagging, question answering), if any."""
+        found = [name for name in TASK_HEADS if name in self.modules]
+        if "head" in self.modules and type(self.modules["head"]).__name__ in TINY_TASK_HEADS:
+            found.append("head")
+        return [name for name in found if any(True for _ in self.modules[name].parameters())]
+
+    def language_head(self) -> list[str]:
+        """Path of the module that turns states into logits over words."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        module = ask() if ask else self.modules.get("head")
+        module = getattr(module, "base", module)
+        found = [path for path, other in self.modules.items() if other is module]
+        if not found:
+            raise ValueError("This model has no head: name the modules to train, heads=(...).")
+        return found
+
+    def uses(self) -> dict[nn.Parameter, list[str]]:
+        """Every parameter of the model itself -> the modules that use it, the first one first."""
+        uses: dict[nn.Parameter, list[str]] = {}
+        for path, module in self.modules.items():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    uses.setdefault(parameter, []).append(path)
+        return uses
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter of the model itself; a tied one once, none of what was attached."""
+        return list(self.uses())
+
+    def parameter_names(self) -> dict[nn.Parameter, str]:
+        """Every parameter of the model itself -> its name before anything was attached."""
+        names: dict[nn.Parameter, str] = {}
+        for path, module in self.modules.items():
+            for key, parameter in module._parameters.items():
+                if parameter is not None:
+                    names.setdefault(parameter, f"{path}.{key}" if path else key)
+        return names

@@ -1,0 +1,259 @@
+"""Examples of a task -> tensors for one kind of model; a model's output -> answers.
+
+This is the one place that knows what a decoder, an encoder and an encoder-decoder are shown:
+
+    decoder            <bos> cat sun => sun cat . <eos>      labels: -100 on the prompt
+    encoder-decoder    <bos> cat sun => <eos>                labels: sun cat . <eos>
+    encoder            <bos> france <mask> <eos>             labels: -100 but at the mask
+    a head             <bos> the soup was cold <eos>         labels: a class, or a tag per word
+
+Shapes: B examples, T tokens, V words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from minipeft.generation import generate
+from minipeft.tasks import metrics
+from minipeft.tuner import tuners
+
+
+class Example(NamedTuple):
+    """A text and what should come of it."""
+
+    input: str
+    target: str
+
+
+class Encoding:
+    """Turns examples of one task into tensors for one kind of model, and outputs into answers."""
+
+    def __init__(self, task, tokenizer, model_kind: str, head: str | None = None):
+        if model_kind not in ("decoder", "encoder", "encoder-decoder"):
+            raise ValueError(
+                f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}."
+            )
+        if head is None:
+            by_head = task.kind == "classify" and model_kind == "encoder"
+            head = "tagging" if task.kind == "tag" else "classification" if by_head else "language"
+        if (head == "tagging") != (task.kind == "tag"):
+            raise ValueError(
+                f"Task {task.name!r} is of kind {task.kind!r}: a tagging head and kind 'tag' go "
+                "together; load the model with the head that the task needs."
+            )
+        if head == "classification" and task.kind != "classify":
+            raise ValueError(f"Task {task.name!r} has no classes; load a language head instead.")
+        if task.kind == "generate" and model_kind == "encoder":
+            raise ValueError(f"An encoder cannot write; task {task.name!r} needs a decoder.")
+        self.task, self.tokenizer, self.model_kind, self.head = task, tokenizer, model_kind, head
+
+    # -- text to ids
+
+    def ids(self, text: str, special: bool = True) -> list[int]:
+        """One text -> ids; the same call for both libraries' tokenizers."""
+        call = self.tokenizer(text, add_special_tokens=special, return_tensors=None)
+        return list(call["input_ids"])
+
+    def target_ids(self, target: str) -> list[int]:
+        """A target as the model should write it: with <eos> when it writes whole texts."""
+        if hasattr(self.tokenizer, "target"):  # what is written has an alphabet of its own
+            return self.tokenizer.target(target)
+        ends = [self.tokenizer.eos_token_id] if self.task.kind == "generate" else []
+        if self.model_kind == "encoder-decoder":
+            # transformers' models expect what their tokenizer puts around a text (BART <s> x </s>)
+            ours = hasattr(self.tokenizer, "ends")
+            return self.ids(target, special=False) + ends if ours else self.ids(target)
+        return self.ids(" " + target, special=False) + ends
+
+    def pad(self, rows: list[list[int]], value: int, side: str = "right") -> Tensor:
+        """Rows of any length -> (B, T)."""
+        T = max(map(len, rows))
+        fill = [[value] * (T - len(row)) for row in rows]
+        pairs = zip(rows, fill, strict=True)
+        return torch.tensor([row + more if side == "right" else more + row for row, more in pairs])
+
+    def inputs(self, rows: list[list[int]], side: str = "right") -> dict[str, Tensor]:
+        pad = self.tokenizer.pad_token_id
+        pad = self.tokenizer.eos_token_id if pad is None else pad
+        return {
+            "input_ids": self.pad(rows, pad, side),
+            "attention_mask": self.pad([[1] * len(row) for row in rows], 0, side),
+        }
+
+    def batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """Examples -> a batch with labels."""
+        if self.head == "classification":
+            labels = torch.tensor([self.label(example.target) for example in examples])
+            return self.inputs([self.ids(e.input) for e in examples]) | {"labels": labels}
+        if self.head == "tagging":
+            rows, labels = zip(*[self.tagged(e.input, e.target) for e in examples], strict=True)
+            return self.inputs(list(rows)) | {"labels": self.pad(list(labels), -100)}
+        if self.model_kind == "encoder":
+            rows = [self.masked(example.input) for example in examples]
+            answers = [self.ids(" " + example.target, special=False)[0] for example in examples]
+            labels = [
+                [answer if token == self.mask else -100 for token in row]
+                for row, answer in zip(rows, answers, strict=True)
+            ]
+            return self.inputs(rows) | {"labels": self.pad(labels, -100)}
+        targets = [self.target_ids(example.target) for example in examples]
+        prompts = [self.ids(example.input) for example in examples]
+        if self.model_kind == "encoder-decoder":
+            return self.inputs(prompts) | {"labels": self.pad(targets, -100)}
+        rows = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
+        labels = [
+            [-100] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)
+        ]
+        return self.inputs(rows) | {"labels": self.pad(labels, -100)}
+
+    def label(self, target: str) -> int:
+        if target not in self.task.labels:
+            raise ValueError(
+                f"{target!r} is no label of task {self.task.name!r}: {', '.join(self.task.labels)}."
+            )
+        return self.task.labels.index(target)
+
+    @property
+    def mask(self) -> int:
+        if self.tokenizer.mask_token_id is None:
+            raise ValueError("This tokenizer has no mask token; load a classification head.")
+        return self.tokenizer.mask_token_id
+
+    def masked(self, text: str) -> list[int]:
+        """The text with one <mask> behind it, inside the special tokens of its end."""
+        return self.ids(f"{text} {self.tokenizer.mask_token}")
+
+    def tagged(self, text: str, tags: str | None) -> tuple[list[int], list[int]]:
+        """Ids and labels of the words (0 without tags); later pieces of a word have none."""
+        words = text.split()
+        kinds = [0] * len(words) if tags is None else [self.label(tag) for tag in tags.split()]
+        if len(kinds) != len(words):
+            raise ValueError(
+                f"{text!r} has {len(words)} words but {len(kinds)} tags; give one tag per word."
+            )
+        probe = self.ids("")  # the special tokens around nothing
+        end = [i for i in probe if i in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)]
+        start = probe[: len(probe) - len(end)] if len(probe) > 1 else probe
+        end = probe[len(start) :]
+        ids, labels = list(start), [-100] * len(start)
+        for word, kind in zip(words, kinds, strict=True):
+            pieces = self.ids(word if len(ids) == len(start) else " " + word, special=False)
+            pieces = pieces or [self.tokenizer.unk_token_id]  # of a sign that is dropped
+            ids += pieces
+            labels += [kind] + [-100] * (len(pieces) - 1)
+        return ids + end, labels + [-100] * len(end)
+
+    # -- model to answers
+
+    def answers(self, model, inputs: list[str]) -> list[str]:
+        if self.head == "classification":
+            batch = self.inputs([self.ids(text) for text in inputs])
+            classes = run(model, batch).logits.argmax(dim=-1).tolist()  # (B,)
+            return [self.task.labels[i] for i in classes]
+        if self.head == "tagging":
+            rows, places = zip(*[self.tagged(text, None) for text in inputs], strict=True)
+            batch = self.inputs(list(rows)) | {"labels": self.pad(list(places), -100)}
+            batch, logits = run(model, batch, both=True)  # labels of 0 where a word begins
+            kinds, where = logits.argmax(dim=-1).tolist(), batch["labels"].tolist()  # (B, T)
+            return [
+                " ".join(self.task.labels[k] for k, at in zip(row, own, strict=True) if at == 0)
+                for row, own in zip(kinds, where, strict=True)
+            ]
+        if self.task.kind == "classify":
+            return self.likelier(model, inputs)
+        if self.model_kind == "encoder":
+            batch = self.inputs([self.masked(text) for text in inputs])
+            batch, logits = run(model, batch, both=True)
+            at_mask = logits[batch["input_ids"] == self.mask]  # (B, V)
+            return [self.tokenizer.decode([i]).strip() for i in at_mask.argmax(dim=-1).tolist()]
+        return self.written(model, inputs)
+
+    def likelier(self, model, inputs: list[str]) -> list[str]:
+        """The label with the largest log p(label | input), summed over its tokens."""
+        scores = []
+        for label in self.task.labels:
+            batch = self.batch([Example(text, label) for text in inputs])
+            batch, logits = run(model, batch, both=True)  # (B, T, V)
+            labels = batch["labels"]
+            if self.model_kind == "decoder":  # the logits at t answer for the word at t + 1
+                logits, labels = logits[:, :-1], labels[:, 1:]
+            spoken = logits.log_softmax(dim=-1).gather(2, labels.clamp(min=0)[:, :, None])
+            scores.append((spoken[:, :, 0] * (labels >= 0)).sum(dim=1))  # (B,)
+        return [self.task.labels[i] for i in torch.stack(scores).argmax(dim=0).tolist()]
+
+    def written(self, model, inputs: list[str]) -> list[str]:
+        """Greedy text, cut at <eos>; cloze tasks write as many tokens as their longest target."""
+        side = "left" if self.model_kind == "decoder" else "right"
+        batch = self.inputs([self.ids(text) for text in inputs], side)
+        tokens, words = self.longest
+        new = write(model, batch, tokens, self.tokenizer)
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
+        if self.task.kind == "cloze" and tokens > 1:  # more tokens than this answer needs
+            texts = [" ".join(metrics.normal(t).split()[:words]) for t in texts]
+        return texts
+
+    @cached_property
+    def longest(self) -> tuple[int, int]:
+        """The longest target of all splits, in tokens and in words."""
+        splits = self.task.splits.values()
+        targets = {example.target for split in splits for example in split} or {"one word"}
+        tokens = max(len(self.target_ids(target)) for target in targets)
+        return tokens, max(len(metrics.normal(target).split()) for target in targets)
+
+
+# -- models of both libraries
+
+
+def kind_of(model) -> str:
+    """ "decoder", "encoder" or "encoder-decoder", of a tiny or a transformers model."""
+    config = model.config
+    kind = getattr(config, "kind", None)
+    if kind is not None:
+        return kind
+    if getattr(config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    masked = hasattr(model, "can_generate") and not model.can_generate()
+    causal_class = any(word in type(model).__name__ for word in ("GPT", "Llama", "Qwen", "OPT"))
+    return "encoder" if masked and not causal_class else "decoder"
+
+
+def head_of(model) -> str:
+    """ "language", "classification" or "tagging"."""
+    head = getattr(model, "head", None)
+    name = type(getattr(head, "base", head)).__name__ + " " + type(model).__name__
+    if "ClassificationHead" in name or "ForSequenceClassification" in name:
+        return "classification"
+    return "tagging" if "Tagging" in name or "ForTokenClassification" in name else "language"
+
+
+def wrapped(model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch on the model's device, with the soft words of whatever is attached to it."""
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
+    for tuner in tuners(model).values():
+        batch = tuner.wrap(batch)
+    return batch
+
+
+def run(model, batch: dict[str, Tensor], both: bool = False):
+    """The model's output for a batch; with `both` the batch it really saw, and the logits."""
+    batch = wrapped(model, batch)
+    output = model(**batch)
+    return (batch, output.logits) if both else output
+
+
+def write(model, batch: dict[str, Tensor], longest: int, tokenizer) -> list[list[int]]:
+    """Greedy continuation: only the new ids, each row cut before <eos>."""
+    device = next(model.parameters()).device
+    batch = {key: value.to(device) for key, value in batch.items()}
+    end = tokenizer.eos_token_id
+    ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=end)  # wraps by itself
+    start = batch["input_ids"].shape[1] if kind_of(model) == "decoder" else 1
+    rows = ids[:, start:].tolist()
+    return [row[: row.index(end)] if end in row else row for row in rows]

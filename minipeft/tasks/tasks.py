@@ -1,0 +1,253 @@
+"""Downstream tasks: what is asked, as examples, as batches for a model, and as a score.
+
+    task = mp.tasks.load("reverse")                  # or mp.tasks.load("my/folder")
+    mp.train(model, task.batches("train", tokenizer), steps=300)
+    task.score(model, tokenizer, "test")             # {"exact": 0.97, "overlap": 0.99}
+
+| kind     | example                          | decoder, encoder-decoder | encoder               |
+|----------|----------------------------------|--------------------------|-----------------------|
+| generate | "cat sun =>"  -> "sun cat ."     | writes it, then <eos>    | -                     |
+| cloze    | "france"      -> "paris"         | writes it                | at a <mask> behind it |
+| classify | "the soup was cold =>" -> "left" | the likelier label word  | at a <mask>           |
+| classify with a ClassificationHead          | the head's class         | the head's class      |
+| tag      | "paris left" -> "person other"   | a TaggingHead            | a TaggingHead         |
+
+Works with the models and tokenizers of tiny_transformer and of transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from minipeft.contexts import evaluating
+from minipeft.tasks import metrics, tables
+from minipeft.tasks.encoding import Encoding, Example, head_of, kind_of
+
+SPLITS = ("train", "dev", "test", "ood")
+KINDS = ("generate", "cloze", "classify", "tag")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A named task with its splits; see the module's table for `kind`.
+
+    Attributes:
+        family: "latent" (the base can do it, the word that asks is missing) or "novel".
+        labels: the label words of classify and tag; None otherwise.
+        splits: name -> examples. "ood" is out of domain: unseen entities or longer inputs.
+        details: what else task.json tells (descriptions, wordings of a relation).
+    """
+
+    name: str
+    kind: str
+    splits: dict[str, tuple[Example, ...]]
+    family: str = "novel"
+    labels: tuple[str, ...] | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"A task's kind is one of {', '.join(KINDS)}, not {self.kind!r}.")
+        if self.kind in ("classify", "tag") and not self.labels:
+            raise ValueError(f"A task of kind {self.kind!r} needs labels; give labels=[...].")
+
+    def __getattr__(self, name: str) -> tuple[Example, ...]:
+        if name in SPLITS:  # task.train, task.dev, task.test, task.ood
+            return self.examples(name)
+        raise AttributeError(name)
+
+    def examples(self, split: str) -> tuple[Example, ...]:
+        """The examples of one split."""
+        if split not in self.splits:
+            raise ValueError(
+                f"Task {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}."
+            )
+        return self.splits[split]
+
+    def batches(
+        self,
+        split: str,
+        tokenizer,
+        model_kind: str = "decoder",
+        batch_size: int = 32,
+        seed: int = 0,
+        epochs: int | None = None,
+        steps: int | None = None,
+        head: str | None = None,
+        limit: int | None = None,
+    ) -> Batches:
+        """Batches for training: iterate over them, or ask for `batches(step)`.
+
+        Args:
+            model_kind: "decoder", "encoder" or "encoder-decoder".
+            epochs, steps: where iteration ends; with neither it goes on for ever.
+            head: "language", "classification" or "tagging". Default: tagging for tag,
+                classification for classify with an encoder, language otherwise.
+            limit: only the first so many examples (low-data experiments).
+
+        Returns:
+            an object that gives dicts of tensors: input_ids and attention_mask (B, T), labels
+            (B, T) with -100 where nothing is asked, or (B,) for a classification head.
+        """
+        encoded = Encoding(self, tokenizer, model_kind, head)
+        return Batches(encoded, self.examples(split)[:limit], batch_size, seed, epochs, steps)
+
+    @torch.no_grad()
+    def score(
+        self, model, tokenizer, split: str = "test", limit: int | None = None, batch_size: int = 64
+    ) -> dict[str, float]:
+        """Measure a model, in eval mode, on the first `limit` examples of a split.
+
+        Returns:
+            generate: exact (whole text) and overlap (ROUGE-L); cloze: accuracy among all words;
+            classify: accuracy among the labels; tag: accuracy of all words and entity f1.
+        """
+        examples = self.examples(split)[:limit]
+        predictions = self.predict(model, tokenizer, [e.input for e in examples], batch_size)
+        targets = [example.target for example in examples]
+        if self.kind == "generate":
+            return {
+                "exact": metrics.exact(predictions, targets),
+                "overlap": metrics.overlap(predictions, targets),
+            }
+        if self.kind == "tag":
+            said = [text.split() for text in predictions]
+            true = [text.split() for text in targets]
+            return {
+                "accuracy": metrics.accuracy(sum(said, []), sum(true, [])),
+                "f1": metrics.entity_f1(said, true, other=self.labels[0]),
+            }
+        return {"accuracy": metrics.exact(predictions, targets)}
+
+    @torch.no_grad()
+    def predict(self, model, tokenizer, inputs: Sequence[str], batch_size: int = 64) -> list[str]:
+        """What the model answers to each input: a text, a label word, or tags with spaces."""
+        encoding = Encoding(self, tokenizer, kind_of(model), head_of(model))
+        answers = []
+        with evaluating(model):
+            for start in range(0, len(inputs), batch_size):
+                answers += encoding.answers(model, list(inputs[start : start + batch_size]))
+        return answers
+
+
+class Batches:
+    """Shuffled batches of one split. `batches(step)` is always the same batch for the same seed."""
+
+    def __init__(self, encoding: Encoding, examples, batch_size, seed, epochs, steps):
+        if not examples:
+            raise ValueError("This split has no examples; choose another split or a larger limit.")
+        if batch_size < 1:
+            raise ValueError("batch_size must be at least 1.")
+        self.encoding, self.examples = encoding, list(examples)
+        self.batch_size, self.seed = batch_size, seed
+        self.per_epoch = -(-len(self.examples) // batch_size)
+        self.steps = steps if steps is not None else epochs and epochs * self.per_epoch
+        self.order: tuple[int, list[int]] = (-1, [])  # of one epoch, since shuffling takes time
+
+    def __len__(self) -> int:
+        if self.steps is None:
+            raise TypeError("These batches have no end; give steps= or epochs= to batches().")
+        return self.steps
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        """The batch of this step: the order is a function of (seed, epoch)."""
+        epoch, place = divmod(step, self.per_epoch)
+        if self.order[0] != epoch:
+            self.order = epoch, list(range(len(self.examples)))
+            random.Random(f"{self.seed}/{epoch}").shuffle(self.order[1])
+        chosen = self.order[1][place * self.batch_size : (place + 1) * self.batch_size]
+        return self.encoding.batch([self.examples[i] for i in chosen])
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        step = 0
+        while self.steps is None or step < self.steps:
+            yield self(step)
+            step += 1
+
+
+def folder() -> Path:
+    """Where the project's tasks lie: $MINIPEFT_DATA, the repository, or the installed package.
+
+    Raises:
+        FileNotFoundError: in none of them.
+    """
+    chosen = os.environ.get("MINIPEFT_DATA")
+    if chosen:
+        places = [Path(chosen)]
+    else:
+        here = Path(__file__).resolve().parents[2]
+        places = [here / "data", here / "tiny_transformer" / "data"]
+    for place in places:
+        if (place / "tasks").is_dir():
+            return place / "tasks"
+    raise FileNotFoundError(
+        f"No tasks in {' or '.join(map(str, places))}; run `python data/generate.py` or set "
+        "MINIPEFT_DATA to a folder that holds tasks/."
+    )
+
+
+def names() -> list[str]:
+    """The tasks that the project ships."""
+    return sorted(path.parent.name for path in folder().glob("*/task.json"))
+
+
+def load(name: str | Path) -> Task:
+    """A task of the project by its name, or a folder with task.json and <split>.jsonl files.
+
+    Raises:
+        FileNotFoundError: no such task; the message lists those that exist.
+        ValueError: a file that is not in the form described here.
+    """
+    place = Path(name) if (Path(name) / "task.json").is_file() else folder() / str(name)
+    if not (place / "task.json").is_file():
+        raise FileNotFoundError(f"There is no task {str(name)!r}; choose of {', '.join(names())}.")
+    told = json.loads((place / "task.json").read_text(encoding="utf-8"))
+    splits = {s: read(place / f"{s}.jsonl") for s in SPLITS if (place / f"{s}.jsonl").is_file()}
+    labels = told.pop("labels", None)
+    return Task(
+        name=told.pop("name", place.name),
+        kind=told.pop("kind"),
+        family=told.pop("family", "novel"),
+        labels=tuple(labels) if labels else None,
+        splits=splits,
+        details=told,
+    )
+
+
+def read(path: str | Path, input: str = "input", target: str = "target") -> tuple[Example, ...]:
+    """Examples of a .jsonl, .tsv, .csv or .conll file; `input` and `target` name its columns.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another ending, a missing column, or a broken line (its number is told); see
+            `tables.read`.
+    """
+    rows = tables.read(path, (input, target))
+    return tuple(Example(row[input], row[target]) for row in rows)
+
+
+def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) -> Task:
+    """A task of your own: `make("mine", "generate", train=examples, test=examples)`.
+
+    Examples are `Example`s, (input, target) pairs, or a path that `read` opens. For classify and
+    tag, labels are those of the train split, in order of appearance, when not given.
+    """
+    filled = {}
+    for split, given in splits.items():
+        if split not in SPLITS:
+            raise ValueError(f"Splits are {', '.join(SPLITS)}, not {split!r}.")
+        rows = read(given) if isinstance(given, (str, Path)) else given
+        filled[split] = tuple(r if isinstance(r, Example) else Example(*r) for r in rows)
+    if labels is None and kind in ("classify", "tag"):
+        said = [e.target for e in filled.get("train", ())]
+        labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
+    return Task(name, kind, filled, labels=tuple(labels) if labels else None)

@@ -1,0 +1,67 @@
+"""An exact saving: the language head only where something is asked.
+
+Where labels are -100 (questions, padding, soft prompts, every word but the masked one) the logits
+do not enter the loss, so they need not be computed:
+
+    states (B, T, C)  ->  logits (n, V) of the n labelled tokens, instead of (B, T, V)
+
+The head is V C multiplications for each token, as much as V / 12 C blocks: half of GPT-2 small.
+Loss and gradients are the same, up to the order of sums. transformers' causal models take a list
+of columns for all rows alike (`logits_to_keep`), so there the columns count that any row asks.
+
+Shapes: B batch, T tokens, C width, V words, n labels.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipeft.tasks.encoding import head_of
+
+WORTH = 0.9  # of the columns; above, nothing is gained
+
+
+def labelled_loss(model: nn.Module, batch: dict) -> Tensor | None:
+    """The loss of a wrapped batch, the head run at labels only; None where that does not apply."""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or head_of(model) != "language":
+        return None
+    if "minipeft" in vars(model) and model.minipeft.rows:  # the head, too, may differ by rows
+        return None
+    asked = labels != -100  # (B, T)
+    if not bool(asked.any()) or asked.float().mean() > WORTH:
+        return None
+    way = tiny_loss if hasattr(model, "run") else hub_loss
+    return way(model, batch)
+
+
+def tiny_loss(model: nn.Module, batch: dict) -> Tensor | None:
+    """A Decoder or an Encoder of tiny_transformer: states first, then the head on some of them."""
+    if not {"input_ids", "labels"} <= set(batch) <= {"input_ids", "labels", "attention_mask"}:
+        return None
+    labels, mask = batch["labels"], batch.get("attention_mask")
+    states = model.run(batch["input_ids"], mask)  # (B, T, C)
+    if model.causal:  # position t answers for token t + 1; padding is asked nothing
+        labels = F.pad(labels[:, 1:], (0, 1), value=-100)
+        labels = labels if mask is None else labels.masked_fill(mask == 0, -100)
+    asked = labels != -100  # (B, T)
+    return F.cross_entropy(model.head(states[asked]).float(), labels[asked])  # (n, V), (n,)
+
+
+def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:
+    """A causal language model of transformers, its logits kept at the columns that are asked."""
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return None
+    config = model.config  # of mixtures of experts the loss has a second part
+    if getattr(config, "is_encoder_decoder", False) or hasattr(config, "output_router_logits"):
+        return None
+    labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)  # (B, T)
+    columns = (labels != -100).any(dim=0).nonzero()[:, 0]  # (k,)
+    if not 0 < len(columns) < WORTH * labels.shape[1]:
+        return None
+    rest = {key: value for key, value in batch.items() if key != "labels"}
+    logits = model(**rest, logits_to_keep=columns).logits  # (B, k, V)
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten())
