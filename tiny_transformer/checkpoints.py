@@ -37,20 +37,21 @@ MODELS = {"decoder": Decoder, "encoder": Encoder, "encoder-decoder": EncoderDeco
 
 
 def data_folder() -> Path:
-    """Where the project's data stands: $MINIPEFT_DATA, beside the packages, or inside them.
+    """Where the project's data stands: $MINIPEFT_DATA if it is set, else the folder beside the
+    packages (the repository) or inside them (the wheel).
 
     Raises:
-        FileNotFoundError: when none of the three is a folder.
+        FileNotFoundError: it is in none of these places.
     """
-    here = Path(__file__).resolve().parent
-    places = [here.parent / "data", here / "data"]
-    if os.environ.get("MINIPEFT_DATA"):
-        places.insert(0, Path(os.environ["MINIPEFT_DATA"]))
+    chosen = os.environ.get("MINIPEFT_DATA")
+    package = Path(__file__).resolve().parent
+    places = [Path(chosen)] if chosen else [package.parent / "data", package / "data"]
     for place in places:
         if place.is_dir():
             return place
     raise FileNotFoundError(
-        "The data folder was not found; set MINIPEFT_DATA to the data/ folder of the repository."
+        f"There is no data folder at {' or '.join(map(str, places))}: set MINIPEFT_DATA to the "
+        "data/ folder of the repository."
     )
 
 

@@ -1,7 +1,7 @@
 """Small pictures for the lessons. Every function draws on matplotlib's axes and returns them.
 
 Values from several seeds are shown as their mean with a 95 % interval (`interval`), because one
-seed is an anecdote. matplotlib is imported when something is drawn, not before.
+seed is an anecdote. matplotlib and scipy are imported when they are needed, not before.
 """
 
 from __future__ import annotations
@@ -11,22 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-
-# 97.5 % quantiles of Student's t for 1, 2, ..., 30 degrees of freedom
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
-STUDENT += (2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064)
-STUDENT += (2.060, 2.056, 2.052, 2.048, 2.045, 2.042)
-
-
-def student(freedom: int) -> float:
-    """97.5 % quantile of Student's t: how many standard errors a 95 % interval reaches."""
-    if freedom < 1:
-        raise ValueError("Student's t needs at least one degree of freedom: two values.")
-    if freedom <= len(STUDENT):
-        return STUDENT[freedom - 1]
-    z = 1.959964  # the quantile of the normal, and the first two corrections for few values
-    first = (z**3 + z) / (4 * freedom)
-    return z + first + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -43,8 +27,10 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     mean = sum(numbers) / n
     if n == 1:
         return mean, math.nan
+    from scipy.special import stdtrit
+
     variance = sum((x - mean) ** 2 for x in numbers) / (n - 1)
-    return mean, student(n - 1) * math.sqrt(variance / n)
+    return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
 def new_axes(axes=None, width: float = 6.0, height: float = 3.6):

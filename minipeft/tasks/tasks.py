@@ -18,7 +18,6 @@ Works with the models and tokenizers of tiny_transformer and of transformers.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ from torch import Tensor
 from minipeft.contexts import evaluating
 from minipeft.tasks import metrics, tables
 from minipeft.tasks.encoding import Encoding, Example, head_of, kind_of
+from tiny_transformer.checkpoints import data_folder
 
 SPLITS = ("train", "dev", "test", "ood")
 KINDS = ("generate", "cloze", "classify", "tag")
@@ -175,24 +175,18 @@ class Batches:
 
 
 def folder() -> Path:
-    """Where the project's tasks lie: $MINIPEFT_DATA, the repository, or the installed package.
+    """Where the project's tasks lie: tasks/ in `tiny_transformer.data_folder()`.
 
     Raises:
-        FileNotFoundError: in none of them.
+        FileNotFoundError: there is none.
     """
-    chosen = os.environ.get("MINIPEFT_DATA")
-    if chosen:
-        places = [Path(chosen)]
-    else:
-        here = Path(__file__).resolve().parents[2]
-        places = [here / "data", here / "tiny_transformer" / "data"]
-    for place in places:
-        if (place / "tasks").is_dir():
-            return place / "tasks"
-    raise FileNotFoundError(
-        f"No tasks in {' or '.join(map(str, places))}; run `python data/generate.py` or set "
-        "MINIPEFT_DATA to a folder that holds tasks/."
-    )
+    tasks = data_folder() / "tasks"
+    if not tasks.is_dir():
+        raise FileNotFoundError(
+            f"No tasks in {tasks.parent}; run `python data/generate.py` or set MINIPEFT_DATA to a "
+            "folder that holds tasks/."
+        )
+    return tasks
 
 
 def names() -> list[str]:
