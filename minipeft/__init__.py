@@ -16,7 +16,7 @@ from minipeft.files.saving import load
 from minipeft.generation import generate
 from minipeft.methods import *  # noqa: F403  every method that has its line there
 from minipeft.methods.parts.templates import Template
-from minipeft.model.anatomy import Family, Slice
+from minipeft.model.families import Family, Slice
 from minipeft.model.fingerprint import fingerprint
 from minipeft.tasks import metrics, prompt_search, tables
 from minipeft.tasks.cloze import cloze

@@ -43,7 +43,8 @@ from minipeft.doors.words import (
     together,
 )
 from minipeft.methods.method import Method
-from minipeft.model.anatomy import Anatomy, Family, Place, Seat, keys_at, name_of
+from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at, name_of
+from minipeft.model.families import Family
 from minipeft.report import Report
 
 WAIT = 60  # seconds that a thread waits for its turn

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import minipeft as mp
 from minipeft.commands import data, opened, options, runs
 from minipeft.files import saving as files
-from minipeft.model.anatomy import TARGETS, Anatomy
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.families import TARGETS
 from minipeft.report import Table
 
 EXAMPLES = """inspect runs/example

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 import minipeft.methods as methods
 from minipeft.files import peft as layouts
 from minipeft.methods.method import Method
-from minipeft.model.anatomy import Anatomy, Family
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.families import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
 from minipeft.tuner import Tuner, attach
 from tiny_transformer.files import saving_tensors, saving_text, write_all

@@ -6,7 +6,8 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.model.anatomy import Anatomy, Slice
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.families import Slice
 
 # words that every model of the zoo has, and how many maps they are in a model of two layers
 ATTENTION = ("query", "key", "value", "output")

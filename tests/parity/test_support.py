@@ -17,7 +17,8 @@ import minipeft as mp
 from minipeft.__main__ import main
 from minipeft.analysis import support
 from minipeft.doors.words import is_left_padded, positions
-from minipeft.model.anatomy import FAMILIES, Anatomy
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.families import FAMILIES
 
 CELLS = support.cells()
 TRAIN_THE_BASE = ("FullFineTuning", "TopLayers", "HeadOnly")
