@@ -42,6 +42,7 @@ from minipeft.doors.words import (
     positions,
     together,
 )
+from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at, name_of
 from minipeft.model.families import Family
@@ -166,7 +167,9 @@ def attach(
         raise ValueError(
             f"This model already has a tuner named {name!r}: detach it or choose another name."
         )
+    check_alone(model)
     tuner = Tuner(model, method, name, family)
+    tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
     if not tuners(model):
         model.minipeft = Attached(model)
     model.minipeft.tuners[name] = tuner
@@ -178,6 +181,9 @@ def attach(
     except BaseException:
         tuner.detach()
         raise
+    tuner.first_digest = digest(tuner)
+    update(model)
+    WITH_TUNERS.add(model)
     return tuner
 
 
@@ -196,6 +202,9 @@ class Tuner:
         self.enabled = True
         self.merged = False
         self.detached = False
+        self.first_digest = 0  # of the values that it came with
+        self.finished: set[str] = set()  # tuners that had been trained when this one came
+        self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
 
     # ---- what a method calls while it installs itself ----
 
@@ -319,6 +328,23 @@ class Tuner:
         every = [*self.lent, *(p for module in modules for p in module.parameters())]
         return list(dict.fromkeys(every))  # patches may share a module, such as an encoder
 
+    @property
+    def resting(self) -> bool:
+        """Is it left alone by training? See minipeft.in_training."""
+        return self.asleep is not None
+
+    def rest(self, resting: bool) -> None:
+        """Take the parameters out of training, or let those train again that did before."""
+        if resting and self.asleep is None:
+            self.asleep = [p for p in self.parameters() if p.requires_grad]
+            for parameter in self.asleep:
+                parameter.requires_grad_(False)
+                parameter.grad = None  # an optimizer would act on what a loop left here
+        elif not resting and self.asleep is not None:
+            for parameter in self.asleep:
+                parameter.requires_grad_(True)
+            self.asleep = None
+
     def named_tensors(self) -> dict[str, Tensor]:
         """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>."""
         tensors = {}
@@ -353,6 +379,7 @@ class Tuner:
             self._swap()
         self.enabled = False
         self._switch()
+        update(self.model)
         return self
 
     def enable(self) -> Tuner:
@@ -363,6 +390,7 @@ class Tuner:
             self._swap()
         self.enabled = True
         self._switch()
+        update(self.model)
         return self
 
     @contextmanager
@@ -427,6 +455,7 @@ class Tuner:
         self.merged = True
         for door in done:
             self._settle(door)
+        update(self.model)
         return self
 
     def unmerge(self) -> Tuner:
@@ -435,6 +464,7 @@ class Tuner:
         if self.merged:
             self._in_turn()
             self._unmerge()
+            update(self.model)
         return self
 
     def detach(self) -> nn.Module:
@@ -445,6 +475,7 @@ class Tuner:
         """
         self._alive()
         self._unmerge()
+        self.rest(False)
         if self.enabled:
             self._swap()  # the first values of base parameters that were trained
         for parameter in self.lent:
@@ -456,6 +487,9 @@ class Tuner:
             self._settle(door)
         attached = self.model.minipeft
         del attached.tuners[self.name]
+        for other in attached.tuners.values():
+            other.finished.discard(self.name)
+        update(self.model)
         self.detached = True
         if attached.attention and not any(isinstance(d, MemoryDoor) for d in doors(self.model)):
             self.model.set_attn_implementation(attached.attention)
@@ -482,6 +516,8 @@ class Tuner:
     def __repr__(self) -> str:
         state = "detached" if self.detached else "merged" if self.merged else "enabled"
         state = state if self.enabled else "disabled"
+        if state == "enabled" and self.resting:
+            state = "enabled, finished before a later one came"
         return f"Tuner({self.name!r}, {self.method.describe()}, {state})"
 
     # ---- inside ----

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.contexts import evaluating, modes_kept
+from minipeft.in_training import acting, chosen, in_training, said, tuners_of
 from minipeft.training.distributed import Alone, crew
 from minipeft.training.savings.kept_trunk import Trunk
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
 from minipeft.training.snapshots import Snapshots
-from minipeft.tuner import active, seeded, tuners, wrap
+from minipeft.tuner import seeded, wrap
 from tiny_transformer.files import write_text
 
 SCHEDULES = ("linear", "cosine", "constant")
@@ -41,7 +42,8 @@ class History:
 
     losses: mean over the micro-batches of a step, penalties included.  evaluations: dicts with
     "step" and the scores.  best_step: the evaluation whose weights the model has now, None when
-    the last weights were kept.  settings: the numbers that `train` was called with.
+    the last weights were kept.  settings: the numbers that `train` was called with.  trained: names
+    of the tuners, or "the model itself".
     """
 
     losses: list[float] = field(default_factory=list)
@@ -52,6 +54,7 @@ class History:
     best_score: float | None = None
     seconds: float = 0.0
     settings: dict = field(default_factory=dict)
+    trained: str = ""
     records: dict[str, list[dict]] = field(default_factory=dict)
 
     def plot(self, axes=None, label: str | None = None):
@@ -74,7 +77,8 @@ class History:
             return "History(no steps)"
         last = sum(self.losses[-20:]) / len(self.losses[-20:])
         best = f", best {self.best_score:.4g} at step {self.best_step}" if self.best_step else ""
-        return f"History({len(self.losses)} steps, last losses {last:.4g}{best})"
+        of = f" of {self.trained}" if self.trained else ""
+        return f"History({len(self.losses)} steps{of}, last losses {last:.4g}{best})"
 
 
 def train(
@@ -99,12 +103,14 @@ def train(
     progress: bool = True,
     watch: Callable[[History], None] | None = None,
     keep_trunk: bool = False,
+    tuners: str | Sequence | None = None,
 ) -> History:
     """Train what is trainable in a model.
 
     Args:
         model: called as `model(**batch)`, gives `.loss`. With tuners attached, those that are
-            enabled are trained; without, every parameter that requires a gradient.
+            enabled are trained, unless they had been trained before the last one came (see
+            `tuners`); without, every parameter that requires a gradient.
         batches: a list of batches, gone through in an order that `seed` shuffles anew in every
             epoch; or a function step -> batch; or any iterable, begun again when it ends. A batch
             is a dict of tensors, labels included.
@@ -125,30 +131,33 @@ def train(
         watch: called with the history after every step, to write it down somewhere.
         keep_trunk: run the frozen blocks below everything that is trained once per batch and keep
             what they give; its size is told first. See minipeft.training.savings.kept_trunk.
+        tuners: names of the tuners to train. None trains those that are enabled, but for one that
+            had been trained, or was loaded, before another came that is enabled too: it acts, stays
+            as it is, and a warning says so. See minipeft.in_training.
 
     Raises:
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any
             more, or the checkpoint belongs to another run.
     """
     check_arguments(steps, learning_rate, warmup, schedule, best, accumulate)
-    parameters = trainable(model)
-    rising = round(warmup * steps) if warmup < 1 else int(warmup)
-    settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
-    settings |= dict(weight_decay=weight_decay, betas=list(betas), clip=clip, seed=seed)
-    settings |= dict(accumulate=accumulate, evaluate_every=evaluate_every, best=best)
-    for tuner in active(model):
-        tuner.method.begin(tuner, steps)
-    groups = by_factor(model, parameters)
-    if len(groups) > 1:
-        settings["factors"] = [group["factor"] for group in groups]
-    history = History(settings=settings)
-    optimizer = torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay)
-    best_weights: dict[str, Tensor] = {}
-    device = next(iter(parameters.values())).device
-    snapshots = Snapshots(checkpoint, model, parameters, optimizer, settings)
-    mates = crew(model, parameters, seed)  # one process, unless torchrun started more
+    with chosen(model, tuners), seeded(seed), modes_kept(model):
+        parameters = trainable(model)
+        rising = round(warmup * steps) if warmup < 1 else int(warmup)
+        settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
+        settings |= dict(weight_decay=weight_decay, betas=list(betas), clip=clip, seed=seed)
+        settings |= dict(accumulate=accumulate, evaluate_every=evaluate_every, best=best)
+        for tuner in in_training(model):
+            tuner.method.begin(tuner, steps)
+        groups = by_factor(model, parameters)
+        if len(groups) > 1:
+            settings["factors"] = [group["factor"] for group in groups]
+        history = History(settings=settings, trained=said(model))
+        optimizer = torch.optim.AdamW(groups, learning_rate, betas, weight_decay=weight_decay)
+        best_weights: dict[str, Tensor] = {}
+        device = next(iter(parameters.values())).device
+        snapshots = Snapshots(checkpoint, model, parameters, optimizer, settings)
+        mates = crew(model, parameters, seed)  # one process, unless torchrun started more
 
-    with seeded(seed), modes_kept(model):
         begin, best_weights = snapshots.restore(history) if resume else snapshots.fresh()
         if mates.size > 1:
             shared = {"step": begin, "processes": mates.size, "bytes": mates.bytes}
@@ -164,6 +173,7 @@ def train(
             delay=2,
             mininterval=0.5,
             unit="step",
+            desc=history.trained,
         )
         model.train()
         try:
@@ -188,7 +198,7 @@ def train(
                         "all -100. The weights are those before this step."
                     )
                 optimizer.step()
-                for tuner in active(model):
+                for tuner in in_training(model):
                     record = tuner.method.after_step(tuner, step, steps)
                     if record:
                         history.records.setdefault(tuner.name, []).append({"step": step, **record})
@@ -211,11 +221,11 @@ def train(
         finally:
             bar.close()
             optimizer.zero_grad()
-    with torch.no_grad():
-        for name, value in best_weights.items():
-            parameters[name].copy_(value)
-    for tuner in active(model):
-        tuner.method.finish(tuner)
+        with torch.no_grad():
+            for name, value in best_weights.items():
+                parameters[name].copy_(value)
+        for tuner in in_training(model):
+            tuner.method.finish(tuner)
     return history
 
 
@@ -227,7 +237,7 @@ def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
         loss = labelled_loss(model, batch) if loss is None else loss
     if loss is None:
         loss = model(**batch).loss
-    for tuner in active(model):
+    for tuner in in_training(model):
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty
     (loss / accumulate).backward()
@@ -250,7 +260,7 @@ def trunk_of(model, batches, device: torch.device, mates: Alone, progress: bool)
 def by_factor(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[dict]:
     """The optimizer's groups: parameters that learn at the same multiple of the rate together."""
     factors: dict[nn.Parameter, float] = {}
-    for tuner in active(model):
+    for tuner in in_training(model):
         factors |= tuner.method.learning_rates(tuner)
     groups: dict[float, list] = {}
     for parameter in parameters.values():
@@ -322,7 +332,7 @@ class Feed:
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter that `train` would change: they require a gradient and are not disabled."""
-    idle = [t for t in tuners(model).values() if not t.enabled or t.merged]
+    idle = [t for t in tuners_of(model).values() if t not in acting(model)]
     resting = {parameter for tuner in idle for parameter in tuner.parameters()}
     found = {
         name: parameter
@@ -358,7 +368,7 @@ def score(model, evaluate, step: int, history: History, best: str | None, mates:
     history.evaluations.append({"step": step, **scores})
     value = next(iter(scores.values()))
     steps = history.settings["steps"]
-    settled = all(tuner.method.settled(tuner, step - 1, steps) for tuner in active(model))
+    settled = all(tuner.method.settled(tuner, step - 1, steps) for tuner in in_training(model))
     if best is None or math.isnan(value) or not settled:
         return False
     sign = 1 if best == "max" else -1

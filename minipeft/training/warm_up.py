@@ -49,6 +49,7 @@ def warm_up(
         train(model, feed, steps, learning_rate, seed=seed, **options)
         for name in names:
             made[name] = attach(model, method, name, head).disable()
+        for name in names:  # after all have come, so that none counts as finished before another
             for (_, patch), (_, source) in zip(made[name].places, shared.places, strict=True):
                 patch.load_state_dict(source.state_dict())
             for path, twin in made[name].copies.items():

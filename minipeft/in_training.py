@@ -1,0 +1,156 @@
+"""Which of a model's tuners training changes.
+
+    a = attach(model, LoRA(), "a"); train(...)      # trains a
+    b = attach(model, LoRA(), "b"); train(...)      # trains b; a acts, and stays as it was trained
+    train(..., tuners=("a", "b"))                   # trains both, because they are named
+
+The rule. A tuner that had been changed when another one came, by training or by the values of a
+file, is finished: it rests as long as that other one acts. Tuners that came together are trained
+together, and one that is alone is trained, whatever it was before. Disabling or detaching the later
+one wakes the earlier one.
+
+The mechanism is `requires_grad`, so that loops of one's own and transformers' Trainer keep to the
+same rule: parameters of a tuner that rests require no gradient. Base parameters that a tuner trains
+in place rest also while it is disabled or merged, since they then hold what belongs to the base.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from weakref import WeakSet
+
+import torch
+from torch import nn
+
+from minipeft.doors.weights import doors
+
+WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
+
+
+def tuners_of(model: nn.Module) -> dict:
+    """The tuners attached to a model, by name; empty where there are none."""
+    return dict(vars(model)["minipeft"].tuners) if "minipeft" in vars(model) else {}
+
+
+def acting(model: nn.Module) -> list:
+    """The tuners that are neither disabled nor merged."""
+    return [tuner for tuner in tuners_of(model).values() if tuner.enabled and not tuner.merged]
+
+
+def in_training(model: nn.Module) -> list:
+    """The tuners that a step of training changes: they act and do not rest."""
+    return [tuner for tuner in acting(model) if not tuner.resting]
+
+
+def digest(tuner) -> int:
+    """A whole number that changes when the tuner's values do: the sum of their bits.
+
+    Base parameters that are trained in place are not in it; their first values are kept anyway.
+    """
+    values = [p.detach() for p in tuner.parameters() if p not in tuner.lent and not p.is_meta]
+    return sum(int(value.view(BITS[value.element_size()]).sum()) for value in values)
+
+
+def changed(tuner) -> bool:
+    """Do the tuner's values differ from those that it was attached with?"""
+    in_place = any(not torch.equal(now, first) for now, first in tuner.lent.items())
+    return in_place or digest(tuner) != tuner.first_digest
+
+
+def update(model: nn.Module) -> None:
+    """Let those tuners rest that should, and wake the others. Called whenever one of them came,
+    left or was switched."""
+    active = acting(model)
+    for tuner in tuners_of(model).values():
+        finished = any(tuner.name in later.finished for later in active)
+        tuner.rest(finished or bool(tuner.lent and tuner not in active))
+
+
+@contextmanager
+def chosen(model: nn.Module, names: str | Sequence | None) -> Iterator[list]:
+    """Inside, the named tuners are in training and no other; None goes by the rule, and says so
+    where a tuner that acts is left alone.
+
+    Raises:
+        ValueError: a name is not that of a tuner that acts.
+    """
+    if names is None:
+        _tell(model)
+    else:
+        names = _checked(model, [names] if isinstance(names, str) else names)
+        for name, tuner in tuners_of(model).items():
+            tuner.rest(name not in names)
+    try:
+        yield in_training(model)
+    finally:
+        update(model)
+
+
+def _checked(model: nn.Module, names: Sequence) -> list[str]:
+    """The names of tuners given by their names or as they are."""
+    known, found = tuners_of(model), []
+    for name in names:
+        name = getattr(name, "name", name)
+        if name not in known:
+            there = f"those of this model are {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"There is no tuner named {name!r} on this model to train: {there}.")
+        if known[name] not in acting(model):
+            what = "merged: unmerge" if known[name].merged else "disabled: enable"
+            raise ValueError(f"The tuner {name!r} cannot be trained while it is {what} it first.")
+        found.append(name)
+    if not found:
+        raise ValueError("tuners= must name at least one tuner to train, or be left out.")
+    return found
+
+
+def _tell(model: nn.Module) -> None:
+    """Warn where what is trained may not be what was meant."""
+    if not tuners_of(model):
+        parameters = list(model.parameters())
+        if model in WITH_TUNERS and all(p.requires_grad for p in parameters):
+            warnings.warn(
+                f"No tuner is attached any more, so all {sum(p.numel() for p in parameters):,} "
+                "parameters of the base itself are trained: attach a method first, or "
+                "FullFineTuning() to train them all and get the base back by detach().",
+                stacklevel=5,
+            )
+        return
+    resting = [tuner.name for tuner in acting(model) if tuner.resting]
+    if resting:
+        trained = ", ".join(repr(tuner.name) for tuner in in_training(model))
+        warnings.warn(
+            f"Only {trained} is trained: {', '.join(map(repr, resting))}, finished before, acts as "
+            f"well but stays as it is; disable it to train without it, or name what to train, "
+            f"tuners={tuple(tuner.name for tuner in acting(model))}.",
+            stacklevel=5,
+        )
+
+
+def said(model: nn.Module) -> str:
+    """What is in training, in a few words."""
+    names = [tuner.name for tuner in in_training(model)]
+    return ", ".join(names) if names else "the model itself"
+
+
+def check_alone(model: nn.Module) -> None:
+    """Refuse a model that shares layers with another one that has tuners."""
+    known = tuners_of(model)
+    named = {name for door in doors(model) for name in door.patches}
+    parts = {id(parameter) for parameter in model.parameters()}
+    for other in WITH_TUNERS:
+        if other is not model and tuners_of(other):
+            if any(id(parameter) in parts for parameter in other.parameters()):
+                names = ", ".join(map(repr, tuners_of(other)))
+                raise ValueError(
+                    f"This model shares layers with another one, a {type(other).__name__} that has "
+                    f"tuners attached ({names}): attach to that one, or detach them there first."
+                )
+    strange = sorted(named - set(known))
+    if strange:
+        raise ValueError(
+            f"Layers of this model carry a tuner, {strange[0]!r}, that was attached to another "
+            "model which shares them: attach to that one, or detach it there first."
+        )
