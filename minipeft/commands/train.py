@@ -167,7 +167,12 @@ def check_numbers(given: argparse.Namespace) -> None:
         raise ValueError(f"--clip must be above 0, not {given.clip}.")
     warmup = 0 if given.epochs else given.warmup  # of how many steps, only the data know
     check_arguments(
-        given.steps or 500, given.learning_rate, warmup, given.schedule, "max", given.accumulate
+        steps=given.steps or 500,
+        learning_rate=given.learning_rate,
+        warmup=warmup,
+        schedule=given.schedule,
+        accumulate=given.accumulate,
+        weight_decay=given.weight_decay,
     )
 
 

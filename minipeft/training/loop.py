@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from minipeft.contexts import evaluating, modes_kept
 from minipeft.in_training import acting, chosen, in_training, said, tuners_of
+from minipeft.methods.method import shown
 from minipeft.training.distributed import Alone, crew
 from minipeft.training.savings.kept_trunk import Trunk
 from minipeft.training.savings.labelled_positions import labelled_loss
@@ -139,10 +141,22 @@ def train(
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any
             more, or the checkpoint belongs to another run.
     """
-    check_arguments(steps, learning_rate, warmup, schedule, best, accumulate)
+    check_arguments(
+        steps=steps,
+        learning_rate=learning_rate,
+        warmup=warmup,
+        schedule=schedule,
+        best=best,
+        accumulate=accumulate,
+        weight_decay=weight_decay,
+        betas=betas,
+        clip=clip,
+        evaluate_every=evaluate_every,
+        checkpoint_every=checkpoint_every,
+    )
     with chosen(model, tuners), seeded(seed), modes_kept(model):
         parameters = trainable(model)
-        rising = round(warmup * steps) if warmup < 1 else int(warmup)
+        rising = warmup_steps(warmup, steps)
         settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
         settings |= dict(weight_decay=weight_decay, betas=list(betas), clip=clip, seed=seed)
         settings |= dict(accumulate=accumulate, evaluate_every=evaluate_every, best=best)
@@ -268,6 +282,11 @@ def by_factor(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[
     return [{"params": group, "factor": factor} for factor, group in groups.items()]
 
 
+def warmup_steps(warmup: float, steps: int) -> int:
+    """A share of the steps (below 1) or a number of steps, as a number of steps."""
+    return round(warmup * steps) if warmup < 1 else int(warmup)
+
+
 def learning_rate_at(step: int, steps: int, peak: float, warmup: int, schedule: str) -> float:
     """The rate of a step: a straight rise to the peak over `warmup` steps, then the schedule."""
     if step < warmup:
@@ -361,7 +380,16 @@ def score(model, evaluate, step: int, history: History, best: str | None, mates:
     def ask() -> dict[str, float]:
         result = evaluate(model)
         result = result if isinstance(result, Mapping) else {"score": result}
-        return {key: float(value) for key, value in result.items()}
+        try:
+            scores = {key: float(value) for key, value in result.items()}
+        except (TypeError, ValueError):
+            scores = {}
+        if not scores:
+            raise ValueError(
+                "evaluate must give a number, or a dict of one or more numbers by name, not "
+                f"{shown(result)}."
+            )
+        return scores
 
     with evaluating(model), torch.no_grad(), seeded(history.settings["seed"]):
         scores = mates.told(ask)
@@ -378,17 +406,47 @@ def score(model, evaluate, step: int, history: History, best: str | None, mates:
     return False
 
 
-def check_arguments(steps, learning_rate, warmup, schedule, best, accumulate) -> None:
+def check_arguments(
+    *,
+    steps,
+    learning_rate,
+    warmup,
+    schedule,
+    best=None,
+    accumulate=1,
+    weight_decay=0.0,
+    betas=(0.9, 0.999),
+    clip=None,
+    evaluate_every=1,
+    checkpoint_every=1,
+) -> None:
     """One sentence for each impossible argument of `train`."""
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, not {steps!r}.")
-    if not 0 < learning_rate < math.inf:
+    counts = dict(steps=steps, accumulate=accumulate, evaluate_every=evaluate_every)
+    for name, value in (counts | dict(checkpoint_every=checkpoint_every)).items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive, not {learning_rate!r}.")
-    if warmup < 0 or warmup > steps:
-        raise ValueError(f"warmup must be a share below 1 or at most {steps} steps, not {warmup}.")
+    if not is_number(warmup) or not 0 <= warmup <= steps:
+        raise ValueError(
+            f"warmup must be a share below 1 or at most {steps} steps, not {warmup!r}."
+        )
     if schedule not in SCHEDULES:
         raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}.")
     if best not in ("max", "min", None):
         raise ValueError(f'best must be "max", "min" or None, not {best!r}.')
-    if isinstance(accumulate, bool) or not isinstance(accumulate, int) or accumulate < 1:
-        raise ValueError(f"accumulate must be a whole number of at least 1, not {accumulate!r}.")
+    if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay must be a number of at least 0, not {weight_decay!r}.")
+    pair = betas if isinstance(betas, tuple | list) else ()
+    if len(pair) != 2 or not all(is_number(beta) and 0 <= beta < 1 for beta in pair):
+        raise ValueError(
+            f"betas must be two numbers of at least 0 and below 1, such as (0.9, 0.999), not "
+            f"{betas!r}."
+        )
+    if clip is not None and (not is_number(clip) or not clip >= 0):
+        raise ValueError(f"clip must be a positive number, or None to clip nothing, not {clip!r}.")
+
+
+def is_number(value) -> bool:
+    """A real number of Python, or of numpy."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -117,4 +118,142 @@ def test_batches_of_different_length_lie_together():
 def test_dropout_is_refused(model):
     with pytest.raises(ValueError, match="dropout"):
         train_side_by_side(model, [Run(mp.LoRA(dropout=0.1))], batch_of, steps=1)
+    assert not mp.tuners(model)
+
+
+# ---- every setting of a run, and every model, trains what it says, or is refused ----
+
+SETTINGS = {
+    "plus": mp.LoRA(rank=2, plus=16),
+    "stabilized": mp.LoRA(rank=3, rank_stabilized=True),
+    "ranks": mp.LoRA(rank=2, ranks={"value": 3}),
+    "alphas": mp.LoRA(rank=3, alphas={"query": 5}),
+    "layers": mp.LoRA(rank=2, layers=(1,)),
+    "one part": mp.LoRA(rank=2, targets=("key",)),
+    "all": mp.LoRA(rank=2, targets=ALL),
+}
+
+
+def hub_batch(seed, step):
+    batch = zoo.batch("gpt2", seed=10 * seed + step)
+    width = batch["input_ids"].shape[1]
+    return {key: value[:, : width - seed] for key, value in batch.items()}
+
+
+def alone(model, run, batch_of, steps, **options):
+    """(losses, path -> delta of the whole map) of the run by itself."""
+    tuner = mp.attach(model, run.method, seed=run.seed, head=False)
+    feed = lambda step: batch_of(run.seed, step)  # noqa: E731
+    history = mp.train(model, feed, steps, run.learning_rate, progress=False, **options)
+    deltas = {}
+    for place, patch in tuner.places:
+        weight = place.module.weight
+        shape = weight.T.shape if type(place.module).__name__ == "Conv1D" else weight.shape
+        whole = deltas.setdefault(place.path, weight.new_zeros(shape))
+        whole[slice(None) if place.columns is None else place.columns] += patch.delta().detach()
+    tuner.detach()
+    return history.losses, deltas
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])  # fused, apart, fused by head
+def test_runs_of_any_setting_equal_runs_alone(name):
+    model = zoo.build(name).double()
+    runs = [Run(method, 1e-2 / (1 + i), i % 3) for i, method in enumerate(SETTINGS.values())]
+    options = dict(clip=0.5, warmup=2)
+    results = train_side_by_side(model, runs, hub_batch, 5, progress=False, **options)
+    for run, result in zip(runs, results, strict=True):
+        losses, deltas = alone(model, run, hub_batch, 5, **options)
+        assert result.losses == pytest.approx(losses, rel=1e-6), run
+        assert set(result.deltas) == set(deltas)
+        for path, delta in deltas.items():
+            assert delta.abs().max() > 0
+            torch.testing.assert_close(result.deltas[path], delta, rtol=0, atol=1e-6)
+
+
+def test_without_clipping(model):
+    runs = [Run(mp.LoRA(rank=2, plus=4), 2e-2), Run(mp.LoRA(rank=1), 5e-3, seed=1)]
+    results = train_side_by_side(model, runs, batch_of, 4, clip=None, progress=False)
+    for run, result in zip(runs, results, strict=True):
+        losses, _ = alone(model, run, batch_of, 4, clip=None)
+        assert result.losses == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_on_a_half_precision_base(dtype):
+    model = zoo.build("gpt2").to(dtype)
+    run = Run(mp.LoRA(rank=2), 1e-2)
+    (result,) = train_side_by_side(model, [run], hub_batch, 4, progress=False)
+    losses, _ = alone(model, run, hub_batch, 4)
+    assert result.losses == pytest.approx(losses, rel=4 * torch.finfo(dtype).eps)
+
+
+def test_labels_of_padding_count_as_they_do_alone(model):
+    def asked_everywhere(seed, step):
+        batch = batch_of(seed, step)
+        return batch | {"labels": batch["input_ids"].clone()}
+
+    run = Run(mp.LoRA(rank=2), 1e-2)
+    (result,) = train_side_by_side(model, [run], asked_everywhere, 2, progress=False)
+    assert result.losses == pytest.approx(alone(model, run, asked_everywhere, 2)[0], rel=1e-4)
+
+
+def test_other_tuners_of_the_model_are_left_alone():
+    model = zoo.build("gpt2")
+    other = mp.attach(model, mp.LoRA(rank=2), "other", seed=3)
+    zoo.shake(other)
+    before = [p.detach().clone() for p in other.parameters()]
+    train_side_by_side(model, [Run(mp.LoRA(rank=2))], hub_batch, 2, progress=False)
+    assert all(map(torch.equal, other.parameters(), before))
+    assert all(p.grad is None and p.requires_grad for p in other.parameters())
+
+
+QV_RUN = [Run(mp.LoRA(rank=2))]
+
+
+@pytest.mark.parametrize(
+    "runs, sentence",
+    [
+        ([], "one or more runs"),
+        ([Run(mp.DoRA(rank=2))], "Only LoRA is trained side by side, not DoRA"),
+        ([Run(mp.PiSSA(rank=2))], "not PiSSA"),
+        ([Run(mp.QLoRA(rank=2))], "not QLoRA"),
+        ([Run(mp.AdaLoRA())], "not AdaLoRA"),
+        ([Run(mp.Prefix(length=2))], "not Prefix"),
+        ([Run(mp.LoRA(), learning_rate=0.0)], "learning_rate must be positive"),
+        ([Run(mp.LoRA(targets=("qkv",))), *QV_RUN], "as a whole and another a part of it"),
+    ],
+)
+def test_runs_that_would_train_otherwise_are_refused(runs, sentence):
+    model = zoo.build("gpt2")
+    with pytest.raises(ValueError, match=sentence):
+        train_side_by_side(model, runs, hub_batch, 2, progress=False)
+    assert not mp.tuners(model)
+
+
+@pytest.mark.parametrize(
+    "name, head",
+    [("bert", "language"), ("t5", "language"), ("gpt2", "classification"), ("tiny-encoder",) * 2],
+)
+def test_models_that_would_train_otherwise_are_refused(name, head):
+    model = zoo.build(name, "language" if head == name else head)
+    with pytest.raises(ValueError, match="only causal language models"):
+        train_side_by_side(model, QV_RUN, hub_batch, 1, progress=False)
+
+
+def test_dropout_of_the_model_is_refused():
+    model = zoo.build("tiny-decoder", dropout=0.1)
+    with pytest.raises(ValueError, match="this model has some in training"):
+        train_side_by_side(model, QV_RUN, batch_of, 1, progress=False)
+
+
+def test_batches_that_do_not_lie_together_are_refused(model):
+    def uneven(seed, step):
+        return {key: value[: 4 - seed] for key, value in batch_of(seed, step).items()}
+
+    runs = [Run(mp.LoRA(rank=2), seed=0), Run(mp.LoRA(rank=2), seed=1)]
+    with pytest.raises(ValueError, match="the same number of rows"):
+        train_side_by_side(model, runs, uneven, 1, progress=False)
+    more = lambda *which: batch_of(*which) | {"position_ids": torch.zeros(4, 6)}  # noqa: E731
+    with pytest.raises(ValueError, match="and nothing else, not .*position_ids"):
+        train_side_by_side(model, runs, more, 1, progress=False)
     assert not mp.tuners(model)

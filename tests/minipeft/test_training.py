@@ -188,14 +188,31 @@ def test_a_model_without_tuners_is_trained_whole():
         (dict(schedule="lin"), "schedule must be one of linear, cosine, constant"),
         (dict(best="maximum"), "best must be"),
         (dict(accumulate=0), "accumulate must be"),
+        (dict(evaluate_every=0, evaluate=lambda m: 1.0), "evaluate_every must be"),
+        (dict(checkpoint_every=0), "checkpoint_every must be"),
+        (dict(checkpoint_every=2.5), "checkpoint_every must be"),
+        (dict(clip=-1), "clip must be"),
+        (dict(clip=math.nan), "clip must be"),
+        (dict(clip="1"), "clip must be"),
+        (dict(betas=(0.9,)), "betas must be two numbers"),
+        (dict(betas=(0.9, 1.0)), "betas must be two numbers"),
+        (dict(betas=0.9), "betas must be two numbers"),
+        (dict(weight_decay=-0.1), "weight_decay must be"),
+        (dict(learning_rate="fast"), "learning_rate must be positive"),
+        (dict(learning_rate=math.nan), "learning_rate must be positive"),
+        (dict(warmup=None), "warmup must be"),
+        (dict(evaluate=lambda m: {}), "evaluate must give a number, or a dict"),
+        (dict(evaluate=lambda m: None), "evaluate must give a number, or a dict"),
+        (dict(evaluate=lambda m: {"f1": "good"}), "evaluate must give a number, or a dict"),
         (dict(batches=[]), "the list is empty"),
         (dict(resume=True), "needs the folder"),
     ],
 )
 def test_impossible_arguments_are_refused(options, sentence):
     model, _ = tuned()
-    with pytest.raises(ValueError, match=sentence):
-        mp.train(model, **(dict(batches=batches(), steps=2) | options))
+    with pytest.raises(ValueError, match=sentence) as refused:
+        mp.train(model, **(dict(batches=batches(), steps=2, progress=False) | options))
+    assert "\n" not in str(refused.value) and len(str(refused.value)) > 30
 
 
 def test_batches_of_a_wrong_kind_are_refused():
