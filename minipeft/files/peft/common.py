@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from torch import Tensor
 
 from minipeft.doors.weights import features, is_linear, is_transposed
+from minipeft.files.peft.task_types import task_type
 from minipeft.model.anatomy import Anatomy, keys_at
 
 PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
@@ -32,16 +33,6 @@ IGNORED = {
     "revision",
     "target_modules",
     "task_type",
-}
-HEADS = {
-    "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS",
-    "ForQuestionAnswering": "QUESTION_ANS",
-}
-LANGUAGE = {
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-    "ForCausalLM": "CAUSAL_LM",
-    "LMHeadModel": "CAUSAL_LM",
 }
 
 
@@ -167,16 +158,6 @@ def heads_to_save(tuner) -> list[str]:
         above = [h for h in tuner.anatomy.heads() if f"{path}.".startswith(f"{h}.")]
         names.add(above[0] if above else path)
     return sorted(names)
-
-
-def task_type(tuner, frozen_head: bool = False) -> str | None:
-    """PEFT's task_type, from the class of a transformers model.
-
-    frozen_head: say it of a classifier too whose head is not trained.
-    """
-    name = type(tuner.model).__name__
-    kinds = HEADS | LANGUAGE if frozen_head else HEADS if tuner.copies else LANGUAGE
-    return next((task for end, task in kinds.items() if name.endswith(end)), None)
 
 
 def whole(number: float) -> float | int:

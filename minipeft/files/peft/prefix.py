@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from minipeft.files.peft.common import BASE, common_settings, copied, task_type
+from minipeft.files.peft.common import BASE, common_settings, copied
+from minipeft.files.peft.task_types import not_in_peft, prefix_task
 from minipeft.methods.prefix import Prefix
 from minipeft.model.anatomy import Anatomy
 
@@ -28,6 +29,9 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     """adapter_config.json and the tensors of a prefix in PEFT's layout; None for any other."""
     if tuner.method.layout != "peft":
         return None
+    task = prefix_task(tuner)
+    if task is None:
+        return not_in_peft(tuner)
     anatomy, (place, patch) = tuner.anatomy, tuner.places[0]
     table = patch.rows().detach().contiguous()  # (P, 2 L C)
     tensors = {TABLE: table} | copied(tuner, BASE)
@@ -42,7 +46,7 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         "num_virtual_tokens": len(table),
         "peft_type": "PREFIX_TUNING",
         "prefix_projection": False,  # there is no MLP any more
-        "task_type": task_type(tuner, frozen_head=True),
+        "task_type": task,
         "token_dim": C,
     }
     return settings, tensors

@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipeft.files.peft.common import BASE, common_settings, task_type
+from minipeft.files.peft.common import BASE, common_settings
+from minipeft.files.peft.task_types import not_in_peft, prompt_task
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.model.anatomy import Anatomy
@@ -27,11 +28,13 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     method, anatomy, seat = tuner.method, tuner.anatomy, tuner.places[0][0]
     if not stands_as_in_peft(tuner):
         return None
+    task = prompt_task(tuner)
+    if task is None:
+        return not_in_peft(tuner)
     own, values = f"{seat.path}.{seat.target}.", method.stored(tuner)
     vectors = values[f"{own}vectors"]  # (P, C)
     tensors = {VECTORS: vectors}
     tensors |= {f"{BASE}{k}": v for k, v in values.items() if not k.startswith(own)}
-    task = task_type(tuner, frozen_head=True)
     twice = task == "SEQ_2_SEQ_LM"
     if twice:
         tensors[VECTORS] = torch.cat([vectors, torch.zeros_like(vectors)])  # (2 P, C)

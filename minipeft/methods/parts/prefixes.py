@@ -124,6 +124,8 @@ def install_memory(method, tuner) -> None:
         raise ValueError('position="infix" needs a decoder that reads x and y in one row.')
     peft, pair = method.layout == "peft", tuner.anatomy.is_encoder_decoder()
     where = ("decoder",) if peft and pair else method.where or tuple(found)
+    if peft:  # a cache holds what self-attention reads
+        where = [kind for kind in where if kind != "cross"]
     for kind in where:
         seats = found[kind]
         L = len(found["encoder"]) if peft and pair else len(seats)  # layers there are rows for

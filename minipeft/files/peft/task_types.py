@@ -1,0 +1,78 @@
+"""🤗 PEFT's task_type: which of its classes opens the file, and so what becomes of a prompt.
+
+Without a task_type PEFT opens a file of the prompt family (prefixes, soft prompts) and does not put
+the prompt in. FEATURE_EXTRACTION puts it in front of any model and hands on what the model gives,
+so that is what bare encoders, masked language models, double heads and frozen heads get.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+
+HEADS = {
+    "ForSequenceClassification": "SEQ_CLS",
+    "ForTokenClassification": "TOKEN_CLS",
+    "ForQuestionAnswering": "QUESTION_ANS",
+}
+LANGUAGE = {
+    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "ForCausalLM": "CAUSAL_LM",
+    "LMHeadModel": "CAUSAL_LM",
+}
+# tiny_transformers open as models of the library: (kind, class of the head) -> task_type
+TINY = {
+    ("decoder", "LanguageHead"): "CAUSAL_LM",
+    ("encoder-decoder", "LanguageHead"): "SEQ_2_SEQ_LM",
+    ("encoder", "LanguageHead"): "FEATURE_EXTRACTION",
+}
+
+
+def task_type(tuner) -> str | None:
+    """The task_type of a tuner in the weights door, which decides nothing there."""
+    return _ending(type(tuner.model).__name__, HEADS if tuner.copies else LANGUAGE)
+
+
+def prompt_task(tuner) -> str | None:
+    """The task_type with which PEFT puts a soft prompt in front as we do; None: with none."""
+    name, anatomy = type(tuner.model).__name__, tuner.anatomy
+    if (anatomy.model_type or "").startswith("tiny-"):
+        head = type(anatomy.modules.get("head")).__name__
+        return None if tuner.copies else TINY.get((tuner.model.config.kind, head))
+    head, task = _ending(name, HEADS), _ending(name, HEADS | LANGUAGE)
+    theirs = isinstance(getattr(tuner.model, "base_model_prefix", None), str)  # transformers' class
+    if not theirs or name.endswith("ForMultipleChoice"):
+        return None
+    if anatomy.is_encoder_decoder() and head:
+        return None  # these take no vectors in place of ids
+    if task == "SEQ_CLS" and anatomy.is_decoder() and tuner.method.layout != "peft":
+        return None  # given vectors, they read the last column, be it padding or not
+    # with the task_type of a head PEFT insists on finding that head in the file
+    return task if task and (tuner.copies or not head) else "FEATURE_EXTRACTION"
+
+
+def prefix_task(tuner) -> str | None:
+    """The task_type with which PEFT puts a prefix in as we do; None: with none."""
+    task, model = prompt_task(tuner), tuner.model
+    if tuner.anatomy.is_encoder_decoder():  # PEFT gives the encoder a mask with P places too many
+        return task if task == "SEQ_2_SEQ_LM" else None
+    modules = (model, getattr(model, "base_model", model))
+    takes = ["past_key_values" in inspect.signature(m.forward).parameters for m in modules]
+    tiny = (tuner.anatomy.model_type or "").startswith("tiny-")
+    return task if tiny or any(takes) else None
+
+
+def not_in_peft(tuner) -> None:
+    """Say that PEFT cannot open what was meant for it."""
+    if tuner.method.layout == "peft":
+        kind, model = type(tuner.method).__name__, type(tuner.model).__name__
+        warnings.warn(
+            f"PEFT cannot put a {kind} into a {model} as this tuner does, so {tuner.name!r} is "
+            "saved in minipeft's own layout, which minipeft.load opens and PEFT does not.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _ending(name: str, tasks: dict[str, str]) -> str | None:
+    return next((task for end, task in tasks.items() if name.endswith(end)), None)
