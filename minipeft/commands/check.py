@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 
 
@@ -37,7 +38,11 @@ def add(commands, arguments: list[str]) -> None:
 def run(options: argparse.Namespace) -> int:
     from minipeft.checks import submission
 
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal that lacks a letter shows "?"
+        sys.stdout.reconfigure(errors="replace")
     exercises = submission.read(options.notebook)
+    if note := submission.limits_missing():
+        print(f"note: {note}", file=sys.stderr)
     verdicts = []
     for exercise in exercises:
         if sys.stderr.isatty():

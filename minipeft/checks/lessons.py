@@ -1,0 +1,108 @@
+"""Which exercises the course has: read from the exercise notebooks that the package brings along.
+
+In the repository they stand in notebooks/exercises/, in an installed package in minipeft/lessons/.
+What a submitted notebook says of itself is not asked: it only tells which lesson it belongs to.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from minipeft.checks.cells import Cell, blanked, read_cells
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise of the course: "10.1", "minipeft.methods.lora:LoRAPatch", its points.
+
+    blanked: the functions whose bodies the learner writes ("forward", "delta").
+    """
+
+    number: str
+    reference: str
+    points: int
+    blanked: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.reference.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One exercise notebook: "10_lora", its file, its exercises in order."""
+
+    slug: str
+    path: Path
+    exercises: tuple[Exercise, ...]
+
+
+def folder() -> Path:
+    """Where the exercise notebooks stand: beside the package in the repository, or inside it."""
+    package = Path(__file__).resolve().parents[1]
+    places = [package / "lessons", package.parent / "notebooks" / "exercises"]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise FileNotFoundError(
+        "The exercise notebooks of the course were not found: install minipeft from its wheel or "
+        "run from the repository."
+    )
+
+
+def lessons() -> dict[str, Lesson]:
+    """Every lesson that has exercises, by its name ("10_lora"), in order."""
+    return _lessons(folder())
+
+
+@functools.lru_cache(maxsize=4)
+def _lessons(place: Path) -> dict[str, Lesson]:
+    return {path.stem: _lesson(path) for path in sorted(place.glob("*.ipynb"))}
+
+
+def _lesson(path: Path) -> Lesson:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    stubs = {cell.exercise: cell for cell in read_cells(notebook)}
+    exercises = []
+    for entry in notebook["metadata"]["minipeft"]["exercises"]:
+        reference = entry["exercise"]
+        bodies = blanked(stubs[reference], reference.partition(":")[2])
+        exercises.append(
+            Exercise(entry["number"], reference, int(entry.get("points", 1)), tuple(sorted(bodies)))
+        )
+    return Lesson(path.stem, path, tuple(exercises))
+
+
+def lesson_of(notebook: dict, cells: list[Cell], file: Path) -> Lesson | None:
+    """The lesson that a submitted notebook belongs to; None when it is none of this course.
+
+    Its metadata say so, or its file's name ("smith_10_lora.ipynb"), or its title ("# 10 · LoRA"),
+    or the marks of its cells; the first that names a lesson of this course counts.
+    """
+    known = lessons()
+    facts = _facts(notebook)
+    if facts.get("lesson") in known:
+        return known[facts["lesson"]]
+    for slug in known:
+        if slug in file.stem:
+            return known[slug]
+    numbers = {slug[:2]: slug for slug in known}
+    for cell in notebook["cells"]:
+        title = re.match(r"# (\d\d) · ", "".join(cell.get("source", "")))
+        if cell.get("cell_type") == "markdown" and title and title[1] in numbers:
+            return known[numbers[title[1]]]
+    listed = [entry["exercise"] for entry in facts.get("exercises", [])]
+    marks = {str(mark).partition(":")[2] for mark in [*listed, *(c.exercise for c in cells)]}
+    for lesson in known.values():
+        if marks & {exercise.name for exercise in lesson.exercises}:
+            return lesson
+    return None
+
+
+def _facts(notebook: dict) -> dict:
+    facts = notebook.get("metadata", {}).get("minipeft", {})
+    return facts if isinstance(facts, dict) else {}
