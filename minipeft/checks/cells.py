@@ -7,13 +7,13 @@ notebook, the helpers and constants that the definition uses (and what these use
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
 import dis
 import functools
 import re
-import __future__
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import CodeType
@@ -54,7 +54,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Cell:
-    """One code cell. source: as submitted; text: as Python, None if it is none; exercise: its mark."""
+    """One code cell: as submitted, as Python (None if it is none), and the exercise it claims."""
 
     source: str
     text: str | None
@@ -322,8 +322,7 @@ def program(
                 makers = [
                     s
                     for s in side
-                    if need in s.binds
-                    or need in (s.changes if need in data else _patches(s.node))
+                    if need in s.binds or need in (s.changes if need in data else _patches(s.node))
                 ]
                 fresh = [s for s in makers if s not in picked and not s.imports]
                 picked |= set(fresh)

@@ -31,8 +31,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from minipeft.checks.lessons import lesson_of
 from minipeft.checks.cells import candidates, read_cells
+from minipeft.checks.lessons import lesson_of
 from minipeft.checks.sandbox import clean
 
 SECONDS = 60.0
@@ -106,9 +106,7 @@ def read(path: str | Path) -> list[Submitted]:
         uses = {e.name: e.reference for e in lesson.exercises if e is not exercise}
         whole = tuple(c.source for c in cells), tuple(c.exercise for c in cells)
         found.append(
-            Submitted(
-                exercise.number, exercise.reference, source, uses, *whole, exercise.blanked
-            )
+            Submitted(exercise.number, exercise.reference, source, uses, *whole, exercise.blanked)
         )
     return found
 

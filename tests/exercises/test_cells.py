@@ -59,7 +59,8 @@ def verdict(monkeypatch):
         (WHOLE, "LoRAPatch.forward = None\nLoRAPatch.forward = right",
          "def right(self, x, y):\n    x = self.dropout(x.to(self.A.dtype))\n"
          "    return (y + self.scale * x @ self.A.T @ self.B.T).to(y.dtype)"),
-        (WRONG, "class LoRAPatch(LoRAPatch):\n    def delta(self):\n        return super().delta().T"),
+        (WRONG, "class LoRAPatch(LoRAPatch):\n"
+         "    def delta(self):\n        return super().delta().T"),
         (WRONG, "def delta(self):\n    return self.scale * self.B @ self.A\n"
          "setattr(LoRAPatch, 'delta', delta)"),
         (WHOLE.replace("class LoRAPatch", "class Mine"), "LoRAPatch = Mine"),
@@ -118,8 +119,8 @@ def test_dataclasses_scripting_pickles_and_sources_work(verdict):
          "name 'detour' is not defined (no cell of the notebook defines or imports it)"),
         (("SCALE = 1 / 0", WHOLE.replace("alpha /", "SCALE * alpha /")), "failed",
          "(the line that sets SCALE stopped with ZeroDivisionError: division by zero)"),
-        (("from minipeft.methods.lora import LoRAPatch",), "failed", "LoRAPatch itself is the pack"),
-        (("import minipeft.methods.lora as l\nLoRAPatch = l.LoRAPatch",), "failed", "itself is the"),
+        (("from minipeft.methods.lora import LoRAPatch",), "failed", "LoRAPatch itself is the"),
+        (("import minipeft.methods.lora as l\nLoRAPatch = l.LoRAPatch",), "failed", "itself is"),
         (("import minipeft.methods.lora as l\nclass LoRAPatch(l.LoRAPatch):\n    pass",), "failed",
          "LoRAPatch.delta is the package's: write it in the notebook"),
         (("import minipeft.methods.lora as l", WHOLE, "LoRAPatch.forward = l.LoRAPatch.forward"),
