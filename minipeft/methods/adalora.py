@@ -30,8 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.methods.method import Method, check_layers, check_names, check_number, check_table
+from minipeft.methods.method import Method
 from minipeft.methods.parts.budget import Budgeted, Triplets
+from minipeft.methods.parts.validation import check_layers, check_names, check_number, check_table
 from minipeft.model.anatomy import name_of
 
 

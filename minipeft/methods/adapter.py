@@ -42,8 +42,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.methods.method import Method, check_choice, check_flag, check_layers, check_number
+from minipeft.methods.method import Method
 from minipeft.methods.parts.input_tap import Listener, Note
+from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
 
 PLACEMENTS = {"houlsby": ("output", "down"), "pfeiffer": ("down",), "parallel": ("down",)}
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from minipeft.methods.method import Method, check_names, shown
+from minipeft.methods.method import Method
+from minipeft.methods.parts.validation import check_names, shorten
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class TopLayers(Method):
 
     def __post_init__(self) -> None:
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 1:
-            raise ValueError(f"TopLayers needs a count of at least 1, not {shown(self.count)}.")
+            raise ValueError(f"TopLayers needs a count of at least 1, not {shorten(self.count)}.")
 
     def install(self, tuner) -> None:
         tuner.unfreeze(tuner.anatomy.top(self.count))

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minipeft.methods.method import Method, check_layers, check_names
+from minipeft.methods.method import Method
+from minipeft.methods.parts.validation import check_layers, check_names
 
 
 class OutputScale(nn.Module):

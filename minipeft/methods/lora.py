@@ -1,23 +1,40 @@
 """LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), in the weights door.
 
-Section 4.1, equation 3. A frozen linear map W0 is followed by a low-rank detour that is trained:
+Path: attach(model, LoRA(...)) -> LoRA.install -> tuner.add(place, LoRAPatch) -> WeightDoor.forward,
+which computes y = W0 x and calls LoRAPatch.forward(x, y) in every pass.
 
-    h = W0 x + (alpha / r) B A x          W0 (out, in)   A (r, in)   B (out, r)   x (in,)   h (out,)
+Section 4.1. A frozen linear map W0 is followed by a low-rank detour, which alone is trained:
 
-    B = 0 at the start, so that h = W0 x exactly: training begins at the base model.
-    A is random. With B = 0, dL/dA = 0 at the first step and dL/dB is not: B moves first.
-    After training B A can be added to W0 (`delta`), and the detour costs nothing any more.
+    h = W0 x + (alpha / r) B A x                                                        (eq. 3)
 
-Parameters: r (in + out) for every linear map that is adapted. The paper adapts W_q and W_v only.
+    W0 (out, in) frozen    A (r, in) trained    B (out, r) trained    x (in,)    h (out,)
+
+    With N rows of T tokens, in = out = 64 and r = 8: x (N, T, 64) -> A x (N, T, 8) ->
+    B A x (N, T, 64), which is scaled and added to W0 x (N, T, 64).
+
+Start: B = 0, so that h = W0 x exactly; A is random. Then dL/dA = 0 at the first step and dL/dB is
+not: B moves first.
+
+Merge: W0 + (alpha / r) B A is one matrix (`delta`), and the detour costs nothing any more.
+
+Parameters: r (in + out) for every map, trained and stored. Default: query and value of every
+attention layer, as in the paper.
 
 Departures.
-(1) The paper draws A from a Gaussian; its code (loralib) takes kaiming_uniform(a = sqrt 5), that
-    is uniform on +-1/sqrt(in), and so do we.
-(2) The paper divides alpha by r; `rank_stabilized=True` divides by sqrt r (rsLoRA, Kalajdzievski
-    2023, arXiv 2312.03732).
-(3) The equation has no dropout; the code drops features of x on the way into A, and so do we.
-(4) On a half-precision base A and B stay in fp32.
-(5) `plus=16` lets B learn 16 times as fast as A (LoRA+, Hayou et al. 2024, arXiv 2402.12354).
+(1) Start of A. Paper: a Gaussian. PEFT: uniform on +-1/sqrt(in), kaiming_uniform(a = sqrt 5). Here:
+    as PEFT, since the authors' code (loralib) does so.
+    Shown by test_lora.py::test_a_starts_uniform_within_one_over_root_in
+(2) Scale. Paper: alpha / r. PEFT: alpha / r, or alpha / sqrt r with use_rslora. Here: the same;
+    `rank_stabilized=True` is rsLoRA (Kalajdzievski 2023, arXiv 2312.03732), which keeps large ranks
+    learning. Shown by test_lora.py::test_equation_3_for_any_shape
+(3) Dropout. Paper: none in the equation. PEFT: on x on its way into A. Here: as PEFT and loralib.
+    Shown by test_lora.py::test_dropout_falls_on_the_input_of_a_and_keeps_its_mean
+(4) Precision. Paper: not said. PEFT: A and B in fp32 on a half-precision base. Here: the same,
+    since small steps would be lost in the 8 bits of a bf16 mantissa.
+    Shown by test_lora.py::test_a_half_precision_base_gets_fp32_patches
+(5) Learning rate of B. Paper: that of A. PEFT: that of A, or create_loraplus_optimizer. Here: that
+    of A; `plus=16` multiplies it (LoRA+, Hayou et al. 2024, arXiv 2402.12354), see
+    parts/lora_plus.py. Shown by test_lora_variants.py::test_lora_plus_moves_b_faster
 """
 
 from __future__ import annotations
@@ -30,16 +47,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.methods.method import (
-    LARGEST,
-    Method,
-    check_flag,
-    check_layers,
-    check_names,
-    check_number,
-    check_table,
-    shown,
-)
+from minipeft.methods.method import Method
+from minipeft.methods.parts.lora_plus import lora_plus
+from minipeft.methods.parts.validation import check_lora
 
 
 class LoRAPatch(nn.Module):
@@ -69,11 +79,11 @@ class LoRAPatch(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = W0 x (B, T, out) -> y + scale B A x (B, T, out), in the dtype of y."""
+        """x (N, T, in), y = W0 x (N, T, out) -> h (N, T, out), in the dtype of y."""
         x = self.dropout(x.to(self.A.dtype))
-        low = self.scale * F.linear(x, self.A)  # (alpha / r) A x: (B, T, r), the small one to scale
-        detour = F.linear(low, self.B)  # (alpha / r) B A x: (B, T, out)
-        return (y + detour).to(y.dtype)  # eq. 3
+        low = self.scale * F.linear(x, self.A)  # eq. 3: (alpha / r) A x, (N, T, r)
+        detour = F.linear(low, self.B)  # eq. 3: (alpha / r) B A x, (N, T, out)
+        return (y + detour).to(y.dtype)  # eq. 3: h, (N, T, out)
 
     def alike(self, patches: list) -> bool:
         """Can `abreast` take these?"""
@@ -126,26 +136,7 @@ class LoRA(Method):
     Patch = LoRAPatch  # what is put beside each map; DoRA and PiSSA have their own
 
     def __post_init__(self) -> None:
-        check_names(self, "targets")
-        check_layers(self)
-        if self.plus is not None:
-            check_number(self, "plus", "above 0", lambda n: 0 < n < math.inf)
-        check_table(self, "ranks", "alphas")
-        check_flag(self, "rank_stabilized")
-        for rank in (self.rank, *self.ranks.values()):
-            if type(rank) is not int or not 1 <= rank < LARGEST:
-                raise ValueError(
-                    f"A LoRA rank must be a whole number of at least 1, not {shown(rank)}."
-                )
-        for alpha in (self.alpha, *self.alphas.values()):
-            if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
-                raise ValueError(
-                    f"LoRA's alpha must be a positive number, not {shown(alpha)}: 0 learns nothing."
-                )
-        if type(self.dropout) not in (int, float) or not 0 <= self.dropout < 1:
-            raise ValueError(
-                f"LoRA's dropout must be at least 0 and below 1, not {shown(self.dropout)}."
-            )
+        check_lora(self)
 
     def install(self, tuner) -> None:
         places = tuner.find(self.targets, self.layers)
@@ -156,4 +147,4 @@ class LoRA(Method):
             tuner.add(place, self.Patch(*size, rank, alpha, self.dropout, self.rank_stabilized))
 
     def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
-        return {patch.B: self.plus or 1.0 for _, patch in tuner.places}
+        return lora_plus(tuner, self.plus)

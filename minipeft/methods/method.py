@@ -11,13 +11,10 @@ A method sees the model through its tuner only, so it never names a module of an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, fields
 
 from torch import Tensor, nn
-
-LARGEST = 2**31  # a whole number that is as large is a mistake, and torch would not take it
-LONGEST = 300  # characters of a name
 
 
 class Method:
@@ -92,83 +89,3 @@ class Method:
 
     def finish(self, tuner) -> None:
         """Called after the last step, when the best weights are back."""
-
-
-def shown(value) -> str:
-    """A value as an error says it, cut where it is too long to be read."""
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def entries(value) -> tuple:
-    """What is in a list, tuple, range or set; nothing where there is no such thing."""
-    return tuple(value) if isinstance(value, Iterable) else ()
-
-
-def check_table(method, *fields: str) -> None:
-    """Each field must be a dict whose keys are names."""
-    for field in fields:
-        value = getattr(method, field)
-        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-            raise ValueError(
-                f"{type(method).__name__}'s {field} must be a dict by target, such as "
-                f'{{"query": 4}}, not {shown(value)}.'
-            )
-
-
-def check_names(method, *fields: str) -> None:
-    """Make each field a tuple of strings; one string alone counts as a tuple of one."""
-    for field in fields:
-        value = getattr(method, field)
-        names = (value,) if isinstance(value, str) else entries(value)
-        if not names or not all(isinstance(n, str) and 0 < len(n) < LONGEST for n in names):
-            raise ValueError(
-                f"{type(method).__name__}'s {field} must be one or more names, such as "
-                f'("query", "value"), not {shown(value)}.'
-            )
-        object.__setattr__(method, field, names)  # the way to set a field of a frozen dataclass
-
-
-def check_layers(method) -> None:
-    """`layers` must be None or a tuple of layer numbers."""
-    if method.layers is None:
-        return
-    layers = entries(method.layers)
-    if not layers or not all(type(i) is int and i >= 0 for i in layers):
-        raise ValueError(
-            f"{type(method).__name__}'s layers must be None or layer numbers from 0, not "
-            f"{shown(method.layers)}."
-        )
-    object.__setattr__(method, "layers", layers)
-
-
-def check_choice(method, field: str, choices: Iterable[str]) -> None:
-    """The field must be one of these words."""
-    value = getattr(method, field)
-    if not isinstance(value, str) or value not in choices:
-        words = ", ".join(map(repr, choices))
-        raise ValueError(
-            f"{type(method).__name__}'s {field} must be one of {words}, not {shown(value)}."
-        )
-
-
-def check_number(method, field: str, rule: str, fits: Callable, whole: bool = False) -> None:
-    """The field must be a number, a whole one if said so, for which `fits(number)` is true."""
-    value, kinds = getattr(method, field), (int,) if whole else (int, float)
-    fitting = type(value) in kinds and fits(value)  # True is an int, but no number here
-    if not fitting or (type(value) is int and value >= LARGEST):
-        kind = "a whole number" if whole else "a number"
-        raise ValueError(
-            f"{type(method).__name__}'s {field} must be {kind} {rule}, not {shown(value)}."
-        )
-
-
-def check_flag(method, *fields: str, none: bool = False) -> None:
-    """Each field must be True or False; with `none`, None is one more choice."""
-    for field in fields:
-        value = getattr(method, field)
-        if type(value) is not bool and not (none and value is None):
-            words = "True, False or None" if none else "True or False"
-            raise ValueError(
-                f"{type(method).__name__}'s {field} must be {words}, not {shown(value)}."
-            )

@@ -37,9 +37,10 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.words import insert_as_peft
-from minipeft.methods.method import Method, check_choice, check_flag, check_number
+from minipeft.methods.method import Method
 from minipeft.methods.parts.soft_words import Prompt, check_peft, folded_words, peft_notes, speak
 from minipeft.methods.parts.templates import Template
+from minipeft.methods.parts.validation import check_choice, check_flag, check_number
 
 
 class PromptEncoder(nn.Module):

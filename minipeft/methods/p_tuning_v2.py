@@ -34,8 +34,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from minipeft.methods.method import Method, check_choice, check_flag, check_layers, check_number
+from minipeft.methods.method import Method
 from minipeft.methods.parts.prefixes import folded, layout_notes
+from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
 from minipeft.methods.prefix import Prefix
 
 

@@ -39,14 +39,7 @@ import torch
 from torch import Tensor
 
 from minipeft.doors.words import insert
-from minipeft.methods.method import (
-    Method,
-    check_choice,
-    check_flag,
-    check_layers,
-    check_names,
-    check_number,
-)
+from minipeft.methods.method import Method
 from minipeft.methods.parts.prefixes import (
     KINDS,
     Rows,
@@ -56,6 +49,13 @@ from minipeft.methods.parts.prefixes import (
     folded,
     install_memory,
     layout_notes,
+)
+from minipeft.methods.parts.validation import (
+    check_choice,
+    check_flag,
+    check_layers,
+    check_names,
+    check_number,
 )
 
 

@@ -40,8 +40,9 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.words import answer_begins, insert, insert_as_peft
-from minipeft.methods.method import Method, check_choice, check_number
+from minipeft.methods.method import Method
 from minipeft.methods.parts.soft_words import Prompt, check_peft, peft_notes, speak
+from minipeft.methods.parts.validation import check_choice, check_number
 
 STARTS = ("random", "vocabulary", "text", "labels")
 POSITIONS = ("start", "after-bos", "end")

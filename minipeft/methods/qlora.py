@@ -38,8 +38,8 @@ from torch import Tensor, nn
 
 from minipeft.doors.weights import doors, fold, is_linear, is_transposed
 from minipeft.methods.lora import LoRA
-from minipeft.methods.method import check_choice, check_flag, check_number
 from minipeft.methods.parts.quantization import KINDS, Quantized
+from minipeft.methods.parts.validation import check_choice, check_flag, check_number
 
 COMPUTE = ("float32", "bfloat16", "float16")
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.adapter import Adapter
-from minipeft.methods.method import Method, shown
+from minipeft.methods.method import Method
+from minipeft.methods.parts.validation import shorten
 from minipeft.methods.prefix import Prefix
 
 
@@ -45,7 +46,9 @@ class Together(Method):
             raise ValueError("Together needs one or more methods, such as (LoRA(), Adapter()).")
         for part in self.methods:
             if not isinstance(part, Method):
-                raise TypeError(f"Together needs methods such as LoRA(rank=8), not {shown(part)}.")
+                raise TypeError(
+                    f"Together needs methods such as LoRA(rank=8), not {shorten(part)}."
+                )
             if isinstance(part, Together):
                 raise ValueError("A Together is no part of another: name all parts in one.")
         object.__setattr__(self, "methods", tuple(self.methods))

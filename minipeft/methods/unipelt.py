@@ -31,10 +31,11 @@ from dataclasses import dataclass
 
 from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
-from minipeft.methods.method import Method, check_choice, check_layers, check_names, check_number
+from minipeft.methods.method import Method
 from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
 from minipeft.methods.parts.input_tap import Listener, Note
 from minipeft.methods.parts.prefixes import PrefixPatch, Rows, kinds_of
+from minipeft.methods.parts.validation import check_choice, check_layers, check_names, check_number
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from minipeft.contexts import evaluating, modes_kept
 from minipeft.in_training import acting, chosen, in_training, said, tuners_of
-from minipeft.methods.method import shown
+from minipeft.methods.parts.validation import shorten
 from minipeft.training.distributed import Alone, crew
 from minipeft.training.savings.kept_trunk import Trunk
 from minipeft.training.savings.labelled_positions import labelled_loss
@@ -387,7 +387,7 @@ def score(model, evaluate, step: int, history: History, best: str | None, mates:
         if not scores:
             raise ValueError(
                 "evaluate must give a number, or a dict of one or more numbers by name, not "
-                f"{shown(result)}."
+                f"{shorten(result)}."
             )
         return scores
 

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from minipeft.doors.weights import features
 from minipeft.in_training import chosen
 from minipeft.methods.lora import LoRA, LoRAPatch
-from minipeft.methods.method import Method, shown
+from minipeft.methods.method import Method
+from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy
 from minipeft.training.loop import check_arguments, learning_rate_at, warmup_steps
 from minipeft.training.savings.shared_prompt import drops
@@ -220,7 +221,9 @@ def _check(model: nn.Module, runs: tuple[Run, ...], steps: int, warmup, clip) ->
         raise ValueError("train_side_by_side needs one or more runs, such as Run(LoRA(rank=4)).")
     for run in runs:
         if not isinstance(run, Run):
-            raise TypeError(f"train_side_by_side needs runs such as Run(LoRA()), not {shown(run)}.")
+            raise TypeError(
+                f"train_side_by_side needs runs such as Run(LoRA()), not {shorten(run)}."
+            )
         if type(run.method) is not LoRA:
             raise ValueError(
                 f"Only LoRA is trained side by side, not {type(run.method).__name__}: train that "

@@ -29,7 +29,7 @@ from minipeft.files.peft.common import (
     without_prefix,
 )
 from minipeft.methods.adalora import AdaLoRA
-from minipeft.methods.method import shown
+from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy, name_of
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "init_lora_weights"}
@@ -124,7 +124,7 @@ def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaL
         if key not in READ | IGNORED | {"rank_pattern"} and value:
             if (key, value) != ("bias", "none"):
                 raise ValueError(
-                    f"The file sets {key}={shown(value)}, which AdaLoRA does not know."
+                    f"The file sets {key}={shorten(value)}, which AdaLoRA does not know."
                 )
     init_r, pattern = settings.get("init_r"), settings.get("rank_pattern") or {}
     for path, tensor in Q.items():

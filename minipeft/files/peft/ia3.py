@@ -28,7 +28,7 @@ from minipeft.files.peft.common import (
     without_prefix,
 )
 from minipeft.methods.ia3 import IA3, InputScale
-from minipeft.methods.method import shown
+from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy, name_of
 
 END = ".ia3_l"
@@ -113,8 +113,8 @@ def _method_from(settings: dict, paths: list[str], inputs: set[str], anatomy: An
     for key, value in settings.items():
         if key not in KNOWN and value:
             raise ValueError(
-                f"The file sets {key}={shown(value)}, a variant of IA3 that this version does not "
-                "know."
+                f"The file sets {key}={shorten(value)}, a variant of IA3 that this version "
+                "does not know."
             )
     targets = target_names(anatomy, paths)
     kinds = {name: {path in inputs for path in paths if _is(path, name)} for name in targets}

@@ -47,7 +47,7 @@ from minipeft.files.peft.common import (
 )
 from minipeft.methods.dora import DoRA
 from minipeft.methods.lora import LoRA, LoRAPatch
-from minipeft.methods.method import shown
+from minipeft.methods.parts.validation import shorten
 from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
 from minipeft.model.anatomy import Anatomy, name_of
 
@@ -205,8 +205,8 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
     for key, value in settings.items():
         if key not in READ | IGNORED and value and (key, value) != ("bias", "none"):
             raise ValueError(
-                f"The file sets {key}={shown(value)}, a variant of LoRA that this version does not "
-                "know."
+                f"The file sets {key}={shorten(value)}, a variant of LoRA that this version "
+                "does not know."
             )
     start = settings.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minipeft.methods.method import check_choice
+from minipeft.methods.parts.validation import check_choice
 
 
 class Prompt(nn.Module):
