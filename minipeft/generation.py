@@ -45,6 +45,7 @@ def generate(
     anatomy = anatomy_of(model)
     decoder = bool(tuners(model)) and anatomy.is_decoder()
     batch = wrap(model, batch, left=decoder or None)
+    batch.pop("position_ids", None)  # every row counts its own tokens when it writes
     given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
     if anatomy.limit is not None:
         room = anatomy.limit - (1 if anatomy.is_encoder_decoder() else given)

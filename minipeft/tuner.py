@@ -16,12 +16,19 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from minipeft import state
 from minipeft.doors.memory import MemoryDoor, PositionDoor, open_attention
+from minipeft.doors.positions import (
+    columns_as_positions,
+    count_positions,
+    keep_positions,
+    whole_rows,
+)
 from minipeft.doors.weights import (
     CopyDoor,
     Door,
@@ -39,7 +46,6 @@ from minipeft.doors.words import (
     enter,
     is_left_padded,
     mask_of,
-    positions,
     together,
 )
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
@@ -95,7 +101,7 @@ class Attached:
         self.turn = Turn()
         self.hooks = [
             model.register_forward_pre_hook(lambda model, _: model.minipeft.turn.__enter__()),
-            model.register_forward_pre_hook(enter(wrap), with_kwargs=True),
+            model.register_forward_pre_hook(enter(wrap, later), with_kwargs=True),
             model.register_forward_hook(
                 lambda model, *_: model.minipeft.turn.__exit__(), always_call=True
             ),
@@ -362,7 +368,23 @@ class Tuner:
         """The batch as the model must see it with this tuner. `train` and `generate` call it."""
         if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):
             return batch
-        return self.method.wrap(self, batch)
+        wrap = partial(self.method.wrap, self)
+        if self.words is None:
+            return wrap(batch)
+        if self.as_in_peft:
+            return columns_as_positions(batch, wrap)
+        return keep_positions(batch, wrap, self.anatomy.positions())
+
+    @property
+    def as_in_peft(self) -> bool:
+        """Does a method of this tuner, or a part of it, do what 🤗 PEFT does (`layout="peft"`)?"""
+        parts = getattr(self.method, "methods", (self.method,))
+        return any(getattr(part, "layout", None) == "peft" for part in parts)
+
+    @property
+    def counts(self) -> bool:
+        """Do the rows it acts on count their own tokens? See `minipeft.doors.positions`."""
+        return not self.as_in_peft and any(isinstance(place, Seat) for place, _ in self.places)
 
     def words_in(self, ids: Tensor) -> bool:
         """Are this tuner's words in these ids already?"""
@@ -653,19 +675,21 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     if not known or batch.get("input_ids") is None:
         return batch
     anatomy = next(iter(known.values())).anatomy
-    rows = model.minipeft.rows
+    rows, given, own = model.minipeft.rows, batch.get("position_ids") is not None, None
     if rows is None or not any(t.words for t in known.values()):
         for tuner in known.values():
             batch = tuner.wrap(batch)
     elif not any(tuner.words_in(batch["input_ids"]) for tuner in known.values()):
-        B = len(batch["input_ids"])
+        B, T = batch["input_ids"].shape
         if B != len(rows):
             raise ValueError(f"route() names {len(rows)} rows, but the batch has {B}.")
         groups: dict[tuple[str, ...], list[int]] = {}
         for number, names in enumerate(rows):
             groups.setdefault(names, []).append(number)
         parts = []
-        batch = {**batch, "attention_mask": mask_of(batch)}
+        batch = whole_rows({**batch, "attention_mask": mask_of(batch)})
+        if not given and anatomy.takes_positions():  # so that rows without new words keep theirs
+            batch["position_ids"] = torch.arange(T, device=batch["input_ids"].device).expand(B, T)
         for names, numbers in groups.items():
             part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in batch.items()}
             for name in names:
@@ -674,10 +698,9 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         left = is_left_padded(batch) if left is None else left
         aligned = not anatomy.is_encoder_decoder()
         batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
-    words = [t for t in known.values() if t.enabled and t.words_in(batch["input_ids"])]
-    if words and not any(getattr(t.method, "layout", None) == "peft" for t in words):
-        if anatomy.takes_positions() and is_left_padded(batch):
-            batch = {"position_ids": positions(batch["attention_mask"]), **batch}
+        own = None if given else batch.pop("position_ids", None)
+    if not given:
+        batch = with_positions(model, batch, own)
     limit, T = anatomy.limit, batch["input_ids"].shape[1]
     if limit is not None and T > limit:
         raise ValueError(
@@ -688,6 +711,48 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         if tuner.enabled:
             tuner.method.look(tuner, batch)
     return batch
+
+
+def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, past: int = 0) -> dict:
+    """The batch with position_ids, where some rows count their own tokens (see doors.positions).
+
+    own: (B, T), the positions of the other rows; None for the base's, which counts on from `past`.
+    """
+    known, rows = tuners(model), model.minipeft.rows
+    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
+    counting = [any(t.counts for t in row) and not any(t.as_in_peft for t in row) for row in acting]
+    anatomy = next(iter(known.values())).anatomy
+    if not any(counting) or not is_left_padded(batch) or not anatomy.takes_positions():
+        return batch
+    mask = batch["attention_mask"]
+    given = batch.get("input_ids")
+    B, T = (batch["inputs_embeds"] if given is None else given).shape[:2]
+    if own is None:
+        own = past + torch.arange(T, device=mask.device).expand(B, T)
+    counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(acting))
+    return {**batch, "position_ids": count_positions(mask, counting, own)}
+
+
+def later(model: nn.Module, batch: dict, past: int = 0) -> dict:
+    """The batch of a later step, whose prompt is in the cache, or one of vectors instead of ids.
+
+    past: how many tokens the cache has.
+
+    Raises:
+        ValueError: the mask is of the text alone, but new words stand in the cache.
+    """
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    if mask is None or mask.dim() != 2 or anatomy_of(model).is_encoder_decoder():
+        return batch
+    T = (batch["inputs_embeds"] if ids is None else ids).shape[1]
+    if any(tuner.words for tuner in active(model)) and past and mask.shape[1] < past + T:
+        raise ValueError(
+            f"The mask is of {mask.shape[1]} tokens, but the cache and the new ones are "
+            f"{past + T}, a tuner's words included: go on with the mask of tuner.wrap(batch)."
+        )
+    if batch.get("position_ids") is not None or mask.shape[1] != past + T:
+        return batch
+    return with_positions(model, batch, past=past)
 
 
 def seeded(seed: int | None):

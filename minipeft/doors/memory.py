@@ -20,8 +20,10 @@ to a function that can be chosen by name (AttentionInterface). `open_attention` 
 which puts the memory in front and passes everything on to the function that was there. Nothing goes
 through the cache, so that generation, checkpointing, encoders and cross-attention work alike.
 
-Since every query may look at all of the memory, positions of words do not change. `shift` counts
-them as if the memory stood before the text, which is how 🤗 PEFT's prefixes see it.
+Since every query may look at all of the memory, positions of words do not change; they are counted
+over a row's own tokens, since rotary angles that padding has turned would meet the memory's keys
+elsewhere (doors/positions.py). `shift` counts them as if the memory stood before the text, which is
+how 🤗 PEFT's prefixes see it.
 
 Shapes: B batch, T tokens, S keys, P memory length, H heads, D head width, C width.
 """

@@ -213,24 +213,24 @@ def positions(mask: Tensor) -> Tensor:
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def enter(wrap: Callable[[nn.Module, dict], dict]) -> Callable:
-    """What a model with tuners does to its arguments first: `wrap` them, as a keyword batch.
+def enter(wrap: Callable, later: Callable) -> Callable:
+    """What a model with tuners does to its arguments first, as a keyword batch: `wrap` them.
 
     torch calls it before `forward` (register_forward_pre_hook). Later steps of a generation, whose
-    prompt is in the cache, and calls by vectors instead of ids are left alone.
+    prompt is in the cache, and calls by vectors instead of ids get no words, but `later`.
     """
 
     def hook(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if args:
             kwargs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
             kwargs |= kwargs.pop("kwargs", {})
-        if kwargs.get("input_ids") is None or kwargs.get("encoder_outputs") is not None:
-            return (), kwargs
         given = {key: value for key, value in kwargs.items() if value is not None}
-        cache = kwargs.get("past_key_values", kwargs.get("cache"))
-        length = getattr(cache, "get_seq_length", lambda: len(cache or []))()
-        if cache is not None and length:
+        if "input_ids" not in given and "inputs_embeds" not in given:
             return (), kwargs
+        cache = given.get("past_key_values", given.get("cache"))
+        past = cached_tokens(cache)
+        if "input_ids" not in given or "encoder_outputs" in given or past:
+            return (), kwargs | later(model, given, past)
         wrapped = wrap(model, given)
         if cache is not None and wrapped["input_ids"].shape != given["input_ids"].shape:
             raise ValueError(
@@ -240,3 +240,10 @@ def enter(wrap: Callable[[nn.Module, dict], dict]) -> Callable:
         return (), kwargs | wrapped
 
     return hook
+
+
+def cached_tokens(cache) -> int:
+    """How many tokens stand in a cache: transformers' or a tiny_transformer's."""
+    if isinstance(cache, list):
+        return cache[0]["self"]["key"].shape[2] if cache and cache[0] else 0
+    return int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from minipeft.doors.weights import features, is_linear, walk
 from minipeft.model.families import (
+    COUNT_OWN_TOKENS,
     ENCODERS,
     FAMILIES,
     TARGETS,
@@ -365,6 +366,13 @@ class Anatomy:
             sizes = [self.model.config.positions]
         return min(sizes, default=None)
 
+    def positions(self) -> int | None:
+        """How many numbers position_ids may have, from 0; None where there is no table."""
+        tables = [m for _, m in self.position_layers() if isinstance(m, nn.Embedding)]
+        offsets = [getattr(table, "offset", None) or 0 for table in tables]  # OPT adds 2 by itself
+        rows = [t.num_embeddings - o for t, o in zip(tables, offsets, strict=True)]
+        return min(rows, default=None)
+
     def is_encoder_decoder(self) -> bool:
         config = getattr(self.model, "config", None)
         kind = getattr(config, "kind", None)
@@ -388,9 +396,9 @@ class Anatomy:
         return self.is_decoder() and (ask() is not None if ask else head)
 
     def takes_positions(self) -> bool:
-        """Can the model be told positions, counted from 0?"""
+        """Must the model be told positions where a row's own tokens are to count, from 0?"""
         told = "position_ids" in inspect.signature(self.model.forward).parameters
-        return told and self.model_type != "roberta"  # which counts by itself, from elsewhere
+        return told and self.model_type not in COUNT_OWN_TOKENS
 
     def is_causal(self, place: Place | Seat) -> bool:
         """Does a token at this place know nothing of the tokens that follow it?"""
