@@ -98,8 +98,11 @@ def report_of(tuner) -> Report:
         lines[group] = (places + 1, numbers + count)
         return count
 
+    known = set()  # parameters that several patches share count once
     for place, patch in tuner.places:
-        trainable += line("patch", place.target, place.path, dict(patch.named_parameters()))
+        named = {key: p for key, p in patch.named_parameters() if p not in known}
+        known.update(named.values())
+        trainable += line("patch", place.target, place.path, named)
     whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
     for parameter in tuner.lent:
         module, _, key = names[parameter].rpartition(".")

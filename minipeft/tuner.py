@@ -352,11 +352,16 @@ class Tuner:
             self.asleep = None
 
     def named_tensors(self) -> dict[str, Tensor]:
-        """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>."""
-        tensors = {}
+        """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>.
+
+        What several patches share, such as an encoder, is named once, by the first of them.
+        """
+        tensors, known = {}, set()
         for place, patch in self.places:
-            for key, tensor in patch.state_dict().items():
-                tensors[f"{name_of(place)}.{key}"] = tensor
+            for key, tensor in patch.state_dict(keep_vars=True).items():
+                if id(tensor) not in known:
+                    tensors[f"{name_of(place)}.{key}"] = tensor.detach()
+                known.add(id(tensor))
         names = self.anatomy.parameter_names()
         for parameter in self.lent:
             tensors[names[parameter]] = parameter.detach() if self.enabled else self.lent[parameter]

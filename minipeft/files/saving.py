@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 import minipeft.methods as methods
 from minipeft.files import peft as layouts
+from minipeft.files.older import names_of_today
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import Family
@@ -93,6 +94,7 @@ def load(
     """
     folder = Path(folder)
     settings, tensors, ours = read(folder)
+    tensors = names_of_today(tensors) if ours else tensors
     anatomy = Anatomy(model, family)
     if ours and not any_base and not same_base(model, ours["base"], tuple(anatomy.heads())):
         raise ValueError(

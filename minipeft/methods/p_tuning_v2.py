@@ -35,9 +35,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from minipeft.methods.method import Method
-from minipeft.methods.parts.prefixes import folded, layout_notes
+from minipeft.methods.parts import prefix_options
 from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
-from minipeft.methods.prefix import Prefix
+from minipeft.methods.prefix import Prefix, PrefixEncoder
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,12 @@ class PTuningV2(Method):
         self.prefix().install(tuner)
 
     def stored(self, tuner) -> dict[str, Tensor]:
-        return folded(tuner, self.keep_mlp)
+        return prefix_options.without_reparameterization(tuner, PrefixEncoder, self.keep_mlp)
 
     def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
-        if self.reparameterize != "mlp":
-            return self, tensors
-        if not self.keep_mlp:
+        if self.reparameterize != "mlp" or not self.keep_mlp:
             return replace(self, reparameterize=None), tensors
-        return self, {k: t for k, t in tensors.items() if not k.endswith("rows.table")}
+        return self, prefix_options.of_the_mlp(tensors)
 
     def notes(self, tuner) -> list[str]:
-        return layout_notes(self)
+        return prefix_options.notes(self)

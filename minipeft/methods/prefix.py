@@ -1,62 +1,117 @@
 """Prefix-tuning (Li & Liang 2021, arXiv 2101.00190), in the memory door.
 
-Section 4. Every attention layer reads P keys and values that are trained, before its own:
+Path: attach(model, Prefix(...)) -> Prefix.install -> tuner.add_memory(site, PrefixPatch) ->
+MemoryDoor.forward, which calls PrefixPatch.forward(x) in every pass and lays what it gives before
+the keys and values of the attention layer:
 
-    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]            P_k, P_v (H, P, D), for each of L layers
+    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      Q (N, H, T, D)   K, V (N, H, S, D), frozen
 
-Section 4.3. They are not trained as they are, but come out of one matrix P' through one MLP,
+Section 4.3. The P_k and P_v of all L layers come out of one matrix P' through one MLP (row by row;
+the numbers of the equations are ours):
 
-    rows = W_up tanh(W_down P' + b_down) + b_up        P' (P, C)  W_down (k, C)  W_up (2 L H D, k)
+    R = tanh(P' W_down^T + b_down) W_up^T + b_up                                        (eq. 1)
+    P_k, P_v = the 2 H D columns of R that belong to layer l, cut into H heads          (eq. 2)
 
-which is thrown away after training: what is stored is `rows` (P, 2 L H D), the layers side by side,
-keys of a layer before its values. `hidden=None` trains the rows themselves ("flat").
+    P' (P, C)   W_down (k, C)   b_down (k,)   W_up (2 L H D, k)   b_up (2 L H D,)   all trained
+    R (P, 2 L H D)   P_k, P_v (H, P, D), the same for every row of the batch
 
-Parameters: 2 P L H D flat, P C + k C + k + 2 (k + 1) L H D with the MLP. H counts key-value heads.
-Encoder, decoder and cross-attention have rows of their own, each with a P' and an MLP.
+    With P = 10, C = 64, k = 512, L = 4, H = 4, D = 16: P' (10, 64) -> (10, 512) -> R (10, 512) ->
+    for each of 4 layers (10, 128) -> P_k, P_v (4, 10, 16), read before K, V (N, 4, T, 16).
 
-The answer is not the base's at the start. It is a sum with a gate (He et al. 2022, arXiv
-2110.04366, equation 5): with lambda, per token, what the softmax gives to the prefix,
+The MLP is thrown away after training: what is stored is R. `hidden=None` trains R itself ("flat").
+H counts key-value heads, C is the model's width; an encoder, a decoder and its cross-attention have
+an R, a P' and an MLP each, and L is the number of their layers.
 
-    (1 - lambda) softmax(Q K^T / sqrt D) V + lambda softmax(Q P_k^T / sqrt D) P_v
+Start: P' is N(0, 1), the linear maps are torch's; flat, R is N(0, std^2). The answer is not the
+base's, since the prefix takes its share of attention (He et al. 2022, arXiv 2110.04366, eq. 5): it
+is (1 - lambda) softmax(Q K^T / sqrt D) V + lambda softmax(Q P_k^T / sqrt D) P_v, where lambda is,
+per token, what the softmax gives to the prefix. No gradient is zero.
+
+Merge: impossible, there is no weight that the rows could be added to.
+
+Parameters: trained P C + k C + k + 2 (k + 1) L H D, flat 2 P L H D; stored 2 P L H D.
 
 Departures.
-(1) Words keep their positions, since the prefix has none, and every token sees all of it, in layers
-    with a sliding window or chunks too, where it sees the text as before. `layout="peft"` does as
-    PEFT: the prefix stands before the text, moves its positions and falls out of a window.
-(2) `start=` the activations of real words (section 7.4): with an MLP, W_up and b_up are the least
-    squares solution for them, exact if k >= P, where the authors' code trains towards them.
-(3) "infix" (section 7.3), [x; infix; y]: tokens before `after` do not see it, `after` and those
-    behind do. In the paper x and y are also P positions apart.
-(4) Section 7.2's embedding-only ablation is a soft prompt before the input, in the words door.
+(1) Positions. Paper: the prefix takes the positions before the text. PEFT: likewise, and it falls
+    out of sliding windows. Here: the prefix has no position, words keep theirs and every token sees
+    all of it, in windowed layers too; `layout="peft"` does as PEFT.
+    Shown by test_sliding_windows.py
+(2) Start at words. Paper: rows start at the activations of real words (section 7.4), with an MLP by
+    training towards them. PEFT: random rows. Here: `start=`; with an MLP, W_up and b_up are the
+    least squares solution, exact if k >= P. Shown by
+    test_prefix.py::test_starting_from_a_text_is_having_read_it
+(3) Infix (section 7.3). Paper: x and y are P positions apart. PEFT: none. Here: `position="infix"`
+    with no positions in between; tokens before `after` do not see the rows.
+    Shown by test_prefix.py::test_an_infix_is_read_from_its_place_on
+(4) Encoder-decoders. Paper: a prefix for the encoder and one for the decoder. PEFT: for the decoder
+    only, layers sharing rows. Here: one for each kind of attention, cross-attention too; `where=`
+    chooses. Shown by
+    test_prefix.py::test_encoder_decoder_and_cross_attention_have_prefixes_of_their_own
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from minipeft.doors.words import insert
 from minipeft.methods.method import Method
-from minipeft.methods.parts.prefixes import (
-    KINDS,
-    Rows,
-    begin_behind,
-    begin_with,
-    check_start,
-    folded,
-    install_memory,
-    layout_notes,
-)
-from minipeft.methods.parts.validation import (
-    check_choice,
-    check_flag,
-    check_layers,
-    check_names,
-    check_number,
-)
+from minipeft.methods.parts import prefix_options
+
+
+class PrefixEncoder(nn.Module):
+    """R (P, numbers): out of P' (P, width) through an MLP of `hidden` features, or free numbers.
+
+    std: of free numbers at the start.
+    """
+
+    def __init__(self, length: int, numbers: int, width: int, hidden: int | None, std: float):
+        super().__init__()
+        self.table = self.embedding = None
+        if hidden is None:
+            self.table = nn.Parameter(std * torch.randn(length, numbers))  # R itself
+        else:
+            self.embedding = nn.Parameter(torch.randn(length, width))  # P'
+            self.down = nn.Linear(width, hidden)
+            self.up = nn.Linear(hidden, numbers)
+
+    def forward(self, columns: slice = slice(None)) -> Tensor:
+        """Some columns of R, all by default: (P, n)."""
+        if self.table is not None:
+            return self.table[:, columns]
+        hidden = torch.tanh(self.down(self.embedding))  # eq. 1: tanh(P' W_down^T + b_down), (P, k)
+        return F.linear(hidden, self.up.weight[columns], self.up.bias[columns])  # eq. 1: (P, n)
+
+
+class PrefixPatch(nn.Module):
+    """The prefix of one attention layer.
+
+    encoder: gives R, the same object in every layer.  index: which columns of R are this layer's,
+    counted in layers.  shape: (H, D).  dropout: of the numbers in P_k and P_v.
+    """
+
+    since = bias = window = None  # what else a memory may say of itself: see MemoryDoor
+
+    def __init__(self, encoder: PrefixEncoder, index: int, shape: tuple[int, int], dropout=0.0):
+        super().__init__()
+        self.encoder = encoder
+        self.index, self.shape = index, shape
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def columns(self) -> slice:
+        """Where this layer's 2 H D numbers stand in a row of R."""
+        n = 2 * self.shape[0] * self.shape[1]
+        return slice(self.index * n, (self.index + 1) * n)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """P_k and P_v (1, H, P, D); x (N, T, C), what enters the layer, does not matter."""
+        H, D = self.shape
+        rows = self.dropout(self.encoder(self.columns))  # eq. 2: (P, 2 H D)
+        keys, values = rows.view(-1, 2, H, D).permute(1, 2, 0, 3)  # eq. 2: P_k, P_v, (H, P, D)
+        return keys[None], values[None]
 
 
 @dataclass(frozen=True)
@@ -72,7 +127,7 @@ class Prefix(Method):
         where: any of "encoder", "decoder", "cross"; None for what the model has.
         position: "prefix", or "infix" behind the first token `after` (an id, <sep> say) of a row.
         keep_mlp: store the MLP too, so that it is trained on after loading.
-        embedding_only: no memory, soft prompts before the input.
+        embedding_only: no memory, soft prompts before the input (section 7.2).
         layout: "peft" does what PEFT does: positions move by P; of an encoder-decoder only the
             decoder has a prefix, whose layer i reads the rows of layer 2i mod L.
 
@@ -96,63 +151,39 @@ class Prefix(Method):
     identity_at_start = False
 
     def __post_init__(self) -> None:
-        check_number(self, "length", "from 1", lambda n: n >= 1, whole=True)
-        if self.hidden is not None:
-            check_number(self, "hidden", "from 1, or None", lambda k: k >= 1, whole=True)
-        if self.after is not None:
-            check_number(self, "after", "from 0, or None", lambda i: i >= 0, whole=True)
-        check_number(self, "dropout", "from 0 and below 1", lambda p: 0 <= p < 1)
-        check_number(self, "std", "from 0", lambda s: 0 <= s < math.inf)
-        check_flag(self, "keep_mlp", "embedding_only")
-        check_choice(self, "position", ("prefix", "infix"))
-        check_choice(self, "layout", ("minipeft", "peft"))
-        check_layers(self)
-        check_start(self)
-        if self.where is not None:
-            check_names(self, "where")
-            for kind in self.where:
-                if kind not in KINDS:
-                    raise ValueError(f"Prefix's where is any of {', '.join(KINDS)}, not {kind!r}.")
-        if (self.position == "infix") != (self.after is not None):
-            raise ValueError('Give `after`, a token\'s id, with position="infix", and only then.')
-        whole = self.layers is None and self.where is None and self.position == "prefix"
-        if not whole and (self.embedding_only or self.layout == "peft"):
-            raise ValueError(
-                'embedding_only and layout="peft" know no layers, where and infix: leave them out.'
-            )
-        if self.embedding_only and (self.layout == "peft" or self.dropout):
-            raise ValueError('embedding_only has neither dropout nor layout="peft".')
+        prefix_options.check(self)
 
     def install(self, tuner) -> None:
-        already = len(tuner.places)
-        if self.embedding_only:
+        """One encoder for each kind of attention, one patch for each of its layers."""
+        before = len(tuner.places)
+        if self.embedding_only:  # P' and its MLP give P soft words at the input
             C = tuner.anatomy.words().width
-            rows = Rows(self.length, C, C, self.hidden, self.std)
-            tuner.speak(rows, self.length)
-        else:
-            install_memory(self, tuner)
+            tuner.speak(PrefixEncoder(self.length, C, C, self.hidden, self.std), self.length)
+        for sites, shares, L in () if self.embedding_only else prefix_options.groups(self, tuner):
+            H, D, C = sites[0].heads, sites[0].head_width, sites[0].width
+            encoder = PrefixEncoder(self.length, 2 * L * H * D, C, self.hidden, self.std)
+            for site, index in zip(sites, shares, strict=True):
+                tuner.remember(site, PrefixPatch(encoder, index, (H, D), self.dropout))
+        if self.layout == "peft":
+            prefix_options.behave_as_peft(self, tuner)
         if self.start != "random":
-            begin_with(tuner, tuner.places[already:], self.start, self.length)
+            prefix_options.start_at_words(self, tuner, len(tuner.places) - before)
 
     def wrap(self, tuner, batch: dict) -> dict:
-        if not self.embedding_only:
-            return batch
-        aligned = not tuner.anatomy.is_encoder_decoder()
-        return insert(batch, torch.tensor([*tuner.words]), 0, aligned)
+        return prefix_options.add_virtual_tokens(tuner, batch) if self.embedding_only else batch
 
     def look(self, tuner, batch: dict) -> None:
-        """Tell the patches of an infix from which token on they are seen."""
         if self.position == "infix":
-            begin_behind(tuner, batch["input_ids"], self.after)
+            prefix_options.place_infix(tuner, batch["input_ids"], self.after)
 
     def stored(self, tuner) -> dict[str, Tensor]:
-        return folded(tuner, self.keep_mlp)
+        """R in the place of the MLP that makes it, or beside it."""
+        return prefix_options.without_reparameterization(tuner, PrefixEncoder, self.keep_mlp)
 
     def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
         if self.hidden is None or not self.keep_mlp:
             return replace(self, hidden=None, start="random"), tensors
-        values = {key: value for key, value in tensors.items() if not key.endswith(".table")}
-        return replace(self, start="random"), values
+        return replace(self, start="random"), prefix_options.of_the_mlp(tensors)
 
     def notes(self, tuner) -> list[str]:
-        return layout_notes(self)
+        return prefix_options.notes(self)

@@ -34,8 +34,9 @@ from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
 from minipeft.methods.parts.input_tap import Listener, Note
-from minipeft.methods.parts.prefixes import PrefixPatch, Rows, kinds_of
+from minipeft.methods.parts.prefix_options import kinds_of
 from minipeft.methods.parts.validation import check_choice, check_layers, check_names, check_number
+from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
 
 
 @dataclass(frozen=True)
@@ -84,17 +85,16 @@ class UniPELT(Method):
             for place in tuner.find(self.targets, self.layers):
                 layer = place.path.rpartition(".")[0]
                 mode = "token" if causal(place) else "mean"
-                owner = layer not in own
                 gate = own.setdefault(layer, Gate(place.in_features, mode))
                 alpha = self.rank if self.lora_gate == "replace" else self.alpha
                 lora = LoRAPatch(place.in_features, place.out_features, self.rank, alpha)
-                tuner.add(place, GatedPatch(lora, gate, owner=owner))
+                tuner.add(place, GatedPatch(lora, gate))
         if self.length:
             for seats in kinds_of(tuner.anatomy, self.layers).values():
                 H, D, C = seats[0].heads, seats[0].head_width, seats[0].width
-                rows = Rows(self.length, 2 * len(seats) * H * D, C, self.hidden, 0.02)
+                encoder = PrefixEncoder(self.length, 2 * len(seats) * H * D, C, self.hidden, 0.02)
                 for i, seat in enumerate(seats):
-                    prefix = PrefixPatch(rows, i, (H, D), owner=i == 0)
+                    prefix = PrefixPatch(encoder, i, (H, D))
                     gate = Gate(C, "alone" if causal(seat) else "mean")
                     tuner.remember(seat, GatedMemory(prefix, gate))
         if self.bottleneck:

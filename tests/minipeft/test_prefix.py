@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 import minipeft as mp
 from minipeft.doors.memory import PositionDoor, reading_memory
-from minipeft.methods.parts.prefixes import PrefixPatch, Rows
+from minipeft.methods.parts.prefix_options import set_rows
+from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
 from minipeft.tasks.cloze import cloze
 from tiny_transformer.attention import Attention
 
@@ -24,11 +25,11 @@ size = st.integers(1, 6)
 def test_the_rows_and_their_shares_for_any_shape(P, L, H, D, C, k, data):
     """rows = W_up tanh(W_down P' + b_down) + b_up; number [t, ((2 layer + kv) H + h) D + d]."""
     torch.manual_seed(0)
-    rows = Rows(P, 2 * L * H * D, C, k, std=1.0)
+    rows = PrefixEncoder(P, 2 * L * H * D, C, k, std=1.0)
     if k is None:
         whole, count = rows.table, 2 * P * L * H * D
     else:
-        middle = torch.tanh(rows.words @ rows.down.weight.T + rows.down.bias)
+        middle = torch.tanh(rows.embedding @ rows.down.weight.T + rows.down.bias)
         whole = middle @ rows.up.weight.T + rows.up.bias
         count = P * C + k * C + k + 2 * (k + 1) * L * H * D
     assert sum(p.numel() for p in rows.parameters()) == count
@@ -44,7 +45,7 @@ def test_the_rows_and_their_shares_for_any_shape(P, L, H, D, C, k, data):
 @pytest.mark.parametrize("hidden", [None, 3])
 def test_gradients_in_double_precision(hidden):
     torch.manual_seed(0)
-    patch = PrefixPatch(Rows(2, 2 * 2 * 2 * 3, 4, hidden, 1.0), 1, (2, 3)).double()
+    patch = PrefixPatch(PrefixEncoder(2, 2 * 2 * 2 * 3, 4, hidden, 1.0), 1, (2, 3)).double()
     names = [name for name, _ in patch.named_parameters()]
 
     def run(*values):
@@ -54,9 +55,9 @@ def test_gradients_in_double_precision(hidden):
 
 
 def test_dropout_falls_on_keys_and_values():
-    patch = PrefixPatch(Rows(50, 2 * 10 * 10, 4, None, 0.0), 0, (10, 10), dropout=0.25)
+    patch = PrefixPatch(PrefixEncoder(50, 2 * 10 * 10, 4, None, 0.0), 0, (10, 10), dropout=0.25)
     with torch.no_grad():
-        patch.rows.table.fill_(3.0)
+        patch.encoder.table.fill_(3.0)
     keys, values = patch(None)
     seen = torch.cat([keys, values]).flatten()
     assert set(seen.unique().tolist()) == {0.0, 4.0}
@@ -121,7 +122,7 @@ def test_he_identity_in_tiny_transformer():
     torch.manual_seed(0)
     layer, x = Attention(16, 4).double(), torch.randn(2, 5, 16).double()
     layer.output = nn.Identity()
-    layer.memory = PrefixPatch(Rows(3, 2 * 16, 8, 4, 1.0), 0, (4, 4)).double()(x)
+    layer.memory = PrefixPatch(PrefixEncoder(3, 2 * 16, 8, 4, 1.0), 0, (4, 4)).double()(x)
     query, key, value = (layer.split(part(x)) for part in (layer.query, layer.key, layer.value))
     past = torch.ones(5, 5, dtype=torch.bool).tril()
     expected = gated_sum(query, key, value, layer.memory, past, 4**-0.5)
@@ -188,7 +189,7 @@ def test_encoder_decoder_and_cross_attention_have_prefixes_of_their_own(name):
     whole = mp.attach(model, mp.Prefix(length=2, hidden=None, std=1.0), seed=0)
     targets = [(place.target, place.stack) for place, _ in whole.places]
     assert len(targets) == 6 and len(set(targets)) == 3
-    assert len({id(patch.rows) for _, patch in whole.places}) == 3
+    assert len({id(patch.encoder) for _, patch in whole.places}) == 3
     whole.detach()
     changed = {}
     for kind in ("encoder", "decoder", "cross"):
@@ -231,7 +232,7 @@ def test_short_texts_are_repeated_and_words_are_drawn():
     assert torch.equal(*outs)
     for seed in (0, 0, 1):
         tuner = mp.attach(model, mp.Prefix(length=5, hidden=None, start="words"), seed=seed)
-        outs.append(tuner.places[0][1].rows.table.detach().clone())
+        outs.append(tuner.places[0][1].encoder.table.detach().clone())
         tuner.detach()
     assert torch.equal(outs[2], outs[3]) and not torch.equal(outs[3], outs[4])
     with pytest.raises(ValueError, match="start has the id 48, but there are 48"):
@@ -241,9 +242,9 @@ def test_short_texts_are_repeated_and_words_are_drawn():
 def test_too_few_hidden_features_come_as_near_as_they_can():
     """Two hidden features and a bias span three dimensions: P = 6 rows are fitted, not met."""
     torch.manual_seed(0)
-    rows, target = Rows(6, 8, 4, 2, 0.02), torch.randn(6, 8)
-    rows.set(target)
-    middle = F.pad(torch.tanh(rows.down(rows.words)), (0, 1), value=1.0).detach().double()
+    rows, target = PrefixEncoder(6, 8, 4, 2, 0.02), torch.randn(6, 8)
+    set_rows(rows, target)
+    middle = F.pad(torch.tanh(rows.down(rows.embedding)), (0, 1), value=1.0).detach().double()
     best = middle @ torch.linalg.lstsq(middle, target.double()).solution
     torch.testing.assert_close(rows().double(), best, rtol=0, atol=1e-5)
 
@@ -346,7 +347,7 @@ def test_defect_1_t5_layers_do_not_share_rows():
     """Every row is read by one layer, all get gradients; in PEFT's layout layers 0 and 2 share."""
     model, batch = zoo.build("t5", layers=4), zoo.batch("t5")
     tuner = mp.attach(model, mp.Prefix(length=3, hidden=None, std=1.0), seed=0)
-    read = [(id(patch.rows), patch.index) for _, patch in tuner.places]
+    read = [(id(patch.encoder), patch.index) for _, patch in tuner.places]
     assert len(set(read)) == len(read) == 12  # four each in encoder, decoder, cross-attention
     model(**batch).loss.backward()
     for parameter in tuner.parameters():

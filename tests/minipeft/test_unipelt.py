@@ -10,7 +10,7 @@ import minipeft as mp
 from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
-from minipeft.methods.parts.prefixes import PrefixPatch, Rows
+from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
 from minipeft.methods.together import Together, mam
 
 
@@ -84,7 +84,9 @@ def test_the_adapters_gate_reads_what_enters_the_feed_forward_layer():
 
 
 def test_the_prefix_gate_multiplies_keys_and_values():
-    patch = GatedMemory(PrefixPatch(Rows(3, 2 * 2 * 8, 8, None, 1.0), 0, (2, 4)), Gate(8, "mean"))
+    patch = GatedMemory(
+        PrefixPatch(PrefixEncoder(3, 2 * 2 * 8, 8, None, 1.0), 0, (2, 4)), Gate(8, "mean")
+    )
     shaken(patch)
     x = torch.randn(4, 5, 8)
     g = gate_by_hand(patch.gate, x)[:, None, None, None]

@@ -33,10 +33,10 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     if task is None:
         return not_in_peft(tuner)
     anatomy, (place, patch) = tuner.anatomy, tuner.places[0]
-    table = patch.rows().detach().contiguous()  # (P, 2 L C)
+    table = patch.encoder().detach().contiguous()  # (P, 2 L C)
     tensors = {TABLE: table} | copied(tuner, BASE)
-    if tuner.method.keep_mlp and patch.rows.table is None:
-        tensors |= {f"{MLP}{key}": t for key, t in patch.rows.state_dict().items()}
+    if tuner.method.keep_mlp and patch.encoder.table is None:
+        tensors |= {f"{MLP}{key}": t for key, t in patch.encoder.state_dict().items()}
     C = place.heads * place.head_width
     settings = common_settings(tuner) | {
         "encoder_hidden_size": C,
@@ -78,13 +78,13 @@ def read_prefix(
             "belongs to another base."
         )
     first = next(s for s in anatomy.attentions() if (s.stack, s.target) == (seat.stack, "memory"))
-    own = f"{first.path}.memory.rows."
-    mlp = {f"{own}{k.removeprefix(MLP)}": t for k, t in tensors.items() if k.startswith(MLP)}
+    encoder = f"{first.path}.memory.encoder."
+    mlp = {f"{encoder}{k.removeprefix(MLP)}": t for k, t in tensors.items() if k.startswith(MLP)}
     if method is None:
         method = Prefix(length=len(table), hidden=None, layout="peft")
     else:
         method = method.restored({})[0]
-    values = mlp or {f"{own}table": table}
+    values = mlp or {f"{encoder}table": table}
     for key, value in tensors.items():
         if key.startswith(BASE):
             values[key.removeprefix(BASE)] = value

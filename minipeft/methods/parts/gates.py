@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minipeft.methods.parts.prefixes import PrefixPatch
+from minipeft.methods.prefix import PrefixPatch
 
 
 class Gate(nn.Module):
@@ -57,17 +57,13 @@ class GatedPatch(nn.Module):
     """A patch whose change of y is multiplied by a gate.
 
     inner: a LoRA, whose change of y is what it makes of y = 0; or an adapter without skip.
+    gate: several patches may share one.
     note: where an adapter's gate finds its x; None for what the patch itself reads.
-    owner: the one patch whose parameters the gate's are, if several share it.
     """
 
-    def __init__(self, inner: nn.Module, gate: Gate, note=None, owner: bool = True) -> None:
+    def __init__(self, inner: nn.Module, gate: Gate, note=None) -> None:
         super().__init__()
-        self.inner, self.note = inner, note
-        if owner:
-            self.gate = gate
-        else:
-            self.__dict__["gate"] = gate
+        self.inner, self.gate, self.note = inner, gate, note
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (B, T, in), y (B, T, out) -> y + g change."""
