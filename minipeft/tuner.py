@@ -259,8 +259,12 @@ class Tuner:
             attached.attention = open_attention(self.model)
         self._sit(seat, patch, MemoryDoor)
 
-    def speak(self, patch: nn.Module, count: int) -> range:
-        """Teach the model new words: patch() -> their vectors (count, C). Returns their ids."""
+    def speak(self, patch: nn.Module, count: int, alias_of: int | None = None) -> range:
+        """Teach the model new words: patch() -> their vectors (count, C). Returns their ids.
+
+        alias_of: one id more, the last, which stands for this word of the base.
+        """
+        count += alias_of is not None
         first, *others = self.anatomy.embeddings()
         self.words = self._door(first.module, WordDoor).reserve(self.name, count)
         self._sit(first, patch, WordDoor)
@@ -268,6 +272,9 @@ class Tuner:
             door = self._door(seat.module, WordDoor)
             door.spans[self.name] = self.words
             door.add(self.name, patch)
+        if alias_of is not None:
+            for seat in (first, *others):
+                self._door(seat.module, WordDoor).aliases[self.words[-1]] = alias_of
         return self.words
 
     def shift_positions(self, shift: int, within: str = "") -> None:

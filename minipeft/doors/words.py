@@ -32,6 +32,9 @@ class WordDoor(Door):
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
         self.spans: dict[str, range] = {}  # name -> the ids of its words
+        self.aliases: dict[
+            int, int
+        ] = {}  # an id of these -> the word of the base that it stands for
 
     def reserve(self, name: str, count: int) -> range:
         """The first `count` ids from V on that are still free."""
@@ -41,11 +44,14 @@ class WordDoor(Door):
 
     def remove(self, name: str) -> None:
         super().remove(name)
-        self.spans.pop(name, None)
+        for id in self.spans.pop(name, ()):
+            self.aliases.pop(id, None)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (B, T) -> vectors (B, T, C)."""
         V = self.base.num_embeddings
+        for alias, word in self.aliases.items():
+            ids = ids.masked_fill(ids == alias, word)
         x = self.base(ids.clamp(max=V - 1))  # (B, T, C)
         new = ids >= V
         if not bool(new.any()):

@@ -10,10 +10,9 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.p_tuning import PromptEncoder, PTuning
 from minipeft.methods.p_tuning_v2 import PTuningV2
-from minipeft.methods.parts.soft_words import Prompt
 from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.prefix import Prefix
-from minipeft.methods.prompt_tuning import PromptTuning
+from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 from minipeft.methods.together import Together
 from minipeft.methods.unipelt import UniPELT

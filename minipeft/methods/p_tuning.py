@@ -1,32 +1,59 @@
 """P-tuning: soft words inside a template, from a prompt encoder (Liu et al. 2021).
 
-"GPT Understands, Too", arXiv 2103.10385, section 3, in the words door. The input x is put into a
-template of pseudo tokens [P] and real words ("anchors"), with a place for the answer:
+"GPT Understands, Too", arXiv 2103.10385, section 3, in the words door.
+
+Path: attach(model, PTuning(...)) -> PTuning.install -> tuner.add_virtual_tokens(PromptEncoder),
+which gives the pseudo tokens n ids beyond the vocabulary; tuner.wrap puts them and the template's
+words into a batch -> WordDoor, which stands where the token embedding stood, looks them up by
+calling PromptEncoder.forward().
+
+The input x is put into a template of pseudo tokens [P] and real words ("anchors"), with a place for
+the answer:
 
     [P] [P] [P] {x} [P] [P] {mask} .        PTuning.from_template("[P][P][P] {x} ...", tokenizer)
 
-    h = MLP(BiLSTM(e))       e (n, C) one vector for each of the n pseudo tokens, in their order
+The vectors of the n pseudo tokens come from one encoder (the numbers of the equations are ours):
 
-    BiLSTM  2 layers, S per direction, (n, C) -> (n, 2 S); S = C / 2 as in the official LAMA code
-    MLP     W2 relu(W1 y + b1) + b2,   W1 (2 S, 2 S)   W2 (C, 2 S),   (n, 2 S) -> (n, C)
+    y = BiLSTM(e)                                                                       (eq. 1)
+    h = W_2 relu(W_1 y + b_1) + b_2                                                     (eq. 2)
 
-The model reads h_i where the i-th pseudo token stands. After training only h is needed: the encoder
-is folded away on save, and the n C numbers of h are all that is stored. `keep_encoder=True` stores
-the encoder, so that training goes on where it ended.
+    e (n, C), one vector per pseudo token    BiLSTM of 2 layers, S per direction: y (n, 2 S)
+    W_1 (2 S, 2 S)   b_1 (2 S,)   W_2 (C, 2 S)   b_2 (C,)   h (n, C)          all trained
+    encoder="mlp" has no BiLSTM: y = e, and W_1 is (2 S, C). encoder=None trains h itself.
+    S = C / 2, as in the authors' code for LAMA.
 
-In the LAMA setting the language model is frozen; in the SuperGLUE setting (`tune_model=True`) it is
-tuned with the prompt, and stored with it.
+    With n = 5, C = 64, S = 32: e (5, 64) -> y (5, 64) -> (5, 64) -> h (5, 64); N rows of T tokens
+    get the pseudo tokens' ids (N, T + 5 + anchors), of which the model reads h_1 .. h_5.
 
-Parameters, S = C / 2:  "lstm" 14 C^2 + 18 C + n C,   "mlp" 2 C^2 + 2 C + n C,   None n C.
+Start: e is N(0, 1), the rest is torch's. The first answer is not the base's, and no gradient is
+zero. In the LAMA setting the language model is frozen; in the SuperGLUE setting (`tune_model=True`)
+it is tuned with the prompt, and stored with it.
+
+After training only h is needed: the encoder is folded away on save. `keep_encoder=True` stores it,
+so that training goes on where it ended.
+
+Merge: impossible, there is no weight that a word could be added to.
+
+Parameters, S = C / 2: trained "lstm" 14 C^2 + 18 C + n C, "mlp" 2 C^2 + 2 C + n C, None n C; stored
+n C.
 
 The answer stands at {mask}: an encoder fills it in; in an encoder-decoder it is the mask in the
 input, and the decoder writes the answer; a decoder writes it there, so nothing may follow.
 `minipeft.cloze` compares the label words at that place.
 
 Departures.
-(1) e starts as N(0, 1), as in the code; without an encoder as words of the vocabulary.
-(2) For a decoder the paper's LAMA code puts pseudo tokens behind the answer as well.
-(3) Without a template the pseudo tokens stand first (in encoders behind [CLS]), as in 🤗 PEFT.
+(1) Start. Paper: not said; the code draws e from N(0, 1). PEFT: torch's embedding, N(0, 1). Here:
+    the same; without an encoder h starts at words of the vocabulary, since N(0, 1) is far from any.
+    Shown by test_p_tuning.py::test_the_encoder_is_the_official_one
+(2) Pseudo tokens behind the answer. Paper: its code for LAMA puts some there in decoders too. PEFT:
+    none. Here: none in a decoder, since its answer is written last.
+    Shown by test_p_tuning.py::test_a_template_that_does_not_fit_is_refused
+(3) Without a template. Paper: there is one. PEFT: the prompt stands before everything. Here: before
+    the input, in encoders behind [CLS]; `layout="peft"` does as PEFT.
+    Shown by test_peft_prompts.py::test_their_file_does_here_what_it_does_there
+(4) Width of the encoder. Paper: S = C / 2 in its code. PEFT: 2 S -> 2 S -> C with S the setting
+    encoder_hidden_size. Here: `hidden` is S, C / 2 by default; files hold h, so they are the same.
+    Shown by test_p_tuning.py::test_the_equation_with_plain_tensors
 """
 
 from __future__ import annotations
@@ -38,9 +65,9 @@ from torch import Tensor, nn
 
 from minipeft.doors.words import insert_as_peft
 from minipeft.methods.method import Method
-from minipeft.methods.parts.soft_words import Prompt, check_peft, folded_words, peft_notes, speak
+from minipeft.methods.parts import prompt_options
 from minipeft.methods.parts.templates import Template
-from minipeft.methods.parts.validation import check_choice, check_flag, check_number
+from minipeft.methods.prompt_tuning import Prompt
 
 
 class PromptEncoder(nn.Module):
@@ -49,19 +76,17 @@ class PromptEncoder(nn.Module):
     def __init__(self, n: int, width: int, kind: str = "lstm", hidden: int | None = None) -> None:
         super().__init__()
         S = hidden or max(1, width // 2)
-        self.vectors = nn.Parameter(torch.randn(n, width))
+        self.vectors = nn.Parameter(torch.randn(n, width))  # e
         self.lstm = None
         if kind == "lstm":
             self.lstm = nn.LSTM(width, S, num_layers=2, bidirectional=True)
-        inner = 2 * S
-        into = inner if kind == "lstm" else width
-        self.mlp = nn.Sequential(nn.Linear(into, inner), nn.ReLU(), nn.Linear(inner, width))
-        self.register_buffer("alias", None, persistent=False)  # as in Prompt
+        inputs = 2 * S if kind == "lstm" else width
+        self.mlp = nn.Sequential(nn.Linear(inputs, 2 * S), nn.ReLU(), nn.Linear(2 * S, width))
 
     def forward(self) -> Tensor:
-        y = self.vectors if self.lstm is None else self.lstm(self.vectors)[0]  # (n, 2 S)
-        h = self.mlp(y)  # (n, C)
-        return h if self.alias is None else torch.cat([h, self.alias])
+        """The vectors h of the pseudo tokens: (n, C)."""
+        y = self.vectors if self.lstm is None else self.lstm(self.vectors)[0]  # eq. 1: (n, 2 S)
+        return self.mlp(y)  # eq. 2: h, (n, C)
 
 
 @dataclass(frozen=True)
@@ -93,23 +118,7 @@ class PTuning(Method):
     identity_at_start = False
 
     def __post_init__(self) -> None:
-        for name in ("length", "hidden"):
-            if getattr(self, name) is not None:
-                check_number(self, name, "from 1", lambda n: n >= 1, whole=True)
-        if self.encoder is not None:
-            check_choice(self, "encoder", ("lstm", "mlp"))
-        check_flag(self, "keep_encoder", "tune_model")
-        check_peft(self)
-        if (self.length is None) == (self.template is None):
-            raise ValueError("PTuning needs either a length or a template, such as length=10.")
-        if self.template is not None:
-            form = self.form()
-            if "P" not in form.pieces:
-                raise ValueError('A template for PTuning has at least one pseudo token, "P".')
-            if self.layout:
-                raise ValueError('layout="peft" knows no template: give a length instead.')
-            object.__setattr__(self, "template", form.pieces)
-            object.__setattr__(self, "frame", form.frame)
+        prompt_options.check_p_tuning(self)
 
     @classmethod
     def from_template(cls, text: str, tokenizer, mask: int | None = None, **settings) -> PTuning:
@@ -123,26 +132,27 @@ class PTuning(Method):
         return Template(pieces if self.template is None else self.template, self.mask, self.frame)
 
     def install(self, tuner) -> None:
-        form, seat = self.form(), tuner.anatomy.words()
+        form, words = self.form(), tuner.anatomy.words()
         form.fits(tuner.anatomy)
         n = form.pieces.count("P")
         if self.encoder:
-            speak(tuner, self, PromptEncoder(n, seat.width, self.encoder, self.hidden))
+            prompt = PromptEncoder(n, words.width, self.encoder, self.hidden)
         else:
-            drawn = torch.randint(
-                seat.module.num_embeddings, (n,), device=seat.module.weight.device
-            )
-            speak(tuner, self, Prompt(seat.module(drawn).detach().float()))
+            prompt = Prompt(prompt_options.drawn_words(words.module, n))
+        prompt_options.add_words(tuner, self, prompt)
         if self.tune_model:
             tuner.unfreeze(tuner.anatomy.parameters())
 
     def wrap(self, tuner, batch: dict) -> dict:
+        """The batch with every row in the template."""
         if self.layout:
-            return insert_as_peft(tuner, batch, torch.tensor([*tuner.words][: self.length]))
+            ids = torch.tensor([*tuner.words][: self.length])
+            return insert_as_peft(tuner, batch, ids)
         return self.form().fill(batch, tuner.anatomy, tuner.words)
 
     def stored(self, tuner) -> dict[str, Tensor]:
-        return folded_words(tuner, self.encoder is None or self.keep_encoder)
+        keep = self.encoder is None or self.keep_encoder
+        return prompt_options.without_reparameterization(tuner, keep)
 
     def restored(self, tensors: dict[str, Tensor]) -> tuple[PTuning, dict[str, Tensor]]:
         """Of a file without an encoder comes a tuner without one, which can be trained on."""
@@ -150,7 +160,7 @@ class PTuning(Method):
         return self if kept else replace(self, encoder=None, hidden=None), tensors
 
     def notes(self, tuner) -> list[str]:
-        lines = peft_notes(self, tuner, False)
+        lines = prompt_options.notes(self, tuner, False)
         if self.encoder and not self.keep_encoder:
             lines.append("The prompt encoder is folded away on save; keep_encoder=True stores it.")
         return lines

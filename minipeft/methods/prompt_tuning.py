@@ -1,8 +1,17 @@
 """Prompt tuning: P trained vectors in front of the input, nothing else (Lester et al. 2021).
 
-arXiv 2104.08691, section 2. The frozen model reads [P_e ; X_e] instead of X_e, in the words door:
+arXiv 2104.08691, in the words door.
 
-    P_e (P, C) trained        X_e (T, C) the embedded input        [P_e ; X_e] (P + T, C)
+Path: attach(model, PromptTuning(...)) -> PromptTuning.install -> tuner.add_virtual_tokens(Prompt),
+which gives the prompt P ids beyond the vocabulary; tuner.wrap puts them into a batch -> WordDoor,
+which stands where the token embedding stood, looks them up by calling Prompt.forward().
+
+Section 2. The frozen model reads the prompt, then the embedded input:
+
+    [P_e ; X_e]       P_e (P, C) trained     X_e (T, C) from the frozen embedding       (eq. 1)
+
+    With P = 20, C = 64 and N rows of T tokens: ids (N, T) -> ids (N, 20 + T) -> vectors
+    (N, 20 + T, 64); the attention mask gets 20 ones, the labels 20 times -100.
 
 Section 2.1, how P_e starts (`start`):
 
@@ -14,38 +23,50 @@ Section 2.1, how P_e starts (`start`):
     "labels"       vectors of the label words in `words` (a label of several tokens: their mean),
                    then "vocabulary" fills up
 
+The first answer is not the base's, whatever the start, and no gradient is zero.
+
 Section 3, ensembling: `ensemble=E` prompts for one frozen model, (E P, C). Row b of a batch gets
 prompt b mod E, so each trains on its own rows; `minipeft.vote` shows every row to all of them in
 one pass and lets them vote.
 
-Parameters: E P C.
+Merge: impossible, there is no weight that a word could be added to.
+
+Parameters: E P C, trained and stored.
 
 Departures.
-(1) The paper's prompts stand before the input. `position` can also put them behind the first token
-    ("after-bos") or at the end of the input, before the answer ("end"). None stands for "start",
-    on encoders for "after-bos": their heads read the first token, which must stay [CLS].
-(2) The paper draws "vocabulary" from T5's 5,000 most frequent words; we take the first ids, which
-    are frequent words in a vocabulary that is sorted so.
-(3) The paper trains the prompts of an ensemble one after the other, each on all rows.
-(4) `layout="peft"` does as 🤗 PEFT does: the prompt stands before everything, [CLS] and padding on
-    the left included, and heads that look for padding do not find any.
+(1) Place. Paper: before the input. PEFT: before everything, [CLS] and padding on the left included.
+    Here: before a row's own tokens, on encoders behind [CLS], which heads read; `position=` chooses
+    "start", "after-bos" or "end" (before the answer), `layout="peft"` does as PEFT.
+    Shown by test_prompt_tuning.py::test_behind_cls_by_default_in_encoders
+(2) Common words. Paper: T5's 5,000 most frequent ones. PEFT: any word of the vocabulary. Here: the
+    `common` first ids, which are frequent words in a vocabulary that is sorted so.
+    Shown by test_prompt_tuning.py::test_vocabulary_draws_from_the_common_words_none_twice
+(3) Ensembles. Paper: trained one after the other, each on all rows. PEFT: none. Here: trained side
+    by side, each on its share of the rows.
+    Shown by test_prompt_tuning.py::test_each_member_sees_its_own_rows
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from minipeft.doors.words import answer_begins, insert, insert_as_peft
+from minipeft.doors.words import insert, insert_as_peft
 from minipeft.methods.method import Method
-from minipeft.methods.parts.soft_words import Prompt, check_peft, peft_notes, speak
-from minipeft.methods.parts.validation import check_choice, check_number
+from minipeft.methods.parts import prompt_options
 
-STARTS = ("random", "vocabulary", "text", "labels")
-POSITIONS = ("start", "after-bos", "end")
+
+class Prompt(nn.Module):
+    """P_e: the vectors of new words, (n, C)."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(vectors)
+
+    def forward(self) -> Tensor:
+        return self.vectors  # eq. 1: P_e, (P, C); the embedding door reads it before X_e
 
 
 @dataclass(frozen=True)
@@ -56,7 +77,7 @@ class PromptTuning(Method):
         length: P.
         start, scale, words, common: see above. words: ids, such as tokenizer("it was great")
             ["input_ids"]; for "labels" an entry may be the tuple of ids of one label.
-        position: "start", "after-bos" or "end".
+        position: "start", "after-bos" or "end"; None is "start", on encoders "after-bos".
         ensemble: E.
         layout: "peft" for a prompt that behaves as in 🤗 PEFT; set when its file is loaded.
 
@@ -76,68 +97,22 @@ class PromptTuning(Method):
     identity_at_start = False
 
     def __post_init__(self) -> None:
-        for name in ("length", "common", "ensemble"):
-            check_number(self, name, "from 1", lambda n: n >= 1, whole=True)
-        check_choice(self, "start", STARTS)
-        check_number(self, "scale", "above 0", lambda s: 0 < s < math.inf)
-        if self.position is not None:
-            check_choice(self, "position", POSITIONS)
-        check_peft(self)
-        if self.layout and (self.position not in (None, "start") or self.ensemble > 1):
-            raise ValueError(
-                'layout="peft" knows one prompt, at the start: drop the other setting.'
-            )
-        given = self.words if isinstance(self.words, list | tuple) else (None,)
-        words = tuple(tuple(w) if isinstance(w, list | tuple) else (w,) for w in given)
-        if not all(word and all(type(i) is int and i >= 0 for i in word) for word in words):
-            raise ValueError(f"PromptTuning's words must be ids of tokens, not {self.words!r}.")
-        if bool(words) != (self.start in ("text", "labels")):
-            raise ValueError('PromptTuning needs words=(ids) for start="text" or "labels" only.')
-        if self.start == "labels" and len(words) > self.length:
-            raise ValueError(
-                f"{len(words)} labels do not fit into a prompt of {self.length}: make it longer."
-            )
-        object.__setattr__(self, "words", tuple(w[0] if len(w) == 1 else w for w in words))
+        prompt_options.check_prompt_tuning(self)
 
     def install(self, tuner) -> None:
-        table = tuner.anatomy.words().module
-        prompts = [self.first(table) for _ in range(self.ensemble)]
-        speak(tuner, self, Prompt(torch.cat(prompts)))  # (E P, C)
-
-    @torch.no_grad()
-    def first(self, table: nn.Module) -> Tensor:
-        """One prompt as it is before training: (P, C)."""
-        P, V, C = self.length, table.num_embeddings, table.embedding_dim
-        like = table.weight
-        if self.start == "random":
-            return torch.empty(P, C, device=like.device).uniform_(-self.scale, self.scale)
-        words = [(w,) if type(w) is int else w for w in self.words]
-        stray = [i for word in words for i in word if i >= V]
-        if stray:
-            raise ValueError(f"There is no word with the id {stray[0]}: the model knows {V}.")
-        if self.start == "text":
-            words = [(i,) for word in words for i in word]
-            words = (words * math.ceil(P / len(words)))[:P]
-        if len(words) < P:  # of the common words, none twice while there are enough
-            pool, more = min(self.common, V), P - len(words)
-            drawn = torch.cat([torch.randperm(pool) for _ in range(math.ceil(more / pool))])
-            words = words + [(i,) for i in drawn[:more].tolist()]
-        known = [table(torch.tensor(word, device=like.device)).float().mean(0) for word in words]
-        return torch.stack(known)
+        table = tuner.anatomy.words().module  # (V, C)
+        prompts = [prompt_options.first_vectors(self, table) for _ in range(self.ensemble)]
+        prompt_options.add_words(tuner, self, Prompt(torch.cat(prompts)))  # (E P, C)
 
     def wrap(self, tuner, batch: dict) -> dict:
+        """The batch with every row's prompt in it: ids (B, T) -> (B, P + T)."""
         ids = torch.tensor([*tuner.words])
         if self.layout:
             return insert_as_peft(tuner, batch, ids[: self.length])
-        B = len(batch["input_ids"])
-        members = torch.arange(B) % self.ensemble  # (B,)
+        members = torch.arange(len(batch["input_ids"])) % self.ensemble  # (B,)
         ids = ids.view(self.ensemble, self.length)[members]  # (B, P)
-        anatomy = tuner.anatomy
-        position = self.position or ("after-bos" if anatomy.is_encoder() else "start")
-        at: int | str | Tensor = {"start": 0, "after-bos": 1, "end": "end"}[position]
-        if position == "end" and anatomy.writes():
-            at = answer_begins(batch)
-        return insert(batch, ids, at, not anatomy.is_encoder_decoder())
+        at = prompt_options.place(self, tuner, batch)
+        return insert(batch, ids, at, not tuner.anatomy.is_encoder_decoder())
 
     def notes(self, tuner) -> list[str]:
-        return peft_notes(self, tuner, self.position == "start")
+        return prompt_options.notes(self, tuner, self.position == "start")

@@ -1,0 +1,155 @@
+"""What a soft prompt can do beside being one: settings, starts, places, 🤗 PEFT's ways, files.
+
+Shared by `methods/prompt_tuning.py` and `methods/p_tuning.py`, which have the prompts themselves.
+
+Shapes: B batch, T tokens, P prompt length, V vocabulary, C width, n new words.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors.words import answer_begins
+from minipeft.methods.parts.validation import check_choice, check_flag, check_number
+
+STARTS = ("random", "vocabulary", "text", "labels")
+POSITIONS = ("start", "after-bos", "end")
+
+
+# ---- settings ----
+
+
+def check_prompt_tuning(method) -> None:
+    """The settings of a PromptTuning, each by itself and beside the others.
+
+    Raises:
+        ValueError: one is impossible.
+    """
+    for name in ("length", "common", "ensemble"):
+        check_number(method, name, "from 1", lambda n: n >= 1, whole=True)
+    check_choice(method, "start", STARTS)
+    check_number(method, "scale", "above 0", lambda s: 0 < s < math.inf)
+    if method.position is not None:
+        check_choice(method, "position", POSITIONS)
+    check_layout(method)
+    if method.layout and (method.position not in (None, "start") or method.ensemble > 1):
+        raise ValueError('layout="peft" knows one prompt, at the start: drop the other setting.')
+    given = method.words if isinstance(method.words, list | tuple) else (None,)
+    words = tuple(tuple(w) if isinstance(w, list | tuple) else (w,) for w in given)
+    if not all(word and all(type(i) is int and i >= 0 for i in word) for word in words):
+        raise ValueError(f"PromptTuning's words must be ids of tokens, not {method.words!r}.")
+    if bool(words) != (method.start in ("text", "labels")):
+        raise ValueError('PromptTuning needs words=(ids) for start="text" or "labels" only.')
+    if method.start == "labels" and len(words) > method.length:
+        raise ValueError(
+            f"{len(words)} labels do not fit into a prompt of {method.length}: make it longer."
+        )
+    object.__setattr__(method, "words", tuple(w[0] if len(w) == 1 else w for w in words))
+
+
+def check_p_tuning(method) -> None:
+    """The settings of a PTuning, each by itself and beside the others.
+
+    Raises:
+        ValueError: one is impossible.
+    """
+    for name in ("length", "hidden"):
+        if getattr(method, name) is not None:
+            check_number(method, name, "from 1", lambda n: n >= 1, whole=True)
+    if method.encoder is not None:
+        check_choice(method, "encoder", ("lstm", "mlp"))
+    check_flag(method, "keep_encoder", "tune_model")
+    check_layout(method)
+    if (method.length is None) == (method.template is None):
+        raise ValueError("PTuning needs either a length or a template, such as length=10.")
+    if method.template is not None:
+        form = method.form()
+        if "P" not in form.pieces:
+            raise ValueError('A template for PTuning has at least one pseudo token, "P".')
+        if method.layout:
+            raise ValueError('layout="peft" knows no template: give a length instead.')
+        object.__setattr__(method, "template", form.pieces)
+        object.__setattr__(method, "frame", form.frame)
+
+
+def check_layout(method) -> None:
+    """`layout` is None or "peft"."""
+    if method.layout is not None:
+        check_choice(method, "layout", ("peft",))
+
+
+def notes(method, tuner, first: bool) -> list[str]:
+    """Where the prompt stands, where that is not as one would expect."""
+    before = "the prompt stands before [CLS], so heads that read the first token read the prompt"
+    if method.layout and tuner.anatomy.is_encoder():
+        return [f'layout="peft": {before}, as in PEFT.']
+    if method.layout:
+        return ['layout="peft": the prompt stands first in every row, before padding, as in PEFT.']
+    return [f"Here {before}."] if first and tuner.anatomy.is_encoder() else []
+
+
+# ---- new words: their vectors at the start, their ids, their place ----
+
+
+@torch.no_grad()
+def first_vectors(method, table: nn.Module) -> Tensor:
+    """One prompt of a PromptTuning as it is before training: (P, C). table: the embedding (V, C).
+
+    Raises:
+        ValueError: the model lacks one of the words.
+    """
+    P, V, C = method.length, table.num_embeddings, table.embedding_dim
+    device = table.weight.device
+    if method.start == "random":
+        return torch.empty(P, C, device=device).uniform_(-method.scale, method.scale)
+    words = [(w,) if type(w) is int else w for w in method.words]
+    unknown = [i for word in words for i in word if i >= V]
+    if unknown:
+        raise ValueError(f"There is no word with the id {unknown[0]}: the model knows {V}.")
+    if method.start == "text":
+        words = [(i,) for word in words for i in word]
+        words = (words * math.ceil(P / len(words)))[:P]
+    if len(words) < P:  # of the common words, none twice while there are enough
+        pool, missing = min(method.common, V), P - len(words)
+        drawn = torch.cat([torch.randperm(pool) for _ in range(math.ceil(missing / pool))])
+        words = words + [(i,) for i in drawn[:missing].tolist()]
+    vectors = [table(torch.tensor(word, device=device)).float().mean(0) for word in words]
+    return torch.stack(vectors)
+
+
+def drawn_words(table: nn.Module, n: int) -> Tensor:
+    """The vectors of n words drawn from the vocabulary: (n, C)."""
+    drawn = torch.randint(table.num_embeddings, (n,), device=table.weight.device)
+    return table(drawn).detach().float()
+
+
+def add_words(tuner, method, prompt: nn.Module) -> None:
+    """New words for a tuner. As 🤗 PEFT does it, one id more stands for padding: see
+    `insert_as_peft`."""
+    padding = tuner.anatomy.padding() if method.layout else None
+    tuner.speak(prompt, len(prompt.vectors), padding)
+
+
+def place(method, tuner, batch: dict) -> int | str | Tensor:
+    """How many of a row's own tokens stand before the prompt, as `insert` takes it."""
+    position = method.position or ("after-bos" if tuner.anatomy.is_encoder() else "start")
+    if position == "end" and tuner.anatomy.writes():
+        return answer_begins(batch)
+    return {"start": 0, "after-bos": 1, "end": "end"}[position]
+
+
+# ---- files ----
+
+
+def without_reparameterization(tuner, keep: bool) -> dict[str, Tensor]:
+    """What `save` writes: h (n, C) in place of e and its encoder, unless that is to be kept."""
+    (site, prompt), values = tuner.places[0], tuner.named_tensors()
+    if keep:
+        return values
+    name = f"{site.path}.{site.target}."
+    with torch.no_grad():
+        vectors = {f"{name}vectors": prompt()}
+    return vectors | {key: t for key, t in values.items() if not key.startswith(name)}
