@@ -18,6 +18,7 @@ COMMANDS = (
     "compare",
     "convert",
     "support",
+    "lessons",
     "check",
 )
 TRAINING = ("train", "compare")
@@ -70,5 +71,10 @@ def sentence(error: BaseException) -> str:
     return " ".join(str(error).split()) or f"{type(error).__name__}."
 
 
-if __name__ == "__main__":
+def run_command() -> None:
+    """The command `minipeft` that pip installs."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run_command()

@@ -37,15 +37,15 @@ MODELS = {"decoder": Decoder, "encoder": Encoder, "encoder-decoder": EncoderDeco
 
 
 def data_folder() -> Path:
-    """Where the project's data stands: $MINIPEFT_DATA if it is set, else the folder beside the
-    packages (the repository) or inside them (the wheel).
+    """Where the project's data stands: $MINIPEFT_DATA if it is set, else the folder inside the
+    packages (the wheel) or beside them (the repository).
 
     Raises:
         FileNotFoundError: it is in none of these places.
     """
     chosen = os.environ.get("MINIPEFT_DATA")
     package = Path(__file__).resolve().parent
-    places = [Path(chosen)] if chosen else [package.parent / "data", package / "data"]
+    places = [Path(chosen)] if chosen else [package / "data", package.parent / "data"]
     for place in places:
         if place.is_dir():
             return place

@@ -5,17 +5,24 @@ What a killed process leaves behind, `.name.*.part`, is taken away by the next w
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that somebody holds open could not be moved either
+    fcntl = None
+
+DAY = 24 * 3600.0  # seconds
 
 
 def write(path: str | Path, save: Callable[[str], None]) -> None:
@@ -35,7 +42,7 @@ def write_all(saves: Mapping[str | Path, Callable[[str], None]]) -> None:
         for (path, name), save in zip(parts.items(), saves.values(), strict=True):
             with sentences(path):
                 save(name)
-                with open(name, "rb") as file:
+                with open(name, "r+b") as file:  # Windows flushes what may be written
                     os.fsync(file.fileno())
                 os.chmod(name, 0o644)
         for path, name in parts.items():
@@ -93,26 +100,45 @@ def _part(path: Path):
     """The name of an empty file beside `path`, gone at the end.
 
     It is locked as long as this process lives, so that a file without a lock is a dead one's.
+    On Windows, which has no such locks, one that is older than a day is.
     """
     with sentences(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         for old in glob.glob(f"{glob.escape(str(path.parent / f'.{path.name}.'))}*.part"):
-            with suppress(OSError), open(old, "rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: in use
-                os.unlink(old)
-        while True:
-            handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
-            with suppress(OSError):  # some file systems know no locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.path.exists(name):
-                break
-            os.close(handle)  # another process took it for a dead one's before it had its lock
+            with suppress(OSError):
+                _remove_if_left(old)
+        handle, name = _locked_file(path)
     try:
         yield name
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
         if os.path.exists(name):
             os.unlink(name)
+
+
+def _remove_if_left(old: str) -> None:
+    if fcntl is None:
+        if time.time() - os.path.getmtime(old) > DAY:
+            os.unlink(old)
+        return
+    with open(old, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: in use
+        os.unlink(old)
+
+
+def _locked_file(path: Path) -> tuple[int | None, str]:
+    """A new empty file beside `path`: the handle with its lock (None on Windows), its name."""
+    while True:
+        handle, name = tempfile.mkstemp(".part", f".{path.name}.", path.parent)
+        if fcntl is None:
+            os.close(handle)
+            return None, name
+        with suppress(OSError):  # some file systems know no locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.path.exists(name):
+            return handle, name
+        os.close(handle)  # another process took it for a dead one's before it had its lock
 
 
 def _sort_metadata(name: str) -> None:

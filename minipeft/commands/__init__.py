@@ -4,7 +4,8 @@
 |-------------------------------|------------------------------------------------------------------|
 | train, evaluate, generate,    | the commands                                                     |
 | merge, inspect, compare,      |                                                                  |
-| convert, support, check       |                                                                  |
+| convert, support, lessons,    |                                                                  |
+| check                         |                                                                  |
 | options                       | flags made from the dataclasses of the methods                   |
 | bases                         | a name or folder -> a model with its tokenizer                   |
 | opened                        | a run, an adapter or a base -> a model that is ready to answer   |

@@ -34,6 +34,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
+from builder import setup_cell
 from builder.cut import ROOT, Cut, CutError, banner, cut
 
 FIELDS = {"title": str, "question": str, "minutes": (int, float)}
@@ -92,9 +93,14 @@ class Lesson:
         """The notebook with every exercise solved, not executed yet."""
         return self._notebook("solution", fast)
 
-    def student(self) -> NotebookNode:
+    def student(self, fast: bool = False) -> NotebookNode:
         """The notebook with the chosen bodies blanked, no outputs."""
-        return self._notebook("student", False)
+        notebook = self._notebook("student", fast)
+        if self.exercises:
+            cell = nbformat.v4.new_code_cell(setup_cell.SOURCE)
+            cell["id"] = f"{self.number}-setup"
+            notebook.cells.insert(1, cell)
+        return notebook
 
     def _notebook(self, kind: str, fast: bool) -> NotebookNode:
         other = "student-only" if kind == "solution" else "solution-only"
@@ -138,6 +144,7 @@ class Lesson:
             "number": exercise.number,
             "check": exercise.check,
             "uses": list(exercise.cut.uses),
+            "points": exercise.difficulty,
         }
 
     def _header(self, kind: str) -> str:
@@ -149,11 +156,13 @@ class Lesson:
         ]
         if self.exercises:
             name = f"{self.slug}.ipynb"
-            lines.append(
-                f"*This is the solution; the exercises are in `exercises/{name}`.*"
-                if kind == "solution"
-                else f"*To check it: `python -m minipeft check {name}`. Solution: `../{name}`.*"
-            )
+            if kind == "solution":
+                lines.append(f"*This is the solution; the exercises are in `exercises/{name}`.*")
+            else:
+                lines.insert(1, setup_cell.badge(name))
+                lines.append(
+                    f"*To check it: `python -m minipeft check {name}`. Solution: `../{name}`.*"
+                )
         return "\n\n".join(lines)
 
 

@@ -90,9 +90,9 @@ them.</p>
 <th class="number">Took here</th><th>You write</th></tr>
 {"".join(rows)}</table>
 <p class="soft">The pages show the solutions with the outputs of the run on this machine. To work on
-the lessons, run <code>make lab</code>: it puts a copy of each exercise notebook into
+the lessons, run <code>python start.py lab</code>: it puts a copy of each exercise notebook into
 <code>work/</code> and opens JupyterLab there. To check your work, run
-<code>.venv/bin/python -m minipeft check work/NOTEBOOK</code>.</p></main>"""
+<code>python start.py check work/NOTEBOOK</code>.</p></main>"""
     return _page("minipeft: the course", body)
 
 

@@ -7,7 +7,6 @@ is stored.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -26,6 +25,11 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 
 from builder.cut import ROOT
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a killed build's folder stays until the system clears it
+    fcntl = None
 
 THREADS = 2
 CELL_SECONDS = 900  # a cell that needs longer hangs: a whole lesson has four minutes
@@ -61,6 +65,8 @@ class Client(NotebookClient):
         self.place = place
 
     def create_kernel_manager(self) -> OwnKernel:
+        if sys.platform == "win32":
+            return super().create_kernel_manager()
         # Talk through files of this user, not through network ports.
         ways = {"ip": f"{self.place}/k", "connection_file": f"{self.place}/kernel.json"}
         self.km = OwnKernel(config=self.config, transport="ipc", **ways)
@@ -97,7 +103,7 @@ def workplace() -> Iterator[Path]:
 
     The folder is locked as long as this process lives: one without a lock is a dead one's.
     """
-    for old in Path(tempfile.gettempdir()).glob(f"{PLACE}*"):
+    for old in Path(tempfile.gettempdir()).glob(f"{PLACE}*") if fcntl else ():
         with suppress(OSError), _locked(old, fcntl.LOCK_NB):  # BlockingIOError: in use
             shutil.rmtree(old)
     with ExitStack() as stack:
@@ -113,6 +119,9 @@ def workplace() -> Iterator[Path]:
 
 @contextmanager
 def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    if fcntl is None:
+        yield
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | how)

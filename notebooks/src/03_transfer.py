@@ -336,7 +336,7 @@ top_2
 # pretraining used: the capitals of some countries, and four string functions called by their names.
 
 # %%
-from minipeft.course.transfer import forgotten  # yours to write in part 5
+from minipeft.course.transfer import forgotten as share_forgotten  # you write it in part 5
 
 countries = tasks.load("capital").examples("train")[: TESTS // 2]
 rows = {
@@ -365,7 +365,7 @@ def lost_skills(model):
     """Share of each probe that the base answered right and the model answers wrong."""
     now = answers(model)
     return {
-        name: forgotten(known[name], now[name], [target for _, target in probe.test])
+        name: share_forgotten(known[name], now[name], [target for _, target in probe.test])
         for name, probe in PROBES.items()
     }
 
