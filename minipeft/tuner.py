@@ -38,6 +38,7 @@ from minipeft.doors.weights import (
     WeightDoor,
     bottom,
     doors,
+    dtype_of,
     features,
     walk,
 )
@@ -313,6 +314,7 @@ class Tuner:
             if not own or inner in self.copies or any(p in self.lent for p in own):
                 continue
             twin = copy.deepcopy(module)
+            twin.to(torch.promote_types(dtype_of(module), torch.float32))  # as patches, see `add`
             for parameter in twin.parameters():
                 parameter.grad = None
                 parameter.requires_grad_(True)
@@ -611,11 +613,13 @@ class Tuner:
     def _settle(self, door: Door) -> None:
         """Put the door into the tree while it has work to do, else its base back."""
         if any(name not in door.merged for name in door.patches):
-            self._stand(door, door)
+            module = door
         elif isinstance(door, CopyDoor) and door.merged:
-            self._stand(door, door.patches[door.merged[-1]])
+            module = door.replacement()
         else:
-            self._stand(door, door.base)
+            module = door.base
+        self._stand(door, module)
+        door.rounded = [copy for copy in door.rounded if copy is module]
         parked = self.model.minipeft.parked
         if door in parked:
             parked.remove(door)
@@ -624,7 +628,7 @@ class Tuner:
 
     def _stand(self, door: Door, module: nn.Module) -> None:
         """Let `module` stand wherever the door, its base or a copy of it stands now."""
-        now = {door, door.base, *door.patches.values()} - {module}
+        now = {door, door.base, *door.patches.values(), *door.rounded} - {module}
         inside = {door, door.patches, *(other.patches for other in doors(self.model))}
         for parent in list(self.model.modules()):
             if parent in inside:  # patches, of which some sit in several doors

@@ -16,6 +16,7 @@ Shapes: B batch, T tokens, in / out the features of the linear map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,7 @@ class Door(nn.Module):
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
         self.rows: Routed | None = None  # see `route`
+        self.rounded: list[nn.Module] = []  # copies in the base's dtype; see CopyDoor
         self.training = base.training
 
     def add(self, name: str, patch: nn.Module) -> None:
@@ -355,17 +357,39 @@ class CopyDoor(Door):
     """A small module that every name may replace by its own trained copy: a head, a layer norm.
 
     The last active copy answers for the rows it acts on; rows without one get the base's answer.
+    Copies of a half-precision module are float32; the answer is rounded to what the base gives.
     """
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         active = list(self.active(x.shape[0]))
         if active and active[-1][1] is None:
-            return active[-1][0](x, *args, **kwargs)
+            return self.answer(active[-1][0], x, *args, **kwargs)
         y = self.base(x, *args, **kwargs)
         for copy, rows in active:
             rows = rows.to(x.device)
-            y = y.index_copy(0, rows, copy(x, *args, **kwargs)[rows])
+            y = y.index_copy(0, rows, self.answer(copy, x, *args, **kwargs)[rows])
         return y
+
+    def answer(self, copy: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
+        """copy(x), computed in the dtype of the copy and given in that of the base."""
+        wide, narrow = dtype_of(copy), dtype_of(self.base)
+        if wide == narrow:
+            return copy(x, *args, **kwargs)
+        x = x.to(wide) if x.is_floating_point() else x
+        return copy(x, *args, **kwargs).to(narrow)
+
+    def replacement(self) -> nn.Module:
+        """What stands in the model while all copies are merged: the last, in the base's dtype."""
+        last = self.patches[self.merged[-1]]
+        if dtype_of(last) == dtype_of(self.base):
+            return last
+        self.rounded.append(deepcopy(last).to(dtype_of(self.base)).requires_grad_(False))
+        return self.rounded[-1]
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Of a module's first parameter."""
+    return next(module.parameters()).dtype
 
 
 class Parts(nn.Module):

@@ -10,7 +10,8 @@ These are the baselines that every parameter-efficient method is measured agains
 
 "Variable fine-tuning" of Houlsby et al. 2019 (arXiv 1902.00751), section 3.3, is TopLayers with k
 chosen per task. Base parameters that are trained keep a copy of their first value, so that
-`detach` can give the base back bit for bit, and `disable` can compare.
+`detach` can give the base back bit for bit, and `disable` can compare. In a half-precision model
+they stay so, and `train` keeps float32 values beside them while it runs.
 
 Departure: a language head that shares its matrix with the word embeddings is not trained by
 TopLayers (it lies at both ends of the model); HeadOnly trains a separate copy of it.

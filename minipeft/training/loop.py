@@ -28,6 +28,7 @@ from minipeft.contexts import evaluating, modes_kept
 from minipeft.in_training import acting, chosen, in_training, said, tuners_of
 from minipeft.methods.parts.validation import shorten
 from minipeft.training.distributed import Alone, crew
+from minipeft.training.precision import Precision
 from minipeft.training.savings.kept_trunk import Trunk
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
@@ -155,14 +156,16 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     with chosen(model, tuners), seeded(seed), modes_kept(model):
-        parameters = trainable(model)
+        trained = trainable(model)
+        precision = Precision(model, trained)
+        parameters = precision.parameters
         rising = warmup_steps(warmup, steps)
         settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
         settings |= dict(weight_decay=weight_decay, betas=list(betas), clip=clip, seed=seed)
         settings |= dict(accumulate=accumulate, evaluate_every=evaluate_every, best=best)
         for tuner in in_training(model):
             tuner.method.begin(tuner, steps)
-        groups = by_factor(model, parameters)
+        groups = precision.groups(by_factor(model, trained))
         if len(groups) > 1:
             settings["factors"] = [group["factor"] for group in groups]
         history = History(settings=settings, trained=said(model))
@@ -173,6 +176,7 @@ def train(
         mates = crew(model, parameters, seed)  # one process, unless torchrun started more
 
         begin, best_weights = snapshots.restore(history) if resume else snapshots.fresh()
+        precision.resume(history.records)
         if mates.size > 1:
             shared = {"step": begin, "processes": mates.size, "bytes": mates.bytes}
             history.records.setdefault("in parallel", []).append(shared)
@@ -189,29 +193,43 @@ def train(
             unit="step",
             desc=history.trained,
         )
+
+        def gradients(step: int, drawn: dict[int, dict]) -> tuple[float, float]:
+            """Of one step: (the loss, the gradient's norm). drawn: its micro-batches so far."""
+            loss = 0.0
+            optimizer.zero_grad()
+            for part in range(accumulate):
+                number = step * accumulate + part
+                if number not in drawn:
+                    drawn[number] = feed(number)
+                batch, times = mates.share(to_device(drawn[number], device))
+                work = partial(backward, model, batch, accumulate * times, precision.scale)
+                with mates.noise(number):
+                    loss += trunk.run(feed.place(number), work) if trunk else work()
+                precision.gather()
+            loss = mates.reduce(loss)
+            precision.unscale()
+            return loss, nn.utils.clip_grad_norm_(parameters.values(), clip or math.inf).item()
+
         model.train()
         try:
             for step in range(begin, steps):
                 rate = learning_rate_at(step, steps, learning_rate, rising, schedule)
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group["factor"]
-                loss = 0.0
-                optimizer.zero_grad()
-                for part in range(accumulate):
-                    number = step * accumulate + part
-                    batch, times = mates.share(to_device(feed(number), device))
-                    work = partial(backward, model, batch, accumulate * times)
-                    with mates.noise(number):
-                        loss += trunk.run(feed.place(number), work) if trunk else work()
-                loss = mates.reduce(loss)
-                norm = nn.utils.clip_grad_norm_(parameters.values(), clip or math.inf).item()
+                loss, norm = gradients(step, drawn := {})
+                while math.isfinite(loss) and not math.isfinite(norm):
+                    if not precision.lower(step, history.records):
+                        break
+                    loss, norm = gradients(step, drawn)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
                     raise ValueError(
                         f"The loss is {loss} and the gradient's norm {norm} at step {step}, with a "
                         f"learning rate of {rate:.2g}: lower it, or look for rows whose labels are "
-                        "all -100. The weights are those before this step."
+                        f"all -100{precision.hint()}. The weights are those before this step."
                     )
                 optimizer.step()
+                precision.write()
                 for tuner in in_training(model):
                     record = tuner.method.after_step(tuner, step, steps)
                     if record:
@@ -234,17 +252,21 @@ def train(
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
         finally:
             bar.close()
-            optimizer.zero_grad()
+            precision.clear()
         with torch.no_grad():
             for name, value in best_weights.items():
                 parameters[name].copy_(value)
+        precision.write()
         for tuner in in_training(model):
             tuner.method.finish(tuner)
     return history
 
 
-def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
-    """Add the gradients of one micro-batch; returns its share, one of so many, of the loss."""
+def backward(model: nn.Module, batch: dict, accumulate: float, scale: float = 1.0) -> float:
+    """Add the gradients of one micro-batch; returns its share, one of so many, of the loss.
+
+    scale: by which all gradients are multiplied; see minipeft.training.precision.
+    """
     batch, loss = wrap(model, batch), None
     if not hasattr(model, "unshard"):  # FSDP fetches the weights for one whole forward pass
         loss = shared_loss(model, batch)
@@ -254,7 +276,7 @@ def backward(model: nn.Module, batch: dict, accumulate: float) -> float:
     for tuner in in_training(model):
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty
-    (loss / accumulate).backward()
+    (scale * loss / accumulate).backward()
     return loss.item() / accumulate
 
 
