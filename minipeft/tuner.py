@@ -37,6 +37,7 @@ from minipeft.doors.weights import (
     Routed,
     WeightDoor,
     bottom,
+    check_plain,
     doors,
     dtype_of,
     features,
@@ -313,6 +314,7 @@ class Tuner:
             own = [p for p in module._parameters.values() if p is not None]
             if not own or inner in self.copies or any(p in self.lent for p in own):
                 continue
+            check_plain(inner, module)
             twin = copy.deepcopy(module)
             twin.to(torch.promote_types(dtype_of(module), torch.float32))  # as patches, see `add`
             for parameter in twin.parameters():
@@ -324,7 +326,11 @@ class Tuner:
     def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
         """Train base parameters in place; `detach` writes their first values back."""
         unused = {door.base.weight for door in doors(self.model) if door.is_stood_in()}
-        for parameter in parameters:
+        chosen = dict.fromkeys(parameters)
+        for path, module in self.anatomy.modules.items():
+            if any(p in chosen for p in module._parameters.values() if p is not None):
+                check_plain(path, module)
+        for parameter in chosen:
             if parameter in unused:
                 raise ValueError(
                     "A tuner here computes with a quantized copy of these weights, so training "

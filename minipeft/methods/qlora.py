@@ -36,7 +36,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import doors, fold, is_linear, is_transposed
+from minipeft.doors.weights import check_plain, doors, fold, is_map, is_transposed
 from minipeft.methods.lora import LoRA
 from minipeft.methods.parts.quantization import KINDS, Quantized
 from minipeft.methods.parts.validation import check_choice, check_flag, check_number
@@ -109,8 +109,9 @@ class QLoRA(LoRA):
         if tuner.anatomy.family is not None:
             inside = tuple(f"{path}." for path, _ in tuner.anatomy.blocks())
             modules = tuner.anatomy.modules.items()
-            paths |= {p: None for p, m in modules if p.startswith(inside) and is_linear(m)}
+            paths |= {p: None for p, m in modules if p.startswith(inside) and is_map(m)}
         for path in paths:
+            check_plain(path, tuner.anatomy.modules[path])
             quantized = self.quantized(tuner.model, tuner.anatomy.modules[path])
 
             def around(lora: nn.Module | None, path=path, quantized=quantized) -> QLoRAPatch:

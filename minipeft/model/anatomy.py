@@ -24,7 +24,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import features, is_linear, walk
+from minipeft.doors.weights import check_plain, features, is_linear, is_map, walk
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,
     ENCODERS,
@@ -201,6 +201,8 @@ class Anatomy:
 
     def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
         module = self.modules[path]
+        if is_map(module):
+            check_plain(path, module)
         if not is_linear(module):
             raise TypeError(
                 f"The target {target!r} names {path}, a {type(module).__name__}: a weights door "
@@ -457,8 +459,11 @@ class Anatomy:
         heads, places = tuple(f"{head}." for head in self.heads()), []
         for path, module in self.modules.items():
             norm = isinstance(module, nn.LayerNorm)
-            wanted = (maps and is_linear(module)) or (norms and norm)
+            wanted = (maps and is_map(module)) or (norms and norm)
             if not wanted or getattr(module, "bias", None) is None or f"{path}.".startswith(heads):
+                continue
+            check_plain(path, module)
+            if not (norm or is_linear(module)):
                 continue
             stack, layer = self._where(path)
             if layers is None or layer in layers:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from minipeft.doors.weights import features, is_linear, is_transposed
+from minipeft.doors.weights import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
 from minipeft.model.anatomy import Anatomy, keys_at
 
@@ -87,6 +87,8 @@ def sizes_at(path: str, anatomy: Anatomy) -> tuple[int, int]:
         ValueError: this model has no linear map of that name.
     """
     module = anatomy.modules.get(path)
+    if module is not None and is_map(module):
+        check_plain(path, module)
     if module is None or not is_linear(module):
         raise ValueError(
             f"The file adapts {path}, which is no linear map of this model{anatomy.near(path)}"
