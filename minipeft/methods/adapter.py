@@ -1,14 +1,18 @@
 """Adapters: a small two-layer network inside every frozen layer, in the weights door.
 
-Houlsby et al. 2019 (arXiv 1902.00751), section 2.1 and figure 2. What a sublayer gives back, h, is
-changed before it is added to the residual stream:
+Houlsby et al. 2019 (arXiv 1902.00751), section 2.1 and figure 2.
 
-    h <- h + W_up phi(W_down h + b_down) + b_up
+Path: attach(model, Adapter(...)) -> Adapter.install -> tuner.add(place, AdapterPatch) ->
+WeightDoor.forward of a sublayer's output projection, which computes y and calls
+AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream.
 
-    W_down (m, C)   b_down (m,)   W_up (C, m)   b_up (C,)   h (C,)   m the bottleneck, m << C
+What a sublayer gives back, h, is changed (the numbers of the equations are ours):
 
-    Near the identity at the start: the weights are drawn from N(0, sigma^2), cut at 2 sigma, the
-    biases are 0, and the skip "h +" lets everything else pass. `skip=False` shows what it is for.
+    h <- h + W_up phi(W_down h + b_down) + b_up                                         (eq. 1)
+    h <- h + s (W_up phi(W_down x + b_down) + b_up)           parallel, x the input     (eq. 2)
+
+    W_down (m, C)   b_down (m,)   W_up (C, m)   b_up (C,)   all trained     m << C the bottleneck
+    h (N, T, C) -> W_down h (N, T, m) -> phi -> W_up (..) (N, T, C), which is added to h
 
 | placement  | where it stands                                   | paper                          |
 |------------|---------------------------------------------------|--------------------------------|
@@ -16,21 +20,35 @@ changed before it is added to the residual stream:
 |            | feed-forward's; every layer norm is trained too   |                                |
 | "pfeiffer" | after the feed-forward's output projection only   | Pfeiffer et al. 2021           |
 |            |                                                   | (arXiv 2005.00247)             |
-| "parallel" | beside the feed-forward layer: reads its input x, | He et al. 2022                 |
-|            | h <- h + s (W_up phi(W_down x + b_down) + b_up)   | (arXiv 2110.04366), section 3.3 |
+| "parallel" | beside the feed-forward layer, eq. 2              | He et al. 2022                 |
+|            |                                                   | (arXiv 2110.04366), section 3.3 |
 
-Parameters: 2 m C + C + m each. Per block one, with "houlsby" two, and one more for the
-cross-attention of a decoder in an encoder-decoder, whose output counts as attention's output. A
-layer norm adds 2 C (C where it has no bias). phi is not linear, so adapters cannot be merged.
+Start: weights from N(0, sigma^2), cut at 2 sigma, biases 0: near the identity, since the skip "h +"
+lets everything else pass. `skip=False` shows what it is for. With sigma = 0, W_up is 0: exactly the
+base, and dL/dW_down = 0 at the first step.
+
+Merge: impossible, phi is not linear.
+
+Parameters: 2 m C + C + m each, trained and stored. Per block one, with "houlsby" two, and one more
+for the cross-attention of a decoder in an encoder-decoder, whose output counts as attention's. A
+layer norm adds 2 C (C where it has no bias).
 
 Departures.
-(1) Figure 2 has the model's own dropout between projection and adapter; here it comes after.
-(2) sigma = 0.01 as in the text; the released code has 0.001. With `sigma=0` W_up is 0 and W_down
-    uniform as in LoRA, so that the start is exact (He et al. start theirs so).
-(3) "parallel" reads what the feed-forward layer's first map reads: in a pre-norm model, x after
-    its layer norm. `dropout` falls on the hidden features; Houlsby has none.
-(4) With `layers=`, the layer norms of these blocks only are trained, else those around them too.
-(5) Pfeiffer et al. add a layer norm before some of their adapters; we leave it out.
+(1) Dropout. Paper: figure 2 has the model's own between projection and adapter. PEFT: none. Here:
+    the model's comes after; `dropout` falls on the hidden features.
+    Shown by test_adapter.py::test_dropout_falls_on_the_hidden_features_only_in_training
+(2) sigma. Paper: 0.01 in the text, 0.001 in the code. PEFT: none. Here: 0.01; `sigma=0` takes W_up
+    = 0 and W_down uniform as in LoRA, as He et al. start theirs.
+    Shown by test_adapter.py::test_the_start_is_normal_cut_at_two_sigma
+(3) Input of a parallel adapter. Paper: x of the feed-forward layer. PEFT: none. Here: what its
+    first map reads, in a pre-norm model x after its layer norm.
+    Shown by test_adapter.py::test_a_parallel_adapter_reads_the_input_of_the_feed_forward_layer
+(4) Chosen layers. Paper: all. PEFT: none. Here: with `layers=` the layer norms of these blocks only
+    are trained, else those around them too.
+    Shown by test_adapter.py::test_layers_choose_adapters_and_norms
+(5) Norm before the adapter. Paper: Pfeiffer et al. add one to some of theirs. PEFT: none. Here:
+    left out.
+    Shown by test_adapter.py::test_counts_identity_and_gradients_on_every_architecture
 """
 
 from __future__ import annotations
@@ -43,7 +61,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.methods.method import Method
-from minipeft.methods.parts.input_tap import Listener, Note
+from minipeft.methods.parts.input_tap import InputTap, taps_at_up
 from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
 
 PLACEMENTS = {"houlsby": ("output", "down"), "pfeiffer": ("down",), "parallel": ("down",)}
@@ -56,7 +74,6 @@ class AdapterPatch(nn.Module):
     Args:
         width, bottleneck: C and m.
         activation, sigma, scale, skip, dropout: see `Adapter`.
-        note: a parallel adapter reads the tensor left there; None reads y.
     """
 
     def __init__(
@@ -68,14 +85,13 @@ class AdapterPatch(nn.Module):
         scale: float = 1.0,
         skip: bool = True,
         dropout: float = 0.0,
-        note: Note | None = None,
     ) -> None:
         super().__init__()
         self.down = nn.Linear(width, bottleneck)  # uniform on +-1/sqrt C at first
         self.up = nn.Linear(bottleneck, width)
         self.phi = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)
-        self.scale, self.skip, self.note = scale, skip, note
+        self.scale, self.skip = scale, skip
         nn.init.zeros_(self.down.bias), nn.init.zeros_(self.up.bias)
         if sigma == 0:
             nn.init.zeros_(self.up.weight)
@@ -84,11 +100,29 @@ class AdapterPatch(nn.Module):
                 nn.init.trunc_normal_(linear.weight, std=sigma, a=-2 * sigma, b=2 * sigma)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """y (B, T, C) -> y + s (W_up phi(W_down h + b_down) + b_up), in the dtype of y."""
-        h = y if self.note is None else self.note.take()  # (B, T, C)
-        low = self.phi(self.down(h.to(self.down.weight.dtype)))  # (B, T, m)
-        change = self.scale * self.up(self.dropout(low))  # (B, T, C)
-        return (y + change if self.skip else change).to(y.dtype)
+        """h = y (N, T, C) -> y + s (W_up phi(W_down h + b_down) + b_up), in the dtype of y."""
+        change = self.change(y)  # (N, T, C)
+        return (y + change if self.skip else change).to(y.dtype)  # eq. 1: (N, T, C)
+
+    def change(self, h: Tensor) -> Tensor:
+        """What is added: (N, T, C)."""
+        low = self.phi(self.down(h.to(self.down.weight.dtype)))  # eq. 1: (N, T, m)
+        return self.scale * self.up(self.dropout(low))  # eq. 1: (N, T, C)
+
+
+class ParallelAdapterPatch(AdapterPatch):
+    """An adapter beside the feed-forward layer: it reads what that layer's first map has read.
+
+    tap: the patch at the first map, which has saved it.
+    """
+
+    def __init__(self, width: int, bottleneck: int, *settings, tap: InputTap) -> None:
+        super().__init__(width, bottleneck, *settings)
+        self.tap = tap
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """y (N, T, C) -> y + s (W_up phi(W_down x + b_down) + b_up), in the dtype of y."""
+        return (y + self.change(self.tap.pop())).to(y.dtype)  # eq. 2: (N, T, C)
 
 
 @dataclass(frozen=True)
@@ -139,14 +173,15 @@ class Adapter(Method):
         return self.sigma == 0 and self.skip
 
     def install(self, tuner) -> None:
-        notes = {}  # of each block, for parallel adapters
-        for place in tuner.find(("up",), self.layers) if self.placement == "parallel" else ():
-            notes[place.stack, place.layer] = Note()
-            tuner.add(place, Listener(notes[place.stack, place.layer]))
         settings = (self.activation, self.sigma, self.scale, self.skip, self.dropout)
+        taps = taps_at_up(tuner, self.layers) if self.placement == "parallel" else {}
         for place in tuner.find(PLACEMENTS[self.placement], self.layers):
-            note = notes.get((place.stack, place.layer))
-            tuner.add(place, AdapterPatch(place.out_features, self.bottleneck, *settings, note))
+            size = (place.out_features, self.bottleneck)
+            if taps:
+                patch = ParallelAdapterPatch(*size, *settings, tap=taps[place.stack, place.layer])
+            else:
+                patch = AdapterPatch(*size, *settings)
+            tuner.add(place, patch)
         if self.norms or (self.norms is None and self.placement == "houlsby"):
             for path in tuner.anatomy.norms(self.layers):
                 tuner.copy(path)

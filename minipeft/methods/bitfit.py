@@ -1,31 +1,38 @@
 """BitFit: train the biases and nothing else (Ben Zaken et al. 2022, arXiv 2106.10199).
 
-Section 3. Every linear map and every layer norm of a block ends in "+ b". These b are trained,
-the matrices are not:
+In the weights door. Path: attach(model, BitFit(...)) -> BitFit.install -> tuner.add(place,
+BiasPatch) -> WeightDoor.forward, which computes y = W x + b and calls BiasPatch.forward(x, y).
 
-    Q = W_q x + b_q      K = W_k x + b_k      V = W_v x + b_v                  attention
-    h1 = W_m1 a + b_m1      h2 = g_LN1 * (h1 + x - mu) / s + b_LN1             its output, and norm
-    h3 = gelu(W_m2 h2 + b_m2)      h4 = W_m3 h3 + b_m3      g_LN2 * (..) + b_LN2
+Section 3. Every linear map and every layer norm of a block ends in "+ b": Q = W_q x + b_q, and so
+on. These b are trained, the matrices are not. Here a bias is trained as a difference d (the number
+of the equation is ours):
 
-Here a bias is trained as a difference d, 0 at the start, in the weights door of its map or norm:
+    y = (W x + b) + d                                                                   (eq. 1)
 
-    y = (W x + b) + d        d (out,)
+    W (out, in), b (out,) frozen      d (out,) trained      x (N, T, in) -> y (N, T, out)
 
 so that it can be off, merged into b, or on for some rows of the batch, and only d is stored.
 `targets=("query", "up")` is the paper's smaller variant, b_q and b_m2.
 
-Parameters: one per output feature of every map and norm that has a bias; 11 C per block in BERT's
-and GPT-2's layout with inner width 4 C, of which 2 C for the two norms; 0.1 % of BERT-base.
+Start: d = 0, so that y is the base's exactly. A number added to every key changes no softmax, so
+the key's d gets no gradient (up to rounding) where positions are added to the words. Rotary
+positions turn it differently at each place: there it learns.
 
-A number added to every key changes no softmax, so the key's bias gets no gradient (up to rounding)
-where positions are added to the words. Rotary positions turn it differently at each place: there
-it learns.
+Merge: b + d.
+
+Parameters: one per output feature of every map and norm that has a bias, trained and stored; 11 C
+per block in BERT's and GPT-2's layout with inner width 4 C, of which 2 C for the two norms; 0.1 %
+of BERT-base.
 
 Departures.
-(1) Weight decay pulls d to 0, thus b to the base's bias, where the paper's pulls b itself to 0.
-(2) The paper has BERT only, with a task head; heads for words that have biases are included here,
-    task heads are trained as a whole, as with every method.
-(3) Linear maps and layer norms only: T5 and Llama have no biases at all and are refused.
+(1) Weight decay. Paper: pulls b to 0. PEFT: has no BitFit (LoRA's bias="all" trains b itself).
+    Here: pulls d to 0, thus b to the base's bias.
+    Shown by test_bitfit.py::test_it_is_training_the_biases_themselves
+(2) Heads. Paper: BERT with a task head. PEFT: none. Here: heads for words that have biases are
+    included; task heads are trained as a whole, as with every method.
+    Shown by test_bitfit.py::test_a_task_head_is_trained_as_a_whole_and_counted_apart
+(3) Models without biases. Paper: not said. PEFT: none. Here: T5 and Llama are refused in a
+    sentence. Shown by test_bitfit.py::test_a_model_without_biases_is_told_so
 """
 
 from __future__ import annotations
@@ -49,8 +56,8 @@ class BiasPatch(nn.Module):
         self.d = nn.Parameter(torch.zeros(out_features))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """y (B, T, out) -> (B, T, out), in the dtype of y."""
-        return (y + self.d).to(y.dtype)
+        """y (N, T, out) -> (N, T, out), in the dtype of y."""
+        return (y + self.d).to(y.dtype)  # eq. 1: (N, T, out)
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         return weight, bias + self.d.to(bias)

@@ -1,21 +1,32 @@
-"""DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, arXiv 2402.09353).
+"""DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, arXiv 2402.09353), weights door.
 
-Section 4.1, equation 5, in the weights door. Every row of W0, the weights that make one output
-feature, has a length and a direction. LoRA turns the direction; the length m is trained by itself:
+Path: attach(model, DoRA(...)) -> LoRA.install -> tuner.add(place, DoRAPatch) -> WeightDoor.forward,
+which computes y = W0 x and calls DoRAPatch.forward(x, y) in every pass.
 
-    h = m * (W0 + s B A) x / ||W0 + s B A||      W0 (out, in)   A (r, in)   B (out, r)   s = alpha/r
-                                                 m (out,)       ||.|| length of each row: (out,)
+Section 4.1. Every row of W0, the weights that make one output feature, has a length and a
+direction. LoRA turns the direction; the length m is trained by itself:
 
-    m = ||W0|| and B = 0 at the start, so that h = W0 x. With c = m / ||W0 + s B A|| it is written
-    as what is added to W0 x:  (c - 1) W0 x + c s B A x, which can be merged like LoRA.
+    h = m * (W0 + s B A) x / ||W0 + s B A||                                             (eq. 5)
 
-Parameters: r (in + out) + out for every linear map that is adapted.
+    W0 (out, in) frozen   A (r, in), B (out, r), m (out,) trained   s = alpha / r
+    ||.||, the length of each row: (out,)      x (N, T, in) -> A x (N, T, r) -> h (N, T, out)
+
+    Written as what is added to W0 x, with c = m / ||W0 + s B A||:  (c - 1) W0 x + c s B A x.
+
+Start: m = ||W0|| and B = 0, so that h = W0 x exactly. dL/dA = 0 at the first step; B and m move.
+
+Merge: c (W0 + s B A) - W0 is what is added to W0 (`delta`).
+
+Parameters: r (in + out) + out for every map, trained and stored.
 
 Departures.
-(1) Section 4.3: the length ||W0 + s B A|| counts as a constant when gradients are computed. The
-    paper recommends it, PEFT does it, and so do we.
-(2) The paper calls these vectors columns, since it multiplies from the other side.
-(3) Dropout falls on every x of what is added, that of W0 too, as in PEFT.
+(1) Gradient of the length (section 4.3). Paper: ||W0 + s B A|| may count as a constant. PEFT: it
+    does. Here: as PEFT, it saves memory and loses next to nothing, as the paper measured.
+    Shown by test_lora_variants.py::test_dora_gradients_take_the_length_for_a_constant
+(2) Rows. Paper: calls them columns, since it multiplies from the other side. PEFT: rows. Here: rows
+    of (out, in). Shown by test_lora_variants.py::test_dora_is_equation_5
+(3) Dropout. Paper: not said. PEFT: on every x of what is added, that of W0 too. Here: as PEFT.
+    Shown by test_peft_lora_variants.py::test_gradients_with_dropout_are_the_same_numbers
 """
 
 from __future__ import annotations
@@ -44,19 +55,19 @@ class DoRAPatch(LoRAPatch):
         """c = m / ||W + s B A||: (out,). A row of zeros has no direction and stays zero."""
         with torch.no_grad():
             length = torch.linalg.vector_norm(W + super().delta(), dim=1)  # (out,)
-        return self.m / length.clamp_min(torch.finfo(length.dtype).tiny)
+        return self.m / length.clamp_min(torch.finfo(length.dtype).tiny)  # eq. 5: c, (out,)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = W0 x (B, T, out) -> eq. 5 (B, T, out), in the dtype of y."""
+        """x (N, T, in), y = W0 x (N, T, out) -> h (N, T, out), in the dtype of y."""
         W = self.weight()
         c = self.lengthen(W)
         x = self.dropout(x.to(W.dtype))
-        frozen = None  # W0 x: (B, T, out), read off y where that is the same and saves the product
+        frozen = None  # W0 x: (N, T, out), read off y where that is the same and saves the product
         if y.dtype == W.dtype and not (self.training and self.dropout.p):
             frozen = self.frozen.answer(y)
         frozen = F.linear(x, W) if frozen is None else frozen
-        detour = F.linear(F.linear(x, self.scale * self.A), self.B)  # s B A x: (B, T, out)
-        return (y + (c - 1) * frozen + c * detour).to(y.dtype)
+        detour = F.linear(F.linear(x, self.scale * self.A), self.B)  # eq. 5: s B A x, (N, T, out)
+        return (y + (c - 1) * frozen + c * detour).to(y.dtype)  # eq. 5: h, (N, T, out)
 
     def delta(self) -> Tensor:
         """c (W0 + s B A) - W0: (out, in)."""

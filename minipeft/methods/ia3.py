@@ -1,24 +1,35 @@
 """(IA)^3: inner activations rescaled by learned vectors (Liu et al. 2022, arXiv 2205.05638).
 
+In the weights door. Path: attach(model, IA3(...)) -> IA3.install -> tuner.add(place, OutputScale or
+InputScale) -> WeightDoor.forward, which calls InputScale.before(x), then the map, then
+OutputScale.forward(x, y).
+
 Section 3.3. In every block keys, values and the hidden features of the feed-forward layer are
-multiplied, number by number, with vectors that are trained:
+multiplied, number by number, with vectors that are trained (the numbers of the equations are ours):
 
-    softmax(Q (l_k * K)^T / sqrt D) (l_v * V)          l_k, l_v (C,), fewer under grouped queries
-    W_down (l_ff * phi(W_up x))                        l_ff (I,), I the inner width
+    softmax(Q (l_k * K)^T / sqrt D) (l_v * V)                                           (eq. 1)
+    W_down (l_ff * phi(W_up x))                                                         (eq. 2)
 
-    All three are 1 at the start: training begins at the base model.
+    l_k, l_v (C,), fewer under grouped queries    l_ff (I,), I the inner width    all trained
+    K = W_k x: (N, T, C) -> l_k * K (N, T, C)     phi(W_up x): (N, T, I) -> l_ff * (..) (N, T, I)
 
-In the weights door: l_k and l_v multiply what the key and value maps give back, l_ff what the down
-map reads. In a gated layer that is phi(W_gate x) * W_up x.
+l_k and l_v multiply what the key and value maps give back, l_ff what the down map reads. In a gated
+layer that is phi(W_gate x) * W_up x.
 
-After training the vectors go into the weights (`fold`), rows of W and numbers of the bias for l_k
-and l_v, columns of W for l_ff, and cost nothing any more. Unmerged, a batch may mix tasks, since
-each row can be multiplied with vectors of its own (`route`).
+Start: all three are 1, so that the answer is the base's exactly; every vector has a gradient.
 
-Parameters: out for each of key and value, in for down; 2 C + I per block with all heads alike, and
-2 C more for the cross-attention of a decoder in an encoder-decoder.
+Merge: the vectors go into the weights (`fold`), rows of W and numbers of the bias for l_k and l_v,
+columns of W for l_ff. Unmerged, a batch may mix tasks, each row with vectors of its own (`route`).
 
-Departures. None in the equations. On a half-precision base the vectors stay in fp32.
+Parameters: out for each of key and value, in for down, trained and stored; 2 C + I per block with
+all heads alike, and 2 C more for the cross-attention of a decoder in an encoder-decoder.
+
+Departures.
+(1) Fused maps. Paper: keys and values have maps of their own. PEFT: scales all of GPT-2's c_attn,
+    queries too. Here: the key's and the value's part of it; a raw module name scales all.
+    Shown by test_peft_ia3.py::test_their_file_opens_here
+(2) Precision. Paper: not said. PEFT: fp32 on a half-precision base. Here: the same.
+    Shown by test_ia3.py::test_checkpointing_half_precision_and_generation
 """
 
 from __future__ import annotations
@@ -40,8 +51,8 @@ class OutputScale(nn.Module):
         self.l = nn.Parameter(torch.ones(out_features))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """y (B, T, out) -> (B, T, out), in the dtype of y."""
-        return (self.l * y).to(y.dtype)
+        """y (N, T, out) -> (N, T, out), in the dtype of y."""
+        return (self.l * y).to(y.dtype)  # eq. 1: l_k * K or l_v * V, (N, T, out)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """l * (W x + b) = (diag(l) W) x + l * b: rows of W (out, in), and the bias (out,)."""
@@ -57,8 +68,8 @@ class InputScale(nn.Module):
         self.l = nn.Parameter(torch.ones(in_features))
 
     def before(self, x: Tensor) -> Tensor:
-        """x (B, T, in) -> (B, T, in), in the dtype of x."""
-        return (self.l * x).to(x.dtype)
+        """x (N, T, in) -> (N, T, in), in the dtype of x."""
+        return (self.l * x).to(x.dtype)  # eq. 2: l_ff * phi(W_up x), (N, T, in)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return y

@@ -1,30 +1,42 @@
-"""P-tuning v2: deep prompts for understanding tasks (Liu et al. 2022), in the memory door.
+"""P-tuning v2: deep prompts for understanding tasks (Liu et al. 2022, arXiv 2110.07602).
 
-"P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks",
-arXiv 2110.07602, section 3. Prompts in every layer, as keys and values that are trained:
+In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install of
+prefix.py, and from there as written in that file.
 
-    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]            P_k, P_v (H, P, D), for each of L layers
+Section 3. It is prefix-tuning, brought to encoders and to classification and tagging:
 
-which is prefix-tuning, brought to encoders and to classification and tagging. What is its own:
+    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      P_k, P_v (H, P, D) in each of L layers   (eq. 1)
 
-| section 3.3              | here                                                                 |
-|--------------------------|----------------------------------------------------------------------|
-| reparameterization       | None, or "embedding" as the code says: a table (P, 2 L H D) is       |
-|                          | trained as it is.  "mlp": Prefix's two maps with a tanh, per task    |
-| prompt length            | `length`: below 20 for simple classification, about 100 for tagging  |
-| which layers             | `layers`: deep ones serve better than as many shallow ones (4.4)     |
-| multi-task learning      | `minipeft.warm_up`: one prompt for several tasks, then a copy each   |
-| classification head      | a linear head on [CLS] or on the tokens: `attach` trains the head of |
-|                          | a classification or tagging model; or, with a language head, a       |
-|                          | verbalizer: `minipeft.cloze` compares the label words                |
+What differs from prefix.py is all that this file says:
 
-Parameters: 2 P L H D, with the MLP P C + k C + k + 2 (k + 1) L H D, and the head.
+| section 3.3           | prefix.py             | here                                             |
+|-----------------------|-----------------------|--------------------------------------------------|
+| reparameterization    | an MLP with tanh      | none: R (P, 2 L H D) is trained as it is         |
+|                       |                       | ("embedding" in the code); "mlp" as a setting    |
+| prompt length         | about 10              | `length`: below 20 for simple classification,    |
+|                       |                       | about 100 for tagging                            |
+| which layers          | all                   | `layers`: deep ones serve better than as many    |
+|                       |                       | shallow ones (section 4.4)                       |
+| what answers          | a language head       | a linear head on [CLS] or on the tokens, which   |
+|                       |                       | `attach` trains; or, with a language head, a     |
+|                       |                       | verbalizer: `minipeft.cloze`                     |
+| multi-task learning   | none                  | `minipeft.warm_up`: one prompt for several       |
+|                       |                       | tasks, then a copy each                          |
+
+Start, sizes and merge: as in prefix.py with hidden=None.
+
+Parameters: 2 P L H D, with the MLP P C + k C + k + 2 (k + 1) L H D, and the head; trained and
+stored, the MLP only with `keep_mlp`.
 
 Departures.
-(1) The code draws the table from N(0, 1); `std=1` does, our default is 0.02.
-(2) Positions of words do not move behind the prompts, and every token sees all of them, whatever
-    window a layer has; with `layout="peft"` both are as in PEFT, see Prefix.
-(3) The code drops 0.1 of the prompts (`dropout=0.1`); our default is 0.
+(1) Start. Paper: its code draws R from N(0, 1). PEFT: likewise. Here: N(0, 0.02^2), so that the
+    prompt says nothing yet; `std=1` does as they do.
+    Shown by test_prefix.py::test_v2_is_a_prefix_without_an_mlp
+(2) Positions. Paper: the prompts take positions, as a cache does. PEFT: likewise. Here: words keep
+    theirs and every token sees all prompts; `layout="peft"` does as PEFT, see prefix.py.
+    Shown by test_sliding_windows.py
+(3) Dropout. Paper: its code drops 0.1 of the prompts. PEFT: none. Here: `dropout`, 0 by default.
+    Shown by test_prefix.py::test_dropout_falls_on_keys_and_values
 """
 
 from __future__ import annotations
@@ -91,7 +103,7 @@ class PTuningV2(Method):
         )
 
     def install(self, tuner) -> None:
-        self.prefix().install(tuner)
+        self.prefix().install(tuner)  # eq. 1: P_k, P_v (H, P, D) in every layer
 
     def stored(self, tuner) -> dict[str, Tensor]:
         return prefix_options.without_reparameterization(tuner, PrefixEncoder, self.keep_mlp)

@@ -1,23 +1,37 @@
 """PiSSA: principal singular values and vectors adaptation (Meng et al. 2024, arXiv 2404.02948).
 
-Section 3, equations 2 to 5, in the weights door. LoRA starts at zero; PiSSA starts at the best
-approximation of rank r that the weight itself has, W0 = U S V^T, and freezes the rest:
+In the weights door. Path: attach(model, PiSSA(...)) -> LoRA.install -> tuner.add(place, PiSSAPatch)
+-> WeightDoor.forward, which computes y = W0 x and calls PiSSAPatch.forward(x, y) in every pass.
 
-    A = sqrt(S_r) V_r^T  (r, in)      B = U_r sqrt(S_r)  (out, r)      W_res = W0 - B A  (out, in)
+Section 3. LoRA starts at zero; PiSSA starts at the best approximation of rank r that the weight
+itself has, W0 = U S V^T, and freezes the rest:
 
-    h = W_res x + B A x = W0 x        at the start, and the principal directions are what is trained
+    A = sqrt(S_r) V_r^T      B = U_r sqrt(S_r)                                          (eq. 2)
+    W_res = W0 - B A         h = W_res x + B A x                                        (eq. 5)
+
+    W0 (out, in) frozen   A (r, in), B (out, r) trained   U_r (out, r)   S_r (r,)   V_r^T (r, in)
+    x (N, T, in) -> A x (N, T, r) -> B A x (N, T, out)
 
 We leave the base alone. With A0, B0 for the first A, B, which are kept, the same h is
+W0 x + s (B A - B0 A0) x, where s B0 A0 = U_r S_r V_r^T.
 
-    h = W0 x + s (B A - B0 A0) x                                    s B0 A0 = U_r S_r V_r^T
+Start: A = A0 and B = B0, so that h = W0 x; A and B both have gradients.
 
-Parameters: r (in + out) in training for every map, and as many frozen ones, A0 and B0. Saved, it is
-the LoRA of rank 2 r that PEFT converts a PiSSA into: [B, -B0] times A above A0.
+Merge: W0 + s (B A - B0 A0) (`delta`).
+
+Parameters: r (in + out) trained for every map, and as many frozen, A0 and B0. Stored is the LoRA of
+rank 2 r that PEFT converts a PiSSA into: [B, -B0] times A above A0.
 
 Departures.
-(1) s = alpha / r stays in the equation, as in PEFT: A0 and B0 are divided by sqrt s.
-(2) The paper offers a fast approximate decomposition; this is the exact one.
-(3) Dropout falls on the x of B A only, as in PEFT.
+(1) Scale. Paper: none. PEFT: s = alpha / r stays. Here: as PEFT, A0 and B0 are divided by sqrt s.
+    Shown by test_lora_variants.py::test_principal_of_a_known_matrix
+(2) Decomposition. Paper: a fast approximation is offered. PEFT: exact, or fast with
+    "pissa_niter_[n]". Here: exact. Shown by test_peft_lora_variants.py::test_the_start_is_the_same
+(3) The base. Paper: W_res takes the place of W0. PEFT: likewise, the base is changed. Here: it is
+    left alone, so that other tuners find it as it was.
+    Shown by test_lora_variants.py::test_pissa_trains_the_principal_part
+(4) Dropout. Paper: none. PEFT: on the x of B A only. Here: as PEFT.
+    Shown by test_peft_lora_variants.py::test_gradients_with_dropout_are_the_same_numbers
 """
 
 from __future__ import annotations
@@ -41,7 +55,7 @@ def principal(weight: Tensor, rank: int, scale: float) -> tuple[Tensor, Tensor]:
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
     U, S, Vt = torch.linalg.svd(wide, full_matrices=False)  # (out, k), (k,), (k, in)
     root = (S[:rank] / scale).sqrt()
-    return root[:, None] * Vt[:rank], U[:, :rank] * root
+    return root[:, None] * Vt[:rank], U[:, :rank] * root  # eq. 2: A (r, in), B (out, r)
 
 
 class PiSSAPatch(LoRAPatch):
@@ -57,11 +71,11 @@ class PiSSAPatch(LoRAPatch):
         self.register_buffer("B0", self.B.detach().clone())
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = W0 x (B, T, out) -> y + s (B A - B0 A0) x, in the dtype of y."""
+        """x (N, T, in), y = W0 x (N, T, out) -> h (N, T, out), in the dtype of y."""
         x = x.to(self.A.dtype)
-        now = F.linear(F.linear(self.dropout(x), self.A), self.B)  # B A x: (B, T, out)
-        first = F.linear(F.linear(x, self.A0), self.B0)  # B0 A0 x
-        return (y + self.scale * (now - first)).to(y.dtype)
+        now = F.linear(F.linear(self.dropout(x), self.A), self.B)  # eq. 5: B A x, (N, T, out)
+        first = F.linear(F.linear(x, self.A0), self.B0)  # B0 A0 x: (N, T, out)
+        return (y + self.scale * (now - first)).to(y.dtype)  # eq. 5: h, (N, T, out)
 
     def delta(self) -> Tensor:
         """s (B A - B0 A0): (out, in)."""

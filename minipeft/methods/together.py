@@ -1,17 +1,28 @@
 """Several methods under one name: the doors do not mind who comes in by the others.
 
+Path: attach(model, Together(...)) -> Together.install -> install of every part, and from there as
+written in its file.
+
 He et al. 2022, "Towards a unified view of parameter-efficient transfer learning" (arXiv
-2110.04366), read every method as a change of some hidden state h <- h + dh, and mixed two of them:
-the MAM adapter (section 4.6), a short prefix at attention and a large parallel adapter, scaled by
-s = 4, at the feed-forward layers.
+2110.04366), read every method as a change of some hidden state, and mix two of them:
+
+    h <- h + dh_1 + dh_2 + ..                                                           (eq. 1)
+
+The MAM adapter (section 4.6) is a short prefix at attention and a large parallel adapter, scaled by
+s = 4, at the feed-forward layers:
 
     Together((Prefix(length=30), Adapter(placement="parallel", bottleneck=512, scale=4)))
 
-Parameters: the sum of the parts'. UniPELT is such a mixture too, with a gate at each part; since
-its parts know about one another it has a file of its own.
+Start, gradients, merge and sizes are those of the parts. UniPELT is such a mixture too, with a gate
+at each part; since its parts know about one another it has a file of its own.
 
-Departure: MAM's parts may also be attached one by one under two names, which gives the same model;
-under one name they are saved, routed, switched and counted as one.
+Parameters: the sum of the parts'.
+
+Departures.
+(1) One name. Paper: one model. PEFT: has no mixtures of different methods. Here: MAM's parts may
+    also be attached one by one under two names, which gives the same model; under one name they are
+    saved, routed, switched and counted as one.
+    Shown by test_unipelt.py::test_together_is_one_after_the_other_under_one_name
 """
 
 from __future__ import annotations
@@ -77,7 +88,7 @@ class Together(Method):
         tuner.shares = []
         for part in self.methods:
             already = len(tuner.places)
-            part.install(tuner)
+            part.install(tuner)  # eq. 1: one more change of h
             tuner.shares.append(Share(tuner, tuner.places[already:]))
 
     def _parts(self, tuner):

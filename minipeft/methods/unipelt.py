@@ -1,8 +1,17 @@
 """UniPELT: adapter, prefix and LoRA in one layer, each behind a gate (Mao et al. 2022).
 
-arXiv 2110.07577, section 3.2. One gate per submodule and layer opens it as far as the input asks,
+arXiv 2110.07577, in the memory door and the weights door.
 
-    g = mean over the tokens of sigmoid(W_g x + b_g)         W_g (1, C)   x (B, T, C)   g (B, 1)
+Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
+tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which call them in every pass;
+these (parts/gates.py) call Gate.forward(x) and multiply what their submodule gives by it.
+
+Section 3.2. One gate per submodule and layer opens it as far as the input asks (the numbers of the
+equations are ours):
+
+    g = mean over the tokens of sigmoid(W_g x + b_g)                                    (eq. 1)
+
+    W_g (1, C), b_g (1,) trained       x (N, T, C) -> (N, T, 1) -> g (N, 1, 1)
 
 | submodule | what its gate does                               | its gate reads x, the input of |
 |-----------|--------------------------------------------------|--------------------------------|
@@ -10,33 +19,85 @@ arXiv 2110.07577, section 3.2. One gate per submodule and layer opens it as far 
 | LoRA      | W0 x + g B A x  (query and value share the gate) | the layer                      |
 | adapter   | h + g (W_up phi(W_down h + b_down) + b_up)       | the feed-forward layer         |
 
-Parameters per layer: the submodules' own, and C + 1 for each gate (1 without input).
-    prefix 2 P H D   LoRA r (in + out) for each map   adapter 2 m C + C + m
 `gates(tuner)` of parts/gates.py gives the gates by name, each with the `value` that it said last.
 
+Start: W_g is N(0, 0.02^2) and b_g 0, so every gate is about half open. LoRA adds nothing yet (B =
+0), the adapter next to nothing; the prefix takes its share of attention, so that the first answer
+is not the base's. dL/dA = 0 at the first step, as is the gradient of LoRA's gate.
+
+Merge: impossible, gates depend on the input.
+
+Parameters per layer, trained and stored: the submodules' own, and C + 1 for each gate (1 without
+input). Prefix 2 P H D, LoRA r (in + out) for each map, adapter 2 m C + C + m.
+
 Departures.
-(1) "We replace the constant s = alpha / r with the gate": so it is done, `lora_gate="replace"`.
-    "scale" reads it as g alpha / r, a gate beside the constant.
-(2) The mean is taken over a text's own tokens; the authors' code counts padding as well, so that
-    a longer batch changes the answer.
-(3) In a causal model the mean would tell a token its future, and change while one writes. There
-    every token has its own gate for LoRA and adapter. The prefix, which all tokens share, has a
-    gate without input, sigmoid(b_g).
-(4) The authors' prefix comes out of an MLP; here it is free unless `hidden` is given.
+(1) Scale of LoRA. Paper: the gate takes the place of alpha / r. PEFT: has no UniPELT. Here: as the
+    paper; `lora_gate="scale"` keeps both. Shown by test_unipelt.py::test_lora_behind_its_gate
+(2) Padding. Paper: its code counts it in the mean, so that a longer batch changes the answer. PEFT:
+    none. Here: the mean is over a text's own tokens.
+    Shown by test_unipelt.py::test_padding_does_not_open_a_gate
+(3) Causal models. Paper: BERT only. PEFT: none. Here: a mean would tell a token its future, so
+    every token has a gate of its own for LoRA and adapter, and the prefix, which all tokens share,
+    a gate without input, sigmoid(b_g).
+    Shown by test_unipelt.py::test_a_causal_gate_knows_its_own_token_only
+(4) Prefix. Paper: out of an MLP. PEFT: none. Here: free rows unless `hidden` is given.
+    Shown by test_unipelt.py::test_counts
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+
 from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.method import Method
-from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
-from minipeft.methods.parts.input_tap import Listener, Note
+from minipeft.methods.parts.gates import GatedMemory, GatedPatch, gates
+from minipeft.methods.parts.input_tap import taps_at_up
 from minipeft.methods.parts.prefix_options import kinds_of
 from minipeft.methods.parts.validation import check_choice, check_layers, check_names, check_number
 from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
+
+
+class Gate(nn.Module):
+    """How far a submodule is open, between 0 and 1.
+
+    Args:
+        width: C.
+        mode: "mean" over a text's tokens (N, 1, 1), one for each "token" (N, T, 1), or "alone",
+            without input (1, 1, 1).
+
+    Attributes:
+        mask: (N, T) of the batch that comes; tokens with a 0 do not count in the mean.
+        value: what it said last, without gradient.
+    """
+
+    def __init__(self, width: int, mode: str) -> None:
+        super().__init__()
+        self.weight = None if mode == "alone" else nn.Parameter(torch.zeros(width))
+        self.bias = nn.Parameter(torch.zeros(1))
+        if self.weight is not None:
+            nn.init.normal_(self.weight, std=0.02)
+        self.mode = mode
+        self.mask: Tensor | None = None
+        self.value: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            g = torch.sigmoid(self.bias).view(1, 1, 1)
+        else:
+            x = x.to(self.weight.dtype)
+            g = torch.sigmoid(x @ self.weight + self.bias)[..., None]  # eq. 1: (N, T, 1)
+        if self.mode == "mean":
+            counts = torch.ones_like(g)
+            if self.mask is not None and self.mask.shape == x.shape[:2]:
+                counts = self.mask.to(g)[..., None]  # 1 for a text's own tokens, 0 for padding
+            total = counts.sum(dim=1, keepdim=True).clamp(min=1)
+            g = (g * counts).sum(dim=1, keepdim=True) / total  # eq. 1: (N, 1, 1)
+        self.value = g.detach()
+        return g
 
 
 @dataclass(frozen=True)
@@ -98,16 +159,12 @@ class UniPELT(Method):
                     gate = Gate(C, "alone" if causal(seat) else "mean")
                     tuner.remember(seat, GatedMemory(prefix, gate))
         if self.bottleneck:
-            notes: dict[tuple, Note] = {}
-            for place in tuner.find(("up",), self.layers):
-                notes[place.stack, place.layer] = Note()
-                tuner.add(place, Listener(notes[place.stack, place.layer]))
+            taps = taps_at_up(tuner, self.layers)
             for place in tuner.find(("down",), self.layers):
                 C = place.out_features
                 adapter = AdapterPatch(C, self.bottleneck, skip=False)
                 gate = Gate(C, "token" if causal(place) else "mean")
-                note = notes[place.stack, place.layer]
-                tuner.add(place, GatedPatch(adapter, gate, note))
+                tuner.add(place, GatedPatch(adapter, gate, taps[place.stack, place.layer]))
 
     def look(self, tuner, batch: dict) -> None:
         """Tell the gates which tokens are padding."""

@@ -13,8 +13,7 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.doors.weights import doors
-from minipeft.methods.adapter import AdapterPatch
-from minipeft.methods.parts.input_tap import Listener, Note
+from minipeft.methods.adapter import AdapterPatch, ParallelAdapterPatch
 
 PHI = {
     "gelu": lambda z: z * 0.5 * (1 + torch.erf(z / 2**0.5)),
@@ -42,13 +41,18 @@ def equation(patch: AdapterPatch, h: torch.Tensor, phi: str = "gelu") -> torch.T
     activation=st.sampled_from(sorted(PHI)),
     scale=st.floats(0.1, 8),
     skip=st.booleans(),
-    noted=st.booleans(),
+    parallel=st.booleans(),
     dtype=st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]),
 )
-def test_the_equation_for_any_shape(width, bottleneck, rows, activation, scale, skip, noted, dtype):
+def test_the_equation_for_any_shape(
+    width, bottleneck, rows, activation, scale, skip, parallel, dtype
+):
     torch.manual_seed(0)
-    note = Note() if noted else None
-    patch = AdapterPatch(width, bottleneck, activation, 0.01, scale, skip, note=note)
+    tap, settings = InputTap(), (activation, 0.01, scale)
+    if parallel:  # the residual stream is its skip
+        skip, patch = True, ParallelAdapterPatch(width, bottleneck, *settings, tap=tap)
+    else:
+        patch = AdapterPatch(width, bottleneck, *settings, skip)
     patch.to(torch.promote_types(dtype, torch.float32))
     m, C = bottleneck, width
     assert sum(p.numel() for p in patch.parameters()) == 2 * m * C + C + m
@@ -58,9 +62,9 @@ def test_the_equation_for_any_shape(width, bottleneck, rows, activation, scale, 
     x = torch.randn(*rows, 3).to(dtype)
     y = torch.randn(*rows, width).to(dtype)
     h = y
-    if noted:
+    if parallel:
         h = torch.randn(*rows, width).to(dtype)
-        assert Listener(note)(h, x) is x
+        assert tap(h, x) is x
     expected = scale * equation(patch, h, activation) + (y.double() if skip else 0)
     out = patch(x, y)
     assert out.dtype == dtype and out.shape == y.shape
@@ -99,18 +103,21 @@ def test_the_departure_at_the_start_grows_with_sigma():
 
 
 @pytest.mark.parametrize("activation", ["gelu", "silu", "tanh"])
-@pytest.mark.parametrize("noted", [False, True])
-def test_gradients_in_double_precision(activation, noted):
+@pytest.mark.parametrize("parallel", [False, True])
+def test_gradients_in_double_precision(activation, parallel):
     torch.manual_seed(1)
-    note = Note() if noted else None
-    patch = AdapterPatch(4, 3, activation, scale=2.0, note=note).double()
+    tap = InputTap()
+    patch = AdapterPatch(4, 3, activation, scale=2.0)
+    if parallel:
+        patch = ParallelAdapterPatch(4, 3, activation, 0.01, 2.0, tap=tap)
+    patch.double()
     tensors = {key: torch.randn_like(p).requires_grad_() for key, p in patch.named_parameters()}
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     y = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
 
     def run(x, y, *values):
-        if noted:
-            note.x = x
+        if parallel:
+            tap.saved_input = x
         own = dict(zip(tensors, values, strict=True))
         return torch.func.functional_call(patch, own, (x, y))
 
@@ -254,9 +261,9 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_no_tensor(name, pl
             loss = model(**batch).loss
             loss.backward()
         results.append([loss.detach(), *(p.grad for p in tuner.parameters())])
-        notes = [patch.note for _, patch in tuner.places if isinstance(patch, Listener)]
-        assert all(note.x is None for note in notes)
-        assert len(notes) == (placement == "parallel") * (4 if name in zoo.SEQ2SEQ else 2)
+        taps = [patch for _, patch in tuner.places if isinstance(patch, InputTap)]
+        assert all(tap.saved_input is None for tap in taps)
+        assert len(taps) == (placement == "parallel") * (4 if name in zoo.SEQ2SEQ else 2)
     for plain, checked in zip(*results, strict=True):
         torch.testing.assert_close(plain, checked, rtol=1e-5, atol=1e-6)
 
@@ -276,13 +283,15 @@ def test_what_a_parallel_adapter_has_read_is_free_again():
         layer.down(torch.randn(2, 3, layer.down.in_features))
 
 
-def test_a_copy_of_the_model_keeps_its_own_notes():
+def test_a_copy_of_the_model_keeps_its_own_taps():
     model, batch = zoo.build("llama"), zoo.batch("llama")
     zoo.shake(mp.attach(model, mp.Adapter(3, "parallel"), name="a", seed=0))
     before = zoo.logits(model, batch)
     twin = copy.deepcopy(model)
-    notes = [{p.note for _, p in mp.tuners(m)["a"].places} for m in (model, twin)]
-    assert len(notes[0]) == len(notes[1]) == 2 and not notes[0] & notes[1]
+    taps = [
+        {p for _, p in mp.tuners(m)["a"].places if isinstance(p, InputTap)} for m in (model, twin)
+    ]
+    assert len(taps[0]) == len(taps[1]) == 2 and not taps[0] & taps[1]
     assert torch.equal(zoo.logits(twin, batch), before)
 
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 import minipeft as mp
 from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.lora import LoRA, LoRAPatch
-from minipeft.methods.parts.gates import Gate, GatedMemory, GatedPatch, gates
+from minipeft.methods.parts.gates import GatedMemory, GatedPatch, gates
 from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
 from minipeft.methods.together import Together, mam
+from minipeft.methods.unipelt import Gate
 
 
 def gate_by_hand(gate, x, mask=None):
@@ -243,7 +244,7 @@ def test_the_mam_adapter():
     base = zoo.logits(model, zoo.batch("bert"))
     tuner = mp.attach(model, mam(length=3, bottleneck=4), seed=0)
     kinds = {type(patch).__name__ for _, patch in tuner.places}
-    assert kinds == {"PrefixPatch", "Listener", "AdapterPatch"}
+    assert kinds == {"PrefixPatch", "InputTap", "ParallelAdapterPatch"}
     adapters = [patch for _, patch in tuner.places if isinstance(patch, AdapterPatch)]
     assert all(patch.scale == 4 and not bool(patch.up.weight.any()) for patch in adapters)
     zoo.shake(tuner)

@@ -1,6 +1,7 @@
 """How a patch at a feed-forward layer's last map learns what its first map has read.
 
-note = Note();   Listener(note) at "up",   note.take() at "down"
+taps = taps_at_up(tuner)          an InputTap at every "up"
+taps[stack, layer].pop()          what it saved in this pass, called at "down"
 """
 
 from __future__ import annotations
@@ -8,25 +9,31 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 
-class Note:
-    """Where `Listener` leaves a tensor for the adapter; taken away, so that it is not kept."""
+class InputTap(nn.Module):
+    """Stands at a feed-forward layer's first map, saves what it reads and changes nothing."""
 
-    x: Tensor | None = None
+    saved_input: Tensor | None = None
 
-    def take(self) -> Tensor:
-        x, self.x = self.x, None
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        self.saved_input = x  # (N, T, C); the routed rows only, as at the last map
+        return y
+
+    def pop(self) -> Tensor:
+        """The saved input (N, T, C), which is not kept any longer.
+
+        Raises:
+            ValueError: the first map has not been called.
+        """
+        x, self.saved_input = self.saved_input, None
         if x is None:
             raise ValueError("A feed-forward layer's last map was called without its first one.")
         return x
 
 
-class Listener(nn.Module):
-    """Stands at a feed-forward layer's first map, notes what it reads and changes nothing."""
-
-    def __init__(self, note: Note) -> None:
-        super().__init__()
-        self.note = note
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        self.note.x = x  # (B, T, C); the routed rows only, as at the last map
-        return y
+def taps_at_up(tuner, layers=None) -> dict[tuple, InputTap]:
+    """A tap at the first map of every feed-forward layer: (stack, layer) -> tap."""
+    taps = {}
+    for place in tuner.find(("up",), layers):
+        taps[place.stack, place.layer] = InputTap()
+        tuner.add(place, taps[place.stack, place.layer])
+    return taps
