@@ -161,6 +161,7 @@ class WeightDoor(Door):
         delta() -> (out, in)                    it adds delta x: can be merged, in any order
         fold(weight, bias) -> (weight, bias)    it makes another linear map of one: can be merged
         meet(frozen)                            it wants to know the weight: frozen() -> (out, in)
+        needs_bias = True                       its fold needs a bias that the map has
         changes_weight = False                  its fold leaves the weight alone, even a shared one
         stand_in(x, bias) -> y                  a module that answers in place of base (None: no)
         alike(patches), abreast(patches, x, y)  S equal patches, each on its own S-th of the rows,
@@ -226,6 +227,11 @@ class WeightDoor(Door):
             raise ValueError(
                 f"{name!r} cannot be merged: {kind} is no change of a weight matrix (it is not "
                 "linear, or has nowhere to go), so leave it attached."
+            )
+        if getattr(patch, "needs_bias", False) and self.base.bias is None:
+            raise ValueError(
+                f"{name!r} cannot be merged: it adds a bias, and the base's map has none that it "
+                "could be added to, so leave it attached."
             )
         for other, ahead in self.patches.items():
             if other == name:

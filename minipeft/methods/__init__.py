@@ -7,6 +7,8 @@ from minipeft.methods.dora import DoRA, DoRAPatch
 from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.ia3 import IA3, InputScale, OutputScale
 from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.lora_bias import LoRABias, LoRABiasPatch
+from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
 from minipeft.methods.method import Method
 from minipeft.methods.p_tuning import PromptEncoder, PTuning
 from minipeft.methods.p_tuning_v2 import PTuningV2
@@ -15,6 +17,7 @@ from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 from minipeft.methods.together import Together
+from minipeft.methods.token_rows import TiedRowsPatch, TokenRows, TokenRowsPatch
 from minipeft.methods.unipelt import UniPELT
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

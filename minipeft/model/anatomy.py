@@ -346,6 +346,36 @@ class Anatomy:
             for path, m in zip(paths, modules, strict=True)
         ]
 
+    def tables(self, targets: Iterable[str]) -> list[Place]:
+        """Embeddings by their names, "words" for those of tokens, as places in the weights door.
+
+        Raises ValueError for a target that names none, or one that stands in several places.
+        """
+        places = []
+        for target in targets:
+            if target == "words":
+                paths = [seat.path for seat in self.embeddings()]
+            else:
+                paths = [p for p in self._match(target, f"*.{target}") if self._is_table(p)]
+            if not paths:
+                have = ", ".join(path for path in self.modules if self._is_table(path)) or "none"
+                raise ValueError(f"{target!r} is no embedding of this model; it has {have}.")
+            places += [self._table(target, path) for path in paths]
+        return places
+
+    def tied(self, place: Place) -> list[Place]:
+        """The other modules that compute with the matrix of an embedding: the head, as a rule."""
+        paths = self.uses()[place.module.weight]
+        return [self._table(place.target, path) for path in paths if path != place.path]
+
+    def _is_table(self, path: str) -> bool:
+        return isinstance(self.modules[path], nn.Embedding)
+
+    def _table(self, target: str, path: str) -> Place:
+        module = self.modules[path]
+        size = tuple(module.weight.shape)  # (V, C)
+        return Place(target, path, module, None, *size, *self._where(path))
+
     def position_layers(self) -> list[tuple[str, nn.Module]]:
         """(path, module) where positions are looked up; empty where there are none (T5)."""
         ends = tuple(f".{name}" for name in self._known_family("positions").positions)

@@ -67,7 +67,7 @@ def stranger(folder, **settings):
     [
         ({"rank_pattern": "all"}, "a rank_pattern that is no dict of lists"),
         ({"rank_pattern": [1, 2]}, "a rank_pattern that is no dict of lists"),
-        ({"made_up": LONG}, "made_up='x+[.]{3}, which AdaLoRA does not know"),
+        ({"made_up": LONG}, "made_up='x+[.]{3}, which is none of the settings of AdaLoRA"),
         ({"peft_type": LONG}, "holds a x+[.]{3} tuner, a method that this version"),
     ],
 )

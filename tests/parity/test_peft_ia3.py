@@ -125,7 +125,10 @@ def test_gradients_are_the_same_numbers(name):
     [
         (lambda c, t: t.update({"x.ia3_l": torch.ones(1, 1)}), "none of PEFT's IA3 names"),
         (lambda c, t: t.update({min(t): torch.ones(5, 1)}), "it belongs to another base"),
-        (lambda c, t: c.update(new_setting=3), "a variant of IA3 that this version does not know"),
+        (
+            lambda c, t: c.update(new_setting=3),
+            "new_setting=3, which is none of the settings of IA3",
+        ),
         (lambda c, t: t.clear(), "it is no IA3 tuner"),
         (
             lambda c, t: t.update({"base_model.model.model.norm.ia3_l": torch.ones(16, 1)}),

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from minipeft.doors.weights import features
 from minipeft.files.peft.common import (
-    IGNORED,
     PREFIX,
     by_module,
     check_same_modules,
@@ -28,8 +27,8 @@ from minipeft.files.peft.common import (
     whole,
     without_prefix,
 )
+from minipeft.files.peft.options import check_options
 from minipeft.methods.adalora import AdaLoRA
-from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy, name_of
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "init_lora_weights"}
@@ -41,7 +40,7 @@ SMALL = 1e-5  # PEFT divides alpha by init_r + 1e-5
 def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]]:
     """adapter_config.json and the tensors of an AdaLoRA tuner."""
     method: AdaLoRA = tuner.method
-    layers = by_module(tuner)
+    layers = by_module(tuner.places)
     init_r = method.init_rank * max(map(len, layers.values()))
     tensors, pattern = {}, {}
     for path, parts in layers.items():
@@ -120,12 +119,7 @@ def read_adalora(
 
 def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaLoRA:
     """An AdaLoRA for exactly the modules that the file has tensors for, scaled as PEFT would."""
-    for key, value in settings.items():
-        if key not in READ | IGNORED | {"rank_pattern"} and value:
-            if (key, value) != ("bias", "none"):
-                raise ValueError(
-                    f"The file sets {key}={shorten(value)}, which AdaLoRA does not know."
-                )
+    check_options(settings, READ | {"rank_pattern"}, "AdaLoRA")
     init_r, pattern = settings.get("init_r"), settings.get("rank_pattern") or {}
     for path, tensor in Q.items():
         left = pattern.get(f"{path}.lora_E") if isinstance(pattern, dict) else False

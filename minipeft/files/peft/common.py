@@ -14,26 +14,6 @@ from minipeft.model.anatomy import Anatomy, keys_at
 
 PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
 BASE = "base_model."
-# Settings that decide nothing once the tensors are there. A setting that is neither among them nor
-# read, and is on, makes the file more than we compute: it is refused, not misread.
-IGNORED = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "ensure_weight_tying",
-    "exclude_modules",
-    "fan_in_fan_out",
-    "inference_mode",
-    "layers_pattern",
-    "layers_to_transform",
-    "megatron_config",
-    "megatron_core",
-    "modules_to_save",
-    "peft_version",
-    "qalora_group_size",
-    "revision",
-    "target_modules",
-    "task_type",
-}
 
 
 def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
@@ -51,10 +31,10 @@ def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
     return settings | ({"fan_in_fan_out": any(map(is_transposed, modules))} if modules else {})
 
 
-def by_module(tuner) -> dict[str, list]:
+def by_module(places: Iterable) -> dict[str, list]:
     """Path of a linear map -> its (place, patch), several where parts of it are adapted."""
     found: dict[str, list] = {}
-    for place, patch in tuner.places:
+    for place, patch in places:
         found.setdefault(place.path, []).append((place, patch))
     return found
 

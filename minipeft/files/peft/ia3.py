@@ -27,17 +27,12 @@ from minipeft.files.peft.common import (
     target_names,
     without_prefix,
 )
+from minipeft.files.peft.options import check_options
 from minipeft.methods.ia3 import IA3, InputScale
-from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy, name_of
 
 END = ".ia3_l"
-# settings that we know; any other that is on would make the file more than a rescaling
-KNOWN = {
-    *("auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out"),
-    *("feedforward_modules", "inference_mode", "init_ia3_weights", "modules_to_save"),
-    *("peft_type", "peft_version", "revision", "target_modules", "task_type"),
-}
+KNOWN = {"feedforward_modules", "init_ia3_weights", "peft_type"}
 
 
 def write_ia3(tuner) -> tuple[dict, dict[str, Tensor]]:
@@ -110,12 +105,7 @@ def _reads(path: str, vector: Tensor, anatomy: Anatomy) -> bool:
 
 def _method_from(settings: dict, paths: list[str], inputs: set[str], anatomy: Anatomy) -> IA3:
     """An IA3 for exactly the modules that the file has tensors for."""
-    for key, value in settings.items():
-        if key not in KNOWN and value:
-            raise ValueError(
-                f"The file sets {key}={shorten(value)}, a variant of IA3 that this version "
-                "does not know."
-            )
+    check_options(settings, KNOWN, "IA3")
     targets = target_names(anatomy, paths)
     kinds = {name: {path in inputs for path in paths if _is(path, name)} for name in targets}
     if any(len(kind) > 1 for kind in kinds.values()):  # one short name would mean both kinds

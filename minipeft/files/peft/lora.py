@@ -22,7 +22,6 @@ of PEFT's that was not converted opens too: A0 and B0 are computed from the base
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -30,67 +29,41 @@ from torch import Tensor
 
 from minipeft.doors.weights import Frozen, features, is_transposed
 from minipeft.files.peft.common import (
-    IGNORED,
     PREFIX,
     by_module,
     by_pattern,
     check_same_modules,
     check_shapes,
-    common_settings,
-    copied,
     pick,
-    short_names,
     target_names,
     value_of,
     whole,
-    without_prefix,
 )
-from minipeft.methods.dora import DoRA
+from minipeft.methods.dora import DoRA, DoRAPatch
 from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.lora_bias import LoRABias
 from minipeft.methods.parts.validation import shorten
 from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
 from minipeft.model.anatomy import Anatomy, name_of
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern"}
-READ |= {"init_lora_weights", "use_dora", "use_rslora"}
-# starts that subtract something from the base's weights, so that A and B fit a changed base only
-CHANGED_BASE = ("pissa_niter", "olora", "corda", "loftq", "lora_ga")
+READ |= {"init_lora_weights", "use_dora", "use_rslora", "lora_bias", "bias"}
+READ |= {"eva_config"}  # which vectors it started with
+READ |= {"trainable_token_indices"}  # see lora_parts.py
 
 
-def write_lora(tuner) -> tuple[dict, dict[str, Tensor]]:
-    """adapter_config.json and the tensors of a LoRA tuner."""
-    method: LoRA = tuner.method
-    layers = by_module(tuner)
+def write_maps(places: list, rank_stabilized: bool) -> tuple[dict[str, Tensor], dict, dict]:
+    """(tensors, rank and alpha by path) of LoRAs on linear maps; places: (place, patch) pairs."""
     tensors, ranks, alphas = {}, {}, {}
-    for path, parts in layers.items():
+    for path, parts in by_module(places).items():
         A, B, scale = stack(parts)
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B
-        if isinstance(method, DoRA):
+        if isinstance(parts[0][1], DoRAPatch):
             tensors[f"{PREFIX}{path}.lora_magnitude_vector"] = magnitudes(parts)
         ranks[path] = len(A)
-        alphas[path] = whole(scale * (math.sqrt(len(A)) if method.rank_stabilized else len(A)))
-    rank = Counter(ranks.values()).most_common(1)[0][0]
-    alpha = Counter(alphas.values()).most_common(1)[0][0]
-    # settings that PEFT has had since 2024, so that older versions open it too
-    settings = common_settings(tuner, layers) | {
-        "alpha_pattern": {path: a for path, a in alphas.items() if a != alpha},
-        "bias": "none",
-        "init_lora_weights": True,
-        "layer_replication": None,
-        "layers_pattern": None,
-        "layers_to_transform": None,
-        "loftq_config": {},
-        "lora_alpha": alpha,
-        "lora_dropout": method.dropout,
-        "peft_type": "LORA",
-        "r": rank,
-        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
-        "target_modules": short_names(tuner.anatomy, list(layers)),
-        "use_dora": isinstance(method, DoRA),
-        "use_rslora": method.rank_stabilized,
-    }
-    return settings, tensors | copied(tuner)
+        alphas[path] = whole(scale * (math.sqrt(len(A)) if rank_stabilized else len(A)))
+    return tensors, ranks, alphas
 
 
 def stack(parts: Sequence) -> tuple[Tensor, Tensor, float]:
@@ -131,11 +104,13 @@ def magnitudes(parts: Sequence) -> Tensor:
     return lengths
 
 
-def read_lora(
-    settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: LoRA | None
+def read_maps(
+    settings: dict, named: dict[str, Tensor], anatomy: Anatomy, method: LoRA | None
 ) -> tuple[LoRA, dict[str, Tensor]]:
-    """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
-    named = without_prefix(tensors, "LoRA")
+    """(method, values by our names). The method is the file's own, or read off PEFT's settings.
+
+    named: A, B and lengths of linear maps, and layers of trained heads, by the base's names.
+    """
     A = pick(named, ".lora_A.weight")
     B = pick(named, ".lora_B.weight")
     m = pick(named, ".lora_magnitude_vector")
@@ -202,51 +177,61 @@ def _rank_and_scale(place, method: LoRA) -> tuple[int, float]:
 
 def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA:
     """A LoRA for exactly the modules that the file has tensors for, scaled as PEFT would."""
-    for key, value in settings.items():
-        if key not in READ | IGNORED and value and (key, value) != ("bias", "none"):
-            raise ValueError(
-                f"The file sets {key}={shorten(value)}, a variant of LoRA that this version "
-                "does not know."
-            )
     start = settings.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(CHANGED_BASE):
-        raise ValueError(
-            f"The file was started with init_lora_weights={start!r}, which changes the base: have "
-            "it converted to a plain LoRA first (PEFT's path_initial_model_for_weight_conversion)."
-        )
-    rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise ValueError(
-            f"adapter_config.json has r={rank!r} and lora_alpha={alpha!r}, no numbers."
-        )
-    ranks, alphas = {}, {}
-    for path, tensor in A.items():
-        expected = by_pattern(settings.get("rank_pattern"), path, rank)
-        if expected != len(tensor):
-            raise ValueError(
-                f"{path} has rank {len(tensor)} in the tensors, but adapter_config.json says "
-                f"{expected}: the two files do not belong together."
-            )
-        if len(tensor) != rank:
-            ranks[path] = len(tensor)
-        own = by_pattern(settings.get("alpha_pattern"), path, alpha)
-        if own != alpha:
-            alphas[path] = own
+    ranks, alphas = patterns(settings, {path: len(tensor) for path, tensor in A.items()})
     kind = DoRA if settings.get("use_dora") else PiSSA if start == "pissa" else LoRA
     if kind is DoRA and start == "pissa":
         raise ValueError("The file is a DoRA that started as a PiSSA, which is not known here.")
+    biased = _bias_kind(settings)
+    if biased and kind is not LoRA:
+        raise ValueError(f"The file is a {kind.__name__} with biases, which is not known here.")
+    more, kind = ({"bias": biased}, LoRABias) if biased else ({}, kind)
     try:
         return kind(
-            rank=rank,
-            alpha=alpha,
+            rank=settings["r"],
+            alpha=settings["lora_alpha"],
             targets=target_names(anatomy, list(A)),
             dropout=settings.get("lora_dropout") or 0.0,
             rank_stabilized=bool(settings.get("use_rslora")),
             ranks=ranks,
             alphas=alphas,
+            **more,
         )
     except TypeError:
         raise ValueError("adapter_config.json has words where numbers should be.") from None
+
+
+def patterns(settings: dict, ranks: dict[str, int]) -> tuple[dict, dict]:
+    """(ranks, alphas) of the modules that have others than the most; ranks: of the tensors."""
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise ValueError(
+            f"adapter_config.json has r={rank!r} and lora_alpha={alpha!r}, no numbers."
+        )
+    for path, found in ranks.items():
+        expected = by_pattern(settings.get("rank_pattern"), path, rank)
+        if expected != found:
+            raise ValueError(
+                f"{path} has rank {found} in the tensors, but adapter_config.json says "
+                f"{expected}: the two files do not belong together."
+            )
+    alphas = {path: by_pattern(settings.get("alpha_pattern"), path, alpha) for path in ranks}
+    return (
+        {path: found for path, found in ranks.items() if found != rank},
+        {path: found for path, found in alphas.items() if found != alpha},
+    )
+
+
+def _bias_kind(settings: dict) -> str | None:
+    """LoRABias' word for the settings lora_bias and bias; None for a plain LoRA."""
+    bias = settings.get("bias") or "none"
+    if bias not in ("none", "all", "lora_only"):
+        raise ValueError(f"The file sets bias={shorten(bias)}, which PEFT does not know either.")
+    if settings.get("lora_bias"):
+        if bias != "none":
+            raise ValueError(f"The file sets both lora_bias and bias={bias!r}: not known here.")
+        return "detour"
+    return {"all": "all", "lora_only": "adapted"}.get(bias)
 
 
 def _weight(linear) -> Tensor:

@@ -17,11 +17,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from minipeft.files.peft.common import BASE, common_settings, copied
+from minipeft.files.peft.options import check_options
 from minipeft.files.peft.task_types import not_in_peft, prefix_task
 from minipeft.methods.prefix import Prefix
 from minipeft.model.anatomy import Anatomy
 
 TABLE = "prompt_embeddings"
+KNOWN = {
+    *("encoder_hidden_size", "init_weights", "num_attention_heads", "num_layers", "token_dim"),
+    *("num_transformer_submodules", "num_virtual_tokens", "peft_type", "prefix_projection"),
+}
 MLP = "minipeft."  # what PEFT does not store and does not look at
 
 
@@ -56,6 +61,8 @@ def read_prefix(
     settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method: Prefix | None
 ) -> tuple[Prefix, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off the tensor."""
+    if method is None:
+        check_options(settings, KNOWN, "prefixes")
     table = tensors.get(TABLE)
     if table is None or table.dim() != 2:
         raise ValueError(f"The file has no tensor {TABLE} (P, 2 L C): it is no prefix.")

@@ -15,12 +15,20 @@ import torch
 from torch import Tensor
 
 from minipeft.files.peft.common import BASE, common_settings
+from minipeft.files.peft.options import check_options
 from minipeft.files.peft.task_types import not_in_peft, prompt_task
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.model.anatomy import Anatomy
 
 VECTORS = "prompt_embeddings"
+KNOWN = {
+    *("num_attention_heads", "num_layers", "num_transformer_submodules", "num_virtual_tokens"),
+    *("peft_type", "token_dim", "tokenizer_kwargs", "tokenizer_name_or_path"),
+    *("prompt_tuning_init", "prompt_tuning_init_text"),  # where it started, and P-tuning's encoder,
+    *("encoder_dropout", "encoder_hidden_size", "encoder_num_layers"),  # which is stored after it
+    "encoder_reparameterization_type",
+}
 
 
 def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
@@ -77,6 +85,8 @@ def read_prompt(
     method: PromptTuning | PTuning | None,
 ) -> tuple[PromptTuning | PTuning, dict[str, Tensor]]:
     """(method, values by our names); a file of PEFT's own gets layout="peft"."""
+    if method is None:
+        check_options(settings, KNOWN, "soft prompts")
     P, seat = settings.get("num_virtual_tokens"), anatomy.words()
     if type(P) is not int or P < 1:
         raise ValueError(f"adapter_config.json has num_virtual_tokens={P!r}, no number of words.")

@@ -1,0 +1,336 @@
+"""A file of 🤗 PEFT's type LORA: on linear maps (lora.py), and what PEFT puts beside it.
+
+    <map>.lora_A.weight, .lora_B.weight                  LoRA, DoRA, PiSSA
+    <map>.lora_B.bias                                    lora_bias=True      LoRABias("detour")
+    <map>.base_layer.bias, <module>.bias                 bias="lora_only"    LoRABias("adapted")
+                                                         bias="all"          LoRABias("all")
+    <embedding>.lora_embedding_A (r, V), _B (C, r)       LoRAEmbedding
+    <embedding>.token_adapter.trainable_tokens_delta     TokenRows: the rows (n, C) themselves
+    <embedding or head>.base_layer.weight                the base's, which must be this base's
+
+A file with several of them is a Together of these methods. Biases of the base are stored whole by
+PEFT, and as a difference here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor
+
+from minipeft.doors.weights import bottom, doors, features
+from minipeft.files.peft.common import (
+    PREFIX,
+    by_module,
+    common_settings,
+    copied,
+    pick,
+    short_names,
+    whole,
+    without_prefix,
+)
+from minipeft.files.peft.lora import READ, patterns, read_maps, write_maps
+from minipeft.files.peft.options import check_options, check_start
+from minipeft.methods.bitfit import BiasPatch
+from minipeft.methods.dora import DoRA
+from minipeft.methods.lora import LoRA, LoRAPatch
+from minipeft.methods.lora_bias import LoRABias, LoRABiasPatch
+from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
+from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
+from minipeft.methods.pissa import PiSSA
+from minipeft.methods.qlora import QLoRA
+from minipeft.methods.together import Together
+from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
+from minipeft.model.anatomy import Anatomy, name_of
+
+ROWS = ".token_adapter.trainable_tokens_delta"
+MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)
+
+
+def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
+    """adapter_config.json and the tensors; None for a Together that PEFT has no file for."""
+    methods = parts_of(tuner.method)
+    if not methods:
+        return None
+    maps, tables, rows = (
+        [pair for pair in tuner.places if isinstance(pair[1], kind)]
+        for kind in (LoRAPatch, LoRAEmbeddingPatch, TokenRowsPatch)
+    )
+    tied = (p.first[0] for _, p in tuner.places if isinstance(p, TiedEmbeddingPatch))
+    if any(isinstance(patch, LoRAEmbeddingPatch) for patch in tied):
+        return None  # PEFT gives each embedding its own A and B
+    if any(biased_head(tuner.anatomy, place) for place, _ in rows):
+        return None
+    if any(stands_twice(tuner.anatomy, place.module) for place, _ in tables + rows):
+        return None
+    first = methods.get("maps") or methods["tables"]
+    tensors, ranks, alphas = write_maps(maps, first.rank_stabilized)
+    for place, patch in tables:
+        tensors[f"{PREFIX}{place.path}.lora_embedding_A"] = patch.A.detach()
+        tensors[f"{PREFIX}{place.path}.lora_embedding_B"] = patch.B.detach()
+        r = ranks[place.path] = len(patch.A)
+        alphas[place.path] = whole(patch.scale * (r**0.5 if first.rank_stabilized else r))
+    ids = {token_table(tuner, place): patch for place, patch in rows}
+    tensors |= {f"{PREFIX}{path}{ROWS}": patch.rows.detach() for path, patch in ids.items()}
+    tensors |= write_biases(tuner)
+    rank = Counter(ranks.values()).most_common(1)[0][0]
+    alpha = Counter(alphas.values()).most_common(1)[0][0]
+    kind = getattr(first, "bias", None)
+    # settings that PEFT has had since 2024, so that older versions open it too
+    settings = common_settings(tuner, by_module(maps)) | {
+        "alpha_pattern": {path: a for path, a in alphas.items() if a != alpha},
+        "bias": {"adapted": "lora_only", "all": "all"}.get(kind, "none"),
+        "init_lora_weights": True,
+        "layer_replication": None,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "loftq_config": {},
+        "lora_alpha": alpha,
+        "lora_dropout": first.dropout,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
+        "target_modules": short_names(tuner.anatomy, list(ranks)),
+        "use_dora": isinstance(first, DoRA),
+        "use_rslora": first.rank_stabilized,
+    }
+    if kind == "detour":
+        settings["lora_bias"] = True
+    if rows:
+        settings["trainable_token_indices"] = {path: p.ids.tolist() for path, p in ids.items()}
+    return settings, tensors | copied(tuner)
+
+
+def parts_of(method) -> dict[str, object]:
+    """The parts that a file of PEFT's can have: "maps", "tables", "rows"; empty for any others."""
+    kinds = {TokenRows: "rows", LoRAEmbedding: "tables"} | dict.fromkeys(MAPS, "maps")
+    methods = method.methods if isinstance(method, Together) else (method,)
+    parts = {kinds.get(type(part)): part for part in methods}
+    if None in parts or len(parts) < len(methods) or not {"maps", "tables"} & set(parts):
+        return {}
+    if {"maps", "tables"} <= set(parts):
+        maps, tables = parts["maps"], parts["tables"]
+        plain = type(maps) in (LoRA, LoRABias) and getattr(maps, "bias", "") != "detour"
+        if not plain or maps.rank_stabilized != tables.rank_stabilized:
+            return {}
+    return parts
+
+
+def write_biases(tuner) -> dict[str, Tensor]:
+    """What LoRABias trains, by PEFT's names."""
+    tensors, names = {}, tuner.anatomy.uses()
+    maps = [pair for pair in tuner.places if isinstance(pair[1], LoRABiasPatch)]
+    for path, parts in by_module(maps).items():
+        place, patch = parts[0]
+        b = patch.b.new_zeros(features(place.module)[1])
+        for part, own in parts:
+            columns = slice(None) if part.columns is None else part.columns.to(b.device)
+            b[columns] = own.b.detach() * (own.bias_scale / patch.bias_scale)
+        if patch.inside:
+            tensors[f"{PREFIX}{path}.lora_B.bias"] = b
+        else:
+            tensors[f"{PREFIX}{path}.base_layer.bias"] = base_bias(tuner, place.module) + b
+    for place, patch in tuner.places:
+        if isinstance(patch, BiasPatch):
+            value = base_bias(tuner, place.module) + patch.d.detach()
+            for path in names[place.module.bias]:
+                tensors[f"{PREFIX}{path}.bias"] = value.clone()
+    return tensors
+
+
+def base_bias(tuner, module) -> Tensor:
+    """The bias of a map or norm without what is merged into it."""
+    for door in (*doors(tuner.model), *tuner.model.minipeft.parked):
+        if door.base is module and door.merged and hasattr(door, "original"):
+            return door.original["bias"]
+    return module.bias.detach()
+
+
+def read_lora(
+    settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method
+) -> tuple[object, dict[str, Tensor]]:
+    """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
+    named = without_prefix(tensors, "LoRA")
+    if method is None:
+        check_options(settings, READ, "LoRA")
+        check_start(settings.get("init_lora_weights"))
+    known = parts_of(method) if method else {}
+    drop_base(named, anatomy)
+    tables, rows = take_tables(named), take(named, ROWS)
+    biases = take_biases(named, settings, anatomy)
+    parts, values = [], {}
+    if any(".lora_" in key for key in named) or not tables:
+        part, found = read_maps(settings, named, anatomy, known.get("maps"))
+        parts.append(part)
+        values |= found | read_biases(part, biases, anatomy)
+    else:
+        values |= named
+    if tables:
+        part, found = read_tables(settings, tables, anatomy, known.get("tables"))
+        parts.append(part)
+        values |= found
+    for path, tensor in rows.items():
+        if method is None and any(biased_head(anatomy, p) for p in anatomy.tables((path,))):
+            raise ValueError(
+                f"The file trains rows of {path}, whose matrix a head with a bias shares: PEFT "
+                "leaves that bias out, which is not done here; open it with PEFT."
+            )
+        part = known.get("rows") or TokenRows(indices(settings, path, anatomy), path)
+        parts.append(part)
+        values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
+    return method or (parts[0] if len(parts) == 1 else Together(tuple(parts))), values
+
+
+def take(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    """Path -> tensor of the names with this end, which are taken out."""
+    found = pick(named, end)
+    for path in found:
+        del named[f"{path}{end}"]
+    return found
+
+
+def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
+    """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
+    for path, weight in take(named, ".base_layer.weight").items():
+        module = anatomy.modules.get(path)
+        own = getattr(module, "weight", None)
+        if own is None or own.shape != weight.shape:
+            shape = "none" if own is None else tuple(own.shape)
+            raise ValueError(
+                f"The file holds a matrix of {path} of shape {tuple(weight.shape)}, this model "
+                f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
+                "added to the base."
+            )
+        if not torch.equal(own.detach().to(weight), weight):
+            raise ValueError(
+                f"The file holds a matrix of {path} that is not this base's: it was trained, or "
+                "made for another base; save the base that it was made for, and load that one."
+            )
+
+
+def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Path of an embedding -> (A, B)."""
+    A, B = take(named, ".lora_embedding_A"), take(named, ".lora_embedding_B")
+    if set(A) != set(B):
+        raise ValueError(f"{min(set(A) ^ set(B))} has an A without B, or a B without A.")
+    return {path: (A[path], B[path]) for path in A}
+
+
+def read_tables(
+    settings: dict, tables: dict, anatomy: Anatomy, method: LoRAEmbedding | None
+) -> tuple[LoRAEmbedding, dict[str, Tensor]]:
+    for path, (A, B) in tables.items():
+        table = anatomy.modules.get(path)
+        if not isinstance(table, torch.nn.Embedding):
+            raise ValueError(f"The file adapts {path}, which is no embedding of this model.")
+        if (A.shape[1], B.shape[0]) != tuple(table.weight.shape) or len(A) != B.shape[1]:
+            raise ValueError(
+                f"{path} has shape {tuple(table.weight.shape)}, but the file has A "
+                f"{tuple(A.shape)} and B {tuple(B.shape)}: it belongs to another base."
+            )
+        if stands_twice(anatomy, table):
+            raise ValueError(
+                f"{path} stands in several places of this model, of which PEFT adapts one: open "
+                "the file with PEFT."
+            )
+    if method is None:
+        if settings.get("use_dora"):
+            raise ValueError("The file is a DoRA on an embedding, which is not known here.")
+        ranks, alphas = patterns(settings, {path: len(A) for path, (A, _) in tables.items()})
+        method = LoRAEmbedding(
+            rank=settings["r"],
+            alpha=settings["lora_alpha"],
+            targets=tuple(tables),
+            rank_stabilized=bool(settings.get("use_rslora")),
+            ranks=ranks,
+            alphas=alphas,
+        )
+    values = {}
+    for place in anatomy.tables(method.targets):
+        A, B = tables[place.path]
+        values |= {f"{name_of(place)}.A": A, f"{name_of(place)}.B": B}
+    return method, values
+
+
+def token_table(tuner, place) -> str:
+    """The path where PEFT looks for rows of this matrix, the others being tied to it."""
+    ask = getattr(tuner.model, "get_input_embeddings", None)
+    words = bottom(ask()) if ask else None
+    tied = [place, *tuner.anatomy.tied(place)]
+    return next((other.path for other in tied if other.module is words), place.path)
+
+
+def stands_twice(anatomy: Anatomy, table: torch.nn.Module) -> bool:
+    """Is this one module in two places of the tree? PEFT would put its own in one of them."""
+    children = (bottom(m) for module in anatomy.modules.values() for m in module.children())
+    return sum(child is table for child in children) > 1
+
+
+def indices(settings: dict, path: str, anatomy: Anatomy) -> tuple[int, ...]:
+    """The ids that `trainable_token_indices` names for this embedding."""
+    wanted = settings.get("trainable_token_indices")
+    if isinstance(wanted, dict):
+        wanted = next((ids for key, ids in wanted.items() if f".{path}".endswith(f".{key}")), None)
+    if not isinstance(wanted, list):
+        raise ValueError(f"adapter_config.json does not say which tokens of {path} were trained.")
+    return tuple(wanted)
+
+
+def biased_head(anatomy: Anatomy, place) -> bool:
+    """Does a head with a bias share the matrix of this embedding?"""
+    return any(getattr(tied.module, "bias", None) is not None for tied in anatomy.tied(place))
+
+
+def take_biases(named: dict[str, Tensor], settings: dict, anatomy: Anatomy) -> dict[str, Tensor]:
+    """Path -> bias, of what bias="all" or "lora_only" trained; nothing of a trained head."""
+    if (settings.get("bias") or "none") == "none":
+        return {f"{path}.lora_B": b for path, b in take(named, ".lora_B.bias").items()}
+    for key in [k for k in named if k.endswith((".original_module.bias", ".modules_to_save.bias"))]:
+        del named[key]  # a trained head's, once more
+    biases = take(named, ".base_layer.bias")
+    for path in pick(named, ".bias"):
+        if f"{path}.weight" not in named:
+            biases[path] = named.pop(f"{path}.bias")
+    return biases
+
+
+def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
+    """Biases as differences, by our names."""
+    if not isinstance(method, LoRABias):
+        if biases:
+            raise ValueError(
+                f"The file has a bias of {min(biases)}, which its settings do not mention."
+            )
+        return {}
+    values, names, read = {}, anatomy.uses(), set()
+    places = anatomy.find(method.targets, method.layers)
+    adapted = {place.path for place in places}
+    for place in places:
+        key, columns = name_of(place), slice(None) if place.columns is None else place.columns
+        if method.bias == "detour":
+            path, own = f"{place.path}.lora_B", 0.0
+        elif place.module.bias is not None:
+            path, own = place.path, place.module.bias.detach()
+        else:
+            continue
+        if path not in biases:
+            raise ValueError(f"The file lacks the bias of {path}: it is incomplete.")
+        values[f"{key}.b"] = (biases[path] - own)[columns]
+        read.add(path)
+    for place in anatomy.biased(True, True) if method.bias == "all" else ():
+        if place.path not in adapted:
+            own = place.module.bias.detach()
+            shared = [path for path in names[place.module.bias] if path in biases]
+            values[f"{name_of(place)}.d"] = (biases[shared[0]] if shared else own) - own
+            read.update(shared)
+    for path, bias in biases.items():
+        if path in read:
+            continue
+        own = getattr(anatomy.modules.get(path), "bias", None)
+        if own is None or own.shape != bias.shape or not torch.equal(own.detach().to(bias), bias):
+            raise ValueError(
+                f"The file trains the bias of {path}, which is no bias of a linear map or a layer "
+                "norm of this model outside of its head."
+            )
+    return values

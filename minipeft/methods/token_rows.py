@@ -1,0 +1,113 @@
+"""Rows of the vocabulary that are trained in full: 🤗 PEFT's `trainable_token_indices`.
+
+New tokens, or a few that mean something else in this task, get vectors of their own, and all others
+stay as they are. In the weights door of the token embedding E (V, C), for n chosen ids:
+
+    e(i) = R[k] if i is the k-th of the ids, else E[i]        R (n, C), at the start the rows of E
+
+Where the matrix that writes words is the same as the one that reads them (tied weights), its rows
+change too: the logit of the k-th id is R[k] h, plus the head's bias if it has one.
+
+Parameters: n C.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipeft.methods.method import Method
+from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
+from minipeft.methods.parts.validation import LARGEST, as_tuple, shorten
+
+
+class TokenRowsPatch(nn.Module):
+    """R (n, C), in place of rows of an embedding that the ids (n,) name."""
+
+    def __init__(self, embedding: nn.Embedding, ids: Tensor) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(embedding.weight.detach()[ids].clone())
+        self.register_buffer("ids", ids, persistent=False)
+        self.factor = float(getattr(embedding, "embed_scale", 1.0))
+
+    def forward(self, ids: Tensor, y: Tensor) -> Tensor:
+        """ids (B, T), y = E[ids] (B, T, C) -> (B, T, C), in the dtype of y."""
+        return self.look_up(ids, y, self.factor)
+
+    def look_up(self, ids: Tensor, y: Tensor, factor: float) -> Tensor:
+        hit = ids[..., None] == self.ids  # (B, T, n)
+        rows = factor * F.embedding(hit.int().argmax(-1), self.rows)  # (B, T, C)
+        return torch.where(hit.any(-1, keepdim=True), rows.to(y.dtype), y)
+
+    def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        return weight.index_copy(0, self.ids, self.rows.to(weight)), bias
+
+
+class TiedRowsPatch(nn.Module):
+    """The same R in place of rows of the head that shares the embedding's matrix."""
+
+    def __init__(self, first: TokenRowsPatch) -> None:
+        super().__init__()
+        self.first = (first,)  # in a tuple, so that R is counted and stored once
+
+    def meet(self, frozen) -> None:
+        """Called when the patch is put into its door; `frozen()` is E (V, C)."""
+        self.frozen = frozen
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """x (B, T, C), y (B, T, V) -> (B, T, V), in the dtype of y."""
+        rows, ids = self.first[0].rows, self.first[0].ids
+        change = rows - self.frozen()[ids].to(rows.dtype)  # (n, C)
+        logits = F.linear(x.to(change.dtype), change)  # (B, T, n)
+        return y.index_add(-1, ids, logits.to(y.dtype))
+
+
+@dataclass(frozen=True)
+class TokenRows(Method):
+    """Train the vectors of a few tokens.
+
+    Args:
+        ids: of the tokens, each once.
+        target: "words", or the name of an embedding.
+
+    Raises:
+        ValueError: when a value is impossible; by `attach` when there is no such id.
+    """
+
+    ids: tuple[int, ...]
+    target: str = "words"
+
+    def __post_init__(self) -> None:
+        ids = as_tuple(self.ids)
+        if not ids or not all(type(i) is int and 0 <= i < LARGEST for i in ids):
+            raise ValueError(f"TokenRows needs the ids of tokens, not {shorten(self.ids)}.")
+        if len(set(ids)) < len(ids):
+            raise ValueError("TokenRows names an id twice: name each token once.")
+        if not isinstance(self.target, str):
+            raise ValueError(f"TokenRows' target is a name, not {shorten(self.target)}.")
+        object.__setattr__(self, "ids", ids)
+
+    def install(self, tuner) -> None:
+        first, *others = tuner.anatomy.tables((self.target,))
+        if max(self.ids) >= first.in_features:
+            raise ValueError(
+                f"There is no token {max(self.ids)}, only {first.in_features}: enlarge the model "
+                "by resize_token_embeddings() before."
+            )
+        for place in others:
+            if place.module.weight is not first.module.weight:
+                raise ValueError(
+                    f"The target {self.target!r} names {first.path} and {place.path}, which have "
+                    "nothing in common: name one of them."
+                )
+        ids = torch.tensor(self.ids, device=first.module.weight.device)
+        patch = TokenRowsPatch(first.module, ids)
+        tuner.add(first, patch)
+        for place in tuner.anatomy.tied(first):
+            if isinstance(place.module, nn.Embedding):
+                tuner.add(place, TiedEmbeddingPatch(patch, place.module))
+            else:
+                tuner.add(place, TiedRowsPatch(patch))
