@@ -14,6 +14,7 @@ from torch import nn
 import minipeft as mp
 from minipeft.doors.weights import doors
 from minipeft.methods.adapter import AdapterPatch, ParallelAdapterPatch
+from minipeft.methods.parts.input_tap import InputTap
 
 PHI = {
     "gelu": lambda z: z * 0.5 * (1 + torch.erf(z / 2**0.5)),
