@@ -15,14 +15,16 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from minipeft import state
-from minipeft.doors.memory import MemoryDoor, PositionDoor, open_attention
+from minipeft.doors.hub_attention import OpenedAttention, models_around
+from minipeft.doors.marks import Mark
+from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.positions import (
     columns_as_positions,
     count_positions,
@@ -43,17 +45,12 @@ from minipeft.doors.weights import (
     features,
     walk,
 )
-from minipeft.doors.words import (
-    WordDoor,
-    enter,
-    is_left_padded,
-    mask_of,
-    together,
-)
+from minipeft.doors.words import WordDoor, is_left_padded, mask_of, together
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at, name_of
 from minipeft.model.families import Family
+from minipeft.reach import Reach, takes
 from minipeft.report import Report
 
 WAIT = 60  # seconds that a thread waits for its turn
@@ -80,8 +77,11 @@ class Turn:
             )
 
     def __exit__(self, *_) -> None:
-        with suppress(RuntimeError):  # a pass that never had its turn
-            self.lock.release()
+        self.lock.release()
+
+    def held(self) -> bool:
+        """Is it this thread's turn?"""
+        return self.lock._is_owned()
 
 
 def turn(model: nn.Module):
@@ -99,16 +99,10 @@ class Attached:
         self.training = [(m, m.training) for m in model.modules()]
         self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
         self.rows: Routed | None = None  # see `route`
-        self.attention: str | None = None  # what a transformers model used before memories came
+        self.attention: OpenedAttention | None = None  # of transformers models, for memories
         self.turn = Turn()
-        self.hooks = [
-            model.register_forward_pre_hook(lambda model, _: model.minipeft.turn.__enter__()),
-            model.register_forward_pre_hook(enter(wrap, later), with_kwargs=True),
-            model.register_forward_hook(
-                lambda model, *_: model.minipeft.turn.__exit__(), always_call=True
-            ),
-            *state.register(model),
-        ]
+        self.reach = Reach(model, self.turn, wrap_now, later, prepare)
+        self.hooks = [*self.reach.hooks, *state.register(model)]
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
 
@@ -207,6 +201,9 @@ class Tuner:
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
         self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its other value
         self.words: range | None = None  # the ids of this tuner's own words
+        self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See minipeft.reach
+        self.word_mark: Mark | None = None
+        self.word_paths: list[str] = []  # of the embeddings that know the words
         self.enabled = True
         self.merged = False
         self.detached = False
@@ -249,6 +246,7 @@ class Tuner:
             parts = door.patches[self.name]
             parts.add(place.target, patch.train(door.training), place.columns, weight.device)
         self.places.append((place, patch))
+        self.marks[place.path] = door.marks[self.name]
 
     def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
         """The attention layers, self and cross, that can be given a memory."""
@@ -256,9 +254,10 @@ class Tuner:
 
     def remember(self, seat: Seat, patch: nn.Module) -> None:
         """Give an attention layer a memory: patch(x) -> keys and values, each (B or 1, H, P, D)."""
-        attached = self.model.minipeft
-        if not any(isinstance(door, MemoryDoor) for door in doors(self.model)):
-            attached.attention = open_attention(self.model)
+        attached, around = self.model.minipeft, models_around(seat.path, self.anatomy.modules)
+        if around:
+            attached.attention = attached.attention or OpenedAttention(self.model)
+            attached.attention.open(around)
         self._sit(seat, patch, MemoryDoor)
 
     def speak(self, patch: nn.Module, count: int, alias_of: int | None = None) -> range:
@@ -274,9 +273,12 @@ class Tuner:
             door = self._door(seat.module, WordDoor)
             door.spans[self.name] = self.words
             door.add(self.name, patch)
+            door.marks[self.name] = self.marks[first.path]
         if alias_of is not None:
             for seat in (first, *others):
                 self._door(seat.module, WordDoor).aliases[self.words[-1]] = alias_of
+        self.word_mark = self.marks[first.path]
+        self.word_paths = [seat.path for seat in (first, *others)]
         return self.words
 
     def shift_positions(self, shift: int, within: str = "") -> None:
@@ -291,14 +293,18 @@ class Tuner:
     def _sit(self, seat: Seat, patch: nn.Module, kind: type[Door]) -> None:
         like = next(self.model.parameters())
         patch.to(like.device, torch.promote_types(like.dtype, torch.float32))
-        self._door(seat.module, kind).add(self.name, patch)
+        door = self._door(seat.module, kind)
+        door.add(self.name, patch)
+        door.path = seat.path
         self.places.append((seat, patch))
+        self.marks[seat.path] = door.marks[self.name]
 
     def surround(self, path: str, around: Callable[[nn.Module | None], nn.Module]) -> None:
         """Put `around(patch)` where this tuner's patch at a path is (None: where there is none)."""
         door = self._door(self.anatomy.modules[path], WeightDoor)
         patch = door.patches[self.name] if self.name in door.patches else None
         door.patches[self.name] = around(patch).train(door.training)
+        door.marks.setdefault(self.name, Mark())
 
     def copy(self, path: str) -> None:
         """Train a copy of a small module, a head or a norm; what is trained already is left alone.
@@ -534,7 +540,7 @@ class Tuner:
         update(self.model)
         self.detached = True
         if attached.attention and not any(isinstance(d, MemoryDoor) for d in doors(self.model)):
-            self.model.set_attn_implementation(attached.attention)
+            attached.attention.restore()
             attached.attention = None
         if not attached.tuners:
             attached.restore()
@@ -561,6 +567,18 @@ class Tuner:
         if state == "enabled" and self.resting:
             state = "enabled, finished before a later one came"
         return f"Tuner({self.name!r}, {self.method.describe()}, {state})"
+
+    def is_at(self, path: str) -> bool:
+        """Is the layer at this path a door of this tuner?"""
+        try:
+            door = self.model.get_submodule(path)
+        except AttributeError:
+            return False
+        return isinstance(door, Door) and self.name in door.patches
+
+    def is_in_tree(self) -> bool:
+        """Are its doors still parts of the model, whose layers a user may exchange?"""
+        return any(self.name in door.patches for door in doors(self.model))
 
     # ---- inside ----
 
@@ -687,12 +705,20 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
 def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     """The batch as the model must see it: prompts in, those of each row's own tuners under `route`.
 
+    A module of one's own that takes no attention_mask gets them inside, when it is called.
     left: on which side shorter rows are padded; None keeps the side that the batch has.
 
     Raises:
         ValueError: a row has become longer than the model's positions, or route() named another
             number of rows.
     """
+    if tuners(model) and not takes(model, "attention_mask"):
+        return batch
+    return wrap_now(model, batch, left)
+
+
+def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
+    """`wrap`, for a batch that is about to go into the model or into one inside it."""
     known = tuners(model)
     if not known or batch.get("input_ids") is None:
         return batch
@@ -733,6 +759,12 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         if tuner.enabled:
             tuner.method.look(tuner, batch)
     return batch
+
+
+def prepare(model: nn.Module) -> None:
+    """Before every pass: attention reads memories, whatever was set since the last one."""
+    if model.minipeft.attention:
+        model.minipeft.attention.open_again()
 
 
 def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, past: int = 0) -> dict:

@@ -16,7 +16,7 @@ all of the memory, whatever window its layer has. A patch with `bias`, a functio
 its keys get no bias.
 
 tiny_transformer's Attention reads its `memory`. transformers' models hand queries, keys and values
-to a function that can be chosen by name (AttentionInterface). `open_attention` chooses one of ours,
+to a function that can be chosen by name (AttentionInterface). hub_attention.py chooses one of ours,
 which puts the memory in front and passes everything on to the function that was there. Nothing goes
 through the cache, so that generation, checkpointing, encoders and cross-attention work alike.
 
@@ -41,8 +41,22 @@ from torch.nn import functional as F
 from minipeft.contexts import evaluating
 from minipeft.doors.weights import Door
 
-# keys, values (B or 1, H, P, D), visible (B, P) or (B, T, P) or None; if any: [(P, bias)]
-Memory = tuple
+
+class Memory(tuple):
+    """(keys, values) (B or 1, H, P, D), visible (B, P) or (B, T, P) or None; if any: [(P, bias)].
+
+    It notices that somebody reads it.
+    """
+
+    read = False
+
+    def __getitem__(self, index):
+        self.read = True
+        return super().__getitem__(index)
+
+    def __iter__(self):
+        self.read = True
+        return super().__iter__()
 
 
 class MemoryDoor(Door):
@@ -53,11 +67,20 @@ class MemoryDoor(Door):
         heard = getattr(self.base, "heard", None)  # see `overhear`
         if heard is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
             kwargs["cache"] = heard
-        self.base.memory = self.gather(x, self.past(kwargs))
+        memory = self.base.memory = self.gather(x, self.past(kwargs))
         try:
-            return self.base(*args, **kwargs)
+            y = self.base(*args, **kwargs)
         finally:
             self.base.memory = None
+        if memory is not None and not memory.read:
+            name = next(name for name in self.patches if self.marks[name].read)
+            raise ValueError(
+                f"{name!r} was not reached at {self.path}: {type(self.base).__name__} did not read "
+                "its memory, because it computes attention by itself or stands around the layer "
+                "that does; methods of the words and weights doors do work there, such as "
+                "PromptTuning and LoRA."
+            )
+        return y
 
     def past(self, kwargs: dict) -> int:
         """How many tokens stand in the cache already."""
@@ -101,7 +124,8 @@ class MemoryDoor(Door):
             visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
         seen = torch.cat(visible, dim=-1)  # (B, P) or (B, T, P)
         seen = None if self.rows is None and seen.dim() == 2 else seen
-        return (key, value, seen, biases) if any(bias for _, bias in biases) else (key, value, seen)
+        placed = any(bias for _, bias in biases)
+        return Memory((key, value, seen, biases) if placed else (key, value, seen))
 
     @staticmethod
     def spread(part: Tensor, rows: Tensor, B: int) -> Tensor:
@@ -151,29 +175,6 @@ class PositionDoor(Door):
 # ---- transformers ----
 
 
-def open_attention(model: nn.Module) -> str | None:
-    """Let a transformers model's attention read `memory`; returns what it used before.
-
-    Raises:
-        ValueError: the model uses a kernel that takes no mask of its own.
-    """
-    if not hasattr(model, "set_attn_implementation"):
-        return None  # tiny_transformer reads its memory by itself
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    before = model.config._attn_implementation
-    if before not in ("sdpa", "eager"):
-        raise ValueError(
-            f"A memory needs attention that takes a mask, and this model uses {before!r}: load it "
-            'with attn_implementation="sdpa".'
-        )
-    for kind in ("sdpa", "eager"):
-        AttentionInterface.register(f"minipeft_{kind}", reading_memory(kind))
-        AttentionMaskInterface.register(f"minipeft_{kind}", AttentionMaskInterface()[kind])
-    model.set_attn_implementation(f"minipeft_{before}")
-    return before
-
-
 def reading_memory(kind: str) -> Callable:
     """An attention function for transformers: memory in front, then the function of that kind."""
 
@@ -181,7 +182,8 @@ def reading_memory(kind: str) -> Callable:
         from transformers import AttentionInterface
 
         if kind == "eager":  # every architecture writes its own, in the file of its classes
-            original = sys.modules[type(module).__module__].eager_attention_forward
+            files = (vars(sys.modules[own.__module__]) for own in type(module).__mro__)
+            original = next(filter(None, (file.get("eager_attention_forward") for file in files)))
         else:
             original = AttentionInterface()[kind]
         heard = getattr(module, "heard", None)

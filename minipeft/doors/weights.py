@@ -21,6 +21,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.marks import Mark
+
 
 class Routed(list):
     """For each row of the batch the names that act on it; shared by all doors of a model."""
@@ -57,6 +59,8 @@ class Door(nn.Module):
         super().__init__()
         self.base = base
         self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
+        self.marks: dict[str, Mark] = {}  # name -> was its patch used? See minipeft.reach
+        self.path = ""  # where the door stands
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
         self.rows: Routed | None = None  # see `route`
@@ -70,11 +74,12 @@ class Door(nn.Module):
                 f"This door already has a patch named {name!r}: detach it or choose another name."
             )
         self.patches[name] = patch.train(self.training)
+        self.marks[name] = Mark()
 
     def remove(self, name: str) -> None:
         """Take the patch of this name out; a name this door does not know is no error."""
         if name in self.patches:
-            del self.patches[name]
+            del self.patches[name], self.marks[name]
         self.off.discard(name)
 
     def merge(self, name: str) -> None:
@@ -103,10 +108,9 @@ class Door(nn.Module):
         for name, patch in self.patches.items():
             if name in self.off or name in self.merged:
                 continue
-            if own is None:
-                yield patch, None
-            elif name in own:
-                yield patch, own[name]
+            if own is None or name in own:
+                self.marks[name].read = True
+                yield patch, None if own is None else own[name]
 
     def state_dict(self, *args, destination=None, prefix="", keep_vars=False):
         """The base's tensors, by the names they have without the door; see minipeft.state."""
@@ -136,6 +140,9 @@ class Door(nn.Module):
         except AttributeError:
             if key == "base":  # not there yet: do not look for it inside itself
                 raise
+            if key == "weight":
+                for mark in self.marks.values():
+                    mark.weight_read = True
             return getattr(super().__getattr__("base"), key)
 
     def __setattr__(self, key: str, value) -> None:

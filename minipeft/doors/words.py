@@ -9,15 +9,14 @@ generation, padding and positions need no special case. Who puts the ids there i
     batch = tuner.wrap(batch)      ids, a mask of ones and labels of -100 where the prompt stands
 
 `wrap` leaves a batch alone that has the ids already. A model with tuners calls it by itself when it
-is given a batch without them (`enter`), as do `train` and `generate`.
+is given a batch without them (`Reach.place_words`), as do `train` and `generate`.
 
 Shapes: B batch, T tokens, V vocabulary, P prompt length, C width.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +53,8 @@ class WordDoor(Door):
             ids = ids.masked_fill(ids == alias, word)
         x = self.base(ids.clamp(max=V - 1))  # (B, T, C)
         new = ids >= V
+        for mark in self.marks.values():
+            mark.skipped = True
         if not bool(new.any()):
             return x
         found = torch.zeros_like(new)
@@ -63,6 +64,8 @@ class WordDoor(Door):
             if name in self.off or not bool(here.any()):
                 continue
             found |= here
+            self.marks[name].read = True
+            self.marks[name].lengths.add(ids.shape[1])
             vectors = patch().to(x.dtype)  # (n, C)
             x = x.index_put((here,), vectors[ids[here] - span.start])
         if not torch.equal(found, new):
@@ -211,41 +214,14 @@ def together(
 def is_left_padded(batch: dict) -> bool:
     """Does a row begin with padding?"""
     mask = batch.get("attention_mask")
-    return mask is not None and mask.dim() == 2 and bool((mask[:, 0] == 0).any())
+    if not isinstance(mask, Tensor):  # none, or one for every kind of layer, made by generate
+        return False
+    return mask.dim() == 2 and bool((mask[:, 0] == 0).any())
 
 
 def positions(mask: Tensor) -> Tensor:
     """Mask (B, T) -> positions (B, T), counted over a row's own tokens only, from 0."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def enter(wrap: Callable, later: Callable) -> Callable:
-    """What a model with tuners does to its arguments first, as a keyword batch: `wrap` them.
-
-    torch calls it before `forward` (register_forward_pre_hook). Later steps of a generation, whose
-    prompt is in the cache, and calls by vectors instead of ids get no words, but `later`.
-    """
-
-    def hook(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if args:
-            kwargs = dict(inspect.signature(model.forward).bind(*args, **kwargs).arguments)
-            kwargs |= kwargs.pop("kwargs", {})
-        given = {key: value for key, value in kwargs.items() if value is not None}
-        if "input_ids" not in given and "inputs_embeds" not in given:
-            return (), kwargs
-        cache = given.get("past_key_values", given.get("cache"))
-        past = cached_tokens(cache)
-        if "input_ids" not in given or "encoder_outputs" in given or past:
-            return (), kwargs | later(model, given, past)
-        wrapped = wrap(model, given)
-        if cache is not None and wrapped["input_ids"].shape != given["input_ids"].shape:
-            raise ValueError(
-                "The prompt is not in the ids that are to be continued: call minipeft.generate, or "
-                "give generate a batch from tuner.wrap(batch)."
-            )
-        return (), kwargs | wrapped
-
-    return hook
 
 
 def cached_tokens(cache) -> int:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
+from minipeft.reach import partly
 from minipeft.training.savings.shared_prompt import drops
 from minipeft.tuner import anatomy_of
 
@@ -42,6 +43,7 @@ class Trunk:
                 "keep_trunk=True needs dropout off, since what is dropped differs from epoch to "
                 "epoch: set the dropout of the model's config to 0."
             )
+        self.model = model
         self.blocks = dict(anatomy_of(model).blocks())
         with self.heard(self.blocks) as given:
             model(**ready(batches[0]))
@@ -81,7 +83,7 @@ class Trunk:
     def run(self, number: int, step: Callable[[], float]) -> float:
         """step(), which runs the model on the batch of this number, without needless work."""
         if number in self.kept:
-            with self.resting(self.kept[number]):
+            with partly(self.model), self.resting(self.kept[number]):
                 return step()
         with self.heard(self.ends) as found:
             result = step()

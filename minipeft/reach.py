@@ -1,0 +1,377 @@
+"""Does a pass of the model reach what is attached to it?
+
+Every patch in a door has a `Mark`, which its door sets when it uses the patch. A model with tuners
+looks at the marks after every pass, and says in one sentence which tuner did nothing, and where.
+Hooks tell where a pass begins and ends: on the model, and on every model inside it that reads its
+input by itself (`model.model`, `model.bert`, an encoder that `generate` runs alone, the encoder in
+a module of one's own). Whichever is called first begins the pass and gets the soft prompts.
+
+| a pass                  | what has to be read                                                  |
+|-------------------------|----------------------------------------------------------------------|
+| of a whole model        | of every tuner its words, and one of its other places                |
+| of a model inside it    | the same, of what lies inside                                        |
+| with a filled cache     | nothing: the first pass has read prompts and cross-attention         |
+| with `encoder_outputs`  | the encoder's patches by an earlier pass; the words in an input as   |
+|                         | long as these outputs                                                |
+| under `route`           | tuners that a row names                                              |
+| of a saving (`partly`)  | nothing: `train` hands on what it has kept                           |
+
+One place of many may be left out, since nobody can tell a choice of the model from a fault: an
+expert that got no token, a layer that LayerDrop skipped, a pooler, cross-attention without an
+encoder, a tower that this input does not need. A single place is an error where it is certain: a
+layer whose weight was read without calling the layer (torch's fused paths), and an attention layer
+that was given a memory and did not read it (see `MemoryDoor`).
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors.marks import Mark
+from minipeft.doors.words import cached_tokens
+
+CACHES = ("past_key_values", "cache")
+ENCODED = ("encoder_outputs", "encoder_states")
+
+
+class Reach:
+    """The passes of one model with tuners, one at a time.
+
+    Args:
+        model: the model that `attach` was given.
+        lock: what a thread holds during a pass.
+        wrap: (model, batch) -> the batch with soft prompts.
+        later: (model, batch, tokens in the cache) -> a batch that gets none, with its positions.
+        prepare: called before every pass.
+    """
+
+    def __init__(
+        self, model: nn.Module, lock, wrap: Callable, later: Callable, prepare: Callable
+    ) -> None:
+        self.model, self.lock = model, lock
+        self.wrap, self.later, self.prepare = wrap, later, prepare
+        self.depth, self.partly = 0, False
+        self.root, self.given = "", {}
+        self.masks: tuple[Tensor, Tensor] | None = None  # of the last encoder: given, with prompts
+        self.bodies = reading_models(model)
+        self.hooks = [hook for path in self.bodies for hook in Entrance(self, path).register()]
+
+    def __getstate__(self) -> dict:
+        """A copy of the model is in no pass."""
+        return vars(self) | {"depth": 0, "given": {}, "masks": None}
+
+    def remove(self) -> None:
+        """Take the hooks off."""
+        for hook in self.hooks:
+            hook.remove()
+
+    def tuners(self) -> list:
+        """The tuners that act in this pass: enabled, not merged, named by a row under `route`."""
+        record = self.model.minipeft
+        acting = [t for t in record.tuners.values() if t.enabled and not t.merged]
+        if record.rows is None:
+            return acting
+        named = {name for names in record.rows for name in names}
+        return [tuner for tuner in acting if tuner.name in named]
+
+    def begin(self, path: str, given: dict) -> None:
+        """A pass begins with a call of the module at this path, with these arguments."""
+        self.root, self.given = path, given
+        self.past = past_tokens(given)  # now, since the pass fills the cache
+        self.entered: set[str] = set()
+        self.placed = False  # are the soft prompts where they belong?
+        for tuner in self.model.minipeft.tuners.values():
+            for mark in tuner.marks.values():
+                mark.clear()
+        self.prepare(self.model)
+
+    # ---- soft prompts ----
+
+    def place_words(self, path: str, module: nn.Module, given: dict) -> dict | None:
+        """What changes in the arguments of a module, None where nothing does.
+
+        A module of one's own that takes no mask leaves it to the model inside.
+        """
+        states = encoded(given)
+        if states is not None:
+            self.placed = True
+            return self.with_encoded_words(states, given.get("attention_mask"))
+        if "input_ids" not in given and "inputs_embeds" not in given:
+            return None
+        if self.past or "input_ids" not in given:
+            self.placed = True
+            batch = self.later(self.model, given, self.past)
+            return None if batch is given else batch
+        if not path and len(self.bodies) > 1 and not takes(module, "attention_mask"):
+            return None
+        self.placed = True
+        wrapped = self.wrap(self.model, given)
+        if wrapped is given:
+            return None
+        for tuner in self.tuners():
+            if tuner.words and not tuner.is_at(tuner.word_paths[0]):
+                raise ValueError(
+                    f"{tuner.name!r} was not reached: {tuner.word_paths[0]} is another layer now "
+                    "than when it was attached, and knows no words of it; attach again after "
+                    "changing layers."
+                )
+        longer = wrapped["input_ids"].shape != given["input_ids"].shape
+        if longer and any(name in given for name in CACHES):
+            raise ValueError(
+                "The prompt is not in the ids that are to be continued: call minipeft.generate, or "
+                "give generate a batch from tuner.wrap(batch)."
+            )
+        if path and longer:
+            mask = given.get("attention_mask")
+            mask = torch.ones_like(given["input_ids"]) if mask is None else mask
+            self.masks = mask, wrapped["attention_mask"]
+        return {key: value for key, value in wrapped.items() if takes(module, key)}
+
+    def with_encoded_words(self, states: Tensor, mask: Tensor | None) -> dict | None:
+        """The mask (B, S) of what an encoder gave (B, S, C), where the one given is of the text."""
+        tuners = [tuner for tuner in self.tuners() if tuner.words]
+        if not tuners:
+            return None
+        S = states.shape[1]
+        for tuner in tuners:
+            if S not in tuner.word_mark.lengths:
+                raise ValueError(
+                    f"{tuner.name!r} was not reached: the encoder's outputs that were given are "
+                    "made without its words; leave encoder_outputs out, or make them with this "
+                    "model's encoder from the batch of tuner.wrap(batch)."
+                )
+        text, longer = self.masks or (None, None)
+        if mask is None and text is not None and bool(text.all()) and longer.shape[1] == S:
+            mask = text.repeat_interleave(max(1, len(states) // len(text)), 0)  # rows that differ
+        if mask is None or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] == S:
+            return None
+        beams = max(1, len(mask) // len(text)) if text is not None else 1
+        known = text is not None and longer.shape[1] == S
+        if not known or not torch.equal(text.repeat_interleave(beams, 0).to(mask), mask):
+            raise ValueError(
+                f"The attention_mask is for {mask.shape[1]} tokens and the encoder's outputs are "
+                f"{S} long, soft words included: give the mask of tuner.wrap(batch)."
+            )
+        return {"attention_mask": longer.repeat_interleave(beams, 0).to(mask)}
+
+    # ---- after a pass ----
+
+    def check(self) -> None:
+        """Raise ValueError for a tuner that this pass should have reached and did not."""
+        if self.partly or self.past:
+            return
+        for tuner in self.tuners():
+            self.check_words(tuner)
+            self.check_places(tuner)
+
+    def inside(self, path: str) -> bool:
+        """Does a path lie inside the module whose call began this pass?"""
+        return not self.root or f"{path}.".startswith(f"{self.root}.")
+
+    def owner(self, path: str) -> str:
+        """Path of the innermost model that a module stands in."""
+        return max((b for b in self.bodies if not b or f"{path}.".startswith(f"{b}.")), key=len)
+
+    def was_called(self, path: str, ever: bool) -> bool:
+        """Was the model that a module stands in called? A module of one's own may have reasons to
+        leave out a part of itself, but not from the first pass on.
+        """
+        owner = self.owner(path)
+        return owner in self.entered and (not ever or is_library_model(self.bodies[owner]))
+
+    def check_words(self, tuner) -> None:
+        mark = tuner.word_mark
+        if mark is None or mark.read or encoded(self.given) is not None:
+            return
+        vectors = self.given.get("inputs_embeds")
+        if isinstance(vectors, Tensor) and vectors.shape[1] in mark.lengths:
+            return  # made from a wrapped batch
+        paths = [path for path in tuner.word_paths if self.inside(path)]
+        if not paths or not (mark.skipped or self.was_called(paths[0], mark.ever)):
+            return
+        names = [name for name, value in self.given.items() if isinstance(value, Tensor)]
+        given = " and ".join(names) or "none"
+        raise ValueError(
+            f"{tuner.name!r} was not reached: its words stand in input_ids, and "
+            f"{self.called()} was given {given}; give it input_ids, or what you make of "
+            "tuner.wrap(batch), or disable the tuner."
+        )
+
+    def check_places(self, tuner) -> None:
+        words = () if tuner.word_mark is None else tuner.word_paths
+        marks = {p: m for p, m in tuner.marks.items() if p not in words and self.inside(p)}
+        for path, mark in marks.items():
+            if mark.weight_read and not mark.read:
+                raise ValueError(
+                    f"{tuner.name!r} was passed by at {path}: the layer's weight was read without "
+                    "calling the layer, so that its patch did nothing; attach it to other targets, "
+                    "or, where a fused path of torch does so, call "
+                    "torch.backends.mha.set_fastpath_enabled(False)."
+                )
+        if encoded(self.given) is not None:
+            return self.check_encoder(tuner, marks)
+        if not marks or any(mark.read for mark in marks.values()):
+            return
+        first, ever = next(iter(marks)), any(mark.ever for mark in marks.values())
+        if not tuner.is_in_tree():
+            why = "is no longer a part of the model: attach again after changing layers"
+        elif ever or not self.was_called(first, ever) or self.may_be_skipped(marks):
+            return
+        else:
+            why = "was never called: detach it and target layers that the model calls"
+        raise ValueError(
+            f"{tuner.name!r} was not reached: of its {len(marks)} places in {self.called()} none "
+            f"was read; {first} {why}."
+        )
+
+    def check_encoder(self, tuner, marks: dict[str, Mark]) -> None:
+        """Outputs of an encoder were given: its patches must have been read some time before."""
+        away = {p: m for p, m in marks.items() if self.owner(p) not in self.entered}
+        if away and not any(mark.read or mark.ever for mark in away.values()):
+            raise ValueError(
+                f"{tuner.name!r} was not reached at {next(iter(away))}: the encoder's outputs that "
+                "were given are made without it; leave encoder_outputs out, or make them with this "
+                "model's encoder while the tuner is attached."
+            )
+
+    def may_be_skipped(self, marks: dict[str, Mark]) -> bool:
+        """Are all of these places such as a model leaves out by chance or by the input?"""
+        if all("expert" in path for path in marks):
+            return True
+        configs = (getattr(body, "config", None) for body in self.bodies.values())
+        told = [vars(config) for config in configs if config is not None]
+        drops = any("layerdrop" in key and value for each in told for key, value in each.items())
+        return drops and self.model.training
+
+    def called(self) -> str:
+        return type(self.bodies[self.root]).__name__
+
+
+class Entrance:
+    """The hooks of one module where a pass may begin."""
+
+    def __init__(self, reach: Reach, path: str) -> None:
+        self.reach, self.path = reach, path
+
+    def register(self) -> list:
+        module = self.reach.bodies[self.path]
+        return [
+            module.register_forward_pre_hook(self.enter, with_kwargs=True),
+            module.register_forward_hook(self.passed),
+            module.register_forward_hook(self.leave, always_call=True),
+        ]
+
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
+        reach = self.reach
+        reach.lock.__enter__()
+        reach.depth += 1
+        given = named_arguments(module, args, kwargs)
+        if reach.depth == 1:
+            reach.begin(self.path, given)
+        reach.entered.add(self.path)
+        changed = None if reach.placed else reach.place_words(self.path, module, given)
+        return None if changed is None else ((), given | changed)
+
+    def passed(self, *_) -> None:
+        if self.reach.depth == 1:
+            self.reach.check()
+
+    def leave(self, *_) -> None:
+        reach = self.reach
+        if not reach.lock.held():  # a thread that never got in
+            return
+        reach.depth -= 1
+        if not reach.depth:
+            reach.given = {}
+        reach.lock.__exit__(None, None, None)
+
+
+def named_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
+    """The arguments of a call by name, those that are None left out."""
+    if args:
+        try:
+            signature = inspect.signature(module.forward)
+            named = dict(signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError:  # the call itself will say what is wrong
+            return dict(kwargs)
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                named |= named.pop(parameter.name, {})
+        kwargs = named
+    return {key: value for key, value in kwargs.items() if value is not None}
+
+
+def takes(module: nn.Module, name: str) -> bool:
+    """Is this an argument of the module?"""
+    names = argument_names(getattr(module.forward, "__func__", module.forward))
+    return name in names or "**" in names
+
+
+@lru_cache(maxsize=256)
+def argument_names(function: Callable) -> frozenset[str]:
+    """The names of a function's arguments, and "**" if it takes any other as well."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset("**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
+
+
+def past_tokens(given: dict) -> int:
+    """How many tokens stand in the cache that was given."""
+    return cached_tokens(next((given[name] for name in CACHES if name in given), None))
+
+
+def encoded(given: dict) -> Tensor | None:
+    """An encoder's outputs (B, S, C) that were given."""
+    states = next((given[name] for name in ENCODED if name in given), None)
+    return states if states is None or isinstance(states, Tensor) else states[0]
+
+
+def is_library_model(module: nn.Module) -> bool:
+    """A model of transformers or of tiny_transformer, or a subclass of one?"""
+    from tiny_transformer.models import EncoderDecoder, Stack
+
+    if isinstance(module, Stack | EncoderDecoder):
+        return True
+    hub = sys.modules.get("transformers.modeling_utils")
+    return hub is not None and isinstance(module, hub.PreTrainedModel)
+
+
+def reading_models(model: nn.Module) -> dict[str, nn.Module]:
+    """The model and those inside it that read an input, by path; no decoder that has an encoder."""
+    every = {path: m for path, m in model.named_modules() if not path or is_library_model(m)}
+    for module in list(every.values()):
+        if getattr(getattr(module, "config", None), "is_encoder_decoder", False):
+            ask = getattr(module, "get_decoder", None)
+            decoder = ask() if ask else None
+        else:
+            decoder = getattr(module, "decoder", None) if is_tiny_pair(module) else None
+        if decoder is not None and decoder is not module:
+            behind = set(decoder.modules())
+            every = {path: m for path, m in every.items() if m not in behind}
+    return every
+
+
+def is_tiny_pair(module: nn.Module) -> bool:
+    from tiny_transformer.models import EncoderDecoder
+
+    return isinstance(module, EncoderDecoder)
+
+
+@contextmanager
+def partly(model: nn.Module) -> Iterator[None]:
+    """Passes in which parts of the model hand on what they have kept, so that nothing is missed."""
+    record = vars(model).get("minipeft")
+    if record is None:
+        yield
+        return
+    before, record.reach.partly = record.reach.partly, True
+    try:
+        yield
+    finally:
+        record.reach.partly = before
