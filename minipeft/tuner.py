@@ -796,7 +796,8 @@ def later(model: nn.Module, batch: dict, past: int = 0) -> dict:
         ValueError: the mask is of the text alone, but new words stand in the cache.
     """
     mask, ids = batch.get("attention_mask"), batch.get("input_ids")
-    if mask is None or mask.dim() != 2 or anatomy_of(model).is_encoder_decoder():
+    plain = isinstance(mask, Tensor) and mask.dim() == 2  # generate may make one for each layer
+    if not plain or anatomy_of(model).is_encoder_decoder():
         return batch
     T = (batch["inputs_embeds"] if ids is None else ids).shape[1]
     if any(tuner.words for tuner in active(model)) and past and mask.shape[1] < past + T:
