@@ -25,6 +25,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from minipeft.doors.weights import check_plain, features, is_linear, is_map, walk
+from minipeft.model.described import check_family
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,
     ENCODERS,
@@ -102,6 +103,8 @@ class Anatomy:
         self.heads_count = getattr(config, "num_attention_heads", None) or 1
         self.modules = dict(walk(model))
         self.lists = [path for path, m in self.modules.items() if isinstance(m, nn.ModuleList)]
+        if family is not None:
+            check_family(self)
 
     # ---- linear maps ----
 
@@ -142,7 +145,7 @@ class Anatomy:
 
     def _is_word(self, target: str) -> bool:
         """Is it a word of the field? A model of unknown family may call its modules so itself."""
-        if self.family is None and self._match(f"*.{target}", target):
+        if self.family is None and self.matching(f"*.{target}", target):
             return False
         return target in TARGETS
 
@@ -155,7 +158,7 @@ class Anatomy:
             found = []
             for name in family.names(target):
                 module = name.module if isinstance(name, Slice) else name
-                for full in self._match(f"{path}.{module}"):
+                for full in self.matching(f"{path}.{module}"):
                     found.append(self._place(target, full, name))
             places += found
             if not found:
@@ -171,7 +174,7 @@ class Anatomy:
 
     def _by_name(self, target: str) -> list[Place]:
         """A module's path, the end of it, or a pattern with * in it."""
-        paths = self._match(target, f"*.{target}")
+        paths = self.matching(target, f"*.{target}")
         if not paths:
             raise ValueError(
                 f"The target {target!r} matches nothing in this model{self.near(target)}"
@@ -188,7 +191,7 @@ class Anatomy:
                     )
         return places
 
-    def _match(self, *patterns: str) -> list[str]:
+    def matching(self, *patterns: str) -> list[str]:
         """The paths that the first pattern that matches anything matches."""
         for pattern in patterns:
             if pattern in self.modules:
@@ -243,7 +246,7 @@ class Anatomy:
         here = []
         for target in self.family.targets():
             names = [n.module if isinstance(n, Slice) else n for n in self.family.names(target)]
-            if all(any(self._match(f"{path}.{name}") for name in names) for path, _ in blocks):
+            if all(any(self.matching(f"{path}.{name}") for name in names) for path, _ in blocks):
                 here.append(repr(target))
         return here
 
@@ -268,7 +271,7 @@ class Anatomy:
                 ("cross memory", family.cross_attention),
             ):
                 for name in names:
-                    seats += [self._seat(target, p) for p in self._match(f"{path}.{name}")]
+                    seats += [self._seat(target, p) for p in self.matching(f"{path}.{name}")]
         if layers is not None:
             have = sorted({seat.layer for seat in seats})
             missing = sorted(set(layers) - set(have))
@@ -517,7 +520,7 @@ class Anatomy:
             full
             for root in roots
             for name in family.norms
-            for full in self._match(f"{root}.{name}" if root else name)
+            for full in self.matching(f"{root}.{name}" if root else name)
         }
         if not found:
             raise ValueError(

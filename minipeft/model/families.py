@@ -6,7 +6,7 @@ A model that nobody listed: fill in a `Family` and pass it on,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -68,6 +68,18 @@ class Family:
     down: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            names = getattr(self, field.name)
+            names = (names,) if isinstance(names, str | Slice) else names
+            fitting = isinstance(names, list | tuple)
+            if not fitting or not all(isinstance(n, str | Slice) and n for n in names):
+                raise ValueError(
+                    f"A Family's {field.name} must be a tuple of names, such as "
+                    f'("self_attn",), not {str(names)[:60]!r}.'
+                )
+            object.__setattr__(self, field.name, tuple(names))
 
     def names(self, target: str) -> tuple[str | Slice, ...]:
         """The maps that a word of the field stands for."""

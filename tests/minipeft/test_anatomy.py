@@ -1,5 +1,7 @@
 """Anatomy: the words of the field name the right linear maps in every architecture."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 import zoo
@@ -197,3 +199,55 @@ def test_blocks_and_top(models, name):
     assert (len(top) > len(list(last.parameters()))) == final_norm
     with pytest.raises(ValueError, match="has 2 layers, so the top 3 do not exist"):
         anatomy.top(3)
+
+
+def misspelt(name):
+    """The last two letters of a name change places, or one is added."""
+    if isinstance(name, Slice):
+        return replace(name, module=misspelt(name.module))
+    return name[:-2] + name[-1] + name[-2] if len(name) > 4 and name[-1] != name[-2] else name + "x"
+
+
+@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.MORE])
+def test_every_field_of_a_family_is_looked_at(name):
+    model = zoo.build(name)
+    known = Anatomy(model).family
+    Anatomy(model, known)  # also where a model lacks what another one of the family has
+    family = replace(known, model_types=("mine",))
+    Anatomy(model, family)
+    for field in fields(family):
+        names = getattr(family, field.name)
+        if names and field.name != "model_types":
+            wrong = replace(family, **{field.name: tuple(map(misspelt, names))})
+            match = "no list of blocks" if field.name == "blocks" else "The family's .* names '"
+            with pytest.raises(ValueError, match=match):
+                mp.attach(model, mp.LoRA(rank=2, targets=("lm_head",)), family=wrong)
+    assert not mp.tuners(model)
+
+
+def test_one_name_of_several_is_misspelt():
+    bart = Anatomy(zoo.build("bart")).family
+    changes = {
+        "query": ("self_attn.q_proj", "encoder_attn.q_porj"),
+        "blocks": ("encoder.layers", "decoder.layer"),
+        "norms": ("self_attn_layer_norm", "encoder_attn_layernorm", "final_layer_norm"),
+        "words": ("shared", "encoder.embed_token"),
+        "cross_attention": ("encoder_atn",),
+    }
+    near = ("encoder_attn.q_proj", "decoder.layers", "encoder_attn_layer_norm")
+    near += ("encoder.embed_tokens", "encoder_attn")
+    for (field, names), right in zip(changes.items(), near, strict=True):
+        family = replace(bart, model_types=("mine",), **{field: names})
+        with pytest.raises(
+            ValueError, match=f"The family's {field} names .*did you mean.*'{right}"
+        ):
+            Anatomy(zoo.build("bart"), family)
+
+
+def test_a_family_takes_one_name_and_no_other_things():
+    assert mp.Family("x", blocks="h", query="q").query == ("q",)
+    for wrong in (3, None, (3,), ("",)):
+        with pytest.raises(ValueError, match="A Family's attention must be a tuple of names"):
+            mp.Family("x", blocks="h", attention=wrong)
+    with pytest.raises(TypeError, match="family must be a minipeft.Family, not a dict"):
+        mp.attach(zoo.build("gpt2"), mp.LoRA(), family={"blocks": "h"})
