@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minipeft as mp
-from minipeft.training.loop import backward
+from minipeft.training.loss import loss_of
 
 from .bases import Size, batch_of, gpt2, trained
 from .measuring import HOW, Sheet, flops, quartiles, spread, take_turns
@@ -22,7 +22,7 @@ def step(size: Size, method, tokens: int | None = None, others: int = 0) -> Call
     for number in range(others):
         mp.attach(base, method, name=f"other{number}", seed=number).disable()
     mp.attach(base.train(), method, seed=0)
-    return trained(base, lambda: backward(base, batch, 1))
+    return trained(base, lambda: loss_of(base, batch).backward())
 
 
 def families(size: Size) -> dict[str, dict[int, Callable]]:

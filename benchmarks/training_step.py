@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import minipeft as mp
-from minipeft.training.loop import backward
+from minipeft.training.loss import loss_of
 
 from .bases import Size, batch_of, gpt2, trained, with_peft
 from .measuring import HOW, Sheet, Times, bars, busy, flops, milliseconds, ratio, spread, take_turns
@@ -62,7 +62,7 @@ def ours(base: nn.Module, method: mp.methods.method.Method, batch: dict) -> Call
     tuner = mp.attach(base.train(), method, seed=0)
     method.begin(tuner, STEPS)
     number = iter(range(2, STEPS))
-    step = trained(base, lambda: backward(base, batch, 1))
+    step = trained(base, lambda: loss_of(base, batch).backward())
 
     def whole() -> None:
         step()

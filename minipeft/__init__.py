@@ -21,7 +21,8 @@ from minipeft.model.fingerprint import fingerprint
 from minipeft.tasks import metrics, prompt_search, tables
 from minipeft.tasks.cloze import cloze
 from minipeft.tasks.voting import vote, vote_written
-from minipeft.training.loop import History, train
+from minipeft.training.history import History
+from minipeft.training.loop import train
 from minipeft.training.warm_up import warm_up
 from minipeft.tuner import Tuner, attach, route, tuners
 

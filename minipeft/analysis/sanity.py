@@ -22,7 +22,8 @@ from minipeft.contexts import evaluating
 from minipeft.methods.method import Method
 from minipeft.model.fingerprint import fingerprint
 from minipeft.report import Table
-from minipeft.training.loop import backward, train
+from minipeft.training.loop import train
+from minipeft.training.loss import loss_of
 from minipeft.tuner import Tuner, attach, seeded, tuners
 
 
@@ -152,7 +153,7 @@ def _census(tuner: Tuner, batch: dict, learning_rate: float) -> tuple:
     reached: set[nn.Parameter] = set()
     for _ in range(2):
         optimizer.zero_grad()
-        backward(model, batch, 1)
+        loss_of(model, batch).backward()
         reached |= {p for p in own if p.grad is not None and bool(p.grad.count_nonzero())}
         optimizer.step()
     leaked = [p for p in model.parameters() if p not in own and p.grad is not None]

@@ -106,7 +106,7 @@ def columns(layers: int = LAYERS, rank: int = 16) -> dict[str, dict[str, float]]
             rows[key] for key in rows if key[:4] in ("weig", "grad", "opti") or "run again" in key
         )
         rows["cards of 80 GB, at least"] = -(-rows["sum, layers run again"] // CARD)
-        # what `parallel.Several.reduce` sums; in full training the engines sum bf16
+        # what `distributed.MultiProcess.reduce` sums; in full training the engines sum bf16
         rows["summed over processes per step"] = (
             2 * n.trained if r is None else 4 * (n.trained + n.tensors + 2)
         )

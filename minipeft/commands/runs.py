@@ -18,7 +18,7 @@ import os
 import platform
 from pathlib import Path
 
-from minipeft.training.loop import History
+from minipeft.training.history import History
 from tiny_transformer.files import write, write_text
 
 CONFIG, RESULT, LOG, CHECKPOINT, ADAPTER = (

@@ -16,7 +16,8 @@ from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
-from minipeft.training.loop import SCHEDULES, check_arguments
+from minipeft.training.arguments import check_arguments
+from minipeft.training.schedule import SCHEDULES
 from minipeft.tuner import Tuner
 from tiny_transformer.files import write_text
 

@@ -39,15 +39,17 @@ from minipeft.tasks.encoding import head_of
 from minipeft.tuner import seeded, tuners, wrap
 
 
-def crew(model: nn.Module, parameters: dict[str, nn.Parameter], seed: int) -> Alone:
+def process_group(
+    model: nn.Module, parameters: dict[str, nn.Parameter], seed: int
+) -> SingleProcess:
     """This process and those that torchrun has started beside it. Joins them if need be."""
     if not dist.is_available():
-        return Alone()
+        return SingleProcess()
     if not dist.is_initialized() and named():
         device = next(iter(parameters.values())).device
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     several = dist.is_initialized() and dist.get_world_size() > 1
-    return Several(model, parameters, seed) if several else Alone()
+    return MultiProcess(model, parameters, seed) if several else SingleProcess()
 
 
 def named() -> bool:
@@ -56,7 +58,7 @@ def named() -> bool:
     return all(word in os.environ for word in words) and int(os.environ["WORLD_SIZE"]) > 1
 
 
-class Alone:
+class SingleProcess:
     """One process: the whole batch is its share, and there is nobody to ask."""
 
     rank, size, bytes = 0, 1, 0  # bytes: what this process gives to `reduce` in a step
@@ -73,7 +75,7 @@ class Alone:
         """Sum the gradients over all processes; gives the sum of their shares of the loss."""
         return loss
 
-    def told(self, ask: Callable[[], dict]) -> dict:
+    def broadcast(self, ask: Callable[[], dict]) -> dict:
         """What the first process answers; the others wait for it."""
         return ask()
 
@@ -81,7 +83,7 @@ class Alone:
         """Until all processes are here."""
 
 
-class Several(Alone):
+class MultiProcess(SingleProcess):
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], seed: int) -> None:
         if any(hasattr(p, "placements") for p in parameters.values()):
             raise ValueError(
@@ -161,7 +163,7 @@ class Several(Alone):
         self.mark = 0
         return loss.item()
 
-    def told(self, ask: Callable[[], dict]) -> dict:
+    def broadcast(self, ask: Callable[[], dict]) -> dict:
         answer = ask() if self.rank == 0 or self.sharded else None
         text = torch.frombuffer(bytearray(json.dumps(answer).encode()), dtype=torch.uint8)
         size = torch.tensor([len(text)], device=self.device)

@@ -30,12 +30,14 @@ class Precision:
     """The values that the optimizer works on, and the scale of the loss.
 
     Attributes:
+        trained: name -> parameter of the model.
         parameters: name -> the parameter itself, or its float32 values where it is in half
             precision.
         scale: of the loss; 1 unless the model is in float16.
     """
 
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter]) -> None:
+        self.trained = parameters
         self.half = {name: p for name, p in parameters.items() if p.element_size() < 4}
         wide = {name: nn.Parameter(p.detach().float()) for name, p in self.half.items()}
         self.parameters = parameters | wide

@@ -31,8 +31,9 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy
-from minipeft.training.loop import check_arguments, learning_rate_at, warmup_steps
+from minipeft.training.arguments import check_arguments
 from minipeft.training.savings.shared_prompt import drops
+from minipeft.training.schedule import learning_rate_at
 from minipeft.tuner import Tuner, attach, seeded
 from tiny_transformer import Decoder
 
@@ -167,9 +168,7 @@ def train_side_by_side(
     tuner = attach(model, SideBySide(runs), name="side_by_side", head=False)
     try:
         with chosen(model, tuner.name):
-            losses = _train(
-                model, tuner, batch_of, steps, warmup_steps(warmup, steps), clip, progress
-            )
+            losses = _train(model, tuner, batch_of, steps, warmup, clip, progress)
         curves = torch.stack(losses, dim=1).tolist()  # (S, steps)
         scores = exact_and_loss(model, evaluate, len(runs)) if evaluate else [{} for _ in runs]
         deltas: list[dict[str, Tensor]] = [{} for _ in runs]

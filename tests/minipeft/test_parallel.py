@@ -13,7 +13,7 @@ import zoo
 from safetensors.torch import load_file
 
 import minipeft as mp
-from minipeft.training.loop import History
+from minipeft.training.history import History
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft.training import loop as training
+from minipeft.training import loss as training
 from minipeft.training.savings.shared_prompt import fits, shared_columns, shared_loss
 from minipeft.tuner import wrap
 

@@ -15,7 +15,9 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.training.loop import Feed, learning_rate_at, trainable
+from minipeft.training.feed import Feed
+from minipeft.training.optimizer import trainable
+from minipeft.training.schedule import learning_rate_at
 
 
 def batches(count: int = 5, rows: int = 2) -> list[dict]:

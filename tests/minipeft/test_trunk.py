@@ -5,6 +5,7 @@ import torch
 import zoo
 
 import minipeft as mp
+from minipeft.training.savings import kept_trunk
 
 TOP = mp.LoRA(rank=2, layers=(1,))
 # (model, method, blocks that are frozen: of an encoder-decoder also those of its encoder)
@@ -32,8 +33,8 @@ def run(name, method, **more):
 @pytest.mark.parametrize("name, method, frozen", CASES, ids=lambda part: str(part)[:20])
 def test_the_same_losses_and_weights(name, method, frozen, monkeypatch):
     made = []
-    whole = mp.training.loop.Trunk
-    monkeypatch.setattr(mp.training.loop, "Trunk", lambda *a: made.append(whole(*a)) or made[-1])
+    whole = kept_trunk.Trunk
+    monkeypatch.setattr(kept_trunk, "Trunk", lambda *a: made.append(whole(*a)) or made[-1])
     _, plain, expected = run(name, method)
     _, kept, found = run(name, method, keep_trunk=True)
     assert kept.losses == pytest.approx(plain.losses, rel=1e-6)
@@ -66,7 +67,7 @@ def test_what_is_told_is_what_is_kept(capsys):
     told = capsys.readouterr().out
     assert "1 frozen blocks run once for each of 3 batches" in told
     assert f"what they give is kept: {size / 2**20:.1f} MiB" in told
-    trunk = mp.training.loop.Trunk(model.train(), given, dict)
+    trunk = kept_trunk.Trunk(model.train(), given, dict)
     assert trunk.bytes == size
 
 

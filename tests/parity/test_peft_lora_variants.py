@@ -7,7 +7,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft.training.loop import by_factor
+from minipeft.training.optimizer import by_factor
 
 peft = pytest.importorskip("peft")
 

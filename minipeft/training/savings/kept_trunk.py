@@ -17,10 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from minipeft.reach import partly
+from minipeft.training.feed import to_device
 from minipeft.training.savings.shared_prompt import drops
-from minipeft.tuner import anatomy_of
+from minipeft.tuner import anatomy_of, wrap
 
 
 class Trunk:
@@ -45,7 +47,7 @@ class Trunk:
             )
         self.model = model
         self.blocks = dict(anatomy_of(model).blocks())
-        with self.heard(self.blocks) as given:
+        with self.outputs_of(self.blocks) as given:
             model(**ready(batches[0]))
         self.frozen = [
             path
@@ -63,13 +65,12 @@ class Trunk:
         tokens = [batch["input_ids"].numel() for batch in batches]
         size = sum(part.numel() * part.element_size() for part in parts)
         self.bytes = round(size * sum(tokens) / tokens[0])
-        self.kept: dict[
-            int, dict[str, object]
-        ] = {}  # number of a batch -> path of an end -> output
+        # number of a batch -> path of an end -> output
+        self.kept: dict[int, dict[str, object]] = {}
 
     @staticmethod
     @contextmanager
-    def heard(blocks: dict[str, nn.Module]) -> Iterator[dict[str, object]]:
+    def outputs_of(blocks: dict[str, nn.Module]) -> Iterator[dict[str, object]]:
         """Inside, what these blocks give back is put down, in the order of their turns."""
         found: dict[str, object] = {}
         with ExitStack() as stack:
@@ -80,18 +81,19 @@ class Trunk:
                 stack.callback(hook.remove)
             yield found
 
-    def run(self, number: int, step: Callable[[], float]) -> float:
-        """step(), which runs the model on the batch of this number, without needless work."""
+    @contextmanager
+    def of(self, number: int) -> Iterator[None]:
+        """Inside, the model runs on the batch of this number, without needless work."""
         if number in self.kept:
-            with partly(self.model), self.resting(self.kept[number]):
-                return step()
-        with self.heard(self.ends) as found:
-            result = step()
-        self.kept[number] = found
-        return result
+            with partly(self.model), self.handing_on(self.kept[number]):
+                yield
+            return
+        with self.outputs_of(self.ends) as outputs:
+            yield
+        self.kept[number] = outputs
 
     @contextmanager
-    def resting(self, outputs: dict[str, object]) -> Iterator[None]:
+    def handing_on(self, outputs: dict[str, object]) -> Iterator[None]:
         """Inside, the frozen blocks hand on these outputs instead of working."""
         of_stack = {stack_of(path): output for path, output in outputs.items()}
         try:
@@ -116,3 +118,21 @@ def tensors(output: object) -> Iterator[Tensor]:
     elif isinstance(output, list | tuple):
         for part in output:
             yield from tensors(part)
+
+
+def keep(model: nn.Module, batches: Sequence[dict], processes, progress: bool) -> Trunk:
+    """The trunk of a model in training; `progress` tells its size.
+
+    Raises:
+        ValueError: there is nothing to keep, or several processes would have to keep it.
+    """
+    if processes.size > 1:
+        raise ValueError("keep_trunk=True works in one process: leave it out under torchrun.")
+    device = next(model.parameters()).device
+    trunk = Trunk(model.train(), batches, lambda batch: wrap(model, to_device(batch, device)))
+    if progress:
+        tqdm.write(
+            f"{len(trunk.frozen)} frozen blocks run once for each of {len(batches)} batches; what "
+            f"they give is kept: {trunk.bytes / 2**20:.1f} MiB."
+        )
+    return trunk

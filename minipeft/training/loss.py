@@ -1,0 +1,36 @@
+"""The loss of one batch, by the shortest way to it that is exact.
+
+What `model(**batch).loss` would compute and throw away is left out: see `savings/`. Each saving
+answers None where it does not apply, and is tested to give the same loss and gradients.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from minipeft.in_training import in_training
+from minipeft.training.savings.labelled_positions import labelled_loss
+from minipeft.training.savings.shared_prompt import shared_loss
+from minipeft.tuner import wrap
+
+
+def loss_of(model: nn.Module, batch: dict) -> Tensor:
+    """The mean loss over the labels of a batch (nats), and what the tuners in training add to it.
+
+    batch: as `model(**batch)` takes it, labels included; soft prompts are put in here.
+    """
+    batch, loss = wrap(model, batch), None
+    if not is_sharded(model):  # a sharded model fetches its weights for one whole forward pass
+        loss = shared_loss(model, batch)
+        loss = labelled_loss(model, batch) if loss is None else loss
+    if loss is None:
+        loss = model(**batch).loss
+    for tuner in in_training(model):
+        penalty = tuner.method.penalty(tuner)
+        loss = loss if penalty is None else loss + penalty
+    return loss
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Does FSDP keep the model in pieces?"""
+    return callable(getattr(model, "unshard", None))
