@@ -183,6 +183,16 @@ def notebooks(place, rest):
     place.build("publish")
 
 
+def nbgrader(place, rest):
+    """write the exercises as a course of nbgrader, to build/nbgrader/"""
+    place.build("nbgrader")
+
+
+def otter(place, rest):
+    """write the exercises as assignments of otter-grader, to build/otter/"""
+    place.build("otter")
+
+
 def pictures(place, rest):
     """redraw docs/*.svg"""
     place.run("-m", "minipeft.course.pictures", "docs")
@@ -197,7 +207,7 @@ COMMANDS = {
     function.__name__: function
     for function in (
         *(setup, course, lab, check, test, bench, soak, lint, format),
-        *(notebooks, pictures, clean),
+        *(notebooks, nbgrader, otter, pictures, clean),
     )
 }
 WITHOUT_SETUP = ("clean",)

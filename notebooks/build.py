@@ -6,6 +6,8 @@
     build.py work              copy the exercises to work/, where a copy is not there yet
     build.py student           write notebooks/exercises/*.ipynb, run nothing
     build.py publish           run what changed, write notebooks/*.ipynb and the exercises
+    build.py nbgrader          write the exercises as a course of nbgrader, to build/nbgrader/
+    build.py otter             write them as assignments of otter-grader, to build/otter/
     build.py check             do the committed notebooks correspond to their sources?
 
 A lesson is run again only when something it depends on has changed: its source, the packages,
@@ -31,10 +33,12 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
+from builder import graders  # noqa: E402
 from builder.lesson import Lesson, LessonError, read  # noqa: E402
 from builder.run import THREADS, CellFailed, execute  # noqa: E402
 
 MOST_BYTES = 1_000_000
+COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "check"]
 
 
 class Builder:
@@ -112,6 +116,15 @@ class Builder:
             if lesson.exercises and not path.exists():
                 _write(path, lesson.student())
                 print(f"  wrote {os.path.relpath(path)}")
+        return 0
+
+    def graders(self, kind: str, lessons: list[Lesson], folder: Path | None = None) -> int:
+        """Write the assignments of a grader; what it made there itself is left alone."""
+        folder = folder or ROOT / "build" / kind
+        for name, content in graders.files(kind, lessons).items():
+            text = content if isinstance(content, str) else _text(content)
+            _write_text(folder / name, text)
+        print(f"wrote {os.path.relpath(folder)}")
         return 0
 
     def publish(self, lessons: list[Lesson], force: bool, threads: int) -> int:
@@ -296,10 +309,14 @@ def _read_text(path: Path) -> str | None:
 
 
 def _write(path: Path, notebook: NotebookNode) -> None:
+    _write_text(path, _text(notebook))
+
+
+def _write_text(path: Path, text: str) -> None:
     """Write under a temporary name and move into place: nobody ever reads half a notebook."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(_text(notebook), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -309,7 +326,7 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=["course", "work", "student", "publish", "check"])
+    parser.add_argument("command", choices=COMMANDS)
     parser.add_argument(
         "--only", metavar="NN", help="one lesson, by its number or its name's beginning"
     )
@@ -328,6 +345,8 @@ def main(arguments: list[str] | None = None) -> int:
             failed = builder.course(lessons, options.force, options.fast, options.threads)
         elif options.command == "publish":
             failed = builder.publish(lessons, options.force, options.threads)
+        elif options.command in ("nbgrader", "otter"):
+            failed = builder.graders(options.command, lessons)
         elif options.command in ("student", "work"):
             failed = getattr(builder, options.command)(lessons)
         else:

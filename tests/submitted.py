@@ -1,6 +1,14 @@
-"""A solution of one exercise, and what is left of it: what tests of the checker submit."""
+"""What tests of the checker submit: a solution of one exercise, and those of tests/exercises."""
 
+import ast
+import contextlib
+import importlib.util
+import io
 import re
+from pathlib import Path
+
+from minipeft import checks
+from minipeft.checks import sandbox
 
 REFERENCE = "minipeft.methods.lora:LoRAPatch"
 SOLUTION = """
@@ -26,3 +34,50 @@ STUB = re.sub(
     r"(def (forward|delta)\(.*\):\n +)return .*", lambda m: m[1] + NOT_YET.format(m[2]), WHOLE
 )
 WRONG = WHOLE.replace("self.B @ self.A", "(self.B @ self.A).T")
+
+BY_CHECK = {check.__name__: reference for reference, check in checks.EXERCISES.items()}
+FOLDER = Path(__file__).parent / "exercises"
+
+
+def space_of(path):
+    """What a test module defines."""
+    spec = importlib.util.spec_from_file_location(f"solutions_of_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return vars(module)
+
+
+def solutions(path):
+    """(reference, expression) of every solution that a module's tests are parametrized with."""
+    space = space_of(path)
+    for test in ast.parse(path.read_text(encoding="utf-8")).body:
+        if not isinstance(test, ast.FunctionDef):
+            continue
+        called = re.findall(r"\bchecks\.(\w+)(?:\(|, )(\w+)", ast.unparse(test))
+        for mark in test.decorator_list:
+            if "parametrize" not in ast.unparse(mark) or len(called) != 1:
+                continue
+            names = re.findall(r"\w+", ast.unparse(mark.args[0]).strip("'\""))
+            check, argument = called[0]
+            if argument not in names or check not in BY_CHECK:
+                continue
+            values = ast.unparse(mark.args[1])
+            for index in range(len(eval(values, space))):
+                place = f"[{index}]" + (f"[{names.index(argument)}]" if len(names) > 1 else "")
+                yield BY_CHECK[check], f"({values}){place}"
+
+
+MODULES = [p for p in sorted(FOLDER.glob("test_*.py")) if "EXERCISES" not in p.read_text("utf-8")]
+MODULES = [p for p in MODULES if re.search(r"\bchecks\.\w+\(", p.read_text("utf-8"))]
+
+
+def said_by(check, candidate):
+    """What a learner sees under the cell."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            check(candidate)
+    except checks.NotFinished as error:
+        return "unfinished", sandbox.clean(error)
+    except checks.CheckFailed as error:
+        return "failed", sandbox.clean(error)
+    return "passed", ""

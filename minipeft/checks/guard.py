@@ -1,4 +1,4 @@
-"""Notice when a submission replaces functions that its check relies on.
+"""Notice when a submission replaces functions that its check relies on, or submits the package's.
 
 A picture is taken before the submission runs and compared after the check has run: the functions
 and classes of this package, and those of torch and the standard library that checks call. It finds
@@ -8,6 +8,8 @@ and classes of this package, and those of torch and the standard library that ch
 from __future__ import annotations
 
 import builtins
+import functools
+import os
 import sys
 from pathlib import Path
 from types import BuiltinFunctionType, FunctionType, ModuleType
@@ -21,6 +23,8 @@ LIBRARIES = (
     "torch", "torch.autograd", "torch.linalg", "torch.nn", "torch.nn.functional", "torch.nn.init",
     "torch.random", "torch.testing",
 )  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = tuple(str(ROOT / name) + os.sep for name in PACKAGES)  # where the package's code stands
 TORCH = str(Path(torch.__file__).parent)
 CLASSES = (torch.Tensor, torch.nn.Module, torch.nn.Parameter, torch.Generator)
 
@@ -86,3 +90,28 @@ def _function(seen: dict[str, object], name: str, function: FunctionType) -> Non
     seen[f"{name} code"] = function.__code__
     seen[f"{name} defaults"] = function.__defaults__
     seen[f"{name} keywords"] = function.__kwdefaults__
+
+
+def part_of_package(candidate, original, blanked: set[str]) -> str:
+    """Which part of the candidate is the package's: "" none, ".forward" a method, or all of it."""
+    if candidate is original:
+        return " itself"
+    if not isinstance(candidate, type):
+        return " itself" if _of_package(candidate) else ""
+    for method in sorted(blanked):
+        if _of_package(getattr(candidate, method, None)):
+            return f".{method}"
+    return ""
+
+
+def _of_package(value) -> bool:
+    while not isinstance(value, FunctionType):
+        if isinstance(value, functools.partial):
+            value = value.func
+        elif isinstance(value, property):
+            value = value.fget
+        else:
+            value = getattr(value, "__func__", None) or getattr(value, "__wrapped__", None)
+            if value is None:
+                return False
+    return value.__code__.co_filename.startswith(SOURCES)

@@ -7,7 +7,6 @@ standard output. What the submission prints goes nowhere.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import json
 import linecache
@@ -17,7 +16,7 @@ import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import ModuleType
 
 try:
     import resource
@@ -30,7 +29,6 @@ if str(ROOT) not in sys.path:
 
 LONGEST = 300  # characters of a sentence
 MAPPED = 256 * 2**20  # bytes that may be mapped beside what is limited: threads, shared libraries
-PACKAGES = tuple(str(ROOT / name) + os.sep for name in ("minipeft", "tiny_transformer"))
 
 
 def limit(order: dict) -> None:
@@ -171,6 +169,7 @@ def verdict(order: dict, memory_error: str) -> tuple[str, str]:
 def _judged(order: dict, notebook: tuple, given: dict, blanked: set[str]) -> tuple[str, str]:
     from minipeft.checks import EXERCISES
     from minipeft.checks.cells import candidates
+    from minipeft.checks.guard import part_of_package
 
     reference = order["reference"]
     judge, name = EXERCISES[reference], reference.partition(":")[2]
@@ -186,7 +185,7 @@ def _judged(order: dict, notebook: tuple, given: dict, blanked: set[str]) -> tup
                 result = "failed", f"{name} is of the type {type(runner.space[name]).__name__}"
                 continue
             result = _check(runner, judge, name)
-        part = _imported(runner.space[name], original, blanked)
+        part = part_of_package(runner.space[name], original, blanked)
         if result[0] == "passed" and part:
             return "failed", f"{name}{part} is the package's: write it in the notebook instead"
         return result
@@ -237,31 +236,6 @@ def _check(runner: Runner, judge, name: str) -> tuple[str, str]:
             raise
         except BaseException as error:  # SystemExit, KeyboardInterrupt: whatever a learner raises
             return "failed", f"{name} stopped with {told(error)}{runner.reason(error)}"
-
-
-def _imported(candidate, original, blanked: set[str]) -> str:
-    """Which part of the candidate is the package's: "" none, ".forward" a method, or all of it."""
-    if candidate is original:
-        return " itself"
-    if not isinstance(candidate, type):
-        return " itself" if _of_package(candidate) else ""
-    for method in sorted(blanked):
-        if _of_package(getattr(candidate, method, None)):
-            return f".{method}"
-    return ""
-
-
-def _of_package(value) -> bool:
-    while not isinstance(value, FunctionType):
-        if isinstance(value, functools.partial):
-            value = value.func
-        elif isinstance(value, property):
-            value = value.fget
-        else:
-            value = getattr(value, "__func__", None) or getattr(value, "__wrapped__", None)
-            if value is None:
-                return False
-    return value.__code__.co_filename.startswith(PACKAGES)
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Read by nbgrader (as far as "BEGIN SOLUTION") and by otter, which puts the prompt in its place.
+BEGIN, END = "# BEGIN SOLUTION NO PROMPT", "# END SOLUTION"
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -31,6 +34,7 @@ class Cut:
     name        its name
     solution    imports and full source
     stub        imports and source with the chosen bodies blanked
+    marked      imports and full source, what the stub blanks between the marks of graders
     uses        names it takes from `given`, that is from earlier exercises of the same lesson
     """
 
@@ -38,6 +42,7 @@ class Cut:
     name: str
     solution: str
     stub: str
+    marked: str
     uses: tuple[str, ...]
 
 
@@ -77,14 +82,15 @@ def cut(
     source = "\n".join(lines[first - 1 : last])
 
     # Blank from the bottom up, so that the line numbers above stay true.
-    blanked = list(lines)
+    blanked, marked = list(lines), list(lines)
     for function in sorted(functions, key=lambda f: -f.lineno):
         label = function.name if function is node else f"{name}.{function.name}"
         _blank(blanked, function, label, (hints or {}).get(function.name, ()))
-    removed = len(lines) - len(blanked)
-    stub = "\n".join(blanked[first - 1 : last - removed])
+        _blank(marked, function, label, (hints or {}).get(function.name, ()), keep=True)
+    stub = "\n".join(blanked[first - 1 : last + len(blanked) - len(lines)])
+    between = "\n".join(marked[first - 1 : last + len(marked) - len(lines)])
     head = imports + "\n\n\n" if imports else ""
-    return Cut(reference, name, head + source, head + stub, uses)
+    return Cut(reference, name, head + source, head + stub, head + between, uses)
 
 
 def _file_of(module: str, root: Path) -> Path:
@@ -113,8 +119,13 @@ def _functions_to_blank(node: ast.AST, blank: Sequence[str], reference: str) -> 
     return [methods[name] for name in blank]
 
 
-def _blank(lines: list[str], function: Function, label: str, hints: Sequence[str]) -> None:
-    """Replace the body of `function` in `lines` by its hints and a NotImplementedError."""
+def _blank(
+    lines: list[str], function: Function, label: str, hints: Sequence[str], keep: bool = False
+) -> None:
+    """Replace the body of `function` in `lines` by its hints and a NotImplementedError.
+
+    keep: keep the body, between marks that tell a grader what to take out and what to put there.
+    """
     body = function.body
     indent = " " * (function.col_offset + 4)
     documented = ast.get_docstring(function, clean=False) is not None
@@ -133,7 +144,12 @@ def _blank(lines: list[str], function: Function, label: str, hints: Sequence[str
     while end < len(lines) and re.match(rf"{indent} *#", lines[end]):
         end += 1
     replacement = [f"{indent}# Hint: {hint}" for hint in hints]
-    replacement.append(f'{indent}raise NotImplementedError("{label} is yours to write")')
+    raised = f'{indent}raise NotImplementedError("{label} is yours to write")'
+    if keep:
+        replacement += [f"{indent}{BEGIN}", *lines[start:end], f"{indent}{END}"]
+        replacement += [f'{indent}""" # BEGIN PROMPT', raised, f'{indent}""" # END PROMPT']
+    else:
+        replacement.append(raised)
     lines[start:end] = replacement
 
 

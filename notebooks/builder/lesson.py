@@ -54,6 +54,7 @@ class Exercise:
     number      "10.1"
     check       the name of its check in minipeft.checks
     cut         the object, taken out of the package
+    alone       the same with the names of earlier exercises imported: graded one by one
     difficulty  1 to 5
     minutes     what a learner should plan
     notes       comment lines for the top of its cell
@@ -62,6 +63,7 @@ class Exercise:
     number: str
     check: str
     cut: Cut
+    alone: Cut
     difficulty: int
     minutes: float
     notes: str
@@ -236,7 +238,9 @@ def _exercise(
         raise LessonError(f"the code cell after it must call checks.NAME({piece.name})")
     if not 1 <= meta["difficulty"] <= 5:
         raise LessonError("difficulty is 1 to 5")
-    return Exercise(label, check[1], piece, meta["difficulty"], meta["minutes"], "\n".join(notes))
+    alone = cut(meta["exercise"], blank, hints, root=root) if piece.uses else piece
+    notes = "\n".join(notes)
+    return Exercise(label, check[1], piece, alone, meta["difficulty"], meta["minutes"], notes)
 
 
 def _fields(where: str, what: str, found: dict, known: dict, required) -> None:

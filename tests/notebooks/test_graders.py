@@ -1,0 +1,202 @@
+"""nbgrader and otter-grader give the points that they should: all for what is right, none else.
+
+They are installed in a virtual environment of their own, build/graders, beside the packages of this
+one. Where they cannot be installed the tests are skipped, in continuous integration they fail.
+"""
+
+import copy
+import csv
+import fcntl
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zlib
+from collections import defaultdict
+from pathlib import Path
+
+import nbformat
+import pytest
+from submitted import MODULES, said_by, solutions, space_of
+
+import build
+from builder import graders
+from minipeft import checks
+
+ROOT = Path(build.__file__).resolve().parents[1]
+LESSONS = [lesson for lesson in build.Builder().lessons() if lesson.exercises]
+EXERCISES = [e for lesson in LESSONS for e in lesson.exercises.values()]
+POINTS = float(sum(e.difficulty for e in EXERCISES))
+WRONG = 3  # wrong solutions of each exercise
+STUDENTS = ["right", "blank", *(f"wrong-{i}" for i in range(WRONG))]
+# A right solution that warns and writes to stderr keeps its points.
+NOISE = """
+import os, sys, warnings
+def noisy(function):
+    def call(*args, **more):
+        warnings.warn("this takes long")
+        print("working", file=sys.stderr)
+        os.write(2, b"from below")
+        return function(*args, **more)
+    return call
+attend = noisy(attend)
+"""
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Run `python -m ..` with the graders' virtual environment in a folder."""
+    place, pins = ROOT / "build" / "graders", ROOT / "requirements-graders.txt"
+    place.parent.mkdir(exist_ok=True)
+    bin_folder, stamp = place / "bin", place / f"ready-{zlib.crc32(pins.read_bytes()):08x}"
+    with open(place.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.is_file():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", place], check=True)
+            (site,) = place.glob("lib/python*/site-packages")
+            # The packages of this environment are seen from that one, and not installed again.
+            (site / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n")
+            done = subprocess.run(
+                [bin_folder / "python", "-m", "pip", "install", "-q", "-r", pins],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                message = f"the graders cannot be installed: {done.stderr.strip()[-300:]}"
+                pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+            stamp.touch()
+
+    def command(folder, *arguments):
+        environment = {
+            **os.environ,
+            "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [bin_folder / "python", "-m", *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def wrong():
+    """Reference -> cells with wrong solutions of our tests, at most WRONG of each."""
+    found = defaultdict(list)
+    for path in MODULES:
+        space = space_of(path)
+        for reference, expression in solutions(path):
+            check = checks.EXERCISES[reference]
+            if (
+                len(found[reference]) < WRONG
+                and said_by(check, eval(expression, space))[0] == "failed"
+            ):
+                name = reference.partition(":")[2]
+                found[reference].append(path.read_text("utf-8") + f"\n\n{name} = {expression}")
+    return found
+
+
+def all_in_one(kind):
+    """One assignment with the exercises of every lesson, so that a kernel starts once a student."""
+    first, *others = [kind(lesson) for lesson in LESSONS]
+    for notebook in others:
+        first.cells += notebook.cells[1 if kind is graders.otter else 0 :]
+    return first
+
+
+def answered(notebook, answers):
+    """The notebook as a student hands it in; answers: name of the exercise -> its cell."""
+    copied = copy.deepcopy(notebook)
+    names = {f"class {e.cut.name}": e.cut.name for e in EXERCISES}
+    names |= {f"def {e.cut.name}(": e.cut.name for e in EXERCISES}
+    for cell in copied.cells:
+        for start, name in names.items():
+            heads = cell.source.splitlines() if cell.cell_type == "code" else []
+            if any(line.startswith(start) for line in heads) and name in answers:
+                cell.source = answers[name]
+    return copied
+
+
+def students(wrong):
+    """Student -> the cells of each exercise; an exercise with too few wrong ones has them again."""
+    right = {e.cut.name: e.cut.solution for e in EXERCISES}
+    right["attend"] += NOISE
+    cells = {"right": right, "blank": {}}
+    for index in range(WRONG):
+        cells[f"wrong-{index}"] = {
+            reference.partition(":")[2]: some[index % len(some)]
+            for reference, some in wrong.items()
+        }
+    return cells
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.slug)
+def test_nbgrader_cells_are_valid_and_hold_the_solution_between_marks(lesson):
+    notebook = graders.nbgrader(lesson)
+    graded = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("grade")]
+    written = [c for c in notebook.cells if c.metadata.get("nbgrader", {}).get("solution")]
+    assert len(graded) == len(written) == len(lesson.exercises)
+    ids = [c.metadata["nbgrader"]["grade_id"] for c in graded + written]
+    assert len(set(ids)) == len(ids)
+    for exercise, answer, check in zip(lesson.exercises.values(), written, graded, strict=True):
+        facts = check.metadata["nbgrader"]
+        assert (facts["schema_version"], facts["locked"]) == (3, True)
+        assert facts["points"] == exercise.difficulty
+        assert answer.source.count("BEGIN SOLUTION") == answer.source.count("END SOLUTION") > 0
+        assert "PROMPT\n" not in answer.source.replace("NO PROMPT\n", "")
+        added = re.compile(r"^ *# (BEGIN|END) SOLUTION.*\n|^ *# Hint: .*\n", re.M)
+        assert added.sub("", answer.source).endswith(exercise.alone.solution)
+
+
+@pytest.mark.slow
+def test_nbgrader_gives_all_points_for_right_and_none_for_wrong(run, wrong, tmp_path):
+    builder = build.Builder()
+    builder.graders("nbgrader", LESSONS, tmp_path)
+    every = all_in_one(graders.nbgrader)
+    source = tmp_path / "source" / "all" / "all.ipynb"
+    source.parent.mkdir()
+    nbformat.write(every, source)
+    for name in (LESSONS[0].slug, "all"):
+        run(tmp_path, "nbgrader", "generate_assignment", name)
+    released = nbformat.read(tmp_path / "release" / "all" / "all.ipynb", as_version=4)
+    assert "this is yours to write" in json.dumps(released)
+    assert "SOLUTION" not in json.dumps(released)
+    for student, answers in students(wrong).items():
+        folder = tmp_path / "submitted" / student / "all"
+        folder.mkdir(parents=True)
+        nbformat.write(answered(released, answers), folder / "all.ipynb")
+    run(tmp_path, "nbgrader", "autograde", "all")
+    run(tmp_path, "nbgrader", "export", "--to", "grades.csv", "--assignment=['all']")
+    with open(tmp_path / "grades.csv", newline="") as file:
+        scores = {row["student_id"]: float(row["score"]) for row in csv.DictReader(file)}
+    assert scores == {name: POINTS if name == "right" else 0.0 for name in STUDENTS}
+    graded = (tmp_path / "autograded" / "right" / "all" / "all.ipynb").read_text("utf-8")
+    assert '"name": "stderr"' not in graded
+
+
+@pytest.mark.slow
+def test_otter_gives_all_points_for_right_and_none_for_wrong(run, wrong, tmp_path):
+    build.Builder().graders("otter", LESSONS, tmp_path)
+    folder = tmp_path / LESSONS[0].slug
+    notebook = f"{LESSONS[0].slug}.ipynb"
+    nbformat.write(all_in_one(graders.otter), folder / notebook)
+    run(folder, "otter", "assign", notebook, "dist")  # it runs the solutions, too
+    released = nbformat.read(folder / "dist" / "student" / notebook, as_version=4)
+    assert "attend is yours to write" in json.dumps(released)
+    assert "SOLUTION" not in json.dumps(released)
+    (autograder,) = (folder / "dist" / "autograder").glob("*.zip")
+    submitted = students(wrong)
+    for student in STUDENTS[:4]:
+        place = tmp_path / student
+        place.mkdir()
+        nbformat.write(answered(released, submitted[student]), place / notebook)
+        run(place, "otter", "run", "-a", autograder, "-o", place, notebook)
+        results = json.loads((place / "results.json").read_text())
+        scores = [(t["score"], t["max_score"]) for t in results["tests"] if t.get("max_score")]
+        assert len(scores) == len(EXERCISES)
+        assert sum(full for _, full in scores) == POINTS
+        assert sum(score for score, _ in scores) == (POINTS if student == "right" else 0.0)
