@@ -9,7 +9,7 @@ package's solution in a roundabout way. Run strangers' notebooks in a container 
 machine. A container without network that sees nothing but the notebooks and is thrown away:
 
   docker run --rm --network none --memory 4g --pids-limit 200 --read-only --tmpfs /tmp \\
-      -v "$PWD/submissions:/in:ro" IMAGE python -m minipeft check /in --csv /dev/stdout
+      -v "$PWD/submissions:/in:ro" IMAGE python -m minipeft check /in --csv - > grades.csv
   bwrap --ro-bind / / --tmpfs /tmp --tmpfs /home --dev /dev --proc /proc --unshare-all \\
       --die-with-parent --ro-bind "$PWD/submissions" /tmp/in python -m minipeft check /tmp/in
 
@@ -51,7 +51,7 @@ class Submitted:
     source is None when no cell of the notebook defines it. uses maps the names of the lesson's
     other exercises to where the package has them: an exercise is judged on its own. cells and
     marks are all code cells of the notebook and the exercise that each claims to be (none: source
-    is all there is); blanked are the functions that the learner writes.
+    is all there is); blanked are the functions that the learner writes; points is what it is worth.
     """
 
     number: str
@@ -61,6 +61,7 @@ class Submitted:
     cells: tuple[str, ...] = ()
     marks: tuple[str | None, ...] = ()
     blanked: tuple[str, ...] = ()
+    points: int = 1
 
     @property
     def name(self) -> str:
@@ -106,7 +107,10 @@ def read(path: str | Path) -> list[Submitted]:
         uses = {e.name: e.reference for e in lesson.exercises if e is not exercise}
         whole = tuple(c.source for c in cells), tuple(c.exercise for c in cells)
         found.append(
-            Submitted(exercise.number, exercise.reference, source, uses, *whole, exercise.blanked)
+            Submitted(
+                *(exercise.number, exercise.reference, source, uses, *whole),
+                *(exercise.blanked, exercise.points),
+            )
         )
     return found
 

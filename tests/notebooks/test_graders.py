@@ -149,7 +149,7 @@ def test_nbgrader_cells_are_valid_and_hold_the_solution_between_marks(lesson):
         assert answer.source.count("BEGIN SOLUTION") == answer.source.count("END SOLUTION") > 0
         assert "PROMPT\n" not in answer.source.replace("NO PROMPT\n", "")
         added = re.compile(r"^ *# (BEGIN|END) SOLUTION.*\n|^ *# Hint: .*\n", re.M)
-        assert added.sub("", answer.source).endswith(exercise.alone.solution)
+        assert added.sub("", answer.source + "\n").endswith(exercise.alone.solution + "\n")
 
 
 @pytest.mark.slow
