@@ -1,23 +1,41 @@
 """AdaLoRA: adaptive budget allocation (Zhang et al. 2023, arXiv 2303.10512), in the weights door.
 
+Path: attach(model, AdaLoRA(...)) -> AdaLoRA.install -> tuner.add(place, AdaLoRAPatch) ->
+WeightDoor.forward, which computes y = W0 x and calls AdaLoRAPatch.forward(x, y) in every pass. In
+training `penalty` is added to the loss and parts/budget.py prunes after every step.
+
 Section 3.1. The detour has the form of a singular value decomposition, so that a direction can be
 taken away without touching the others:
 
-    h = W0 x + (alpha / r) P Lambda Q x      P (out, r)   Lambda (r,), a diagonal   Q (r, in)
+    h = W0 x + (alpha / r) P Lambda Q x                                                 (eq. 3)
+    R(P, Q) = ||P^T P - I|| + ||Q Q^T - I||                                             (eq. 4)
 
-    Lambda = 0 at the start, so that h = W0 x; P and Q are Gaussian. What keeps them orthogonal is a
-    penalty on the loss, 0.5 times the mean over all matrices of ||P^T P - I|| and ||Q Q^T - I||.
+    W0 (out, in) frozen    P (out, r), Lambda (r,), a diagonal, Q (r, in) trained
+    x (N, T, in) -> Q x (N, T, r) -> Lambda Q x (N, T, r) -> P Lambda Q x (N, T, out)
 
-Sections 3.2 and 3.3 are in minipeft/methods/parts/budget.py: how important each triplet (column of
-P, lambda, row of Q) is, and how many may keep their lambda, init_rank x places at first and
-target_rank x places in the end. When `train` ends, the triplets that were pruned are gone.
+Sections 3.2 and 3.3 (parts/budget.py): how important each triplet (column of P, lambda, row of Q)
+is, and how many may keep their lambda, init_rank x places at first and target_rank x places in the
+end. When `train` ends, the triplets that were pruned are gone.
 
-Parameters: r (in + out + 1) for every map; after training its own r, target_rank on the average.
+Start: Lambda = 0, so that h = W0 x exactly; P and Q are Gaussian. The loss gives P and Q no
+gradient at the first step, the penalty does.
+
+Merge: W0 + (alpha / r) P Lambda Q (`delta`).
+
+Parameters: r (in + out + 1) for every map, trained; stored its own r, target_rank on the average.
 
 Departures.
-(1) The paper squares the norms of the penalty; its code and PEFT do not, and neither do we.
-(2) As in their code the scale is alpha / (init_rank + 1e-5) for good, however many are left.
-(3) P and Q have standard deviation 0.02; x may be dropped out; a half-precision base gets fp32.
+(1) Penalty. Paper: squares the norms. PEFT: does not, as the authors' code. Here: as PEFT, 0.5
+    times the mean over all P and Q.
+    Shown by test_adalora.py::test_penalty_measures_the_distance_to_orthogonality
+(2) Scale. Paper: not said. PEFT: alpha / (init_r + 1e-5) for good, as the authors' code. Here: as
+    PEFT, however many triplets are left. Shown by test_peft_adalora.py::test_files_go_both_ways
+(3) Who prunes. Paper: the training loop. PEFT: the user calls update_and_allocate in every step,
+    and nothing is pruned where that is forgotten. Here: `train` does.
+    Shown by test_adalora.py::test_the_final_budget_is_the_target
+(4) Start and dropout. Paper: Gaussian, no dropout. PEFT: standard deviation 0.02, dropout on x.
+    Here: as PEFT; fp32 on a half-precision base.
+    Shown by test_adalora.py::test_equation_for_any_shape
 """
 
 from __future__ import annotations
@@ -50,10 +68,10 @@ class AdaLoRAPatch(Triplets):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = W0 x (B, T, out) -> y + scale P Lambda Q x, in the dtype of y."""
+        """x (N, T, in), y = W0 x (N, T, out) -> h (N, T, out), in the dtype of y."""
         x = self.dropout(x.to(self.Q.dtype))
-        low = F.linear(x, self.Q) * self.Lambda  # Lambda Q x: (B, T, r)
-        return (y + self.scale * F.linear(low, self.P)).to(y.dtype)
+        low = F.linear(x, self.Q) * self.Lambda  # eq. 3: Lambda Q x, (N, T, r)
+        return (y + self.scale * F.linear(low, self.P)).to(y.dtype)  # eq. 3: h, (N, T, out)
 
     def delta(self) -> Tensor:
         """scale P Lambda Q: (out, r) (r, in) -> (out, in)."""
@@ -62,7 +80,7 @@ class AdaLoRAPatch(Triplets):
     def penalty(self) -> Tensor:
         """||P^T P - I|| + ||Q Q^T - I||, Frobenius norms of (r, r) matrices."""
         eye = torch.eye(len(self.Lambda)).to(self.Lambda)
-        return (self.P.T @ self.P - eye).norm() + (self.Q @ self.Q.T - eye).norm()
+        return (self.P.T @ self.P - eye).norm() + (self.Q @ self.Q.T - eye).norm()  # eq. 4
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,32 @@
 """LoRA with biases that are trained as well: 🤗 PEFT's `lora_bias=True` and `bias="all"`.
 
-    bias="detour"     h = W0 x + b0 + (alpha / r) (B A x + b)        b of every detour
-    bias="adapted"    h = W0 x + (b0 + b) + (alpha / r) B A x        the adapted maps' own
-    bias="all"        and the bias of every other linear map and layer norm, as BitFit trains them
+In the weights door. Path: attach(model, LoRABias(...)) -> LoRABias.install -> tuner.add(place,
+LoRABiasPatch) -> WeightDoor.forward, which computes y = W0 x + b0 and calls
+LoRABiasPatch.forward(x, y).
 
-b (out,) is 0 at the start, so that training begins at the base model. As in BitFit a bias of the
-base is trained as a difference, so that it can be off, merged, or on for some rows only. A map that
+LoRA's equation 3 (Hu et al. 2021, arXiv 2106.09685) with a bias b that is trained (the numbers of
+the equations are ours):
+
+    h = W0 x + b0 + (alpha / r) (B A x + b)            bias="detour"                    (eq. 1)
+    h = W0 x + (b0 + b) + (alpha / r) B A x            bias="adapted"                   (eq. 2)
+
+    W0 (out, in), b0 (out,) frozen    A (r, in), B (out, r), b (out,) trained
+    x (N, T, in) -> A x (N, T, r) -> h (N, T, out)
+
+bias="all" adds the bias of every other linear map and layer norm, as BitFit trains them. A map that
 has no bias gets none by "adapted" and "all".
+
+Start: B = 0 and b = 0, so that h is the base's exactly. dL/dA = 0 at the first step.
+
+Merge: W0 + (alpha / r) B A and b0 + b, which needs a base that has a bias.
 
 Parameters: LoRA's, and one per output feature of every map and norm that is named above.
 
-Departure: weight decay pulls b to 0, thus the bias to the base's; PEFT's pulls the bias itself.
+Departures.
+(1) Biases of the base. Paper: none are trained. PEFT: the base's own parameter is trained, so that
+    it changes for every adapter. Here: a difference, as in BitFit, which can be off, merged, or on
+    for some rows only; weight decay pulls it to 0, where PEFT's pulls the bias itself.
+    Shown by test_peft_lora_parts.py::test_their_file_opens_is_saved_and_is_merged
 """
 
 from __future__ import annotations
@@ -40,8 +56,9 @@ class LoRABiasPatch(LoRAPatch):
         self.bias_scale = self.scale if inside else 1.0
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = W0 x + b0 (B, T, out) -> (B, T, out), in the dtype of y."""
-        return (super().forward(x, y) + self.bias_scale * self.b).to(y.dtype)
+        """x (N, T, in), y = W0 x + b0 (N, T, out) -> h (N, T, out), in the dtype of y."""
+        h = super().forward(x, y)  # eq. 1: and eq. 2 without b, (N, T, out)
+        return (h + self.bias_scale * self.b).to(y.dtype)  # eq. 2: h, and of eq. 1, (N, T, out)
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """(W0 + scale B A (out, in), b0 + b (out,))."""

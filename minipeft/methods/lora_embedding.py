@@ -1,15 +1,29 @@
-"""LoRA on an embedding, in the weights door (Hu et al. 2021; loralib's and 🤗 PEFT's `Embedding`).
+"""LoRA on an embedding, in the weights door (Hu et al. 2021, arXiv 2106.09685, and loralib).
 
-An embedding is a linear map of one-hot vectors: row i of E (V, C) is what it says of id i. So the
-detour of equation 3 is a product of two small tables, of which row i is looked up as well:
+Path: attach(model, LoRAEmbedding(...)) -> LoRAEmbedding.install -> LoRAEmbeddingPatch in a
+WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y).
 
-    e(i) = E[i] + (alpha / r) A[:, i]^T B^T          A (r, V)   B (C, r)   e (C,)
+An embedding is a linear map of one-hot vectors: row i of E is what it says of id i. So the detour
+of LoRA's equation 3 is a product of two small tables, of which row i is looked up as well:
 
-    A = 0 at the start, so that e(i) = E[i] exactly; B ~ N(0, 1) is the other way round than in
-    LoRA, since it is A that a single id touches a column of.
+    e(i) = E[i] + (alpha / r) A[:, i]^T B^T                                             (eq. 3)
 
-Parameters: r (V + C). Embeddings that multiply what they look up (BART's and Gemma's `embed_scale`)
-multiply the detour too, so that it can be merged. There is no dropout: an id has no features.
+    E (V, C) frozen    A (r, V), B (C, r) trained    e (C,)
+    ids (N, T) -> rows of A^T (N, T, r) -> e (N, T, C)
+
+Start: A = 0, so that e(i) = E[i] exactly; B ~ N(0, 1). It is the other way round than in LoRA,
+since it is A of which a single id touches a column: dL/dB = 0 at the first step.
+
+Merge: E + (alpha / r) (B A)^T. Embeddings that multiply what they look up (BART's and Gemma's
+`embed_scale`) multiply the detour too, so that it can be merged.
+
+Parameters: r (V + C), trained and stored. There is no dropout: an id has no features.
+
+Departures.
+(1) Tied heads. Paper: not said. PEFT: the head keeps E alone, and a merge changes it without a
+    word, unless ensure_weight_tying is set. Here: see `LoRAEmbedding`; a merge that would change
+    what another module reads is refused.
+    Shown by test_peft_lora_parts.py::test_their_file_opens_is_saved_and_is_merged
 """
 
 from __future__ import annotations
@@ -41,13 +55,13 @@ class LoRAEmbeddingPatch(nn.Module):
         self.padding_idx = embedding.padding_idx  # an id that is not trained
 
     def forward(self, ids: Tensor, y: Tensor) -> Tensor:
-        """ids (B, T), y = E[ids] (B, T, C) -> (B, T, C), in the dtype of y."""
+        """ids (N, T), y = E[ids] (N, T, C) -> e (N, T, C), in the dtype of y."""
         return self.look_up(ids, y, self.factor)
 
     def look_up(self, ids: Tensor, y: Tensor, factor: float) -> Tensor:
-        low = F.embedding(ids, self.A.T, self.padding_idx)  # (B, T, r)
-        detour = F.linear(low, self.B)  # (B, T, C)
-        return (y + factor * self.scale * detour).to(y.dtype)
+        low = F.embedding(ids, self.A.T, self.padding_idx)  # eq. 3: A[:, i]^T, (N, T, r)
+        detour = F.linear(low, self.B)  # eq. 3: A[:, i]^T B^T, (N, T, C)
+        return (y + factor * self.scale * detour).to(y.dtype)  # eq. 3: e, (N, T, C)
 
     def delta(self) -> Tensor:
         """scale (B A)^T: (V, C)."""

@@ -13,7 +13,7 @@ Section 2. The frozen model reads the prompt, then the embedded input:
     With P = 20, C = 64 and N rows of T tokens: ids (N, T) -> ids (N, 20 + T) -> vectors
     (N, 20 + T, 64); the attention mask gets 20 ones, the labels 20 times -100.
 
-Section 2.1, how P_e starts (`start`):
+Start (section 2.1, `start`):
 
     "random"       uniform in [-scale, scale]; the paper's 0.5 is for T5, whose word vectors are
                    wide. Where they are narrow (GPT-2: standard deviation 0.14, the tiny models:

@@ -1,33 +1,45 @@
 """QLoRA: LoRA on a base in four bits (Dettmers et al. 2023, arXiv 2305.14314), weights door.
 
-Section 3, equations 5 and 6. The frozen W0 is kept in NF4 with doubly quantized scales, and is
-made a matrix of floats only for the moment of a multiplication (see parts/quantization.py):
+Path: attach(model, QLoRA(...)) -> QLoRA.install -> tuner.surround(path, QLoRAPatch) ->
+WeightDoor.forward, which calls the patch's four bits (`Quantized` of parts/quantization.py) in the
+place of the base's map, then QLoRAPatch.forward(x, y).
 
-    h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T
-                     x (B, T, in)   W0 (out, in) in 4 bits   A (r, in)   B (out, r)   b (out,)
+Section 3. The frozen W0 is kept in NF4 with doubly quantized scales, and is made a matrix of floats
+only for the moment of a multiplication:
 
-    Gradients go through dequantize(W0) to x, and into A and B; W0 and its scales get none.
+    h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T                                  (eq. 5)
 
-Parameters: r (in + out) for every linear map that is adapted, as in LoRA; by default all linear
-maps of all blocks, which the paper found to matter more than the rank (section 4).
-Bytes: 4.127 bits per weight instead of 16 or 32, for *all* linear maps of the blocks, adapted or
-not. Words, norms, biases and heads stay as they are. In a model of unknown anatomy only the maps
+    W0 (out, in) in 4 bits, b (out,) frozen    A (r, in), B (out, r) trained
+    x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r) -> (N, T, out)
+
+Start: B = 0, so that h is the quantized base's answer, not the base's. Gradients go through
+dequantize(W0) to x, and into A and B (dL/dA = 0 at the first step); W0 and its scales get none.
+
+Merge: dequantize(W0) + (alpha / r) B A in the base's dtype, rounded once: a full-precision model of
+full size. Quantizing that again would lose most of B A, so we do not. A saved tuner is a plain LoRA
+for other programs; on the full-precision base it gives other logits than the ones it was trained
+for. `mp.merge_drift` measures both.
+
+Parameters: r (in + out) for every linear map that is adapted, trained and stored, as in LoRA; by
+default all linear maps of all blocks, which the paper found to matter more than the rank (section
+4). Bytes: 4.127 bits per weight instead of 16 or 32, for *all* linear maps of the blocks, adapted
+or not. Words, norms, biases and heads stay as they are. In a model of unknown anatomy only the maps
 that the targets name are quantized.
 
 What belongs to whom. The four bits belong to the tuner's name, as A and B do. `disable`, `detach`
 and a row that is routed elsewhere give the base as it was before, bit for bit. So the original
 weights are *kept*, and on a model that was loaded in full precision nothing is saved: `report()`
-counts both. Two tuners that quantize alike share their four bits.
-If another LoRA acts on the same rows, both add to the quantized base.
+counts both. Two tuners that quantize alike share their four bits. If another LoRA acts on the same
+rows, both add to the quantized base.
 
-Merging writes dequantize(W0) + (alpha / r) B A in the base's dtype, rounded once: a full-precision
-model of full size. Quantizing that again would lose most of B A, so we do not. A saved tuner is a
-plain LoRA for other programs; on the full-precision base it gives other logits than the ones it
-was trained for. `mp.merge_drift` measures both.
-
-Departures. (1) The base's dtype takes the place of bf16 unless `compute` names one. (2) No paged
-optimizer. (3) The paper's code quantizes every linear map but the language head, so a pooler or an
-embedding's projection too: ours those of the blocks.
+Departures.
+(1) Precision. Paper: multiplies in bf16. PEFT: in bnb_4bit_compute_dtype. Here: in the base's dtype
+    unless `compute` names one. Shown by test_qlora.py::test_computing_in_bf16_on_an_fp32_base
+(2) Optimizer. Paper: pages its state between GPU and CPU. PEFT: leaves it to bitsandbytes. Here: no
+    paging. Shown by test_qlora.py::test_the_report_counts_bytes_of_both
+(3) What is quantized. Paper: its code takes every linear map but the language head, so a pooler or
+    an embedding's projection too. PEFT: likewise. Here: the maps of the blocks.
+    Shown by test_qlora.py::test_maps_without_lora_are_quantized_too
 """
 
 from __future__ import annotations
@@ -53,8 +65,8 @@ class QLoRAPatch(nn.Module):
         self.lora = lora
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, in), y = x dequantize(W0)^T + b (B, T, out) -> y + scale x A^T B^T."""
-        return y if self.lora is None else self.lora(x, y)
+        """x (N, T, in), y = x dequantize(W0)^T + b (N, T, out) -> h (N, T, out)."""
+        return y if self.lora is None else self.lora(x, y)  # eq. 5: h, (N, T, out)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The map that does the same: (dequantize(W0) + scale B A (out, in), b (out,))."""

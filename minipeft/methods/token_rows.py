@@ -1,14 +1,29 @@
 """Rows of the vocabulary that are trained in full: 🤗 PEFT's `trainable_token_indices`.
 
-New tokens, or a few that mean something else in this task, get vectors of their own, and all others
-stay as they are. In the weights door of the token embedding E (V, C), for n chosen ids:
+In the weights door. Path: attach(model, TokenRows(...)) -> TokenRows.install -> TokenRowsPatch in a
+WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y).
 
-    e(i) = R[k] if i is the k-th of the ids, else E[i]        R (n, C), at the start the rows of E
+New tokens, or a few that mean something else in this task, get vectors of their own, and all others
+stay as they are (the number of the equation is ours):
+
+    e(i) = R[k] if i is the k-th of n chosen ids, else E[i]                             (eq. 1)
+
+    E (V, C) frozen    R (n, C) trained    ids (N, T) -> e (N, T, C)
 
 Where the matrix that writes words is the same as the one that reads them (tied weights), its rows
 change too: the logit of the k-th id is R[k] h, plus the head's bias if it has one.
 
-Parameters: n C.
+Start: R holds these rows of E, so that e(i) = E[i] exactly; every row has a gradient when its id is
+read or its logit counts.
+
+Merge: R takes the place of these rows of E.
+
+Parameters: n C, trained and stored.
+
+Departures.
+(1) Source. Paper: there is none; it is a common practice. PEFT: R beside E in every module that
+    shares it. Here: one R for all of them.
+    Shown by test_peft_lora_parts.py::test_it_trains_on_with_the_same_numbers
 """
 
 from __future__ import annotations
@@ -40,7 +55,7 @@ class TokenRowsPatch(nn.Module):
     def look_up(self, ids: Tensor, y: Tensor, factor: float) -> Tensor:
         hit = ids[..., None] == self.ids  # (B, T, n)
         rows = factor * F.embedding(hit.int().argmax(-1), self.rows)  # (B, T, C)
-        return torch.where(hit.any(-1, keepdim=True), rows.to(y.dtype), y)
+        return torch.where(hit.any(-1, keepdim=True), rows.to(y.dtype), y)  # eq. 1: e, (N, T, C)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         return weight.index_copy(0, self.ids, self.rows.to(weight)), bias

@@ -1,5 +1,7 @@
 """Two pages made from the method files: docs/equations.md and docs/departures.md.
 
+    python notebooks/builder/equations.py          writes them anew
+
 A method file says its equations in its docstring and marks the lines that are these equations:
 
     h = W0 x + (alpha / r) B A x                                      (eq. 3)      docstring
@@ -23,8 +25,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.cut import ROOT
-
+ROOT = Path(__file__).resolve().parents[2]
 METHODS = ROOT / "minipeft" / "methods"
 NO_EQUATION = {"__init__", "method", "finetuning"}  # files of the folder that are no method
 LABEL = re.compile(r"\(eq\. ([\w.-]+)\)")
@@ -157,7 +158,7 @@ def equations_page(folder: Path = METHODS) -> str:
     rows = [
         "# Equations and their lines",
         "",
-        "Made by `python notebooks/build.py docs` from the markers `# eq. N` in the method files.",
+        "Made by `python notebooks/builder/equations.py` from the markers `# eq. N` of the methods.",
         "",
         "| method | equation | line of code | what it gives | where |",
         "|---|---|---|---|---|",
@@ -180,7 +181,7 @@ def departures_page(folder: Path = METHODS) -> str:
         "# Departures",
         "",
         "Where a method here is not the letter of its paper, or does other than 🤗 PEFT, and why. "
-        "Made by `python notebooks/build.py docs` from the docstrings of the method files.",
+        "Made by `python notebooks/builder/equations.py` from the docstrings of the method files.",
     ]
     for path in method_files(folder):
         rows += ["", f"## {docstring(path).splitlines()[0].rstrip('.')}", ""]
@@ -192,3 +193,19 @@ def departures_page(folder: Path = METHODS) -> str:
 
 
 PAGES = {"equations.md": equations_page, "departures.md": departures_page}
+
+
+def write_pages(folder: Path = ROOT / "docs") -> list[Path]:
+    """Write both pages, where they differ from what is there; returns those that did."""
+    changed = []
+    for name, page in PAGES.items():
+        path, text = folder / name, page()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+            changed.append(path)
+    return changed
+
+
+if __name__ == "__main__":
+    for path in write_pages():
+        print(f"wrote {path.relative_to(ROOT)}")
