@@ -158,7 +158,7 @@ def equations_page(folder: Path = METHODS) -> str:
     rows = [
         "# Equations and their lines",
         "",
-        "Made by `python notebooks/builder/equations.py` from the markers `# eq. N` of the methods.",
+        "Made by `python notebooks/builder/equations.py` from markers `# eq. N` of the methods.",
         "",
         "| method | equation | line of code | what it gives | where |",
         "|---|---|---|---|---|",
