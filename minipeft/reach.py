@@ -50,12 +50,20 @@ class Reach:
         wrap: (model, batch) -> the batch with soft prompts.
         later: (model, batch, tokens in the cache) -> a batch that gets none, with its positions.
         prepare: called before every pass.
+        look_at_rows: (model, module, arguments) -> None, called before a pass enters that module;
+            it may run the module by itself.
     """
 
     def __init__(
-        self, model: nn.Module, lock, wrap: Callable, later: Callable, prepare: Callable
+        self,
+        model: nn.Module,
+        lock,
+        wrap: Callable,
+        later: Callable,
+        prepare: Callable,
+        look_at_rows: Callable,
     ) -> None:
-        self.model, self.lock = model, lock
+        self.model, self.lock, self.look_at_rows = model, lock, look_at_rows
         self.wrap, self.later, self.prepare = wrap, later, prepare
         self.depth, self.partly = 0, False
         self.root, self.given = "", {}
@@ -91,6 +99,15 @@ class Reach:
             for mark in tuner.marks.values():
                 mark.clear()
         self.prepare(self.model)
+
+    def look(self, module: nn.Module, given: dict) -> None:
+        """Let `look_at_rows` look; a pass that it makes for this leaves no trace."""
+        kept = self.placed, {*self.entered}, self.masks
+        self.look_at_rows(self.model, module, given)
+        self.placed, self.entered, self.masks = kept
+        for tuner in self.model.minipeft.tuners.values():
+            for mark in tuner.marks.values():
+                mark.clear()
 
     # ---- soft prompts ----
 
@@ -277,6 +294,8 @@ class Entrance:
             reach.begin(self.path, given)
         reach.entered.add(self.path)
         changed = None if reach.placed else reach.place_words(self.path, module, given)
+        if reach.depth == 1:
+            reach.look(module, given | (changed or {}))
         return None if changed is None else ((), given | changed)
 
     def passed(self, *_) -> None:

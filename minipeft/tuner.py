@@ -15,7 +15,7 @@ import copy
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -52,6 +52,7 @@ from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at, name_of
 from minipeft.model.families import Family
 from minipeft.reach import Reach, takes
 from minipeft.report import Report
+from minipeft.routing import check_rows, is_known, one_set_at_a_time
 
 WAIT = 60  # seconds that a thread waits for its turn
 
@@ -99,9 +100,10 @@ class Attached:
         self.training = [(m, m.training) for m in model.modules()]
         self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
         self.rows: Routed | None = None  # see `route`
+        self.checked: set = set()  # inputs whose rows have been followed, see minipeft.routing
         self.attention: OpenedAttention | None = None  # of transformers models, for memories
         self.turn = Turn()
-        self.reach = Reach(model, self.turn, wrap_now, later, prepare)
+        self.reach = Reach(model, self.turn, wrap_now, later, prepare, look_at_rows)
         self.hooks = [*self.reach.hooks, *state.register(model)]
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
@@ -116,6 +118,13 @@ class Attached:
                 buffer.copy_(value)
         for module, mode in self.training:
             module.training = mode
+
+
+def look_at_rows(model: nn.Module, module: nn.Module, given: dict) -> None:
+    """Before `module`, the model or one inside it, is called so: see `minipeft.routing`."""
+    attached = model.minipeft
+    if attached.rows is not None:
+        check_rows(model, module, attached.rows, given, attached.checked)
 
 
 def tuners(model: nn.Module) -> dict[str, Tuner]:
@@ -667,6 +676,7 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
     """One forward pass, a tuner per row: `with route(model, ["a", None, "b"]): model(**batch)`.
 
     names: for every row of the batch the tuner's name, None for the plain base, or several names.
+    A model in which the rows cannot be followed stops with a ValueError (see `minipeft.routing`).
     With gradient checkpointing call backward inside the `with` as well, because the layers are
     then run again. One thread at a time is inside: another one's pass waits for its turn.
     """
@@ -676,7 +686,9 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
 
 def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
     known = tuners(model)
-    rows = Routed((row,) if isinstance(row, str) else tuple(row or ()) for row in names)
+    anatomy = anatomy_of(model)
+    each = ((row,) if isinstance(row, str) else tuple(row or ()) for row in names)
+    rows = Routed(each, known=is_known(model, anatomy))
     if not rows:
         raise ValueError("route() needs one name per row of the batch.")
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -693,13 +705,23 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
             )
     every = [*doors(model), *([model.minipeft] if known else [])]
     before = [door.rows for door in every]
-    try:
-        for door in every:
-            door.rows = rows
-        yield
-    finally:
-        for door, old in zip(every, before, strict=True):
-            door.rows = old
+
+    def tell(names: Iterable[str], mask: Tensor | None) -> None:
+        for name in names if mask is not None else ():
+            model.minipeft.rows = None
+            known[name].method.look(known[name], {"attention_mask": mask})
+            model.minipeft.rows = rows
+
+    with ExitStack() as stack:
+        try:
+            for door in every:
+                door.rows = rows
+            for module in [] if rows.uniform else anatomy.rowless():
+                stack.enter_context(one_set_at_a_time(module, rows, tell))
+            yield
+        finally:
+            for door, old in zip(every, before, strict=True):
+                door.rows = old
 
 
 def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:

@@ -25,15 +25,29 @@ from minipeft.doors.marks import Mark
 
 
 class Routed(list):
-    """For each row of the batch the names that act on it; shared by all doors of a model."""
+    """For each row of the batch the names that act on it; shared by all doors of a model.
 
-    def __init__(self, rows: Iterable[tuple[str, ...]]) -> None:
+    known: every layer reads row after row; else minipeft.routing looks first, and sets `verified`.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, ...]], known: bool = True) -> None:
         super().__init__(rows)
+        self.known = self.verified = known
+        self.uniform = (
+            len({frozenset(names) for names in self}) == 1
+        )  # so nobody need tell them apart
         self.apart = all(len(set(names)) < 2 for names in self)  # no row has two names
         self._places: dict[int, dict[str, Tensor]] = {}
 
-    def places(self, size: int) -> dict[str, Tensor]:
-        """Name -> its places in a first dimension of this size; see `Door.active`."""
+    def places(self, size: int) -> dict[str, Tensor | None]:
+        """Name -> its places in a first dimension of this size, None: all; see `Door.active`."""
+        if self.uniform:
+            return dict.fromkeys(self[0])
+        if not self.verified:
+            raise ValueError(
+                "route() has not seen how this model's layers lay out their rows: call the model "
+                "itself, not a part of it."
+            )
         if size not in self._places:
             if size % len(self):
                 raise ValueError(

@@ -408,6 +408,15 @@ class Anatomy:
         rows = [t.num_embeddings - o for t, o in zip(tables, offsets, strict=True)]
         return min(rows, default=None)
 
+    def is_listed(self) -> bool:
+        """Is its family one of minipeft.model.families?"""
+        return self.family in FAMILIES
+
+    def rowless(self) -> list[nn.Module]:
+        """Modules in which layers read what belongs to no row of the batch."""
+        ends = tuple(f".{name}" for name in self.family.rowless) if self.family else ()
+        return [m for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
+
     def is_encoder_decoder(self) -> bool:
         config = getattr(self.model, "config", None)
         kind = getattr(config, "kind", None)

@@ -50,6 +50,7 @@ class Family:
     query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
     top: what lies above the last block and below the head.
     norms: layer norms, relative to a block, or to any module that the blocks stand in.
+    rowless: modules in which layers read what belongs to no row of the batch (relative positions).
     """
 
     model_types: tuple[str, ...]
@@ -68,6 +69,7 @@ class Family:
     down: tuple[str, ...] = ()
     top: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
+    rowless: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -292,6 +294,7 @@ FAMILIES = (
         up=("intermediate.dense",),
         down=("output.dense",),
         norms=("attention.output.LayerNorm", "output.LayerNorm", "embeddings.LayerNorm"),
+        rowless=("encoder",),
     ),
 )
 

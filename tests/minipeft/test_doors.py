@@ -179,7 +179,9 @@ def test_rows_get_their_own_patches(each):
     expected = [lora, base, 2 * base, 2 * lora]
     for i in range(4 * each):
         torch.testing.assert_close(y[i], expected[i // each][i])
-    door.rows = Routed([("a",)] * 3)
+    door.rows = Routed([("a",)] * 3)  # nobody need tell the rows apart
+    torch.testing.assert_close(door(x[:1]), lora[:1])
+    door.rows = Routed([("a",), (), ("a",)])
     with pytest.raises(ValueError, match="names 3 rows, but a layer got a batch of"):
         door(x[:4])
 

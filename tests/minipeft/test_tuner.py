@@ -265,7 +265,7 @@ def test_routes_that_cannot_be_are_refused():
     ]:
         with pytest.raises(ValueError, match=sentence), mp.route(model, names):
             pass
-    with pytest.raises(ValueError, match="names 2 rows, but a layer got a batch of 3"):
+    with pytest.raises(ValueError, match="names 2 rows, but the batch has 3"):
         with mp.route(model, ["a", "a"]):
             model(**batch)
     model(**batch)  # the failed route is over
