@@ -662,9 +662,10 @@ class Tuner:
     def _stand(self, door: Door, module: nn.Module) -> None:
         """Let `module` stand wherever the door, its base or a copy of it stands now."""
         now = {door, door.base, *door.patches.values(), *door.rounded} - {module}
-        inside = {door, door.patches, *(other.patches for other in doors(self.model))}
+        every = [door, *doors(self.model)]
+        inside = {door, *(module for other in every for module in other.patches.modules())}
         for parent in list(self.model.modules()):
-            if parent in inside:  # patches, of which some sit in several doors
+            if parent in inside:  # patches, of which some sit in several doors, or know one another
                 continue
             for key, child in parent._modules.items():
                 if child in now:
