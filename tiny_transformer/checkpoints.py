@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .config import TransformerConfig
-from .files import saving_tensors, saving_text, write_all
+from .files import check_fetched, saving_tensors, saving_text, write_all
 from .heads import ClassificationHead, TaggingHead
 from .hugging_face import (
     HEADS,
@@ -134,6 +134,7 @@ def load(name: str | Path, head: str = "language", labels: int | None = None, se
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError) as problem:
+        check_fetched(path)
         raise ValueError(f"{path} is damaged ({problem}); fetch or write it again.") from None
     fresh = from_hugging_face(model, tensors)
     if fresh and head == "language":

@@ -60,6 +60,21 @@ def write_tensors(path: str | Path, tensors: dict, metadata: dict | None = None)
     write(path, saving_tensors(tensors, metadata))
 
 
+def check_fetched(path: str | Path) -> None:
+    """A file that cannot be read may be what Git leaves in the place of a large one.
+
+    Raises:
+        ValueError: it is; the sentence says how to fetch the file itself.
+    """
+    with open(path, "rb") as file:
+        start = file.read(40)
+    if start.startswith(b"version https://git-lfs"):
+        raise ValueError(
+            f"{path} is a pointer of Git LFS, not the file itself: fetch it by `git lfs pull` in "
+            "its repository, or download the file from its page."
+        )
+
+
 def saving_text(text: str) -> Callable[[str], None]:
     """What `write` calls to save a text."""
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
 from minipeft.tuner import seeded
-from tiny_transformer.files import write_text
+from tiny_transformer.files import check_fetched, write_text
 
 HEADS = ("language", "classification", "tagging")
 
@@ -220,6 +220,8 @@ def _open_hub(name, options, head, labels, seed) -> Base:
                 name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **more
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
+        for path in sorted(Path(name).glob("*.safetensors")):
+            check_fetched(path)
         raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
     fresh = _check_loaded(name, model, info, head, notes)
     return Base(name, model, tokenizer, kind, head, tiny=False, notes=notes, fresh=fresh)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import minipeft as mp
 from minipeft.commands import bases, data, runs
+from minipeft.files.saving import read
+from minipeft.model.families import TASK_HEADS
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.pronunciation import Alphabet
 from minipeft.tasks.tasks import Task
@@ -87,6 +89,13 @@ def open_it(
             )
         kind, head = config["task"]["kind"], config["base"]["head"]
         labels = tuple(config["task"]["labels"] or ()) or labels
+    if not config and is_adapter(what) and head in (None, "language"):
+        told = trained_head(what)
+        if told:
+            head, trained_kind, numbered = told
+            named = (labels, bases.labels_in(chosen, options, head), numbered)
+            labels = next(each for each in named if each and len(each) == len(numbered))
+            kind = kind or trained_kind
     if head is None and kind == "classify":  # a decoder may have been fine-tuned with such a head
         own = bases.labels_in(chosen, options, "classification")
         head = None if own is None else "classification"
@@ -104,6 +113,24 @@ def open_it(
     if is_adapter(what):
         tuner = mp.load(base.model, runs.adapter_of(what), name, options.any_base)
     return Opened(base, tuner, kind, labels, config)
+
+
+def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """(head, kind, labels) that an adapter's task_type and tensors tell; None for no such head.
+
+    Its labels have no names in the file: they are called as transformers would call them.
+    """
+    settings, tensors, _ = read(Path(folder))
+    found = {"SEQ_CLS": ("classification", "classify"), "TOKEN_CLS": ("tagging", "tag")}
+    head, kind = found.get(settings.get("task_type"), (None, None))
+    layers = [
+        tensor
+        for key, tensor in tensors.items()
+        if tensor.dim() == 2 and set(key.split(".")) & {*TASK_HEADS, "head"}
+    ]
+    if head is None or not layers:
+        return None
+    return head, kind, tuple(f"LABEL_{number}" for number in range(min(map(len, layers))))
 
 
 def own_labels(base: str, options, head: str, labels) -> tuple[str, ...] | None:

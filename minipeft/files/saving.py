@@ -23,12 +23,13 @@ from torch import Tensor, nn
 import minipeft.methods as methods
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
+from minipeft.files.other_shapes import check_heads, in_names_of
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
 from minipeft.tuner import Tuner, attach
-from tiny_transformer.files import saving_tensors, saving_text, write_all
+from tiny_transformer.files import check_fetched, saving_tensors, saving_text, write_all
 
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
@@ -102,6 +103,9 @@ def load(
             "or shapes differ from this model's: load that base, or pass any_base=True."
         )
     reader = layouts.READERS.get(settings["peft_type"])
+    if not ours:
+        settings, tensors = in_names_of(anatomy, settings, tensors)
+    check_heads(anatomy, settings, tensors)
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
     elif ours:
@@ -127,7 +131,10 @@ def fill(tuner: Tuner, values: dict[str, Tensor]) -> None:
             if layer is None or parameter not in layer._parameters:
                 near = difflib.get_close_matches(path, tuner.anatomy.modules, n=1)
                 hint = f" (the nearest is {near[0]})" if near else ""
-                raise ValueError(f"The file has a tensor for {path}, which is not there{hint}.")
+                raise ValueError(
+                    f"The file has a tensor for {path}, which is not there{hint}: it was made for "
+                    "a model of another class."
+                )
             tuner.copy(path)
             places = tuner.named_tensors()
     missing = [key for key in places if key not in values]
@@ -161,6 +168,7 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
     try:
         settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (ValueError, RecursionError):  # nested a hundred thousand deep
+        check_fetched(folder / CONFIG)
         raise ValueError(f"{folder / CONFIG} is not JSON: it is damaged.") from None
     if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
         raise ValueError(f"{folder / CONFIG} does not name a peft_type: it is damaged.")
@@ -190,6 +198,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        check_fetched(path)
         raise ValueError(
             f"{path} is not a whole safetensors file ({one_line(error)}): it is damaged, or "
             "something else."

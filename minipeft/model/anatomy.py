@@ -352,14 +352,14 @@ class Anatomy:
     def tables(self, targets: Iterable[str]) -> list[Place]:
         """Embeddings by their names, "words" for those of tokens, as places in the weights door.
 
-        Raises ValueError for a target that names none, or one that stands in several places.
+        Raises ValueError for a target that names none.
         """
         places = []
         for target in targets:
             if target == "words":
                 paths = [seat.path for seat in self.embeddings()]
             else:
-                paths = [p for p in self._match(target, f"*.{target}") if self._is_table(p)]
+                paths = [p for p in self.matching(target, f"*.{target}") if self._is_table(p)]
             if not paths:
                 have = ", ".join(path for path in self.modules if self._is_table(path)) or "none"
                 raise ValueError(f"{target!r} is no embedding of this model; it has {have}.")

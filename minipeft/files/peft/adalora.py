@@ -21,13 +21,14 @@ from minipeft.files.peft.common import (
     check_shapes,
     common_settings,
     copied,
+    drop_base,
     pick,
     short_names,
     target_names,
     whole,
     without_prefix,
 )
-from minipeft.files.peft.options import check_options
+from minipeft.files.peft.options import check_options, check_start
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.model.anatomy import Anatomy, name_of
 
@@ -92,6 +93,7 @@ def read_adalora(
 ) -> tuple[AdaLoRA, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
     named = without_prefix(tensors, "AdaLoRA")
+    drop_base(named, anatomy)
     Q, Lambda, P = (pick(named, f".lora_{letter}") for letter in "AEB")
     values = {key: value for key, value in named.items() if ".lora_" not in key}
     odd = sorted((set(Q) | set(Lambda) | set(P)) - (set(Q) & set(Lambda) & set(P)))
@@ -120,6 +122,7 @@ def read_adalora(
 def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaLoRA:
     """An AdaLoRA for exactly the modules that the file has tensors for, scaled as PEFT would."""
     check_options(settings, READ | {"rank_pattern"}, "AdaLoRA")
+    check_start(settings.get("init_lora_weights"))
     init_r, pattern = settings.get("init_r"), settings.get("rank_pattern") or {}
     for path, tensor in Q.items():
         left = pattern.get(f"{path}.lora_E") if isinstance(pattern, dict) else False

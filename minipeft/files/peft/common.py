@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from minipeft.doors.weights import check_plain, features, is_linear, is_map, is_transposed
@@ -90,7 +91,10 @@ def check_same_modules(adapted: Iterable[str], places: list) -> None:
     """The modules that the tensors are for must be those that the settings name."""
     odd = sorted(set(adapted) ^ {place.path for place in places})
     if odd:
-        raise ValueError(f"The file's settings and its tensors differ in {odd[0]}: it is damaged.")
+        raise ValueError(
+            f"What the file's settings name in this model is not what it has tensors for, {odd[0]} "
+            "for one: load the class of model that it was made for."
+        )
 
 
 def short_names(anatomy: Anatomy, paths: list[str]) -> list[str]:
@@ -131,6 +135,33 @@ def value_of(table, place, default):
 
 def pick(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
     return {key.removesuffix(end): value for key, value in named.items() if key.endswith(end)}
+
+
+def take(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    """Path -> tensor of the names with this end, which are taken out."""
+    found = pick(named, end)
+    for path in found:
+        del named[f"{path}{end}"]
+    return found
+
+
+def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
+    """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
+    for path, weight in take(named, ".base_layer.weight").items():
+        module = anatomy.modules.get(path)
+        own = getattr(module, "weight", None)
+        if own is None or own.shape != weight.shape:
+            shape = "none" if own is None else tuple(own.shape)
+            raise ValueError(
+                f"The file holds a matrix of {path} of shape {tuple(weight.shape)}, this model "
+                f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
+                "added to the base."
+            )
+        if not torch.equal(own.detach().to(weight), weight):
+            raise ValueError(
+                f"The file holds a matrix of {path} that is not this base's: it was trained, or "
+                "made for another base; save the base that it was made for, and load that one."
+            )
 
 
 def heads_to_save(tuner) -> list[str]:

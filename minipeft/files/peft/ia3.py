@@ -21,6 +21,7 @@ from minipeft.files.peft.common import (
     check_same_modules,
     common_settings,
     copied,
+    drop_base,
     pick,
     short_names,
     sizes_at,
@@ -70,6 +71,7 @@ def read_ia3(
 ) -> tuple[IA3, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off the tensors."""
     named = without_prefix(tensors, "IA3")
+    drop_base(named, anatomy)
     vectors = pick(named, END)
     others = {key: value for key, value in named.items() if not key.endswith(END)}
     if not vectors:

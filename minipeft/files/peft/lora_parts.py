@@ -25,8 +25,10 @@ from minipeft.files.peft.common import (
     by_module,
     common_settings,
     copied,
+    drop_base,
     pick,
     short_names,
+    take,
     whole,
     without_prefix,
 )
@@ -180,33 +182,6 @@ def read_lora(
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
     return method or (parts[0] if len(parts) == 1 else Together(tuple(parts))), values
-
-
-def take(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
-    """Path -> tensor of the names with this end, which are taken out."""
-    found = pick(named, end)
-    for path in found:
-        del named[f"{path}{end}"]
-    return found
-
-
-def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
-    """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
-    for path, weight in take(named, ".base_layer.weight").items():
-        module = anatomy.modules.get(path)
-        own = getattr(module, "weight", None)
-        if own is None or own.shape != weight.shape:
-            shape = "none" if own is None else tuple(own.shape)
-            raise ValueError(
-                f"The file holds a matrix of {path} of shape {tuple(weight.shape)}, this model "
-                f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
-                "added to the base."
-            )
-        if not torch.equal(own.detach().to(weight), weight):
-            raise ValueError(
-                f"The file holds a matrix of {path} that is not this base's: it was trained, or "
-                "made for another base; save the base that it was made for, and load that one."
-            )
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

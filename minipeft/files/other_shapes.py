@@ -1,0 +1,102 @@
+"""A file and a model of one family in two shapes: bare or with a head, or with another head.
+
+A BertForMaskedLM calls `bert.encoder.layer.0...` what a BertModel calls `encoder.layer.0...`. An
+adapter of the one means the same on the other, so its names are changed. A head that was trained
+and that the model does not have cannot be made up: the sentence says which class has it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor
+
+from minipeft.files.peft.common import BASE, PREFIX
+from minipeft.files.peft.task_types import HEADS
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.families import TASK_HEADS
+
+ADAPTED = re.compile(r"\.(lora_|ia3_l$|token_adapter\.|base_layer\.)")  # what follows a path
+BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
+TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
+
+
+def in_names_of(
+    anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]
+) -> tuple[dict, dict[str, Tensor]]:
+    """(settings, tensors) by the names that this model has for the modules the file adapts.
+
+    They are as they were where the names fit, or no one change makes all of them fit.
+    """
+    paths = {ADAPTED.split(k.removeprefix(PREFIX))[0] for k in tensors if ADAPTED.search(k)}
+    if not paths or paths <= anatomy.modules.keys():
+        return settings, tensors
+    longest = max(paths, key=len)
+    ends = [path for path in anatomy.modules if path and f".{longest}".endswith(f".{path}")]
+    begins = [path for path in anatomy.modules if f".{path}".endswith(f".{longest}")]
+    changes = [(longest.removesuffix(end), "") for end in ends]
+    changes += [("", begin.removesuffix(longest)) for begin in begins]
+    for old, new in changes:
+        changed = {new + p.removeprefix(old) for p in paths if p.startswith(old)}
+        if len(changed) == len(paths) and changed <= anatomy.modules.keys():
+            break
+    else:
+        return settings, tensors
+
+    def name(key: str) -> str:
+        return new + key.removeprefix(old) if key.startswith(old) else key
+
+    def full(key: str) -> str:
+        """A setting's key: a module's name (AdaLoRA: and more), or a pattern for its end."""
+        named = key.partition(".lora_")[0] in paths
+        return name(key) if named or not new else key
+
+    settings = {
+        k: {full(key): v for key, v in value.items()}
+        if k in BY_PATH and isinstance(value, dict)
+        else value
+        for k, value in settings.items()
+    }
+    # layers of a head keep their names where the model's trunk has a longer one
+    moved = [key for key in tensors if ADAPTED.search(key) or not new]
+    return settings, {_named(k, name) if k in moved else k: t for k, t in tensors.items()}
+
+
+def _named(key: str, name) -> str:
+    return PREFIX + name(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else key
+
+
+def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) -> None:
+    """A trained head in the file must be one that the model has, with as many labels.
+
+    Raises:
+        ValueError: it is not; the sentence says which model to load.
+    """
+    for key, tensor in tensors.items():
+        path = key.removeprefix(PREFIX).removeprefix(BASE)
+        head = path.split(".")[0]
+        if head not in (*TASK_HEADS, "head") or not key.startswith(BASE):
+            continue
+        module, _, parameter = path.rpartition(".")
+        layer = anatomy.modules.get(module)
+        own = None if layer is None else layer._parameters.get(parameter)
+        if own is not None and own.shape == tensor.shape:
+            continue
+        labels = min(len(t) for k, t in tensors.items() if head in k.split(".") and t.dim() == 2)
+        task, kind = settings.get("task_type"), type(anatomy.model).__name__
+        said = f" (task_type {task})" if isinstance(task, str) and task in TASKS else ""
+        if own is not None and head in TASK_HEADS:
+            raise ValueError(
+                f"The file holds a trained head {head!r}{said} with {labels} labels; {key} has "
+                f"shape {tuple(tensor.shape)}, here it has {tuple(own.shape)}: load the base that "
+                f"it was made for with num_labels={labels}."
+            )
+        if head == "head":  # a tiny_transformer's
+            what = f'tt.load(..., head="classification" or "tagging", labels={labels})'
+        else:
+            auto = TASKS.get(task, "AutoModelForSequenceClassification, say,")
+            what = f"{auto}.from_pretrained(..., num_labels={labels})".replace(",.from", ", .from")
+        raise ValueError(
+            f"The file holds a trained classification head {head!r}{said} with {labels} labels, "
+            f"which this {kind} does not have: load the base with that head, {what}."
+        )
