@@ -78,12 +78,25 @@ def _module(seen: dict[str, object], name: str, module: ModuleType) -> None:
         if name.partition(".")[0] in PACKAGES:
             if isinstance(value, FunctionType):
                 _function(seen, f"{name}.{key}", value)
+            elif type(value).__module__.startswith(CHECKS):
+                _instance(seen, f"{name}.{key}", value)
             elif isinstance(value, type) and value.__module__ == name:
                 for part, method in list(vars(value).items()):
                     if isinstance(method, (FunctionType, property, classmethod, staticmethod)):
                         seen[f"{name}.{key}.{part}"] = method
                     if isinstance(method, FunctionType):
                         _function(seen, f"{name}.{key}.{part}", method)
+
+
+def _instance(seen: dict[str, object], name: str, value: object) -> None:
+    """A check: its methods, also when one is put in front of them, and what it tries."""
+    for part in dir(type(value)):
+        method = getattr(type(value), part)
+        if isinstance(method, FunctionType):
+            seen[f"{name}.{part}"] = vars(value).get(part, method)
+    for part, held in list(vars(value).items()):
+        if isinstance(held, (tuple, str, int, float, FunctionType)):
+            seen[f"{name}.{part}"] = held
 
 
 def _function(seen: dict[str, object], name: str, function: FunctionType) -> None:

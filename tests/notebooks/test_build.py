@@ -446,3 +446,17 @@ def test_ctrl_c_in_the_command_ends_in_one_sentence(monkeypatch, capsys):
     monkeypatch.setattr(build.Builder, "lessons", lambda self, only: [])
     assert build.main(["course"]) == 130
     assert "the lessons that finished are kept" in capsys.readouterr().err
+
+
+def test_progress_bars_of_other_packages_print_no_warning_into_a_notebook():
+    """tqdm.auto, which transformers takes, warns in a notebook that has no widgets."""
+    source = """
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            from tqdm.auto import tqdm
+        tqdm.__module__
+        """
+    cell = nbformat.v4.new_code_cell(textwrap.dedent(source))
+    run.execute(nbformat.v4.new_notebook(cells=[cell]), threads=1)
+    assert cell.outputs[0].data["text/plain"] == "'tqdm.auto'"
