@@ -125,6 +125,11 @@ def report_of(tuner) -> Report:
         + (f"  +  head {head:,}" if head else "")
         + f"   stored {stored:,}   base {base:,}",
         *tuner.method.notes(tuner),
+        *(
+            [f"merged in half precision: {tuner.rounding:.2g} of the change lost to rounding"]
+            if tuner.merged and tuner.rounding is not None
+            else []
+        ),
     ]
     state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
     return Report(

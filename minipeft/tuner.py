@@ -31,6 +31,7 @@ from minipeft.doors.positions import (
     keep_positions,
     whole_rows,
 )
+from minipeft.doors.rounding import lost_share, tell
 from minipeft.doors.weights import (
     CopyDoor,
     Door,
@@ -216,6 +217,9 @@ class Tuner:
         self.enabled = True
         self.merged = False
         self.detached = False
+        self.rounding: float | None = (
+            None  # share of the change that a merge lost, in half precision
+        )
         self.first_digest = 0  # of the values that it came with
         self.finished: set[str] = set()  # tuners that had been trained when this one came
         self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
@@ -465,7 +469,9 @@ class Tuner:
         """Write the patches into the base's weights and take the doors out of the model.
 
         The model is then as fast and as plain as the base, and can be saved as one. The sum is
-        taken in fp32 and rounded once to the base's dtype; `unmerge` brings the old bits back.
+        taken in fp32 and rounded once to the base's dtype; `unmerge` brings the old bits back. In
+        half precision `rounding` is the share of the change that this loses; much is worth a
+        warning.
         """
         self._alive()
         if self.merged:
@@ -500,6 +506,7 @@ class Tuner:
                         f"{self.name!r} cannot be merged: {name!r} has a place at the same layer, "
                         "one copies it and the other patches it; detach that one first."
                     )
+        self.rounding = lost_share(self._doors(), self.name)
         done = []
         try:
             for door in self._doors():
@@ -513,6 +520,7 @@ class Tuner:
         for door in done:
             self._settle(door)
         update(self.model)
+        tell(self)
         return self
 
     def unmerge(self) -> Tuner:
