@@ -23,6 +23,7 @@ from minipeft.tasks.cloze import cloze
 from minipeft.tasks.voting import vote, vote_written
 from minipeft.training.history import History
 from minipeft.training.loop import train
+from minipeft.training.trainer_callback import trainer_callback
 from minipeft.training.warm_up import warm_up
 from minipeft.tuner import Tuner, attach, route, tuners
 
@@ -49,6 +50,7 @@ __all__ = [
     "tables",
     "tasks",
     "train",
+    "trainer_callback",
     "tuners",
     "vote",
     "vote_written",

@@ -49,6 +49,7 @@ from minipeft.doors.weights import (
 from minipeft.doors.words import WordDoor, is_left_padded, mask_of, together
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.methods.method import Method
+from minipeft.methods.parts.own_steps import WATCHED, OwnSteps, watch
 from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at, name_of
 from minipeft.model.families import Family
 from minipeft.reach import Reach, takes
@@ -196,6 +197,8 @@ def attach(
     tuner.first_digest = digest(tuner)
     update(model)
     WITH_TUNERS.add(model)
+    if method.counts_steps(tuner):
+        watch(tuner)
     return tuner
 
 
@@ -211,6 +214,7 @@ class Tuner:
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
         self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its other value
         self.words: range | None = None  # the ids of this tuner's own words
+        self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
         self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See minipeft.reach
         self.word_mark: Mark | None = None
         self.word_paths: list[str] = []  # of the embeddings that know the words
@@ -793,7 +797,12 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
 
 
 def prepare(model: nn.Module) -> None:
-    """Before every pass: attention reads memories, whatever was set since the last one."""
+    """Before every pass: attention reads memories, whatever was set since the last one; methods
+    that count steps do so, in a copy of a model as well.
+    """
+    for tuner in model.minipeft.tuners.values():
+        if tuner not in WATCHED and tuner.method.counts_steps(tuner):
+            watch(tuner)
     if model.minipeft.attention:
         model.minipeft.attention.open_again()
 

@@ -50,6 +50,7 @@ from torch.nn import functional as F
 
 from minipeft.methods.method import Method
 from minipeft.methods.parts.budget import Budgeted, Triplets
+from minipeft.methods.parts.own_steps import complaint
 from minipeft.methods.parts.validation import check_layers, check_names, check_number, check_table
 from minipeft.model.anatomy import name_of
 
@@ -97,10 +98,13 @@ class AdaLoRA(Budgeted, Method):
         betas: b1 and b2 of the moving averages.
         orthogonality: weight of the penalty.
         ranks: for a pruned file, how many triplets are left, {"<module>.<target>": 3}.
+        total_steps: how many steps of the optimizer a loop of your own will make.
 
     A tuner that has its target rank already is trained on without another pruning. A run of one
-    step prunes nothing. In a loop of your own: `begin(tuner, steps)`; add `penalty(tuner)` to the
-    loss; `after_step(tuner, step, steps)` after every optimizer step; `finish(tuner)`.
+    step prunes nothing. In a loop of your own say total_steps, and the optimizer's steps are
+    counted, with transformers' Trainer give it `callbacks=[minipeft.trainer_callback()]`; or call
+    `begin(tuner, steps)`, add `penalty(tuner)` to the loss, call `after_step(tuner, step, steps)`
+    after every optimizer step and `finish(tuner)` at the end.
 
     Raises:
         ValueError: when a value is impossible.
@@ -118,6 +122,7 @@ class AdaLoRA(Budgeted, Method):
     orthogonality: float = 0.5
     layers: tuple[int, ...] | None = None
     ranks: Mapping[str, int] = field(default_factory=dict, hash=False, repr=False)
+    total_steps: int | None = None
 
     def __post_init__(self) -> None:
         check_names(self, "targets")
@@ -132,6 +137,9 @@ class AdaLoRA(Budgeted, Method):
             rule = "that is a share below 1 or counts steps"
             check_number(self, name, rule, lambda n: 0 <= n < math.inf and (n < 1 or n % 1 == 0))
         check_number(self, "every", "from 1", lambda n: n >= 1, whole=True)
+        if self.total_steps is not None:
+            rule = "from 2, or None"
+            check_number(self, "total_steps", rule, lambda n: n >= 2, whole=True)
         check_number(self, "orthogonality", "from 0", lambda w: 0 <= w < math.inf)
         betas = tuple(self.betas) if isinstance(self.betas, list | tuple) else ()
         if len(betas) != 2 or not all(type(b) is float and 0 < b < 1 for b in betas):
@@ -147,12 +155,14 @@ class AdaLoRA(Budgeted, Method):
 
     def penalty(self, tuner) -> Tensor | None:
         """The mean over all P and Q of their distance to orthogonality, weighted."""
+        tuner.own_steps.penalized = True
         penalties = [patch.penalty() for _, patch in tuner.places]
         return self.orthogonality * sum(penalties) / (2 * len(penalties))
 
     def notes(self, tuner) -> list[str]:
-        left = self.left(tuner).values()
-        return [f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"]
+        left, missing = self.left(tuner).values(), complaint(tuner)
+        ranks = f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"
+        return [ranks, missing] if missing else [ranks]
 
     def restored(self, tensors: dict[str, Tensor]) -> tuple[AdaLoRA, dict[str, Tensor]]:
         """The AdaLoRA that has the ranks of these tensors, which may be a pruned one's."""

@@ -68,10 +68,17 @@ class Method:
         """A term to add to the training loss (AdaLoRA's orthogonality), or None."""
         return None
 
-    # ---- what `train` asks; numbers that must survive a checkpoint live in buffers of the patches
+    # ---- what `train` asks, or in a loop of one's own the optimizer's hooks (parts/own_steps.py);
+    # numbers that must survive a checkpoint live in buffers of the patches
 
     def begin(self, tuner, steps: int) -> None:
         """Called before the first step of a run, and before a run is resumed."""
+
+    total_steps: int | None = None  # of a run that is not `train`'s
+
+    def counts_steps(self, tuner) -> bool:
+        """Has it work to do after the steps of a run, so that it must know how long that is?"""
+        return False
 
     def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
         """Parameters that learn at a multiple of the rate, each with its factor (LoRA+)."""

@@ -68,6 +68,13 @@ class Together(Method):
     def identity_at_start(self) -> bool:
         return all(part.identity_at_start for part in self.methods)
 
+    @property
+    def total_steps(self) -> int | None:
+        return max((part.total_steps for part in self.methods if part.total_steps), default=None)
+
+    def counts_steps(self, tuner) -> bool:
+        return any(part.counts_steps(own) for part, own in self._parts(tuner))
+
     def settings(self) -> dict:
         parts = [{"method": type(p).__name__, "settings": p.settings()} for p in self.methods]
         return {"methods": parts}

@@ -204,3 +204,56 @@ def test_accelerate_saves_and_loads_what_is_trained(tmp_path, method):
     tensors, base = load_file(tmp_path / "model" / "model.safetensors"), zoo.build("gpt2")
     base.load_state_dict(tensors, strict=False)
     assert torch.equal(base.lm_head.weight, tensors["transformer.wte.weight"])
+
+
+def pruned(folder, callbacks, **options):
+    """A tuner with AdaLoRA after a run of six steps."""
+    model = zoo.build("gpt2")
+    tuner = mp.attach(model, mp.AdaLoRA(init_rank=4, target_rank=2), seed=0)
+    data = rows("gpt2") * 2
+    job = trainer(model, folder, data, **(dict(max_steps=6) | options))
+    for callback in callbacks:
+        job.add_callback(callback)
+    job.train()
+    return tuner, [len(patch.Lambda) for _, patch in tuner.places]
+
+
+def test_the_callback_prunes(tmp_path):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*is not pruned")
+        tuner, left = pruned(tmp_path, [mp.trainer_callback()])
+    assert sum(left) == 2 * len(left)
+    model = zoo.build("gpt2")
+    plain = mp.attach(model, mp.AdaLoRA(init_rank=4, target_rank=2), seed=0)
+    whole = [{k: torch.stack(v) for k, v in pair.items()} for pair in pairs(rows("gpt2"))]
+    settings = dict(schedule="constant", warmup=0, progress=False, clip=None)
+    mp.train(model, lambda step: whole[step % STEPS], 6, 1e-2, **settings)
+    again, _ = pruned(tmp_path / "2", [mp.trainer_callback()], max_grad_norm=0.0)
+    same(again, plain, 1e-5)
+
+
+def pairs(data: list[dict]) -> list[dict]:
+    parts = [data[i : i + ROWS] for i in range(0, len(data), ROWS)]
+    return [{key: [row[key] for row in part] for key in part[0]} for part in parts]
+
+
+def test_without_the_callback_it_is_said(tmp_path):
+    with pytest.warns(UserWarning, match="'default' is not pruned.*trainer_callback"):
+        _, left = pruned(tmp_path, [])
+    assert left == [4] * len(left)
+
+
+def test_the_callback_and_the_best_weights(tmp_path):
+    options = dict(save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1)
+    options |= dict(load_best_model_at_end=True, metric_for_best_model="loss")
+    options |= dict(greater_is_better=True)  # so that the first step is the best
+    with pytest.warns(UserWarning, match="The best weights of 'default' are those of step"):
+        _, left = pruned(tmp_path, [mp.trainer_callback()], **options)
+    assert sum(left) == 2 * len(left)
+
+
+def test_the_callback_goes_without_anything_to_do(tmp_path):
+    model, _ = tuned("gpt2", "lora")
+    job = trainer(model, tmp_path, rows("gpt2"))
+    job.add_callback(mp.trainer_callback())
+    job.train()

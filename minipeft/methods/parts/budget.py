@@ -131,11 +131,16 @@ class Budgeted:
                 f"AdaLoRA's warmup={self.warmup} and final={self.final} leave none of the {steps} "
                 "steps for pruning: train longer, or give both as shares such as 0.1 and 0.3."
             )
+        tuner.own_steps.begin()
         for _, patch in tuner.places:
             patch.begin()
 
+    def counts_steps(self, tuner) -> bool:
+        return sum(self.left(tuner).values()) > self.target_rank * len(tuner.places)
+
     def after_step(self, tuner, step: int, steps: int) -> dict | None:
         """Watch the gradients, and prune to the budget when it is time to."""
+        tuner.own_steps.told = tuner.own_steps.made
         budget, record = self.schedule(tuner, steps), None
         if not budget.falls():
             return None
@@ -156,6 +161,7 @@ class Budgeted:
         return step >= budget.end or not budget.falls()
 
     def finish(self, tuner) -> None:
+        tuner.own_steps.finish()
         for _, patch in tuner.places:
             patch.finish()
 
