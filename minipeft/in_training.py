@@ -56,7 +56,7 @@ def digest(tuner) -> int:
 
 def changed(tuner) -> bool:
     """Do the tuner's values differ from those that it was attached with?"""
-    in_place = any(not torch.equal(now, first) for now, first in tuner.lent.items())
+    in_place = any(not torch.equal(tuner.value_of(p), first) for p, first in tuner.lent.items())
     return in_place or digest(tuner) != tuner.first_digest
 
 

@@ -69,16 +69,15 @@ class Reach:
         self.root, self.given = "", {}
         self.masks: tuple[Tensor, Tensor] | None = None  # of the last encoder: given, with prompts
         self.bodies = reading_models(model)
-        self.hooks = [hook for path in self.bodies for hook in Entrance(self, path).register()]
 
     def __getstate__(self) -> dict:
         """A copy of the model is in no pass."""
         return vars(self) | {"depth": 0, "given": {}, "masks": None}
 
-    def remove(self) -> None:
-        """Take the hooks off."""
-        for hook in self.hooks:
-            hook.remove()
+    def register(self) -> Iterator:
+        """Hooks at every entrance; each is given out as soon as it is there."""
+        for path in self.bodies:
+            yield from Entrance(self, path).register()
 
     def tuners(self) -> list:
         """The tuners that act in this pass: enabled, not merged, named by a row under `route`."""
@@ -277,13 +276,11 @@ class Entrance:
     def __init__(self, reach: Reach, path: str) -> None:
         self.reach, self.path = reach, path
 
-    def register(self) -> list:
+    def register(self) -> Iterator:
         module = self.reach.bodies[self.path]
-        return [
-            module.register_forward_pre_hook(self.enter, with_kwargs=True),
-            module.register_forward_hook(self.passed),
-            module.register_forward_hook(self.leave, always_call=True),
-        ]
+        yield module.register_forward_pre_hook(self.enter, with_kwargs=True)
+        yield module.register_forward_hook(self.passed)
+        yield module.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
         reach = self.reach

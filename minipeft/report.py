@@ -105,7 +105,7 @@ def report_of(tuner) -> Report:
         trainable += line("patch", place.target, place.path, named)
     whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
     for parameter in tuner.lent:
-        module, _, key = names[parameter].rpartition(".")
+        module, _, key = tuner.lent_names[parameter].rpartition(".")
         whole.setdefault(module, {})[key] = parameter
     for path, twin in tuner.copies.items():
         whole[path] = dict(twin.named_parameters())

@@ -12,6 +12,7 @@ base's weights and has no tensors of its own.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +21,10 @@ BEGIN = "minipeft."
 DOOR_NAMES = re.compile(r"(^|\.)patches\.")  # as states of versions up to 0.1 were written
 
 
-def register(model: nn.Module) -> list:
+def register(model: nn.Module) -> Iterator:
     """Handles of the two hooks, to be removed with the last tuner."""
-    return [
-        model.register_state_dict_post_hook(add_tuners),
-        model.register_load_state_dict_pre_hook(take_tuners),
-    ]
+    yield model.register_state_dict_post_hook(add_tuners)
+    yield model.register_load_state_dict_pre_hook(take_tuners)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -33,8 +32,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     tensors = {}
     for tuner in model.minipeft.tuners.values():
         # base parameters in training stand in the state by the base's names
-        names = tuner.anatomy.parameter_names() if tuner.lent and tuner.enabled else {}
-        in_base = {names[parameter] for parameter in tuner.lent} if names else set()
+        in_base = set(tuner.lent_names.values()) if tuner.enabled else set()
         if not tuner.merged:
             named = tuner.named_tensors().items()
             tensors |= {f"{tuner.name}.{key}": t for key, t in named if key not in in_base}

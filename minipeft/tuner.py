@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft import state
+from minipeft.attached import Attached, active, tuners, turn
 from minipeft.doors.hub_attention import OpenedAttention, models_around
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor, PositionDoor
@@ -44,6 +44,7 @@ from minipeft.doors.weights import (
     doors,
     dtype_of,
     features,
+    is_linear,
     walk,
 )
 from minipeft.doors.words import WordDoor, is_left_padded, mask_of, together
@@ -56,87 +57,12 @@ from minipeft.reach import Reach, takes
 from minipeft.report import Report
 from minipeft.routing import check_rows, is_known, one_set_at_a_time
 
-WAIT = 60  # seconds that a thread waits for its turn
-
-
-class Turn:
-    """One thread at a time is inside a model with tuners; another one waits until it has left.
-
-    What the doors know while they work, the routed rows or a memory, belongs to one pass. A thread
-    that has its turn may take it again, and a copy of the model has a turn of its own.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-
-    def __reduce__(self):
-        return Turn, ()
-
-    def __enter__(self) -> None:
-        if not self.lock.acquire(timeout=WAIT):
-            raise ValueError(
-                f"Another thread has been inside this model's route() for {WAIT} seconds: leave it "
-                "there first, or call the model in that thread."
-            )
-
-    def __exit__(self, *_) -> None:
-        self.lock.release()
-
-    def held(self) -> bool:
-        """Is it this thread's turn?"""
-        return self.lock._is_owned()
-
-
-def turn(model: nn.Module):
-    """The turn of a model; nothing to wait for where there are no tuners."""
-    return model.minipeft.turn if "minipeft" in vars(model) else nullcontext()
-
-
-class Attached:
-    """What a model remembers while tuners are attached: who they are, and how the base was."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.tuners: dict[str, Tuner] = {}
-        self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
-        self.buffers = [(b, b.clone()) for b in model.buffers()]  # batch norm counts what it sees
-        self.training = [(m, m.training) for m in model.modules()]
-        self.parked: list[Door] = []  # out of the tree, because all of their patches are merged
-        self.rows: Routed | None = None  # see `route`
-        self.checked: set = set()  # inputs whose rows have been followed, see minipeft.routing
-        self.attention: OpenedAttention | None = None  # of transformers models, for memories
-        self.turn = Turn()
-        self.reach = Reach(model, self.turn, wrap_now, later, prepare, look_at_rows)
-        self.hooks = [*self.reach.hooks, *state.register(model)]
-        for parameter, _ in self.requires_grad:
-            parameter.requires_grad_(False)
-
-    def restore(self) -> None:
-        for hook in self.hooks:
-            hook.remove()
-        for parameter, flag in self.requires_grad:
-            parameter.requires_grad_(flag)
-        with torch.no_grad():
-            for buffer, value in self.buffers:
-                buffer.copy_(value)
-        for module, mode in self.training:
-            module.training = mode
-
 
 def look_at_rows(model: nn.Module, module: nn.Module, given: dict) -> None:
     """Before `module`, the model or one inside it, is called so: see `minipeft.routing`."""
     attached = model.minipeft
     if attached.rows is not None:
         check_rows(model, module, attached.rows, given, attached.checked)
-
-
-def tuners(model: nn.Module) -> dict[str, Tuner]:
-    """The tuners attached to a model, by name, in the order of attachment."""
-    return dict(model.minipeft.tuners) if "minipeft" in vars(model) else {}
-
-
-def active(model: nn.Module) -> list[Tuner]:
-    """The tuners that act now, in order: neither disabled nor merged."""
-    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:
@@ -183,22 +109,30 @@ def attach(
     check_alone(model)
     tuner = Tuner(model, method, name, family)
     tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
-    if not tuners(model):
-        model.minipeft = Attached(model)
-    model.minipeft.tuners[name] = tuner
+    first = not tuners(model)
+    tuner.record = Attached(model) if first else model.minipeft
     try:
+        model.minipeft = tuner.record
+        model.minipeft.tuners[name] = tuner
+        if first:
+            tuner.record.freeze()
+            tuner.record.reach = Reach(
+                model, tuner.record.turn, wrap_now, later, prepare, look_at_rows
+            )
+            tuner.record.hooks.extend(tuner.record.reach.register())
+            tuner.record.hooks.extend(state.register(model))
         with seeded(seed):
             method.install(tuner)
             for path in tuner.anatomy.heads() if head else ():
                 tuner.copy(path)
+        tuner.first_digest = digest(tuner)
+        update(model)
+        WITH_TUNERS.add(model)
+        if method.counts_steps(tuner):
+            watch(tuner)
     except BaseException:
-        tuner.detach()
+        finish(tuner._take_away)
         raise
-    tuner.first_digest = digest(tuner)
-    update(model)
-    WITH_TUNERS.add(model)
-    if method.counts_steps(tuner):
-        watch(tuner)
     return tuner
 
 
@@ -207,12 +141,15 @@ class Tuner:
 
     def __init__(self, model: nn.Module, method: Method, name: str, family: Family | None = None):
         self.model = model
+        self.record: Attached  # what the model remembers of all of its tuners
         self.method = method
         self.name = name
         self.anatomy = Anatomy(model, family)
         self.places: list[tuple[Place, nn.Module]] = []  # where each patch sits
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
-        self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its other value
+        self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its first value
+        self.lent_names: dict[nn.Parameter, str] = {}  # their names in the model
+        self.trained: dict[nn.Parameter, Tensor] = {}  # -> its trained value, while disabled
         self.words: range | None = None  # the ids of this tuner's own words
         self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
         self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See minipeft.reach
@@ -252,7 +189,7 @@ class Tuner:
         weight = place.module.weight
         # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-        door = self._door(place.module, WeightDoor)
+        door = self.record.door(place.module, WeightDoor, self.name)
         if hasattr(patch, "meet"):
             patch.meet(Frozen(door, place.columns, self.name))
         if place.columns is None:
@@ -264,6 +201,7 @@ class Tuner:
             parts.add(place.target, patch.train(door.training), place.columns, weight.device)
         self.places.append((place, patch))
         self.marks[place.path] = door.marks[self.name]
+        self.record.settle()
 
     def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
         """The attention layers, self and cross, that can be given a memory."""
@@ -271,10 +209,10 @@ class Tuner:
 
     def remember(self, seat: Seat, patch: nn.Module) -> None:
         """Give an attention layer a memory: patch(x) -> keys and values, each (B or 1, H, P, D)."""
-        attached, around = self.model.minipeft, models_around(seat.path, self.anatomy.modules)
+        around = models_around(seat.path, self.anatomy.modules)
         if around:
-            attached.attention = attached.attention or OpenedAttention(self.model)
-            attached.attention.open(around)
+            self.record.attention = self.record.attention or OpenedAttention(self.model)
+            self.record.attention.open(around)
         self._sit(seat, patch, MemoryDoor)
 
     def speak(self, patch: nn.Module, count: int, alias_of: int | None = None) -> range:
@@ -284,16 +222,16 @@ class Tuner:
         """
         count += alias_of is not None
         first, *others = self.anatomy.embeddings()
-        self.words = self._door(first.module, WordDoor).reserve(self.name, count)
+        self.words = self.record.door(first.module, WordDoor, self.name).reserve(self.name, count)
         self._sit(first, patch, WordDoor)
         for seat in others:
-            door = self._door(seat.module, WordDoor)
+            door = self._put(seat.module, patch, WordDoor)
             door.spans[self.name] = self.words
-            door.add(self.name, patch)
             door.marks[self.name] = self.marks[first.path]
         if alias_of is not None:
             for seat in (first, *others):
-                self._door(seat.module, WordDoor).aliases[self.words[-1]] = alias_of
+                door = self.record.door(seat.module, WordDoor, self.name)
+                door.aliases[self.words[-1]] = alias_of
         self.word_mark = self.marks[first.path]
         self.word_paths = [seat.path for seat in (first, *others)]
         return self.words
@@ -305,23 +243,37 @@ class Tuner:
                 continue
             patch = nn.Module()
             patch.shift = shift
-            self._door(module, PositionDoor).add(self.name, patch)
+            self._put(module, patch, PositionDoor)
 
     def _sit(self, seat: Seat, patch: nn.Module, kind: type[Door]) -> None:
         like = next(self.model.parameters())
         patch.to(like.device, torch.promote_types(like.dtype, torch.float32))
-        door = self._door(seat.module, kind)
-        door.add(self.name, patch)
+        door = self._put(seat.module, patch, kind)
         door.path = seat.path
         self.places.append((seat, patch))
         self.marks[seat.path] = door.marks[self.name]
 
+    def _put(self, module: nn.Module, patch: nn.Module, kind: type[Door]) -> Door:
+        """A patch into the door of a module."""
+        door = self.record.door(module, kind, self.name)
+        door.add(self.name, patch)
+        self.record.settle()
+        return door
+
     def surround(self, path: str, around: Callable[[nn.Module | None], nn.Module]) -> None:
         """Put `around(patch)` where this tuner's patch at a path is (None: where there is none)."""
-        door = self._door(self.anatomy.modules[path], WeightDoor)
+        door = self.record.door(self.anatomy.modules[path], WeightDoor, self.name)
+        copies = [d for d in self.record.doors_of(bottom(door)) if isinstance(d, CopyDoor)]
         patch = door.patches[self.name] if self.name in door.patches else None
-        door.patches[self.name] = around(patch).train(door.training)
+        patch = around(patch).train(door.training)
+        if copies and getattr(patch, "stand_in", None) is not None:
+            raise ValueError(
+                f"{next(iter(copies[0].patches))!r} trains a copy of {path}, which would not be "
+                "asked any more: detach it first."
+            )
+        door.patches[self.name] = patch
         door.marks.setdefault(self.name, Mark())
+        self.record.settle()
 
     def copy(self, path: str) -> None:
         """Train a copy of a small module, a head or a norm; what is trained already is left alone.
@@ -333,26 +285,51 @@ class Tuner:
             raise ValueError(f"This model has no module {path!r}{self.anatomy.near(path)}")
         if not any(True for _ in self.anatomy.modules[path].parameters()):
             raise ValueError(f"{path} has no parameters, so there is nothing in it to train.")
+        whole = ()  # names of modules that are copied with all that is in them
         for inner, module in walk(self.anatomy.modules[path], path):
             own = [p for p in module._parameters.values() if p is not None]
-            if not own or inner in self.copies or any(p in self.lent for p in own):
+            if not own or inner in self.copies or inner.startswith(whole):
+                continue
+            if any(p in self.lent for p in own):
                 continue
             check_plain(inner, module)
+            self._check_copy(inner, module)
             twin = copy.deepcopy(module)
             twin.to(torch.promote_types(dtype_of(module), torch.float32))  # as patches, see `add`
             for parameter in twin.parameters():
                 parameter.grad = None
                 parameter.requires_grad_(True)
-            self._door(module, CopyDoor).add(self.name, twin)
+            self._put(module, twin, CopyDoor)
             self.copies[inner] = twin
+            whole += (f"{inner}.",)
+
+    def _check_copy(self, path: str, module: nn.Module) -> None:
+        """May a copy of this module be trained?"""
+        at_it = self.record.doors_of(module)
+        merged = [door for door in at_it if isinstance(door, WeightDoor) and door.merged]
+        if merged:
+            raise ValueError(
+                f"{merged[0].merged[-1]!r} is merged into {path}, of which a copy is to be "
+                "trained: unmerge it first."
+            )
+        if any(door.is_stood_in() for door in at_it) or doors(module):
+            raise ValueError(
+                f"Another tuner answers in place of {path} or of a part of it, so that a copy of "
+                "it would not be asked: detach that one first."
+            )
 
     def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
         """Train base parameters in place; `detach` writes their first values back."""
-        unused = {door.base.weight for door in doors(self.model) if door.is_stood_in()}
-        chosen = dict.fromkeys(parameters)
+        chosen, names = dict.fromkeys(parameters), self.anatomy.parameter_names()
+        if self.record.rows is not None:
+            raise ValueError(
+                "The base's own weights act on every row: leave route() before a method that "
+                "trains them is attached."
+            )
         for path, module in self.anatomy.modules.items():
             if any(p in chosen for p in module._parameters.values() if p is not None):
                 check_plain(path, module)
+        unused = {bottom(door).weight for door in self.record.doors if door.is_stood_in()}
         for parameter in chosen:
             if parameter in unused:
                 raise ValueError(
@@ -361,6 +338,14 @@ class Tuner:
                 )
             if any(parameter in other.lent for other in tuners(self.model).values()):
                 raise ValueError("Two tuners cannot train the same base parameters: detach one.")
+            merged = self.record.merged_into(parameter)
+            if merged:
+                raise ValueError(
+                    f"{merged!r} is merged into {names[parameter]}, which is to be trained in "
+                    "place: unmerge it first."
+                )
+        for parameter in chosen:
+            self.lent_names[parameter] = names[parameter]
             self.lent[parameter] = parameter.detach().clone()
             parameter.requires_grad_(True)
 
@@ -381,13 +366,19 @@ class Tuner:
         """Take the parameters out of training, or let those train again that did before."""
         if resting and self.asleep is None:
             self.asleep = [p for p in self.parameters() if p.requires_grad]
+        if resting:
             for parameter in self.asleep:
                 parameter.requires_grad_(False)
                 parameter.grad = None  # an optimizer would act on what a loop left here
-        elif not resting and self.asleep is not None:
+        elif self.asleep is not None:
             for parameter in self.asleep:
                 parameter.requires_grad_(True)
             self.asleep = None
+
+    def value_of(self, parameter: nn.Parameter) -> Tensor:
+        """Of a base parameter that this tuner trains, also while the model has another one."""
+        beneath = self.record.originals.value(parameter)  # what is merged into it
+        return self.trained.get(parameter, beneath)
 
     def named_tensors(self) -> dict[str, Tensor]:
         """What `save` stores, by name: <module>.<target>.<tensor> of patches, <module>.<tensor>.
@@ -400,9 +391,8 @@ class Tuner:
                 if id(tensor) not in known:
                     tensors[f"{name_of(place)}.{key}"] = tensor.detach()
                 known.add(id(tensor))
-        names = self.anatomy.parameter_names()
-        for parameter in self.lent:
-            tensors[names[parameter]] = parameter.detach() if self.enabled else self.lent[parameter]
+        for parameter, name in self.lent_names.items():
+            tensors[name] = self.value_of(parameter)
         for path, twin in self.copies.items():
             tensors |= {f"{path}.{key}": tensor for key, tensor in twin.state_dict().items()}
         return tensors
@@ -440,11 +430,8 @@ class Tuner:
         self._alive()
         if self.merged:
             raise ValueError(f"{self.name!r} is merged into the base: call unmerge() first.")
-        if self.enabled:
-            self._swap()
-        self.enabled = False
-        self._switch()
-        update(self.model)
+        with self.record.turn:
+            finish(lambda: self._switch(False))
         return self
 
     def enable(self) -> Tuner:
@@ -452,16 +439,18 @@ class Tuner:
         self._alive()
         if not self.enabled:
             self._in_turn()
-            self._swap()
-        self.enabled = True
-        self._switch()
-        update(self.model)
+            with self.record.turn:
+                try:
+                    self._switch(True)
+                except BaseException:
+                    self._switch(False)
+                    raise
         return self
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """`with tuner.disabled(): ...` and back to what it was."""
-        with turn(self.model):
+        with self.record.turn:
             before = self.enabled
             self.disable()
             try:
@@ -480,12 +469,33 @@ class Tuner:
         self._alive()
         if self.merged:
             return self
+        self._check_merge()
+        with self.record.turn:
+            try:
+                self.merged = True
+                self.rounding = lost_share(self._doors(), self.name)
+                for door in self._doors():
+                    door.merge(self.name)
+                self.record.settle()
+                update(self.model)
+            except BaseException:
+                self._unmerge()
+                raise
+        tell(self)
+        return self
+
+    def _check_merge(self) -> None:
+        """ValueError where this tuner cannot be merged as things are."""
         if not self.enabled:
             raise ValueError(f"{self.name!r} is disabled: call enable() before merge().")
         if hasattr(self.model, "unshard"):  # FSDP
             raise ValueError(
                 f"{self.name!r} cannot be merged into a sharded base: save it, and merge it where "
                 "the base is whole."
+            )
+        if self.record.rows is not None:
+            raise ValueError(
+                f"{self.name!r} would act on every row once it is merged: leave route() first."
             )
         uses = self.anatomy.uses()
         for place, patch in self.places:
@@ -495,45 +505,46 @@ class Tuner:
                     f"{self.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
                     "there is no weight that it could be added to."
                 )
-            if len(uses[place.module.weight]) > 1 and getattr(patch, "changes_weight", True):
+            shared = uses[place.module.weight] if getattr(patch, "changes_weight", True) else []
+            bias = place.module._parameters.get("bias")
+            if bias is not None:  # a module that holds the bias for another one does not read it
+                reads = [use for use in uses[bias] if self._reads_bias(use)]
+                shared = shared if len(shared) > 1 else reads
+            if len(shared) > 1:
                 raise ValueError(
                     f"The weight of {place.path} is shared with "
-                    f"{[use for use in uses[place.module.weight] if use != place.path][0]}, which "
-                    "a merge would change too: untie them first, or do not merge."
+                    f"{[use for use in shared if use != place.path][0]}, which a merge would "
+                    "change too: untie them first, or do not merge."
                 )
-        every = [*doors(self.model), *self.model.minipeft.parked]
+            for other in tuners(self.model).values():
+                trains = other.enabled and not other.merged and other is not self
+                if trains and any(p in other.lent for p in place.module._parameters.values()):
+                    raise ValueError(
+                        f"{self.name!r} cannot be merged into {place.path}, which {other.name!r} "
+                        f"trains in place: merge, disable or detach {other.name!r} first."
+                    )
         for door in self._doors():
-            for other in every:
-                if other is not door and bottom(other) is bottom(door):
+            for other in self.record.doors_of(bottom(door)):
+                if other is not door:
                     name = next(iter(other.patches))
                     raise ValueError(
                         f"{self.name!r} cannot be merged: {name!r} has a place at the same layer, "
                         "one copies it and the other patches it; detach that one first."
                     )
-        self.rounding = lost_share(self._doors(), self.name)
-        done = []
-        try:
-            for door in self._doors():
-                door.merge(self.name)
-                done.append(door)
-        except ValueError:
-            for door in done:
-                door.unmerge(self.name)
-            raise
-        self.merged = True
-        for door in done:
-            self._settle(door)
-        update(self.model)
-        tell(self)
-        return self
+        for door in self._doors():
+            door.check_merge(self.name)
+
+    def _reads_bias(self, path: str) -> bool:
+        module = self.anatomy.modules[path]
+        return is_linear(module) or isinstance(module, nn.LayerNorm)
 
     def unmerge(self) -> Tuner:
         """Undo `merge`, bit for bit."""
         self._alive()
         if self.merged:
             self._in_turn()
-            self._unmerge()
-            update(self.model)
+            with self.record.turn:
+                finish(self._unmerge)
         return self
 
     def detach(self) -> nn.Module:
@@ -543,30 +554,37 @@ class Tuner:
         they were before the first one came.
         """
         self._alive()
+        if any(self.name in names for names in self.record.rows or ()):
+            raise ValueError(f"route() sends rows to {self.name!r}: leave it before detach().")
+        with self.record.turn:
+            finish(self._take_away)
+        return self.model
+
+    def _take_away(self) -> None:
+        """Undo what `attach` did; may be repeated."""
+        record = self.record
+        if self.detached:
+            return
         self._unmerge()
         self.rest(False)
-        if self.enabled:
-            self._swap()  # the first values of base parameters that were trained
-        for parameter in self.lent:
+        for parameter, first in self.lent.items():
+            record.put(parameter, first)
             parameter.grad = None
             parameter.requires_grad_(False)
-        empty = [door for door in doors(self.model) if not door.patches]  # of a patch that failed
-        for door in [*self._doors(), *empty]:
+        for door in record.doors:
             door.remove(self.name)
-            self._settle(door)
-        attached = self.model.minipeft
-        del attached.tuners[self.name]
-        for other in attached.tuners.values():
+        record.settle()
+        record.tuners.pop(self.name, None)
+        for other in record.tuners.values():
             other.finished.discard(self.name)
         update(self.model)
+        if record.attention and not any(isinstance(door, MemoryDoor) for door in record.doors):
+            record.attention.restore()
+            record.attention = None
+        if not record.tuners:
+            record.restore()
+            vars(self.model).pop("minipeft", None)
         self.detached = True
-        if attached.attention and not any(isinstance(d, MemoryDoor) for d in doors(self.model)):
-            attached.attention.restore()
-            attached.attention = None
-        if not attached.tuners:
-            attached.restore()
-            del self.model.minipeft
-        return self.model
 
     def save(self, folder) -> None:
         """Write the tuner into a folder, in the layout of 🤗 PEFT where it has one."""
@@ -608,80 +626,54 @@ class Tuner:
             raise ValueError(f"The tuner {self.name!r} is detached: attach or load it again.")
 
     def _doors(self) -> list[Door]:
-        every = [*doors(self.model), *self.model.minipeft.parked]
-        return [door for door in every if self.name in door.patches]
+        return [door for door in self.record.doors if self.name in door.patches]
 
     def _in_turn(self) -> None:
-        """Refuse to act again where a patch that was attached later is merged, and cares."""
-        for door in self._doors():
-            later = door.blocked(self.name)
-            if later:
-                raise ValueError(
-                    f"{self.name!r} acts before {later!r}, which is merged: unmerge that one first."
-                )
+        """Refuse to act again where something that is merged now would not follow from it."""
+        later = [door.blocked(self.name) for door in self._doors()]
+        values = self.record.originals.values
+        later += [self.record.merged_into(p) for p in self.lent if p in values]
+        for name in filter(None, later):
+            raise ValueError(
+                f"{self.name!r} acts before {name!r}, which is merged: unmerge that one first."
+            )
+        if self.lent and self.record.rows is not None:
+            raise ValueError(
+                f"{self.name!r} trains the base's own weights, which act on every row: leave "
+                "route() first."
+            )
+
+    # Each of the following makes the model what the flags say, and may be repeated.
 
     def _unmerge(self) -> None:
-        if self.merged:
-            self.merged = False
-            for door in self._doors():
-                door.unmerge(self.name)
-                self._settle(door)
-
-    def _switch(self) -> None:
+        self.merged = False
         for door in self._doors():
-            (door.off.discard if self.enabled else door.off.add)(self.name)
+            door.unmerge(self.name)
+        self.record.settle()
+        update(self.model)
 
-    @torch.no_grad()
-    def _swap(self) -> None:
-        """Exchange the values of base parameters in training with the ones that are kept."""
-        for parameter, other in self.lent.items():
-            now = parameter.detach().clone()
-            parameter.copy_(other)
-            self.lent[parameter] = now
+    def _switch(self, on: bool) -> None:
+        self.enabled = on
+        for door in self._doors():
+            (door.off.discard if on else door.off.add)(self.name)
+        for parameter, first in self.lent.items():
+            if on and parameter in self.trained:
+                self.record.put(parameter, self.trained[parameter])
+                del self.trained[parameter]
+            elif not on:
+                if parameter not in self.trained:
+                    self.trained[parameter] = self.value_of(parameter).clone()
+                self.record.put(parameter, first)
+        update(self.model)
 
-    def _door(self, module: nn.Module, kind: type[Door]) -> Door:
-        """The door of a module: the one that is there, or a new one in its place.
 
-        One tuner may patch a layer that another has copied: WeightDoor(CopyDoor(module)).
-        """
-        standing = doors(self.model)
-        here = [d for d in (*standing, *self.model.minipeft.parked) if bottom(d) is module]
-        door = next((d for d in here if isinstance(d, kind)), None)
-        other = next((d for d in here if not isinstance(d, kind)), None)
-        if other and (self.name in other.patches or {kind, type(other)} != {WeightDoor, CopyDoor}):
-            raise ValueError("A layer cannot be copied and patched at once: choose one.")
-        if door is None:  # patches act on what the copy gives
-            door = kind(other if kind is WeightDoor and other in standing else module)
-        self._stand(door, door)
-        return door
-
-    def _settle(self, door: Door) -> None:
-        """Put the door into the tree while it has work to do, else its base back."""
-        if any(name not in door.merged for name in door.patches):
-            module = door
-        elif isinstance(door, CopyDoor) and door.merged:
-            module = door.replacement()
-        else:
-            module = door.base
-        self._stand(door, module)
-        door.rounded = [copy for copy in door.rounded if copy is module]
-        parked = self.model.minipeft.parked
-        if door in parked:
-            parked.remove(door)
-        if door.patches and len(door.merged) == len(door.patches):
-            parked.append(door)
-
-    def _stand(self, door: Door, module: nn.Module) -> None:
-        """Let `module` stand wherever the door, its base or a copy of it stands now."""
-        now = {door, door.base, *door.patches.values(), *door.rounded} - {module}
-        every = [door, *doors(self.model)]
-        inside = {door, *(module for other in every for module in other.patches.modules())}
-        for parent in list(self.model.modules()):
-            if parent in inside:  # patches, of which some sit in several doors, or know one another
-                continue
-            for key, child in parent._modules.items():
-                if child in now:
-                    parent._modules[key] = module
+def finish(change: Callable[[], None]) -> None:
+    """Run a change that may be repeated; an interrupted one is finished before the exception."""
+    try:
+        change()
+    except BaseException:
+        change()
+        raise
 
 
 @contextmanager
@@ -716,8 +708,8 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
                 f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
                 f"{'unmerge' if tuner.merged else 'disable'} it before routing."
             )
-    every = [*doors(model), *([model.minipeft] if known else [])]
-    before = [door.rows for door in every]
+    record = vars(model).get("minipeft")  # nothing to tell where there are no tuners
+    before = record and record.rows
 
     def tell(names: Iterable[str], mask: Tensor | None) -> None:
         for name in names if mask is not None else ():
@@ -727,14 +719,14 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
 
     with ExitStack() as stack:
         try:
-            for door in every:
-                door.rows = rows
+            if record:
+                record.route(rows)
             for module in [] if rows.uniform else anatomy.rowless():
                 stack.enter_context(one_set_at_a_time(module, rows, tell))
             yield
         finally:
-            for door, old in zip(every, before, strict=True):
-                door.rows = old
+            if record:
+                record.route(before)
 
 
 def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:

@@ -27,6 +27,10 @@ class OpenedAttention:
         self.before = [(module, module.config._attn_implementation) for module in every]
         self.opened: list[nn.Module] = []  # innermost first
 
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ = state
+        register()  # a model that comes out of a file may be the first in this process
+
     def open(self, around: Sequence[nn.Module]) -> None:
         """Let the attention in these models, one inside the other, read memories; innermost first.
 
@@ -34,8 +38,6 @@ class OpenedAttention:
             ValueError: a model uses a kernel that takes no mask of its own, or attention of its
                 own that nothing can be told.
         """
-        from transformers import AttentionInterface, AttentionMaskInterface
-
         owner = around[0]
         kind = kind_of(owner)
         if kind not in ("sdpa", "eager"):
@@ -43,9 +45,7 @@ class OpenedAttention:
                 f"A memory needs attention that takes a mask, and this model uses {kind!r}: load "
                 'it with attn_implementation="sdpa".'
             )
-        for known in ("sdpa", "eager"):
-            AttentionInterface.register(OURS + known, reading_memory(known))
-            AttentionMaskInterface.register(OURS + known, AttentionMaskInterface()[known])
+        register()
         for module in around:
             if not is_open(module):
                 set_attention(module, OURS + kind)
@@ -71,6 +71,15 @@ class OpenedAttention:
         for module, before in self.before:  # outermost first: it sets those inside as well
             if module.config._attn_implementation != before:
                 set_attention(module, before)
+
+
+def register() -> None:
+    """Tell transformers the names of our attention functions."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    for kind in ("sdpa", "eager"):
+        AttentionInterface.register(OURS + kind, reading_memory(kind))
+        AttentionMaskInterface.register(OURS + kind, AttentionMaskInterface()[kind])
 
 
 def kind_of(module: nn.Module) -> str:

@@ -67,11 +67,14 @@ class MemoryDoor(Door):
         heard = getattr(self.base, "heard", None)  # see `overhear`
         if heard is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
             kwargs["cache"] = heard
+        known = "memory" in vars(self.base)
         memory = self.base.memory = self.gather(x, self.past(kwargs))
         try:
             y = self.base(*args, **kwargs)
         finally:
             self.base.memory = None
+            if not known:
+                del self.base.memory
         if memory is not None and not memory.read:
             name = next(name for name in self.patches if self.marks[name].read)
             raise ValueError(

@@ -16,7 +16,6 @@ Shapes: B batch, T tokens, in / out the features of the linear map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +61,22 @@ class Routed(list):
         return self._places[size]
 
 
+class Originals:
+    """What merging has taken out of a base, to be put back: one for all doors of a model.
+
+    values: base parameter -> its value before the first of the merges that have written over it.
+    tensors: module -> its parameters and its buffers, where a trained copy's stand in their place.
+    """
+
+    def __init__(self) -> None:
+        self.values: dict[nn.Parameter, Tensor] = {}
+        self.tensors: dict[nn.Module, tuple[dict, dict]] = {}
+
+    def value(self, parameter: nn.Parameter) -> Tensor:
+        """The parameter without what is merged into it."""
+        return self.values.get(parameter, parameter).detach()
+
+
 class Door(nn.Module):
     """A frozen module, `base`, and the named patches that change what comes out of it.
 
@@ -77,9 +92,13 @@ class Door(nn.Module):
         self.path = ""  # where the door stands
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
+        self.originals = Originals()  # the model's, where the door belongs to one
         self.rows: Routed | None = None  # see `route`
-        self.rounded: list[nn.Module] = []  # copies in the base's dtype; see CopyDoor
         self.training = base.training
+
+    def __getstate__(self) -> dict:
+        """A copy of the model is not inside the `route` that this one is in."""
+        return {**self.__dict__, "rows": None}
 
     def add(self, name: str, patch: nn.Module) -> None:
         """Let a patch in under a name that is not taken yet."""
@@ -96,12 +115,32 @@ class Door(nn.Module):
             del self.patches[name], self.marks[name]
         self.off.discard(name)
 
+    def check_merge(self, name: str) -> None:
+        """ValueError where the patch of this name cannot be merged as things are."""
+
     def merge(self, name: str) -> None:
-        """The patch acts through the base, or instead of it, from now on."""
+        """The patch acts through the base's own tensors from now on."""
+        self.check_merge(name)
         self.merged.append(name)
+        self.write()
 
     def unmerge(self, name: str) -> None:
-        self.merged.remove(name)
+        """Take the patch out of the base again; one that is not merged is no error."""
+        if name in self.merged:
+            self.merged.remove(name)
+        self.write()
+
+    def write(self) -> None:
+        """Let the base's tensors be what `merged` says. May be repeated."""
+
+    def rejoin(self) -> None:
+        """Patches that stood aside are where the base is now, and in its mode."""
+        module = bottom(self)
+        self.training = module.training
+        self.patches.train(module.training)
+        parameter = next(module.parameters(), None)
+        if parameter is not None:
+            self.patches.to(parameter.device)
 
     def blocked(self, name: str) -> str | None:
         """A merged patch before which this one can no longer act; there is none by default."""
@@ -239,8 +278,7 @@ class WeightDoor(Door):
             y = on(rows, y, lambda x, call=stand_in: call(x, self.base.bias), x)
         return y
 
-    def merge(self, name: str) -> None:
-        """Write the patch into the base's weight; the original is kept for `unmerge`."""
+    def check_merge(self, name: str) -> None:
         patch = self.patches[name]
         if not mergeable(patch):
             parts = patch.parts.values() if isinstance(patch, Parts) else [patch]
@@ -271,22 +309,6 @@ class WeightDoor(Door):
                     f"{name!r} cannot be merged into a base that {other!r} stands in for: detach "
                     f"{other!r} first."
                 )
-        if not self.merged:
-            own = self.base._parameters.items()
-            self.original = {k: p.detach().clone() for k, p in own if p is not None}
-        self.merged.append(name)
-        self._write()
-
-    def unmerge(self, name: str) -> None:
-        """Take the patch out of the base's weight: the bits are the old ones again.
-
-        Subtracting B A would leave rounding errors, (W + D) - D is not W in floating point. So the
-        weight is built anew, from the kept original and the patches that stay merged.
-        """
-        self.merged.remove(name)
-        self._write()
-        if not self.merged:
-            del self.original
 
     def blocked(self, name: str) -> str | None:
         """The merged patch that this one would have to act before, and cannot any more."""
@@ -298,20 +320,35 @@ class WeightDoor(Door):
         return None
 
     @torch.no_grad()
-    def _write(self) -> None:
-        weight, bias = self.original["weight"], self.original.get("bias")
+    def write(self) -> None:
+        """Build the base's weight and bias: the originals, and the patches that are merged.
+
+        Subtracting B A would leave rounding errors, (W + D) - D is not W in floating point.
+        """
+        base, values = bottom(self), self.originals.values
+        own = {key: p for key, p in base._parameters.items() if p is not None}
+        if self.merged:
+            for parameter in own.values():
+                if parameter not in values:
+                    values[parameter] = parameter.detach().clone()
+        weight, bias = (values.get(own[k]) if k in own else None for k in ("weight", "bias"))
+        if weight is None:  # nothing is merged, nor was it
+            return
         if self.merged:
             # everything is done in fp32 (fp64 for an fp64 base) and rounded once
             wide = torch.promote_types(weight.dtype, torch.float32)
             weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
-            weight = weight.T if is_transposed(self.base) else weight  # (out, in)
+            weight = weight.T if is_transposed(base) else weight  # (out, in)
             for name, patch in self.patches.items():  # in the order of attachment
                 if name in self.merged:
                     weight, bias = fold(patch, weight, bias)
-            weight = weight.T if is_transposed(self.base) else weight
-        self.base.weight.copy_(weight)
+            weight = weight.T if is_transposed(base) else weight
+        own["weight"].copy_(weight)
         if bias is not None:
-            self.base.bias.copy_(bias)
+            own["bias"].copy_(bias)
+        if not self.merged:
+            for parameter in own.values():
+                del values[parameter]
 
 
 class Frozen:
@@ -327,8 +364,10 @@ class Frozen:
 
     def __call__(self) -> Tensor:
         """(out, in), or (out of the part, in)."""
-        weight = self.door.original["weight"] if self.door.merged else self.door.base.weight
-        weight = weight.detach().T if is_transposed(self.door.base) else weight.detach()
+        base = self.door.base
+        base = base.answering() if isinstance(base, CopyDoor) else base
+        weight = self.door.originals.value(base.weight)
+        weight = weight.T if is_transposed(base) else weight
         return weight if self.columns is None else weight[self.columns]
 
     def answer(self, y: Tensor) -> Tensor | None:
@@ -385,6 +424,7 @@ class CopyDoor(Door):
 
     The last active copy answers for the rows it acts on; rows without one get the base's answer.
     Copies of a half-precision module are float32; the answer is rounded to what the base gives.
+    A merged copy lends its tensors to the base, and those attached before it are silent.
     """
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
@@ -405,13 +445,47 @@ class CopyDoor(Door):
         x = x.to(wide) if x.is_floating_point() else x
         return copy(x, *args, **kwargs).to(narrow)
 
-    def replacement(self) -> nn.Module:
-        """What stands in the model while all copies are merged: the last, in the base's dtype."""
-        last = self.patches[self.merged[-1]]
-        if dtype_of(last) == dtype_of(self.base):
-            return last
-        self.rounded.append(deepcopy(last).to(dtype_of(self.base)).requires_grad_(False))
-        return self.rounded[-1]
+    def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
+        merged = self.last_merged()
+        silent = list(self.patches).index(merged) if merged else -1
+        later = list(self.patches.values())[silent + 1 :]
+        return ((patch, rows) for patch, rows in super().active(size) if patch in later)
+
+    def last_merged(self) -> str | None:
+        """Of the merged copies the one that was attached last: the others are beneath it."""
+        return next((name for name in reversed(list(self.patches)) if name in self.merged), None)
+
+    def answering(self) -> nn.Module:
+        """The copy that answers where nothing is routed, or the base."""
+        rows, self.rows = self.rows, None
+        active = [patch for patch, _ in self.active(1)]
+        self.rows = rows
+        return active[-1] if active else self.base
+
+    def write(self) -> None:
+        """Put the tensors of the last merged copy into the base's places, or the old ones back."""
+        merged, kept = self.last_merged(), self.originals.tensors
+        modules = [module for _, module in walk(bottom(self))]
+        if merged:
+            for module, copy in zip(modules, self.patches[merged].modules(), strict=True):
+                kept.setdefault(module, (dict(module._parameters), dict(module._buffers)))
+                for key, tensor in copy._parameters.items():
+                    if tensor is not None:  # frozen, so that training another tuner leaves it alone
+                        like = kept[module][0][key]
+                        now = tensor.detach().to(like.device, like.dtype)
+                        module._parameters[key] = nn.Parameter(now, requires_grad=False)
+                for key, tensor in copy._buffers.items():
+                    if tensor is not None:
+                        module._buffers[key] = tensor.to(kept[module][1][key])
+            return
+        for module in modules:
+            parameters, buffers = kept.get(module, ({}, {}))
+            for now, old in ((module._parameters, parameters), (module._buffers, buffers)):
+                for key, tensor in old.items():
+                    if tensor is not None and now[key] is not None:  # the model may have moved
+                        tensor.data = tensor.data.to(now[key].device, now[key].dtype)
+                    now[key] = tensor
+            kept.pop(module, None)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

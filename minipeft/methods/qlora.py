@@ -48,7 +48,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import check_plain, doors, fold, is_map, is_transposed
+from minipeft.doors.weights import check_plain, fold, is_map, is_transposed
 from minipeft.methods.lora import LoRA
 from minipeft.methods.parts.quantization import KINDS, Quantized
 from minipeft.methods.parts.validation import check_choice, check_flag, check_number
@@ -139,11 +139,10 @@ class QLoRA(LoRA):
     def quantized(self, model: nn.Module, linear: nn.Module) -> Quantized:
         """The weight of a linear map in four bits; the ones that are there, if there are any."""
         settings = (self.quantize, self.block, self.double, self.compute)
-        for door in doors(model):
+        for door in model.minipeft.doors_of(linear):
             for patch in door.patches.values():
-                if door.base is linear and isinstance(patch, QLoRAPatch):
-                    if patch.stand_in.settings == settings:
-                        return patch.stand_in
+                if isinstance(patch, QLoRAPatch) and patch.stand_in.settings == settings:
+                    return patch.stand_in
         weight = linear.weight.T if is_transposed(linear) else linear.weight  # (out, in)
         return Quantized(weight, *settings)
 
@@ -162,6 +161,6 @@ class QLoRA(LoRA):
 
 def quantized_patches(tuner) -> list[QLoRAPatch]:
     """The tuner's patches that answer from four bits."""
-    every = [*doors(tuner.model), *tuner.model.minipeft.parked]  # parked: merged, out of the tree
+    every = tuner.model.minipeft.doors
     own = (door.patches[tuner.name] for door in every if tuner.name in door.patches)
     return [patch for patch in own if isinstance(patch, QLoRAPatch)]

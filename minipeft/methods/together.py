@@ -146,6 +146,8 @@ class Share:
         self.whole, self.places = tuner, places
 
     def __getattr__(self, name: str):
+        if name == "whole":  # of a copy that is being made
+            raise AttributeError(name)
         return getattr(self.whole, name)
 
 

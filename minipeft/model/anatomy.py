@@ -24,7 +24,7 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import check_plain, features, is_linear, is_map, walk
+from minipeft.doors.weights import bottom, check_plain, features, is_linear, is_map, walk
 from minipeft.model.described import check_family
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,
@@ -85,6 +85,16 @@ def keys_at(place: Place, table: Iterable[str]) -> list[str]:
     """What a table calls this place, its target or the end of its path: the longest name first."""
     keys = [k for k in table if k == place.target or f".{place.path}".endswith(f".{k}")]
     return sorted(keys, key=len, reverse=True)
+
+
+@dataclass(frozen=True, eq=False)
+class RelativeBias:
+    """What T5's table adds to the scores of P keys before S tokens: see `Anatomy.relative_bias`."""
+
+    table: nn.Module
+
+    def __call__(self, P: int, T: int, S: int) -> Tensor:
+        return self.table.compute_bias(T, P, past_seen_tokens=P + S - T)
 
 
 class Anatomy:
@@ -302,7 +312,7 @@ class Anatomy:
         table = self.modules.get(f"{seat.stack}.0{seat.path[len(f'{seat.stack}.{seat.layer}') :]}")
         if not hasattr(table, "compute_bias") or not table.has_relative_attention_bias:
             return None
-        return lambda P, T, S: table.compute_bias(T, P, past_seen_tokens=P + S - T)
+        return RelativeBias(table)
 
     def window(self, seat: Seat) -> int | None:
         """How many tokens a query of this layer can look at, itself included, counted back from
@@ -566,7 +576,7 @@ class Anatomy:
         """Path of the module that turns states into logits over words."""
         ask = getattr(self.model, "get_output_embeddings", None)
         module = ask() if ask else self.modules.get("head")
-        module = getattr(module, "base", module)
+        module = bottom(module)
         found = [path for path, other in self.modules.items() if other is module]
         if not found:
             raise ValueError("This model has no head: name the modules to train, heads=(...).")

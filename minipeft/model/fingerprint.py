@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from minipeft.doors.weights import WeightDoor, doors, walk
+from minipeft.doors.weights import walk
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -41,7 +41,7 @@ def identity(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, str]:
     outside = tuple(f"{path}." for path in without)
     weights = [
         (name, first.get(id(tensor), tensor))
-        for name, tensor in base_tensors(model)
+        for name, tensor in base_tensors(model, first=True)
         if isinstance(tensor, nn.Parameter) and not name.startswith(outside)
     ]
     own = base_dtype(model)
@@ -69,12 +69,17 @@ def same_base(model: nn.Module, known: dict[str, str], without: tuple[str, ...] 
     return not common or now[common[0]] == known[common[0]]
 
 
-def base_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """(name, tensor) of the base's parameters and persistent buffers; a tied one once."""
+def base_tensors(model: nn.Module, first: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """(name, tensor) of the base's parameters and persistent buffers; a tied one once.
+
+    first: the base's own also where those of a merged copy stand in their place.
+    """
     seen = set()
+    kept = model.minipeft.originals.tensors if first and "minipeft" in vars(model) else {}
     for path, module in walk(model):
         fleeting = module._non_persistent_buffers_set
-        own = {**module._parameters, **module._buffers}
+        parameters, buffers = kept.get(module, (module._parameters, module._buffers))
+        own = {**parameters, **buffers}
         for key, tensor in own.items():
             if tensor is None or key in fleeting or id(tensor) in seen:
                 continue
@@ -94,12 +99,9 @@ def first_values(model: nn.Module) -> dict[int, Tensor]:
     values: dict[int, Tensor] = {}
     if attached is None:
         return values
-    for tuner in attached.tuners.values():
-        if tuner.enabled:
-            values |= {id(parameter): first for parameter, first in tuner.lent.items()}
-    for door in [*doors(model), *attached.parked]:
-        if isinstance(door, WeightDoor) and door.merged:
-            values |= {id(door.base._parameters[k]): v for k, v in door.original.items()}
+    values |= {id(parameter): first for parameter, first in attached.originals.values.items()}
+    for tuner in attached.tuners.values():  # they are beneath what is merged
+        values |= {id(parameter): first for parameter, first in tuner.lent.items()}
     return values
 
 

@@ -319,6 +319,6 @@ def test_a_model_whose_layers_serve_another_with_tuners_is_refused(method):
 def test_layers_with_doors_of_a_copied_model_are_refused():
     one, two = pair()
     mp.attach(one, mp.LoRA(rank=2), "a")
-    one, two = copy.deepcopy((one, two))  # nobody saw these being attached
+    two = copy.deepcopy(two)  # the layers of a model whose tuners nobody knows
     with pytest.raises(ValueError, match="carry a tuner, 'a', that was attached to another model"):
         mp.attach(two, mp.LoRA(rank=2), "b")

@@ -9,7 +9,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft import tuner as tuning
+from minipeft import attached
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def elsewhere(action):
 
 
 def test_who_never_gets_a_turn_is_told(model, monkeypatch):
-    monkeypatch.setattr(tuning, "WAIT", 0.05)
+    monkeypatch.setattr(attached, "WAIT", 0.05)
     batch = zoo.batch("tiny-decoder", rows=1)
     with mp.route(model, ["a"]):
         error = elsewhere(lambda: zoo.logits(model, batch))
@@ -81,7 +81,7 @@ def test_who_never_gets_a_turn_is_told(model, monkeypatch):
 
 
 def test_a_pass_that_fails_gives_its_turn_away(model, monkeypatch):
-    monkeypatch.setattr(tuning, "WAIT", 0.05)
+    monkeypatch.setattr(attached, "WAIT", 0.05)
     batch = zoo.batch("tiny-decoder", rows=1)
     with pytest.raises(ValueError, match="positions"):
         zoo.logits(model, zoo.batch("tiny-decoder", rows=1, tokens=99))

@@ -23,8 +23,8 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.attached import active
 from minipeft.tasks.encoding import head_of
-from minipeft.tuner import active
 
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 

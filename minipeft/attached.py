@@ -1,0 +1,211 @@
+"""What a model remembers while tuners are attached: who they are, and how the base was.
+
+The base is sacred: whatever is attached, trained, merged and taken away again in whatever order,
+with the last tuner it has its old bits back. All that this rests on is kept in one place, the
+record `model.minipeft`, and follows from four rules:
+
+    doors        A frozen module has one door of a kind, for good. Which of the doors stand in the
+                 module tree follows from what is merged (`settle`).
+    merging      The values that merges write over are kept in `originals`, those from before the
+                 first of them. Values are always built anew from there, never subtracted.
+    training     Only one tuner trains a base parameter in place, and nothing is merged into it
+                 meanwhile; its first value is kept in `Tuner.lent`.
+    sharing      Of two models around one backbone only one can have tuners (`check_alone` in
+                 minipeft/in_training.py).
+
+Every change first says what shall be and then makes the model so. The second part may be repeated,
+so that a change that was interrupted is undone, or finished, by running it once more.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.doors.weights import (
+    CopyDoor,
+    Door,
+    Originals,
+    Routed,
+    WeightDoor,
+    bottom,
+    doors,
+    walk,
+)
+from minipeft.in_training import WITH_TUNERS
+
+if TYPE_CHECKING:
+    from minipeft.doors.hub_attention import OpenedAttention
+    from minipeft.reach import Reach
+    from minipeft.tuner import Tuner
+
+WAIT = 60  # seconds that a thread waits for its turn
+
+
+class Turn:
+    """One thread at a time is inside a model with tuners; another one waits until it has left.
+
+    What the doors know while they work, the routed rows or a memory, belongs to one pass. A thread
+    that has its turn may take it again, and a copy of the model has a turn of its own.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+
+    def __reduce__(self):
+        return Turn, ()
+
+    def __enter__(self) -> None:
+        if not self.lock.acquire(timeout=WAIT):
+            raise ValueError(
+                f"Another thread has been inside this model's route() for {WAIT} seconds: leave it "
+                "there first, or call the model in that thread."
+            )
+
+    def __exit__(self, *_) -> None:
+        self.lock.release()
+
+    def held(self) -> bool:
+        """Is it this thread's turn?"""
+        return self.lock._is_owned()
+
+
+def turn(model: nn.Module):
+    """The turn of a model; nothing to wait for where there are no tuners."""
+    return model.minipeft.turn if "minipeft" in vars(model) else nullcontext()
+
+
+class Attached:
+    """The record of a model's tuners. Nothing is changed until `freeze`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tuners: dict[str, Tuner] = {}
+        self.doors: list[Door] = []  # all of them, also those out of the tree
+        self.originals = Originals()
+        self.model = model
+        self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+        self.buffers = [  # batch norm counts what it sees
+            (module, key, buffer.clone())
+            for module in model.modules()
+            for key, buffer in module._buffers.items()
+            if buffer is not None
+        ]
+        self.training = [(module, module.training) for module in model.modules()]
+        self.rows: Routed | None = None  # see `route`
+        self.checked: set = set()  # inputs whose rows have been followed, see minipeft.routing
+        self.attention: OpenedAttention | None = None  # of transformers models, for memories
+        self.turn = Turn()
+        self.reach: Reach  # made by `attach`
+        self.hooks: list = []
+
+    def __setstate__(self, state: dict) -> None:
+        """A copy of the record belongs to the copy of the model."""
+        self.__dict__ = {**state, "rows": None}
+        WITH_TUNERS.add(self.model)
+
+    def freeze(self) -> None:
+        for parameter, _ in self.requires_grad:
+            parameter.requires_grad_(False)
+
+    # ---- doors ----
+
+    def doors_of(self, module: nn.Module) -> list[Door]:
+        """The doors that a frozen module has, standing or not."""
+        return [door for door in self.doors if bottom(door) is module]
+
+    def door(self, module: nn.Module, kind: type[Door], name: str) -> Door:
+        """The one door of this kind that a frozen module has, for the tuner of this name."""
+        door = None
+        for other in self.doors_of(module):
+            if isinstance(other, kind):
+                door = other
+            elif name in other.patches or {kind, type(other)} != {WeightDoor, CopyDoor}:
+                raise ValueError("A layer cannot be copied and patched at once: choose one.")
+        if door is None:
+            door = kind(module)
+            door.originals, door.rows = self.originals, self.rows
+            self.doors.append(door)
+        return door
+
+    def settle(self) -> None:
+        """Let every door with something to do stand around its module, patches outside of copies.
+
+        A door whose patches are all merged stands aside, and one without patches is forgotten.
+        """
+        self.doors = [door for door in self.doors if door.patches]
+        before, standing = set(doors(self.model)), {}
+        for door in sorted(self.doors, key=lambda door: not isinstance(door, CopyDoor)):
+            module = bottom(door)
+            door.base = standing.get(module, module)
+            if len(door.merged) < len(door.patches):
+                standing[module] = door
+                if door not in before:  # modes and devices passed it by
+                    door.rejoin()
+        for parent in [parent for _, parent in walk(self.model)]:
+            for key, child in parent._modules.items():
+                if child is not None and (isinstance(child, Door) or child in standing):
+                    module = bottom(child)
+                    parent._modules[key] = standing.get(module, module)
+
+    def route(self, rows: Routed | None) -> None:
+        """Tell every door which tuners act on which row."""
+        self.rows = rows
+        for door in self.doors:
+            door.rows = rows
+
+    # ---- values of the base ----
+
+    def merged_into(self, parameter: nn.Parameter) -> str | None:
+        """The tuner that has written into this parameter, or put its own copy into the place."""
+        for door in self.doors:
+            if door.merged and any(p is parameter for p in bottom(door).parameters()):
+                return door.merged[-1]
+        return None
+
+    @torch.no_grad()
+    def put(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Give a base parameter another value, beneath what is merged into it."""
+        if parameter not in self.originals.values:
+            parameter.copy_(value)
+            return
+        self.originals.values[parameter].copy_(value)
+        for door in self.doors:
+            if isinstance(door, WeightDoor) and door.merged:
+                if any(p is parameter for p in bottom(door)._parameters.values()):
+                    door.write()
+
+    def restore(self) -> None:
+        """With the last tuner: flags, modes, buffers and hooks as before the first one came."""
+        stuck = [path for path, module in self.model.named_modules() if isinstance(module, Door)]
+        if stuck or self.originals.values or self.originals.tensors:
+            raise RuntimeError(
+                f"The base could not be given back ({(stuck or ['a merged weight'])[0]} is still "
+                "changed): load it anew, and tell the authors of minipeft what led to this."
+            )
+        for hook in self.hooks:
+            hook.remove()
+        for parameter, flag in self.requires_grad:
+            parameter.requires_grad_(flag)
+        with torch.no_grad():
+            for module, key, value in self.buffers:
+                now = module._buffers.get(key)
+                if now is not None and now.shape == value.shape:
+                    now.copy_(value)
+                else:
+                    module._buffers[key] = value.clone()
+        for module, mode in self.training:
+            module.training = mode
+
+
+def tuners(model: nn.Module) -> dict[str, Tuner]:
+    """The tuners attached to a model, by name, in the order of attachment."""
+    return dict(model.minipeft.tuners) if "minipeft" in vars(model) else {}
+
+
+def active(model: nn.Module) -> list[Tuner]:
+    """The tuners that act now, in order: neither disabled nor merged."""
+    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
