@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
-from minipeft.tuner import anatomy_of, seeded, tuners, turn, wrap
+from minipeft.tuner import anatomy_of, positions_to_write_on, seeded, tuners, turn, wrap
 
 
 def generate(
@@ -45,7 +45,9 @@ def generate(
     anatomy = anatomy_of(model)
     decoder = bool(tuners(model)) and anatomy.is_decoder()
     batch = wrap(model, batch, left=decoder or None)
-    batch.pop("position_ids", None)  # every row counts its own tokens when it writes
+    batch.pop("position_ids", None)
+    if tuners(model) and (positions := positions_to_write_on(model, batch)) is not None:
+        batch["position_ids"] = positions
     given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
     if anatomy.limit is not None:
         room = anatomy.limit - (1 if anatomy.is_encoder_decoder() else given)

@@ -405,7 +405,7 @@ class Tuner:
         if self.words is None:
             return wrap(batch)
         if self.as_in_peft:
-            return columns_as_positions(batch, wrap)
+            return columns_as_positions(batch, wrap, spell=self.anatomy.takes_positions())
         return keep_positions(batch, wrap, self.anatomy.positions())
 
     @property
@@ -817,6 +817,18 @@ def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, pas
         own = past + torch.arange(T, device=mask.device).expand(B, T)
     counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(acting))
     return {**batch, "position_ids": count_positions(mask, counting, own)}
+
+
+def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:
+    """position_ids (B, T) for `generate`; None where every row counts its own tokens, as there."""
+    known, rows, mask = tuners(model), model.minipeft.rows, batch.get("attention_mask")
+    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
+    in_peft = [any(t.words and t.as_in_peft for t in row) for row in acting]
+    if mask is None or not any(in_peft) or not anatomy_of(model).takes_positions():
+        return None
+    B, T = mask.shape  # padding stands between a prompt of PEFT's and the text
+    counting = ~torch.tensor(in_peft, device=mask.device).repeat_interleave(B // len(acting))
+    return count_positions(mask, counting, torch.arange(T, device=mask.device).expand(B, T))
 
 
 def later(model: nn.Module, batch: dict, past: int = 0) -> dict:

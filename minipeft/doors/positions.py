@@ -19,7 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minipeft.doors.words import positions
+from minipeft.doors.words import is_left_padded, positions
 
 
 def whole_rows(batch: dict) -> dict:
@@ -81,14 +81,19 @@ def keep_positions(batch: dict, wrap: Callable[[dict], dict], limit: int | None 
     return {**wrapped, "position_ids": going_on}
 
 
-def columns_as_positions(batch: dict, wrap: Callable[[dict], dict]) -> dict:
+def columns_as_positions(batch: dict, wrap: Callable[[dict], dict], spell: bool) -> dict:
     """`wrap(batch)` for words as in 🤗 PEFT, which ignores position_ids: given are the base's own.
 
+    spell: say them where padding is on the left, since `generate` would count a row's own tokens.
+
     Raises:
-        ValueError: they are not.
+        ValueError: others are given.
     """
-    if batch.get("position_ids") is None:
+    if batch.get("position_ids") is None and not (spell and is_left_padded(batch)):
         return wrap(batch)
+    if batch.get("position_ids") is None:
+        ids = batch["input_ids"]
+        batch = {**batch, "position_ids": torch.arange(ids.shape[1], device=ids.device)}
     given = whole_rows(batch)["position_ids"]
     if not torch.equal(given, torch.arange(given.shape[1], device=given.device).expand_as(given)):
         raise ValueError(

@@ -142,6 +142,24 @@ def test_the_same_words_are_written(tmp_path, name):
         assert torch.equal(ours[:, 5:], expected[:, -5:])
 
 
+@pytest.mark.parametrize("name", ["gpt2", "opt", "llama"])
+def test_the_same_words_are_written_behind_padding(tmp_path, name):
+    """There the prompt stands before the padding, and positions count both."""
+    theirs = with_peft(name)
+    theirs.save_pretrained(tmp_path)
+    model = zoo.build(name)
+    tuner = mp.load(model, tmp_path)
+    batch = zoo.batch(name, rows=3)
+    batch = {key: batch[key].flip(1) for key in ("input_ids", "attention_mask")}
+    batch["attention_mask"][0, :4], batch["input_ids"][0, :4] = 0, 0
+    options = dict(max_new_tokens=6, do_sample=False)
+    expected = theirs.generate(**batch, **options)[:, -6:]
+    assert torch.equal(mp.generate(model, **batch, max_new_tokens=6)[:, -6:], expected)
+    assert torch.equal(model.generate(**tuner.wrap(batch), **options)[:, -6:], expected)
+    with mp.route(model, [tuner.name] * 3):
+        assert torch.equal(mp.generate(model, **batch, max_new_tokens=6)[:, -6:], expected)
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "llama"])
 def test_gradients_are_the_same_numbers(tmp_path, name):
     head = "classification" if name == "bert" else "language"
