@@ -284,3 +284,25 @@ def test_a_merged_model_keeps_the_labels_of_its_head(cli, gpt2, tmp_path):
     assert fresh.code == 0 and "a random one answers" not in fresh.out  # by its language head
     fresh = cli("evaluate", "tiny-encoder", "--data", "c.tsv", *kind, "--limit", 5)
     assert fresh.code == 0 and "a random one answers" in fresh.out
+
+
+def test_a_classifiers_adapter_of_pefts_brings_its_head(cli, gpt2, tmp_path):
+    """The head, and how many labels it has, come from the adapter, not from the base or a flag."""
+    import peft
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    theirs = Classifier.from_pretrained(gpt2, num_labels=3, pad_token_id=0)
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["c_attn"], fan_in_fan_out=True)
+    theirs = peft.get_peft_model(theirs, config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1)
+    theirs.save_pretrained("adapter")
+    done = cli("inspect", "adapter", "--base", gpt2)
+    assert done.code == 0 and "classification" in done.out.lower(), done.err
+    done = cli("merge", "adapter", "merged", "--base", gpt2)
+    assert done.code == 0, done.err
+    merged = Classifier.from_pretrained("merged").eval()
+    ids = torch.arange(14, 20)[None]
+    torch.testing.assert_close(merged(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
