@@ -122,7 +122,7 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     """
     settings, tensors, _ = read(Path(folder))
     found = {"SEQ_CLS": ("classification", "classify"), "TOKEN_CLS": ("tagging", "tag")}
-    head, kind = found.get(settings.get("task_type"), (None, None))
+    head, kind = found.get(str(settings.get("task_type")), (None, None))
     layers = [
         tensor
         for key, tensor in tensors.items()

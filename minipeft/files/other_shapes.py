@@ -72,6 +72,8 @@ def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
     Raises:
         ValueError: it is not; the sentence says which model to load.
     """
+    task = settings.get("task_type")
+    auto = TASKS.get(task) if isinstance(task, str) else None
     for key, tensor in tensors.items():
         path = key.removeprefix(PREFIX).removeprefix(BASE)
         head = path.split(".")[0]
@@ -79,24 +81,25 @@ def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
             continue
         module, _, parameter = path.rpartition(".")
         layer = anatomy.modules.get(module)
-        own = None if layer is None else layer._parameters.get(parameter)
-        if own is not None and own.shape == tensor.shape:
+        parameter = None if layer is None else layer._parameters.get(parameter)
+        if parameter is not None and parameter.shape == tensor.shape:
             continue
-        labels = min(len(t) for k, t in tensors.items() if head in k.split(".") and t.dim() == 2)
-        task, kind = settings.get("task_type"), type(anatomy.model).__name__
-        said = f" (task_type {task})" if isinstance(task, str) and task in TASKS else ""
-        if own is not None and head in TASK_HEADS:
+        outputs = [len(t) for k, t in tensors.items() if head in k.split(".") and t.dim() == 2]
+        labels = min(outputs, default=2)
+        what = f"a trained classification head {head!r}{f' (task_type {task})' if auto else ''}"
+        if parameter is not None and head in TASK_HEADS:
             raise ValueError(
-                f"The file holds a trained head {head!r}{said} with {labels} labels; {key} has "
-                f"shape {tuple(tensor.shape)}, here it has {tuple(own.shape)}: load the base that "
-                f"it was made for with num_labels={labels}."
+                f"The file holds {what} with {labels} labels, in which {path} has shape "
+                f"{tuple(tensor.shape)}, and {tuple(parameter.shape)} in this model: load the "
+                f"base that it was made for with num_labels={labels}."
             )
         if head == "head":  # a tiny_transformer's
-            what = f'tt.load(..., head="classification" or "tagging", labels={labels})'
+            call = f'tt.load(..., head="classification" or "tagging", labels={labels})'
         else:
-            auto = TASKS.get(task, "AutoModelForSequenceClassification, say,")
-            what = f"{auto}.from_pretrained(..., num_labels={labels})".replace(",.from", ", .from")
+            call = (
+                f"{auto or 'the Auto class of its task'}.from_pretrained(..., num_labels={labels})"
+            )
         raise ValueError(
-            f"The file holds a trained classification head {head!r}{said} with {labels} labels, "
-            f"which this {kind} does not have: load the base with that head, {what}."
+            f"The file holds {what} with {labels} labels, which this "
+            f"{type(anatomy.model).__name__} does not have: load the base with that head, {call}."
         )

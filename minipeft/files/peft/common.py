@@ -149,15 +149,15 @@ def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
     """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
     for path, weight in take(named, ".base_layer.weight").items():
         module = anatomy.modules.get(path)
-        own = getattr(module, "weight", None)
-        if own is None or own.shape != weight.shape:
-            shape = "none" if own is None else tuple(own.shape)
+        matrix = getattr(module, "weight", None)
+        if matrix is None or matrix.shape != weight.shape:
+            shape = "none" if matrix is None else tuple(matrix.shape)
             raise ValueError(
                 f"The file holds a matrix of {path} of shape {tuple(weight.shape)}, this model "
                 f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
                 "added to the base."
             )
-        if not torch.equal(own.detach().to(weight), weight):
+        if not torch.equal(matrix.detach().to(weight), weight):
             raise ValueError(
                 f"The file holds a matrix of {path} that is not this base's: it was trained, or "
                 "made for another base; save the base that it was made for, and load that one."

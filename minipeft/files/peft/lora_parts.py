@@ -126,9 +126,9 @@ def write_biases(tuner) -> dict[str, Tensor]:
     for path, parts in by_module(maps).items():
         place, patch = parts[0]
         b = patch.b.new_zeros(features(place.module)[1])
-        for part, own in parts:
+        for part, inner in parts:
             columns = slice(None) if part.columns is None else part.columns.to(b.device)
-            b[columns] = own.b.detach() * (own.bias_scale / patch.bias_scale)
+            b[columns] = inner.b.detach() * (inner.bias_scale / patch.bias_scale)
         if patch.inside:
             tensors[f"{PREFIX}{path}.lora_B.bias"] = b
         else:
@@ -284,26 +284,30 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
     for place in places:
         key, columns = name_of(place), slice(None) if place.columns is None else place.columns
         if method.bias == "detour":
-            path, own = f"{place.path}.lora_B", 0.0
+            path, base = f"{place.path}.lora_B", 0.0
         elif place.module.bias is not None:
-            path, own = place.path, place.module.bias.detach()
+            path, base = place.path, place.module.bias.detach()
         else:
             continue
         if path not in biases:
             raise ValueError(f"The file lacks the bias of {path}: it is incomplete.")
-        values[f"{key}.b"] = (biases[path] - own)[columns]
+        values[f"{key}.b"] = (biases[path] - base)[columns]
         read.add(path)
     for place in anatomy.biased(True, True) if method.bias == "all" else ():
         if place.path not in adapted:
-            own = place.module.bias.detach()
+            base = place.module.bias.detach()
             shared = [path for path in names[place.module.bias] if path in biases]
-            values[f"{name_of(place)}.d"] = (biases[shared[0]] if shared else own) - own
+            values[f"{name_of(place)}.d"] = (biases[shared[0]] if shared else base) - base
             read.update(shared)
     for path, bias in biases.items():
         if path in read:
             continue
-        own = getattr(anatomy.modules.get(path), "bias", None)
-        if own is None or own.shape != bias.shape or not torch.equal(own.detach().to(bias), bias):
+        base = getattr(anatomy.modules.get(path), "bias", None)
+        if (
+            base is None
+            or base.shape != bias.shape
+            or not torch.equal(base.detach().to(bias), bias)
+        ):
             raise ValueError(
                 f"The file trains the bias of {path}, which is no bias of a linear map or a layer "
                 "norm of this model outside of its head."
