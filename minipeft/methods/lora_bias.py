@@ -62,6 +62,11 @@ class LoRABiasPatch(LoRAPatch):
 
     def fold(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """(W0 + scale B A (out, in), b0 + b (out,))."""
+        if bias is None:
+            raise ValueError(
+                "A LoRABias cannot be merged here: it adds a bias, and the base's map has none "
+                "that it could be added to, so leave it attached."
+            )
         return weight + self.delta().to(weight), bias + self.bias_scale * self.b.to(bias)
 
 
