@@ -30,7 +30,7 @@ from tinyland import (  # noqa: E402
     words,
 )
 
-from minipeft.tasks.encoding import kind_of  # noqa: E402
+from minipeft.model.kind import kind_of  # noqa: E402
 from minipeft.tasks.metrics import accuracy, normal  # noqa: E402
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from torch import nn
 
+from minipeft.model.kind import kind_in
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
 from minipeft.tuner import seeded
 from tiny_transformer.files import check_fetched, write_text
-
-HEADS = ("language", "classification", "tagging")
 
 
 @dataclass
@@ -141,11 +140,7 @@ def kind_of(name: str, options: argparse.Namespace) -> str:
         from tiny_transformer import checkpoints
 
         return checkpoints.read_config(checkpoints.find(name))[1].kind
-    hf, config = _config(name, options)
-    if config.is_encoder_decoder:
-        return "encoder-decoder"
-    masked = type(config) in hf.MODEL_FOR_MASKED_LM_MAPPING
-    return "encoder" if masked and not getattr(config, "is_decoder", False) else "decoder"
+    return kind_in(_config(name, options)[1])
 
 
 def labels_in(name: str, options: argparse.Namespace, head: str) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ import minipeft as mp
 from minipeft import tasks
 from minipeft.commands import bases, data, options, runs, scoring, train
 from minipeft.report import Table
+from minipeft.tasks.scoring import LOWER_IS_BETTER, deciding
 from minipeft.tasks.tasks import Task
 from tiny_transformer.files import write_text
 
@@ -221,8 +222,8 @@ def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
     good = [cell for cell in cells if "dev" in cell]
     write_text(folder / "cells.csv", as_csv(cells))
     if good:
-        first = next(iter(good[0]["dev"]))
-        lower = first == "error_rate"
+        first = deciding(good[0]["dev"])
+        lower = first in LOWER_IS_BETTER
         split = "test" if all("test" in cell for cell in good) else "dev"
         chosen = best_rates(good, first, lower)
         rows = [row(text, found, first, split) for text, found in chosen.items()]

@@ -11,6 +11,7 @@ from pathlib import Path
 from minipeft import tasks
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import Encoding, Example
+from minipeft.tasks.scoring import OTHER
 from minipeft.tasks.tasks import Task
 
 KINDS = {
@@ -19,7 +20,6 @@ KINDS = {
     "cloze": "cloze",
     "text-to-text": "generate",
 }
-OTHER = ("O", "other")  # the tag of words that are nothing special
 
 
 def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:

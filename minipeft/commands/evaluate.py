@@ -12,6 +12,7 @@ from pathlib import Path
 from minipeft import tasks
 from minipeft.commands import data, opened, options, scoring
 from minipeft.report import Table
+from minipeft.tasks.scoring import LOWER_IS_BETTER
 from tiny_transformer.files import write_text
 
 EXAMPLES = """evaluate runs/example --data reverse
@@ -121,7 +122,7 @@ def judged(scores: dict[str, float], wanted: list[tuple[str, float]]) -> int:
     for name, value in wanted:
         if name not in scores:
             raise ValueError(f"There is no score {name!r} here, only {', '.join(scores)}.")
-        lower = name == "error_rate"
+        lower = name in LOWER_IS_BETTER
         if scores[name] > value if lower else scores[name] < value:
             print(f"{name} is {scores[name]:.4f}, {'above' if lower else 'below'} {value:g}")
             code = 1

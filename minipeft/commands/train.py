@@ -14,6 +14,7 @@ import minipeft as mp
 from minipeft.commands import bases, data, options, runs, scoring
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
+from minipeft.model.kind import HEADS
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
@@ -89,7 +90,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
          "a fifth of the run)")  # fmt: skip
     flag("--checkpoint-every", type=int, default=100, metavar="N", help="steps between two "
          "checkpoints (default %(default)s)")  # fmt: skip
-    flag("--head", choices=bases.HEADS, help="default: tagging for tags, classification for "
+    flag("--head", choices=HEADS, help="default: tagging for tags, classification for "
          "classes on an encoder, language otherwise")  # fmt: skip
 
 

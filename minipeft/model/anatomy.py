@@ -28,7 +28,6 @@ from minipeft.doors.weights import bottom, check_plain, features, is_linear, is_
 from minipeft.model.described import check_family
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,
-    ENCODERS,
     FAMILIES,
     TARGETS,
     TASK_HEADS,
@@ -36,6 +35,7 @@ from minipeft.model.families import (
     Family,
     Slice,
 )
+from minipeft.model.kind import config_of, kind_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,12 +101,11 @@ class Anatomy:
     """A model's modules by name, doors looked through, and the words of the field for them."""
 
     def __init__(self, model: nn.Module, family: Family | None = None) -> None:
-        # a model of one's own around a transformer: the transformer's config tells the family
-        configs = (getattr(module, "config", None) for module in model.modules())
-        config = next((config for config in configs if config is not None), None)
-        kind = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
+        config = config_of(model)
+        tiny = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
         self.model = model
-        self.model_type = f"tiny-{kind}" if kind else getattr(config, "model_type", None)
+        self.kind = kind_of(model)  # "decoder", "encoder" or "encoder-decoder"
+        self.model_type = f"tiny-{tiny}" if tiny else getattr(config, "model_type", None)
         self.family = family or next(
             (known for known in FAMILIES if self.model_type in known.model_types), None
         )
@@ -428,20 +427,15 @@ class Anatomy:
         return [m for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
 
     def is_encoder_decoder(self) -> bool:
-        config = getattr(self.model, "config", None)
-        kind = getattr(config, "kind", None)
-        return kind == "encoder-decoder" or bool(getattr(config, "is_encoder_decoder", False))
+        return self.kind == "encoder-decoder"
 
     def is_decoder(self) -> bool:
         """Causal, so that prompts to be continued are padded on the left."""
-        if self.is_encoder_decoder():
-            return False
-        kind = getattr(getattr(self.model, "config", None), "kind", None)
-        return kind == "decoder" or (kind is None and self.model_type not in ENCODERS)
+        return self.kind == "decoder"
 
     def is_encoder(self) -> bool:
         """Every token sees every token; heads read the first one, [CLS]."""
-        return not self.is_encoder_decoder() and not self.is_decoder()
+        return self.kind == "encoder"
 
     def writes(self) -> bool:
         """A decoder with a language head: what has labels in a row is what it writes."""

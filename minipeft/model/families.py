@@ -298,7 +298,6 @@ FAMILIES = (
     ),
 )
 
-ENCODERS = ("bert", "roberta", "electra", "distilbert", "deberta", "deberta-v2")  # not causal
 COUNT_OWN_TOKENS = ("roberta", "opt")  # by themselves, whatever the side of the padding
 
 # Heads that a fresh task starts from random numbers; they are trained and saved with a tuner.

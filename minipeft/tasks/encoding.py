@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from minipeft.generation import generate
+from minipeft.model.kind import KINDS, kind_of
 from minipeft.tasks import metrics
-from minipeft.tuner import tuners
+from minipeft.tuner import wrap
 
 
 class Example(NamedTuple):
@@ -35,7 +36,7 @@ class Encoding:
     """Turns examples of one task into tensors for one kind of model, and outputs into answers."""
 
     def __init__(self, task, tokenizer, model_kind: str, head: str | None = None):
-        if model_kind not in ("decoder", "encoder", "encoder-decoder"):
+        if model_kind not in KINDS:
             raise ValueError(
                 f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}."
             )
@@ -210,35 +211,11 @@ class Encoding:
 # -- models of both libraries
 
 
-def kind_of(model) -> str:
-    """ "decoder", "encoder" or "encoder-decoder", of a tiny or a transformers model."""
-    config = model.config
-    kind = getattr(config, "kind", None)
-    if kind is not None:
-        return kind
-    if getattr(config, "is_encoder_decoder", False):
-        return "encoder-decoder"
-    masked = hasattr(model, "can_generate") and not model.can_generate()
-    causal_class = any(word in type(model).__name__ for word in ("GPT", "Llama", "Qwen", "OPT"))
-    return "encoder" if masked and not causal_class else "decoder"
-
-
-def head_of(model) -> str:
-    """ "language", "classification" or "tagging"."""
-    head = getattr(model, "head", None)
-    name = type(getattr(head, "base", head)).__name__ + " " + type(model).__name__
-    if "ClassificationHead" in name or "ForSequenceClassification" in name:
-        return "classification"
-    return "tagging" if "Tagging" in name or "ForTokenClassification" in name else "language"
-
-
 def wrapped(model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch on the model's device, with the soft words of whatever is attached to it."""
+    """The batch on the model's device, with the prompts of each row's own tuners."""
     device = next(model.parameters()).device
     batch = {key: value.to(device) for key, value in batch.items()}
-    for tuner in tuners(model).values():
-        batch = tuner.wrap(batch)
-    return batch
+    return wrap(model, batch)
 
 
 def run(model, batch: dict[str, Tensor], both: bool = False):

@@ -6,6 +6,8 @@
 | exact      | texts           | share of equal texts, after lower case and single spaces        |
 | overlap    | texts           | mean ROUGE-L F1: longest common subsequence of words (Lin 2004) |
 | entity_f1  | rows of tags    | F1 over words whose tag is not "other"                          |
+| span_f1    | rows of tags    | F1 over whole entities, tagged B-x I-x (as CoNLL counts)        |
+| macro_f1   | labels          | mean over the labels of the F1 of each                          |
 | error_rate | rows of symbols | edit distance / target length (word or phoneme error rate)      |
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 
 def _same_length(predictions: Sequence, targets: Sequence) -> None:
@@ -75,6 +78,60 @@ def entity_f1(
         wanted += sum(tag != other for tag in target)
         right += sum(p == t != other for p, t in zip(prediction, target, strict=True))
     return 2 * right / (said + wanted) if said + wanted else 1.0
+
+
+def span_f1(predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> float:
+    """F1 of whole entities: one is right when its first word, last word and kind are."""
+    _same_length(predictions, targets)
+    predicted = {(i, *span) for i, row in enumerate(predictions) for span in spans(row)}
+    wanted = {(i, *span) for i, row in enumerate(targets) for span in spans(row)}
+    total = len(predicted) + len(wanted)
+    return 2 * len(predicted & wanted) / total if total else 1.0
+
+
+def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """(kind, first, last) of every entity; an I- that continues nothing begins one."""
+    entities: list[tuple[str, int, int]] = []
+    for i, tag in enumerate(tags):
+        mark, _, kind = tag.partition("-")
+        if mark not in ("B", "I"):
+            continue
+        last = entities[-1] if entities else None
+        if mark == "I" and last and last[0] == kind and last[2] == i - 1:
+            entities[-1] = (kind, last[1], i)
+        else:
+            entities.append((kind, i, i))
+    return entities
+
+
+class LabelScore(NamedTuple):
+    """How well one label is predicted. count: how often it is the right answer."""
+
+    label: str
+    precision: float
+    recall: float
+    f1: float
+    count: int
+
+
+def by_label(
+    predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]
+) -> list[LabelScore]:
+    """Precision, recall and F1 of every label; a ratio with nothing in it is 0."""
+    _same_length(predictions, targets)
+    rows = []
+    for label in labels:
+        right = sum(p == t == label for p, t in zip(predictions, targets, strict=True))
+        said, wanted = sum(p == label for p in predictions), sum(t == label for t in targets)
+        f1 = 2 * right / (said + wanted) if said + wanted else 0.0
+        rows.append(LabelScore(label, right / max(1, said), right / max(1, wanted), f1, wanted))
+    return rows
+
+
+def macro_f1(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> float:
+    """Mean F1 of the labels that are the right answer at least once."""
+    f1 = [row.f1 for row in by_label(predictions, targets, labels) if row.count]
+    return sum(f1) / len(f1)
 
 
 def distance(a: Sequence, b: Sequence) -> int:

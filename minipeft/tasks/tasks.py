@@ -24,12 +24,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from minipeft.contexts import evaluating
-from minipeft.tasks import metrics, tables
-from minipeft.tasks.encoding import Encoding, Example, head_of, kind_of
+from minipeft.model.kind import head_of, kind_of
+from minipeft.tasks import scoring, tables
+from minipeft.tasks.encoding import Encoding, Example
 from tiny_transformer.checkpoints import data_folder
 
 SPLITS = ("train", "dev", "test", "ood")
@@ -101,7 +100,6 @@ class Task:
         encoded = Encoding(self, tokenizer, model_kind, head)
         return Batches(encoded, self.examples(split)[:limit], batch_size, seed, epochs, steps)
 
-    @torch.no_grad()
     def score(
         self, model, tokenizer, split: str = "test", limit: int | None = None, batch_size: int = 64
     ) -> dict[str, float]:
@@ -109,34 +107,20 @@ class Task:
 
         Returns:
             generate: exact (whole text) and overlap (ROUGE-L); cloze: accuracy among all words;
-            classify: accuracy among the labels; tag: accuracy of all words and entity f1.
+            classify: accuracy among the labels; tag: accuracy of all words and entity f1
+            (see `minipeft.tasks.scoring`).
         """
         examples = self.examples(split)[:limit]
         predictions = self.predict(model, tokenizer, [e.input for e in examples], batch_size)
-        targets = [example.target for example in examples]
-        if self.kind == "generate":
-            return {
-                "exact": metrics.exact(predictions, targets),
-                "overlap": metrics.overlap(predictions, targets),
-            }
-        if self.kind == "tag":
-            said = [text.split() for text in predictions]
-            true = [text.split() for text in targets]
-            return {
-                "accuracy": metrics.accuracy(sum(said, []), sum(true, [])),
-                "f1": metrics.entity_f1(said, true, other=self.labels[0]),
-            }
-        return {"accuracy": metrics.exact(predictions, targets)}
+        return scoring.scores(self, predictions, [example.target for example in examples])
 
-    @torch.no_grad()
     def predict(self, model, tokenizer, inputs: Sequence[str], batch_size: int = 64) -> list[str]:
-        """What the model answers to each input: a text, a label word, or tags with spaces."""
+        """What the model answers to each input: a text, a label word, or tags with spaces.
+
+        Under `route`, which names one tuner for every input, each input is answered by its own.
+        """
         encoding = Encoding(self, tokenizer, kind_of(model), head_of(model))
-        answers = []
-        with evaluating(model):
-            for start in range(0, len(inputs), batch_size):
-                answers += encoding.answers(model, list(inputs[start : start + batch_size]))
-        return answers
+        return scoring.answers(encoding, model, inputs, batch_size)
 
 
 class Batches:

@@ -35,7 +35,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from minipeft.model.anatomy import Anatomy
-from minipeft.tasks.encoding import head_of
+from minipeft.model.kind import head_of
 from minipeft.tuner import seeded, tuners, wrap
 
 

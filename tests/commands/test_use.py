@@ -47,15 +47,23 @@ def test_what_the_scores_are():
     task = Task("t", "tag", {}, labels=("O", "B-x", "I-x"))
     true = ["B-x I-x O B-x", "O O"]
     said = ["B-x I-x O O", "I-x O"]  # one whole entity of two; one that is not there
-    found = scoring.scores(task, said, true)
-    assert found["f1"] == pytest.approx(2 * 1 / (2 + 2))
-    assert found["accuracy"] == pytest.approx(4 / 6)
-    assert scoring.spans(["I-x", "I-x", "I-y", "B-y"]) == [("x", 0, 1), ("y", 2, 2), ("y", 3, 3)]
-    assert scoring.entities([["O"]], [["O"]]) == 1.0
-    rows = scoring.counted("aab", "abb", ("a", "b", "c"))
-    assert rows[0][1:] == pytest.approx((1 / 2, 1, 2 / 3, 1))
-    assert rows[1][1:] == pytest.approx((1, 1 / 2, 2 / 3, 2))
-    assert rows[2][1:] == (0, 0, 0, 0)
+    scores = scoring.scores(task, said, true)
+    assert scores["f1"] == pytest.approx(2 * 1 / (2 + 2))
+    assert scores["accuracy"] == pytest.approx(4 / 6)
+
+
+def test_the_score_that_decides_stands_first_on_the_command_line():
+    for kind, labels, letters, expected in [
+        ("generate", None, False, ["overlap", "exact"]),
+        ("cloze", None, False, ["accuracy"]),
+        ("classify", ("a", "b"), False, ["accuracy", "macro_f1"]),
+        ("tag", ("O", "a", "b"), False, ["f1", "accuracy"]),
+        ("generate", None, True, ["error_rate", "exact"]),
+    ]:
+        task = Task("t", kind, {}, labels=labels)
+        scores = scoring.scores(task, ["a", "b"], ["a", "a"], letters)
+        assert list(scores) == expected
+    assert scoring.scores(task, ["ab"], ["ac"], True) == {"error_rate": 0.5, "exact": 0.0}
 
 
 def test_generate_streams_what_it_returns(cli, run):

@@ -34,6 +34,22 @@ def test_entity_f1_counts_words_that_are_not_other():
     assert metrics.entity_f1([["other"] * 3, ["other"] * 2], target) == 0
 
 
+def test_span_f1_counts_whole_entities():
+    target = [["B-x", "I-x", "O", "B-x"], ["O", "O"]]
+    predicted = [["B-x", "I-x", "O", "O"], ["I-x", "O"]]  # one of two, and one that is none
+    assert metrics.span_f1(predicted, target) == 2 * 1 / (2 + 2)
+    assert metrics.span_f1([["O"]], [["O"]]) == 1.0
+    assert metrics.spans(["I-x", "I-x", "I-y", "B-y"]) == [("x", 0, 1), ("y", 2, 2), ("y", 3, 3)]
+
+
+def test_precision_recall_and_f1_of_every_label():
+    rows = metrics.by_label("aab", "abb", ("a", "b", "c"))
+    assert rows[0] == pytest.approx(("a", 1 / 2, 1, 2 / 3, 1))
+    assert rows[1] == pytest.approx(("b", 1, 1 / 2, 2 / 3, 2))
+    assert rows[2] == ("c", 0, 0, 0, 0)
+    assert metrics.macro_f1("aab", "abb", ("a", "b", "c")) == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize(
     ("a", "b", "steps"),
     [("kitten", "sitting", 3), ("", "abc", 3), ("abc", "abc", 0), ("ab", "ba", 2)],

@@ -6,10 +6,13 @@ import math
 import pytest
 import tiny_models
 import torch
+import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.tasks.encoding import Encoding, Example, head_of, kind_of
+from minipeft.model.kind import head_of, kind_of
+from minipeft.tasks import scoring
+from minipeft.tasks.encoding import Encoding, Example
 from minipeft.tasks.tasks import load, make, names, read
 
 WORDS = "a b c d e f g h x y yes no left . = > other person place".split()
@@ -162,6 +165,55 @@ def test_cloze_and_classes_by_mask_and_head():
     net = fit(model("bert", "tagging", 3), tags, words, "encoder")
     assert tags.predict(net, words, ["b a", "a b"]) == ["place other", "other person"]
     assert tags.score(net, words, "train") == {"accuracy": 1.0, "f1": 1.0}
+
+
+def test_entities_of_several_words_and_labels_in_any_order():
+    task = make("m", "tag", labels=["B-x", "I-x", "O"], test=[("a b c d", "B-x I-x O B-x")])
+    assert scoring.scores(task, ["B-x I-x O O"], ["B-x I-x O B-x"])["f1"] == 2 * 1 / (1 + 2)
+    task = make("m", "tag", labels=["x", "other"], test=[("a b", "x other")])
+    assert scoring.scores(task, ["other other"], ["x other"])["f1"] == 0
+    task = make("m", "classify", labels=["A", "a"], test=[("b", "a")])
+    assert scoring.scores(task, ["A"], ["a"]) == {"accuracy": 0}
+
+
+@pytest.mark.parametrize("kind", ["generate", "cloze", "likelier", "classify", "tag", "written"])
+def test_under_route_every_input_is_answered_by_its_own_tuner(kind):
+    layout = {"generate": "gpt2", "likelier": "gpt2", "written": "bart"}.get(kind, "bert")
+    head = {"classify": "classification", "tag": "tagging"}.get(kind, "language")
+    net = tiny_models.scramble(model(layout, head), size=0.3)
+    words = tokenizer(ends=layout != "gpt2")
+    inputs = ["a b c d e", "a", "b a", "c a b", "d", "e f g h", "f b"]
+    rows = [(text, "x y no" if kind in ("generate", "written") else "x") for text in inputs]
+    if kind == "tag":
+        rows = [(text, " ".join(["x"] * len(text.split()))) for text in inputs]
+    task = make(
+        "m",
+        {"likelier": "classify", "written": "generate"}.get(kind, kind),
+        labels=["x", "y", "no"] if kind in ("likelier", "classify", "tag") else None,
+        test=rows,
+    )
+    methods = {
+        "short": mp.PromptTuning(length=2),
+        "long": mp.PromptTuning(length=5),
+        "low-rank": mp.LoRA(rank=2),
+    }
+    alone = {None: task.predict(net, words, inputs)}
+    for number, (name, method) in enumerate(methods.items()):
+        tuner = mp.attach(net, method, name)
+        zoo.shake(tuner, 1.0, seed=number)
+        alone[name] = task.predict(net, words, inputs)
+        tuner.disable()
+    for name in methods:
+        mp.tuners(net)[name].enable()
+    names = ["short", "long", None, "low-rank", "long", "short", None]
+    with mp.route(net, names):
+        mixed = task.predict(net, words, inputs, batch_size=3)
+        score = task.score(net, words)
+        with pytest.raises(ValueError, match="route.. names 7 rows, but there are 2 inputs"):
+            task.predict(net, words, inputs[:2])
+    assert mixed == [alone[name][i] for i, name in enumerate(names)]
+    assert len(set(map(tuple, alone.values()))) > 2  # the tuners do answer differently
+    assert score == scoring.scores(task, mixed, [target for _, target in rows])
 
 
 def test_the_likelier_label_is_chosen_among_the_labels_only():

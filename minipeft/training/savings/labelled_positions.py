@@ -19,7 +19,7 @@ import inspect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.tasks.encoding import head_of
+from minipeft.model.kind import head_of
 
 WORTH = 0.9  # of the columns; above, nothing is gained
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.attached import active
-from minipeft.tasks.encoding import head_of
+from minipeft.model.kind import head_of
 
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 

@@ -1,0 +1,101 @@
+"""A model's answers to the examples of a task, and how good they are.
+
+| kind of task | scores                                                                    |
+|--------------|---------------------------------------------------------------------------|
+| generate     | exact (whole text), overlap (ROUGE-L)                                     |
+| cloze        | accuracy among all words                                                  |
+| classify     | accuracy among the labels                                                 |
+| tag          | accuracy of all words, f1 of whole entities (B-x I-x tags) or of words    |
+| in letters   | error_rate (edit distance / length), exact: for models of pronunciation   |
+
+`deciding` names the one score by which weights or settings are chosen, where one must be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from minipeft.contexts import evaluating
+from minipeft.tasks import metrics
+from minipeft.tasks.encoding import Encoding
+from minipeft.tuner import route, tuners
+
+OTHER = ("O", "other")  # the tag of words that are nothing special
+DECIDING = ("error_rate", "overlap", "f1", "accuracy")  # the first of them that there is decides
+LOWER_IS_BETTER = ("error_rate",)
+
+
+def scores(
+    task, predictions: Sequence[str], targets: Sequence[str], letters: bool = False
+) -> dict[str, float]:
+    """Predictions against targets, as in the table above.
+
+    letters: the answers are compared symbol by symbol, whatever the kind of the task.
+    """
+    if letters:
+        return {
+            "error_rate": metrics.error_rate(predictions, targets),
+            "exact": metrics.accuracy(predictions, targets),
+        }
+    if task.kind == "generate":
+        return {
+            "exact": metrics.exact(predictions, targets),
+            "overlap": metrics.overlap(predictions, targets),
+        }
+    if task.kind == "tag":
+        predicted, true = [p.split() for p in predictions], [t.split() for t in targets]
+        accuracy = metrics.accuracy(sum(predicted, []), sum(true, []))
+        if any(label.startswith("B-") for label in task.labels):
+            return {"accuracy": accuracy, "f1": metrics.span_f1(predicted, true)}
+        other = next((label for label in task.labels if label in OTHER), task.labels[0])
+        return {"accuracy": accuracy, "f1": metrics.entity_f1(predicted, true, other)}
+    if task.kind == "classify" and set(targets) <= set(task.labels):  # A and a may be two labels
+        return {"accuracy": metrics.accuracy(predictions, targets)}
+    return {"accuracy": metrics.exact(predictions, targets)}
+
+
+def deciding(names: Iterable[str]) -> str:
+    """The score that decides, of those with these names."""
+    names = tuple(names)
+    return next(name for name in DECIDING if name in names)
+
+
+@torch.no_grad()
+def answers(
+    encoding: Encoding,
+    model: nn.Module,
+    inputs: Sequence[str],
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[str]:
+    """The model's answer to every input, in their order, in eval mode.
+
+    Texts of about one length run together. Under `route`, which names a tuner for every input,
+    each one keeps its own.
+
+    Raises:
+        ValueError: route() names another number of inputs.
+    """
+    names = model.minipeft.rows if tuners(model) else None  # of `route`: one entry for each input
+    if names is not None and len(names) != len(inputs):
+        raise ValueError(
+            f"route() names {len(names)} rows, but there are {len(inputs)} inputs to answer: name "
+            "one tuner for each input."
+        )
+    order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
+    texts = [""] * len(inputs)
+    bar = tqdm(total=len(inputs), disable=not progress, delay=2, unit="example", leave=False)
+    with evaluating(model), bar:
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            with nullcontext() if names is None else route(model, [names[i] for i in chosen]):
+                batch = encoding.answers(model, [inputs[i] for i in chosen])
+            for i, text in zip(chosen, batch, strict=True):
+                texts[i] = text
+            bar.update(len(chosen))
+    return texts
