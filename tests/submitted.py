@@ -47,9 +47,8 @@ def space_of(path):
     return vars(module)
 
 
-def solutions(path):
+def solutions(path, space):
     """(reference, expression) of every solution that a module's tests are parametrized with."""
-    space = space_of(path)
     for test in ast.parse(path.read_text(encoding="utf-8")).body:
         if not isinstance(test, ast.FunctionDef):
             continue

@@ -89,7 +89,7 @@ def wrong():
     found = defaultdict(list)
     for path in MODULES:
         space = space_of(path)
-        for reference, expression in solutions(path):
+        for reference, expression in solutions(path, space):
             check = checks.EXERCISES[reference]
             if (
                 len(found[reference]) < WRONG
