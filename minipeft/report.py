@@ -134,7 +134,7 @@ def report_of(tuner) -> Report:
     state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
     return Report(
         title=f"{tuner.name}: {tuner.method.describe()} on {type(tuner.model).__name__}, {state}",
-        header=("kind", "target", "module", "tensors", "places", "numbers"),
+        header=("kind", "target", "module", "tensors", "places", "parameters"),
         rows=rows,
         notes=notes,
         trainable=trainable,

@@ -41,7 +41,7 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
     model = tuner.model
     variants: dict[str, Tensor] = {}
     with evaluating(model):
-        own = model(**tuner.wrap(batch)).logits
+        unmerged = model(**tuner.wrap(batch)).logits
         if quantized_patches(tuner):
             with full_precision(tuner):
                 variants["on the base in full precision"] = model(**batch).logits
@@ -54,9 +54,9 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
             tuner.unmerge()
     rows = []
     for what, logits in variants.items():
-        apart = (logits.float() - own.float()).abs()
+        apart = (logits.float() - unmerged.float()).abs()
         rows.append((what, apart.max().item(), apart.mean().item()))
-    title = f"{tuner.name}: drift of logits, whose mean size is {own.float().abs().mean():.3g}"
+    title = f"{tuner.name}: drift of logits, whose mean size is {unmerged.float().abs().mean():.3g}"
     return Table(title, ("", "max", "mean"), rows)
 
 

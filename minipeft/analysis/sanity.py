@@ -148,21 +148,21 @@ def _logits(model: nn.Module, batch: dict) -> Tensor:
 
 def _census(tuner: Tuner, batch: dict, learning_rate: float) -> tuple:
     """Two steps; which of the new tensors have had a gradient, and has one of the base?"""
-    model, own = tuner.model, set(tuner.parameters())
-    optimizer = torch.optim.SGD(own, lr=learning_rate)
+    model, trained = tuner.model, set(tuner.parameters())
+    optimizer = torch.optim.SGD(trained, lr=learning_rate)
     reached: set[nn.Parameter] = set()
     for _ in range(2):
         optimizer.zero_grad()
         loss_of(model, batch).backward()
-        reached |= {p for p in own if p.grad is not None and bool(p.grad.count_nonzero())}
+        reached |= {p for p in trained if p.grad is not None and bool(p.grad.count_nonzero())}
         optimizer.step()
-    leaked = [p for p in model.parameters() if p not in own and p.grad is not None]
+    leaked = [p for p in model.parameters() if p not in trained and p.grad is not None]
     optimizer.zero_grad()
     return (
         "gradient census",
-        f"{len(own)} of {len(own)} new tensors by step 2, 0 of the base",
-        f"{len(reached)} of {len(own)}, {len(leaked)} of the base",
-        len(reached) == len(own) and not leaked,
+        f"{len(trained)} of {len(trained)} new tensors by step 2, 0 of the base",
+        f"{len(reached)} of {len(trained)}, {len(leaked)} of the base",
+        len(reached) == len(trained) and not leaked,
     )
 
 

@@ -63,14 +63,14 @@ def count(layers: int, rank: int | None, shape: dict = SHAPE, tokens: int = TOKE
     trained = [p for p in model.parameters() if p.requires_grad]
     ids = torch.zeros(1, tokens, dtype=torch.long, device="meta")
     # without a cache transformers looks for packed rows, by values that are not there
-    own = kept(model, lambda: model.train()(input_ids=ids, labels=ids, use_cache=True))
-    return Counts(base, linear, sum(map(torch.numel, trained)), len(trained), own)
+    activations = kept(model, lambda: model.train()(input_ids=ids, labels=ids, use_cache=True))
+    return Counts(base, linear, sum(map(torch.numel, trained)), len(trained), activations)
 
 
 def kept(model: nn.Module, run: Callable[[], object]) -> int:
     """Bytes that autograd keeps of what `run` computes: every storage once, the model's own not."""
-    own = [*model.parameters(), *model.buffers()]
-    known = {t.untyped_storage()._cdata for t in own}
+    held = [*model.parameters(), *model.buffers()]
+    known = {t.untyped_storage()._cdata for t in held}
     seen: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor):
@@ -86,15 +86,15 @@ def kept(model: nn.Module, run: Callable[[], object]) -> int:
 
 def columns(layers: int = LAYERS, rank: int = 16) -> dict[str, dict[str, float]]:
     """Way of training -> what -> bytes (numbers in training and cards: how many)."""
-    found = {}
+    by_way = {}
     for name, r, bits in (("full", None, 16), ("LoRA", rank, 16), ("QLoRA", rank, 4)):
         one, two = count(1, r), count(2, r)
         n = one.at(two, layers)
         inputs = layers * TOKENS * SHAPE["hidden_size"] * 2  # (L, T, C) in bf16
         base = 2 * n.base if bits == 16 else 2 * (n.base - n.linear) + NF4 * n.linear
-        own = 0 if r is None else 4 * n.trained  # patches are float32
+        patches = 0 if r is None else 4 * n.trained  # patches are float32
         rows = {
-            "weights, frozen and new": base + own,
+            "weights, frozen and new": base + patches,
             "numbers in training": n.trained,
             "gradients": (2 if r is None else 4) * n.trained,
             # AdamW's two moments in float32; full training in bf16 adds a float32 copy
@@ -112,8 +112,8 @@ def columns(layers: int = LAYERS, rank: int = 16) -> dict[str, dict[str, float]]
         )
         rows["fetched per step, base sharded on 8"] = 2 * base * 7 / 8  # forward and backward
         rows["a checkpoint of what is trained"] = (2 if r is None else 4) * n.trained
-        found[name] = rows
-    return found
+        by_way[name] = rows
+    return by_way
 
 
 def text(what: str, value: float) -> str:
@@ -127,8 +127,8 @@ def text(what: str, value: float) -> str:
 
 def table() -> Table:
     """The table of docs/at_70b.md."""
-    found = columns()
-    rows = [(what, *(text(what, found[way][what]) for way in found)) for what in found["full"]]
+    by_way = columns()
+    rows = [(what, *(text(what, by_way[way][what]) for way in by_way)) for what in by_way["full"]]
     title = f"Llama 3 70B, {TOKENS} tokens a process (GB = 10^9 bytes)"
     return Table(title, ("", "full, bf16", "LoRA r=16, bf16", "LoRA r=16 on NF4"), rows)
 

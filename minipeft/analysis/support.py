@@ -105,9 +105,9 @@ def why_not(method: str, architecture: str) -> str | None:
 
 def table() -> Table:
     """Architectures down, methods across; a cell has a letter for every head that is tested."""
-    found: dict[str, dict[str, list[Cell]]] = {}
+    by_architecture: dict[str, dict[str, list[Cell]]] = {}
     for cell in cells():
-        found.setdefault(cell.architecture, {}).setdefault(cell.method, []).append(cell)
+        by_architecture.setdefault(cell.architecture, {}).setdefault(cell.method, []).append(cell)
     reasons = list(dict.fromkeys(cell.why_not for cell in cells() if cell.why_not))
 
     def short(pairs: list[Cell]) -> str:
@@ -119,7 +119,7 @@ def table() -> Table:
     return Table(
         title=f"method x architecture x head: {tested} pairs tested",
         header=("", *METHODS),
-        rows=[(name, *map(short, methods.values())) for name, methods in found.items()],
+        rows=[(name, *map(short, methods.values())) for name, methods in by_architecture.items()],
         notes=[
             "tested with the head for L language (causal, masked or sequence-to-sequence, as the",
             "family has it), C classification, T tagging; no letter: the family has no such head.",

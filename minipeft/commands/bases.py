@@ -94,8 +94,8 @@ class Letters:
         Raises:
             ValueError: a phoneme that the model lacks and that is not British either.
         """
-        own = set(self.alphabet.phonemes[4:])
-        lacking = sorted(set("".join(targets)) - own)
+        known = set(self.alphabet.phonemes[4:])
+        lacking = sorted(set("".join(targets)) - known)
         strange = [symbol for symbol in lacking if symbol not in BRITISH]
         if strange:
             raise ValueError(
@@ -195,9 +195,9 @@ def _open_hub(name, options, head, labels, seed) -> Base:
     kind = kind_of(name, options)
     hf, config = _config(name, options)
     tokenizer, notes = _tokenizer(hf, name, config, options), []
-    more = {**_allowed(options), "use_safetensors": True}
+    settings = {**_allowed(options), "use_safetensors": True}
     if options.dtype != "auto":
-        more["dtype"] = options.dtype
+        settings["dtype"] = options.dtype
     if head == "language":
         classes = {"decoder": "CausalLM", "encoder": "MaskedLM", "encoder-decoder": "Seq2SeqLM"}
         auto = getattr(hf, f"AutoModelFor{classes[kind]}")
@@ -212,7 +212,11 @@ def _open_hub(name, options, head, labels, seed) -> Base:
     try:
         with seeded(seed):
             model, info = auto.from_pretrained(
-                name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, **more
+                name,
+                config=config,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                **settings,
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         for path in sorted(Path(name).glob("*.safetensors")):
@@ -227,8 +231,8 @@ def _check_loaded(name, model, info, head, notes) -> bool:
     from minipeft.model.anatomy import Anatomy
 
     anatomy = Anatomy(model)
-    found = anatomy.language_head() if head == "language" else anatomy.heads()
-    heads = tuple(f"{path}." for path in found)
+    paths = anatomy.language_head() if head == "language" else anatomy.heads()
+    heads = tuple(f"{path}." for path in paths)
     odd = [entry[0] for entry in info["mismatched_keys"]]
     fresh = [*info["missing_keys"], *odd]
     lost = [k for k in fresh if not k.startswith(heads) and ".pooler." not in k]

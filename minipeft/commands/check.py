@@ -89,7 +89,7 @@ def _class(options: argparse.Namespace) -> int:
     writer = gradebook.Writer(path) if path else None
     rows, judged = known, 0
 
-    def told(now: list[gradebook.Row], done: int, every: int) -> None:
+    def keep(now: list[gradebook.Row], done: int, every: int) -> None:
         nonlocal rows, judged
         rows, judged = now, done
         _progress(f"judged {done} of {every}")
@@ -98,7 +98,7 @@ def _class(options: argparse.Namespace) -> int:
 
     limits = options.seconds, options.megabytes, options.workers
     try:
-        rows = gradebook.grade(Path(options.notebook), known, *limits, told)
+        rows = gradebook.grade(Path(options.notebook), known, *limits, keep)
     finally:
         if writer and rows:
             writer.write(rows, now=True)
@@ -117,9 +117,10 @@ def _summary(rows: list[dict[str, str]]) -> str:
     width = max(len(student) for student in [*students, "student"])
     lines = [f"{'student':<{width + 2}}{'passed':>9}{'points':>10}"]
     for student in students:
-        own = [row for row in rows if row["student"] == student]
-        passed = f"{sum(row['result'] == 'passed' for row in own)}/{len(own)}"
-        points = f"{sum(int(r['points'] or 0) for r in own)}/{sum(int(r['of'] or 0) for r in own)}"
+        exercises = [row for row in rows if row["student"] == student]
+        passed = f"{sum(row['result'] == 'passed' for row in exercises)}/{len(exercises)}"
+        reached = sum(int(row["points"] or 0) for row in exercises)
+        points = f"{reached}/{sum(int(row['of'] or 0) for row in exercises)}"
         lines.append(f"{student:<{width + 2}}{passed:>9}{points:>10}")
     return "\n".join(lines)
 

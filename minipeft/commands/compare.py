@@ -207,13 +207,13 @@ def cell_path(folder: Path, cell: tuple) -> Path:
 def read_cell(folder: Path, cell: tuple) -> dict | None:
     """A finished cell, None when it has to be computed."""
     try:
-        found = json.loads(cell_path(folder, cell).read_text(encoding="utf-8"))
+        result = json.loads(cell_path(folder, cell).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     seed, text, rate = cell
     mine = {"seed": seed, "method": text, "learning_rate": rate}
-    fits = isinstance(found, dict) and all(found.get(k) == v for k, v in mine.items())
-    return found if fits and ("dev" in found or "error" in found) else None
+    fits = isinstance(result, dict) and all(result.get(k) == v for k, v in mine.items())
+    return result if fits and ("dev" in result or "error" in result) else None
 
 
 def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
@@ -226,16 +226,16 @@ def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
         lower = first in LOWER_IS_BETTER
         split = "test" if all("test" in cell for cell in good) else "dev"
         chosen = best_rates(good, first, lower)
-        rows = [row(text, found, first, split) for text, found in chosen.items()]
+        rows = [row(text, group, first, split) for text, group in chosen.items()]
         rows.sort(key=lambda row: row[3] if lower else -row[3])
         title = f"{given.base} on {Path(given.data).stem}: {first} on {split}, rates chosen on dev"
-        header = ("method", "numbers", "rate", first, "+-", "seeds", "seconds")
+        header = ("method", "parameters", "rate", first, "+-", "seeds", "seconds")
         table = Table(title, header, rows, ["+-: half of the 95 % interval over seeds"])
         write_text(folder / "table.txt", str(table))
         print(table)
         from minipeft import plots
 
-        bars = {text: [c[split][first] for c in found] for text, found in chosen.items()}
+        bars = {text: [c[split][first] for c in group] for text, group in chosen.items()}
 
         def onto(axes) -> None:
             plots.bars(bars, axes, ylabel=f"{first} on {split}", title=Path(given.data).stem)
@@ -254,19 +254,19 @@ def best_rates(cells: list[dict], first: str, lower: bool) -> dict[str, list[dic
     for cell in cells:
         groups.setdefault(cell["method"], {}).setdefault(cell["learning_rate"], []).append(cell)
 
-    def mean(found: list[dict]) -> float:
-        return sum(cell["dev"][first] for cell in found) / len(found)
+    def mean(group: list[dict]) -> float:
+        return sum(cell["dev"][first] for cell in group) / len(group)
 
     choose = min if lower else max
     return {text: choose(rates.values(), key=mean) for text, rates in groups.items()}
 
 
-def row(text: str, found: list[dict], first: str, split: str) -> tuple:
-    mean, half = mp.interval([cell[split][first] for cell in found])
-    seconds = sum(cell["seconds"] for cell in found) / len(found)
+def row(text: str, cells: list[dict], first: str, split: str) -> tuple:
+    mean, half = mp.interval([cell[split][first] for cell in cells])
+    seconds = sum(cell["seconds"] for cell in cells) / len(cells)
     reach = "-" if math.isnan(half) else f"{half:.3g}"
-    rate = f"{found[0]['learning_rate']:g}"
-    return (text, found[0]["trainable"], rate, round(mean, 4), reach, len(found), round(seconds, 1))
+    rate = f"{cells[0]['learning_rate']:g}"
+    return (text, cells[0]["trainable"], rate, round(mean, 4), reach, len(cells), round(seconds, 1))
 
 
 def as_csv(cells: list[dict]) -> str:

@@ -54,15 +54,15 @@ def run(given: argparse.Namespace) -> int:
         method = ours["method"] if ours else kind
         raise ValueError(f"PEFT has no layout for {method}: only minipeft opens this adapter.")
     labels = tuple(map(str, range(given.labels))) if given.labels else None
-    found = opened.open_it(given, labels=labels, head=given.head or "language")
-    batch = probe(found.base)
+    loaded = opened.open_it(given, labels=labels, head=given.head or "language")
+    batch = probe(loaded.base)
     with torch.no_grad():
-        before = found.base.model(**batch).logits
-    whole(given.out, lambda part: save(found, part, given))
-    found.tuner.detach()
-    mp.load(found.base.model, given.out, "task")
+        before = loaded.base.model(**batch).logits
+    whole(given.out, lambda part: save(loaded, part, given))
+    loaded.tuner.detach()
+    mp.load(loaded.base.model, given.out, "task")
     with torch.no_grad():
-        after = found.base.model(**batch).logits
+        after = loaded.base.model(**batch).logits
     apart = (after - before).abs().max().item()
     count = sum(tensor.numel() for tensor in tensors.values())
     print(
@@ -74,12 +74,12 @@ def run(given: argparse.Namespace) -> int:
     return 0 if apart < 1e-5 else 1
 
 
-def save(found: opened.Opened, folder: str, given: argparse.Namespace) -> None:
+def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:
     """What `save` writes, and the name of the base, which PEFT keeps too."""
-    found.tuner.save(folder)
+    loaded.tuner.save(folder)
     path = f"{folder}/{files.CONFIG}"
     with open(path, encoding="utf-8") as file:
         settings = json.load(file)
-    settings["base_model_name_or_path"] = found.base.name
+    settings["base_model_name_or_path"] = loaded.base.name
     with open(path, "w", encoding="utf-8") as file:
         file.write(json.dumps(settings, indent=2, sort_keys=True) + "\n")

@@ -156,16 +156,16 @@ def labels_of(kind: str, examples) -> tuple[str, ...] | None:
     if kind not in ("classify", "tag"):
         return None
     rows = ([e.target] if kind == "classify" else e.target.split() for e in examples)
-    found = {label for row in rows for label in row}
-    if kind == "classify" and len(found) > max(1000, len(examples) // 2):
+    labels = {label for row in rows for label in row}
+    if kind == "classify" and len(labels) > max(1000, len(examples) // 2):
         raise ValueError(
-            f"{len(found)} different labels in {len(examples)} examples are no classes: is the "
+            f"{len(labels)} different labels in {len(examples)} examples are no classes: is the "
             "target column right, or is it --kind text-to-text?"
         )
-    if len(found) < 2:
-        only = f"only {min(found)!r}" if found else "no label"
+    if len(labels) < 2:
+        only = f"only {min(labels)!r}" if labels else "no label"
         raise ValueError(f"The training examples have {only}: there is nothing to tell apart.")
-    return tuple(sorted(found, key=lambda label: (label not in OTHER, label)))
+    return tuple(sorted(labels, key=lambda label: (label not in OTHER, label)))
 
 
 def check_labels(task: Task, split: str, file: str) -> None:

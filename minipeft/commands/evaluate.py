@@ -74,18 +74,18 @@ def run(given: argparse.Namespace) -> int:
         if kind:
             labels = data.labels_of(kind, examples)
     examples = examples[: given.limit]
-    found = opened.open_it(given, kind, labels)
-    task = opened.task_for(found, examples, Path(given.data).stem)
+    loaded = opened.open_it(given, kind, labels)
+    task = opened.task_for(loaded, examples, Path(given.data).stem)
     data.check_labels(task, "test", given.data)
-    data.check_fits(task, found.base, extra=len(found.tuner.words or ()) if found.tuner else 0)
-    for note in found.base.notes:
+    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
+    for note in loaded.base.notes:
         print(f"note: {note}")
-    if found.base.fresh and found.tuner is None and found.base.head != "language":
-        print(f"note: {given.what} has no {found.base.head} head: a random one answers.")
+    if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
+        print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
     true = [example.target for example in examples]
-    said = scoring.answers(task, found.base, inputs, given.batch_size, sys.stderr.isatty())
-    scores = scoring.scores(task, said, true, scoring.by_letters(found.base))
+    said = scoring.answers(task, loaded.base, inputs, given.batch_size, sys.stderr.isatty())
+    scores = scoring.scores(task, said, true, scoring.by_letters(loaded.base))
     rows = [(name, round(value, 4)) for name, value in scores.items()]
     print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
     table = scoring.label_table(task, said, true)
@@ -101,8 +101,8 @@ def file_examples(given: argparse.Namespace):
     """The examples of --data, with the columns that the run was trained on if none are named."""
     from minipeft.commands import runs
 
-    found = runs.run_of(given.what)
-    before = found[1]["options"] if found else {}
+    run = runs.run_of(given.what)
+    before = run[1]["options"] if run else {}
     input = given.input or before.get("input")
     target = given.target or before.get("target")
     return data.read(given.data, input, target, given.cut or before.get("cut"))

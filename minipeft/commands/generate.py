@@ -63,8 +63,8 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     check(given)
     rows = rows_of(given)
-    found = opened.open_it(given, head="language" if given.adapter else None)
-    base = found.base
+    loaded = opened.open_it(given, head="language" if given.adapter else None)
+    base = loaded.base
     if base.kind == "encoder" or base.head != "language":
         raise ValueError(f"{given.what} has an encoder or another head: it cannot write.")
     names = adapters(given, base)

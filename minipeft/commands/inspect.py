@@ -101,8 +101,8 @@ def adapter(given: argparse.Namespace) -> dict[str, Tensor]:
     print(Table(f"{folder}", ("what", ""), rows))
     print(f"\n{grouped(tensors)}")
     if given.base or runs.run_of(given.what):
-        found = opened.open_it(given, head=None if runs.run_of(given.what) else "language")
-        print(f"\n{found.tuner.report()}")
+        loaded = opened.open_it(given, head=None if runs.run_of(given.what) else "language")
+        print(f"\n{loaded.tuner.report()}")
     return updates(tensors, settings)
 
 
@@ -114,20 +114,20 @@ def grouped(tensors: dict[str, Tensor]) -> Table:
         line = lines.setdefault(key, [0, 0])
         line[0], line[1] = line[0] + 1, line[1] + tensor.numel()
     rows = [(*key, *line) for key, line in lines.items()]
-    return Table("tensors", ("name", "shape", "dtype", "how many", "numbers"), rows)
+    return Table("tensors", ("name", "shape", "dtype", "how many", "parameters"), rows)
 
 
 def updates(tensors: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
     """The change of every weight that a LoRA makes, scale B A; of others every matrix as it is."""
-    found: dict[str, Tensor] = {}
+    changes: dict[str, Tensor] = {}
     for name, A in tensors.items():
         partner = name.replace("lora_A", "lora_B")
         if "lora_A" in name and partner in tensors and A.ndim == 2:
             B = tensors[partner]
             scale = (settings.get("lora_alpha") or len(A)) / len(A)
-            found[short(name)] = scale * (B.float() @ A.float())
-    if found:
-        return found
+            changes[short(name)] = scale * (B.float() @ A.float())
+    if changes:
+        return changes
     return {
         short(name): t.float() for name, t in tensors.items() if t.ndim == 2 and min(t.shape) > 1
     }
@@ -140,14 +140,14 @@ def short(name: str) -> str:
 
 def base(given: argparse.Namespace) -> dict[str, Tensor]:
     """Print a base and its doors; returns the matrices that --target names."""
-    found = opened.open_it(given, head="language")
-    model = found.base.model
+    loaded = opened.open_it(given, head="language")
+    model = loaded.base.model
     anatomy = Anatomy(model)
     words = anatomy.words().module
     limit = anatomy.limit
     rows = [
         ("class", type(model).__name__),
-        ("kind", found.base.kind),
+        ("kind", loaded.base.kind),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
         ("blocks", str(len(anatomy.blocks()))),
         ("positions", f"{limit:,}" if limit else "no limit"),
@@ -160,9 +160,9 @@ def base(given: argparse.Namespace) -> dict[str, Tensor]:
     doors += memory_rows(anatomy)
     for target in TARGETS:
         doors += weight_rows(anatomy, target)
-    header = ("door", "target", "module", "shape", "places", "numbers")
+    header = ("door", "target", "module", "shape", "places", "parameters")
     print(f"\n{Table('doors', header, doors)}")
-    for note in found.base.notes:
+    for note in loaded.base.notes:
         print(f"note: {note}")
     if not given.plot:
         return {}

@@ -42,15 +42,15 @@ def run(given: argparse.Namespace) -> int:
     refuse(given.out)
     if not opened.is_adapter(given.what):
         raise ValueError(f"{given.what} holds no adapter: there is nothing to merge.")
-    found = opened.open_it(given)
-    base, tuner = found.base, found.tuner
+    loaded = opened.open_it(given)
+    base, tuner = loaded.base, loaded.tuner
     ids = probe(base)
     with torch.no_grad():
         before = base.model(**ids).logits.float()
     tuner.merge()
     whole(given.out, base.save)
     print(f"{tuner.method.describe()} is in the weights of {given.out}")
-    again = bases.open_base(given.out, given, base.head, found.labels)
+    again = bases.open_base(given.out, given, base.head, loaded.labels)
     with torch.no_grad():
         after = again.model(**ids).logits.float()
     apart = (after - before).abs().max().item()

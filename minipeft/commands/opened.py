@@ -75,8 +75,8 @@ def open_it(
         FileNotFoundError, ValueError: it cannot be opened; one sentence.
     """
     what = options.what
-    found = runs.run_of(what)
-    config = found[1] if found else None
+    run = runs.run_of(what)
+    config = run[1] if run else None
     if config is None and not is_adapter(what) and Path(what).is_dir():
         if not (Path(what) / "config.json").is_file():
             raise FileNotFoundError(f"{what} holds no run, no adapter and no base.")
@@ -90,19 +90,19 @@ def open_it(
         kind, head = config["task"]["kind"], config["base"]["head"]
         labels = tuple(config["task"]["labels"] or ()) or labels
     if not config and is_adapter(what) and head in (None, "language"):
-        told = trained_head(what)
-        if told:
-            head, trained_kind, numbered = told
+        saved_head = trained_head(what)
+        if saved_head:
+            head, trained_kind, numbered = saved_head
             named = (labels, bases.labels_in(chosen, options, head), numbered)
             labels = next(each for each in named if each and len(each) == len(numbered))
             kind = kind or trained_kind
     if head is None and kind == "classify":  # a decoder may have been fine-tuned with such a head
-        own = bases.labels_in(chosen, options, "classification")
-        head = None if own is None else "classification"
+        names = bases.labels_in(chosen, options, "classification")
+        head = None if names is None else "classification"
     if head is None:
         head = head_for(kind, labels, bases.kind_of(chosen, options))
     if not is_adapter(what):
-        labels = own_labels(chosen, options, head, labels)
+        labels = labels_of_base(chosen, options, head, labels)
     seed = config["options"]["seed"] if config else 0
     base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
@@ -121,8 +121,8 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     Its labels have no names in the file: they are called as transformers would call them.
     """
     settings, tensors, _ = read(Path(folder))
-    found = {"SEQ_CLS": ("classification", "classify"), "TOKEN_CLS": ("tagging", "tag")}
-    head, kind = found.get(str(settings.get("task_type")), (None, None))
+    by_task_type = {"SEQ_CLS": ("classification", "classify"), "TOKEN_CLS": ("tagging", "tag")}
+    head, kind = by_task_type.get(str(settings.get("task_type")), (None, None))
     layers = [
         tensor
         for key, tensor in tensors.items()
@@ -133,20 +133,20 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     return head, kind, tuple(f"LABEL_{number}" for number in range(min(map(len, layers))))
 
 
-def own_labels(base: str, options, head: str, labels) -> tuple[str, ...] | None:
+def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | None:
     """The labels of a base with a head of its own; those of the data where it has none.
 
     Raises:
         ValueError: the head has no names for its labels, and the data have another number of them.
     """
-    own = bases.labels_in(base, options, head)
-    if own is None:
+    names = bases.labels_in(base, options, head)
+    if names is None:
         return labels
-    if not all(name == f"LABEL_{number}" for number, name in enumerate(own)):
-        return own
-    if labels is None or len(labels) != len(own):
+    if not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+        return names
+    if labels is None or len(labels) != len(names):
         raise ValueError(
-            f"{base} has a head with {len(own)} labels without names, but the data have "
+            f"{base} has a head with {len(names)} labels without names, but the data have "
             f"{len(labels or ())}: it is not for these data."
         )
     return labels

@@ -50,8 +50,8 @@ def add_parser(commands, name: str, help: str, description: str, examples: str =
 def names() -> dict[str, type[Method]]:
     """What --method takes: the name in small letters -> the class."""
     every = (getattr(methods, name) for name in methods.__all__)
-    own = [c for c in every if issubclass(c, Method) and c not in (Method, methods.Together)]
-    return {c.__name__.lower(): c for c in sorted(own, key=lambda c: c.__name__.lower())}
+    classes = [c for c in every if issubclass(c, Method) and c not in (Method, methods.Together)]
+    return {c.__name__.lower(): c for c in sorted(classes, key=lambda c: c.__name__.lower())}
 
 
 def method_class(name: str) -> type[Method]:
@@ -60,11 +60,11 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ValueError: no such method; the sentence lists them.
     """
-    found = names().get(re.sub(r"[-_]", "", name.lower()))
-    if found is None:
+    method = names().get(re.sub(r"[-_]", "", name.lower()))
+    if method is None:
         known = ", ".join(c.__name__ for c in names().values())
         raise ValueError(f"There is no method {name!r}; choose of {known}.")
-    return found
+    return method
 
 
 def chosen(arguments: list[str], default: str) -> str:
@@ -95,14 +95,14 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Method]) -> None:
         default = default_of(field)
         text = texts.get(name, f"see minipeft.{kind.__name__}")
         text = f"{text.rstrip('.')} (default {written(default)})".replace("%", "%%")
-        more = {"dest": DEST + name, "default": argparse.SUPPRESS, "help": text}
+        argument = {"dest": DEST + name, "default": argparse.SUPPRESS, "help": text}
         if name == "template":  # words, which only the tokenizer of the base can read
-            group.add_argument(flag, **more | {"metavar": '"[P] {x} [P] {mask}"'})
+            group.add_argument(flag, **argument | {"metavar": '"[P] {x} [P] {mask}"'})
         elif hints[name] is bool:
-            group.add_argument(flag, action=argparse.BooleanOptionalAction, **more)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **argument)
         else:
-            more |= {"type": reader(hints[name]), "metavar": metavar(hints[name])}
-            group.add_argument(flag, **more)
+            argument |= {"type": reader(hints[name]), "metavar": metavar(hints[name])}
+            group.add_argument(flag, **argument)
 
 
 def settings(options: argparse.Namespace) -> dict:
@@ -129,7 +129,25 @@ def from_text(text: str) -> Method:
             given[key] = convert(hints[key], value)
         except ValueError as error:
             raise ValueError(f"{kind.__name__}'s {key}: {error}.") from None
+    return make(kind, given)
+
+
+def make(kind: type[Method], given: dict) -> Method:
+    """The method with these settings.
+
+    Raises:
+        ValueError: one that has no default is not among them.
+    """
+    for name, field in settable(kind).items():
+        if name not in given and is_required(field):
+            raise ValueError(f"{kind.__name__} needs its {name}: {descriptions(kind)[name]}")
     return kind(**given)
+
+
+def is_required(field: dataclasses.Field) -> bool:
+    """Has a setting no default, so that it must be given?"""
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
 
 
 def default_of(field: dataclasses.Field):
@@ -222,22 +240,22 @@ def descriptions(kind: type) -> dict[str, str]:
 
     One line may tell of several: "length: P.  hidden: k of the MLP."
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for cls in kind.__mro__:
         if not dataclasses.is_dataclass(cls):
             continue
-        own = {field.name for field in dataclasses.fields(cls)}
+        fields = {field.name for field in dataclasses.fields(cls)}
         block = re.search(r"Args:\n(.*?)(?:\n\n|\n    Raises:|\Z)", cls.__doc__ or "", re.S)
         lines = [line.strip() for line in (block[1] if block else "").splitlines()]
         pieces: list[str] = []
         for part in (part for line in lines for part in re.split(r"\s{2,}", line)):
             names = re.match(r"(\w+(?:, \w+)*): ", part)
-            if names and set(names[1].split(", ")) <= own:
+            if names and set(names[1].split(", ")) <= fields:
                 pieces.append(part)
             elif pieces:
                 pieces[-1] += f" {part}"
         for piece in pieces:
             names, _, text = piece.partition(": ")
             for name in names.split(", "):
-                found.setdefault(name, text.strip())
-    return found
+                texts.setdefault(name, text.strip())
+    return texts

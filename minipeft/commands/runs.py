@@ -106,13 +106,13 @@ def libraries() -> dict[str, str]:
     """Versions that a number may depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("minipeft", "torch", "transformers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             pass
-    return found
+    return versions
 
 
 class Log:
@@ -174,7 +174,7 @@ def card(config: dict, history: History, report, command: str) -> str:
     """README.md of a run: what was trained on what, how, and how well."""
     base, method, task = config["base"], config["method"], config["task"]
     data, options = config["data"], config["options"]
-    shown = base["name"] if not os.path.isabs(base["name"]) else Path(base["name"]).name
+    base_name = base["name"] if not os.path.isabs(base["name"]) else Path(base["name"]).name
     settings = ", ".join(f"{key} {value}" for key, value in method["settings"].items() if value)
     rows = [f"| {key} | {value:.4f} |" for key, value in config["scores"].items()]
     files = [
@@ -187,15 +187,15 @@ def card(config: dict, history: History, report, command: str) -> str:
     kept = f"the weights of step {history.best_step}" if history.best_step else "the last weights"
     return f"""---
 library_name: peft
-base_model: {json.dumps(shown)}
+base_model: {json.dumps(base_name)}
 tags: [minipeft, {method["name"].lower()}]
 ---
 
-# {method["name"]} on {shown}: {task["name"]}
+# {method["name"]} on {base_name}: {task["name"]}
 
 | | |
 |---|---|
-| base | {shown} ({base["kind"]}, {base["head"]} head), {report.base:,} parameters, frozen |
+| base | {base_name} ({base["kind"]}, {base["head"]} head), {report.base:,} parameters, frozen |
 | base's SHA-256 | `{base["fingerprint"][:32]}` |
 | method | {method["name"]}{f" ({settings})" if settings else ""} |
 | trained | {trained} |

@@ -143,7 +143,8 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
     if given.base is None or given.data is None:
         lacking, example = ("base", "tiny-encoder") if given.base is None else ("data", "my.jsonl")
         raise ValueError(f"Say which {lacking} too: --{lacking} {example}.")
-    method = None if isinstance(settings.get("template"), str) else kind(**settings)
+    template = isinstance(settings.get("template"), str)  # which only the tokenizer can read
+    method = None if template else options.make(kind, settings)
     given.base = bases.absolute(given.base)
     given.learning_rate = 1e-3 if given.learning_rate is None else given.learning_rate
     check_numbers(given)
@@ -193,11 +194,11 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     plain = given.parser.parse_args([])
     free = ("resume", "trust_remote_code")  # a folder may be a stranger's: it cannot allow this
     ours = {k: v for k, v in vars(given).items() if k not in free}
-    more = [
+    extra = [
         k for k, v in ours.items() if vars(plain).get(k) != v and k not in ("command", "arguments")
     ]
-    if more:
-        flag = more[0].removeprefix(options.DEST).replace("_", "-")
+    if extra:
+        flag = extra[0].removeprefix(options.DEST).replace("_", "-")
         raise ValueError(f"--resume takes everything from the run's folder: leave --{flag} away.")
     folder = Path(given.resume)
     config = runs.read_config(folder)
@@ -237,7 +238,7 @@ def with_template(method: Method | None, given: argparse.Namespace, base: bases.
     settings = options.settings(given)
     template = mp.Template.read(settings.pop("template"), base.tokenizer)
     settings |= {"template": template.pieces, "mask": template.mask, "frame": template.frame}
-    return options.method_class(given.method)(**settings)
+    return options.make(options.method_class(given.method), settings)
 
 
 def steps_of(given: argparse.Namespace, task: Task) -> int:

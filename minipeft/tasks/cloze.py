@@ -70,10 +70,10 @@ def at_mask(
     methods = [tuner.method for tuner in tuners(model).values()]
     known = [mask, *(getattr(method, "mask", None) for method in methods)]
     mask = next((i for i in known if i is not None), None)
-    there = ids == (-1 if mask is None else mask)
-    if not bool((there.sum(dim=1) == 1).all()):
+    is_mask = ids == (-1 if mask is None else mask)
+    if not bool((is_mask.sum(dim=1) == 1).all()):
         raise ValueError(
             f"Every row needs one mask token (id {mask}): pass mask=, and put one into the text or "
             "into the template."
         )
-    return logits[rows, there.int().argmax(dim=1)]
+    return logits[rows, is_mask.int().argmax(dim=1)]

@@ -75,9 +75,9 @@ class Encoding:
     def pad(self, rows: list[list[int]], value: int, side: str = "right") -> Tensor:
         """Rows of any length -> (B, T)."""
         T = max(map(len, rows))
-        fill = [[value] * (T - len(row)) for row in rows]
-        pairs = zip(rows, fill, strict=True)
-        return torch.tensor([row + more if side == "right" else more + row for row, more in pairs])
+        padding = [[value] * (T - len(row)) for row in rows]
+        left, right = (rows, padding) if side == "right" else (padding, rows)
+        return torch.tensor([a + b for a, b in zip(left, right, strict=True)])
 
     def inputs(self, rows: list[list[int]], side: str = "right") -> dict[str, Tensor]:
         pad = self.tokenizer.pad_token_id
@@ -163,8 +163,8 @@ class Encoding:
             batch, logits = run(model, batch, both=True)  # labels of 0 where a word begins
             kinds, where = logits.argmax(dim=-1).tolist(), batch["labels"].tolist()  # (B, T)
             return [
-                " ".join(self.task.labels[k] for k, at in zip(row, own, strict=True) if at == 0)
-                for row, own in zip(kinds, where, strict=True)
+                " ".join(self.task.labels[k] for k, at in zip(row, starts, strict=True) if at == 0)
+                for row, starts in zip(kinds, where, strict=True)
             ]
         if self.task.kind == "classify":
             return self.likelier(model, inputs)

@@ -122,7 +122,7 @@ def search(
                 chosen = torch.randint(len(pool), (len(vectors),)).tolist()
             vectors.copy_(E[chosen])
         best, gradient = look(model, batches, vectors)
-        found = Found(form, [best])
+        result = Found(form, [best])
         for step in tqdm(range(steps), disable=not progress, delay=2, unit="step"):
             place = step % len(vectors)
             tried = {}
@@ -137,11 +137,11 @@ def search(
                 vectors[place] = E[chosen[place]]
             if accepted:
                 best, gradient = look(model, batches, vectors)
-            found.losses.append(best)
+            result.losses.append(best)
         words = iter(pool[chosen].tolist())
         pieces = tuple(next(words) if piece == "P" else piece for piece in form.pieces)
-        found.template = Template(pieces, form.mask, form.frame)
-        return found
+        result.template = Template(pieces, form.mask, form.frame)
+        return result
 
 
 def promising(E: Tensor, gradient: Tensor, count: int) -> list[int]:

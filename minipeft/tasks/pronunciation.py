@@ -101,8 +101,8 @@ class Alphabet:
 
     def sounds(self, phonemes: str) -> list[int]:
         """A pronunciation -> <bos> its phonemes <eos>: this model writes <bos> before it speaks."""
-        own = [self.borrowed.get(phoneme, phoneme) for phoneme in phonemes]
-        return [BOS, *(_id(self.phonemes, phoneme) for phoneme in own), EOS]
+        known = [self.borrowed.get(phoneme, phoneme) for phoneme in phonemes]
+        return [BOS, *(_id(self.phonemes, phoneme) for phoneme in known), EOS]
 
     def text(self, ids: Sequence[int]) -> str:
         """Ids -> a pronunciation in the new dialect's symbols, special ids left out."""

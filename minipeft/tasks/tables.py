@@ -36,10 +36,11 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
         for number, row in reader(path):
             for column in columns:
                 if row.get(column) is None:
-                    there = ", ".join(key for key in row if row[key] is not None)[:200] or "nothing"
+                    filled = ", ".join(key for key in row if row[key] is not None)[:200]
                     raise ValueError(
-                        f"{path}, line {number}, has no {column!r}, only {there}: name its columns "
-                        "with input= and target= (--input and --target)."
+                        f"{path}, line {number}, has no {column!r}, only "
+                        f"{filled or 'nothing'}: name its columns with input= and target= (--input "
+                        "and --target)."
                     )
             rows.append(row)
     except UnicodeDecodeError as error:

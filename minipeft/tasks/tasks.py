@@ -188,16 +188,16 @@ def load(name: str | Path) -> Task:
     place = Path(name) if (Path(name) / "task.json").is_file() else folder() / str(name)
     if not (place / "task.json").is_file():
         raise FileNotFoundError(f"There is no task {str(name)!r}; choose of {', '.join(names())}.")
-    told = json.loads((place / "task.json").read_text(encoding="utf-8"))
+    description = json.loads((place / "task.json").read_text(encoding="utf-8"))
     splits = {s: read(place / f"{s}.jsonl") for s in SPLITS if (place / f"{s}.jsonl").is_file()}
-    labels = told.pop("labels", None)
+    labels = description.pop("labels", None)
     return Task(
-        name=told.pop("name", place.name),
-        kind=told.pop("kind"),
-        family=told.pop("family", "novel"),
+        name=description.pop("name", place.name),
+        kind=description.pop("kind"),
+        family=description.pop("family", "novel"),
         labels=tuple(labels) if labels else None,
         splits=splits,
-        details=told,
+        details=description,
     )
 
 

@@ -22,13 +22,13 @@ from minipeft.tuner import tuners, wrap
 
 def members(model: nn.Module) -> int:
     """E of the ensemble that is attached and enabled."""
-    here = [t for t in tuners(model).values() if t.enabled and hasattr(t.method, "ensemble")]
-    if len(here) != 1 or model.minipeft.rows is not None:
+    ensembles = [t for t in tuners(model).values() if t.enabled and hasattr(t.method, "ensemble")]
+    if len(ensembles) != 1 or model.minipeft.rows is not None:
         raise ValueError(
             "A vote needs exactly one enabled PromptTuning on the model, and no route(): disable "
             "the others."
         )
-    return here[0].method.ensemble
+    return ensembles[0].method.ensemble
 
 
 def repeated(batch: dict, times: int) -> dict:

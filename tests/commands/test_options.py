@@ -57,8 +57,12 @@ def test_a_default_that_is_typed_gives_the_default(kind):
         wanted[name] = value
     given = options.settings(parser.parse_args(typed))
     assert given == wanted
-    if kind is not mp.PTuning:  # it must be told a length or a template
-        assert kind(**given) == kind()
+    required = [name for name, f in options.settable(kind).items() if options.is_required(f)]
+    if required:
+        with pytest.raises(ValueError, match=f"{kind.__name__} needs its {required[0]}"):
+            options.make(kind, given)
+    elif kind is not mp.PTuning:  # it must be told a length or a template
+        assert options.make(kind, given) == kind()
 
 
 def test_values_are_read_by_their_type():
