@@ -26,7 +26,6 @@ that was given a memory and did not read it (see `MemoryDoor`).
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -36,6 +35,8 @@ from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
 from minipeft.doors.words import cached_tokens
+from minipeft.model.libraries import is_library_model
+from tiny_transformer.models import EncoderDecoder
 
 CACHES = ("past_key_values", "cache")
 ENCODED = ("encoder_outputs", "encoder_states")
@@ -348,16 +349,6 @@ def encoded(given: dict) -> Tensor | None:
     return states if states is None or isinstance(states, Tensor) else states[0]
 
 
-def is_library_model(module: nn.Module) -> bool:
-    """A model of transformers or of tiny_transformer, or a subclass of one?"""
-    from tiny_transformer.models import EncoderDecoder, Stack
-
-    if isinstance(module, Stack | EncoderDecoder):
-        return True
-    hub = sys.modules.get("transformers.modeling_utils")
-    return hub is not None and isinstance(module, hub.PreTrainedModel)
-
-
 def reading_models(model: nn.Module) -> dict[str, nn.Module]:
     """The model and those inside it that read an input, by path; no decoder that has an encoder."""
     every = {path: m for path, m in model.named_modules() if not path or is_library_model(m)}
@@ -366,17 +357,11 @@ def reading_models(model: nn.Module) -> dict[str, nn.Module]:
             ask = getattr(module, "get_decoder", None)
             decoder = ask() if ask else None
         else:
-            decoder = getattr(module, "decoder", None) if is_tiny_pair(module) else None
+            decoder = module.decoder if isinstance(module, EncoderDecoder) else None
         if decoder is not None and decoder is not module:
             behind = set(decoder.modules())
             every = {path: m for path, m in every.items() if m not in behind}
     return every
-
-
-def is_tiny_pair(module: nn.Module) -> bool:
-    from tiny_transformer.models import EncoderDecoder
-
-    return isinstance(module, EncoderDecoder)
 
 
 @contextmanager

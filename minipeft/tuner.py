@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -74,7 +75,7 @@ def attach(
     model: nn.Module,
     method: Method,
     name: str = "default",
-    head: bool | str = "auto",
+    head: bool | str | Sequence[str] = "auto",
     family: Family | None = None,
     seed: int | None = None,
 ) -> Tuner:
@@ -86,7 +87,9 @@ def attach(
         method: for example `LoRA(rank=8)`.
         name: the tuner's name on this model.
         head: "auto" or True trains a copy of the task head (classification, tagging) as well,
-            because a fresh task starts with a random one; False leaves the head frozen.
+            because a fresh task starts with a random one, and in a module of one's own of what
+            stands around the model inside and is not frozen already; False leaves the head frozen;
+            paths of modules name what to train.
         family: names of the parts of a model that anatomy does not know.
         seed: of the patches' first random numbers; None takes them from torch's generator.
 
@@ -100,8 +103,12 @@ def attach(
         raise ValueError(f"A tuner's name is made of letters, digits, _ and -, not {name!r}.")
     if hasattr(nn.ModuleDict(), name):
         raise ValueError(f"The name {name!r} is one that torch modules use: choose another.")
-    if head not in (True, False, "auto"):
-        raise ValueError(f'head must be "auto", True or False, not {head!r}.')
+    paths = head if isinstance(head, list | tuple) else ()
+    named = bool(paths) and all(isinstance(path, str) for path in paths)
+    if not named and head not in (True, False, "auto"):
+        raise ValueError(
+            f'head must be "auto", True, False or paths of modules, such as ("out",), not {head!r}.'
+        )
     if name in tuners(model):
         raise ValueError(
             f"This model already has a tuner named {name!r}: detach it or choose another name."
@@ -123,7 +130,7 @@ def attach(
             tuner.record.hooks.extend(state.register(model))
         with seeded(seed):
             method.install(tuner)
-            for path in tuner.anatomy.heads() if head else ():
+            for path in paths or (heads_to_train(tuner) if head else ()):
                 tuner.copy(path)
         tuner.first_digest = digest(tuner)
         update(model)
@@ -134,6 +141,23 @@ def attach(
         finish(tuner._take_away)
         raise
     return tuner
+
+
+def heads_to_train(tuner: Tuner) -> list[str]:
+    """The task heads; what is one's own is left out if it, and not all, was frozen before."""
+    anatomy, flags = tuner.anatomy, dict(tuner.model.minipeft.requires_grad)
+    free = {p for p, flag in flags.items() if flag} or set(flags)
+    beside = [name for name, p in anatomy.own_parameters().items() if p in free]
+    if beside:
+        warnings.warn(
+            f"{beside[0]!r} of {type(tuner.model).__name__} stays frozen, because attach trains "
+            "copies of layers and this stands in none: put it into a module of its own.",
+            UserWarning,
+            stacklevel=4,
+        )
+    own = set(anatomy.own_modules())
+    parameters = {path: anatomy.modules[path].parameters() for path in anatomy.heads()}
+    return [h for h, inside in parameters.items() if h not in own or free.intersection(inside)]
 
 
 class Tuner:

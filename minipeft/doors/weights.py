@@ -191,12 +191,16 @@ class Door(nn.Module):
         try:
             return super().__getattr__(key)
         except AttributeError:
-            if key == "base":  # not there yet: do not look for it inside itself
+            if key in ("base", "patches"):  # not there yet: do not look for it inside itself
                 raise
             if key == "weight":
                 for mark in self.marks.values():
                     mark.weight_read = True
-            return getattr(super().__getattr__("base"), key)
+            return getattr(self.behind(), key)
+
+    def behind(self) -> nn.Module:
+        """The layer that answers for what the door itself does not have."""
+        return self.base
 
     def __setattr__(self, key: str, value) -> None:
         base = bottom(self.__dict__.get("_modules", {}).get("base"))
@@ -424,8 +428,14 @@ class CopyDoor(Door):
 
     The last active copy answers for the rows it acts on; rows without one get the base's answer.
     Copies of a half-precision module are float32; the answer is rounded to what the base gives.
-    A merged copy lends its tensors to the base, and those attached before it are silent.
+    A merged copy lends its tensors to the base, and those attached before it are silent. What else
+    is asked of the layer, a weight or another method, is the copy's as well.
     """
+
+    def behind(self) -> nn.Module:
+        acting = [name for name in self.patches if name not in self.off and name not in self.merged]
+        last = self.patches[acting[-1]] if acting and self.rows is None else self.base
+        return last if dtype_of(last) == dtype_of(self.base) else self.base
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         active = list(self.active(x.shape[0]))

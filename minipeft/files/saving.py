@@ -124,7 +124,7 @@ def load(
 def fill(tuner: Tuner, values: dict[str, Tensor]) -> None:
     """Copy tensors into a tuner by name. What belongs to no patch must be a layer to copy."""
     places = tuner.named_tensors()
-    for key in values:
+    for key in sorted(values, key=lambda key: key.count(".")):  # a layer before those inside it
         if key not in places:
             path, _, parameter = key.rpartition(".")
             layer = tuner.anatomy.modules.get(path)

@@ -36,6 +36,7 @@ from minipeft.model.families import (
     Slice,
 )
 from minipeft.model.kind import config_of, kind_of
+from minipeft.model.libraries import own_modules, own_parameters
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,7 @@ class Anatomy:
     def __init__(self, model: nn.Module, family: Family | None = None) -> None:
         config = config_of(model)
         tiny = getattr(config, "kind", None)  # a tiny_transformer has a kind, not a model_type
-        self.model = model
+        self.model, self.config = model, config
         self.kind = kind_of(model)  # "decoder", "encoder" or "encoder-decoder"
         self.model_type = f"tiny-{tiny}" if tiny else getattr(config, "model_type", None)
         self.family = family or next(
@@ -291,7 +292,7 @@ class Anatomy:
 
     def _seat(self, target: str, path: str) -> Seat:
         module = self.modules[path]
-        config = getattr(module, "config", None) or self.model.config
+        config = getattr(module, "config", None) or self.config
         width = getattr(config, "hidden_size", None) or config.width
         heads = next(
             getattr(place, name)
@@ -319,7 +320,7 @@ class Anatomy:
 
         Raises ValueError for attention in chunks, whose borders are places in the text.
         """
-        config = getattr(seat.module, "config", None) or self.model.config
+        config = getattr(seat.module, "config", None) or self.config
         kinds = getattr(config, "layer_types", None)
         kind = kinds[seat.layer] if kinds else "sliding" if seat.target == "memory" else "full"
         if "chunk" in kind or (not kinds and getattr(config, "attention_chunk_size", None)):
@@ -407,7 +408,7 @@ class Anatomy:
                     kept = 0 if module.padding_idx is None else module.padding_idx + 1
                 sizes.append(rows - kept)
         if self.model_type.startswith("tiny-"):
-            sizes = [self.model.config.positions]
+            sizes = [self.config.positions]
         return min(sizes, default=None)
 
     def positions(self) -> int | None:
@@ -456,7 +457,7 @@ class Anatomy:
 
     def padding(self) -> int:
         """The id of a padding token, or one that does no harm."""
-        config = getattr(self.model, "config", None)
+        config = self.config
         return getattr(config, "pad_token_id", None) or 0
 
     # ---- names for errors ----
@@ -560,11 +561,22 @@ class Anatomy:
         return [p for p in inside if p in own]
 
     def heads(self) -> list[str]:
-        """Paths of the task heads (classification, tagging, question answering), if any."""
+        """Paths of the task heads (classification, tagging, question answering), if any; in a
+        module of one's own, of what stands around the model inside.
+        """
         found = [name for name in TASK_HEADS if name in self.modules]
+        found += [path for path in self.own_modules() if path not in found]
         if "head" in self.modules and type(self.modules["head"]).__name__ in TINY_TASK_HEADS:
             found.append("head")
         return [name for name in found if any(True for _ in self.modules[name].parameters())]
+
+    def own_modules(self) -> list[str]:
+        """Paths of what somebody put around a model of a library."""
+        return own_modules(self.modules)
+
+    def own_parameters(self) -> dict[str, nn.Parameter]:
+        """Numbers of a module of one's own that stand in no layer, by name."""
+        return own_parameters(self.modules)
 
     def language_head(self) -> list[str]:
         """Path of the module that turns states into logits over words."""

@@ -17,10 +17,16 @@ from torch import nn
 from minipeft.doors.weights import is_linear
 from minipeft.model.families import FAMILIES, Family, Slice
 
-BY_THE_END = ("blocks", "words", "positions", "top")  # how a path ends, anywhere in the model
+BY_THE_END = (
+    "blocks",
+    "words",
+    "positions",
+    "rowless",
+    "top",
+)  # how a path ends, anywhere in the model
 LIKE = 0.8  # names that are as similar as that are one name misspelt
 # of these a model may have none, so that a known family's names for them do no harm
-MAY_BE_MISSING = ("positions", "cross_attention", "gate", "top", "norms")
+MAY_BE_MISSING = ("positions", "cross_attention", "gate", "rowless", "top", "norms")
 
 KINDS: dict[str, Callable[[nn.Module], bool]] = {  # what a field names; others name linear maps
     "blocks": lambda module: isinstance(module, nn.ModuleList),
@@ -28,6 +34,7 @@ KINDS: dict[str, Callable[[nn.Module], bool]] = {  # what a field names; others 
     "positions": lambda module: not is_linear(module),
     "attention": lambda module: any(is_linear(child) for child in module.children()),
     "cross_attention": lambda module: any(is_linear(child) for child in module.children()),
+    "rowless": lambda module: not is_linear(module),
     "top": lambda module: any(True for _ in module.parameters()),
     "norms": lambda module: "norm" in type(module).__name__.lower(),
 }

@@ -1,0 +1,76 @@
+"""Which parts of a model come from transformers or tiny_transformer, and which are one's own."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Mapping
+
+from torch import nn
+
+from tiny_transformer.models import EncoderDecoder, Stack
+
+LIBRARIES = ("transformers", "tiny_transformer")
+
+
+def is_library_model(module: nn.Module) -> bool:
+    """A model of transformers or of tiny_transformer, or a subclass of one?"""
+    if isinstance(module, Stack | EncoderDecoder):
+        return True
+    hub = sys.modules.get("transformers.modeling_utils")
+    return hub is not None and isinstance(module, hub.PreTrainedModel)
+
+
+def is_of_library(kind: type) -> bool:
+    """Was this class written there?"""
+    return kind.__module__.partition(".")[0] in LIBRARIES
+
+
+def own_modules(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of what somebody put around a model of a library: heads, as a rule.
+
+    modules: of the whole, by path. Empty for a model of a library as it is, and where nothing of a
+    library is inside. What shares its numbers with the model inside belongs to that one.
+    """
+    model = modules[""]
+    inside = [path for path, module in modules.items() if path and is_library_model(module)]
+    if is_of_library(type(model)) or not inside:
+        return []
+    known = {id(p) for path in inside for p in modules[path].parameters()}
+    theirs = names_of_library(type(model))
+    found: list[str] = []
+    for path, module in modules.items():
+        if not path or path.partition(".")[0] in theirs or lies_in(path, [*inside, *found]):
+            continue
+        around = any(body.startswith(f"{path}.") for body in inside)
+        parameters = {id(p) for p in module.parameters()}
+        if parameters and not around and not parameters & known:
+            found.append(path)
+    return found
+
+
+def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
+    """Numbers that stand in no layer, but beside the model of a library, by name."""
+    inside = [path for path, module in modules.items() if path and is_library_model(module)]
+    if is_of_library(type(modules[""])):
+        return {}
+    around = {""} | {body[:i] for body in inside for i, sign in enumerate(body) if sign == "."}
+    return {
+        f"{path}.{key}" if path else key: parameter
+        for path in around
+        if inside and not lies_in(path, inside)
+        for key, parameter in modules[path]._parameters.items()
+        if parameter is not None
+    }
+
+
+def lies_in(path: str, places: list[str]) -> bool:
+    return any(f"{path}.".startswith(f"{place}.") for place in places)
+
+
+def names_of_library(kind: type) -> set[str]:
+    """The parts that a class has from the library's class that it inherits from."""
+    theirs = [each for each in kind.__mro__ if is_of_library(each)]
+    sources = [inspect.getsource(each.__init__) for each in theirs if "__init__" in vars(each)]
+    return set(re.findall(r"self\.(\w+)\s*=", "\n".join(sources)))

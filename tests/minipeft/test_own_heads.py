@@ -1,0 +1,240 @@
+"""A head of one's own around a model: it is trained in a copy, or somebody said otherwise."""
+
+import copy
+import warnings
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers as hf
+import zoo
+from torch import nn
+
+import minipeft as mp
+
+BERT = dict(vocab_size=zoo.WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+BERT |= dict(intermediate_size=32, max_position_embeddings=40)
+IDS = torch.randint(3, zoo.WORDS, (3, 7), generator=torch.Generator().manual_seed(0))
+BATCH = {"input_ids": IDS, "labels": torch.tensor([0, 1, 0])}
+
+
+def answer(logits, labels):
+    loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+    return SimpleNamespace(logits=logits, loss=loss)
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = hf.BertModel(hf.BertConfig(**BERT))
+        self.out = nn.Linear(16, 2)
+
+    def forward(self, input_ids, labels=None):
+        return answer(self.out(self.encoder(input_ids).last_hidden_state[:, 0]), labels)
+
+
+class Deep(Around):
+    """The model inside stands deeper, the head has parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.ModuleDict({"model": self.encoder, "norm": nn.LayerNorm(16)})
+        self.out = nn.Sequential(nn.Linear(16, 8), nn.Tanh(), nn.Linear(8, 2))
+        del self.encoder
+
+    def forward(self, input_ids, labels=None):
+        states = self.body["model"](input_ids).last_hidden_state[:, 0]
+        return answer(self.out(self.body["norm"](states)), labels)
+
+
+class Heir(hf.BertPreTrainedModel):
+    def __init__(self, config=None) -> None:
+        super().__init__(config or hf.BertConfig(**BERT))
+        self.bert, self.out = hf.BertModel(self.config), nn.Linear(16, 2)
+        self.post_init()
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        return answer(self.out(self.bert(input_ids, attention_mask)[0][:, 0]), labels)
+
+
+class Tiny(Around):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = zoo.build("tiny-encoder")
+
+    def forward(self, input_ids, labels=None):
+        return answer(self.out(self.encoder(input_ids).states[:, 0]), labels)
+
+
+class Valued(hf.GPT2LMHeadModel):
+    """A model of transformers with one part more."""
+
+    def __init__(self) -> None:
+        numbers = dict(vocab_size=zoo.WORDS, n_embd=16, n_layer=2, n_head=4, n_positions=32)
+        super().__init__(hf.GPT2Config(**numbers))
+        self.value = nn.Linear(16, 1)
+
+    def forward(self, input_ids=None, attention_mask=None, labels=None):
+        out = super().forward(input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        values = self.value(out.hidden_states[-1][:, -1])
+        return answer(torch.cat([values, -values], -1), labels)
+
+
+class Scored(nn.Module):
+    """A part of one's own with numbers, parts and another method than forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.map = nn.Parameter(torch.ones(16)), nn.Linear(16, 2)
+
+    def score(self, x):
+        return self.map(self.scale * x)
+
+    def forward(self, x):
+        raise AssertionError("nobody calls this")
+
+
+class Methods(Around):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = Scored()
+
+    def forward(self, input_ids, labels=None):
+        return answer(self.out.score(self.encoder(input_ids).last_hidden_state[:, 0]), labels)
+
+
+class Shared(Around):
+    """The head is the embedding's matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(16, zoo.WORDS, bias=False)
+        self.out.weight = self.encoder.embeddings.word_embeddings.weight
+
+
+HEADS = {
+    Around: {"out"},
+    Deep: {"out.0", "out.2", "body.norm"},
+    Heir: {"out"},
+    Tiny: {"out"},
+    Valued: {"value"},
+    Methods: {"out"},
+}
+METHODS = [mp.LoRA(rank=2), mp.Prefix(length=2), mp.PromptTuning(length=3)]
+
+
+@pytest.fixture(autouse=True)
+def no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def seeded(kind, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return kind().eval()
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_head_of_ones_own_is_trained_and_comes_off(kind, method):
+    model = seeded(kind)
+    with torch.no_grad():
+        base = model(IDS).logits
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    tuner = mp.attach(model, method, seed=0)
+    assert set(tuner.copies) == HEADS[kind]
+    mp.train(model, [BATCH], 3, 1e-2, progress=False)
+    for path, twin in tuner.copies.items():
+        first = {key: state[f"{path}.{key}"] for key in twin.state_dict()}
+        assert any((value != first[key]).any() for key, value in twin.state_dict().items())
+    assert tuner.report().head > 0
+    tuner.detach()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    with torch.no_grad():
+        assert torch.equal(model(IDS).logits, base)
+
+
+@pytest.mark.parametrize("kind", [Around, Deep, Heir, Methods])
+def test_a_file_has_the_head_and_goes_onto_another_one(kind, tmp_path):
+    model = seeded(kind)
+    tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+    mp.train(model, [BATCH], 3, 1e-2, progress=False)
+    tuner.save(tmp_path / "t")
+    with torch.no_grad():
+        expected = model.eval()(IDS).logits
+    other = seeded(kind)
+    for path in HEADS[kind]:  # as every start of the program draws it anew
+        for parameter in other.get_submodule(path).parameters():
+            nn.init.normal_(parameter)
+    mp.load(other, tmp_path / "t")
+    with torch.no_grad():
+        torch.testing.assert_close(other(IDS).logits, expected)
+
+
+def test_the_file_opens_in_peft(tmp_path):
+    import peft
+
+    class Named(Around):  # PEFT would take "out" for the end of "dropout" as well
+        def __init__(self) -> None:
+            super().__init__()
+            self.decide = self.out
+            del self.out
+
+        def forward(self, input_ids, labels=None):
+            return answer(self.decide(self.encoder(input_ids)[0][:, 0]), labels)
+
+    model = seeded(Named)
+    tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+    mp.train(model, [BATCH], 3, 1e-2, progress=False)
+    tuner.save(tmp_path / "t")
+    with torch.no_grad():
+        expected = model.eval()(IDS).logits
+    theirs = peft.PeftModel.from_pretrained(seeded(Named), tmp_path / "t").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(IDS).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_what_stays_as_it_is():
+    for model in (zoo.build("bert"), zoo.build("gpt2"), zoo.build("tiny-encoder"), seeded(Shared)):
+        assert not mp.attach(model, mp.LoRA(rank=2)).copies
+    model = seeded(Around)
+    assert not mp.attach(model, mp.LoRA(rank=2), head=False).copies
+    model = seeded(Around)
+    model.out.requires_grad_(False)  # the head, and nothing else, is frozen on purpose
+    assert not mp.attach(model, mp.LoRA(rank=2)).copies
+    model = seeded(Around).requires_grad_(False)  # a habit before attach
+    assert set(mp.attach(model, mp.LoRA(rank=2)).copies) == {"out"}
+
+
+def test_paths_name_what_is_trained():
+    model = seeded(Deep)
+    tuner = mp.attach(model, mp.LoRA(rank=2), head=("out.2",))
+    assert set(tuner.copies) == {"out.2"}
+    tuner.detach()
+    for wrong in ("out", 3, None, (), ("out", 3)):
+        with pytest.raises(ValueError, match='head must be "auto", True, False or paths'):
+            mp.attach(model, mp.LoRA(rank=2), head=wrong)
+    with pytest.raises(ValueError, match="This model has no module 'put'"):
+        mp.attach(model, mp.LoRA(rank=2), head=["put"])
+    assert not mp.tuners(model)
+
+
+def test_numbers_beside_the_model_are_mentioned():
+    model = seeded(Around)
+    model.scale = nn.Parameter(torch.ones(1))
+    with pytest.warns(UserWarning, match="'scale' of Around stays frozen"):
+        mp.attach(model, mp.LoRA(rank=2))
+
+
+def test_a_copy_answers_for_more_than_a_call():
+    model = seeded(Around)
+    tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+    zoo.shake(tuner)
+    own = tuner.copies["out"].weight
+    assert model.out.weight is own and copy.deepcopy(model).out.weight is not own
+    with tuner.disabled():
+        assert model.out.weight is not own
+    with mp.route(model, [None, "default", None]):
+        assert model.out.weight is not own
