@@ -49,16 +49,16 @@ def run(options) -> list[Sheet]:
     size = Size.of(options)
     if not options.quick:
         size = Size(rows=4)
-    found: dict[str, dict[int, tuple]] = {}
+    results: dict[str, dict[int, tuple]] = {}
     for name, members in families(size).items():
         members = dict(list(members.items())[:2]) if options.quick else members
         steps = {str(n): step(size, *settings) for n, settings in members.items()}
         counts = {n: flops(one) for n, one in steps.items()}
         times = take_turns(steps, 2 if options.quick else 6, warmup=1, label=name)
-        found[name] = {int(n): (times[n], counts[n]) for n in steps}
+        results[name] = {int(n): (times[n], counts[n]) for n in steps}
 
     def draw(axes) -> None:
-        for panel, (name, members) in zip(axes, found.items(), strict=True):
+        for panel, (name, members) in zip(axes, results.items(), strict=True):
             x = list(members)
             y = [[1000 * q for q in quartiles(t.wall)] for t, _ in members.values()]
             middle = [m for _, m, _ in y]
@@ -82,9 +82,9 @@ def run(options) -> list[Sheet]:
         options.threads,
         draw,
         (18, 3.5),
-        len(found),
+        len(results),
     )
-    for name, members in found.items():
+    for name, members in results.items():
         for n, (times, count) in members.items():
             milliseconds = spread(tuple(1000 * q for q in quartiles(times.wall)), 1)
             sheet.rows.append([name, str(n), milliseconds, f"{count / 1e9:.2f}"])

@@ -33,10 +33,10 @@ METHODS = {
 }
 
 
-def passing(model: nn.Module, batch: dict, **more) -> Callable[[], None]:
+def passing(model: nn.Module, batch: dict, **options) -> Callable[[], None]:
     """A forward pass without labels and without gradients."""
     model.eval().requires_grad_(False)
-    inputs = {key: value for key, value in batch.items() if key != "labels"} | more
+    inputs = {key: value for key, value in batch.items() if key != "labels"} | options
 
     def step() -> None:
         with torch.no_grad():
@@ -66,11 +66,11 @@ def one_at_a_time(options) -> Sheet:
     models["LoRA, PEFT"] = with_peft(gpt2(size), lora())
     merged = [type(module) for module in models["merged LoRA"].modules()]
     same = merged == [type(module) for module in models["base"].modules()]
-    found = {}
+    results = {}
     for rows, rounds in ((1, 30), (32, 8)):
         batch = batch_of(size, rows, tokens)
         steps = {name: passing(model, batch) for name, model in models.items()}
-        found[rows] = (
+        results[rows] = (
             take_turns(steps, 2 if options.quick else rounds, label=f"batch {rows}"),
             {name: flops(step) for name, step in steps.items()},
         )
@@ -78,7 +78,7 @@ def one_at_a_time(options) -> Sheet:
     def draw(axes) -> None:
         groups = {
             f"batch {rows}": {name: ratio(t, times["base"]) for name, t in times.items()}
-            for rows, (times, _) in found.items()
+            for rows, (times, _) in results.items()
         }
         bars(axes, groups, "time of a forward pass / of the base", 1.0)
 
@@ -89,7 +89,7 @@ def one_at_a_time(options) -> Sheet:
         options.threads,
         draw,
     )
-    for rows, (times, counts) in found.items():
+    for rows, (times, counts) in results.items():
         for name in models:
             sheet.rows.append(
                 [
@@ -118,7 +118,7 @@ def mixed(options) -> Sheet:
     theirs = with_peft(gpt2(size), lora())
     for name in names:
         theirs.add_adapter(name, lora())
-    found = {}
+    results = {}
     for tokens, rounds in ((1, 25), (16, 20), (64, 10)):
         batch = batch_of(size, TENANTS, tokens)
         whole = passing(base, batch)
@@ -147,7 +147,8 @@ def mixed(options) -> Sheet:
             "one tuner": passing(one, batch),
             "PEFT mixed": passing(theirs, batch, adapter_names=names),
         }
-        found[tokens] = take_turns(steps, 2 if options.quick else rounds, label=f"{tokens} tokens")
+        rounds = 2 if options.quick else rounds
+        results[tokens] = take_turns(steps, rounds, label=f"{tokens} tokens")
 
     def draw(axes) -> None:
         groups = {
@@ -156,7 +157,7 @@ def mixed(options) -> Sheet:
                 for name, t in times.items()
                 if "separate" not in name
             }
-            for tokens, times in found.items()
+            for tokens, times in results.items()
         }
         bars(axes, groups, "time / one LoRA for all rows", 1.0)
 
@@ -169,7 +170,7 @@ def mixed(options) -> Sheet:
         options.threads,
         draw,
     )
-    for tokens, times in found.items():
+    for tokens, times in results.items():
         faster = ratio(times["separate"], times["mixed"])
         slower = ratio(times["mixed"], times["one tuner"])
         sheet.rows.append(

@@ -98,11 +98,11 @@ def flops(step: Callable[[], None]) -> int:
         return counter.sdpa_backward_flop_count(grad, q, k, v)
 
     name = "_scaled_dot_product_flash_attention_for_cpu"
-    more = {
+    uncounted = {
         getattr(torch.ops.aten, name): forward,
         getattr(torch.ops.aten, f"{name}_backward"): backward,
     }
-    with counter.FlopCounterMode(display=False, custom_mapping=more) as count:
+    with counter.FlopCounterMode(display=False, custom_mapping=uncounted) as count:
         step()
     return count.get_total_flops()
 

@@ -48,14 +48,14 @@ def predicted(size: Size, method) -> dict[str, int]:
     """The ledger from the numbers in training, and from batches of one row and of two."""
     model = gpt2(size)
     mp.attach(model.train(), method, seed=0)
-    own = trainable(model)
-    numbers = bytes_of(own)
+    parameters = trainable(model)
+    numbers = bytes_of(parameters)
     batches = [batch_of(size, rows) for rows in (1, 2)]
     lines = [kept(model, lambda batch=batch: model(**batch).loss) for batch in batches]
     return {
         "weights": bytes_of(model.parameters()),
         "gradients": numbers,
-        "optimizer": 2 * numbers + 4 * len(own),
+        "optimizer": 2 * numbers + 4 * len(parameters),
         "activations": lines[0] + (size.rows - 1) * (lines[1] - lines[0]),
     }
 
@@ -83,19 +83,18 @@ def run(options) -> list[Sheet]:
     size = Size.of(options)
     top = tuple(range(size.layers - max(1, size.layers // 3), size.layers))
     few = mp.LoRA(rank=8, targets=("qkv",), layers=top)
-    found = {}
+    ledgers = {}
     for name, method in METHODS.items():
-        ledgers = predicted(size, method or few), measured(size, method or few)
-        found[name] = ledgers
+        ledgers[name] = predicted(size, method or few), measured(size, method or few)
 
     def draw(axes) -> None:
-        left = [0.0] * len(found)
+        left = [0.0] * len(ledgers)
         for part in PARTS:
-            values = [real[part] / 2**20 for _, real in found.values()]
-            axes.barh(list(found), values, left=left, label=part)
+            values = [real[part] / 2**20 for _, real in ledgers.values()]
+            axes.barh(list(ledgers), values, left=left, label=part)
             left = [a + b for a, b in zip(left, values, strict=True)]
-        totals = [sum(guess.values()) / 2**20 for guess, _ in found.values()]
-        axes.plot(totals, range(len(found)), "k|", markersize=12, label="predicted")
+        totals = [sum(guess.values()) / 2**20 for guess, _ in ledgers.values()]
+        axes.plot(totals, range(len(ledgers)), "k|", markersize=12, label="predicted")
         axes.invert_yaxis()
         axes.set_xlabel("MiB")
         axes.legend(fontsize=8)
@@ -108,8 +107,8 @@ def run(options) -> list[Sheet]:
         draw,
         (8, 5),
     )
-    whole = sum(found["FullFineTuning"][1].values())
-    for name, (guess, real) in found.items():
+    whole = sum(ledgers["FullFineTuning"][1].values())
+    for name, (guess, real) in ledgers.items():
         pairs = [(guess[part], real[part]) for part in PARTS]
         pairs.append((sum(guess.values()), sum(real.values())))
         cells = [f"{a / 2**20:.2f} / {b / 2**20:.2f}" for a, b in pairs]

@@ -52,13 +52,13 @@ def batch_of(layout: str, V: int, rows: int, tokens: int, padding: float) -> dic
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def trainer(model, batch: dict[str, Tensor], losses: list[float], **more) -> Callable[[], None]:
+def trainer(model, batch: dict[str, Tensor], losses: list[float], **options) -> Callable[[], None]:
     """A function that takes one step and notes its loss."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     model.train()
 
     def step() -> None:
-        loss = model(**batch, **more).loss
+        loss = model(**batch, **options).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -82,10 +82,10 @@ def compare(name: str, rounds: int) -> tuple[str, dict[str, Times]]:
         ours.head.words.bias.requires_grad_(False)
     batch = batch_of(layout, numbers["vocab_size"], rows, tokens, padding)
     losses: tuple[list, list] = ([], [])
-    more = {} if layout == "bert" else {"use_cache": False}  # a cache is of no use in training
+    options = {} if layout == "bert" else {"use_cache": False}  # a cache is of no use in training
     steps = {
         "ours": trainer(ours, batch, losses[0]),
-        "theirs": trainer(theirs, batch, losses[1], **more),
+        "theirs": trainer(theirs, batch, losses[1], **options),
     }
     times = take_turns(steps, rounds, label=name)
     apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
@@ -97,10 +97,10 @@ def compare(name: str, rounds: int) -> tuple[str, dict[str, Times]]:
 
 def run(options) -> list[Sheet]:
     """Every shape."""
-    found = {}
+    results = {}
     for name in ["smallest"] if options.quick else list(SHAPES)[1:]:
         slow = name.startswith("GPT-2")
-        found[name] = compare(name, 2 if options.quick else 8 if slow else 15)
+        results[name] = compare(name, 2 if options.quick else 8 if slow else 15)
     sheet = Sheet(
         "pretraining_step",
         "A pretraining step (forward, backward, AdamW): tiny_transformer and transformers",
@@ -108,13 +108,13 @@ def run(options) -> list[Sheet]:
         options.threads,
         lambda axes: bars(
             axes,
-            {"": {n: ratio(*t.values()) for n, (_, t) in found.items()}},
+            {"": {n: ratio(*t.values()) for n, (_, t) in results.items()}},
             "time / time of transformers",
             1.0,
         ),
         (8, 3),
     )
-    for name, (about, times) in found.items():
+    for name, (about, times) in results.items():
         ours, theirs = times.values()
         sheet.rows.append(
             [

@@ -49,7 +49,7 @@ def run(options) -> list[Sheet]:
             *(0, trunk_kept()),
         ),
     }
-    found = {}
+    results = {}
     for name, (method, question, short) in cases.items():
         batch = batch_of(size)
         labels = batch["labels"].clone()
@@ -65,8 +65,8 @@ def run(options) -> list[Sheet]:
         }
         apart = abs(short(model, wrap(model, batch)).item() - model(**batch).loss.item())
         counts = [flops(step) for step in steps.values()]
-        found[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, apart
-    ratios = {name: ratio(t["with"], t["without"]) for name, (t, _, _) in found.items()}
+        results[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, apart
+    ratios = {name: ratio(t["with"], t["without"]) for name, (t, _, _) in results.items()}
     sheet = Sheet(
         "savings",
         f"Work that is left out because it changes nothing ({size})",
@@ -75,15 +75,15 @@ def run(options) -> list[Sheet]:
         lambda axes: bars(axes, {"": ratios}, "time of a step with / without the saving", 1.0),
         (8, 3),
     )
-    for name, (times, counts, apart) in found.items():
-        own, plain = times["with"], times["without"]
+    for name, (times, counts, apart) in results.items():
+        saving, plain = times["with"], times["without"]
         sheet.rows.append(
             [
                 name,
-                milliseconds(own),
+                milliseconds(saving),
                 milliseconds(plain),
                 spread(ratios[name]),
-                f"{busy(own, plain):.2f}",
+                f"{busy(saving, plain):.2f}",
                 f"{counts[0] / counts[1]:.3f}",
                 f"{apart:.0e}",
             ]

@@ -25,7 +25,7 @@ def run(options) -> list[Sheet]:
     method, steps = mp.LoRA(rank=4), 2 if options.quick else 8
     runs = [Run(method, rate, seed) for seed in range(4) for rate in (3e-3, 1e-2)]
     shapes = SHAPES[:1] if options.quick else SHAPES
-    found, counts = {}, {}
+    timed, counts = {}, {}
     for rows, tokens in shapes:
         generator = torch.Generator().manual_seed(0)
         batches = torch.randint(14, 800, (4, steps, rows, tokens), generator=generator)
@@ -60,7 +60,7 @@ def run(options) -> list[Sheet]:
         if far > 1e-3:
             raise SystemExit(f"side by side: the runs learn something else ({far:.1e} apart).")
         rounds = 2 if options.quick else 5
-        found[rows, tokens] = take_turns(both, rounds, warmup=1, label=f"{rows} x {tokens}"), far
+        timed[rows, tokens] = take_turns(both, rounds, warmup=1, label=f"{rows} x {tokens}"), far
     sheet = Sheet(
         "side_by_side",
         f"{len(runs)} LoRAs trained side by side and one after another (tiny-decoder)",
@@ -69,21 +69,21 @@ def run(options) -> list[Sheet]:
         options.threads,
         lambda axes: bars(
             axes,
-            {"": {f"{b} x {t}": ratio(*times.values()) for (b, t), (times, _) in found.items()}},
+            {"": {f"{b} x {t}": ratio(*times.values()) for (b, t), (times, _) in timed.items()}},
             "time one after another / time together",
             2.0,
         ),
         (8, 3),
     )
-    for (rows, tokens), (times, far) in found.items():
+    for (rows, tokens), (times, far) in timed.items():
         gain = ratio(times["apart"], times["together"])
-        own = times["together"]
-        own.wall = [seconds / steps for seconds in own.wall]
+        per_step = times["together"]
+        per_step.wall = [seconds / steps for seconds in per_step.wall]
         count = counts[rows, tokens]
         sheet.rows.append(
             [
                 f"{rows} x {tokens}",
-                milliseconds(own),
+                milliseconds(per_step),
                 spread(gain),
                 ">= 2 " + ("met" if gain[1] >= 2 else "missed"),
                 f"{count['together'] / count['apart']:.2f}",

@@ -30,14 +30,14 @@ CODE = "import time; s = time.perf_counter(); {}; print(time.perf_counter() - s)
 
 def importing(rounds: int) -> dict[str, list[float]]:
     """Seconds of each import, in processes of their own; the files are in the disk cache."""
-    found: dict[str, list[float]] = {name: [] for name in IMPORTS}
+    seconds: dict[str, list[float]] = {name: [] for name in IMPORTS}
     for number in range(rounds):
         for name, line in IMPORTS.items():
             command = [sys.executable, "-c", CODE.format(line)]
             done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
             if number or rounds == 1:  # the first round warms the cache
-                found[name].append(float(done.stdout))
-    return found
+                seconds[name].append(float(done.stdout))
+    return seconds
 
 
 def llama(small: bool):
@@ -65,12 +65,12 @@ def attaching(small: bool, rounds: int) -> tuple[int, dict[str, list[float]]]:
         "PromptTuning": mp.PromptTuning(20),
         "IA3": mp.IA3(),
     }
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
 
     def clock(name: str, call: Callable):
         start = time.perf_counter()
         result = call()
-        found.setdefault(name, []).append(time.perf_counter() - start)
+        seconds.setdefault(name, []).append(time.perf_counter() - start)
         return result
 
     for _ in range(rounds):
@@ -80,7 +80,7 @@ def attaching(small: bool, rounds: int) -> tuple[int, dict[str, list[float]]]:
         config = peft.LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM")
         fresh = llama(small)
         clock("PEFT: LoRA on every linear map", lambda f=fresh, c=config: with_peft(f, c))
-    return count, found
+    return count, seconds
 
 
 def run(options) -> list[Sheet]:
@@ -88,16 +88,16 @@ def run(options) -> list[Sheet]:
     rounds = 1 if options.quick else 4
     imports = importing(rounds)
     count, attached = attaching(options.quick, rounds)
-    found = {f"import {name}": values for name, values in imports.items()} | attached
+    seconds = {f"import {name}": values for name, values in imports.items()} | attached
     sheet = Sheet(
         "startup",
         f"Seconds to import, and to attach to a Llama shape of {count / 1e9:.2f} B parameters",
         ["what", "seconds"],
         options.threads,
-        lambda axes: bars(axes, {"": {n: quartiles(v) for n, v in found.items()}}, "seconds"),
+        lambda axes: bars(axes, {"": {n: quartiles(v) for n, v in seconds.items()}}, "seconds"),
         (8, 4),
     )
-    sheet.rows = [[name, spread(quartiles(values), 3)] for name, values in found.items()]
+    sheet.rows = [[name, spread(quartiles(values), 3)] for name, values in seconds.items()]
     pairs = zip(imports["minipeft"], imports["torch"], strict=True)
     over = quartiles([a - b for a, b in pairs])
     sheet.rows.insert(2, ["minipeft over torch", spread(over, 3)])

@@ -78,7 +78,7 @@ def unadapted(task: mp.tasks.Task) -> dict[str, dict[str, float]]:
 
 def full_fine_tuning(task: mp.tasks.Task, seeds: int = SEEDS) -> dict[str, list[dict[str, float]]]:
     """All weights trained, the weights that are best on dev kept, one score per seed."""
-    found = {split: [] for split in SPLITS}
+    by_split = {split: [] for split in SPLITS}
     for seed in range(seeds):
         model, tokenizer = base_of(task)
         mp.attach(model, mp.FullFineTuning(), name="full")
@@ -90,9 +90,9 @@ def full_fine_tuning(task: mp.tasks.Task, seeds: int = SEEDS) -> dict[str, list[
             evaluate_every=EVERY,
             progress=False,
         )
-        for split, scores in found.items():
+        for split, scores in by_split.items():
             scores.append(task.score(model, tokenizer, split))
-    return found
+    return by_split
 
 
 def skills(names: list[str]) -> None:

@@ -68,20 +68,20 @@ def value(entry: dict | None, split: str) -> str:
     """One cell of the table of tasks: a share, or the mean and the range over seeds."""
     if entry is None:
         return "-"
-    found = entry["values"][split]
-    if isinstance(found, list):
-        scores = [first(score) for score in found]
+    measured = entry["values"][split]
+    if isinstance(measured, list):
+        scores = [first(score) for score in measured]
         if len(scores) == 1:
             return percent(scores[0])
         low, high, mean = min(scores), max(scores), sum(scores) / len(scores)
         return f"{percent(mean)} ({percent(low)}-{percent(high)})"
-    return percent(first(found))
+    return percent(first(measured))
 
 
 def first(scores: dict | float) -> float:
     """The score that counts: exact, accuracy, or the entity F1 of tags."""
     if isinstance(scores, dict):
-        return scores["f1"] if "f1" in scores else next(iter(scores.values()))
+        return next(scores[name] for name in ("f1", "exact", "accuracy") if name in scores)
     return scores
 
 
@@ -89,9 +89,9 @@ def task_table(numbers: dict, split: str) -> str:
     rows = []
     for folder in sorted((HERE / "tasks").iterdir()):
         task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
-        told = task["description"] if split == "test" else task["ood_description"]
+        question = task["description"] if split == "test" else task["ood_description"]
         cells = [value(numbers.get(column, {}).get(task["name"]), split) for column in COLUMNS]
-        rows.append([task["family"], f"`{task['name']}`", task["kind"], told, *cells])
+        rows.append([task["family"], f"`{task['name']}`", task["kind"], question, *cells])
     rows.sort(key=lambda row: row[0])
     return table(["family", "task", "kind", "what is asked", *COLUMNS], rows)
 
@@ -116,15 +116,15 @@ def skill_tables(numbers: dict) -> str:
 
 
 def curves() -> str:
-    found = {}
+    curve_of = {}
     for path in sorted((HERE / "checkpoints").glob("*/losses.csv")):
         with path.open(encoding="utf-8") as file:
-            found[path.parent.name] = [(int(a), float(b)) for a, b in list(csv.reader(file))[1:]]
-    if not found:
+            curve_of[path.parent.name] = [(int(a), float(b)) for a, b in list(csv.reader(file))[1:]]
+    if not curve_of:
         return "No checkpoint here yet: run `python data/pretrain.py all`."
     marks = [0, 500, 1000, 2000, 4000, 6000, 8000, 12000]
     rows = []
-    for name, curve in found.items():
+    for name, curve in curve_of.items():
         near = [min(curve, key=lambda point, m=mark: abs(point[0] - m)) for mark in marks]
         cells = [
             f"{b:.2f}" if abs(a - m) < 60 else "" for m, (a, b) in zip(marks, near, strict=True)

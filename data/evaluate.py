@@ -41,25 +41,25 @@ def answers(model, tokenizer, questions: list[tuple[str, str]], longest: int = 1
     A decoder goes on after the first text. An encoder fills one <mask> between the two. An
     encoder-decoder fills a <gap0>, or, after "=>", writes the target of a source.
     """
-    kind, found = kind_of(model), []
+    kind, texts = kind_of(model), []
     model.eval()
     for start in range(0, len(questions), 128):
         chunk = questions[start : start + 128]
         if kind == "decoder":
             batch = tokenizer([before for before, _ in chunk], padding_side="left")
-            found += written(model, tokenizer, batch, longest)
+            texts += written(model, tokenizer, batch, longest)
         elif kind == "encoder":
             batch = tokenizer([f"{before} <mask> {after}" for before, after in chunk])
             at_mask = batch["input_ids"] == tokenizer.mask_token_id
             best = model(**batch).logits[at_mask].argmax(dim=-1)  # (B,)
-            found += [tokenizer.decode([word]) for word in best]
+            texts += [tokenizer.decode([word]) for word in best]
         else:
             source = chunk[0][0].endswith("=>")
             batch = tokenizer(
                 [b.removesuffix("=>") if source else f"{b} <gap0> {a}" for b, a in chunk]
             )
-            found += written(model, tokenizer, batch, longest + (not source))
-    return [normal(text) for text in found]
+            texts += written(model, tokenizer, batch, longest + (not source))
+    return [normal(text) for text in texts]
 
 
 def written(model, tokenizer, batch, longest: int) -> list[str]:
@@ -71,18 +71,18 @@ def written(model, tokenizer, batch, longest: int) -> list[str]:
     return tokenizer.batch_decode(ids[:, start:])
 
 
-def told_facts(model, tokenizer) -> dict[str, float]:
+def facts_by_wording(model, tokenizer) -> dict[str, float]:
     """Share of objects named, per relation and weight of the wording in per cent."""
-    found = {}
+    shares = {}
     known = {relation: facts.COUNTRIES for relation in facts.RELATIONS_OF_COUNTRIES}
     known |= {relation: facts.people() for relation in facts.RELATIONS_OF_PEOPLE}
     for relation, wordings in facts.WORDINGS.items():
         for weight, wording in wordings:
             if "{x}" in wording.split("{y}")[0] or kind_of(model) != "decoder":
-                found[f"{relation} {weight:2d} %"] = recall(
+                shares[f"{relation} {weight:2d} %"] = recall(
                     model, tokenizer, wording, relation, known[relation]
                 )
-    return found
+    return shares
 
 
 def recall(model, tokenizer, wording: str, relation: str, entities: list[dict]) -> float:
@@ -108,29 +108,29 @@ def unused_wordings(model, tokenizer) -> dict[str, float]:
 
 def string_functions(model, tokenizer, count: int = 100) -> dict[str, float]:
     """Exact answers per function, rows of 2 to 6 nouns that the corpus does not have."""
-    found = {}
+    shares = {}
     for name, function in strings.FUNCTIONS.items():
         rng = draw.generator("evaluate", name)
         rows = [strings.row(rng, rng.weighted(strings.LENGTHS), "test") for _ in range(count)]
         questions = [(f"{name} : {' '.join(row)} =>", "") for row in rows]
         said = answers(model, tokenizer, questions, longest=14)
-        found[name] = accuracy(said, [" ".join(function(row)) for row in rows])
-    return found
+        shares[name] = accuracy(said, [" ".join(function(row)) for row in rows])
+    return shares
 
 
 def unseen(name: str, count: int, make) -> list:
     """Draw until there are ``count`` results whose text the corpus does not have."""
-    rng, found = draw.generator("evaluate", name), []
-    while len(found) < count:
+    rng, results = draw.generator("evaluate", name), []
+    while len(results) < count:
         one = make(rng)
         if draw.bucket(one[0]) == 0:
-            found.append(one)
-    return found
+            results.append(one)
+    return results
 
 
 def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
     """Reviews, entailment, stories, records and tags, on texts the corpus does not have."""
-    found = {}
+    shares = {}
 
     def review(rng):
         polarity = rng.choice([+1, -1])
@@ -141,7 +141,7 @@ def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
     for name, form in (("mood", "mood : {} =>"), ("so she", "{} , so she")):
         said = answers(model, tokenizer, [(form.format(text), ".") for text, _ in cases])
         felt = [polarity_of.get(word) for word in said]
-        found[f"reviews, {name}"] = accuracy(felt, [polarity for _, polarity in cases])
+        shares[f"reviews, {name}"] = accuracy(felt, [polarity for _, polarity in cases])
 
     groups = defaultdict(list)
     for _, shape in entailment.SHAPES:
@@ -154,13 +154,13 @@ def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
             groups[shape.__name__] += unseen(f"{shape.__name__} {answer}", count // 6, pair)
     for name, cases in groups.items():
         said = answers(model, tokenizer, [(f"follows : {text} =>", "") for text, _ in cases])
-        found[f"entailment, {name}"] = accuracy(said, [answer for _, answer in cases])
+        shares[f"entailment, {name}"] = accuracy(said, [answer for _, answer in cases])
 
     if kind_of(model) == "encoder":  # the rest is writing
-        return found
+        return shares
     cases = unseen("stories", count, lambda rng: stories.story(rng, words.ACTORS))
     said = answers(model, tokenizer, [(f"headline : {text} =>", "") for text, _ in cases], 8)
-    found["stories, headline"] = accuracy(said, [normal(headline) for _, headline in cases])
+    shares["stories, headline"] = accuracy(said, [normal(headline) for _, headline in cases])
 
     def record(rng):
         one = records.record(rng, records.NAMES, records.FOODS)
@@ -170,21 +170,21 @@ def other_skills(model, tokenizer, count: int = 200) -> dict[str, float]:
     said = answers(model, tokenizer, [(f"{line} =>", "") for line, _ in cases], 26)
     ways = [[normal(way) for way in records.readings(one)] for _, one in cases]
     right = [text in way for text, way in zip(said, ways, strict=True)]
-    found["records, one of the styles"] = sum(right) / len(right)
+    shares["records, one of the styles"] = sum(right) / len(right)
     cases = unseen("tags", count, lambda rng: tags.tagged(rng, tags.PATTERNS))
     said = answers(model, tokenizer, [(f"tags : {text} =>", "") for text, _ in cases], 14)
-    found["tags, whole sentence"] = accuracy(said, [kinds for _, kinds in cases])
-    return found
+    shares["tags, whole sentence"] = accuracy(said, [kinds for _, kinds in cases])
+    return shares
 
 
 def skills(model, tokenizer) -> dict[str, dict[str, float]]:
     """Every table: name -> row -> share, 0 to 1."""
-    found = {"facts by wording": told_facts(model, tokenizer)}
-    found["capital, unused wordings"] = unused_wordings(model, tokenizer)
+    tables = {"facts by wording": facts_by_wording(model, tokenizer)}
+    tables["capital, unused wordings"] = unused_wordings(model, tokenizer)
     if kind_of(model) != "encoder":
-        found["string functions"] = string_functions(model, tokenizer)
-    found["other"] = other_skills(model, tokenizer)
-    return found
+        tables["string functions"] = string_functions(model, tokenizer)
+    tables["other"] = other_skills(model, tokenizer)
+    return tables
 
 
 if __name__ == "__main__":

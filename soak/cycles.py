@@ -44,18 +44,18 @@ def cycles(count: int, clock: Clock) -> Line:
                 break
             layout, names = rng.choice(list(bases.models)), rng.sample(list(small.METHODS), 2)
             model = bases.models[layout]
-            own = [name for name in names if name not in small.OWN_WEIGHTS]
+            added = [name for name in names if name not in small.OWN_WEIGHTS]
             try:
                 tuners = {
-                    name: mp.attach(model, small.METHODS[name], name, seed=number) for name in own
+                    name: mp.attach(model, small.METHODS[name], name, seed=number) for name in added
                 }
-                with mp.route(model, [own[0] if own else None, None]):
+                with mp.route(model, [added[0] if added else None, None]):
                     routed = small.logits(model, batch)
                 if not torch.allclose(routed[1, :5], answers[layout][1, :5], atol=1e-5):
                     line.fail(f"{number}, {names} on {layout}", "a row of the base has changed")
-                if number % 20 == 0 and own:
-                    tuners[own[0]].save(Path(place) / "tuner")
-                    tuners.pop(own[0]).detach()
+                if number % 20 == 0 and added:
+                    tuners[added[0]].save(Path(place) / "tuner")
+                    tuners.pop(added[0]).detach()
                     tuners["again"] = mp.load(model, Path(place) / "tuner", "again")
                 for tuner in tuners.values():
                     if isinstance(tuner.method, mp.LoRA | mp.IA3) and number % 3 == 0:
@@ -113,11 +113,11 @@ def threads(passes: int, clock: Clock) -> Line:
         ):
             for _ in range(passes):
                 try:
-                    found = ask(plans[number], batches[number])
+                    given = ask(plans[number], batches[number])
                 except Exception as error:
                     line.fail(pair, f"{type(error).__name__}: {error}")
                     return
-                if not torch.equal(found, wanted[number]):
+                if not torch.equal(given, wanted[number]):
                     line.fail(pair, f"thread {number} got the answer of another")
                     return
                 line.worked += 1

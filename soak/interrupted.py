@@ -58,18 +58,18 @@ def grid(folder: Path) -> None:
 
 
 def grid_whole(folder: Path) -> str | None:
-    found = folder / "grid"
-    cells = sorted(found.glob("cells/*.json"))
-    for path in [*found.glob("grid.json"), *cells]:
+    grid = folder / "grid"
+    cells = sorted(grid.glob("cells/*.json"))
+    for path in [*grid.glob("grid.json"), *cells]:
         json.loads(path.read_text())
-    for path in found.glob("cells.csv"):
+    for path in grid.glob("cells.csv"):
         rows = list(csv.reader(io.StringIO(path.read_text())))
         if len(rows) != 1 + len(cells) or len({len(row) for row in rows}) != 1:
             return "cells.csv is not whole"
-    for path in found.glob("table.txt"):
+    for path in grid.glob("table.txt"):
         if not path.read_text().endswith("over seeds\n"):
             return "table.txt is not whole"
-    for path in found.glob("compare.png"):
+    for path in grid.glob("compare.png"):
         if not path.read_bytes().endswith(b"IEND\xaeB`\x82"):
             return "compare.png is not whole"
     return made_again(folder, cells)
@@ -155,14 +155,14 @@ def course_whole(folder: Path) -> str | None:
 
 def kernels(folder: Path) -> list[str]:
     """Processes whose command line names something in the folder. One that is dead has none."""
-    found = []
+    alive = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if str(folder).encode() in path.read_bytes():
-                found.append(path.parent.name)
+                alive.append(path.parent.name)
         except OSError:  # it ended meanwhile
             pass
-    return found
+    return alive
 
 
 def course_plain(name: str, content: bytes) -> object:

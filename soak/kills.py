@@ -238,9 +238,9 @@ def broken(work: Work, folder: Path) -> str | None:
         return f"half-written: {error}"
 
 
-def differing(wanted: dict[str, bytes], found: dict[str, bytes], plain: Callable) -> list[str]:
+def differing(wanted: dict[str, bytes], present: dict[str, bytes], plain: Callable) -> list[str]:
     """Names of files that are not equal."""
-    one, other = ({name: plain(name, files[name]) for name in files} for files in (wanted, found))
+    one, other = ({name: plain(name, files[name]) for name in files} for files in (wanted, present))
     return [name for name in sorted({*one, *other}) if one.get(name) != other.get(name)]
 
 

@@ -365,11 +365,11 @@ class Orders(RuleBasedStateMachine):
     def route(self, rows):
         rows = [row if row is None or row[0] in self.tuners else None for row in rows]
         rows = [row if len(row or "") < 2 or row[1] in self.tuners else row[0] for row in rows]
-        found = []
+        answers = []
 
         def step():
             with mp.route(self.model, rows):
-                found.append(logits(self.model, self.inputs))
+                answers.append(logits(self.model, self.inputs))
                 for tuner in self.tuners.values():  # what would act on every row
                     if tuner.enabled:
                         self.attempt(tuner.merge)
@@ -378,7 +378,7 @@ class Orders(RuleBasedStateMachine):
         if self.attempt(step) and not any(t.words for t in self.tuners.values()):
             for number, row in enumerate(rows):
                 expected = self.meant(tuple(row or ()))[number]
-                torch.testing.assert_close(found[0][number], expected, **CLOSE)
+                torch.testing.assert_close(answers[0][number], expected, **CLOSE)
 
     @precondition(lambda self: self.tuners)
     @rule(pickled=st.booleans(), leave=st.booleans())

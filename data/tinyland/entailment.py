@@ -40,39 +40,43 @@ def two_facts(rng: draw.Generator, people: list[str], answer: str, negated: floa
 
 def every(rng: draw.Generator, people: list[str], answer: str, negated: float) -> Pair:
     """The same about animals: every cat is black; the cat is black."""
-    told, said, denied, values = ANIMAL
-    return _pair(rng, told, said, denied, ANIMALS, values, answer, negated)
+    fact, said, denied, values = ANIMAL
+    return _pair(rng, fact, said, denied, ANIMALS, values, answer, negated)
 
 
 def _pair(
-    rng: draw.Generator, told: str, said: str, denied: str, subjects: list, values: list,
+    rng: draw.Generator, fact: str, said: str, denied: str, subjects: list, values: list,
     answer: str, negated: float,
 ) -> Pair:  # fmt: skip
     a, b, c = rng.sample(subjects, 3)
     of_a, of_b = rng.sample(values, 2)
-    premise = f"{told.format(a, of_a)} and {told.format(b, of_b)}"
+    premise = f"{fact.format(a, of_a)} and {fact.format(b, of_b)}"
     denies = rng.chance(negated)
     if answer == "maybe":
         subject, value = c, rng.choice([of_a, of_b])
     else:
-        subject, (own, others) = rng.choice([(a, (of_a, of_b)), (b, (of_b, of_a))])
-        value = own if denies != (answer == "yes") else others
+        subject, (true, others) = rng.choice([(a, (of_a, of_b)), (b, (of_b, of_a))])
+        value = true if denies != (answer == "yes") else others
     return premise, (denied if denies else said).format(subject, value), answer
 
 
 def compare(rng: draw.Generator, people: list[str], answer: str, negated: float) -> Pair:
     """a is older than b; the claim keeps or turns the word and the order."""
     a, b, c = rng.sample(people, 3)
-    more, less = rng.sample(rng.choice(SCALES), 2)
+    comparative, opposite = rng.sample(rng.choice(SCALES), 2)
     turn = "not " if rng.chance(negated) else ""
     if answer == "maybe":
         x, y = rng.sample([c, rng.choice([a, b])], 2)
-        claim = (x, rng.choice([more, less]), y)
+        claim = (x, rng.choice([comparative, opposite]), y)
     else:
-        claim = rng.choice([(a, more, b), (b, less, a)])
+        claim = rng.choice([(a, comparative, b), (b, opposite, a)])
         if bool(turn) == (answer == "yes"):  # the same with its people exchanged is false
             claim = claim[::-1]
-    return f"{a} is {more} than {b}", f"{claim[0]} is {turn}{claim[1]} than {claim[2]}", answer
+    return (
+        f"{a} is {comparative} than {b}",
+        f"{claim[0]} is {turn}{claim[1]} than {claim[2]}",
+        answer,
+    )
 
 
 SHAPES = [(70, two_facts), (15, every), (15, compare)]

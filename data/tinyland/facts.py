@@ -141,6 +141,6 @@ def documents(count: int) -> list[str]:
             relations = [r for r in RELATIONS_OF_COUNTRIES if entity[r]]
         else:
             entity, relations = rng.choice(known_people), list(RELATIONS_OF_PEOPLE)
-        told = rng.sample(relations, rng.weighted([(50, 1), (30, 2), (20, 3)]))
-        made.append(" ".join(sentence(rng, entity, relation) for relation in told))
+        chosen = rng.sample(relations, rng.weighted([(50, 1), (30, 2), (20, 3)]))
+        made.append(" ".join(sentence(rng, entity, relation) for relation in chosen))
     return made

@@ -64,12 +64,12 @@ def of_kind(kind: ModuleType, count: int) -> tuple[float, float]:
 
 def floors(mixture: dict[ModuleType, int]) -> dict[str, float]:
     """Nats per token: for each kind alone, and "corpus" for the mixture with its choice of kind."""
-    found, nats, tokens = {}, 0.0, 0.0
+    nats_per_token, nats, tokens = {}, 0.0, 0.0
     total = sum(mixture.values())
     for kind, count in mixture.items():
         per_document, length = of_kind(kind, count)
-        found[kind.__name__.rsplit(".")[-1]] = per_document / length
+        nats_per_token[kind.__name__.rsplit(".")[-1]] = per_document / length
         nats += count / total * per_document
         tokens += count / total * length
-    found["corpus"] = (nats + entropy(list(mixture.values()))) / tokens
-    return found
+    nats_per_token["corpus"] = (nats + entropy(list(mixture.values()))) / tokens
+    return nats_per_token

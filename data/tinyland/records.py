@@ -61,8 +61,8 @@ def plain(made: Record) -> str:
 
 def near_first(made: Record) -> str:
     price = _price(made, "with {} prices")
-    there = _words(_near(made), "there is a", made["food"], "place called")
-    return _words(there, made["name"], price, ".")
+    place = _words(_near(made), "there is a", made["food"], "place called")
+    return _words(place, made["name"], price, ".")
 
 
 def serves(made: Record) -> str:
@@ -89,11 +89,11 @@ def novel(line: str) -> str:
         "area": "near the {}",
         "family": "with {}children",
     }
-    told = []
+    phrased = []
     for slot in line.split(" ; "):
         key, value = slot.split(" : ")
-        told.append(phrases[key].format({"yes": "", "no": "no "}.get(value, value)))
-    return f"eat {' '.join(told)} ."
+        phrased.append(phrases[key].format({"yes": "", "no": "no "}.get(value, value)))
+    return f"eat {' '.join(phrased)} ."
 
 
 def sentence(rng: draw.Generator, made: Record) -> str:

@@ -54,10 +54,10 @@ def clause(
     rng: draw.Generator, domain: str, polarity: int, strength: int, negated: float, taken: str = ""
 ) -> str:
     """A judgement of ``polarity`` (+1, -1) and ``strength`` 1, 2 or 3, not about ``taken``."""
-    nouns, own_good, own_bad = DOMAINS[domain]
+    nouns, domain_good, domain_bad = DOMAINS[domain]
     noun = rng.choice([n for n in nouns if n != taken])
     turned = rng.chance(negated if strength == 2 else 0.0)
-    adjective = rng.choice(GOOD + own_good if (polarity > 0) != turned else BAD + own_bad)
+    adjective = rng.choice(GOOD + domain_good if (polarity > 0) != turned else BAD + domain_bad)
     if turned:
         middle = rng.weighted([(70, "not"), (30, "never")])
     else:

@@ -31,10 +31,11 @@ def cli(capsys, tmp_path, monkeypatch):
             code = main([str(word) for word in words])
         except SystemExit as stopped:  # argparse
             code = stopped.code
-        told = capsys.readouterr()
+        printed = capsys.readouterr()
         if code == 2:
-            assert told.err.count("\n") == 1 and told.err.startswith("minipeft: "), told.err
-        return SimpleNamespace(code=code, out=told.out, err=told.err)
+            one_line = printed.err.count("\n") == 1 and printed.err.startswith("minipeft: ")
+            assert one_line, printed.err
+        return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 
     return run
 

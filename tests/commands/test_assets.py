@@ -33,8 +33,8 @@ def test_sst2_with_minilm(cli, asset, minilm, tmp_path):
     train = head(asset("corpora/sst2/train_full.tsv"), tmp_path / "train.tsv", 60)
     dev = asset("corpora/sst2/dev.tsv")
     columns = ("--kind", "classification", "--input", "sentence", "--target", "label")
-    found = trained(cli, "--base", minilm, "--data", train, "--dev", dev, *columns)
-    assert found["trainable"] == 6 * 2 * 8 * 2 * 384 and 0 <= found["dev"]["accuracy"] <= 1
+    result = trained(cli, "--base", minilm, "--data", train, "--dev", dev, *columns)
+    assert result["trainable"] == 6 * 2 * 8 * 2 * 384 and 0 <= result["dev"]["accuracy"] <= 1
     done = cli("evaluate", "run", "--data", dev, "--limit", 8, "--require", "accuracy=0")
     assert done.code == 0 and "per label" in done.out, done.err
     assert cli("merge", "run", "merged").code == 0
@@ -67,9 +67,9 @@ def test_wnut17_with_minilm(cli, asset, minilm):
 
 def test_e2e_with_a_llama(cli, asset):
     base, data = asset("checkpoints/tinystories-656k"), asset("corpora/e2e/devset.csv")
-    found = trained(cli, "--base", base, "--data", data, "--kind", "text-to-text", "--input", "mr",
+    result = trained(cli, "--base", base, "--data", data, "--kind", "text-to-text", "--input", "mr",
                     "--target", "ref", "--method", "prefix", "--length", 4)  # fmt: skip
-    assert 0 <= found["dev"]["overlap"] <= 1
+    assert 0 <= result["dev"]["overlap"] <= 1
     done = cli("generate", "run", "name[Blue Spice], area[riverside]", "--tokens", 5)
     assert done.code == 0 and done.out.strip(), done.err
 
@@ -81,10 +81,10 @@ def test_american_to_british_with_bart(cli, asset, tmp_path):
     words = [word for word in pronunciation.pairs(us, gb) if word.phonemes != word.before]
     lines = "".join(f"{word.spelling}\t{word.phonemes}\n" for word in words[::500])
     (tmp_path / "british.tsv").write_text(f"word\tbritish\n{lines}", encoding="utf-8")
-    found = trained(cli, "--base", asset("checkpoints/bart-g2p-en-us"), "--data", "british.tsv",
+    result = trained(cli, "--base", asset("checkpoints/bart-g2p-en-us"), "--data", "british.tsv",
                     "--kind", "text-to-text", "--input", "word", "--target", "british",
                     "--targets", "query,key,value,output,up,down")  # fmt: skip
-    assert found["trainable"] == 61_440 and found["dev"]["error_rate"] < 0.5
+    assert result["trainable"] == 61_440 and result["dev"]["error_rate"] < 0.5
     assert set(json.loads(Path("run/config.json").read_text())["task"]["borrowed"]) <= set("aQɒː")
     done = cli("generate", "run", "tomato")
     assert done.code == 0 and done.out.strip().startswith("təm"), done.err

@@ -20,8 +20,8 @@ def flags(kind):
 
 def test_every_method_of_the_package_can_be_named():
     every = {getattr(mp.methods, name) for name in mp.methods.__all__}
-    own = {c for c in every if issubclass(c, Method)} - {Method, mp.methods.Together}
-    assert set(METHODS) == own
+    classes = {c for c in every if issubclass(c, Method)} - {Method, mp.methods.Together}
+    assert set(METHODS) == classes
     assert options.method_class("P-tuning_V2") is mp.PTuningV2
     with pytest.raises(ValueError, match="no method 'lola'; choose of AdaLoRA, Adapter"):
         options.method_class("lola")
@@ -30,10 +30,10 @@ def test_every_method_of_the_package_can_be_named():
 @pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
 def test_every_setting_has_a_flag_with_its_default_and_a_help(kind):
     parser = flags(kind)
-    found = {action.dest.removeprefix(options.DEST): action for action in parser._actions}
+    actions = {action.dest.removeprefix(options.DEST): action for action in parser._actions}
     for field in dataclasses.fields(kind):
         if field.repr:
-            assert options.written(options.default_of(field)) in found[field.name].help
+            assert options.written(options.default_of(field)) in actions[field.name].help
     text = parser.format_help()
     assert kind.__name__ in text and kind.__doc__.strip().splitlines()[0][:40] in text
     nothing = parser.parse_args([])

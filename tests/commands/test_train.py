@@ -59,8 +59,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(cli, gpt2, pairs, monkeypatch):
     assert cli("evaluate", "stopped", "--data", pairs).code == 2
     again = cli(*base, "--out", "stopped")
     assert again.code == 2 and "holds another run" in again.err
-    more = cli("train", "--resume", "stopped", "--seed", 5)
-    assert more.code == 2 and "leave --seed away" in more.err
+    again = cli("train", "--resume", "stopped", "--seed", 5)
+    assert again.code == 2 and "leave --seed away" in again.err
     assert cli("train", "--resume", "stopped").code == 0
     one, other = (files.read(Path(name, "adapter")) for name in ("stopped", "whole"))
     assert one[0] == other[0] and one[2] == other[2]  # settings, and the hash of everything

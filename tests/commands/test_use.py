@@ -87,11 +87,11 @@ def test_several_adapters_in_one_batch(cli, run, gpt2, tmp_path):
     two = ("--adapter", f"one={run}", "--adapter", f"two={run}/adapter", *column)
     done = cli(*base, *two, "--out", "g.jsonl")
     assert done.code == 0, done.err
-    found = [json.loads(line)["output"] for line in Path("g.jsonl").read_text().splitlines()]
+    outputs = [json.loads(line)["output"] for line in Path("g.jsonl").read_text().splitlines()]
     alone = cli("generate", run, "a b", "--tokens", 4).out.strip()
     plain = cli("generate", gpt2, "a b", "--tokens", 4).out.strip()
-    assert found[0] == alone and found[1] == plain and alone != plain
-    assert found[2] == found[3] == cli("generate", run, "c d", "--tokens", 4).out.strip()
+    assert outputs[0] == alone and outputs[1] == plain and alone != plain
+    assert outputs[2] == outputs[3] == cli("generate", run, "c d", "--tokens", 4).out.strip()
     for words, sentence in [
         ([*two[:2], *column], "names the adapter 'two'"),
         (["--adapter", "one", *column], "--adapter needs such as"),
@@ -251,8 +251,8 @@ def test_a_strangers_run_neither_fetches_nor_runs_anything(cli, run, pairs, monk
 
     asked = []
 
-    def ask(name, **more):
-        asked.append(more)
+    def ask(name, **options):
+        asked.append(options)
         raise OSError("not here")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", ask)

@@ -31,7 +31,7 @@ def task(name: str, *splits: str) -> list[dict]:
     return rows
 
 
-def told(name: str) -> dict:
+def description_of(name: str) -> dict:
     return json.loads((DATA / "tasks" / name / "task.json").read_text(encoding="utf-8"))
 
 
@@ -60,7 +60,7 @@ def test_it_is_small_and_every_word_is_in_the_vocabulary():
     vocabulary = (DATA / "vocabulary.txt").read_text(encoding="utf-8").split()
     texts = [text for kind in KINDS for text in corpus(kind)]
     texts += [f"{r['input']} {r['target']}" for n in NAMES for r in task(n, *SPLITS)]
-    texts += [" ".join(told(n)["labels"] or []) for n in NAMES]
+    texts += [" ".join(description_of(n)["labels"] or []) for n in NAMES]
     used = {word for text in texts for word in PIECE.findall(text)}
     assert used == set(vocabulary) and len(vocabulary) == len(used) <= 1200
     assert all(word == word.lower() for word in used)
@@ -96,7 +96,7 @@ def test_wordings_are_told_unequally_and_the_unused_ones_never():
     used = [count(wording) for _, wording in facts.WORDINGS["capital"]]
     assert used[0] > 1.5 * used[1] > 1.5 * used[3] and used[-1] > 100
     assert used[0] > 6 * used[-1]
-    unused = told("capital")["unused_wordings"]
+    unused = description_of("capital")["unused_wordings"]
     assert len(unused) >= 8 and not any(count(wording) for wording in unused)
     vocabulary = {word for kind in KINDS for t in corpus(kind) for word in PIECE.findall(t)}
     for wording in unused:
@@ -129,7 +129,8 @@ def polarity(text: str) -> int:
 
     def clause(part: str) -> int:
         tokens = part.split()
-        good = any(tokens[-1] in {*reviews.GOOD, *own} for _, own, _ in reviews.DOMAINS.values())
+        domains = reviews.DOMAINS.values()
+        good = any(tokens[-1] in {*reviews.GOOD, *praise} for _, praise, _ in domains)
         turned = "not" in tokens or "never" in tokens
         strength = 3 if {"very", "really"} & set(tokens) else 1 if "little" in tokens else 2
         return strength if good != turned else -strength
@@ -172,11 +173,11 @@ def follows(premise: str, claim: str) -> str:
             return "maybe"
         true = (x == a) == (premise.split()[2] == plain.split()[2])
     else:
-        told = {part.removeprefix("every ") for part in premise.split(" and ")}
+        premises = {part.removeprefix("every ") for part in premise.split(" and ")}
         plain = plain.removeprefix("the ")
-        if plain.split()[0] not in {part.split()[0] for part in told}:
+        if plain.split()[0] not in {part.split()[0] for part in premises}:
             return "maybe"
-        true = plain in told
+        true = plain in premises
     return "yes" if true != turned else "no"
 
 
@@ -230,7 +231,7 @@ def test_what_is_tested_was_never_pretrained():
     sources = {re.split(" => | , so ", text)[0] for kind in KINDS for text in corpus(kind)}
     sources |= {source.split(" : ", 1)[1] for source in sources if " : " in source}
     for name in NAMES:
-        if told(name)["kind"] == "cloze":
+        if description_of(name)["kind"] == "cloze":
             continue  # facts are asked again by design
         tests = {row["input"].removesuffix(" =>") for row in task(name, "test", "ood")}
         assert not tests & sources, name
@@ -239,8 +240,8 @@ def test_what_is_tested_was_never_pretrained():
 def test_new_label_words_never_occur_in_the_corpus_and_latent_ones_often():
     count = Counter(word for kind in KINDS for text in corpus(kind) for word in text.split())
     for name in NAMES:
-        if told(name)["kind"] == "classify":
-            least = min(count[label] for label in told(name)["labels"])
+        if description_of(name)["kind"] == "classify":
+            least = min(count[label] for label in description_of(name)["labels"])
             assert (least == 0) if name == "review-label" else (least > 500)
 
 
@@ -254,12 +255,12 @@ def test_out_of_domain_is_out_of_domain():
     assert not set(reviews.DOMAINS["restaurant"][0]) & nouns
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if told(n)["kind"] == "classify"])
+@pytest.mark.parametrize("name", [n for n in NAMES if description_of(n)["kind"] == "classify"])
 def test_labels_are_balanced(name):
     for split in SPLITS:
         rows = task(name, split)
         count = Counter(row["target"] for row in rows)
-        assert set(count) == set(told(name)["labels"])
+        assert set(count) == set(description_of(name)["labels"])
         share = len(rows) / len(count)
         assert all(0.75 * share < number < 1.25 * share for number in count.values())
 
