@@ -22,7 +22,7 @@ class Size:
 
     @classmethod
     def of(cls, options) -> Size:
-        """The tiny one under --quick."""
+        """The size to measure: the standard one, or a tiny one under --quick."""
         return cls(2, 32, 2, 64, 3, 8) if options.quick else cls()
 
     def __str__(self) -> str:
@@ -64,7 +64,7 @@ def batch_of(size: Size, rows: int | None = None, tokens: int | None = None) -> 
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """What the optimizer gets."""
+    """The parameters that the optimizer gets."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

@@ -26,7 +26,7 @@ def step(size: Size, method, tokens: int | None = None, others: int = 0) -> Call
 
 
 def families(size: Size) -> dict[str, dict[int, Callable]]:
-    """What grows -> {how much: makes the step}."""
+    """What grows -> how much -> the settings of the step to measure."""
     T, L = size.tokens, size.layers
     whole = dict(targets=("qkv",))
     return {
@@ -45,7 +45,7 @@ def families(size: Size) -> dict[str, dict[int, Callable]]:
 
 
 def run(options) -> list[Sheet]:
-    """Every family; --quick makes it tiny."""
+    """A table and a picture of how a step grows; --quick measures two tiny sizes of each."""
     size = Size.of(options)
     if not options.quick:
         size = Size(rows=4)

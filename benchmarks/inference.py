@@ -46,7 +46,7 @@ def passing(model: nn.Module, batch: dict, **options) -> Callable[[], None]:
 
 
 def lora():
-    """The same in PEFT."""
+    """The LoRA of METHODS as a config of PEFT."""
     import peft
 
     return peft.LoraConfig(
@@ -196,5 +196,5 @@ def mixed(options) -> Sheet:
 
 
 def run(options) -> list[Sheet]:
-    """Both tables."""
+    """A sheet for one method at a time, and one for a batch with many tuners."""
     return [one_at_a_time(options), mixed(options)]

@@ -40,7 +40,7 @@ PARTS = ("weights", "gradients", "optimizer", "activations")
 
 
 def bytes_of(tensors) -> int:
-    """Of the numbers in these tensors."""
+    """How many bytes the numbers in these tensors take."""
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
@@ -79,7 +79,7 @@ def measured(size: Size, method) -> dict[str, int]:
 
 
 def run(options) -> list[Sheet]:
-    """Every method."""
+    """A sheet with the predicted and the measured ledger of every method."""
     size = Size.of(options)
     top = tuple(range(size.layers - max(1, size.layers // 3), size.layers))
     few = mp.LoRA(rank=8, targets=("qkv",), layers=top)

@@ -96,7 +96,7 @@ def compare(name: str, rounds: int) -> tuple[str, dict[str, Times]]:
 
 
 def run(options) -> list[Sheet]:
-    """Every shape."""
+    """A sheet with a pretraining step of every shape, ours and theirs."""
     results = {}
     for name in ["smallest"] if options.quick else list(SHAPES)[1:]:
         slow = name.startswith("GPT-2")

@@ -34,7 +34,7 @@ def trunk_kept() -> Callable:
 
 
 def run(options) -> list[Sheet]:
-    """Every case; --quick makes it tiny."""
+    """A sheet with every saving; --quick takes a tiny model."""
     size = Size.of(options)
     T = size.tokens
     cases = {  # name: (method, tokens that are not asked, the loss that leaves work out)

@@ -84,7 +84,7 @@ def attaching(small: bool, rounds: int) -> tuple[int, dict[str, list[float]]]:
 
 
 def run(options) -> list[Sheet]:
-    """Both."""
+    """A sheet with the seconds of every import and of every attach."""
     rounds = 1 if options.quick else 4
     imports = importing(rounds)
     count, attached = attaching(options.quick, rounds)

@@ -72,7 +72,7 @@ def ours(base: nn.Module, method: mp.methods.method.Method, batch: dict) -> Call
 
 
 def theirs(base: nn.Module, config, batch: dict) -> Callable[[], None]:
-    """A step with PEFT."""
+    """A training step as PEFT takes it."""
     model = with_peft(base, config).train()
     number = iter(range(2, STEPS))
     step = trained(model, lambda: model(**batch).loss.backward())
@@ -99,13 +99,13 @@ def floor(base: nn.Module, batch: dict) -> Callable[[], None]:
 
 
 def full(base: nn.Module, batch: dict) -> Callable[[], None]:
-    """Full fine-tuning."""
+    """A training step of full fine-tuning, without any tuner."""
     base.train()
     return trained(base, lambda: base(**batch).loss.backward())
 
 
 def run(options) -> list[Sheet]:
-    """Every method; --quick makes it tiny."""
+    """A sheet with a training step of every method; --quick takes a tiny model."""
     size = Size.of(options)
     batch, rounds = batch_of(size), 2 if options.quick else 8
     all_times: dict[str, dict[str, Times]] = {}

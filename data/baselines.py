@@ -71,7 +71,7 @@ def base_of(task: mp.tasks.Task):
 
 
 def unadapted(task: mp.tasks.Task) -> dict[str, dict[str, float]]:
-    """The base as it is."""
+    """Scores of the base as it is, untrained on the task."""
     model, tokenizer = base_of(task)
     return {split: task.score(model, tokenizer, split) for split in SPLITS}
 

@@ -62,9 +62,9 @@ class Table:
 class Report(Table):
     """What a tuner added, where, and how much of it.
 
-    trainable: numbers in training, the task head not counted.  head: numbers in training in the
-    task head.  stored: numbers that `save` writes, head included.  base: parameters of the model
-    before anything was attached.  total: base plus what was added.
+    trainable: how many parameters are trained, the task head not counted.  head: how many are
+    trained in the task head.  stored: how many numbers `save` writes, head included.  base:
+    parameters of the model before anything was attached.  total: base plus what was added.
     """
 
     trainable: int = 0
@@ -86,7 +86,7 @@ def report_of(tuner) -> Report:
     """Count what a tuner holds; repeated layers share a line."""
     heads = tuple(f"{head}." for head in tuner.anatomy.heads())
     names = tuner.anatomy.parameter_names()
-    lines: dict[tuple, list[int]] = {}  # (kind, target, module, tensors) -> [places, numbers]
+    lines: dict[tuple, list[int]] = {}  # (kind, target, module, tensors) -> [places, parameters]
     trainable = head = 0
 
     def line(kind: str, target: str, path: str, tensors: dict) -> int:
@@ -94,8 +94,8 @@ def report_of(tuner) -> Report:
         shapes = shapes or "shared"  # with a patch that stands before
         count = sum(tensor.numel() for tensor in tensors.values())
         group = (kind, target, re.sub(r"\b\d+\b", "*", path), shapes)
-        places, numbers = lines.get(group, (0, 0))
-        lines[group] = (places + 1, numbers + count)
+        places, parameters = lines.get(group, (0, 0))
+        lines[group] = (places + 1, parameters + count)
         return count
 
     known = set()  # parameters that several patches share count once
@@ -118,7 +118,7 @@ def report_of(tuner) -> Report:
     base = sum(parameter.numel() for parameter in names)
     added = trainable + head - sum(parameter.numel() for parameter in tuner.lent)
     stored = sum(tensor.numel() for tensor in tuner.method.stored(tuner).values())
-    rows = [(*group, places, numbers) for group, (places, numbers) in lines.items()]
+    rows = [(*group, places, parameters) for group, (places, parameters) in lines.items()]
     share = 100 * trainable / (base + added)
     notes = [
         f"trainable {trainable:,} ({share:.3g} % of {base + added:,})"

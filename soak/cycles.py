@@ -135,7 +135,7 @@ def threads(passes: int, clock: Clock) -> Line:
 
 
 def soak(count: int | None, clock: Clock) -> list[Line]:
-    """Cycles, then threads."""
+    """Passes in many threads at once, then attach, use and detach in cycles; a line for each."""
     torch.set_num_threads(1)
     some = PASSES if count is None else max(5, count // 30)
     return [threads(some, clock), cycles(COUNT if count is None else count, clock)]

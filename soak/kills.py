@@ -35,7 +35,7 @@ PARTS = ".part"  # how temporary names end
 
 
 def bits(folder: Path) -> dict[str, bytes]:
-    """All files of a folder by name."""
+    """The contents of all files of a folder, by name."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

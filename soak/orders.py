@@ -215,7 +215,7 @@ class Orders(RuleBasedStateMachine):
         return [*self.tuners.values()][number % len(self.tuners)]
 
     def state(self) -> dict:
-        """What a refused step must not change."""
+        """Everything that a refused step must not change."""
         answer = bits(logits(self.model, self.inputs))
         every = [(t.name, t.enabled, t.merged, values(t)) for t in self.tuners.values()]
         seen = photograph(self.model, self.same)
@@ -240,7 +240,7 @@ class Orders(RuleBasedStateMachine):
         return True
 
     def check_base(self) -> None:
-        """What the tuners stand on is the first base."""
+        """Check that what the tuners stand on is still the first base."""
         assert identity(self.model) == self.known, "the base is lost"
 
     def unmoved(self, step, exactly: bool = False) -> None:

@@ -85,7 +85,7 @@ class Cell:
 
 
 def cells() -> list[Cell]:
-    """All of them, in the order of the table."""
+    """All pairs of method, architecture and head, in the order of the table."""
     return [
         Cell(method, architecture, head, why_not(method, architecture))
         for architecture, heads in ARCHITECTURES.items()

@@ -149,7 +149,7 @@ def test_examples(given: argparse.Namespace) -> Task | None:
 
 
 def decisive(given: argparse.Namespace, task: Task) -> dict:
-    """What all cells of a grid share."""
+    """The settings that all cells of a grid share, by name."""
     names = (
         "base",
         "data",
@@ -217,7 +217,7 @@ def read_cell(folder: Path, cell: tuple) -> dict | None:
 
 
 def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
-    """Table, picture and csv; the exit code."""
+    """Write the table, the picture and the csv of a grid; returns the exit code."""
     failed = [cell for cell in cells if "error" in cell]
     good = [cell for cell in cells if "dev" in cell]
     write_text(folder / "cells.csv", as_csv(cells))

@@ -23,7 +23,7 @@ KINDS = {
 
 
 def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
-    """How files are read."""
+    """The flags that say how files are read."""
     group = parser.add_argument_group("data")
     group.add_argument(
         "--kind",
@@ -60,7 +60,7 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
 
 
 def kind_named(kind: str | None) -> str:
-    """--kind as a task knows it.
+    """What --kind names, as a Task spells it.
 
     Raises:
         ValueError: it was not given.

@@ -195,7 +195,7 @@ class Aloud:
             sys.stdout.flush()
 
     def finish(self) -> list[str]:
-        """End every row; their texts."""
+        """End every row, and give the texts of all."""
         for number, ended in enumerate(self.ended):
             if not ended:
                 self.end(number)

@@ -41,12 +41,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def is_adapter(folder: str | Path) -> bool:
-    """A run, or a folder with a saved tuner."""
+    """Is it a run, or a folder with a saved tuner?"""
     return runs.run_of(folder) is not None or (Path(folder) / "adapter_config.json").is_file()
 
 
 def base_name(what: str, given: str | None, config: dict | None) -> str:
-    """Which base to open.
+    """The base to open: the one that is named, or the one that the run was trained on.
 
     Raises:
         ValueError: an adapter that nobody named a base for.

@@ -178,7 +178,7 @@ def reader(hint) -> typing.Callable[[str], object]:
 
 
 def metavar(hint) -> str:
-    """What the help shows in the place of a value."""
+    """What the help shows where a value of this type hint belongs."""
     if hint in (int, float, str):
         return {int: "INT", float: "NUMBER", str: "WORD"}[hint]
     origin, parts = typing.get_origin(hint), typing.get_args(hint)

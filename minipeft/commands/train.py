@@ -159,7 +159,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
 
 
 def check_numbers(given: argparse.Namespace) -> None:
-    """What `train` of the library does not see."""
+    """Refuse numbers that `train` of the library does not see."""
     for name in ("batch_size", "accumulate", "checkpoint_every", "validate_every", "steps"):
         value = getattr(given, name)
         if value is not None and value < 1:
@@ -249,7 +249,7 @@ def steps_of(given: argparse.Namespace, task: Task) -> int:
 
 
 def describe(given, config: dict, base: bases.Base, method: Method, task: Task) -> dict:
-    """config.json.
+    """What config.json of the run says: options, method, base, task, data, versions.
 
     Raises:
         ValueError: a run that goes on finds another base than it began with.
@@ -357,7 +357,7 @@ def kept(history) -> str:
 
 
 def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
-    """Commands to try now."""
+    """The commands to try next, one a line."""
     shipped = data.is_shipped(given.data)
     lines = [f"evaluate {folder} --data {given.data if shipped else 'OTHER_FILE'}"]
     if task.kind in ("generate", "cloze") and base.kind != "encoder":
