@@ -52,7 +52,7 @@ tt.files.write_text("a.txt", "written without locks")
 assert pathlib.Path("a.txt").read_text() == "written without locks\n"
 assert len(list(pathlib.Path(".").iterdir())) == 1
 assert "cannot limit memory" in submission.limits_missing()
-print(main(["check", NOTEBOOK]))
+print(main(["check", NOTEBOOK, "--seconds", "300"]))
 """
 
 
