@@ -287,14 +287,15 @@ class Entrance:
         reach = self.reach
         reach.lock.__enter__()
         reach.depth += 1
-        given = named_arguments(module, args, kwargs)
+        every = named_arguments(module, args, kwargs)
+        given = {name: value for name, value in every.items() if value is not None}
         if reach.depth == 1:
             reach.begin(self.path, given)
         reach.entered.add(self.path)
         changed = None if reach.placed else reach.place_words(self.path, module, given)
         if reach.depth == 1:
             reach.look(module, given | (changed or {}))
-        return None if changed is None else ((), given | changed)
+        return None if changed is None else ((), every | changed)
 
     def passed(self, *_) -> None:
         if self.reach.depth == 1:
@@ -311,18 +312,18 @@ class Entrance:
 
 
 def named_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
-    """The arguments of a call by name, those that are None left out."""
-    if args:
-        try:
-            signature = inspect.signature(module.forward)
-            named = dict(signature.bind_partial(*args, **kwargs).arguments)
-        except TypeError:  # the call itself will say what is wrong
-            return dict(kwargs)
-        for parameter in signature.parameters.values():
-            if parameter.kind is parameter.VAR_KEYWORD:
-                named |= named.pop(parameter.name, {})
-        kwargs = named
-    return {key: value for key, value in kwargs.items() if value is not None}
+    """The arguments of a call by name."""
+    if not args:
+        return kwargs
+    try:
+        signature = inspect.signature(module.forward)
+        named = dict(signature.bind_partial(*args, **kwargs).arguments)
+    except TypeError:  # the call itself will say what is wrong
+        return kwargs
+    for parameter in signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            named |= named.pop(parameter.name, {})
+    return named
 
 
 def takes(module: nn.Module, name: str) -> bool:

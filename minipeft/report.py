@@ -6,6 +6,8 @@ import html
 import re
 from dataclasses import dataclass, field
 
+from minipeft.model.libraries import unknown_head
+
 
 @dataclass
 class Table:
@@ -131,6 +133,9 @@ def report_of(tuner) -> Report:
             else []
         ),
     ]
+    last = unknown_head(tuner.anatomy.modules)
+    if last and not tuner.copies and not tuner.lent and last not in tuner.marks:
+        notes.append(f'{last} is frozen: attach(..., head=("{last}",)) trains a copy of it.')
     state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
     return Report(
         title=f"{tuner.name}: {tuner.method.describe()} on {type(tuner.model).__name__}, {state}",

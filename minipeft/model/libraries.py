@@ -50,6 +50,14 @@ def own_modules(modules: Mapping[str, nn.Module]) -> list[str]:
     return found
 
 
+def unknown_head(modules: Mapping[str, nn.Module]) -> str | None:
+    """Where all of a model is one's own: its last layer, if that is a linear map."""
+    if any(is_library_model(module) for module in modules.values()):
+        return None
+    layers = [path for path, module in modules.items() if path and module._parameters]
+    return layers[-1] if layers and isinstance(modules[layers[-1]], nn.Linear) else None
+
+
 def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     """Numbers that stand in no layer, but beside the model of a library, by name."""
     inside = [path for path, module in modules.items() if path and is_library_model(module)]

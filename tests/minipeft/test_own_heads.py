@@ -238,3 +238,30 @@ def test_a_copy_answers_for_more_than_a_call():
         assert model.out.weight is not own
     with mp.route(model, [None, "default", None]):
         assert model.out.weight is not own
+
+
+class Alone(nn.Module):
+    """Nothing in it is of a library, so nobody knows what its last layer is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.first(x))
+
+
+def test_the_last_layer_of_a_model_of_ones_own_is_mentioned():
+    model = Alone()
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("first",)))
+    assert 'last is frozen: attach(..., head=("last",)) trains a copy' in str(tuner.report())
+    tuner.detach()
+    for tuner in (
+        lambda: mp.attach(model, mp.LoRA(rank=2, targets=("first",)), head=("last",)),
+        lambda: mp.attach(model, mp.LoRA(rank=2, targets=("first", "last"))),
+        lambda: mp.attach(zoo.build("gpt2"), mp.LoRA(rank=2)),
+        lambda: mp.attach(seeded(Around), mp.LoRA(rank=2)),
+    ):
+        tuner = tuner()
+        assert "is frozen" not in str(tuner.report())
+        tuner.detach()

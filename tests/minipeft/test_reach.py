@@ -494,6 +494,27 @@ def test_a_pass_that_fails_leaves_nothing_behind():
     assert model.minipeft.reach.depth == 0 and not model.minipeft.turn.held()
 
 
+class Asked(nn.Module):
+    """Remembers what it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = zoo.build("gpt2")
+
+    def forward(self, input_ids, attention_mask=None, more=7, **rest):
+        self.asked = more, rest
+        return self.inner(input_ids, attention_mask=attention_mask)
+
+
+def test_arguments_arrive_as_they_were_given():
+    model = Asked()
+    attached(model, PROMPT)
+    for given in ({}, {"more": None, "other": 3}, {"more": 5, "other": None}):
+        assert model(IDS, **given).logits.shape[1] == 11
+        more = given.pop("more", 7)
+        assert model.asked == (more, given)
+
+
 def test_copies_of_a_model_look_after_themselves():
     model = zoo.build("gpt2")
     attached(model, PROMPT)
