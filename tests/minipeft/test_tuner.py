@@ -381,7 +381,10 @@ def test_report_reads_well():
     tuner = mp.attach(zoo.build("gpt2", "classification"), mp.LoRA(rank=2), name="task")
     text = str(tuner.report())
     assert text.splitlines()[0].startswith("task: LoRA(rank=2, alpha=16, targets=('query', 'value'")
-    assert "transformer.h.*.attn.c_attn  A (2, 16)  B (16, 2)       2      128" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert lines[2] == ["kind", "target", "module", "tensors", "places", "parameters"]
+    shapes = "A (2, 16) B (16, 2)".split()
+    assert ["patch", "query", "transformer.h.*.attn.c_attn", *shapes, "2", "128"] in lines
     assert "head 48" in text and "trainable 256" in text
     page = tuner.report()._repr_html_()
     assert page.count("<tr>") == 4 and "A (2, 16)" in page and "&#x27;query&#x27;" in page
