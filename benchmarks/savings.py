@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import minipeft as mp
+from minipeft.routing import wrap
 from minipeft.training.savings.kept_trunk import Trunk
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
-from minipeft.tuner import wrap
 
 from .bases import Size, batch_of, gpt2, trained
 from .measuring import HOW, Sheet, bars, busy, flops, milliseconds, ratio, spread, take_turns

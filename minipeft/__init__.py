@@ -11,6 +11,7 @@ from minipeft.analysis import plots
 from minipeft.analysis.drift import merge_drift
 from minipeft.analysis.plots import interval
 from minipeft.analysis.sanity import sanity_ladder
+from minipeft.attached import tuners
 from minipeft.doors.weights import WeightDoor
 from minipeft.files.saving import load
 from minipeft.generation import generate
@@ -18,6 +19,7 @@ from minipeft.methods import *  # noqa: F403  every method that has its line the
 from minipeft.methods.parts.templates import Template
 from minipeft.model.families import Family, Slice
 from minipeft.model.fingerprint import fingerprint
+from minipeft.routing import route
 from minipeft.tasks import metrics, prompt_search, tables
 from minipeft.tasks.cloze import cloze
 from minipeft.tasks.voting import vote, vote_written
@@ -25,7 +27,7 @@ from minipeft.training.history import History
 from minipeft.training.loop import train
 from minipeft.training.trainer_callback import trainer_callback
 from minipeft.training.warm_up import warm_up
-from minipeft.tuner import Tuner, attach, route, tuners
+from minipeft.tuner import Tuner, attach
 
 __all__ = [
     *methods.__all__,

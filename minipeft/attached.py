@@ -20,12 +20,14 @@ so that a change that was interrupted is undone, or finished, by running it once
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.weights import (
     CopyDoor,
     Door,
@@ -36,7 +38,9 @@ from minipeft.doors.weights import (
     doors,
     walk,
 )
+from minipeft.doors.words import WordDoor
 from minipeft.in_training import WITH_TUNERS
+from minipeft.model.anatomy import Anatomy
 
 if TYPE_CHECKING:
     from minipeft.doors.hub_attention import OpenedAttention
@@ -44,6 +48,16 @@ if TYPE_CHECKING:
     from minipeft.tuner import Tuner
 
 WAIT = 60  # seconds that a thread waits for its turn
+
+# Doors of one layer from the inside out: patches act on what a copy gives, and new words are no
+# business of the patches of an embedding.
+OUTWARDS = (CopyDoor, WeightDoor, WordDoor, MemoryDoor, PositionDoor)
+
+
+def may_share(kind: type[Door], other: type[Door], one_tuner: bool) -> bool:
+    """May doors of two kinds stand at one layer, for one tuner or for two?"""
+    kinds = {kind, other}
+    return kinds == {WeightDoor, WordDoor} or (kinds == {WeightDoor, CopyDoor} and not one_tuner)
 
 
 class Turn:
@@ -96,7 +110,7 @@ class Attached:
         ]
         self.training = [(module, module.training) for module in model.modules()]
         self.rows: Routed | None = None  # see `route`
-        self.checked: set = set()  # inputs whose rows have been followed, see minipeft.routing
+        self.checked: set = set()  # inputs whose rows have been followed, see followed_rows.py
         self.attention: OpenedAttention | None = None  # of transformers models, for memories
         self.turn = Turn()
         self.reach: Reach  # made by `attach`
@@ -123,7 +137,7 @@ class Attached:
         for other in self.doors_of(module):
             if isinstance(other, kind):
                 door = other
-            elif name in other.patches or {kind, type(other)} != {WeightDoor, CopyDoor}:
+            elif not may_share(kind, type(other), name in other.patches):
                 raise ValueError("A layer cannot be copied and patched at once: choose one.")
         if door is None:
             door = kind(module)
@@ -132,13 +146,13 @@ class Attached:
         return door
 
     def settle(self) -> None:
-        """Let every door with something to do stand around its module, patches outside of copies.
+        """Let every door with something to do stand around its module, in the order OUTWARDS.
 
         A door whose patches are all merged stands aside, and one without patches is forgotten.
         """
         self.doors = [door for door in self.doors if door.patches]
         before, standing = set(doors(self.model)), {}
-        for door in sorted(self.doors, key=lambda door: not isinstance(door, CopyDoor)):
+        for door in sorted(self.doors, key=lambda door: OUTWARDS.index(type(door))):
             module = bottom(door)
             door.base = standing.get(module, module)
             if len(door.merged) < len(door.patches):
@@ -209,3 +223,17 @@ def tuners(model: nn.Module) -> dict[str, Tuner]:
 def active(model: nn.Module) -> list[Tuner]:
     """The tuners that act now, in order: neither disabled nor merged."""
     return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """The anatomy that the model's tuners go by, a fresh one where there are none."""
+    return next((tuner.anatomy for tuner in tuners(model).values()), None) or Anatomy(model)
+
+
+def finish(change: Callable[[], None]) -> None:
+    """Run a change that may be repeated; an interrupted one is finished before the exception."""
+    try:
+        change()
+    except BaseException:
+        change()
+        raise

@@ -1,10 +1,11 @@
-"""Train and eval mode: for a block of code, and afterwards every module as it was."""
+"""For a block of code: modes kept, eval mode, random numbers of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import nn
 
 
@@ -25,3 +26,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with modes_kept(model):
         model.eval()
         yield
+
+
+def seeded(seed: int | None):
+    """A block of code with its own random numbers; torch's generator is as before afterwards."""
+    if seed is None:
+        return nullcontext()
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    return block()

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minipeft.contexts import evaluating
-from minipeft.tuner import anatomy_of, positions_to_write_on, seeded, tuners, turn, wrap
+from minipeft.attached import anatomy_of, tuners, turn
+from minipeft.contexts import evaluating, seeded
+from minipeft.routing import positions_to_write_on, wrap
 
 
 def generate(

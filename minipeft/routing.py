@@ -1,225 +1,196 @@
-"""Which rows are whose inside a layer: `route` must know, and not guess from a shape.
+"""Which tuner acts on which row, and the batch as the model must see it with its tuners.
 
-Inside a model a row of the batch may be anywhere: (B, T, C), all tokens one after the other
-(B T, C), tokens first (T, B, C), tokens gathered for an expert, or nowhere, as in DeBERTa's
-positions (1, 2 S, C), which one projection reads beside the text. The doors go by the first
-dimension, B times something, row by row. Whether that is so we know of the architectures listed in
-minipeft.model.families. Of every other model it is looked at, before anything is computed:
+    with route(model, ["a", None, "b"]): model(**batch)      one pass, a tuner per row
+    batch = wrap(model, batch)                               soft prompts in, positions counted
 
-    check_rows      the last row becomes not-a-number where the model reads it; what is not a
-                    number at the input of a layer belongs to that row
-
-Layers that read what belongs to no row are run once for each set of tuners, on its rows:
-
-    one_set_at_a_time
-
-Shapes: B batch, T tokens, C width.
+A model with tuners wraps a batch by itself when it is called (see minipeft.reach).
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from minipeft.contexts import evaluating
-from minipeft.doors.memory import PositionDoor
-from minipeft.doors.weights import Door, Routed, doors
-from minipeft.doors.words import WordDoor
-
-KNOWN = ("transformers.", "tiny_transformer.")  # whose classes of the listed families we know
-BESIDE = ("attention_mask", "position_ids", "past_key_values", "cache_position")  # of a later step
-
-
-def is_known(model: nn.Module, anatomy) -> bool:
-    """Is it the very model of a listed architecture, so that its layers read row after row?"""
-    return anatomy.is_listed() and type(model).__module__.startswith(KNOWN)
+from minipeft.attached import active, anatomy_of, tuners, turn
+from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
+from minipeft.doors.positions import count_positions, whole_rows
+from minipeft.doors.weights import Routed
+from minipeft.doors.words import is_left_padded, mask_of, together
+from minipeft.reach import takes
 
 
-def check_rows(
-    model: nn.Module, module: nn.Module, rows: Routed, given: dict, checked: set
-) -> None:
-    """Look whether every layer that a tuner changes reads row after row: (B n, ...).
+@contextmanager
+def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
+    """One forward pass, a tuner per row: `with route(model, ["a", None, "b"]): model(**batch)`.
 
-    It costs one forward pass for every new shape of the inputs. `checked` holds those seen before.
-    module: the model or one inside it, which is about to be called with the arguments `given`.
-
-    Raises:
-        ValueError: one does not, or the inputs have no number of rows that the route names.
+    names: for every row of the batch the tuner's name, None for the plain base, or several names.
+    A model in which the rows cannot be followed stops with a ValueError (see followed_rows.py).
+    With gradient checkpointing call backward inside the `with` as well, because the layers are
+    then run again. One thread at a time is inside: another one's pass waits for its turn.
     """
-    tensors = {k: v for k, v in given.items() if isinstance(v, Tensor) and k not in BESIDE}
-    shapes = {key: tuple(value.shape) for key, value in tensors.items() if value.dim()}
-    size = next(iter(shapes.values()), (0,))[0]
-    if size % len(rows) or size < len(rows):
-        raise ValueError(
-            f"route() names {len(rows)} rows, but the batch has {size}: give one name per row."
-        )
-    if rows.uniform or rows.known:
-        return
-    paths = {inner: path for path, inner in model.named_modules()}
-    every = [door for door in doors(module) if door.patches]
-    changed = [door for door in every if not isinstance(door, WordDoor | PositionDoor)]
-    where = tuple(paths[each] for each in (module, *changed))
-    seen = (where, len(rows), tuple(sorted(shapes.items())))
-    if seen not in checked:
-        again = given.get("past_key_values") is not None  # it would write into the cache
-        inputs = {k: v for k, v in given.items() if v is not None and not (again and k in BESIDE)}
-        wrong = out_of_order(module, changed, inputs, size, len(rows))
-        if wrong:
+    with turn(model):
+        yield from _route(model, names)
+
+
+def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iterator[None]:
+    known = tuners(model)
+    anatomy = anatomy_of(model)
+    each = ((row,) if isinstance(row, str) else tuple(row or ()) for row in names)
+    rows = Routed(each, known=is_known(model, anatomy))
+    if not rows:
+        raise ValueError("route() needs one name per row of the batch.")
+    for name in dict.fromkeys(name for row in rows for name in row):
+        if name not in known:
+            raise ValueError(f"There is no tuner named {name!r} on this model, only {list(known)}.")
+        if not known[name].enabled:
+            raise ValueError(f"The tuner {name!r} is disabled: call enable() before routing to it.")
+    for tuner in known.values():
+        if tuner.merged or (tuner.lent and tuner.enabled):
+            what = "merged into" if tuner.merged else "training"
             raise ValueError(
-                f"route() cannot tell the rows apart in {wrong[0]}: give the rows of each tuner in "
-                "a batch of their own."
+                f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
+                f"{'unmerge' if tuner.merged else 'disable'} it before routing."
             )
-        checked.add(seen)
-    rows.verified = True
+    record = vars(model).get("minipeft")  # nothing to tell where there are no tuners
+    before = record and record.rows
 
-
-def out_of_order(
-    module: nn.Module, changed: list[Door], inputs: dict, size: int, count: int
-) -> list[str]:
-    """The doors that do not read row after row. count: routed rows, size: rows of the batch."""
-    last = slice(size - size // count, size)  # of the batch, what belongs to the last routed row
-    names = {inner: path.replace(".base", "") for path, inner in module.named_modules()}
-    wrong: list[str] = []
-
-    def look(door: Door, args: tuple, kwargs: dict) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
-        n, marked = len(x), x.isnan().flatten(1).any(dim=1)  # (n,)
-        expected = torch.arange(n, device=x.device) >= n - n // count
-        gathered = ".experts." in f".{names[door]}."  # how many tokens come depends on the text
-        if n % count or gathered or not torch.equal(marked, expected):
-            wrong.append(f"{names[door]}, which reads {tuple(x.shape)}")
+    def tell(names: Iterable[str], mask: Tensor | None) -> None:
+        for name in names if mask is not None else ():
+            model.minipeft.rows = None
+            known[name].method.look(known[name], {"attention_mask": mask})
+            model.minipeft.rows = rows
 
     with ExitStack() as stack:
-        for block in (torch.no_grad(), torch.random.fork_rng(), evaluating(module)):
-            stack.enter_context(block)
-        stack.enter_context(switched_off(changed))
-        for inner in module.modules():
-            if isinstance(inner, nn.Embedding | WordDoor):
-                hook = inner.register_forward_hook(marking(size, last, inputs))
-                stack.callback(hook.remove)
-        for door in changed:
-            stack.callback(door.register_forward_pre_hook(look, with_kwargs=True).remove)
-        module.forward(**{key: marked(value, size, last) for key, value in inputs.items()})
-    return wrong
-
-
-def marked(value, size: int, last: slice):
-    """An input, what is no id in it (vectors, pictures, states of an encoder) with the mark."""
-    if isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (size,):
-        value = value.clone()
-        value[last] = torch.nan
-    elif isinstance(value, dict):
-        value = type(value)(**{key: marked(part, size, last) for key, part in value.items()})
-    elif isinstance(value, tuple):
-        value = tuple(marked(part, size, last) for part in value)
-    return value
-
-
-def marking(size: int, last: slice, inputs: dict):
-    """A hook for embeddings: what they say of the last row is not a number.
-
-    A table looks up (B, T) ids, or (T, B), or what belongs to no row: places (1, T), distances
-    (T, T). Where T = B the shape does not tell, but the inputs do, or labels, moved by one.
-    """
-    known = [v for v in inputs.values() if isinstance(v, Tensor) and v.dim() == 2]
-
-    def is_one(ids: Tensor) -> bool:
-        same = [v for v in known if v.shape == ids.shape]
-        return any(torch.equal(ids, v) or torch.equal(ids[:, 1:], v[:, :-1]) for v in same)
-
-    def hook(module: nn.Module, args: tuple, y: Tensor) -> Tensor:
-        ids = args[0] if args else None
-        if ids is None or ids.dim() != 2 or size not in ids.shape or len(ids) == 1:
-            return y
-        square = len(ids) == ids.shape[1]
-        y = y.clone()
-        if is_one(ids) if square else len(ids) == size:
-            y[last] = torch.nan
-        elif is_one(ids.T) if square else len(ids) != size:  # tokens first
-            y[:, last] = torch.nan
-        return y
-
-    return hook
-
-
-@contextmanager
-def switched_off(changed: list[Door]) -> Iterator[None]:
-    """The doors answer as their bases do, whatever is routed."""
-    before = [(door, door.off, door.rows) for door in changed]
-    try:
-        for door in changed:
-            door.off, door.rows = {*door.patches}, None
-        yield
-    finally:
-        for door, off, rows in before:
-            door.off, door.rows = off, rows
-
-
-@contextmanager
-def one_set_at_a_time(module: nn.Module, rows: Routed, tell) -> Iterator[None]:
-    """Inside, `module` runs once for each set of tuners, on the rows of that set.
-
-    tell: called with names and the attention mask of the rows that come.
-    """
-    before = vars(module).get("forward")
-    forward = getattr(before, "ungrouped", module.forward)  # of a route inside a route
-    inside, signature = doors(module), inspect.signature(forward)
-
-    def grouped(*args, **kwargs):
-        given = signature.bind(*args, **kwargs).arguments
-        given |= given.pop("kwargs", {})
-        B = len(next(iter(given.values())))
-        each, sets = B // len(rows), {}
-        for b in range(B):
-            sets.setdefault(frozenset(rows[b // each]), []).append(b)
-        if any(
-            getattr(m, "gradient_checkpointing", False) and m.training for m in module.modules()
-        ):
-            raise ValueError(
-                "route() runs this model's encoder once for each set of tuners, which gradient "
-                "checkpointing cannot repeat: switch it off, or give each set a batch of its own."
-            )
-        parts = []
         try:
-            for names, own in sets.items():
-                index = torch.tensor(own, device=next(iter(given.values())).device)
-                for door in inside:
-                    door.rows = Routed([tuple(names)])
-                part = {key: of_rows(value, index, B) for key, value in given.items()}
-                tell(names, part.get("attention_mask"))
-                parts.append(forward(**part))
+            if record:
+                record.route(rows)
+            for module in [] if rows.uniform else anatomy.rowless():
+                stack.enter_context(one_set_at_a_time(module, rows, tell))
+            yield
         finally:
-            for door in inside:
-                door.rows = rows
-        order = torch.tensor([b for own in sets.values() for b in own]).argsort()
-        return joined(parts, order)
-
-    grouped.ungrouped = forward
-    module.forward = grouped
-    try:
-        yield
-    finally:
-        del module.forward
-        if before is not None:
-            module.forward = before
+            if record:
+                record.route(before)
 
 
-def of_rows(value, index: Tensor, B: int):
-    """Of an argument (B, ...) some rows; anything else as it is."""
-    return value[index] if isinstance(value, Tensor) and value.dim() and len(value) == B else value
+def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
+    """The batch as the model must see it: prompts in, those of each row's own tuners under `route`.
+
+    A module of one's own that takes no attention_mask gets them inside, when it is called.
+    left: on which side shorter rows are padded; None keeps the side that the batch has.
+
+    Raises:
+        ValueError: a row has become longer than the model's positions, or route() named another
+            number of rows.
+    """
+    if tuners(model) and not takes(model, "attention_mask"):
+        return batch
+    return wrap_now(model, batch, left)
 
 
-def joined(parts: list, order: Tensor):
-    """Outputs of some rows each -> one of all rows in their order, whatever it is made of."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return torch.cat(parts)[order.to(first.device)]
-    if isinstance(first, dict):  # transformers' outputs
-        return type(first)(**{key: joined([p[key] for p in parts], order) for key in first})
-    if isinstance(first, tuple | list):
-        return type(first)(joined(list(each), order) for each in zip(*parts, strict=True))
-    return first
+def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
+    """`wrap`, for a batch that is about to go into the model or into one inside it."""
+    known = tuners(model)
+    if not known or batch.get("input_ids") is None:
+        return batch
+    anatomy = next(iter(known.values())).anatomy
+    rows, given, own = model.minipeft.rows, batch.get("position_ids") is not None, None
+    if rows is None or not any(t.words for t in known.values()):
+        for tuner in known.values():
+            batch = tuner.wrap(batch)
+    elif not any(tuner.words_in(batch["input_ids"]) for tuner in known.values()):
+        B, T = batch["input_ids"].shape
+        if B != len(rows):
+            raise ValueError(f"route() names {len(rows)} rows, but the batch has {B}.")
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for number, names in enumerate(rows):
+            groups.setdefault(names, []).append(number)
+        parts = []
+        batch = whole_rows({**batch, "attention_mask": mask_of(batch)})
+        if not given and anatomy.takes_positions():  # so that rows without new words keep theirs
+            batch["position_ids"] = torch.arange(T, device=batch["input_ids"].device).expand(B, T)
+        for names, numbers in groups.items():
+            part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in batch.items()}
+            for name in names:
+                part = known[name].wrap(part)
+            parts.append(part)
+        left = is_left_padded(batch) if left is None else left
+        aligned = not anatomy.is_encoder_decoder()
+        batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
+        own = None if given else batch.pop("position_ids", None)
+    if not given:
+        batch = with_positions(model, batch, own)
+    limit, T = anatomy.limit, batch["input_ids"].shape[1]
+    if limit is not None and T > limit:
+        raise ValueError(
+            f"The input has {T} tokens, prompts included, but the model knows {limit} positions: "
+            "shorten the input or the prompt."
+        )
+    for tuner in known.values():
+        if tuner.enabled:
+            tuner.method.look(tuner, batch)
+    return batch
+
+
+def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, past: int = 0) -> dict:
+    """The batch with position_ids, where some rows count their own tokens (see doors.positions).
+
+    own: (B, T), the positions of the other rows; None for the base's, which counts on from `past`.
+    """
+    known, rows = tuners(model), model.minipeft.rows
+    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
+    counting = [any(t.counts for t in row) and not any(t.as_in_peft for t in row) for row in acting]
+    anatomy = next(iter(known.values())).anatomy
+    if not any(counting) or not is_left_padded(batch) or not anatomy.takes_positions():
+        return batch
+    mask = batch["attention_mask"]
+    given = batch.get("input_ids")
+    B, T = (batch["inputs_embeds"] if given is None else given).shape[:2]
+    if own is None:
+        own = past + torch.arange(T, device=mask.device).expand(B, T)
+    counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(acting))
+    return {**batch, "position_ids": count_positions(mask, counting, own)}
+
+
+def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:
+    """position_ids (B, T) for `generate`; None where every row counts its own tokens, as there."""
+    known, rows, mask = tuners(model), model.minipeft.rows, batch.get("attention_mask")
+    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
+    in_peft = [any(t.words and t.as_in_peft for t in row) for row in acting]
+    if mask is None or not any(in_peft) or not anatomy_of(model).takes_positions():
+        return None
+    B, T = mask.shape  # padding stands between a prompt of PEFT's and the text
+    counting = ~torch.tensor(in_peft, device=mask.device).repeat_interleave(B // len(acting))
+    return count_positions(mask, counting, torch.arange(T, device=mask.device).expand(B, T))
+
+
+def later(model: nn.Module, batch: dict, past: int = 0) -> dict:
+    """The batch of a later step, whose prompt is in the cache, or one of vectors instead of ids.
+
+    past: how many tokens the cache has.
+
+    Raises:
+        ValueError: the mask is of the text alone, but new words stand in the cache.
+    """
+    mask, ids = batch.get("attention_mask"), batch.get("input_ids")
+    plain = isinstance(mask, Tensor) and mask.dim() == 2  # generate may make one for each layer
+    if not plain or anatomy_of(model).is_encoder_decoder():
+        return batch
+    T = (batch["inputs_embeds"] if ids is None else ids).shape[1]
+    if any(tuner.words for tuner in active(model)) and past and mask.shape[1] < past + T:
+        raise ValueError(
+            f"The mask is of {mask.shape[1]} tokens, but the cache and the new ones are "
+            f"{past + T}, a tuner's words included: go on with the mask of tuner.wrap(batch)."
+        )
+    if batch.get("position_ids") is not None or mask.shape[1] != past + T:
+        return batch
+    return with_positions(model, batch, past=past)
+
+
+def look_at_rows(model: nn.Module, module: nn.Module, given: dict) -> None:
+    """Before `module`, the model or one inside it, is called so: see followed_rows.py."""
+    attached = model.minipeft
+    if attached.rows is not None:
+        check_rows(model, module, attached.rows, given, attached.checked)

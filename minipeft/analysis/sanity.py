@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minipeft.contexts import evaluating
+from minipeft.attached import tuners
+from minipeft.contexts import evaluating, seeded
 from minipeft.methods.method import Method
 from minipeft.model.fingerprint import fingerprint
 from minipeft.report import Table
 from minipeft.training.loop import train
 from minipeft.training.loss import loss_of
-from minipeft.tuner import Tuner, attach, seeded, tuners
+from minipeft.tuner import Tuner, attach
 
 
 @dataclass(repr=False)

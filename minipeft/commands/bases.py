@@ -15,9 +15,9 @@ from pathlib import Path
 
 from torch import nn
 
+from minipeft.contexts import seeded
 from minipeft.model.kind import kind_in
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
-from minipeft.tuner import seeded
 from tiny_transformer.files import check_fetched, write_text
 
 

@@ -65,7 +65,7 @@ def _changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtyp
 def tell(tuner) -> None:
     """Warn where a merge that was just made has lost much."""
     if tuner.rounding is not None and tuner.rounding > TOLD:
-        dtypes = [dtype_of(bottom(door)) for door in tuner._doors()]
+        dtypes = [dtype_of(bottom(door)) for door in tuner.doors()]
         dtype = next(dtype for dtype in dtypes if dtype.itemsize < 4)
         warnings.warn(
             f"Merged into weights in {str(dtype).removeprefix('torch.')}, {tuner.name!r} lost "

@@ -26,7 +26,7 @@ from minipeft.doors.marks import Mark
 class Routed(list):
     """For each row of the batch the names that act on it; shared by all doors of a model.
 
-    known: every layer reads row after row; else minipeft.routing looks first, and sets `verified`.
+    known: every layer reads row after row; else followed_rows.py looks first, and sets `verified`.
     """
 
     def __init__(self, rows: Iterable[tuple[str, ...]], known: bool = True) -> None:

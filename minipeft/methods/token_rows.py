@@ -64,20 +64,17 @@ class TokenRowsPatch(nn.Module):
 class TiedRowsPatch(nn.Module):
     """The same R in place of rows of the head that shares the embedding's matrix."""
 
-    def __init__(self, first: TokenRowsPatch) -> None:
+    def __init__(self, first: TokenRowsPatch, head: nn.Module) -> None:
         super().__init__()
-        self.first = (first,)  # in a tuple, so that R is counted and stored once
-
-    def meet(self, frozen) -> None:
-        """Called when the patch is put into its door; `frozen()` is E (V, C)."""
-        self.frozen = frozen
+        self.first, self.head = (first,), (head,)  # in tuples: counted and stored elsewhere
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (B, T, C), y (B, T, V) -> (B, T, V), in the dtype of y."""
+        """x (N, T, C), y (N, T, V) -> (N, T, V), in the dtype of y."""
         rows, ids = self.first[0].rows, self.first[0].ids
-        change = rows - self.frozen()[ids].to(rows.dtype)  # (n, C)
-        logits = F.linear(x.to(change.dtype), change)  # (B, T, n)
-        return y.index_add(-1, ids, logits.to(y.dtype))
+        bias = self.head[0].bias
+        bias = None if bias is None else bias[ids].to(rows.dtype)
+        logits = F.linear(x.to(rows.dtype), rows, bias)  # R h + b: (N, T, n)
+        return y.index_copy(-1, ids, logits.to(y.dtype))
 
 
 @dataclass(frozen=True)
@@ -125,4 +122,4 @@ class TokenRows(Method):
             if isinstance(place.module, nn.Embedding):
                 tuner.add(place, TiedEmbeddingPatch(patch, place.module))
             else:
-                tuner.add(place, TiedRowsPatch(patch))
+                tuner.add(place, TiedRowsPatch(patch, place.module))

@@ -19,8 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from minipeft.attached import anatomy_of, tuners
 from minipeft.doors.words import mask_of
-from minipeft.tuner import anatomy_of, tuners, wrap
+from minipeft.routing import wrap
 
 
 def cloze(

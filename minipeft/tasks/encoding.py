@@ -21,8 +21,8 @@ from torch import Tensor
 
 from minipeft.generation import generate
 from minipeft.model.kind import KINDS, kind_of
+from minipeft.routing import wrap
 from minipeft.tasks import metrics
-from minipeft.tuner import wrap
 
 
 class Example(NamedTuple):

@@ -27,11 +27,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minipeft.contexts import evaluating
+from minipeft.attached import tuners
+from minipeft.contexts import evaluating, seeded
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.parts.templates import Template
 from minipeft.model.anatomy import Anatomy
-from minipeft.tuner import attach, seeded, tuners
+from minipeft.tuner import attach
 
 
 @dataclass

@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating
+from minipeft.routing import route
 from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
-from minipeft.tuner import route
 
 OTHER = ("O", "other")  # the tag of words that are nothing special
 DECIDING = ("error_rate", "overlap", "f1", "accuracy")  # the first of them that there is decides

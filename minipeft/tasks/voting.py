@@ -16,8 +16,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from minipeft.attached import tuners
 from minipeft.generation import generate
-from minipeft.tuner import tuners, wrap
+from minipeft.routing import wrap
 
 
 def members(model: nn.Module) -> int:

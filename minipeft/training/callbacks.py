@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minipeft.contexts import evaluating
+from minipeft.contexts import evaluating, seeded
 from minipeft.in_training import in_training
 from minipeft.methods.parts.validation import shorten
 from minipeft.training.distributed import SingleProcess
 from minipeft.training.history import History
 from minipeft.training.precision import Precision
 from minipeft.training.snapshots import Snapshots
-from minipeft.tuner import seeded
 
 
 @dataclass

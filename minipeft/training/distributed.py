@@ -34,9 +34,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from minipeft.attached import tuners
+from minipeft.contexts import seeded
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.kind import head_of
-from minipeft.tuner import seeded, tuners, wrap
+from minipeft.routing import wrap
 
 
 def process_group(

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from torch import nn
 
-from minipeft.contexts import modes_kept
+from minipeft.contexts import modes_kept, seeded
 from minipeft.in_training import chosen, said
 from minipeft.training import callbacks as after
 from minipeft.training.arguments import check_arguments
@@ -33,7 +33,6 @@ from minipeft.training.optimizer import adamw, set_rate, trainable
 from minipeft.training.precision import Precision
 from minipeft.training.savings.kept_trunk import keep
 from minipeft.training.schedule import learning_rate_at
-from minipeft.tuner import seeded
 
 
 def train(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from minipeft.in_training import in_training
+from minipeft.routing import wrap
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
-from minipeft.tuner import wrap
 
 
 def loss_of(model: nn.Module, batch: dict) -> Tensor:

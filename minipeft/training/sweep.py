@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from minipeft.contexts import seeded
 from minipeft.doors.weights import features
 from minipeft.in_training import chosen
 from minipeft.methods.lora import LoRA, LoRAPatch
@@ -34,7 +35,7 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.training.arguments import check_arguments
 from minipeft.training.savings.shared_prompt import drops
 from minipeft.training.schedule import learning_rate_at
-from minipeft.tuner import Tuner, attach, seeded
+from minipeft.tuner import Tuner, attach
 from tiny_transformer import Decoder
 
 

@@ -5,9 +5,9 @@ import torch
 import zoo
 
 import minipeft as mp
+from minipeft.routing import wrap
 from minipeft.training import loss as training
 from minipeft.training.savings.labelled_positions import labelled_loss
-from minipeft.tuner import wrap
 
 DECODERS = ("tiny-decoder", "gpt2", "llama", "qwen2", "opt", "gpt_neox")
 

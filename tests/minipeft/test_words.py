@@ -17,7 +17,7 @@ from minipeft.doors.words import (
     positions,
     together,
 )
-from minipeft.tuner import wrap
+from minipeft.routing import wrap
 
 V = 20
 rows = st.lists(st.lists(st.integers(1, V - 1), min_size=1, max_size=6), min_size=1, max_size=4)

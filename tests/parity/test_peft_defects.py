@@ -11,7 +11,7 @@ import torch
 import zoo
 
 import minipeft as mp
-from minipeft.tuner import wrap
+from minipeft.routing import wrap
 
 PROMPTS = {
     "prompt tuning": mp.PromptTuning(length=3),

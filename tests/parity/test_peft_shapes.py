@@ -86,7 +86,7 @@ def test_it_is_opened_where_it_means_the_same(tmp_path, name, made, opened, conf
             if path and f".{place.path}".endswith(f".{path}")
         ]
         other = next(m for m in others if hasattr(m, "base_layer"))
-        ours = tuner._door(place.module, mp.WeightDoor)
+        ours = tuner.record.door(place.module, mp.WeightDoor, tuner.name)
         other.base_layer.weight.data.copy_(place.module.weight.data)
         if place.module.bias is not None:
             other.base_layer.bias.data.copy_(place.module.bias.data)

@@ -19,7 +19,7 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import bottom, doors, features
+from minipeft.doors.weights import bottom, features
 from minipeft.files.peft.common import (
     PREFIX,
     by_module,
@@ -132,21 +132,15 @@ def write_biases(tuner) -> dict[str, Tensor]:
         if patch.inside:
             tensors[f"{PREFIX}{path}.lora_B.bias"] = b
         else:
-            tensors[f"{PREFIX}{path}.base_layer.bias"] = base_bias(tuner, place.module) + b
+            tensors[f"{PREFIX}{path}.base_layer.bias"] = (
+                tuner.record.originals.value(place.module.bias) + b
+            )
     for place, patch in tuner.places:
         if isinstance(patch, BiasPatch):
-            value = base_bias(tuner, place.module) + patch.d.detach()
+            value = tuner.record.originals.value(place.module.bias) + patch.d.detach()
             for path in names[place.module.bias]:
                 tensors[f"{PREFIX}{path}.bias"] = value.clone()
     return tensors
-
-
-def base_bias(tuner, module) -> Tensor:
-    """The bias of a map or norm without what is merged into it."""
-    for door in (*doors(tuner.model), *tuner.model.minipeft.parked):
-        if door.base is module and door.merged and hasattr(door, "original"):
-            return door.original["bias"]
-    return module.bias.detach()
 
 
 def read_lora(

@@ -19,10 +19,11 @@ from contextlib import ExitStack, contextmanager
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minipeft.attached import anatomy_of
 from minipeft.reach import partly
+from minipeft.routing import wrap
 from minipeft.training.feed import to_device
 from minipeft.training.savings.shared_prompt import drops
-from minipeft.tuner import anatomy_of, wrap
 
 
 class Trunk:

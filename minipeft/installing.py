@@ -1,0 +1,250 @@
+"""What a method may ask of its tuner while it installs itself: places, doors, copies."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.attached import Attached, tuners
+from minipeft.doors.hub_attention import OpenedAttention, models_around
+from minipeft.doors.marks import Mark
+from minipeft.doors.memory import MemoryDoor, PositionDoor
+from minipeft.doors.weights import (
+    CopyDoor,
+    Door,
+    Frozen,
+    Parts,
+    WeightDoor,
+    bottom,
+    check_plain,
+    doors,
+    dtype_of,
+    features,
+    walk,
+)
+from minipeft.doors.words import WordDoor
+from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at
+
+
+class Installer:
+    """The part of a `Tuner` that a method sees: it finds places by the field's words and puts
+    patches into their doors, so that a method never names a module of any architecture."""
+
+    name: str
+    model: nn.Module
+    record: Attached
+    anatomy: Anatomy
+    places: list[tuple[Place | Seat, nn.Module]]
+    copies: dict[str, nn.Module]
+    lent: dict[nn.Parameter, Tensor]
+    lent_names: dict[nn.Parameter, str]
+    marks: dict[str, Mark]
+
+    def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
+        """The linear maps that the targets name; see `Anatomy.find`."""
+        return self.anatomy.find(targets, layers)
+
+    def choose(self, places: Sequence[Place], table: Mapping[str, object], default) -> list:
+        """For each place the table's value for its target or its module, else the default."""
+        used, values = set(), []
+        for place in places:
+            keys = keys_at(place, table)
+            used.update(keys)
+            values.append(table[keys[0]] if keys else default)
+        unused = [key for key in table if key not in used]
+        if unused:
+            targets = ", ".join(dict.fromkeys(repr(place.target) for place in places))
+            raise ValueError(f"{unused[0]!r} is none of the targets ({targets}): check its name.")
+        return values
+
+    def add(self, place: Place, patch: nn.Module) -> None:
+        """Put a patch into the weights door of a place; the door is made when it is not there."""
+        weight = place.module.weight
+        # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
+        patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+        door = self.record.door(place.module, WeightDoor, self.name)
+        if hasattr(patch, "meet"):
+            patch.meet(Frozen(door, place.columns, self.name))
+        if place.columns is None:
+            door.add(self.name, patch)
+        else:
+            if self.name not in door.patches:
+                door.add(self.name, Parts(features(place.module)[1]))
+            parts = door.patches[self.name]
+            parts.add(place.target, patch.train(door.training), place.columns, weight.device)
+        self.places.append((place, patch))
+        self.marks[place.path] = door.marks[self.name]
+        self.record.settle()
+
+    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+        """The attention layers, self and cross, that can be given a memory."""
+        return self.anatomy.attentions(layers)
+
+    def remember(self, seat: Seat, patch: nn.Module) -> None:
+        """Give an attention layer a memory: patch(x) -> keys and values, each (B or 1, H, P, D)."""
+        around = models_around(seat.path, self.anatomy.modules)
+        if around:
+            self.record.attention = self.record.attention or OpenedAttention(self.model)
+            self.record.attention.open(around)
+        self._sit(seat, patch, MemoryDoor)
+
+    def speak(self, patch: nn.Module, count: int, alias_of: int | None = None) -> range:
+        """Teach the model new words: patch() -> their vectors (count, C). Returns their ids.
+
+        alias_of: one id more, the last, which stands for this word of the base.
+        """
+        count += alias_of is not None
+        first, *others = self.anatomy.embeddings()
+        self.words = self.record.door(first.module, WordDoor, self.name).reserve(self.name, count)
+        self._sit(first, patch, WordDoor)
+        for seat in others:
+            door = self._put(seat.module, patch, WordDoor)
+            door.spans[self.name] = self.words
+            door.marks[self.name] = self.marks[first.path]
+        if alias_of is not None:
+            for seat in (first, *others):
+                door = self.record.door(seat.module, WordDoor, self.name)
+                door.aliases[self.words[-1]] = alias_of
+        self.word_mark = self.marks[first.path]
+        self.word_paths = [seat.path for seat in (first, *others)]
+        return self.words
+
+    def shift_positions(self, shift: int, within: str = "") -> None:
+        """Count positions as if `shift` tokens stood before the text; within: in this part only."""
+        for path, module in self.anatomy.position_layers():
+            if within and not path.startswith(f"{within}."):
+                continue
+            patch = nn.Module()
+            patch.shift = shift
+            self._put(module, patch, PositionDoor)
+
+    def _sit(self, seat: Seat, patch: nn.Module, kind: type[Door]) -> None:
+        like = next(self.model.parameters())
+        patch.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        door = self._put(seat.module, patch, kind)
+        door.path = seat.path
+        self.places.append((seat, patch))
+        self.marks[seat.path] = door.marks[self.name]
+
+    def _put(self, module: nn.Module, patch: nn.Module, kind: type[Door]) -> Door:
+        """A patch into the door of a module."""
+        door = self.record.door(module, kind, self.name)
+        door.add(self.name, patch)
+        self.record.settle()
+        return door
+
+    def surround(self, path: str, around: Callable[[nn.Module | None], nn.Module]) -> None:
+        """Put `around(patch)` where this tuner's patch at a path is (None: where there is none)."""
+        door = self.record.door(self.anatomy.modules[path], WeightDoor, self.name)
+        copies = [d for d in self.record.doors_of(bottom(door)) if isinstance(d, CopyDoor)]
+        patch = door.patches[self.name] if self.name in door.patches else None
+        patch = around(patch).train(door.training)
+        if copies and getattr(patch, "stand_in", None) is not None:
+            raise ValueError(
+                f"{next(iter(copies[0].patches))!r} trains a copy of {path}, which would not be "
+                "asked any more: detach it first."
+            )
+        door.patches[self.name] = patch
+        door.marks.setdefault(self.name, Mark())
+        self.record.settle()
+
+    def copy(self, path: str) -> None:
+        """Train a copy of a small module, a head or a norm; what is trained already is left alone.
+
+        Its layers are copied one by one and the module around them stays, since models look at
+        the class of their head.
+        """
+        if path not in self.anatomy.modules:
+            raise ValueError(f"This model has no module {path!r}{self.anatomy.near(path)}")
+        if not any(True for _ in self.anatomy.modules[path].parameters()):
+            raise ValueError(f"{path} has no parameters, so there is nothing in it to train.")
+        whole = ()  # names of modules that are copied with all that is in them
+        for inner, module in walk(self.anatomy.modules[path], path):
+            own = [p for p in module._parameters.values() if p is not None]
+            if not own or inner in self.copies or inner.startswith(whole):
+                continue
+            if any(p in self.lent for p in own):
+                continue
+            check_plain(inner, module)
+            self._check_copy(inner, module)
+            twin = copy.deepcopy(module)
+            twin.to(torch.promote_types(dtype_of(module), torch.float32))  # as patches, see `add`
+            for parameter in twin.parameters():
+                parameter.grad = None
+                parameter.requires_grad_(True)
+            self._put(module, twin, CopyDoor)
+            self.copies[inner] = twin
+            whole += (f"{inner}.",)
+
+    def _check_copy(self, path: str, module: nn.Module) -> None:
+        """May a copy of this module be trained?"""
+        at_it = self.record.doors_of(module)
+        merged = [door for door in at_it if isinstance(door, WeightDoor) and door.merged]
+        if merged:
+            raise ValueError(
+                f"{merged[0].merged[-1]!r} is merged into {path}, of which a copy is to be "
+                "trained: unmerge it first."
+            )
+        if any(door.is_stood_in() for door in at_it) or doors(module):
+            raise ValueError(
+                f"Another tuner answers in place of {path} or of a part of it, so that a copy of "
+                "it would not be asked: detach that one first."
+            )
+
+    def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Train base parameters in place; `detach` writes their first values back."""
+        chosen, names = dict.fromkeys(parameters), self.anatomy.parameter_names()
+        if self.record.rows is not None:
+            raise ValueError(
+                "The base's own weights act on every row: leave route() before a method that "
+                "trains them is attached."
+            )
+        for path, module in self.anatomy.modules.items():
+            if any(p in chosen for p in module._parameters.values() if p is not None):
+                check_plain(path, module)
+        unused = {bottom(door).weight for door in self.record.doors if door.is_stood_in()}
+        for parameter in chosen:
+            if parameter in unused:
+                raise ValueError(
+                    "A tuner here computes with a quantized copy of these weights, so training "
+                    "them would change nothing: detach it first."
+                )
+            if any(parameter in other.lent for other in tuners(self.model).values()):
+                raise ValueError("Two tuners cannot train the same base parameters: detach one.")
+            merged = self.record.merged_into(parameter)
+            if merged:
+                raise ValueError(
+                    f"{merged!r} is merged into {names[parameter]}, which is to be trained in "
+                    "place: unmerge it first."
+                )
+        for parameter in chosen:
+            self.lent_names[parameter] = names[parameter]
+            self.lent[parameter] = parameter.detach().clone()
+            parameter.requires_grad_(True)
+
+
+def heads_to_train(tuner: Installer, head: bool | str | Sequence[str]) -> Sequence[str]:
+    """Paths of the modules that `attach` trains copies of: those named, none, or the task heads.
+
+    In a module of one's own what stands around the model inside is a head, too; it is left out if
+    it, and not all, was frozen before.
+    """
+    if not head or isinstance(head, list | tuple):
+        return head or ()
+    anatomy, flags = tuner.anatomy, dict(tuner.model.minipeft.requires_grad)
+    free = {p for p, flag in flags.items() if flag} or set(flags)
+    beside = [name for name, p in anatomy.own_parameters().items() if p in free]
+    if beside:
+        warnings.warn(
+            f"{beside[0]!r} of {type(tuner.model).__name__} stays frozen, because attach trains "
+            "copies of layers and this stands in none: put it into a module of its own.",
+            UserWarning,
+            stacklevel=4,
+        )
+    own = set(anatomy.own_modules())
+    parameters = {path: anatomy.modules[path].parameters() for path in anatomy.heads()}
+    return [h for h, inside in parameters.items() if h not in own or free.intersection(inside)]

@@ -1,0 +1,87 @@
+"""What stands against an attachment, or a merge."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from minipeft.attached import tuners
+from minipeft.doors.weights import bottom, is_linear
+from minipeft.methods.method import Method
+from minipeft.model.anatomy import Seat
+
+
+def check_attach(model: nn.Module, method: Method, name: str, head) -> None:
+    """Raise ValueError or TypeError for arguments that `attach` cannot take."""
+    if not isinstance(method, Method):
+        raise TypeError(f"attach() needs a method such as minipeft.LoRA(rank=8), not {method!r}.")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"A tuner's name is made of letters, digits, _ and -, not {name!r}.")
+    if hasattr(nn.ModuleDict(), name):
+        raise ValueError(f"The name {name!r} is one that torch modules use: choose another.")
+    named = isinstance(head, list | tuple) and all(isinstance(path, str) for path in head)
+    if not (named and head) and head not in (True, False, "auto"):
+        raise ValueError(
+            f'head must be "auto", True, False or paths of modules, such as ("out",), not {head!r}.'
+        )
+    if name in tuners(model):
+        raise ValueError(
+            f"This model already has a tuner named {name!r}: detach it or choose another name."
+        )
+
+
+def check_merge(tuner) -> None:
+    """Raise ValueError, in one sentence, where a tuner cannot be merged as things are."""
+    if not tuner.enabled:
+        raise ValueError(f"{tuner.name!r} is disabled: call enable() before merge().")
+    if hasattr(tuner.model, "unshard"):  # FSDP
+        raise ValueError(
+            f"{tuner.name!r} cannot be merged into a sharded base: save it, and merge it where "
+            "the base is whole."
+        )
+    if tuner.record.rows is not None:
+        raise ValueError(
+            f"{tuner.name!r} would act on every row once it is merged: leave route() first."
+        )
+    uses = tuner.anatomy.uses()
+    for place, patch in tuner.places:
+        if isinstance(place, Seat):
+            kind = type(tuner.method).__name__
+            raise ValueError(
+                f"{tuner.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
+                "there is no weight that it could be added to."
+            )
+        shared = uses[place.module.weight] if getattr(patch, "changes_weight", True) else []
+        bias = place.module._parameters.get("bias")
+        if bias is not None:  # a module that holds the bias for another one does not read it
+            reads = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
+            shared = shared if len(shared) > 1 else reads
+        if len(shared) > 1:
+            raise ValueError(
+                f"The weight of {place.path} is shared with "
+                f"{[use for use in shared if use != place.path][0]}, which a merge would "
+                "change too: untie them first, or do not merge."
+            )
+        for other in tuners(tuner.model).values():
+            trains = other.enabled and not other.merged and other is not tuner
+            if trains and any(p in other.lent for p in place.module._parameters.values()):
+                raise ValueError(
+                    f"{tuner.name!r} cannot be merged into {place.path}, which {other.name!r} "
+                    f"trains in place: merge, disable or detach {other.name!r} first."
+                )
+    for door in tuner.doors():
+        for other in tuner.record.doors_of(bottom(door)):
+            if other is not door:
+                name = next(iter(other.patches))
+                raise ValueError(
+                    f"{tuner.name!r} cannot be merged: {name!r} has a place at the same layer, "
+                    "one copies it and the other patches it; detach that one first."
+                )
+    for door in tuner.doors():
+        door.check_merge(tuner.name)
+
+
+def reads_bias(module: nn.Module) -> bool:
+    """Does this module add its bias by itself, and not hold it for another one?"""
+    return is_linear(module) or isinstance(module, nn.LayerNorm)
