@@ -7,8 +7,8 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft import routing
 from minipeft.analysis import support
+from minipeft.doors import followed_rows
 from minipeft.doors.weights import doors, is_linear
 from minipeft.doors.words import WordDoor
 from minipeft.model.anatomy import Anatomy
@@ -283,9 +283,9 @@ def test_what_we_know_of_the_listed_ones_is_so(name, tokens):
     if name not in support.NO_MEMORY:
         mp.attach(model, mp.Prefix(length=2, hidden=None), name="memory")
     changed = [d for d in doors(model) if d.patches and not isinstance(d, WordDoor)]
-    assert len(changed) > 5 and routing.is_known(model, Anatomy(model))
+    assert len(changed) > 5 and followed_rows.is_known(model, Anatomy(model))
     with partly(model):
-        assert routing.out_of_order(model, changed, inputs, size=3, count=3) == []
+        assert followed_rows.out_of_order(model, changed, inputs, size=3, count=3) == []
 
 
 def test_following_the_rows_finds_the_positions_of_deberta():
@@ -293,6 +293,6 @@ def test_following_the_rows_finds_the_positions_of_deberta():
     mp.attach(model, mp.LoRA(rank=2))
     changed = [d for d in doors(model) if d.patches]
     with partly(model):
-        wrong = routing.out_of_order(model, changed, inputs, size=3, count=3)
+        wrong = followed_rows.out_of_order(model, changed, inputs, size=3, count=3)
     assert [text.split(",")[0].split(".")[-1] for text in wrong] == ["query_proj"] * 2
     assert all("(1, 8, 16)" in text for text in wrong)
