@@ -20,6 +20,10 @@ TRIED = ("python3.11", "python3.12", "python3.13", "python3", "python", "py")
 EXAMPLE = "C:\\Python311\\python.exe" if sys.platform == "win32" else "/path/to/python3.11"
 
 
+# Threads that wait for others spin shortly; tiny_transformer/process.py says why.
+SPIN = "10000"
+
+
 class Failed(Exception):
     """What went wrong, as one sentence, and the exit code."""
 
@@ -103,6 +107,8 @@ class Place:
     def run(self, *arguments):
         """Run the Python of .venv in the project's folder; Failed when it does not exit with 0."""
         environment = {**self.environment, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+        if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(environment):
+            environment["GOMP_SPINCOUNT"] = SPIN
         command = [str(self.python), *map(str, arguments)]
         with subprocess.Popen(command, cwd=str(self.root), env=environment) as process:
             while process.returncode is None:
@@ -157,6 +163,11 @@ def test(place, rest):
     place.run("-m", "pytest", "-n", workers, "--dist", "worksteal", *rest)
 
 
+def machines(place, rest):
+    """the tests of numbers as on other processors: other instruction sets, one and two threads"""
+    place.run("tests/machines.py", *rest)
+
+
 def bench(place, rest):
     """measure speed; the tables go to build/"""
     place.run("benchmarks/run.py", *rest)
@@ -206,7 +217,7 @@ def clean(place, rest):
 COMMANDS = {
     function.__name__: function
     for function in (
-        *(setup, course, lab, check, test, bench, soak, lint, format),
+        *(setup, course, lab, check, test, machines, bench, soak, lint, format),
         *(notebooks, nbgrader, otter, pictures, clean),
     )
 }

@@ -28,6 +28,7 @@ SECTIONS = (  # each a module of this folder
     "memory",
     "growth",
     "startup",
+    "threads",
 )
 
 

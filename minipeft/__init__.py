@@ -6,6 +6,9 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
+from tiny_transformer import process  # noqa: F401  it must come before torch is loaded
+
+# isort: split
 from minipeft import methods, tasks
 from minipeft.analysis import plots
 from minipeft.analysis.drift import merge_drift

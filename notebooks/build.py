@@ -11,8 +11,9 @@
     build.py check             do the committed notebooks correspond to their sources?
 
 A lesson is run again only when something it depends on has changed: its source, the packages,
-data/, the pinned requirements or this builder. A finished lesson is written at once, so an
-interrupted build goes on where it stopped.
+data/, the pinned requirements or this builder. Lessons run side by side, one thread each and as
+many as there are cores. A finished lesson is written at once, so an interrupted build goes on where
+it stopped.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import argparse
 import hashlib
 import os
 import re
-import shutil
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from textwrap import shorten
 
 import nbformat
 from nbformat import NotebookNode
@@ -35,7 +39,8 @@ sys.path.insert(0, str(HERE))
 
 from builder import graders  # noqa: E402
 from builder.lesson import Lesson, LessonError, read  # noqa: E402
-from builder.run import THREADS, CellFailed, execute  # noqa: E402
+from builder.progress import Progress  # noqa: E402
+from builder.run import THREADS, CellFailed, Stopped, execute  # noqa: E402
 
 MOST_BYTES = 1_000_000
 COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "check"]
@@ -73,9 +78,11 @@ class Builder:
 
     # -- the commands ------------------------------------------------------------------------------
 
-    def course(self, lessons: list[Lesson], force: bool, fast: bool, threads: int) -> int:
+    def course(
+        self, lessons: list[Lesson], force: bool, fast: bool, threads: int, jobs: int = 1
+    ) -> int:
         """Run what is not up to date in the output folder, write the pages; returns failures."""
-        failed = 0
+        todo = []
         for lesson in lessons:
             path = self.output / f"{lesson.slug}.ipynb"
             known = _facts(path)
@@ -83,12 +90,12 @@ class Builder:
             if not force and all(known.get(k) == v for k, v in wanted.items()):
                 print(f"  {lesson.slug:<24} up to date ({known['seconds']} s when it ran)")
                 continue
-            try:
-                _write(path, self._run(lesson, wanted, threads))
-            except CellFailed as error:
-                failed += 1
-                path.unlink(missing_ok=True)
-                _report(lesson, error)
+            todo.append((lesson, wanted))
+
+        def keep(lesson: Lesson, notebook: NotebookNode) -> None:
+            _write(self.output / f"{lesson.slug}.ipynb", notebook)
+
+        failed = self._run_all(todo, threads, jobs, keep)
         if not fast:
             from builder.pages import write_pages  # only here: the other commands need no HTML
 
@@ -127,9 +134,9 @@ class Builder:
         print(f"wrote {os.path.relpath(folder)}")
         return 0
 
-    def publish(self, lessons: list[Lesson], force: bool, threads: int) -> int:
+    def publish(self, lessons: list[Lesson], force: bool, threads: int, jobs: int = 1) -> int:
         """Run what changed since the committed notebooks were made, and write these."""
-        failed = 0
+        todo = []
         for lesson in lessons:
             target = self.solutions / f"{lesson.slug}.ipynb"
             local = self.output / f"{lesson.slug}.ipynb"
@@ -142,14 +149,13 @@ class Builder:
                     _write(target, nbformat.read(local, as_version=4))
                     print(f"  {lesson.slug:<24} taken from {os.path.relpath(local)}")
                     continue
-            try:
-                notebook = self._run(lesson, wanted, threads)
-            except CellFailed as error:
-                failed += 1
-                _report(lesson, error)
-                continue
-            _write(local, notebook)
-            _write(target, notebook)
+            todo.append((lesson, wanted))
+
+        def keep(lesson: Lesson, notebook: NotebookNode) -> None:
+            for folder in (self.output, self.solutions):
+                _write(folder / f"{lesson.slug}.ipynb", notebook)
+
+        failed = self._run_all(todo, threads, jobs, keep)
         self.student(lessons)
         return failed
 
@@ -181,57 +187,71 @@ class Builder:
             print("`make notebooks` brings them up to date", file=sys.stderr)
         return len(problems)
 
-    # -- one lesson --------------------------------------------------------------------------------
+    # -- running lessons ---------------------------------------------------------------------------
 
-    def _run(self, lesson: Lesson, wanted: dict, threads: int) -> NotebookNode:
+    def _run_all(
+        self,
+        todo: list[tuple[Lesson, dict]],
+        threads: int,
+        jobs: int,
+        keep: Callable[[Lesson, NotebookNode], None],
+    ) -> int:
+        """Run lessons, `jobs` side by side; keep(lesson, notebook) as soon as one has finished.
+
+        todo: lessons with the facts to write into their notebooks.  Returns how many failed.
+        """
+        stop, progress = threading.Event(), Progress()
+        todo = sorted(todo, key=lambda pair: -pair[0].minutes) if jobs > 1 else todo
+
+        def run(lesson: Lesson, wanted: dict) -> bool:
+            if not stop.is_set():
+                return self._run(lesson, wanted, threads, progress, stop, keep)
+            return False
+
+        with ThreadPoolExecutor(jobs) as pool:
+            running = [pool.submit(run, *pair) for pair in todo]
+            try:
+                return sum(not future.result() for future in running)
+            except BaseException:
+                stop.set()
+                raise
+
+    def _run(self, lesson, wanted, threads, progress, stop, keep) -> bool:
+        """Run one lesson and say how it went; was it well?"""
         notebook = lesson.solution(wanted["fast"])
-        line = ProgressLine(lesson.slug)
-        began = time.perf_counter()
+        line = progress.lesson(lesson.slug)
+        log = self.output / f"{lesson.slug}.failed.txt"
+        log.unlink(missing_ok=True)
         try:
-            seconds = execute(notebook, line.update, threads)
-        except BaseException:
-            line.end(f"stopped after {time.perf_counter() - began:.0f} s")
-            raise
-        over = "" if wanted["fast"] or seconds <= 60 * lesson.minutes else "  (longer than it says)"
-        line.end(f"{len(notebook.cells):>3} cells  {seconds:>5.0f} s{over}")
-        for warning in line.warnings[:3]:
-            print(f"      {warning}")
+            seconds = execute(notebook, line.update, threads, stop)
+        except Stopped:
+            return False
+        except CellFailed as error:
+            (self.output / f"{lesson.slug}.ipynb").unlink(missing_ok=True)
+            line.end(f"failed after {time.perf_counter() - line.began:.0f} s")
+            for sentence in self._what_to_do(lesson, error, log):
+                print(sentence, file=sys.stderr)
+            return False
         notebook.metadata["minipeft"] |= {**wanted, "seconds": round(seconds)}
+        keep(lesson, notebook)
+        over = "" if wanted["fast"] or seconds <= 60 * lesson.minutes else "  (longer than it says)"
         size = len(_text(notebook))
-        if size > MOST_BYTES:
-            print(
-                f"      {size / 1e6:.1f} MB; keep a notebook below 1 MB (fewer or smaller pictures)"
-            )
-        return notebook
+        large = f"  ({size / 1e6:.1f} MB; keep a notebook below 1 MB)" if size > MOST_BYTES else ""
+        line.end(f"{len(notebook.cells):>3} cells  {seconds:>5.0f} s{over}{large}")
+        return True
 
-
-class ProgressLine:
-    """One line per lesson: rewritten in a terminal as cells run, printed once in a log."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.began = time.perf_counter()
-        self.live = sys.stdout.isatty()
-        self.warnings: list[str] = []
-        self.shown = 0.0
-        print(f"  {name:<24} ", end="", flush=True)
-
-    def update(self, cell: int, cells: int, text: str) -> None:
-        bar = ""
-        if text:
-            parts = [part for part in re.split(r"[\r\n]", text) if part.strip()]
-            bar = parts[-1].strip() if parts else ""
-            if "\r" not in text and re.search(r"\w(Warning|Error)\b", text):
-                self.warnings.append(f"cell {cell}: {parts[0].strip()[:160]}")
-        now = time.perf_counter()
-        if self.live and (not text or now - self.shown > 0.2):
-            self.shown = now
-            width = shutil.get_terminal_size().columns - 1
-            line = f"  {self.name:<24} cell {cell:>3}/{cells}  {now - self.began:>5.0f} s  {bar}"
-            print("\r\033[K" + line[:width], end="", flush=True)
-
-    def end(self, text: str) -> None:
-        print(("\r\033[K" + f"  {self.name:<24} " if self.live else "") + text, flush=True)
+    def _what_to_do(self, lesson: Lesson, error: CellFailed, log: Path) -> tuple[str, str]:
+        """Two lines on a lesson that failed; the whole traceback goes to `log`."""
+        where = ""
+        if error.traceback:
+            _write_text(log, re.sub(r"\x1b\[[0-9;]*m", "", error.traceback) + "\n")
+            where = f"The whole traceback is in {os.path.relpath(log)}. "
+        reason = " ".join(error.reason.split())
+        return (
+            f"{lesson.slug}: cell {error.position} failed: {shorten(reason, 160)}",
+            f"    {where}Run it again with `make course ONLY={lesson.number}`; "
+            "the lessons that finished are kept.",
+        )
 
 
 def _shared_sources() -> list[Path]:
@@ -291,15 +311,6 @@ def _differences(path: Path, wanted: NotebookNode) -> list[str]:
     return problems
 
 
-def _report(lesson: Lesson, error: CellFailed) -> None:
-    text = error.traceback
-    if not sys.stderr.isatty():
-        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    print(f"{lesson.slug}: cell {error.position} failed\n", file=sys.stderr)
-    print("\n".join(f"    {line}" for line in error.source.splitlines()), file=sys.stderr)
-    print(f"\n{text}", file=sys.stderr)
-
-
 def _text(notebook: NotebookNode) -> str:
     return nbformat.writes(notebook) + "\n"
 
@@ -313,11 +324,18 @@ def _write(path: Path, notebook: NotebookNode) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and move into place: nobody ever reads half a notebook."""
+    """Write under a temporary name and move into place: nobody ever reads half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may have fewer than the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -337,14 +355,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=int, default=THREADS, help=f"per kernel (default {THREADS})"
     )
+    parser.add_argument("--jobs", type=int, help="lessons side by side (default: one per core)")
     options = parser.parse_args(arguments)
+    jobs = options.jobs or max(1, cores() // options.threads)
     builder = Builder(output=ROOT / "build" / ("fast" if options.fast else "course"))
     try:
         lessons = builder.lessons(options.only)
         if options.command == "course":
-            failed = builder.course(lessons, options.force, options.fast, options.threads)
+            failed = builder.course(lessons, options.force, options.fast, options.threads, jobs)
         elif options.command == "publish":
-            failed = builder.publish(lessons, options.force, options.threads)
+            failed = builder.publish(lessons, options.force, options.threads, jobs)
         elif options.command in ("nbgrader", "otter"):
             failed = builder.graders(options.command, lessons)
         elif options.command in ("student", "work"):

@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, and the folder of real checkpoints."""
+"""What every test shares: its number of threads, no network, the folder of real checkpoints."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import pytest
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+import tiny_transformer  # noqa: E402, F401  before torch: threads that wait shall not spin
+
+# isort: split
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
-torch.set_num_threads(1)  # the same sums in the same order on every machine
+# The same sums in the same order; tests/machines.py asks for another number.
+torch.set_num_threads(int(os.environ.get("MINIPEFT_TEST_THREADS", "1")))
 
 # The same examples for everybody, and no clock: a busy machine is not a failure.
 settings.register_profile("minipeft", deadline=None, derandomize=True, database=None)

@@ -1,5 +1,8 @@
 """tiny_transformer: the frozen thing. A decoder, an encoder and an encoder-decoder, by hand."""
 
+from . import process  # noqa: F401  it must come before torch is loaded
+
+# isort: split
 from . import objectives
 from .attention import Attention, attend, causal_mask
 from .checkpoints import data_folder, load, save

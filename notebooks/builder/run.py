@@ -12,6 +12,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,28 +22,33 @@ from pathlib import Path
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
 from builder.cut import ROOT
+from builder.silence import Watch, patience
 
 try:
     import fcntl
 except ImportError:  # Windows, where a killed build's folder stays until the system clears it
     fcntl = None
 
-THREADS = 2
-CELL_SECONDS = 900  # a cell that needs longer hangs: a whole lesson has four minutes
+THREADS = 1  # small models are not slower for it, and lessons run side by side
+LONG = 3600  # seconds nbclient waits for what `silence` watches over: a start, the last outputs
 PLACE = "minipeft-lesson-"  # how the temporary folder of a lesson that runs is called
 
 
 @dataclass
 class CellFailed(Exception):
-    """A cell raised an error: its place in the notebook (from 1), its source, what was raised."""
+    """A cell raised an error, hung or killed its kernel: its place in the notebook (from 1)."""
 
     position: int
-    source: str
-    traceback: str
+    reason: str  # in one line
+    traceback: str  # whole, "" where there is none
+
+
+class Stopped(Exception):
+    """The build was interrupted while this lesson ran."""
 
 
 class OwnKernel(AsyncKernelManager):
@@ -55,14 +61,28 @@ class OwnKernel(AsyncKernelManager):
 
 
 class Client(NotebookClient):
-    """nbclient that hands stderr to `say` and stores everything else."""
+    """nbclient that hands stderr to `say`, stores everything else and tells `watch` of both."""
 
     def __init__(
-        self, notebook: NotebookNode, say: Callable[[int, str], None], place: Path, **more
+        self,
+        notebook: NotebookNode,
+        say: Callable[[int, str], None],
+        place: Path,
+        watch: Watch,
+        **more,
     ) -> None:
         super().__init__(notebook, kernel_manager_class=OwnKernel, **more)
         self.say = say
         self.place = place
+        self.watch = watch
+
+    def process_number(self) -> int | None:
+        """The kernel's process, None before it has one."""
+        return getattr(self.km and self.km.provisioner, "pid", None)
+
+    def process_message(self, msg, cell, cell_index):
+        self.watch.heard()
+        return super().process_message(msg, cell, cell_index)
 
     def create_kernel_manager(self) -> OwnKernel:
         if sys.platform == "win32":
@@ -134,13 +154,21 @@ def execute(
     notebook: NotebookNode,
     progress: Callable[[int, int, str], None] = lambda cell, cells, text: None,
     threads: int = THREADS,
+    stop: threading.Event | None = None,
 ) -> float:
     """Run every cell of `notebook` in place and return the seconds it took.
 
     progress(cell, cells, text) is called when a cell starts (with text "") and when it writes to
     stderr.
-    Raises CellFailed for the first cell that raises, hangs or kills its kernel.
+    stop: set from another thread, it ends the kernel.
+
+    Raises:
+        CellFailed: for the first cell that raises, is silent too long or kills its kernel.
+        Stopped: `stop` was set.
     """
+    stop = stop or threading.Event()
+    settings = environment(threads)
+    watch = Watch(patience(settings), stop)
     cells = len(notebook.cells)
     current = [0]
 
@@ -160,23 +188,28 @@ def execute(
             notebook,
             say,
             place,
-            timeout=CELL_SECONDS,
+            watch,
+            timeout=None,
+            startup_timeout=LONG,
+            iopub_timeout=LONG,
             on_cell_start=starts,
             coalesce_streams=True,
             resources={"metadata": {"path": folder}},
         )
         failure = None
         try:
-            client.execute(env=environment(threads))
+            with watch.over(client.process_number):
+                client.execute(env=settings)
         except CellExecutionError:
             output = notebook.cells[current[0]].outputs[-1]
-            failure = "\n".join(output.get("traceback", [])) or f"{output.ename}: {output.evalue}"
-        except CellTimeoutError:
-            failure = f"the cell did not finish within {CELL_SECONDS} seconds"
-        except DeadKernelError:
-            failure = "the kernel died (out of memory?)"
+            failure = f"{output.ename}: {output.evalue}", "\n".join(output.get("traceback", []))
+        except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it was ready
+            if stop.is_set():
+                raise Stopped from None
+            died = "the kernel died (out of memory?)"
+            failure = f"nothing was heard for {watch.limit:.0f} s" if watch.silent else died, ""
         if failure is not None:
-            raise CellFailed(current[0] + 1, notebook.cells[current[0]].source, failure)
+            raise CellFailed(current[0] + 1, *failure)
         seconds = time.perf_counter() - began
         _tidy(notebook, folder)
     return seconds

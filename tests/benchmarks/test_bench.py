@@ -3,6 +3,7 @@
 import csv
 
 import pytest
+from patience import patience
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
@@ -17,6 +18,7 @@ TABLES = {
     "memory": ["memory"],
     "growth": ["growth"],
     "startup": ["startup"],
+    "threads": ["threads"],
 }
 
 
@@ -31,7 +33,9 @@ def bench():
 
     def run(*arguments):
         command = [sys.executable, str(root / "benchmarks" / "run.py"), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=300)
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=root, timeout=patience(75)
+        )
 
     return run
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from patience import patience
 
 import minipeft as mp
 from minipeft.commands import runs
@@ -95,7 +96,7 @@ def test_torchrun_is_refused_in_one_sentence(tmp_path):
     root = str(Path(__file__).parents[2])
     env = dict(os.environ, PYTHONPATH=root, OMP_NUM_THREADS="1")
     command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m minipeft train --steps 2"
-    options = dict(env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    options = dict(env=env, cwd=tmp_path, capture_output=True, text=True, timeout=patience(30))
     done = subprocess.run([sys.executable, *command.split()], **options)
     assert done.returncode != 0
     assert done.stderr.count("minipeft: The command train runs in one process") == 1

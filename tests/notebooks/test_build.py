@@ -12,9 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from patience import patience
 
 import build
-from builder import run
+from builder import progress, run, silence
 from builder.lesson import LessonError, read
 
 ROOT = Path(build.__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ def runs(monkeypatch):
     """Executions in name only, for what does not depend on outputs; a list of what was run."""
     done = []
 
-    def execute(notebook, progress, threads):
+    def execute(notebook, progress, threads, stop):
         done.append(notebook.metadata["minipeft"]["lesson"])
         code = [cell for cell in notebook.cells if cell.cell_type == "code"]
         for count, cell in enumerate(code, start=1):
@@ -187,8 +188,11 @@ def test_a_failing_cell_is_named_and_the_others_are_still_run(course, capsys):
     course.write("02_good", "# %%\n1 + 1")
     assert course_run(course) == 1
     error = capsys.readouterr().err
-    assert "01_bad: cell 3 failed" in error
-    assert "    raise ValueError('this one')" in error and "ValueError: this one" in error
+    said, advice = error.splitlines()
+    assert said == "01_bad: cell 3 failed: ValueError: this one"
+    log = course.output / "01_bad.failed.txt"
+    assert str(log.name) in advice and "`make course ONLY=01`" in advice
+    assert "raise ValueError('this one')" in log.read_text() and "\x1b" not in log.read_text()
     assert not (course.output / "01_bad.ipynb").exists()
     assert (course.output / "02_good.ipynb").exists()
     assert "not run yet" in (course.output / "index.html").read_text()
@@ -198,6 +202,68 @@ def test_a_kernel_that_dies_is_said(course, capsys):
     course.write("01_bad", "# %%\nimport os; os._exit(1)")
     assert course_run(course) == 1
     assert "the kernel died" in capsys.readouterr().err
+
+
+def test_a_lesson_that_is_silent_is_ended_and_one_that_works_is_not(course, capsys, monkeypatch):
+    """The limit is on silence: the first lesson is longer than that, the second says nothing."""
+    limit = patience(0.5)
+    monkeypatch.setattr(run, "patience", lambda environment: limit)
+    works = f"for n in range(8):\n    time.sleep({limit / 4})\n    print(n, file=sys.stderr)"
+    course.write("01_works", f"# %%\nimport sys, time\n{works}")
+    course.write("02_hangs", "# %%\nimport time\nwhile True:\n    time.sleep(1)")
+    assert course_run(course) == 1
+    (said, advice) = capsys.readouterr().err.splitlines()
+    assert said == f"02_hangs: cell 2 failed: nothing was heard for {limit:.0f} s"
+    assert "make course ONLY=02" in advice
+    assert (course.output / "01_works.ipynb").exists()
+
+
+def test_patience_grows_with_what_a_loop_needs_here(monkeypatch):
+    def said(text, code=0):
+        silence._known.clear()
+        answer = subprocess.CompletedProcess([], code, stdout=text)
+        monkeypatch.setattr(silence.subprocess, "run", lambda *a, **more: answer)
+        return silence.patience({"OMP_NUM_THREADS": "1"})
+
+    monkeypatch.setattr(silence, "_known", {})
+    assert said("0.01") == said("", code=1) == silence.SILENCE
+    assert said(str(3 * silence.USUAL)) == pytest.approx(3 * silence.SILENCE)
+
+
+def test_lessons_run_side_by_side_and_a_failure_loses_no_other(course, tmp_path, capsys):
+    """Each waits until the other runs, so one after another they would not end."""
+    for mine, other in (("01", "02"), ("02", "01")):
+        code = (
+            "import pathlib, sys, time\n"
+            f"here = pathlib.Path({str(tmp_path)!r})\n(here / '{mine}').touch()\n"
+            f"while not (here / '{other}').exists():\n"
+            "    time.sleep(0.05)\n    print('waits', file=sys.stderr)\n"
+        )
+        course.write(f"{mine}_waits", f"# %%\n{code}" + ("1 / 0" if mine == "01" else ""))
+    assert course_run(course, jobs=2) == 1
+    out, error = capsys.readouterr()
+    assert "01_waits: cell 2 failed: ZeroDivisionError: division by zero" in error
+    assert [line.split()[0] for line in sorted(out.splitlines())[:2]] == ["01_waits", "02_waits"]
+    assert not (course.output / "01_waits.ipynb").exists()
+    assert (course.output / "02_waits.ipynb").exists()
+
+
+def test_in_a_terminal_one_line_tells_of_all_lessons(capsys, monkeypatch):
+    lines = progress.Progress()
+    lines.live = True
+    monkeypatch.setenv("COLUMNS", "120")
+    one, two = lines.lesson("01_a"), lines.lesson("02_b")
+    one.update(3, 9, "")
+    two.update(1, 5, "")
+    assert capsys.readouterr().out.endswith("\r\x1b[K  01_a cell 3/9 0 s  |  02_b cell 1/5 0 s")
+    one.update(3, 9, "SomeWarning: beware\n")
+    one.end("9 cells")
+    out = capsys.readouterr().out
+    assert "01_a                     9 cells\n      cell 3: SomeWarning: beware\n" in out
+    two.update(2, 5, "")
+    two.update(2, 5, "\r 50%|####   ")
+    lines.show()
+    assert capsys.readouterr().out.endswith("\r\x1b[K  02_b cell 2/5 0 s  50%|####")
 
 
 def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
@@ -216,12 +282,12 @@ def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
     for sign in (signal.SIGKILL, signal.SIGINT):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
         wanted = "12" if sign == signal.SIGKILL else "122"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + patience(30)
         while not (count.exists() and count.read_text() == wanted):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(sign)
-        process.communicate(timeout=60)
+        process.communicate(timeout=patience(15))
         assert process.returncode != 0
         assert (course.output / "01_toy.ipynb").is_file()
         assert not (course.output / "02_toy.ipynb").exists()

@@ -1,0 +1,46 @@
+"""How threads wait is settled before torch is loaded, and the user's own word counts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tiny_transformer.process import SPIN
+
+ROOT = Path(__file__).resolve().parents[1]
+ASK = "; import os; print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('OMP_WAIT_POLICY'))"
+
+
+def said(code: str, **settings: str) -> str:
+    known = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
+    environment = {**known, **settings, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code + ASK]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("package", ["minipeft", "tiny_transformer", "minipeft.__main__"])
+def test_threads_that_wait_sleep_soon(package):
+    """It is set when torch begins to be loaded, not after."""
+    watch = (
+        "import sys, os\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *more):\n"
+        "        if name == 'torch':\n"
+        f"            assert os.environ.get('GOMP_SPINCOUNT') == '{SPIN}'\n"
+        f"sys.meta_path.insert(0, Finder())\nimport {package}"
+    )
+    assert said(watch) == f"{SPIN} None"
+
+
+def test_what_the_user_has_set_stays():
+    assert said("import minipeft", GOMP_SPINCOUNT="7") == "7 None"
+    assert said("import minipeft", OMP_WAIT_POLICY="ACTIVE") == "None ACTIVE"
+
+
+def test_nothing_is_set_when_torch_is_there_already():
+    """It would change nothing in this process, only in those that it starts."""
+    assert said("import torch, minipeft") == "None None"
