@@ -231,12 +231,14 @@ class Tuner(Installer):
     def disabled(self) -> Iterator[None]:
         """`with tuner.disabled(): ...` and back to what it was."""
         with self.record.turn:
-            before = self.enabled
+            before, gradients = self.enabled, [(p, p.grad) for p in self.lent]
             self.disable()
             try:
                 yield
             finally:
                 self.enable() if before else self.disable()
+                for parameter, gradient in gradients if before else ():  # of a step half done
+                    parameter.grad = gradient
 
     def merge(self) -> Tuner:
         """Write the patches into the base's weights and take the doors out of the model.

@@ -10,7 +10,10 @@ import time
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-PARTS = ("kills", "bad_settings", "bad_adapters", "bad_tables", "cycles", "determinism")
+PARTS = (
+    *("kills", "bad_settings", "bad_adapters", "bad_tables", "cycles", "orders"),
+    "determinism",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

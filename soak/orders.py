@@ -47,17 +47,25 @@ STEPS = 16  # of a sequence, at most
 NAMES = "abc"
 CLOSE = dict(rtol=0, atol=1e-8)  # float64, logits near 1
 
-METHODS = (
+MERGEABLE = (
     mp.LoRA(rank=2),
     mp.LoRA(rank=1, targets=("qkv", "down"), dropout=0.1),
+    mp.LoRABias(rank=1, bias="adapted"),
     mp.DoRA(rank=2),
     mp.PiSSA(rank=2, targets=("query", "output")),
     mp.QLoRA(rank=2, block=16),
     mp.AdaLoRA(init_rank=3, target_rank=2),
-    mp.Adapter(bottleneck=2),
-    mp.Adapter(bottleneck=2, placement="parallel"),
     mp.IA3(),
     mp.BitFit(),
+    mp.LoRAEmbedding(rank=1),
+    mp.TokenRows((3, 4)),
+    mp.HeadOnly(),
+    mp.TopLayers(1),
+    mp.FullFineTuning(),
+)
+OTHERS = (
+    mp.Adapter(bottleneck=2),
+    mp.Adapter(bottleneck=2, placement="parallel"),
     mp.Prefix(length=2, hidden=4),
     mp.Prefix(length=2, hidden=None, layout="peft"),
     mp.PTuningV2(length=2),
@@ -65,14 +73,10 @@ METHODS = (
     mp.PTuning(length=2, encoder="mlp"),
     mp.UniPELT(bottleneck=2, length=2, rank=2),
     mp.Together((mp.Prefix(length=2, hidden=None), mp.Adapter(bottleneck=2))),
-    mp.HeadOnly(),
-    mp.TopLayers(1),
-    mp.FullFineTuning(),
-    mp.LoRA(targets=("query", "lm_head")),
+    mp.LoRA(targets=("query", "lm_head")),  # which most of these models do not have
     mp.LoRA(targets=("query", "no such module")),
 )
-MERGED = METHODS[:6] + METHODS[8:10] + METHODS[17:20]  # those that can be merged, drawn as often
-methods = st.sampled_from(METHODS) | st.sampled_from(MERGED)
+METHODS = st.sampled_from(MERGEABLE) | st.sampled_from(OTHERS)
 KINDS = ("decoder", "encoder", "encoder-decoder", "gpt2", "bert", "t5")
 
 
@@ -266,7 +270,7 @@ class Orders(RuleBasedStateMachine):
     # ---- steps ----
 
     @precondition(lambda self: len(self.tuners) < len(NAMES))
-    @rule(method=methods, head=st.sampled_from(("auto", False)))
+    @rule(method=METHODS, head=st.sampled_from(("auto", False)))
     def attach(self, method, head):
         name = next(name for name in NAMES if name not in self.tuners)
         kept = {n: values(t) for n, t in self.tuners.items()}
@@ -399,7 +403,7 @@ class Orders(RuleBasedStateMachine):
         what=st.sampled_from(("attach", "merge", "unmerge", "disable", "enable", "detach")),
         number=st.integers(0, 2),
         after=st.integers(1, 1500),
-        method=methods,
+        method=METHODS,
     )
     def interrupt(self, what, number, after, method):
         """A KeyboardInterrupt in the middle: the step is undone, or it was made."""
