@@ -13,6 +13,10 @@ record `model.minipeft`, and follows from four rules:
     sharing      Of two models around one backbone only one can have tuners (`check_alone` in
                  minipeft/in_training.py).
 
+A copy of a model (`copy.deepcopy`, `pickle`, `torch.save`) has a record and tuners of its own: what
+hooks and patches keep is made of plain functions and objects. `torch.compile` goes on past them,
+unless `fullgraph=True` forbids it to, and compiles anew where the doors have changed.
+
 Every change first says what shall be and then makes the model so. The second part may be repeated,
 so that a change that was interrupted is undone, or finished, by running it once more.
 """

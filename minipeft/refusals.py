@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from minipeft.attached import tuners
-from minipeft.doors.weights import bottom, is_linear
+from minipeft.doors.weights import CopyDoor, bottom, is_linear
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Seat
 
@@ -72,7 +72,7 @@ def check_merge(tuner) -> None:
                 )
     for door in tuner.doors():
         for other in tuner.record.doors_of(bottom(door)):
-            if other is not door:
+            if other is not door and CopyDoor in (type(door), type(other)):
                 name = next(iter(other.patches))
                 raise ValueError(
                     f"{tuner.name!r} cannot be merged: {name!r} has a place at the same layer, "

@@ -54,6 +54,8 @@ def save(tuner: Tuner, folder: str | Path) -> None:
     """
     writer = layouts.WRITERS.get(type(tuner.method))
     settings, tensors = (writer and writer(tuner)) or _own_layout(tuner)
+    first = {t.data_ptr(): key for key, t in reversed(tensors.items())}  # of tied ones
+    tensors = {k: t if first[t.data_ptr()] == k else t.clone() for k, t in tensors.items()}
     heads = tuple(tuner.anatomy.heads())
     ours = {
         "form": FORM,

@@ -10,7 +10,7 @@ import pytest
 from soak.ledger import Clock, Line, table, unclear
 
 ROOT = Path(__file__).resolve().parents[2]
-SHORT = {"bad_settings": 120, "bad_adapters": 100, "bad_tables": 100, "cycles": 30}
+SHORT = {"bad_settings": 120, "bad_adapters": 100, "bad_tables": 100, "cycles": 30, "orders": 10}
 
 
 @pytest.mark.parametrize("part", SHORT)
