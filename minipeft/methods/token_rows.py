@@ -11,7 +11,8 @@ stay as they are (the number of the equation is ours):
     E (V, C) frozen    R (n, C) trained    ids (N, T) -> e (N, T, C)
 
 Where the matrix that writes words is the same as the one that reads them (tied weights), its rows
-change too: the logit of the k-th id is R[k] h, plus the head's bias if it has one.
+change too: the logit of the k-th id is R[k] h, plus the head's bias if it has one, and
+what a trained copy of the head (HeadOnly) adds.
 
 Start: R holds these rows of E, so that e(i) = E[i] exactly; every row has a gradient when its id is
 read or its logit counts.
@@ -71,10 +72,9 @@ class TiedRowsPatch(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (N, T, C), y (N, T, V) -> (N, T, V), in the dtype of y."""
         rows, ids = self.first[0].rows, self.first[0].ids
-        bias = self.head[0].bias
-        bias = None if bias is None else bias[ids].to(rows.dtype)
-        logits = F.linear(x.to(rows.dtype), rows, bias)  # R h + b: (N, T, n)
-        return y.index_copy(-1, ids, logits.to(y.dtype))
+        change = rows - self.head[0].weight.detach()[ids].to(rows.dtype)  # (n, C)
+        logits = F.linear(x.to(rows.dtype), change)  # (R - E[ids]) h: (N, T, n)
+        return y.index_add(-1, ids, logits.to(y.dtype))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from minipeft.model.described import check_family
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,
     FAMILIES,
+    NO_FIRST_TOKEN,
     TARGETS,
     TASK_HEADS,
     TINY_TASK_HEADS,
@@ -435,8 +436,12 @@ class Anatomy:
         return self.kind == "decoder"
 
     def is_encoder(self) -> bool:
-        """Every token sees every token; heads read the first one, [CLS]."""
+        """Every token sees every token."""
         return self.kind == "encoder"
+
+    def has_first_token(self) -> bool:
+        """Do rows begin with a token that heads read, [CLS]? Not in T5's encoder."""
+        return self.is_encoder() and self.model_type not in NO_FIRST_TOKEN
 
     def writes(self) -> bool:
         """A decoder with a language head: what has labels in a row is what it writes."""

@@ -300,6 +300,8 @@ FAMILIES = (
 
 COUNT_OWN_TOKENS = ("roberta", "opt")  # by themselves, whatever the side of the padding
 
+NO_FIRST_TOKEN = ("t5", "mt5", "umt5", "longt5")  # encoders without [CLS]
+
 # Heads that a fresh task starts from random numbers; they are trained and saved with a tuner.
 TASK_HEADS = ("score", "classifier", "pre_classifier", "classification_head", "qa_outputs")
 TINY_TASK_HEADS = ("ClassificationHead", "TaggingHead")  # the class of a tiny model's `head`

@@ -77,7 +77,7 @@ def expected_to_be_refused(name: str, kind: str, method: str) -> bool:
     if method == "prefix":
         return kind.startswith(NO_CACHE) or kind in ("BartModel", "T5Model")
     if method == "prompt of ours":  # ours stand behind [CLS], and heads find the last word
-        encoder = name in zoo.ENCODERS
+        encoder = name in zoo.ENCODERS and kind != "BertLMHeadModel"
         return encoder or (name in ("gpt2", "llama") and kind.endswith("SequenceClassification"))
     return False
 

@@ -71,7 +71,9 @@ def stands_as_in_peft(tuner) -> bool:
         return False
     if method.layout:
         return True
-    if tuner.anatomy.is_encoder():
+    tables = [module for _, module in tuner.anatomy.position_layers()]
+    counts_padding = any(getattr(table, "padding_idx", None) is not None for table in tables)
+    if tuner.anatomy.has_first_token() or counts_padding:  # RoBERTa finds padding by its id
         return False
     if type(method) is PTuning:
         return method.template is None

@@ -84,11 +84,11 @@ def check_layout(method) -> None:
 def notes(method, tuner, first: bool) -> list[str]:
     """Where the prompt stands, where that is not as one would expect."""
     before = "the prompt stands before [CLS], so heads that read the first token read the prompt"
-    if method.layout and tuner.anatomy.is_encoder():
+    if method.layout and tuner.anatomy.has_first_token():
         return [f'layout="peft": {before}, as in PEFT.']
     if method.layout:
         return ['layout="peft": the prompt stands first in every row, before padding, as in PEFT.']
-    return [f"Here {before}."] if first and tuner.anatomy.is_encoder() else []
+    return [f"Here {before}."] if first and tuner.anatomy.has_first_token() else []
 
 
 # ---- new words: their vectors at the start, their ids, their place ----
@@ -135,7 +135,7 @@ def add_words(tuner, method, prompt: nn.Module) -> None:
 
 def place(method, tuner, batch: dict) -> int | str | Tensor:
     """How many of a row's own tokens stand before the prompt, as `insert` takes it."""
-    position = method.position or ("after-bos" if tuner.anatomy.is_encoder() else "start")
+    position = method.position or ("after-bos" if tuner.anatomy.has_first_token() else "start")
     if position == "end" and tuner.anatomy.writes():
         return answer_begins(batch)
     return {"start": 0, "after-bos": 1, "end": "end"}[position]

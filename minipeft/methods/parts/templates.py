@@ -108,7 +108,7 @@ class Template:
     def _around(self, x: list[int], anatomy) -> tuple[int, int]:
         """How many tokens at both ends of an input belong to the frame."""
         if self.frame is None:
-            return int(anatomy.is_encoder() and len(x) > 0), 0
+            return int(anatomy.has_first_token() and len(x) > 0), 0
         n_open = int(bool(x) and x[0] == self.frame[0])
         return n_open, int(len(x) > n_open and x[-1] == self.frame[1])
 
