@@ -6,28 +6,40 @@
 `EXERCISES` says which check judges which exercise, for the lessons and `python -m minipeft check`.
 """
 
+from minipeft.checks.exercises.attend import attend
+from minipeft.checks.exercises.attention import attention
+from minipeft.checks.exercises.block import block
+from minipeft.checks.exercises.causal import causal
+from minipeft.checks.exercises.causal_mask import causal_mask
+from minipeft.checks.exercises.cross_entropy import cross_entropy
+from minipeft.checks.exercises.feed_forward import feed_forward
+from minipeft.checks.exercises.forgotten import forgotten
+from minipeft.checks.exercises.learning_rate import learning_rate
+from minipeft.checks.exercises.lora import lora
+from minipeft.checks.exercises.masked import masked
+from minipeft.checks.exercises.span_corruption import span_corruption
+from minipeft.checks.exercises.train_top import train_top
+from minipeft.checks.exercises.training_bytes import training_bytes
 from minipeft.checks.framework import CheckFailed, NotFinished
-from minipeft.checks.losses import cross_entropy, masked
-from minipeft.checks.pretraining import causal, learning_rate, span_corruption
-from minipeft.checks.transfer import forgotten, train_top, training_bytes
-from minipeft.checks.transformer import attend, attention, block, causal_mask, feed_forward
-from minipeft.checks.weights import lora
 
 EXERCISES = {
-    "tiny_transformer.attention:attend": attend,
-    "tiny_transformer.attention:causal_mask": causal_mask,
-    "tiny_transformer.attention:Attention": attention,
-    "tiny_transformer.layers:FeedForward": feed_forward,
-    "tiny_transformer.layers:Block": block,
-    "tiny_transformer.heads:cross_entropy": cross_entropy,
-    "tiny_transformer.objectives:causal": causal,
-    "tiny_transformer.objectives:masked": masked,
-    "tiny_transformer.objectives:span_corruption": span_corruption,
-    "tiny_transformer.pretraining:learning_rate": learning_rate,
-    "minipeft.course.transfer:train_top": train_top,
-    "minipeft.course.transfer:training_bytes": training_bytes,
-    "minipeft.course.transfer:forgotten": forgotten,
-    "minipeft.methods.lora:LoRAPatch": lora,
+    check.source.reference: check
+    for check in (
+        attend,
+        causal_mask,
+        attention,
+        feed_forward,
+        block,
+        cross_entropy,
+        causal,
+        masked,
+        span_corruption,
+        learning_rate,
+        train_top,
+        training_bytes,
+        forgotten,
+        lora,
+    )
 }
 
 __all__ = [

@@ -9,13 +9,18 @@ from minipeft import checks
 
 
 def by_log_softmax(logits, labels):
-    logs = logits.log_softmax(-1).flatten(0, 1)
+    if labels is None:
+        return None
+    logs = logits.float().log_softmax(-1).flatten(0, -2)
     labels = labels.flatten()
     keep = labels >= 0
     return -logs[keep, labels[keep]].mean()
 
 
 def by_one_hot(logits, labels):
+    if labels is None:
+        return None
+    logits = logits.float()
     keep = (labels != -100).unsqueeze(-1)
     target = F.one_hot(labels.clamp(min=0), logits.shape[-1]) * keep
     return -(target * (logits - logits.logsumexp(-1, keepdim=True))).sum() / keep.sum()
@@ -71,18 +76,18 @@ def mask_words(ids, tokenizer, generator=None, share=0.15, mask=0.8, noise=0.1, 
     }
 
 
-def in_a_loop(ids, tokenizer, generator=None):
+def in_a_loop(ids, tokenizer, generator=None, share=0.15):
     """A third one, word by word."""
     inputs, labels = ids.clone(), torch.full_like(ids, -100)
     dice = torch.rand(2, *ids.shape, generator=generator).tolist()
     for b, row in enumerate(ids.tolist()):
         for t, word in enumerate(row):
-            if word > 13 and dice[0][b][t] < 0.15:
+            if word > 13 and dice[0][b][t] < share:
                 labels[b, t] = word
                 if dice[1][b][t] < 0.8:
                     inputs[b, t] = tokenizer.mask_token_id
                 elif dice[1][b][t] < 0.9:
-                    inputs[b, t] = 14 + (word * 7 + b + t) % 200
+                    inputs[b, t] = 14 + (word * 7 + b + t) % (len(tokenizer) - 14)
     return {"input_ids": inputs, "labels": labels, "attention_mask": (ids != 0).long()}
 
 

@@ -175,7 +175,7 @@ def test_the_shared_sources_are_the_packages_the_data_and_the_pins():
     names = {str(p.relative_to(ROOT)) for p in build._shared_sources()}
     assert {
         "requirements.txt",
-        "minipeft/checks/weights.py",
+        "minipeft/checks/exercises/lora.py",
         "tiny_transformer/attention.py",
         "notebooks/builder/cut.py",
     } <= names

@@ -1,0 +1,196 @@
+"""What the checks look at: `python -m minipeft.checks.coverage`.
+
+For each exercise: how many cases there are, which parameters never have two values, which pairs of
+options never meet in two values each. A gap is a mistake that a check cannot see; the exit code is
+1 then. With --mutants every small change of the reference goes through the check, and those it
+accepts are listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.checks import EXERCISES
+from minipeft.checks.framework import Check
+from minipeft.checks.framework.mutants import mutants
+from minipeft.checks.framework.surroundings import surroundings
+
+Calls = list[dict[str, set]]  # for each case: parameter -> the values it had
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of one check: cases, parameters, options, and what never varied."""
+
+    name: str
+    cases: int
+    parameters: tuple[str, ...]
+    options: tuple[str, ...]
+    never_varied: tuple[str, ...]
+    pairs_never_varied: tuple[tuple[str, str], ...]
+
+    def line(self) -> str:
+        gaps = [*self.never_varied, *(f"{a} x {b}" for a, b in self.pairs_never_varied)]
+        return (
+            f"{self.name:<16}{self.cases:>6} cases{len(self.parameters):>4} parameters"
+            f"{len(self.options):>4} options   never varied: {len(gaps)}"
+            + (f" ({', '.join(gaps)})" if gaps else "")
+        )
+
+
+def report(check: Check) -> Report:
+    """Run every case with the reference, and see which arguments it was called with."""
+    calls: Calls = []
+    with surroundings():
+        for trial in check.trials:
+            for case in trial.cases:
+                calls.append({})
+                watched = _watched(check, calls[-1])
+                check.seen(trial, check.subject(trial, watched, case))
+    parameters = list(_parameters(check))
+    options = [p for p in parameters if any(not _data(v) for c in calls for v in c.get(p, ()))]
+    constant = [p for p in parameters if len(set().union(*(c.get(p, set()) for c in calls))) < 2]
+    pairs = [
+        (a, b)
+        for a, b in itertools.combinations([o for o in options if o not in constant], 2)
+        if not _vary_together(calls, a, b) and not check.impossible_pair(a, b)
+    ]
+    cases = sum(len(trial.cases) for trial in check.trials)
+    return Report(
+        check.name, cases, tuple(parameters), tuple(options), tuple(constant), tuple(pairs)
+    )
+
+
+def _methods(check: Check) -> list[str]:
+    return ["__init__", *check.blank]
+
+
+def _parameters(check: Check) -> Iterator[str]:
+    """ "forward.mask", or "mask" for a function."""
+    if not inspect.isclass(check.reference):
+        yield from inspect.signature(check.reference).parameters
+        return
+    for method in _methods(check):
+        if method in check.inner:
+            continue
+        for name in list(inspect.signature(getattr(check.reference, method)).parameters)[1:]:
+            yield f"{method}.{name}".removeprefix("__init__.")
+
+
+def _watched(check: Check, seen: dict[str, set]) -> Any:
+    """The reference, writing down its arguments."""
+
+    def note(function, prefix: str, arguments: tuple, options: dict) -> None:
+        bound = inspect.signature(function).bind(*arguments, **options)
+        for name in inspect.signature(function).parameters:
+            if name != "self":
+                value = _described(bound.arguments[name]) if name in bound.arguments else "left out"
+                seen.setdefault(prefix + name, set()).add(value)
+
+    reference = check.reference
+    if not inspect.isclass(reference):
+
+        def function(*arguments, **options):
+            note(reference, "", arguments, options)
+            return reference(*arguments, **options)
+
+        return function
+    methods = {}
+    for name in _methods(check):
+        original = getattr(reference, name)
+
+        def method(self, *arguments, _original=original, _name=name, **options):
+            prefix = "" if _name == "__init__" else f"{_name}."
+            note(_original, prefix, (self, *arguments), options)
+            return _original(self, *arguments, **options)
+
+        methods[name] = method
+    return type(reference.__name__, (reference,), methods)
+
+
+def _described(value: Any) -> Any:
+    """What tells one argument from another; data by its form, options by their value."""
+    if isinstance(value, Tensor):
+        return ("data", str(value.dtype), tuple(value.shape), value.is_contiguous())
+    if isinstance(value, torch.Generator):
+        return "given"
+    if isinstance(value, nn.Module):
+        return (
+            "data",
+            type(value).__name__,
+            sum(p.numel() for p in value.parameters()),
+            tuple(p.requires_grad for p in value.parameters()),
+        )
+    if isinstance(value, list | tuple):
+        return ("data", type(value).__name__, len(value), repr(value)[:200])
+    if isinstance(value, dict):
+        return "given"
+    if is_dataclass(value):
+        return ("data", repr(value))
+    if value is None or isinstance(value, bool | int | float | str):
+        return repr(value)
+    return ("data", type(value).__name__, len(value) if hasattr(value, "__len__") else 0)
+
+
+def _data(value: Any) -> bool:
+    return isinstance(value, tuple) and value[0] == "data"
+
+
+def _kind(value: Any) -> Any:
+    """For pairs any tensor is as good as any other."""
+    return "given" if _data(value) else value
+
+
+def _vary_together(calls: Calls, a: str, b: str) -> bool:
+    """Are there two values of each that meet in all four ways?"""
+    met = {(_kind(x), _kind(y)) for call in calls for x in call.get(a, ()) for y in call.get(b, ())}
+    by_x: dict[Any, set] = {}
+    for x, y in met:
+        by_x.setdefault(x, set()).add(y)
+    return any(len(one & two) > 1 for one, two in itertools.combinations(by_x.values(), 2))
+
+
+def survivors(check: Check) -> tuple[int, list[str]]:
+    """How many mutants there are, and the keys of those that the check accepts."""
+    count, accepted = 0, []
+    for mutant in mutants(check.source, check.blank):
+        count += 1
+        try:
+            wrong = check.source.build(mutant.tree)
+        except Exception:  # it does not compile: nobody can hand it in
+            continue
+        if check.accepts(wrong):
+            accepted.append(mutant.key)
+    return count, accepted
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m minipeft.checks.coverage", description=__doc__)
+    parser.add_argument("names", nargs="*", help="checks, all of them when none is named")
+    parser.add_argument("--mutants", action="store_true", help="also list the mutants that survive")
+    options = parser.parse_args(arguments)
+    gaps = 0
+    checks = [c for c in EXERCISES.values() if c.name in options.names or not options.names]
+    for check in checks:
+        found = report(check)
+        gaps += len(found.never_varied) + len(found.pairs_never_varied)
+        print(found.line(), flush=True)
+        if options.mutants:
+            count, accepted = survivors(check)
+            print(f"  {count} mutants, {len(accepted)} accepted", flush=True)
+            for key in accepted:
+                print(f"    {key}", flush=True)
+    print(f"{len(checks)} exercises, options never varied: {gaps}")
+    return 1 if gaps else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""One file per exercise: its trials and its usual mistakes."""

@@ -1,0 +1,224 @@
+"""The usual mistakes of `Attention`."""
+
+from __future__ import annotations
+
+from minipeft.checks.framework import OMIT, mistake
+
+QUERY, KEY, VALUE = (
+    "self.split(self.query(x))",
+    "self.split(self.key(source))",
+    "self.split(self.value(source))",
+)
+SPLIT = "x.view(B, T, self.heads, C // self.heads).transpose(1, 2)"
+JOIN = "heads.transpose(1, 2).reshape(B, T, H * D)"
+SOURCE = "source = x if context is None else context"
+SIZES = "T, S = query.shape[2], key.shape[2]"
+CAUSAL = "causal = causal and T > 1"
+KERNEL = "and not self.keep_weights and T == S"
+FUTURE = "causal_mask(T, S, query)"
+REMEMBER = "key, value, mask = self.remember(key, value, mask)"
+STORE = 'cache["key"], cache["value"] = key, value'
+LOW = "torch.finfo(query.dtype).min"
+INDENT = "\n            "
+BEGINS = "the causal pattern begins at the memory: every query may look at all of it"
+AT_ITS_END = "the mask is lengthened at its end: the memory stands in front"
+
+
+def masking(sentence: str, future: str):
+    """The causal pattern is another one, whichever way it comes."""
+    return mistake(sentence, (KERNEL, "and False"), (FUTURE, future))
+
+
+def remembering(sentence: str, mask: str):
+    """The mask over memory and keys is another one."""
+    return mistake(sentence, (REMEMBER, f"{REMEMBER}{INDENT}{mask}"))
+
+
+def triangle(width: str) -> str:
+    ones = f"torch.ones(T, {width}).triu(1) > 0"
+    return f"torch.zeros(T, {width}, dtype=query.dtype).masked_fill({ones}, {LOW})"
+
+
+def over(cut: str):
+    """All three parts, cut another way."""
+    return [
+        (QUERY, cut.format(part="self.query(x)", length="x.shape[1]")),
+        (KEY, cut.format(part="self.key(source)", length="source.shape[1]")),
+        (VALUE, cut.format(part="self.value(source)", length="source.shape[1]")),
+    ]
+
+
+MISTAKES = [
+    mistake(
+        "split cuts with view(B, H, T, D), which gives a head parts of other tokens: make "
+        "(B, T, H, D) first, then transpose T and H",
+        (SPLIT, "x.reshape(B, self.heads, T, C // self.heads)"),
+    ),
+    mistake(
+        "split stops at (B, T, H, D): transpose T and H",
+        (SPLIT, SPLIT.removesuffix(".transpose(1, 2)")),
+    ),
+    mistake(
+        "split deals the numbers out in turn: head 0 gets the first D numbers of a token, so make "
+        "(B, T, H, D)",
+        (SPLIT, "x.unflatten(-1, (-1, self.heads)).permute(0, 3, 1, 2)"),
+    ),
+    mistake(
+        "join reshapes (B, H, T, D) directly, which mixes tokens: transpose H and T back first",
+        (JOIN, "heads.reshape(B, T, H * D)"),
+    ),
+    mistake(
+        "join deals the numbers out in turn: the D numbers of a head stay side by side",
+        (JOIN, "heads.permute(0, 2, 3, 1).reshape(B, T, H * D)"),
+    ),
+    mistake(
+        "the last linear map is missing: return output(join(heads))",
+        ("self.output(self.join(heads))", "self.join(heads)"),
+    ),
+    mistake(
+        "key and value have changed places",
+        (f"key = {KEY}", "key = self.split(self.value (source))"),
+        (f"value = {VALUE}", "value = self.split(self.key(source))"),
+    ),
+    mistake(
+        "query and key have changed places",
+        (QUERY, "self.split(self.key(x))"),
+        (KEY, "self.split(self.query(source))"),
+    ),
+    mistake("the value is made with self.key: each part has its own map", (VALUE, KEY)),
+    mistake(
+        "the key is made with self.query: each part has its own map",
+        (KEY, "self.split(self.query(source))"),
+    ),
+    mistake(
+        "the heads are not split: all C numbers are used as one head", *over("{part}[:, None]")
+    ),
+    mistake(
+        "heads are cut with view(B, H, T, D), which mixes tokens: use split",
+        *over("{part}.reshape(x.shape[0], self.heads, {length}, -1)"),
+    ),
+    mistake(
+        "heads are joined without a transpose, which mixes tokens: use join",
+        ("self.join(heads)", "heads.reshape(x.shape)"),
+    ),
+    mistake(
+        "the scores are divided by sqrt(C): each head is D wide, so divide by sqrt(D)",
+        (QUERY, f"{QUERY} / self.heads**0.5"),
+    ),
+    mistake(
+        "the scores are not scaled: divide them by sqrt(D)",
+        (QUERY, f"{QUERY} * (x.shape[-1] // self.heads) ** 0.5"),
+    ),
+    mistake(
+        "the scores are scaled twice: mix divides by sqrt(D) itself",
+        (QUERY, f"{QUERY} / (x.shape[-1] // self.heads) ** 0.5"),
+    ),
+    mistake("causal=True is ignored: every token sees its future", (CAUSAL, "causal = False")),
+    masking(
+        "with causal=True a token sees a token of its future",
+        "F.pad(causal_mask(T, S, query), (1, 0))[:, :S]",
+    ),
+    masking(
+        "with causal=True a token does not see itself",
+        f"F.pad(causal_mask(T, S, query), (0, 1), value={LOW})[:, 1:]",
+    ),
+    masking(
+        "with causal=True a token sees its future and not its past",
+        "causal_mask(T, S, query).flip(0, 1)",
+    ),
+    mistake(
+        "attention is always causal: it is when causal=True",
+        (CAUSAL, "causal = T > 1 and context is None"),
+    ),
+    mistake("the mask is ignored: hand it on to mix", (SIZES, f"mask = None\n        {SIZES}")),
+    mistake(
+        "with causal=True the mask is ignored",
+        (SIZES, f"mask = None if causal else mask\n        {SIZES}"),
+    ),
+    mistake(
+        "with a mask causal=True is ignored", (CAUSAL, "causal = causal and T > 1 and mask is None")
+    ),
+    mistake(
+        "with a cache the mask is ignored",
+        (SIZES, f"mask = mask if cache is None else None\n        {SIZES}"),
+    ),
+    mistake(
+        "with a memory the mask is ignored: hand it to `remember`",
+        (REMEMBER, "key, value, mask = self.remember(key, value, None)"),
+    ),
+    mistake("the context is ignored: keys and values come from it", (SOURCE, "source = x")),
+    mistake(
+        "the query is made from the context: queries come from x",
+        (QUERY, "self.split(self.query(x if context is None else context))"),
+    ),
+    mistake(
+        "the value is made from x: with a context, keys and values come from it",
+        (VALUE, "self.split(self.value(x if x.shape == source.shape else source))"),
+    ),
+    mistake(
+        "the key is made from x: with a context, keys and values come from it",
+        (KEY, "self.split(self.key(x if x.shape == source.shape else source))"),
+    ),
+    mistake("the cache stays empty: keep key and value there for the next step", (STORE, "pass")),
+    mistake(
+        "the cache is filled but not read: put the cached keys and values before the new",
+        ("if context is None and cache:", "if False:"),
+    ),
+    mistake(
+        "the cache keeps the keys of the last step only: store the past and the new ones together",
+        (
+            STORE,
+            'cache["key"], cache["value"] = '
+            "(p if context is not None else p[:, :, -x.shape[1]:] for p in (key, value))",
+        ),
+    ),
+    mistake(
+        "the new keys stand before the cached ones, which shows when there are several tokens at a "
+        "time: put the past first",
+        ('[cache["key"], key]', '[key, cache["key"]]'),
+        ('[cache["value"], value]', '[value, cache["value"]]'),
+    ),
+    mistake(
+        "with a cache causal=True is ignored: the new tokens see each other's future",
+        (CAUSAL, "causal = causal and T > 1 and cache is None"),
+    ),
+    mistake(
+        "with a cache the first keys are taken for the present: the last query stands at the last "
+        "key",
+        (
+            FUTURE,
+            "causal_mask(T, T, query) if T == S else F.pad(causal_mask(T, T, query), (0, S - T))",
+        ),
+    ),
+    mistake(
+        "with a cache the past is closed: the new tokens may look at all of it",
+        (FUTURE, f"F.pad(causal_mask(T, T, query), (S - T, 0), value={LOW})"),
+    ),
+    mistake(
+        "cross-attention reads a cache as self-attention does, and puts the context's keys there "
+        "once more at every step",
+        ("if context is not None and cache:", "if False:"),
+        ("if context is None and cache:", "if cache:"),
+    ),
+    mistake(
+        "the memory is ignored: when there is one, `remember` puts it in front",
+        ("if self.memory is not None:", "if False:"),
+    ),
+    mistake(
+        "with a memory every token sees its future: `remember` gives back a mask that holds the "
+        "causal part, hand that one to mix",
+        (CAUSAL, "causal = causal and T > 1 and self.memory is None"),
+    ),
+    remembering(BEGINS, f"mask = {triangle('key.shape[2]')}"),
+    remembering(BEGINS, f"mask = {triangle('key.shape[2]')} if causal else mask"),
+    remembering(AT_ITS_END, f"mask = F.pad({triangle('S')}, (0, key.shape[2] - S))"),
+    remembering(AT_ITS_END, "mask = None if mask is None else mask.roll(S - key.shape[2], -1)"),
+    mistake(
+        "dropout stays on in eval mode: two calls differ",
+        when=lambda view: (
+            view.case.get("dropout") not in (OMIT, 0.0)
+            and not view.case.training
+            and view.difference.kind == "value"
+        ),
+    ),
+]

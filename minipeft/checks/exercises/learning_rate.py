@@ -1,0 +1,140 @@
+"""The schedule of the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, mistake
+from minipeft.checks.framework.numbers import number
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    return {"steps": case.steps, "peak": case.peak, "warmup": case.warmup}
+
+
+def curve(learning_rate: Callable, case: Case, given) -> Tensor:
+    """The rates of step 0 to the last, in units of the peak: (steps + 1,)."""
+    rates = [
+        number(
+            call(learning_rate, step, given.steps, given.peak, given.warmup, floor=case.floor),
+            "learning_rate",
+        )
+        for step in range(given.steps + 1)
+    ]
+    return torch.tensor(rates, dtype=torch.float64) / given.peak
+
+
+def schedule(rise: str = "right", fall: str = "right", scale: bool = True) -> Callable:
+    """learning_rate with a mistake in its rise or in its fall."""
+    rises = {
+        "right": lambda s, w: min(1.0, (s + 1) / max(1, w)),
+        "from 0": lambda s, w: min(1.0, s / max(1, w)),
+        "none": lambda s, w: 1.0,
+        "on": lambda s, w: (s + 1) / max(1, w),
+        "reaches 1 late": lambda s, w: min(1.0, (s + 1) / (w + 1)),
+    }
+    cosine = lambda part: (1 + math.cos(math.pi * part)) / 2  # noqa: E731
+    falls = {
+        "right": lambda s, n, w, f: f + (1 - f) * cosine(s / n),
+        "none": lambda s, n, w, f: 1.0,
+        "no floor": lambda s, n, w, f: cosine(s / n),
+        "on top": lambda s, n, w, f: f + cosine(s / n),
+        "cut off": lambda s, n, w, f: max(f, cosine(s / n)),
+        "line": lambda s, n, w, f: f + (1 - f) * (1 - s / n),
+        "whole": lambda s, n, w, f: f + (1 - f) * cosine(2 * s / n),
+        "quarter": lambda s, n, w, f: f + (1 - f) * math.cos(math.pi * s / n / 2),
+        "upside down": lambda s, n, w, f: f + (1 - f) * (1 - cosine(s / n)),
+        "after": lambda s, n, w, f: f + (1 - f) * cosine(max(0, s - w) / max(1, n - w)),
+        "double": lambda s, n, w, f: f + (1 - f) * 2 * cosine(s / n),
+        "one early": lambda s, n, w, f: f + (1 - f) * cosine(s / max(1, n - 1)),
+        "one late": lambda s, n, w, f: f + (1 - f) * cosine((s + 1) / n),
+        "unstretched": lambda s, n, w, f: f + cosine(s / n) * 1.0 - f * cosine(0.0),
+        "degrees": lambda s, n, w, f: f + (1 - f) * (1 + math.cos(180 * s / n)) / 2,
+    }
+
+    def learning_rate(step, steps, peak, warmup, floor=0.05):
+        part = rises[rise](step, warmup) * falls[fall](step, steps, warmup, floor)
+        return (peak if scale else 1.0) * part
+
+    return learning_rate
+
+
+MISTAKES = [
+    mistake("the rate is not multiplied by peak", wrong=schedule(scale=False)),
+    mistake(
+        "the warm-up begins at 0, so the first step does nothing: count step + 1",
+        wrong=schedule(rise="from 0"),
+    ),
+    mistake("the warm-up is missing", wrong=schedule(rise="none")),
+    mistake(
+        "the rise goes on beyond 1: it stays at 1 after the warm-up", wrong=schedule(rise="on")
+    ),
+    mistake(
+        "the rise reaches 1 one step late: it is (step + 1) / warmup",
+        wrong=schedule(rise="reaches 1 late"),
+    ),
+    mistake("there is no fall after the warm-up", wrong=schedule(fall="none")),
+    mistake("the floor is ignored: the fall ends at floor * peak", wrong=schedule(fall="no floor")),
+    mistake("the floor is added on top: the fall starts at 1", wrong=schedule(fall="on top")),
+    mistake(
+        "the floor cuts the cosine off: stretch the cosine between floor and 1",
+        wrong=schedule(fall="cut off"),
+    ),
+    mistake("the fall is a straight line: it should be half a cosine", wrong=schedule(fall="line")),
+    mistake(
+        "the cosine runs through a whole period, so the rate rises again: cos(pi s / steps)",
+        wrong=schedule(fall="whole"),
+    ),
+    mistake(
+        "the fall is a quarter of a cosine: it should be half of one, (1 + cos(pi s / steps)) / 2",
+        wrong=schedule(fall="quarter"),
+    ),
+    mistake("the cosine is upside down: 1 + cos, not 1 - cos", wrong=schedule(fall="upside down")),
+    mistake(
+        "the fall begins after the warm-up: here the cosine runs over all steps, from step 0",
+        wrong=schedule(fall="after"),
+    ),
+    mistake(
+        "the division by 2 is missing: 1 + cos lies between 0 and 2",
+        wrong=schedule(fall="double"),
+    ),
+    mistake(
+        "the cosine runs over steps - 1: divide by steps, as the equation says",
+        wrong=schedule(fall="one early"),
+    ),
+    mistake(
+        "the cosine counts step + 1: only the rise does, the fall begins at step 0",
+        wrong=schedule(fall="one late"),
+    ),
+    mistake(
+        "the cosine takes radians: math.cos(math.pi * ...), not degrees",
+        wrong=schedule(fall="degrees"),
+    ),
+]
+
+learning_rate = Check(
+    "learning_rate",
+    "tiny_transformer.pretraining:learning_rate",
+    "rises in equal steps from peak / warmup to peak, then falls as half a cosine to the floor",
+    [
+        Trial(
+            "the rate of every step",
+            inputs,
+            curve,
+            axes={
+                "steps": (100, 10, 3, 1),
+                "peak": (0.01, 1.0, 2.5),
+                "warmup": (20, 5, 1, 0, 200),
+                "floor": (OMIT, 0.1, 0.0, 0.5),
+            },
+            dtypes=("float32",),
+            layouts=("plain",),
+            gradients=("on",),
+        )
+    ],
+    MISTAKES,
+)

@@ -1,0 +1,220 @@
+"""Masked words: Devlin et al. 2019, section 3.1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from minipeft.checks.exercises.batches import tensors_of
+from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expect
+from tiny_transformer.tokenizer import WordTokenizer
+
+TOKENIZERS = {size: WordTokenizer([f"w{n}" for n in range(size)]) for size in (200, 3)}
+FIRST = 14  # ids below are special tokens
+ENOUGH = 400  # so many words tell a share
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """ids (B, T): words, with <bos>, <eos>, <unk>, <mask>, <sep>, gaps and padding among them."""
+    tokenizer = TOKENIZERS[case.words]
+    ids = torch.randint(FIRST, len(tokenizer), (case.B, case.T), generator=draw.generator)
+    if case.T > 20:
+        ids[:, 0] = tokenizer.bos_token_id
+        ids[:, 1:FIRST] = torch.arange(1, FIRST)  # every special token but padding
+        ids[:, -5:] = tokenizer.pad_token_id
+    generator = (
+        torch.Generator().manual_seed(case.seed) if case.generator is True else case.generator
+    )
+    return {"ids": draw.whole(ids), "tokenizer": tokenizer, "generator": generator}
+
+
+def run(masked, case: Case, given):
+    """Two calls, one after the other, with one generator."""
+    first = call(masked, given.ids, given.tokenizer, generator=given.generator, share=case.share)
+    second = call(masked, given.ids, given.tokenizer, generator=given.generator, share=case.share)
+    return first, second
+
+
+def judge(case: Case, given: dict, answer) -> None:
+    """Who is chosen, what becomes of them, what is asked."""
+    batches = [one_batch(case, given, batch) for batch in answer]
+    (first, inputs_first), (second, inputs_second) = batches
+    words = (given["ids"] >= FIRST).sum().item()
+    share = case.given("share", 0.15)
+    if words > ENOUGH and 0 < share < 1:
+        expect(
+            not torch.equal(first, second) and not torch.equal(inputs_first, inputs_second),
+            "two calls hide the same words: draw anew from the generator each time",
+        )
+
+
+def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
+    ids, tokenizer, share = given["ids"], given["tokenizer"], case.given("share", 0.15)
+    inputs, mask, labels = tensors_of(batch, "input_ids", "attention_mask", "labels")
+    for name, part in (("input_ids", inputs), ("labels", labels), ("attention_mask", mask)):
+        expect(
+            part.shape == ids.shape, f"{name} has shape {tuple(part.shape)}, not that of the ids"
+        )
+    for name, part in (("input_ids", inputs), ("labels", labels)):
+        expect(
+            part.dtype == torch.int64,
+            f"{name} should be whole numbers like the ids, not {part.dtype}",
+        )
+    words = ids >= FIRST
+    chosen = labels != -100
+    found = chosen[words].double().mean().item() if words.any() else 0.0
+    if share < 0.9 and words.sum() > ENOUGH:
+        expect(found < 0.9, "every word has a label: words that were not chosen get -100")
+    expect(not chosen[~words].any(), "special tokens (padding, <bos>) are chosen: only words are")
+    expect(
+        bool((labels[chosen] == ids[chosen]).all()),
+        "the labels must be the words that stood there before they were hidden",
+    )
+    if words.sum() > ENOUGH:
+        _shares(inputs, labels, ids, words, chosen, case, tokenizer)
+    expect(
+        bool((inputs[~chosen] == ids[~chosen]).all()),
+        "words that were not chosen are changed: leave them as they are",
+    )
+    random = chosen & (inputs != tokenizer.mask_token_id)
+    expect(
+        bool((inputs[random] >= FIRST).all()),
+        "a random word is drawn among the special tokens: draw among the words",
+    )
+    expect(
+        bool((inputs < len(tokenizer)).all()),
+        "a random word lies beyond the vocabulary: the largest id is len(tokenizer) - 1",
+    )
+    if words.sum() > ENOUGH:
+        _actions(inputs, ids, chosen, case, tokenizer)
+    expect(
+        bool(((mask != 0) == (ids != tokenizer.pad_token_id)).all()),
+        "attention_mask is 1 on every token but padding, <mask> included",
+    )
+    return labels, inputs
+
+
+def _near(share: float, count: int, smallest: float = 0.0) -> float:
+    """Five standard deviations of a share among so many."""
+    return max(smallest, 5 * math.sqrt(max(share * (1 - share), 1e-9) / max(1, count)))
+
+
+def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
+    """The right share of words, wherever they stand, whatever they are."""
+    share, count = case.given("share", 0.15), int(words.sum())
+    found = chosen[words].double().mean().item()
+    expect(
+        abs(found - share) < _near(share, count, 0.001),
+        f"{found:.0%} of the words are chosen, it should be {share:.0%}"
+        if abs(found - share) > 0.01
+        else f"{found:.1%} of the words are chosen, it should be {share:.1%}",
+    )
+    if not 0 < share < 1:
+        return
+    B, T = ids.shape
+    columns = words.sum(0) > 0
+    for part, what in ((slice(0, T // 2), "first"), (slice(T // 2, T), "second")):
+        inside = words[:, part]
+        here = chosen[:, part][inside].double().mean().item()
+        expect(
+            abs(here - share) < _near(share, int(inside.sum())),
+            f"{here:.0%} of the words in the {what} half of the rows are chosen: every place is as "
+            "likely as any other",
+        )
+    if B > 20:
+        per_column = chosen.double().sum(0)[columns] / words.double().sum(0)[columns]
+        expect(
+            bool((per_column < 1).all()),
+            "the same places are chosen in every row: draw for each word of each row",
+        )
+        spread = chosen.double().sum(1).var().item()  # words chosen in a row
+        usual = share * (1 - share) * count / B
+        expect(
+            spread > 0.2 * usual,
+            "every row has the same number of chosen words: each word is drawn by itself",
+        )
+        expect(
+            spread < 5 * usual,
+            "whole rows are chosen or left together: each word is drawn by itself",
+        )
+    beside = (chosen[:, 1:] & chosen[:, :-1])[words[:, 1:] & words[:, :-1]].double().mean().item()
+    expect(
+        abs(beside - share**2) < _near(share**2, count) * 2,
+        f"of neighbours {beside:.1%} are chosen together, by chance it is {share**2:.1%}: each "
+        "word is drawn by itself",
+    )
+
+
+def _actions(inputs, ids, chosen, case, tokenizer) -> None:
+    """Of the chosen: 80 % <mask>, 10 % a random word, 10 % kept."""
+    count = int(chosen.sum())
+    if count < 200:
+        return
+    words = len(tokenizer) - FIRST
+    hidden = (inputs[chosen] == tokenizer.mask_token_id).double().mean().item()
+    kept = (inputs[chosen] == ids[chosen]).double().mean().item()
+    expect(hidden < 0.97, "all chosen words become <mask>: 10 % become a random word, 10 % stay")
+    expect(
+        abs(hidden - 0.8) < _near(0.8, count),
+        f"{hidden:.0%} of the chosen become <mask>: it should be 80 %",
+    )
+    by_chance = 0.1 / words  # a random word may be the word itself
+    expect(
+        abs(kept - 0.1 - by_chance) < _near(0.1 + by_chance, count),
+        f"{kept:.0%} of the chosen words stay: it should be 10 %",
+    )
+    random = inputs[chosen & (inputs != tokenizer.mask_token_id) & (inputs != ids)]
+    if len(random) < 100:
+        return
+    kinds = random.unique()
+    if words <= 10:
+        expect(
+            len(kinds) == words,
+            f"the random words are only {len(kinds)} of {words} kinds: draw from {FIRST} to "
+            "len(tokenizer) - 1, each as likely as any other",
+        )
+    else:
+        middle = random.double().mean().item() - (FIRST + (words - 1) / 2)
+        expect(
+            len(kinds) > 20 and abs(middle) < 5 * words / math.sqrt(12 * len(random)),
+            "the random words are not drawn evenly from the words of the vocabulary",
+        )
+    rows = (chosen & (inputs == tokenizer.mask_token_id)).double()
+    together = (rows[:, 1:] * rows[:, :-1]).sum() / (chosen[:, 1:] & chosen[:, :-1]).sum().clamp(
+        min=1
+    )
+    pairs = int((chosen[:, 1:] & chosen[:, :-1]).sum())
+    if pairs > 100:
+        expect(
+            abs(together.item() - 0.64) < 2 * _near(0.64, pairs),
+            "what becomes of a chosen word goes along with its neighbour: draw for each word",
+        )
+
+
+masked = Check(
+    "masked",
+    "tiny_transformer.objectives:masked",
+    "15 % of the words chosen; of these 80 % <mask>, 10 % random, 10 % kept; other labels -100",
+    [
+        Trial(
+            "the batch",
+            inputs,
+            run,
+            axes={
+                "share": (OMIT, 0.15, 0.5, 0.0, 1.0),
+                "T": (400, 1, 7),
+                "B": (60, 1, 2),
+                "words": (200, 3),
+                "generator": (True, OMIT, None),
+            },
+            valid=lambda case: (case.T > 20) == (case.B > 20),
+            dtypes=("float32",),
+            gradients=("on",),
+            judge=judge,
+            draws=True,
+            fresh=lambda case: case.T > 20 and case.share not in (0.0, 1.0),
+        )
+    ],
+)

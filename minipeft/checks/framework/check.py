@@ -1,0 +1,300 @@
+"""`Check`: the framework decides, named mistakes explain."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from minipeft.checks.framework.cases import Case, plainer, smaller
+from minipeft.checks.framework.comparing import Difference, around, differs
+from minipeft.checks.framework.diagnosis import changed_defaults
+from minipeft.checks.framework.errors import (
+    GREEN,
+    PLAIN,
+    CheckFailed,
+    NotFinished,
+    is_stub,
+)
+from minipeft.checks.framework.naming import Failure, name_the_mistake
+from minipeft.checks.framework.observing import Observation, Subject
+from minipeft.checks.framework.randomness import (
+    Outcomes,
+    distribution_differs,
+    repeats,
+    rows_of,
+)
+from minipeft.checks.framework.repeating import Kept, call_again
+from minipeft.checks.framework.showing import small_case
+from minipeft.checks.framework.source import Source
+from minipeft.checks.framework.surroundings import careful_kernels, surroundings
+from minipeft.checks.framework.trial import Mistake, Trial
+
+FAILURES = 6  # of one trial are collected before the mistake is looked for
+TRIES = 60  # to make a failing case smaller
+
+
+class Check:
+    """Judges one exercise: `checks.lora(LoRAPatch)` prints a green line or raises CheckFailed.
+
+    Args:
+        name: of the check, as notebooks call it.
+        reference: the package's object, "minipeft.methods.lora:LoRAPatch".
+        tried: what the green line says was tried.
+        trials: what is done with the object, the simplest first.
+        mistakes: the usual ones, the most likely first.
+        blank: for a class, the methods that the learner writes.
+        inner: those of them that only the others call; no trial calls them.
+        impossible: pairs of parameters that cannot vary together, and why.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reference: str,
+        tried: str,
+        trials: Sequence[Trial],
+        mistakes: Sequence[Mistake] = (),
+        blank: Sequence[str] = (),
+        inner: Sequence[str] = (),
+        impossible: Mapping[tuple[str, str], str] | None = None,
+    ) -> None:
+        self.__name__ = self.name = name
+        self.source = Source(reference)
+        self.tried, self.trials, self.mistakes = tried, tuple(trials), tuple(mistakes)
+        self.blank, self.inner = tuple(blank), tuple(inner)
+        self.impossible = dict(impossible or {})
+        self.built: dict[tuple, Any] = {}  # wrong objects, once they were needed
+        self._shown: dict[tuple, Observation | None] = {}
+        self._expected: dict[tuple, Any] = {}
+        self._parameters: dict[tuple, dict[str, torch.Size]] = {}
+
+    @property
+    def reference(self) -> Any:
+        return self.source.object
+
+    def impossible_pair(self, a: str, b: str) -> str | None:
+        """Why two parameters cannot vary together, if they cannot."""
+        return self.impossible.get((a, b)) or self.impossible.get((b, a))
+
+    def __call__(self, candidate: Any) -> None:
+        """Judge the learner's object.
+
+        Raises:
+            NotFinished: it still raises the stub's NotImplementedError.
+            CheckFailed: it is wrong; the message names the mistake, `case` shows it.
+        """
+        with surroundings():
+            self._judge(candidate)
+        print(f"{GREEN}✓ {_name(candidate)}: {self.tried}{PLAIN}")
+
+    def accepts(self, candidate: Any) -> bool:
+        """The verdict alone, at the first case that fails."""
+        with surroundings():
+            try:
+                self._right_kind(candidate)
+                kept: list[Kept] = []
+                with careful_kernels():
+                    for trial in self.trials:
+                        for _ in self.failures(trial, candidate, kept):
+                            return False
+                return self._afterwards(candidate, kept) is None
+            except CheckFailed:
+                return False
+
+    def _judge(self, candidate: Any) -> None:
+        self._right_kind(candidate)
+        kept: list[Kept] = []
+        with careful_kernels():
+            unfinished = self._fails(candidate, kept)
+        if unfinished:
+            raise NotFinished(unfinished)
+        sentence = self._afterwards(candidate, kept)
+        if sentence is not None:
+            raise CheckFailed(sentence)
+
+    def _fails(self, candidate: Any, kept: list[Kept]) -> str | None:
+        """Raise CheckFailed at the first trial that fails; else the stub's words, if any."""
+        unfinished = None
+        for trial in self.trials:
+            failures = []
+            for failure in self.failures(trial, candidate, kept):
+                if is_stub(failure.difference.given):
+                    unfinished = unfinished or str(failure.difference.given)
+                    failures = []
+                    break
+                failures.append(failure)
+                if len(failures) == FAILURES:
+                    break
+            if failures:
+                passed = [(entry.trial, entry.case) for entry in kept]
+                self._reject(trial, candidate, failures, passed)
+        return unfinished
+
+    def _right_kind(self, candidate: Any) -> None:
+        """A class where a class is asked for, a function where a function is."""
+        wanted = self.name
+        if inspect.isclass(self.reference):
+            said = f"give the check the class itself: checks.{wanted}({self.source.name})"
+            if isinstance(candidate, nn.Module):
+                raise CheckFailed(f"this is an instance of {type(candidate).__name__}: {said}")
+            if not callable(candidate):
+                raise CheckFailed(f"this is a {type(candidate).__name__}: {said}")
+        elif not callable(candidate) or inspect.isclass(candidate):
+            raise CheckFailed(
+                f"this is a {type(candidate).__name__}: give the check the function itself, "
+                f"checks.{wanted}({self.source.name})"
+            )
+
+    # -- what a case shows -------------------------------------------------------------------------
+
+    def subject(self, trial: Trial, made: Any, case: Case) -> Subject:
+        """The object made ready for a case."""
+        key = (id(trial), case.key)
+        if key not in self._parameters:
+            first = Subject(trial, self.reference, case, {})
+            names = {}
+            if isinstance(first.instance, nn.Module):
+                names = {n: p.shape for n, p in first.instance.named_parameters()}
+            self._parameters[key] = names
+        return Subject(trial, made, case, self._parameters[key])
+
+    def expected(self, trial: Trial, case: Case) -> Any:
+        """What the reference shows: an Observation, or the outcomes of many rows."""
+        key = (id(trial), case.key)
+        if key not in self._expected:
+            subject = self.subject(trial, self.reference, case)
+            self._expected[key] = self.seen(trial, subject)
+        return self._expected[key]
+
+    def seen(self, trial: Trial, subject: Subject) -> Observation:
+        """One observation; for counted outcomes with the rows of two calls beside it."""
+        seen = subject.observe()
+        if trial.copies and seen.error is None:
+            again = subject.observe(shift=1)
+            if again.error is None:
+                rows = [rows_of(part, trial.copies) for part in (seen, again)]
+                seen.outcomes = Outcomes(*rows)
+        return seen
+
+    def shown_by(self, trial: Trial, wrong: Any, case: Case, key: Any) -> Observation | None:
+        """What a wrong object shows in a case; None when it cannot be made ready for it."""
+        place = (id(trial), case.key, key)
+        if place not in self._shown:
+            try:
+                self._shown[place] = self.seen(trial, self.subject(trial, wrong, case))
+            except Exception:  # a part is missing, or its constructor stops
+                self._shown[place] = None
+        return self._shown[place]
+
+    def is_right(self, trial: Trial, wrong: Any, case: Case, key: Any) -> bool:
+        """Does a wrong object show in this case what the reference shows?"""
+        seen = self.shown_by(trial, wrong, case, key)
+        wanted = self.expected(trial, case)
+        return seen is not None and self.difference(trial, case, wanted, seen) is None
+
+    def failures(
+        self, trial: Trial, candidate: Any, kept: list[Kept] | None = None
+    ) -> Iterator[Failure]:
+        """Every case of a trial that the candidate fails, the plainest first.
+
+        kept: takes those it passes.
+        """
+        for case in trial.cases:
+            failure = self.failure(trial, candidate, case, kept)
+            if failure is not None:
+                yield failure
+
+    def failure(
+        self, trial: Trial, candidate: Any, case: Case, kept: list[Kept] | None = None
+    ) -> Failure | None:
+        """What is wrong in one case, if anything."""
+        wanted = self.expected(trial, case)
+        try:
+            subject = self.subject(trial, candidate, case)
+            given = self.seen(trial, subject)
+        except CheckFailed as error:
+            nothing = Observation(wanted.inputs)
+            return Failure(case, wanted, nothing, Difference("rule", given=error))
+        except MemoryError:
+            raise
+        except Exception as error:  # its constructor stopped
+            given = Observation(wanted.inputs, error=error)
+        difference = self.difference(trial, case, wanted, given)
+        if difference is not None:
+            return Failure(case, wanted, given, difference)
+        if kept is not None and not trial.copies:
+            kept.append(Kept(trial, case, subject, given))
+        return None
+
+    def difference(
+        self, trial: Trial, case: Case, wanted: Observation, given: Observation
+    ) -> Difference | None:
+        """The first thing that counts."""
+        if given.error is not None and wanted.error is None:
+            refused = case.dtype in trial.may_refuse and not is_stub(given.error)
+            return None if refused else Difference("error", given=given.error)
+        if trial.copies:
+            beside = around(wanted, given, trial)
+            if beside is not None:
+                return beside
+            if repeats(given.outcomes) and not repeats(wanted.outcomes):
+                return Difference("repeats")
+            if distribution_differs(wanted.outcomes.rows, given.outcomes.rows):
+                return Difference("outcomes", "", wanted.result, given.result)
+            return None
+        if trial.judge is not None and given.error is None:
+            beside = around(wanted, given, trial)
+            if beside is not None and beside.kind == "argument":
+                return beside
+            try:
+                trial.judge(case, given.inputs, given.result)
+            except CheckFailed as error:
+                return Difference("rule", given=error)
+            except Exception as error:  # the result has a form that the rule cannot read
+                return Difference("error", given=error)
+        return differs(wanted, given, trial)
+
+    def _afterwards(self, candidate: Any, kept: list[Kept]) -> str | None:
+        """What one call does not show: the signature's defaults, and what is kept between calls."""
+        changed = changed_defaults(self.reference, candidate, self.blank)
+        return changed or call_again(_name(candidate), kept)
+
+    # -- the explanation ---------------------------------------------------------------------------
+
+    def _reject(
+        self,
+        trial: Trial,
+        candidate: Any,
+        failures: list[Failure],
+        passed: list[tuple[Trial, Case]],
+    ) -> None:
+        plainest = self._reduced(trial, candidate, failures[0], plainer)
+        sentence = name_the_mistake(self, trial, candidate, [plainest, *failures], passed)
+        smallest = self._reduced(trial, candidate, plainest, smaller)
+        text = ""
+        if smallest.difference.kind not in ("rule", "repeats", "outcomes"):
+            text = small_case(
+                smallest.case, trial.every_axis, smallest.wanted.inputs, smallest.difference
+            )
+        raise CheckFailed(sentence, text) from smallest.given.error
+
+    def _reduced(self, trial: Trial, candidate: Any, failure: Failure, simpler) -> Failure:
+        """The simplest case that fails in the same way."""
+        found, tries = not trial.copies, 0
+        while found and tries < TRIES:
+            found = False
+            for case in simpler(failure.case, trial.every_axis, trial.valid):
+                tries += 1
+                other = self.failure(trial, candidate, case)
+                if other is not None and other.difference.kind == failure.difference.kind:
+                    failure, found = other, True
+                    break
+        return failure
+
+
+def _name(candidate: Any) -> str:
+    return getattr(candidate, "__name__", type(candidate).__name__)

@@ -1,0 +1,192 @@
+"""Is what was given what is wanted? If not, what is the first thing that differs?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Number
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from minipeft.checks.framework.observing import Observation, floating
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.01}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """kind: one of the words below; where: the part of the result, the argument, the parameter.
+
+    "error" something was raised; "no error" nothing was, and should have been; "type", "parts",
+    "shape", "dtype", "nan", "value" of the result; "gradient missing", "gradient extra",
+    "gradient"; "argument" one was changed; "random" a global generator was touched; "settings".
+    """
+
+    kind: str
+    where: str = ""
+    wanted: Any = None
+    given: Any = None
+
+
+def differs(wanted: Observation, given: Observation, trial) -> Difference | None:
+    """The first difference that counts, the most telling one first; None when there is none."""
+    if wanted.error is not None:
+        if given.error is None:
+            return Difference("no error", wanted=wanted.error, given=given.result)
+        if not isinstance(given.error, type(wanted.error)):
+            return Difference("error", wanted=wanted.error, given=given.error)
+    elif given.error is not None:
+        return Difference("error", given=given.error)
+    elif trial.judge is None:
+        found = compare(wanted.result, given.result, trial)
+        if found is not None:
+            return found
+    return around(wanted, given, trial) or _gradients(wanted, given)
+
+
+def around(wanted: Observation, given: Observation, trial) -> Difference | None:
+    """Arguments, generators, settings."""
+    for name in given.changed:
+        if name not in wanted.changed:
+            return Difference("argument", name, wanted.inputs.get(name), given.after.get(name))
+    for name, value in wanted.inputs.items():
+        if isinstance(value, torch.Generator):
+            if name in wanted.changed and name not in given.changed and given.error is None:
+                return Difference("generator", name)
+    for name in given.moved:
+        if name not in wanted.moved and not (name == "torch" and trial.draws):
+            return Difference("random", name)
+    for words in given.settings:
+        return Difference("settings", words)
+    return None
+
+
+def _gradients(wanted: Observation, given: Observation) -> Difference | None:
+    if given.error is not None:
+        return None
+    if wanted.tracked and not given.tracked:
+        return Difference("gradient missing", "the result")
+    if not all(bool(torch.isfinite(t).all()) for t in floating(wanted.result)):
+        return None  # of NaN there is no gradient
+    largest = max([1.0, *(_largest(right) for right in wanted.gradients.values())])
+    for name, right in wanted.gradients.items():
+        answer = given.gradients.get(name)
+        # A gradient that is zero on paper (the bias of a key) is rounding noise in one of the two.
+        noise = 0.1 * largest * TOLERANCE.get(getattr(right, "dtype", None), 1e-4)
+        empty, needed = _largest(answer) <= noise, _largest(right) > noise
+        if needed and empty:
+            return Difference("gradient missing", name, right, answer)
+        if not needed and not empty:
+            return Difference("gradient extra", name, right, answer)
+        if needed and not close(right, answer, 5.0):
+            return Difference("gradient", name, right, answer)
+    if given.tracked and not wanted.tracked:
+        return Difference("gradient extra", "the result")
+    return None
+
+
+def _largest(gradient: Tensor | None) -> float:
+    if gradient is None or not gradient.numel():
+        return 0.0
+    return gradient.detach().abs().max().nan_to_num(nan=math.inf).item()
+
+
+def compare(wanted: Any, given: Any, trial, where: str = "") -> Difference | None:
+    """Nested results: dicts by key, lists and tuples by position, the leaves by value."""
+    if isinstance(wanted, Mapping):
+        if not isinstance(given, Mapping):
+            return Difference("type", where, wanted, given)
+        missing = [key for key in wanted if key not in given]
+        if missing:
+            return Difference("parts", where, missing, given)
+        extra = [str(key) for key in given if key not in wanted]
+        if extra and not trial.more_keys:
+            return Difference("extra parts", where, extra, given)
+        pairs = [
+            (f"{where}.{key}" if where else str(key), wanted[key], given[key]) for key in wanted
+        ]
+    elif isinstance(wanted, list | tuple) and not isinstance(wanted, torch.Size):
+        if not isinstance(given, list | tuple):
+            return Difference("type", where, wanted, given)
+        if len(wanted) != len(given):
+            return Difference("parts", where, wanted, given)
+        pairs = [
+            (f"{where}[{i}]", w, g) for i, (w, g) in enumerate(zip(wanted, given, strict=True))
+        ]
+    else:
+        return _leaf(wanted, given, trial, where)
+    for place, right, answer in pairs:
+        found = compare(right, answer, trial, place)
+        if found is not None:
+            return found
+    return None
+
+
+def _leaf(wanted: Any, given: Any, trial, where: str) -> Difference | None:
+    if isinstance(wanted, nn.Parameter | nn.Module):
+        return None if wanted is given else Difference("value", where, wanted, given)
+    if isinstance(wanted, Tensor):
+        return _tensors(wanted, given, trial, where)
+    if isinstance(wanted, Number) and not isinstance(wanted, bool):
+        number = as_number(given)
+        if number is None:
+            return Difference("type", where, wanted, given)
+        near = math.isclose(number, float(wanted), rel_tol=1e-5, abs_tol=1e-6)
+        same = near or (math.isnan(number) and math.isnan(float(wanted)))
+        return None if same else Difference("value", where, wanted, given)
+    if type(wanted) is not type(given):
+        return Difference("type", where, wanted, given)
+    return None if wanted == given else Difference("value", where, wanted, given)
+
+
+def _tensors(wanted: Tensor, given: Any, trial, where: str) -> Difference | None:
+    if not isinstance(given, Tensor):
+        return Difference("type", where, wanted, given)
+    if wanted.shape != given.shape:
+        return Difference("shape", where, wanted, given)
+    if wanted.is_floating_point() and given.is_floating_point():
+        if bool(given.isnan().any()) and not bool(wanted.isnan().any()):
+            return Difference("nan", where, wanted, given)
+    if not close(wanted, given, trial.slack):
+        return Difference("value", where, wanted, given)
+    if wanted.dtype != given.dtype and not trial.accepts(where, wanted.dtype, given.dtype):
+        return Difference("dtype", where, wanted, given)
+    return None if wanted.device == given.device else Difference("device", where, wanted, given)
+
+
+def close(wanted: Tensor, given: Tensor, slack: float = 1.0) -> bool:
+    """Equal shapes, and equal numbers up to the rounding of the coarser dtype."""
+    if wanted.shape != given.shape:
+        return False
+    coarse = max(TOLERANCE.get(wanted.dtype, 0.0), TOLERANCE.get(given.dtype, 0.0))
+    a, b = wanted.detach().double(), given.detach().double()
+    if not coarse:
+        return bool((a == b).all())
+    usual = a[a.abs() < 1e6]
+    size = max(1.0, usual.square().mean().sqrt().item()) if usual.numel() else 1.0
+    limit = slack * coarse
+    return bool(torch.allclose(b, a, rtol=limit, atol=limit * size, equal_nan=True))
+
+
+def as_number(value: Any) -> float | None:
+    """The number that an int, a float, a fraction, a numpy scalar or a tensor of one number is."""
+    if isinstance(value, bool | numpy.bool_):
+        return None
+    if isinstance(value, int | float | Fraction | numpy.number):
+        return float(value)
+    if isinstance(value, Tensor | numpy.ndarray) and value.ndim == 0:
+        return None if value.dtype in (torch.bool, bool) else float(value)
+    return None
+
+
+def place_of_first(wanted: Tensor, given: Tensor) -> tuple[int, ...]:
+    """Where two tensors of one shape differ most."""
+    gap = (wanted.double() - given.double()).abs().nan_to_num(nan=math.inf, posinf=math.inf)
+    if gap.dim() == 0:
+        return ()
+    return tuple(int(i) for i in torch.unravel_index(gap.argmax(), gap.shape))

@@ -1,0 +1,277 @@
+"""Name the mistake behind a failing case: what every exercise has in common."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.checks.framework.comparing import Difference, close
+from minipeft.checks.framework.showing import first_line, short, show
+from minipeft.checks.framework.trial import View
+
+IN_PLACE = (
+    "a leaf Variable that requires grad",
+    "a view of a leaf Variable",
+    "more than one element of the written-to tensor",
+)
+UNFIT = (
+    "shapes cannot be multiplied",
+    "must match the size",
+    "is invalid for input of size",
+    "Expected size for first two dimensions",
+    "must match except in dimension",
+)
+
+
+def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None:
+    """The sentence for what is wrong besides the numbers; None when only the numbers are."""
+    d, trial = view.difference, view.trial
+    what = trial.called(d.where)
+    match d.kind:
+        case "error":
+            return _error(d, name, reference, candidate)
+        case "no error":
+            kind = type(d.wanted).__name__
+            return f"{name} gives {show(d.given)} where there is no answer: raise a {kind}"
+        case "type":
+            return _type(d, what)
+        case "parts":
+            if isinstance(d.given, dict):
+                whole = "the batch" if "labels" in d.given or "input_ids" in d.given else "the dict"
+                return f"{whole} has no {', '.join(map(str, d.wanted))}"
+            return f"{what} should be {len(d.wanted)} things, not {len(d.given)}"
+        case "extra parts":
+            return f"{what} holds {', '.join(d.wanted)} too, which nobody asked for"
+        case "shape":
+            relation = same_numbers(d.wanted, d.given)
+            if relation:
+                return f"{what} {relation}"
+            given, right = tuple(d.given.shape), tuple(d.wanted.shape)
+            return f"{what} has shape {given}, it should be {right}"
+        case "dtype":
+            return f"{what} is {short(d.given.dtype)}, it should be {short(d.wanted.dtype)} here"
+        case "device":
+            return f"{what} is on {d.given.device}, it should be on {d.wanted.device}"
+        case "nan":
+            return f"{what} contains NaN or infinity"
+        case "gradient missing":
+            return _no_gradient(d, what)
+        case "gradient extra":
+            return f"{d.where} gets a gradient, but it must not learn: is a detach missing?"
+        case "argument":
+            return _changed(d, view)
+        case "generator":
+            return (
+                "nothing is drawn from `generator`: draw every random number from `generator`, so "
+                "that the next call gets new ones"
+            )
+        case "random":
+            return _random(d, view)
+        case "settings":
+            return f"{d.where} by {name}, and stay so for the rest of the program: leave them alone"
+    return None
+
+
+def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
+    error, words = d.given, f"{name} stopped with {type(d.given).__name__}: {first_line(d.given)}"
+    text = str(error)
+    if isinstance(error, NotImplementedError):
+        if 'missing the required "forward"' in text:
+            return f"{name} has no method forward{_slip(candidate, 'forward')}"
+        return f"{words} (this comes from torch or from your own code, not from the exercise)"
+    if any(part in text for part in IN_PLACE):
+        return f"{words[:150]}: an argument is changed in place, work on a copy"
+    if isinstance(error, AttributeError) and isinstance(reference, type):
+        missing = getattr(error, "name", "") or ""
+        if callable(getattr(reference, missing, None)) and not hasattr(candidate, missing):
+            return f"{name} has no method {missing}{_slip(candidate, missing)}"
+    if isinstance(error, TypeError) and "unexpected keyword argument" in text + words:
+        method = text.partition("(")[0].rpartition(".")[2]
+        target = getattr(reference, method, reference) if isinstance(reference, type) else reference
+        return f"{words}: keep the signature as it was given, {signature(target)}"
+    if any(part in text for part in UNFIT):
+        words += " (write the shape of each tensor beside its line)"
+    if "does not require grad" in text:
+        words += ": do not detach and do not use no_grad"
+    if d.wanted is not None:
+        words += f"; raise a {type(d.wanted).__name__} that says what is wrong"
+    return words
+
+
+def signature(function: Any) -> str:
+    """ "attend(query, key, value, mask=None, dropout=0.0)" """
+    bare = [
+        p.replace(annotation=inspect.Parameter.empty)
+        for p in inspect.signature(function).parameters.values()
+    ]
+    text = str(inspect.Signature(bare))
+    return f"{getattr(function, '__name__', 'it')}{text}"
+
+
+def _slip(candidate: Any, missing: str) -> str:
+    names = (
+        [n for n, v in vars(candidate).items() if callable(v)] if inspect.isclass(candidate) else []
+    )
+    near = difflib.get_close_matches(missing, names, 1, 0.6)
+    return (
+        f": it has {near[0]}, is that a slip of the pen?" if near else ": write it, named as given"
+    )
+
+
+def _type(d: Difference, what: str) -> str:
+    wanted = {Tensor: "a tensor", dict: "a dict", list: "a list", tuple: "a tuple"}
+    right = next((w for kind, w in wanted.items() if isinstance(d.wanted, kind)), None)
+    right = right or ("None" if d.wanted is None else "a number")
+    if isinstance(d.wanted, str):
+        right = "a string"
+    if isinstance(d.wanted, bool):
+        right = "True or False"
+    if isinstance(d.given, tuple):
+        return f"{what} should be {right}, not a tuple of {len(d.given)}"
+    if d.given is None:
+        return f"{what} should be {right}, not None (is a return missing?)"
+    return f"{what} should be {right}, not a {type(d.given).__name__}"
+
+
+def _no_gradient(d: Difference, what: str) -> str:
+    if d.where == "the result":
+        return (
+            f"{what if what != 'the result' else 'the answer'} does not require grad, so nothing "
+            "below it would learn: do not detach and do not use no_grad"
+        )
+    return f"{d.where} gets no gradient: do not detach it, and do not make a plain number of it"
+
+
+def _changed(d: Difference, view: View) -> str:
+    if d.where == "the layer itself":
+        return "the call changes the layer itself (its parameters, their gradients or its mode)"
+    first = d.wanted
+    verb = "were" if isinstance(first, list) or d.where.endswith("s") else "was"
+    copies = "copies" if isinstance(first, list) else "a copy"
+    return f"the {d.where} that came in {verb} changed: work on {copies}"
+
+
+def _random(d: Difference, view: View) -> str:
+    if "generator" in view.inputs and view.inputs["generator"] is not None:
+        return (
+            f"random numbers come from {d.where}'s global generator: draw every random number "
+            "from `generator`"
+        )
+    return (
+        f"{d.where}'s global generator is drawn from or seeded: leave it alone, other parts of the "
+        "program count on it"
+    )
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def by_numbers(view: View) -> str | None:
+    """How the numbers that were given relate to those that are wanted, if it can be seen."""
+    d = view.difference
+    what = view.trial.called(d.where)
+    if d.kind.startswith("gradient"):
+        what = f"the gradient of {d.where}"
+    wanted, given = d.wanted, d.given
+    if not isinstance(wanted, Tensor) or isinstance(wanted, nn.Parameter):
+        return None
+    if not isinstance(given, Tensor) or wanted.shape != given.shape or wanted.numel() < 2:
+        return None
+    wanted, given = wanted.detach().double(), given.detach().double()
+    if not (torch.isfinite(wanted).all() and torch.isfinite(given).all()):
+        return None
+    if (wanted.abs() > 1e6).any():
+        return None
+    relation = same_numbers(wanted, given) or _factor(wanted, given) or _rows(wanted, given)
+    return f"{what} {relation}" if relation else None
+
+
+def same_numbers(wanted: Tensor, given: Tensor) -> str | None:
+    """Right numbers in a wrong order or shape."""
+    if wanted.numel() != given.numel() or wanted.dim() > 4 or wanted.numel() < 2:
+        return None
+    flat = given.reshape(-1)
+    axes = range(wanted.dim())
+    for order in itertools.permutations(axes):
+        if close(wanted.permute(order).reshape(-1), flat):
+            if list(order) == sorted(order):
+                if given.shape != wanted.shape:
+                    right = tuple(wanted.shape)
+                    return (
+                        f"has the right numbers in shape {tuple(given.shape)}: it should be {right}"
+                    )
+                continue
+            moved = [i for i, j in enumerate(order) if i != j]
+            if wanted.permute(order).shape == given.shape:
+                return f"has its axes {' and '.join(map(str, moved))} interchanged: transpose them"
+            return (
+                "has the right numbers in the wrong places: a reshape only cuts the numbers anew, "
+                f"so transpose the axes {' and '.join(map(str, moved))} before it"
+            )
+    return None
+
+
+def _factor(wanted: Tensor, given: Tensor) -> str | None:
+    for name, other in (("as the opposite sign", -wanted),):
+        if close(other, given):
+            return f"has the right size and {name.removeprefix('as ')}: a minus is wrong"
+    shift = (given - wanted).mean()
+    if close(wanted + shift, given) and shift.abs() > 1e-3:
+        return f"is {abs(shift.item()):.4g} too {'large' if shift > 0 else 'small'} everywhere"
+    rate = (given * wanted).sum() / wanted.square().sum().clamp_min(1e-12)
+    if close(wanted * rate, given) and abs(rate.item()) > 1e-6:
+        return f"is {rate.item():.4g} times as large as it should be, everywhere: a factor is wrong"
+    return None
+
+
+def _rows(wanted: Tensor, given: Tensor) -> str | None:
+    for axis in range(wanted.dim()):
+        size = wanted.shape[axis]
+        if size < 2:
+            continue
+        if close(wanted.flip(axis), given):
+            return f"runs backwards along axis {axis}"
+        for by in (1, -1):
+            a = wanted.narrow(axis, 0, size - 1), given.narrow(axis, 1, size - 1)
+            b = wanted.narrow(axis, 1, size - 1), given.narrow(axis, 0, size - 1)
+            right, answer = a if by == 1 else b
+            if size > 2 and close(right, answer):
+                return f"is shifted by one place along axis {axis}: off by one"
+        if close(wanted.select(axis, 0).unsqueeze(axis).expand_as(wanted), given):
+            return f"is the same everywhere along axis {axis}: the first is used for all"
+    return None
+
+
+def changed_defaults(reference: Any, candidate: Any, methods: tuple[str, ...]) -> str | None:
+    """A default value in the signature that is not the one given."""
+    pairs = [(reference, candidate)]
+    if isinstance(reference, type):
+        pairs = [
+            (getattr(reference, m, None), getattr(candidate, m, None))
+            for m in ("__init__", *methods)
+        ]
+    for right, answer in pairs:
+        try:
+            wanted = inspect.signature(right).parameters
+            given = inspect.signature(answer).parameters
+        except (TypeError, ValueError):
+            continue
+        for name, parameter in wanted.items():
+            other = given.get(name)
+            if other is None or parameter.default is inspect.Parameter.empty:
+                continue
+            if other.default is inspect.Parameter.empty:
+                return f"{name} must be given: its default {parameter.default!r} was taken away"
+            if type(other.default) is not type(parameter.default) or (
+                other.default != parameter.default
+            ):
+                return (
+                    f"the default of {name} is {show(other.default)}, it should be "
+                    f"{parameter.default!r}: leave the signature as it was given"
+                )
+    return None

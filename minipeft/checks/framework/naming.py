@@ -1,0 +1,216 @@
+"""From failing cases to one sentence: the usual mistakes first, then what can be worked out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from minipeft.checks.framework.cases import Case
+from minipeft.checks.framework.comparing import Difference, compare, differs
+from minipeft.checks.framework.diagnosis import by_kind, by_numbers, changed_defaults
+from minipeft.checks.framework.mutants import mutants
+from minipeft.checks.framework.observing import Observation
+from minipeft.checks.framework.randomness import distribution_differs
+from minipeft.checks.framework.showing import conditions
+from minipeft.checks.framework.trial import Mistake, Trial, View
+
+Passed = list[tuple[Trial, Case]]  # cases that the learner's object passes
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that fails: what the reference showed, what the learner's object showed."""
+
+    case: Case
+    wanted: Observation
+    given: Observation
+    difference: Difference
+
+    def view(self, trial: Trial) -> View:
+        """For a mistake's `when`."""
+        return View(
+            self.case,
+            self.wanted.inputs,
+            self.wanted.result,
+            self.given.result,
+            self.given.error,
+            self.difference,
+            trial,
+        )
+
+
+def name_the_mistake(
+    check, trial: Trial, candidate: Any, failures: list[Failure], passed: Passed
+) -> str:
+    """One sentence for these failures of one trial, of which these cases are passed."""
+    first = failures[0]
+    if first.difference.kind == "rule":
+        return str(first.difference.given)
+    named = _usual(check, trial, failures, passed)
+    if named is not None:
+        return named
+    name = getattr(candidate, "__name__", type(candidate).__name__)
+    changed = changed_defaults(check.reference, candidate, check.blank)
+    if changed is not None:
+        return changed
+    if trial.copies:
+        return (
+            _dropout(check, trial, first)
+            or by_kind(first.view(trial), name, check.reference, candidate)
+            or _unknown(check, trial, candidate, first)
+        )
+    sentence = by_kind(first.view(trial), name, check.reference, candidate)
+    if sentence is not None:
+        return sentence + _when(first, trial)
+    return _mutant(check, trial, failures, passed) or _unknown(check, trial, candidate, first)
+
+
+def _when(failure: Failure, trial: Trial) -> str:
+    """The options in which it shows, where they tell something."""
+    if failure.difference.kind not in ("error", "no error", "nan", "type", "shape"):
+        return ""
+    words = conditions(failure.case, trial.every_axis)
+    return f" (with {words})" if 0 < len(words) < 60 else ""
+
+
+def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str | None:
+    """The mistake of the list that explains the plainest failure, and fits all else best."""
+    best, most = None, (False, 0, 0)
+    for entry in check.mistakes:
+        first = _explains(check, trial, entry, failures[0])
+        count = sum(_explains(check, trial, entry, failure) for failure in failures[1:])
+        if not first and 2 * count < len(failures):
+            continue
+        against = _contradictions(check, wrong_object(check, entry), passed, key_of(entry))
+        if (first, -against, count) > most or best is None:
+            best, most = entry, (first, -against, count)
+        if most == (True, 0, len(failures) - 1):
+            break
+    if best is None:
+        return None
+    if callable(best.sentence):
+        shown = next(f for f in failures if _explains(check, trial, best, f))
+        return best.sentence(shown.view(trial))
+    return best.sentence
+
+
+def wrong_object(check, entry: Mistake) -> Any:
+    """The object that makes the mistake, None for one that is recognised by `when`."""
+    if not entry.edits:
+        return entry.wrong
+    if entry.edits not in check.built:
+        check.built[entry.edits] = check.source.edited(entry.edits)
+    return check.built[entry.edits]
+
+
+def key_of(entry: Mistake) -> Any:
+    return entry.edits or entry.wrong
+
+
+def _contradictions(check, wrong: Any, passed: Passed, key: Any) -> int:
+    """Cases that the learner's object passes and this wrong one would not."""
+    if wrong is None:
+        return 0
+    return sum(not check.is_right(trial, wrong, case, key) for trial, case in passed)
+
+
+def _explains(check, trial: Trial, entry: Mistake, failure: Failure) -> bool:
+    if entry.when is not None:
+        try:
+            return bool(entry.when(failure.view(trial)))
+        except Exception:  # the result has another form than the mistake looks for
+            return False
+    return _answers_alike(check, trial, wrong_object(check, entry), failure, key_of(entry))
+
+
+def _answers_alike(check, trial: Trial, wrong: Any, failure: Failure, key: Any) -> bool:
+    """Does the wrong object show, in this case, what the learner's shows?"""
+    other = check.shown_by(trial, wrong, failure.case, key)
+    if other is None:
+        return False
+    given = failure.given
+    if given.error is not None or other.error is not None:
+        same = type(given.error) is type(other.error) and given.error is not None
+        return same and str(given.error)[:60] == str(other.error)[:60]
+    if trial.copies:
+        if failure.difference.kind == "repeats":
+            return False
+        return not distribution_differs(given.outcomes.rows, other.outcomes.rows)
+    if check.difference(trial, failure.case, failure.wanted, other) is None:
+        return False  # it is right in this case
+    if failure.difference.kind in ("value", "shape", "type", "nan", "parts", "dtype", "no error"):
+        same = compare(given.result, other.result, trial) is None
+        return same and compare(other.result, given.result, trial) is None
+    return trial.judge is None and differs(given, other, trial) is None
+
+
+def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str | None:
+    """A small change of the reference that gives all the answers that were given."""
+    if failures[0].difference.kind not in ("value", "gradient"):
+        return None
+    numbers = by_numbers(failures[0].view(trial))
+    if numbers is not None and "interchanged" in numbers + "wrong places":
+        return numbers
+    best, least = None, len(passed) + 1
+    for mutant in mutants(check.source, check.blank):
+        try:
+            wrong = check.source.build(mutant.tree)
+        except Exception:  # it does not compile
+            continue
+        key = mutant.key
+        if all(_answers_alike(check, trial, wrong, failure, key) for failure in failures[:3]):
+            against = _contradictions(check, wrong, passed, key)
+            if against < least:
+                best, least = mutant, against
+            if not against:
+                break
+    if best is None or (numbers and least):
+        return numbers
+    return f"{trial.called(failures[0].difference.where)} is wrong: {best.words}"
+
+
+def _dropout(check, trial: Trial, failure: Failure) -> str | None:
+    """What is wrong with a dropout, from the outcomes and how often they occur."""
+    if failure.difference.kind == "repeats":
+        return (
+            "dropout drops the same numbers in every row or at every call: draw anew each time, "
+            "and do not seed"
+        )
+    if failure.difference.kind != "outcomes" or trial.silenced is None:
+        return None
+    given = failure.given.outcomes.rows
+    axis, value = trial.silenced
+    still = check.expected(trial, failure.case.changed(**{axis: value})).outcomes.rows
+    if not distribution_differs(still, given):
+        return "dropout is never applied in training"
+    p = failure.case[axis]
+    turned = check.expected(trial, failure.case.changed(**{axis: 1 - p})).outcomes.rows
+    if p != 0.5 and not distribution_differs(turned, given):
+        return "dropout keeps what it should drop: p is the share that becomes zero"
+    wanted = failure.wanted.outcomes.rows
+    width = failure.given.result.shape if hasattr(failure.given.result, "shape") else None
+    if width is not None and wanted.shape == given.shape:
+        right, mean = wanted.mean(0), given.mean(0)
+        if (right.abs() > 0.05).any() and (mean - (1 - p) * right).abs().max() < 0.1:
+            return "what is kept is not divided by 1 - p, so the mean shrinks: F.dropout does it"
+    return (
+        f"with a dropout of {p:g} other outcomes occur than should: its share, its scale, the "
+        "place where it falls, or numbers that are dropped together"
+    )
+
+
+def _unknown(check, trial: Trial, candidate: Any, failure: Failure) -> str:
+    what = trial.called(failure.difference.where)
+    if failure.difference.kind == "gradient":
+        what = f"the gradient of {failure.difference.where}"
+    wanted, given = failure.difference.wanted, failure.difference.given
+    worst = ""
+    if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
+        gap = (given.double() - wanted.double()).abs().max().item()
+        worst = f": the largest difference is {gap:.3g}"
+    words = conditions(failure.case, trial.every_axis)
+    words = f" (with {words})" if 0 < len(words) < 60 else ""
+    return (
+        f"{what} is wrong{words}{worst}, and it is none of the usual mistakes; work the small "
+        "case below out on paper"
+    )

@@ -1,0 +1,193 @@
+"""Exercises whose answer is a number or a shape, worked out before the code does.
+
+    parameters = count(
+        "parameters", "r (in + out) for each of two maps", 2048,
+        wrong={1024: "that is one of the two maps: query and value are both adapted"},
+    )
+    checks.parameters(2048)
+
+Equivalent forms are one answer: 2048, 2048.0, a tensor or an array of one number, Fraction(2048);
+(2, 3), [2, 3], torch.Size([2, 3]), the shape of an array.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy
+import torch
+
+from minipeft.checks.framework.comparing import as_number
+from minipeft.checks.framework.errors import GREEN, PLAIN, CheckFailed, NotFinished, is_stub
+from minipeft.checks.framework.showing import show
+from minipeft.checks.framework.surroundings import surroundings
+
+
+def number(value: Any, name: str) -> float:
+    """What a function gave back, as a number.
+
+    Raises:
+        CheckFailed: it is none.
+    """
+    found = as_number(value)
+    if found is None:
+        missing = " (is a return missing?)" if value is None else ""
+        raise CheckFailed(f"{name} should return a number, not {_kind(value)}{missing}")
+    return found
+
+
+class NumberCheck:
+    """Judges an answer that is a number, a shape, or a dict of such.
+
+    Args:
+        name: of the check, as notebooks call it.
+        tried: what the green line says.
+        right: the answer, or a function that works it out.
+        wrong: wrong answers and where each comes from, the most likely first: a mapping for
+            numbers and shapes, or pairs.
+        tolerance: relative; a number of things is exact (0), a measured one is not.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tried: str,
+        right: Any | Callable[[], Any],
+        wrong: Mapping[Any, str] | list[tuple[Any, str]] = (),
+        tolerance: float = 0.0,
+    ) -> None:
+        self.__name__ = self.name = name
+        self.tried, self._right, self.tolerance = tried, right, tolerance
+        self.wrong = list(wrong.items()) if isinstance(wrong, Mapping) else list(wrong)
+
+    @property
+    def right(self) -> Any:
+        return self._right() if callable(self._right) else self._right
+
+    def __call__(self, answer: Any) -> None:
+        """Judge an answer, or what a function without arguments answers.
+
+        Raises:
+            NotFinished: the answer is still `...`, or the stub's exception.
+            CheckFailed: it is wrong; the sentence says where it comes from, if that is known.
+        """
+        with surroundings():
+            self._judge(answer)
+        print(f"{GREEN}✓ {self.name}: {self.tried}{PLAIN}")
+
+    def _judge(self, answer: Any) -> None:
+        if answer is ...:
+            raise NotFinished(f"{self.name} is yours to work out: put a number in place of ...")
+        if callable(answer) and as_number(answer) is None:
+            try:
+                answer = answer()
+            except Exception as error:
+                if is_stub(error):
+                    raise NotFinished(str(error)) from None
+                words = f"{type(error).__name__}: {error}"[:200]
+                raise CheckFailed(f"{self.name} stopped with {words}") from error
+        right = self.right
+        if self._equal(answer, right):
+            return
+        for value, sentence in self.wrong:
+            if self._equal(answer, value):
+                raise CheckFailed(sentence)
+        raise CheckFailed(self._relation(answer, right))
+
+    def _equal(self, answer: Any, right: Any) -> bool:
+        if isinstance(right, Mapping):
+            return (
+                isinstance(answer, Mapping)
+                and answer.keys() >= right.keys()
+                and all(self._equal(answer[key], right[key]) for key in right)
+            )
+        wanted, given = _plain(right), _plain(answer)
+        if wanted is None or given is None or len(wanted) != len(given):
+            return False
+        if (as_number(right) is None) != (as_number(answer) is None):
+            return False
+        near = self.tolerance or 1e-9
+        return all(
+            math.isclose(a, b, rel_tol=near, abs_tol=near * 1e-3)
+            for a, b in zip(wanted, given, strict=True)
+        )
+
+    def _relation(self, answer: Any, right: Any) -> str:
+        """What can be said of a wrong answer without giving the right one away."""
+        if isinstance(right, Mapping):
+            return self._of_a_dict(answer, right)
+        wanted, given = _plain(right), _plain(answer)
+        said = f"{self.name} is not {show(answer)}"
+        if as_number(right) is None:
+            if given is None or as_number(answer) is not None:
+                return (
+                    f"{self.name} should be a shape, a tuple of {len(wanted)}, not {_kind(answer)}"
+                )
+            if len(given) != len(wanted):
+                return f"{said}: it has {len(wanted)} axes, not {len(given)}"
+            if sorted(given) == sorted(wanted):
+                return f"{said}: the sizes are right, their order is not"
+            off = [i for i, (a, b) in enumerate(zip(wanted, given, strict=True)) if a != b]
+            return f"{said}: axis {off[0]} is another size"
+        if given is None or as_number(answer) is None:
+            missing = " (is a return missing?)" if answer is None else ""
+            return f"{self.name} should be a number, not {_kind(answer)}{missing}"
+        a, b = wanted[0], given[0]
+        if a == -b:
+            return f"{said}: the sign is wrong"
+        if abs(a - b) == 1 and float(a).is_integer():
+            return f"{said}: it is off by one"
+        for factor, words in FACTORS.items():
+            for side, ratio in (("large", factor), ("small", 1 / factor)):
+                if a and math.isclose(b / a, ratio, rel_tol=1e-6):
+                    return f"{said}: it is {factor:g} times too {side}{words}"
+        side = "large" if b > a else "small"
+        return f"{said}: it is too {side}, {_about(a, b)}"
+
+    def _of_a_dict(self, answer: Any, right: Mapping) -> str:
+        if not isinstance(answer, Mapping):
+            missing = " (is a return missing?)" if answer is None else ""
+            return f"{self.name} should be a dict, not {_kind(answer)}{missing}"
+        lacking = [str(key) for key in right if key not in answer]
+        if lacking:
+            return f"{self.name} has no {', '.join(lacking)}"
+        key = next(k for k in right if not self._equal(answer[k], right[k]))
+        return NumberCheck(f"{self.name}: {key}", "", right[key])._relation(answer[key], right[key])
+
+
+FACTORS = {
+    2: " (is a half, or a pair, forgotten?)",
+    4: " (bytes of a float32?)",
+    8: " (bits and bytes?)",
+    100: " (per cent, or a share?)",
+    1000: " (thousands?)",
+    1024: " (kilobytes?)",
+    2**20: " (megabytes, or bytes?)",
+    0.6931471805599453: " (nats, or bits?)",
+}
+
+
+def _about(a: float, b: float) -> str:
+    if a and b and a * b > 0:
+        ratio = max(a / b, b / a)
+        return f"by a factor of {ratio:.3g}"
+    return f"by {abs(a - b):.3g}"
+
+
+def _plain(value: Any) -> list[float] | None:
+    """A number as [n], a shape as the list of its sizes; None for anything else."""
+    single = as_number(value)
+    if single is not None:
+        return [single]
+    if isinstance(value, torch.Tensor | numpy.ndarray):
+        value = value.tolist() if value.ndim == 1 else None
+    if isinstance(value, list | tuple):
+        numbers = [as_number(entry) for entry in value]
+        return None if None in numbers else numbers
+    return None
+
+
+def _kind(value: Any) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,89 @@
+"""Dropout: is it applied, how much, with which scale, where, and independently?
+
+One question answers them all: does the learner's object give the same *outcomes equally often* as
+the reference? A case drops from so few numbers that every outcome can be listed: four numbers make
+sixteen outcomes. Thousands of equal rows go through in one call. Each row of the result, with the
+gradient of that row's input, is one outcome; the outcomes are counted and compared.
+
+A wrong scale or place makes outcomes that the reference does not have; a wrong share changes how
+often they occur; numbers that are dropped together leave outcomes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from minipeft.checks.framework.inputs import leaves_of
+from minipeft.checks.framework.observing import Observation
+
+ALIKE = 1e-3  # outcomes closer than this (times their size) are one outcome
+UNSEEN = 0.01  # of the rows may be outcomes so rare that the reference's rows hold none
+DEVIATIONS = 6.0  # standard deviations between two counts; chance gives that once in 500 million
+
+
+@dataclass
+class Outcomes:
+    """Rows (N, numbers) of two calls, or what kept them from being taken."""
+
+    first: Tensor
+    second: Tensor
+
+    @property
+    def rows(self) -> Tensor:
+        return torch.cat([self.first, self.second])
+
+
+def rows_of(seen: Observation, copies: int) -> Tensor:
+    """(N, numbers): every tensor of the result with N rows, and the gradients of N rows."""
+    tensors = [leaf for _, leaf in leaves_of(seen.result) if isinstance(leaf, Tensor)]
+    tensors += [g for g in seen.gradients.values() if g is not None]
+    wide = [
+        t.detach().double().reshape(copies, -1) for t in tensors if t.dim() and len(t) == copies
+    ]
+    return torch.cat(wide, dim=1) if wide else torch.zeros(copies, 0, dtype=torch.float64)
+
+
+def _nearest(rows: Tensor, outcomes: Tensor) -> Tensor:
+    """(N,): which outcome each row is, -1 for none of them."""
+    size = max(1.0, outcomes.abs().max().item())
+    gap = torch.cdist(rows, outcomes, p=float("inf"))  # (N, K)
+    best, number = gap.min(dim=1)
+    return torch.where(best <= ALIKE * size, number, -1)
+
+
+def distinct(rows: Tensor) -> Tensor:
+    """(K, numbers): the outcomes among rows, those that are alike taken together."""
+    size = max(1.0, rows.abs().max().item()) * ALIKE
+    _, inverse = torch.unique((rows / size).round(), dim=0, return_inverse=True)
+    first = torch.full((int(inverse.max()) + 1,), len(rows)).scatter_reduce(
+        0, inverse, torch.arange(len(rows)), "amin"
+    )
+    return rows[first]
+
+
+def distribution_differs(wanted: Tensor, given: Tensor) -> bool:
+    """Are there outcomes that only one of them has, or that one has clearly more often?"""
+    if wanted.shape[1] != given.shape[1] or not bool(torch.isfinite(given).all()):
+        return True
+    outcomes = distinct(wanted)
+    numbers = _nearest(given, outcomes)
+    if (numbers < 0).double().mean() > UNSEEN:
+        return True
+    expected = torch.bincount(_nearest(wanted, outcomes).clamp(min=0), minlength=len(outcomes))
+    counted = torch.bincount(numbers.clamp(min=0), minlength=len(outcomes))
+    p, q = expected / len(wanted), counted / len(given)
+    both = (expected + counted) / (len(wanted) + len(given))
+    spread = (both * (1 - both) * (1 / len(wanted) + 1 / len(given))).sqrt()
+    return bool(((p - q).abs() > DEVIATIONS * spread + 2 / len(given)).any())
+
+
+def repeats(outcomes: Outcomes) -> bool:
+    """Does every call, or every row, get the same draw?"""
+    kinds = distinct(outcomes.rows)
+    first, second = _nearest(outcomes.first, kinds), _nearest(outcomes.second, kinds)
+    every_call = torch.equal(first, second) and len(kinds) > 1
+    every_row = len(first.unique()) == 1 and len(second.unique()) == 1 and len(kinds) > 1
+    return every_call or every_row
