@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -34,6 +35,7 @@ from minipeft.checks.framework.surroundings import careful_kernels, surroundings
 from minipeft.checks.framework.trial import Mistake, Trial
 
 FAILURES = 6  # of one trial are collected before the mistake is looked for
+PASSED = 30  # of one trial are held against a mistake that explains the failures
 TRIES = 60  # to make a failing case smaller
 
 
@@ -98,9 +100,10 @@ class Check:
                 self._right_kind(candidate)
                 kept: list[Kept] = []
                 with careful_kernels():
-                    for trial in self.trials:
-                        for _ in self.failures(trial, candidate, kept):
-                            return False
+                    for row in zip_longest(*(trial.cases for trial in self.trials)):
+                        for trial, case in zip(self.trials, row, strict=True):
+                            if case is not None and self.failure(trial, candidate, case, kept):
+                                return False
                 return self._afterwards(candidate, kept) is None
             except CheckFailed:
                 return False
@@ -131,6 +134,8 @@ class Check:
                     break
             if failures:
                 passed = [(entry.trial, entry.case) for entry in kept]
+                plain = [(one, case) for one, case in passed if case is one.cases[0]]
+                passed = plain + [pair for pair in passed if pair[0] is trial][:PASSED]
                 self._reject(trial, candidate, failures, passed)
         return unfinished
 

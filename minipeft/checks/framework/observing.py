@@ -110,16 +110,17 @@ class Subject:
             raise
         except Exception as error:  # whatever a learner's code raises
             seen.error = error
-        seen.after = snapshot(held)
-        seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
-        now = random_states()
-        seen.moved = [name for name in states if states[name] != now[name]]
+        left = settings()
+        restore_settings()
         seen.settings += [
             words
-            for words, value in settings().items()
+            for words, value in left.items()
             if value != switched[words] and words not in seen.settings
         ]
-        restore_settings()
+        now = random_states()
+        seen.moved = [name for name in states if states[name] != now[name]]
+        seen.after = snapshot(held)
+        seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
         if seen.error is None and gradients and case.gradients != "off":
             self._differentiate(seen, inputs, draw)
         if seen.error is None:

@@ -14,6 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 LINES = 20  # of what the learner's code prints, so many are shown
+DEPTH = 1000  # of calls within calls, at least
 
 
 @contextlib.contextmanager
@@ -23,6 +24,8 @@ def surroundings(seed: int = 0) -> Iterator[None]:
     What the learner's code prints is collected: a check calls it some hundred times. The first
     lines are printed at the end.
     """
+    depth = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(depth, DEPTH))
     printed = _FirstLines()
     states = torch.get_rng_state(), numpy.random.get_state(), random.getstate()
     dtype, enabled = torch.get_default_dtype(), torch.is_grad_enabled()
@@ -44,6 +47,7 @@ def surroundings(seed: int = 0) -> Iterator[None]:
         finally:
             _set(enabled, dtype)
             torch.autograd.set_detect_anomaly(anomaly)
+            sys.setrecursionlimit(depth)
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
             torch.set_rng_state(states[0])
@@ -62,7 +66,7 @@ def careful_kernels() -> Iterator[None]:
 
 def seed_everything(seed: int) -> None:
     """torch's, numpy's and Python's global generators."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed looks for other devices: slow
     numpy.random.seed(seed)
     random.seed(seed)
 
@@ -87,6 +91,7 @@ def settings() -> dict[str, object]:
 
 def restore_settings() -> None:
     """Undo what a call has changed of them."""
+    sys.setrecursionlimit(max(sys.getrecursionlimit(), DEPTH))
     _set(True, torch.float32)
 
 
