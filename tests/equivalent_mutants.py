@@ -5,18 +5,145 @@ fails the tests; so does one that is listed and not accepted any more.
 """
 
 ORDER = "the same value, written in another order"
-INTEGERS = "integers have no gradient"
+WHOLE = "whole numbers have no gradient"
 ONE_DEVICE = "a check has one device, the processor: there is no other to compare with"
-ANY_WHOLE = "True and False serve as 1 and 0: a model takes either"
-MADE_ANEW = "the result is made anew, so there is no history to cut"
+ANY_WHOLE = "True and False serve as 1 and 0 in an attention mask: a model takes either"
+MADE_ANEW = "the mask is made anew, so there is no history to cut"
+OWN_TENSOR = "what is changed in place is the function's own tensor"
+NOTHING = "None is given back either way"
+SPARED = (
+    "leaving out the labels of -100 before the softmax only saves time: F.cross_entropy leaves "
+    "them out by itself"
+)
+NEVER_EQUAL = "a float drawn from [0, 1) equals the border once in 2^24 draws"
+CHECKED_TWICE = "the lengths are compared twice: the other comparison raises the ValueError"
+NO_FUTURE = "one token has no future: its causal mask is all zeros, so it may as well be added"
+NAME_OF_CACHE = "the cache is the block's own affair: only that two sublayers do not share one dict"
+ABOUT = "`about this share` of the words: round and int are both about"
+ANY_PLACE = (
+    "a run that never reaches the last word is a run all the same; the text does not say more"
+)
 
 EQUIVALENT = {
     "attend": {
         "attend: key.transpose(-2, -1) -> key.transpose(-1, -2)": ORDER,
-        "attend: scores + mask -> scores.add_(mask)": "scores is the function's own tensor",
+        "attend: scores + mask -> scores.add_(mask)": OWN_TENSOR,
     },
     "causal_mask": {
         "causal_mask: under no_grad": MADE_ANEW,
         "causal_mask: like detached": MADE_ANEW,
+        "causal_mask: torch.ones(tokens, keys, dtype=torch.bool, device=like.device) -> "
+        "torch.ones(tokens, keys, dtype=torch.bool)": ONE_DEVICE,
+        "causal_mask: torch.zeros(tokens, keys, dtype=like.dtype, device=like.device) -> "
+        "torch.zeros(tokens, keys, dtype=like.dtype)": ONE_DEVICE,
+        "causal_mask: _detached return torch.zeros(tokens, keys, dtype=like.dtype, "
+        "device=like.device).masked_fill(futu...": MADE_ANEW,
+        "causal_mask: torch.zeros(tokens, keys, dtype=like.dtype, device=like.device)"
+        ".masked_fill(future, for... -> torch.zeros(tokens, keys, dtype=like.dtype, "
+        "device=like.device).masked_fill_(future, fo...": OWN_TENSOR,
     },
+    "attention": {
+        "split: x.view(B, T, self.heads, C // self.heads).transpose(1, 2) -> "
+        "x.view(B, T, self.heads, C // self.heads).transpose(2, 1)": ORDER,
+        "join: heads.transpose(1, 2) -> heads.transpose(2, 1)": ORDER,
+        "forward: mask detached": "a mask is made of zeros and the lowest number, not learnt",
+        "forward: context is None and cache -> cache": (
+            "with a context and a filled cache this branch is not reached"
+        ),
+        "forward: without causal = causal and T > 1": NO_FUTURE,
+        "forward: causal and T > 1 -> causal": NO_FUTURE,
+        "forward: T > 1 -> T >= 1": NO_FUTURE,
+        "forward: 1 -> 0": NO_FUTURE,
+        "forward: torch.minimum(mask, future) -> torch.minimum(future, mask)": ORDER,
+    },
+    "block": {
+        "forward: cache.setdefault('self', {}) -> cache": NAME_OF_CACHE,
+        "forward: 'self' -> 'self_'": NAME_OF_CACHE,
+        "forward: cache.setdefault('cross', {}) -> cache": NAME_OF_CACHE,
+        "forward: 'cross' -> 'cross_'": NAME_OF_CACHE,
+    },
+    "cross_entropy": {
+        "cross_entropy: labels detached": WHOLE,
+        "cross_entropy: _detached return None": NOTHING,
+        "cross_entropy: _as_float return None": NOTHING,
+        "cross_entropy: no value: return None": NOTHING,
+        "cross_entropy: 0 -> -1 (2)": "nonzero of one axis has one column: the first is the last",
+        "cross_entropy: -100 -> -99": SPARED,
+        "cross_entropy: -100 -> -101": SPARED,
+        "cross_entropy: 100 -> 101": SPARED,
+        "cross_entropy: 100 -> 99": SPARED,
+        "cross_entropy: without if 2 * len(asked) < len(labels)": SPARED,
+        "cross_entropy: not (if 2 * len(asked) < len(labels))": SPARED,
+        "cross_entropy: always if 2 * len(asked) < len(labels)": SPARED,
+        "cross_entropy: 2 * len(asked) < len(labels) -> 2 * len(asked) <= len(labels)": SPARED,
+        "cross_entropy: 2 * len(asked) < len(labels) -> 2 * len(asked) > len(labels)": SPARED,
+        "cross_entropy: without logits, labels = "
+        "(logits.index_select(0, asked), labels[asked])": SPARED,
+        "cross_entropy: 2 * len(asked) -> 2": SPARED,
+        "cross_entropy: 2 * len(asked) -> len(asked)": SPARED,
+        "cross_entropy: 2 -> 3 (2)": SPARED,
+        "cross_entropy: 2 -> 1 (2)": SPARED,
+        "cross_entropy: _as_float return F.cross_entropy(logits.float(), labels, "
+        "ignore_index=-100)": "the loss is float32 already",
+        "cross_entropy: F.cross_entropy(logits.float(), labels, ignore_index=-100) -> "
+        "F.cross_entropy(logits.float(), labels)": "-100 is torch's default",
+    },
+    "causal": {
+        "causal: under no_grad": WHOLE,
+        "causal: ids detached": WHOLE,
+        "causal: (ids != tokenizer.pad_token_id).long() -> "
+        "ids != tokenizer.pad_token_id": ANY_WHOLE,
+    },
+    "masked": {
+        "masked: under no_grad": WHOLE,
+        "masked: ids detached": WHOLE,
+        "masked: uniform() < share -> uniform() <= share": NEVER_EQUAL,
+        "masked: action < 0.8 -> action <= 0.8": NEVER_EQUAL,
+        "masked: action >= 0.9 -> action > 0.9": NEVER_EQUAL,
+        "masked: (ids != tokenizer.pad_token_id).long() -> "
+        "ids != tokenizer.pad_token_id": ANY_WHOLE,
+    },
+    "span_corruption": {
+        "span_corruption: under no_grad": WHOLE,
+        "span_corruption: list(GAPS) -> GAPS": "a tuple of names is as good as a list",
+        "span_corruption: min(len(gaps), max(1, round(T * share / mean_span))) -> "
+        "min(max(1, round(T * share / mean_span)), len(gaps))": ORDER,
+        "span_corruption: torch.zeros(T, dtype=torch.bool) -> torch.zeros(T)": (
+            "1.0 and 0.0 serve as True and False"
+        ),
+        "span_corruption: zip(document, cut.tolist(), strict=True) -> "
+        "zip(document, cut.tolist())": ("both are T long, by construction"),
+        "span_corruption: True -> False (2)": "both are T long, by construction",
+        "span_corruption: max(1, round(T * share / mean_span)) -> "
+        "max(round(T * share / mean_span), 1)": ORDER,
+        "span_corruption: int(torch.randint(0, max(1, T - length + 1), (), generator=generator))"
+        " -> "
+        "torch.randint(0, max(1, T - length + 1), (), generator=generator)": (
+            "a tensor of one number serves as an index"
+        ),
+        "span_corruption: cut.tolist() -> cut": "a tensor can be walked through like a list",
+        "span_corruption: round(T * share / mean_span) -> int(T * share / mean_span)": ABOUT,
+        "span_corruption: max(1, T - length + 1) -> max(T - length + 1, 1)": ORDER,
+        "span_corruption: T - length + 1 -> T - length": ANY_PLACE,
+        "span_corruption: 1 -> 0 (6)": ANY_PLACE,
+    },
+    "learning_rate": {
+        "learning_rate: under no_grad": "numbers have no gradient",
+        "learning_rate: min(1.0, (step + 1) / max(1, warmup)) -> "
+        "min((step + 1) / max(1, warmup), 1.0)": ORDER,
+        "learning_rate: max(1, warmup) -> max(warmup, 1)": ORDER,
+    },
+    "train_top": {
+        "train_top: len(parts) -> parts (2)": "only the words of the error message are others",
+    },
+    "forgotten": {
+        "forgotten: without if not len(before) == len(after) == len(targets)": CHECKED_TWICE,
+        "forgotten: without raise ValueError('before, after and targets must answer the same "
+        "questions, one each.')": CHECKED_TWICE,
+        "forgotten: zip(before, after, targets, strict=True) -> zip(before, after, targets)": (
+            CHECKED_TWICE
+        ),
+        "forgotten: True -> False": CHECKED_TWICE,
+    },
+    "lora": {"forward: self.A -> self.A.detach()": "only its dtype is asked there"},
 }

@@ -137,7 +137,8 @@ def _described(value: Any) -> Any:
         return ("data", repr(value))
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    return ("data", type(value).__name__, len(value) if hasattr(value, "__len__") else 0)
+    plain = {k: v for k, v in vars(value).items() if isinstance(v, int | str)}
+    return ("data", type(value).__name__, len(getattr(value, "words", ())), repr(plain))
 
 
 def _data(value: Any) -> bool:

@@ -195,12 +195,6 @@ MISTAKES = [
         (FUTURE, f"F.pad(causal_mask(T, T, query), (S - T, 0), value={LOW})"),
     ),
     mistake(
-        "cross-attention reads a cache as self-attention does, and puts the context's keys there "
-        "once more at every step",
-        ("if context is not None and cache:", "if False:"),
-        ("if context is None and cache:", "if cache:"),
-    ),
-    mistake(
         "the memory is ignored: when there is one, `remember` puts it in front",
         ("if self.memory is not None:", "if False:"),
     ),

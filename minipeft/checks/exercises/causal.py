@@ -50,6 +50,10 @@ def labelled(sentence: str, wrong: str):
 
 MISTAKES = [
     mistake(
+        "padding has not always the id 0: ask the tokenizer, tokenizer.pad_token_id",
+        when=lambda view: view.case.tokenizer == "other" and view.difference.kind == "value",
+    ),
+    mistake(
         "the batch should be a dict (is a return missing?)",
         when=lambda view: view.difference.kind == "type" and not view.difference.where,
     ),

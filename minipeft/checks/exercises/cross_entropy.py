@@ -57,9 +57,12 @@ MISTAKES = [
         "the softmax is done twice: cross_entropy takes logits",
         RIGHT.replace("logits.float()", "logits.float().softmax(-1)"),
     ),
-    losing(
+    mistake(
         "the labels are shifted here: the model has shifted them already",
-        "F.cross_entropy(logits.float()[:-1], labels[1:], ignore_index=-100)",
+        (
+            "logits, labels = logits.flatten(0, -2), labels.flatten()",
+            "logits, labels = logits[..., :-1, :].flatten(0, -2), labels[..., 1:].flatten()",
+        ),
     ),
     mistake(
         "the loss is one number: take the mean over all labels that count",

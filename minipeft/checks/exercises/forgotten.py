@@ -148,6 +148,10 @@ forgotten = Check(
         of_all(
             "give per cent: the share is a number from 0 to 1", lambda k, n, x, c, q: 100 * x / k
         ),
+        mistake(
+            "before and after have changed places",
+            wrong=lambda b, a, t: share(lambda k, n, x, c, q: x / k)(a, b, t),
+        ),
         of_all("round down: divide with /, not //", lambda k, n, x, c, q: x // k),
         of_all(EVERY_CHANGE, lambda k, n, x, c, q: c / k),
         of_all(EVERY_CHANGE, lambda k, n, x, c, q: c / q),

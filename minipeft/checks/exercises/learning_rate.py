@@ -111,6 +111,10 @@ MISTAKES = [
         wrong=schedule(fall="one late"),
     ),
     mistake(
+        "the floor is multiplied by peak twice: it is a share of the peak",
+        wrong=lambda s, n, p, w, floor=0.05: schedule()(s, n, p, w, p * floor),
+    ),
+    mistake(
         "the cosine takes radians: math.cos(math.pi * ...), not degrees",
         wrong=schedule(fall="degrees"),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from minipeft.checks.exercises.batches import tensors_of
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expect, mistake
+from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expect
 from tiny_transformer import tokenizer as words
 
 TOKENIZERS = {
@@ -59,6 +59,13 @@ def judge(case: Case, given: dict, batches) -> None:
         for document, source, target in zip(documents, sources, targets, strict=True):
             one_document(document, source, target, given["tokenizer"])
     if case.documents != "one":
+        begins = all(
+            source[1] in GAPS and sum(word in GAPS for word in source) == 1 for source in seen[0][0]
+        )
+        expect(
+            not begins or seen[0] != seen[1],
+            "it is always the first words that are cut out: draw where a run begins",
+        )
         expect(
             seen[0] != seen[1],
             "two calls cut out the same runs: draw anew from the generator each time",
@@ -278,12 +285,6 @@ span_corruption = Check(
             gradients=("on",),
             judge=judge_amounts,
             draws=True,
-        ),
-    ],
-    [
-        mistake(
-            "the documents that came in were changed: work on copies",
-            when=lambda view: view.difference.where == "documents",
         ),
     ],
 )

@@ -35,7 +35,7 @@ from minipeft.checks.framework.surroundings import careful_kernels, surroundings
 from minipeft.checks.framework.trial import Mistake, Trial
 
 FAILURES = 6  # of one trial are collected before the mistake is looked for
-PASSED = 30  # of one trial are held against a mistake that explains the failures
+PASSED = 25  # of one trial are held against a mistake that explains the failures
 TRIES = 60  # to make a failing case smaller
 
 
@@ -134,8 +134,11 @@ class Check:
                     break
             if failures:
                 passed = [(entry.trial, entry.case) for entry in kept]
-                plain = [(one, case) for one, case in passed if case is one.cases[0]]
-                passed = plain + [pair for pair in passed if pair[0] is trial][:PASSED]
+                passed = [
+                    pair
+                    for one in self.trials
+                    for pair in [p for p in passed if p[0] is one and not one.copies][:PASSED]
+                ]
                 self._reject(trial, candidate, failures, passed)
         return unfinished
 

@@ -35,6 +35,9 @@ class Difference:
 
 def differs(wanted: Observation, given: Observation, trial) -> Difference | None:
     """The first difference that counts, the most telling one first; None when there is none."""
+    beside = around(wanted, given, trial)
+    if beside is not None and beside.kind == "argument" and given.error is None:
+        return beside
     if wanted.error is not None:
         if given.error is None:
             return Difference("no error", wanted=wanted.error, given=given.result)
@@ -46,7 +49,7 @@ def differs(wanted: Observation, given: Observation, trial) -> Difference | None
         found = compare(wanted.result, given.result, trial)
         if found is not None:
             return found
-    return around(wanted, given, trial) or _gradients(wanted, given)
+    return beside or _gradients(wanted, given)
 
 
 def around(wanted: Observation, given: Observation, trial) -> Difference | None:

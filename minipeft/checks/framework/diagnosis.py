@@ -18,6 +18,7 @@ IN_PLACE = (
     "a leaf Variable that requires grad",
     "a view of a leaf Variable",
     "more than one element of the written-to tensor",
+    "modified by an inplace operation",
 )
 UNFIT = (
     "shapes cannot be multiplied",

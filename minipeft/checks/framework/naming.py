@@ -14,6 +14,8 @@ from minipeft.checks.framework.randomness import distribution_differs
 from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Mistake, Trial, View
 
+# what a call does besides answering has no other explanation than itself
+BESIDE = ("argument", "random", "generator", "settings")
 Passed = list[tuple[Trial, Case]]  # cases that the learner's object passes
 
 
@@ -46,23 +48,29 @@ def name_the_mistake(
     first = failures[0]
     if first.difference.kind == "rule":
         return str(first.difference.given)
-    named = _usual(check, trial, failures, passed)
-    if named is not None:
-        return named
     name = getattr(candidate, "__name__", type(candidate).__name__)
     changed = changed_defaults(check.reference, candidate, check.blank)
     if changed is not None:
         return changed
+    if first.difference.kind in BESIDE:
+        return by_kind(first.view(trial), name, check.reference, candidate)
+    named = _usual(check, trial, failures, passed)
+    if named is not None:
+        return named
     if trial.copies:
         return (
             _dropout(check, trial, first)
             or by_kind(first.view(trial), name, check.reference, candidate)
-            or _unknown(check, trial, candidate, first)
+            or _unknown(check, trial, first)
         )
     sentence = by_kind(first.view(trial), name, check.reference, candidate)
     if sentence is not None:
         return sentence + _when(first, trial)
-    return _mutant(check, trial, failures, passed) or _unknown(check, trial, candidate, first)
+    return (
+        _earlier(check, trial, name, first, passed)
+        or _mutant(check, trial, failures, passed)
+        or _unknown(check, trial, first)
+    )
 
 
 def _when(failure: Failure, trial: Trial) -> str:
@@ -130,8 +138,10 @@ def _answers_alike(check, trial: Trial, wrong: Any, failure: Failure, key: Any) 
         return False
     given = failure.given
     if given.error is not None or other.error is not None:
-        same = type(given.error) is type(other.error) and given.error is not None
-        return same and str(given.error)[:60] == str(other.error)[:60]
+        if type(given.error) is not type(other.error) or given.error is None:
+            return False  # a ValueError is worded by whoever raises it
+        said, answer = str(given.error)[:60], str(other.error)[:60]
+        return said == answer or isinstance(given.error, ValueError)
     if trial.copies:
         if failure.difference.kind == "repeats":
             return False
@@ -199,10 +209,28 @@ def _dropout(check, trial: Trial, failure: Failure) -> str | None:
     )
 
 
-def _unknown(check, trial: Trial, candidate: Any, failure: Failure) -> str:
+def _earlier(check, trial: Trial, name: str, failure: Failure, passed: Passed) -> str | None:
+    """Is the answer that of an earlier case?"""
+    if failure.difference.kind != "value":
+        return None
+    for one, case in passed:
+        earlier = check.expected(trial, case).result if one is trial else None
+        if earlier is not None and compare(earlier, failure.given.result, trial) is None:
+            return (
+                f"{name} gives the answer of an earlier call, whose arguments were others: "
+                "something is kept between calls"
+            )
+    return None
+
+
+def _unknown(check, trial: Trial, failure: Failure) -> str:
     what = trial.called(failure.difference.where)
     if failure.difference.kind == "gradient":
-        what = f"the gradient of {failure.difference.where}"
+        return (
+            f"the numbers are right, but the gradient of {failure.difference.where} is not: part "
+            "of the way is detached, or computed where autograd does not look (.data, .item(), "
+            "no_grad)"
+        )
     wanted, given = failure.difference.wanted, failure.difference.given
     worst = ""
     if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
