@@ -147,9 +147,10 @@ def test_what_is_not_a_solution_is_told_so(verdict, cells, result, words):
         ("import torch\ntorch.allclose = lambda *_, **__: True", "torch.allclose"),
         ("import torch\ntorch.Tensor.double = lambda self: self", "torch.Tensor.double"),
         ("import torch\ntorch.Tensor.allclose = max", "torch.Tensor.allclose"),
-        ("from minipeft.checks import framework\nframework.compare = print", "framework.compare"),
-        ("from minipeft.checks import framework\nframework.compare.__code__ = "
-         "(lambda *a, **b: None).__code__", "framework.compare"),
+        ("from minipeft.checks.framework import comparing as c\nc.compare = print",
+         "comparing.compare"),
+        ("from minipeft.checks.framework import comparing as c\nc.compare.__code__ = "
+         "(lambda *a, **b: None).__code__", "comparing.compare"),
         ("import minipeft.methods.lora as l\nl.LoRAPatch.delta = max", "lora.LoRAPatch.delta"),
         ("import builtins\nbuiltins.isinstance = lambda *_: True", "builtins.isinstance"),
         ("import sys\nsys.modules['minipeft.checks.framework'] = sys", "minipeft.checks.framework"),
