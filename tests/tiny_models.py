@@ -14,11 +14,11 @@ FIRST = 14  # ids below are special tokens
 
 
 def fresh(layout: str, head: str = "language", labels: int = 3, seed: int = 0, **numbers):
-    """A model as it is before training: layout "gpt2", "bert" or "bart"."""
+    """A model as it is before training, in float64: layout "gpt2", "bert" or "bart"."""
     config = getattr(tt.TransformerConfig, layout)(**SMALL | numbers)
     torch.manual_seed(seed)
     top = None if head == "language" else HEADS[head](config, labels)
-    return MODELS[layout](config, top).eval()
+    return MODELS[layout](config, top).double().eval()
 
 
 def scramble(model, seed: int = 0, size: float = 0.15):
@@ -26,7 +26,7 @@ def scramble(model, seed: int = 0, size: float = 0.15):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += size * torch.randn(parameter.shape, generator=generator)
+            parameter += size * torch.randn(parameter.shape, generator=generator).to(parameter)
     return model
 
 

@@ -52,11 +52,12 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
             variants["merged"] = model(**batch).logits
         finally:
             tuner.unmerge()
-    rows = []
+    rows, wide = [], torch.promote_types(unmerged.dtype, torch.float32)
     for what, logits in variants.items():
-        apart = (logits.float() - unmerged.float()).abs()
+        apart = (logits.to(wide) - unmerged.to(wide)).abs()
         rows.append((what, apart.max().item(), apart.mean().item()))
-    title = f"{tuner.name}: drift of logits, whose mean size is {unmerged.float().abs().mean():.3g}"
+    size = unmerged.to(wide).abs().mean()
+    title = f"{tuner.name}: drift of logits, whose mean size is {size:.3g}"
     return Table(title, ("", "max", "mean"), rows)
 
 

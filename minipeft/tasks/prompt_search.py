@@ -30,6 +30,7 @@ from tqdm import tqdm
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating, seeded
 from minipeft.methods.p_tuning import PTuning
+from minipeft.methods.parts.prompt_options import at_least_fp32
 from minipeft.methods.parts.templates import Template
 from minipeft.model.anatomy import Anatomy
 from minipeft.tuner import attach
@@ -118,7 +119,7 @@ def search(
         pool = pool.to(table.weight.device)
         vectors = tuner.places[0][1].vectors  # (n, C)
         with torch.no_grad():
-            E = table(pool).float()  # (V, C)
+            E = at_least_fp32(table(pool))  # (V, C)
             with seeded(seed):
                 chosen = torch.randint(len(pool), (len(vectors),)).tolist()
             vectors.copy_(E[chosen])
@@ -158,7 +159,7 @@ def look(model: nn.Module, batches: Sequence[dict], vectors: nn.Parameter) -> tu
         loss = model(**batch).loss / len(batches)
         loss.backward()
         total += loss.item()
-    return total, vectors.grad.float()
+    return total, at_least_fp32(vectors.grad)
 
 
 def loss_of(model: nn.Module, batches: Sequence[dict]) -> float:

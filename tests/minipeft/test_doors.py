@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from closeness import close
 from torch import nn
 
 from minipeft.doors.weights import (
@@ -112,7 +113,7 @@ def test_lora_equals_the_equation_on_both_orientations(kind):
         for t in range(3):
             h = W0 @ x[b, t] + base.bias
             expected[b, t] = h + (3.0 / 2) * (patch.B @ (patch.A @ x[b, t]))
-    torch.testing.assert_close(door(x), expected)
+    close(door(x), expected)
 
 
 @pytest.mark.parametrize("n_out", [4, 5])  # square too: there a wrong orientation fits as well
@@ -126,12 +127,12 @@ def test_merge_changes_the_weight_and_unmerge_gives_the_bits_back(kind, n_out):
     before = door(x)
     door.merge("a")
     assert list(door.active(2)) and not torch.equal(door.base.weight, first)
-    torch.testing.assert_close(door(x), before)
+    close(door(x), before)
     door.merge("b")
     assert not list(door.active(2))
-    torch.testing.assert_close(door(x), before)
+    close(door(x), before)
     door.unmerge("a")  # in the other order
-    torch.testing.assert_close(door(x), before)
+    close(door(x), before)
     door.unmerge("b")
     assert torch.equal(door.base.weight, first) and torch.equal(door(x), before)
     assert "original" not in vars(door)
@@ -159,9 +160,9 @@ def test_parts_touch_their_own_columns_only():
     parts.add("value", last, torch.tensor([5, 3]))  # any order, not side by side
     change = door(x) - door.base(x)  # (2, 3, 6)
     assert change[..., [2, 4]].abs().max() == 0
-    torch.testing.assert_close(change[..., [0, 1]], x @ first.delta().T)
-    torch.testing.assert_close(change[..., [5, 3]], x @ last.delta().T)
-    torch.testing.assert_close(x @ parts.delta().T, change)
+    close(change[..., [0, 1]], x @ first.delta().T)
+    close(change[..., [5, 3]], x @ last.delta().T)
+    close(x @ parts.delta().T, change)
     with pytest.raises(ValueError, match="named twice"):
         parts.add("query", first, torch.tensor([0, 1]))
 
@@ -178,9 +179,9 @@ def test_rows_get_their_own_patches(each):
     lora = base + x @ door.patches["a"].delta().T
     expected = [lora, base, 2 * base, 2 * lora]
     for i in range(4 * each):
-        torch.testing.assert_close(y[i], expected[i // each][i])
+        close(y[i], expected[i // each][i])
     door.rows = Routed([("a",)] * 3)  # nobody need tell the rows apart
-    torch.testing.assert_close(door(x[:1]), lora[:1])
+    close(door(x[:1]), lora[:1])
     door.rows = Routed([("a",), (), ("a",)])
     with pytest.raises(ValueError, match="names 3 rows, but a layer got a batch of"):
         door(x[:4])
@@ -210,7 +211,7 @@ def test_copy_door_answers_with_the_last_active_copy():
     door.off.clear()
     door.rows = Routed([("a",), (), ("b",)])
     expected = torch.stack([a(x)[0], door.base(x)[1], b(x)[2]])
-    torch.testing.assert_close(door(x), expected)
+    close(door(x), expected)
 
 
 def test_walk_looks_through_doors():
@@ -259,7 +260,7 @@ def test_rows_with_patches_of_their_own_get_what_they_get_alone(kind):
     for i, name in enumerate(rows):
         own = slice(2 * i, 2 * i + 2)
         door.rows = Routed([(name,) if name else ()])
-        torch.testing.assert_close(y[own], door(x[own]), rtol=0, atol=1e-6)
+        close(y[own], door(x[own]))
     assert torch.equal(y[2:4], door.base(x)[2:4])
     assert not torch.allclose(y[:2], door.base(x)[:2])
 
@@ -269,10 +270,10 @@ def test_parts_side_by_side_or_not_change_the_same_columns():
     ours = parts_of(0)
     changed = ours(x, y)
     assert torch.equal(changed[..., 5:7], y[..., 5:7])
-    torch.testing.assert_close(changed[..., :5], ours.parts["query"](x, y[..., :5]))
-    torch.testing.assert_close(changed[..., 7:], ours.parts["value"](x, y[..., 7:]))
+    close(changed[..., :5], ours.parts["query"](x, y[..., :5]))
+    close(changed[..., 7:], ours.parts["value"](x, y[..., 7:]))
     columns = torch.arange(12) * 5 % 12
     apart = parts_of(0, straight=False)
     assert None in apart.spans.values()
     back = apart(x, y.index_copy(-1, columns, y))
-    torch.testing.assert_close(back[..., columns], changed)
+    close(back[..., columns], changed)

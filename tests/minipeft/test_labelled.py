@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import LOSS, close
 
 import minipeft as mp
 from minipeft.routing import wrap
@@ -37,10 +38,10 @@ def test_the_same_loss_and_the_same_gradients(name, method):
     if method:
         zoo.shake(mp.attach(model, method, seed=0))
     (loss, gradients), (plain, expected) = both(model, batch)
-    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    close(loss, plain, dtype=torch.float32, roundings=LOSS)
     assert len(gradients) == len(expected) > 0
     for ours, theirs in zip(gradients, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+        close(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "gpt2"])
@@ -49,14 +50,14 @@ def test_rows_may_ask_in_different_places(name):
     batch["labels"][0] = batch["input_ids"][0]
     batch["labels"][0, 2:] = -100
     (loss, _), (plain, _) = both(model, batch)
-    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    close(loss, plain, dtype=torch.float32, roundings=LOSS)
 
 
 def test_a_padded_token_with_a_label_is_asked_nothing():
     model, batch = zoo.build("tiny-decoder"), asked("tiny-decoder")
     batch["labels"][-1] = 5
     (loss, _), (plain, _) = both(model, batch)
-    torch.testing.assert_close(loss, plain, rtol=1e-6, atol=1e-6)
+    close(loss, plain, dtype=torch.float32, roundings=LOSS)
 
 
 def test_train_chooses_it_and_ends_with_the_same_numbers(monkeypatch):
@@ -75,8 +76,8 @@ def test_train_chooses_it_and_ends_with_the_same_numbers(monkeypatch):
         history = mp.train(model, [asked("tiny-decoder")], 5, 1e-2, progress=False)
         assert seen == 5 * [on]
         results.append((history.losses, tuner.parameters()[0].detach()))
-    assert results[0][0] == pytest.approx(results[1][0], abs=1e-5)
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=0, atol=1e-5)
+    close(results[0][0], results[1][0], dtype=torch.float32, roundings=LOSS)
+    close(results[0][1], results[1][1])
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder", "gpt2"])

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import zoo
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -49,11 +50,10 @@ def test_dora_is_equation_5(n_in, n_out, rank, alpha, bias, stabilized, dtype):
     rows = [m[o] * V[o] / V[o].square().sum().sqrt() for o in range(n_out)]
     expected = x.double() @ torch.stack(rows).T
     expected = expected + (base.bias.double() if bias else 0)
-    loose = 1e-3 if dtype != torch.bfloat16 else 0.03
-    size = 1 + expected.abs().max().item() + V.norm().item()
-    torch.testing.assert_close(model(x).double(), expected, rtol=0, atol=loose * size)
+    size = (x.abs().max() * (base.weight.abs() + V.abs()).sum(1).max()).item() + 1
+    close(model(x).double(), expected, dtype=dtype, size=size, roundings=2 * n_in)
     tuner.merge()
-    torch.testing.assert_close(model(x).double(), expected, rtol=0, atol=loose * size)
+    close(model(x).double(), expected, dtype=dtype, size=size, roundings=2 * n_in)
 
 
 @settings(deadline=None, max_examples=25)
@@ -76,15 +76,14 @@ def test_pissa_trains_the_principal_part(n_in, n_out, rank, alpha, dtype):
     values = torch.linalg.svdvals(W)
     residual = W - scale * (patch.B0 @ patch.A0).double()
     largest = values[rank].item() if rank < len(values) else 0.0  # Eckart & Young 1936
-    assert torch.linalg.matrix_norm(residual, 2).item() == pytest.approx(largest, abs=1e-5)
+    close(torch.linalg.matrix_norm(residual, 2).item(), largest, dtype=patch.A.dtype)
     zoo.shake(tuner, 0.5)
     expected = x.double() @ (residual + scale * (patch.B @ patch.A).double()).T
     expected = (expected + base.bias.double()).detach()
-    loose = 1e-4 if dtype != torch.bfloat16 else 0.03
-    size = 1 + expected.abs().max().item() * scale
-    torch.testing.assert_close(model(x).double(), expected, rtol=0, atol=loose * size)
+    size = 1 + (x.abs().max() * (residual.abs() + 2 * W.abs()).sum(1).max()).item() * (1 + scale)
+    close(model(x).double(), expected, dtype=dtype, size=size, roundings=2 * n_in)
     tuner.merge()
-    torch.testing.assert_close(model(x).double(), expected, rtol=0, atol=loose * size)
+    close(model(x).double(), expected, dtype=dtype, size=size, roundings=2 * n_in)
 
 
 def test_dora_gradients_take_the_length_for_a_constant():
@@ -98,7 +97,7 @@ def test_dora_gradients_take_the_length_for_a_constant():
     W = (m / V.norm(dim=1).detach())[:, None] * V
     (x @ W.T - target).square().sum().backward()
     for ours, other in zip((patch.A, patch.B, patch.m), (A, B, m), strict=True):
-        torch.testing.assert_close(ours.grad, other.grad)
+        close(ours.grad, other.grad)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -147,7 +146,7 @@ def test_life_of_a_tuner(tmp_path, kind, name):
     with mp.route(model, ["default", None, "default"]):
         mixed = zoo.logits(model, data[0])
     expected = torch.stack([out[0], base[1], out[2]])
-    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-5)
+    close(mixed, expected)
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for parameter in tuner.parameters():
@@ -156,13 +155,13 @@ def test_life_of_a_tuner(tmp_path, kind, name):
     tuner = mp.tuners(twin)["default"]
     tuner.save(tmp_path)
     tuner.merge()
-    torch.testing.assert_close(zoo.logits(twin, data[0]), out, rtol=0, atol=1e-5)
+    close(zoo.logits(twin, data[0]), out)
     tuner.unmerge()
     assert torch.equal(zoo.logits(twin, data[0]), out)
     twin = tuner.detach()
     assert mp.fingerprint(twin) == bits and torch.equal(zoo.logits(twin, data[0]), base)
     mp.load(twin, tmp_path)
-    torch.testing.assert_close(zoo.logits(twin, data[0]), out, rtol=0, atol=1e-6)
+    close(zoo.logits(twin, data[0]), out)
 
 
 def test_dora_looks_at_the_weight_without_what_is_merged_into_it():
@@ -174,11 +173,11 @@ def test_dora_looks_at_the_weight_without_what_is_merged_into_it():
     zoo.shake(second)
     both = zoo.logits(model, batch)
     first.merge()
-    torch.testing.assert_close(zoo.logits(model, batch), both, rtol=0, atol=1e-5)
+    close(zoo.logits(model, batch), both)
     second.merge()
-    torch.testing.assert_close(zoo.logits(model, batch), both, rtol=0, atol=1e-5)
+    close(zoo.logits(model, batch), both)
     first.unmerge()
-    torch.testing.assert_close(zoo.logits(model, batch), both, rtol=0, atol=1e-5)
+    close(zoo.logits(model, batch), both)
     second.unmerge()
     assert torch.equal(zoo.logits(model, batch), both)
 
@@ -192,7 +191,7 @@ def test_pissa_refuses_a_rank_that_the_weight_has_not():
 
 def test_principal_of_a_known_matrix():
     A, B = principal(torch.diag(torch.tensor([1.0, 4.0, 9.0])), rank=2, scale=0.25)
-    torch.testing.assert_close(0.25 * B @ A, torch.diag(torch.tensor([0.0, 4.0, 9.0])))
+    close(0.25 * B @ A, torch.diag(torch.tensor([0.0, 4.0, 9.0])))
 
 
 def test_lora_plus_moves_b_faster():
@@ -240,7 +239,7 @@ def test_lora_plus_equals_a_plain_loop_and_survives_a_resume(tmp_path, kind):
         optimizer.step()
     expected = run()
     for key, tensor in tuner.named_tensors().items():
-        torch.testing.assert_close(expected[key], tensor, rtol=0, atol=1e-6)
+        close(expected[key], tensor)
     with pytest.raises(KeyboardInterrupt):
         run(4, checkpoint=tmp_path, checkpoint_every=2)
     again = run(checkpoint=tmp_path, checkpoint_every=2, resume=True)
@@ -285,5 +284,5 @@ def test_dora_reads_the_frozen_answer_off_y_only_where_it_is_that():
         counts.append(counter.get_total_flops())
         frozen = x @ W.T + bias
         expected = (scale * frozen if on else frozen) + x @ patch.delta().T
-        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
+        close(y, expected)
     assert counts[0] - counts[1] == 2 * x.numel() * 5  # W0 x

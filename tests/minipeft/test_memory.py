@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 import zoo
+from closeness import close
 from torch import nn
 
 import minipeft as mp
@@ -112,7 +113,7 @@ def test_the_equation_in_transformers(name, kind):
             wide = 0.0 if bias is None else torch.cat([torch.zeros(4, T, P), bias[0]], dim=-1)
             memory = (more_keys, more_values, seen)
             expected = plain(query, key, value, memory, allowed, wide, scale)
-            torch.testing.assert_close(out, expected, rtol=0, atol=2e-6, msg=f"{label} {visible}")
+            close(out, expected, label=f"{label} {visible}")
     if name == "t5":  # a memory with a place: its own bias before the others
         own = torch.randn(1, 4, T, P)
         layer.memory = (more_keys, more_values, None, [(P, lambda *sizes: own)])
@@ -120,7 +121,7 @@ def test_the_equation_in_transformers(name, kind):
         memory = (more_keys, more_values, torch.ones(B, T, P, dtype=torch.bool))
         wide = torch.cat([own[0], bias[0]], dim=-1)
         expected = plain(query, key, value, memory, allowed, wide, 1.0)
-        torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
+        close(out, expected)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -134,7 +135,7 @@ def test_without_a_mask_it_depends_on_the_layer(causal):
     everything = torch.ones(1, T, T, dtype=torch.bool)
     memory = (more_keys, more_values, torch.ones(B, T, P, dtype=torch.bool))
     expected = plain(query, key, value, memory, everything.tril() if causal else everything)
-    torch.testing.assert_close(out, expected, rtol=0, atol=2e-6)
+    close(out, expected)
 
 
 @pytest.mark.parametrize("keep_weights", [False, True])
@@ -153,7 +154,7 @@ def test_the_equation_in_tiny_transformer(causal, keep_weights):
         layer.memory = (more_keys, more_values, visible)
         memory = (more_keys, more_values, seen)
         expected = plain(query, key, value, memory, allowed).flatten(2)  # (B, T, C)
-        torch.testing.assert_close(layer(x, causal=causal), expected, rtol=0, atol=2e-6)
+        close(layer(x, causal=causal), expected)
 
 
 def test_the_door_lays_memories_side_by_side():
@@ -200,7 +201,7 @@ def test_rows_gradients_checkpointing_and_detach(name):
     with mp.route(model, ["first", "second", None]):
         mixed = zoo.logits(model, batch)
     for row, alone in enumerate((one, two, base)):
-        torch.testing.assert_close(mixed[row], alone[row], rtol=0, atol=1e-5)
+        close(mixed[row], alone[row])
 
     def gradients() -> list[torch.Tensor]:
         model.zero_grad()
@@ -218,7 +219,7 @@ def test_rows_gradients_checkpointing_and_detach(name):
     else:
         model.activation_checkpointing_enable()
     for grad, again in zip(stored, gradients(), strict=True):
-        torch.testing.assert_close(again, grad, rtol=1e-5, atol=1e-7)
+        close(again, grad)
     if not name.startswith("tiny"):
         assert model.config._attn_implementation == f"minipeft_{kind}"
     first.detach()
@@ -255,9 +256,9 @@ def test_left_and_right_padding(name):
             batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
         logits = zoo.logits(model, batch)
         outs.append(logits[:, 2:] if left else logits[:, :5])
-    torch.testing.assert_close(outs[0], outs[1], rtol=0, atol=1e-5)
+    close(outs[0], outs[1])
     alone = zoo.logits(model, {"input_ids": ids})
-    torch.testing.assert_close(outs[0], alone, rtol=0, atol=1e-5)
+    close(outs[0], alone)
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "gpt2", "t5", "llama"])
@@ -294,7 +295,7 @@ def test_eager_attention_stays_eager():
         outs.append(zoo.logits(model, batch))
         tuner.detach()
         assert model.config._attn_implementation == kind
-    torch.testing.assert_close(*outs, rtol=0, atol=1e-5)
+    close(*outs, dtype=torch.float32)  # eager attention has its softmax in fp32
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder", "gpt2", "llama"])
@@ -313,12 +314,12 @@ def test_overhearing_keys_and_values(name):
         x = block.attention_norm(x) if block.pre_norm else x
         layer = block.attention
         own = torch.stack([layer.split(layer.key(x)), layer.split(layer.value(x))])
-        torch.testing.assert_close(heard[0], own, rtol=0, atol=1e-6)
+        close(heard[0], own)
     else:
         cache = model(ids, use_cache=True).past_key_values
         for pair, layer in zip(heard, cache.layers, strict=True):
             own = torch.stack([layer.keys, layer.values])
-            torch.testing.assert_close(pair, own, rtol=0, atol=1e-6)
+            close(pair, own)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "opt", "bert"])
@@ -331,7 +332,7 @@ def test_positions_move(name):
             door.off.add("default")
     with partly(model):  # else it says that no memory is read
         moved = zoo.logits(model, batch)
-    torch.testing.assert_close(moved, plainly, rtol=0, atol=1e-6)
+    close(moved, plainly)
     tuner.detach()
     assert not any(isinstance(module, PositionDoor) for module in model.modules())
 

@@ -60,7 +60,7 @@ class Heir(hf.BertPreTrainedModel):
 class Tiny(Around):
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = zoo.build("tiny-encoder")
+        self.encoder = zoo.build("tiny-encoder", dtype=torch.float32)
 
     def forward(self, input_ids, labels=None):
         return answer(self.out(self.encoder(input_ids).states[:, 0]), labels)

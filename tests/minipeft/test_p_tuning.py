@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import zoo
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +69,7 @@ def test_the_equation_with_plain_tensors(n, width, hidden):
             both.append(lstm(y.flip(0), w).flip(0) if end else lstm(y, w))
         y = torch.cat(both, dim=1)  # (n, 2 S)
     y = (y @ p["mlp.0.weight"].T + p["mlp.0.bias"]).relu() @ p["mlp.2.weight"].T + p["mlp.2.bias"]
-    torch.testing.assert_close(encoder(), y)
+    close(encoder(), y)
 
 
 @pytest.mark.parametrize("kind", ["lstm", "mlp"])
@@ -100,7 +101,7 @@ def test_counts_gradients_and_what_is_stored(tmp_path, kind):
     tuner.detach()
     assert mp.fingerprint(model) == before and torch.equal(zoo.logits(model, batch), base)
     again = mp.load(model, tmp_path)
-    torch.testing.assert_close(zoo.logits(model, batch), trained, rtol=0, atol=1e-6)
+    close(zoo.logits(model, batch), trained)
     assert again.method == mp.PTuning(length=3, encoder=None)
     mp.train(model, [batch], 1, 1e-2, warmup=0, progress=False)  # goes on without the encoder
 
@@ -213,7 +214,7 @@ def test_padding_on_either_side_is_the_same(name, left):
     got = zoo.logits(model, rows | answers)[2]
     if name != "tiny-encoder-decoder":
         got = got[2:] if left else got[:-2]
-    torch.testing.assert_close(got, alone, rtol=0, atol=1e-5)
+    close(got, alone)
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "t5"])
@@ -250,7 +251,7 @@ def test_cloze_reads_the_answer_where_it_belongs(name):
         else:
             at = int(wrapped["attention_mask"][b].sum()) - 1
         one, two = spoken[b, at, 20], spoken[b, at, [21, 22]].mean()
-        torch.testing.assert_close(scores[b], torch.stack([one, two]), rtol=0, atol=1e-6)
+        close(scores[b], torch.stack([one, two]))
 
 
 def test_cloze_learns_which_label_word_belongs():
@@ -292,7 +293,7 @@ def test_the_model_is_tuned_with_the_prompt_when_asked(tmp_path):
     tuner.detach()
     assert mp.fingerprint(model) == before and torch.equal(zoo.logits(model, batch), base)
     mp.load(model, tmp_path)
-    torch.testing.assert_close(zoo.logits(model, batch), trained, rtol=0, atol=1e-6)
+    close(zoo.logits(model, batch), trained)
 
 
 # ---- settings

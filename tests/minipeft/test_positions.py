@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,6 @@ import minipeft as mp
 from minipeft.doors.positions import keep_positions
 from minipeft.doors.words import arrange, insert
 
-EXACT = dict(rtol=0, atol=1e-10)
 TEMPLATE = ("P", 7, "{x}", "P", 9, "P")
 WORDS = {
     "start": mp.PromptTuning(length=3),
@@ -49,7 +49,7 @@ def test_the_models_own_positions_spelt_out_change_nothing(name, method):
             continue
         logits = model(**batch, position_ids=spelt).logits
         real = mp.tuners(model)["default"].wrap(batch)["attention_mask"].bool()
-        torch.testing.assert_close(logits[real], expected[real], **EXACT)
+        close(logits[real], expected[real])
 
 
 @settings(deadline=None, max_examples=60)
@@ -132,7 +132,7 @@ def test_a_routed_row_counts_as_it_does_in_its_own_run(name, side):
     for row, key in enumerate(names):
         own = alone[key][row][-4:] if side == "left" else alone[key][row][:4]
         here = mixed[row][-4:] if side == "left" else mixed[row][:4]
-        torch.testing.assert_close(here, own, **EXACT)
+        close(here, own)
 
 
 def test_vectors_behind_padding_count_as_ids_do():
@@ -141,7 +141,7 @@ def test_vectors_behind_padding_count_as_ids_do():
     mp.attach(model, mp.Prefix(length=3, hidden=None, std=1.0), seed=0)
     vectors = model.transformer.wte(batch["input_ids"])
     by_vectors = model(inputs_embeds=vectors, attention_mask=batch["attention_mask"]).logits
-    torch.testing.assert_close(by_vectors, model(**batch).logits, **EXACT)
+    close(by_vectors, model(**batch).logits)
 
 
 def test_a_mask_without_the_words_in_the_cache_is_refused():

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import zoo
+from closeness import EXACT, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -33,13 +34,13 @@ def test_the_rows_and_their_shares_for_any_shape(P, L, H, D, C, k, data):
         whole = middle @ rows.up.weight.T + rows.up.bias
         count = P * C + k * C + k + 2 * (k + 1) * L * H * D
     assert sum(p.numel() for p in rows.parameters()) == count
-    torch.testing.assert_close(rows(), whole, rtol=1e-5, atol=1e-6)
+    close(rows(), whole)
     layer = data.draw(st.integers(0, L - 1))
     keys, values = PrefixPatch(rows, layer, (H, D))(torch.zeros(2, 3, 7))
     assert keys.shape == values.shape == (1, H, P, D)
     cube = whole.view(P, L, 2, H, D)
-    torch.testing.assert_close(keys[0], cube[:, layer, 0].transpose(0, 1), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(values[0], cube[:, layer, 1].transpose(0, 1), rtol=1e-5, atol=1e-6)
+    close(keys[0], cube[:, layer, 0].transpose(0, 1))
+    close(values[0], cube[:, layer, 1].transpose(0, 1))
 
 
 @pytest.mark.parametrize("hidden", [None, 3])
@@ -106,7 +107,7 @@ def test_he_identity_in_transformers(name):
         expected = gated_sum(query, key, value, memory, allowed, scale, bias)
         real = torch.broadcast_to(allowed, (len(query), 1, T, S)).any(-1)[:, 0]  # (B, T)
         difference = (out - expected.transpose(1, 2))[real]
-        assert difference.abs().max() < 1e-6
+        assert difference.abs().max() < EXACT
         checked.append(type(module).__name__)
         return out, None
 
@@ -126,7 +127,7 @@ def test_he_identity_in_tiny_transformer():
     query, key, value = (layer.split(part(x)) for part in (layer.query, layer.key, layer.value))
     past = torch.ones(5, 5, dtype=torch.bool).tril()
     expected = gated_sum(query, key, value, layer.memory, past, 4**-0.5)
-    torch.testing.assert_close(layer(x, causal=True), layer.join(expected), rtol=0, atol=1e-6)
+    close(layer(x, causal=True), layer.join(expected))
 
 
 # ---- in a model
@@ -174,13 +175,13 @@ def test_counts_gradients_files(tmp_path, name, method):
     tuner.detach()
     assert mp.fingerprint(model) == before and torch.equal(zoo.logits(model, batch), base)
     tuner = mp.load(model, tmp_path)
-    torch.testing.assert_close(zoo.logits(model, batch), changed, rtol=0, atol=1e-6)
+    close(zoo.logits(model, batch), changed)
     kept = method.keep_mlp and method.hidden is not None
     assert tuner.report().trainable == (trainable if kept else stored)
     tuner.save(tmp_path / "again")
     tuner.detach()
     mp.load(model, tmp_path / "again")
-    torch.testing.assert_close(zoo.logits(model, batch), changed, rtol=0, atol=1e-6)
+    close(zoo.logits(model, batch), changed)
 
 
 @pytest.mark.parametrize("name", ["tiny-encoder-decoder", "t5", "bart"])
@@ -219,7 +220,7 @@ def test_starting_from_a_text_is_having_read_it(name, hidden):
     ids = torch.cat([torch.tensor([text]).expand(3, -1), batch["input_ids"]], dim=1)
     mask = torch.cat([torch.ones(3, 3, dtype=torch.long), batch["attention_mask"]], dim=1)
     read = zoo.logits(model, {"input_ids": ids, "attention_mask": mask})[:, 3:]
-    torch.testing.assert_close(logits, read, rtol=0, atol=1e-4)
+    close(logits, read)
 
 
 def test_short_texts_are_repeated_and_words_are_drawn():
@@ -242,11 +243,11 @@ def test_short_texts_are_repeated_and_words_are_drawn():
 def test_too_few_hidden_features_come_as_near_as_they_can():
     """Two hidden features and a bias span three dimensions: P = 6 rows are fitted, not met."""
     torch.manual_seed(0)
-    rows, target = PrefixEncoder(6, 8, 4, 2, 0.02), torch.randn(6, 8)
+    rows, target = PrefixEncoder(6, 8, 4, 2, 0.02).double(), torch.randn(6, 8).double()
     set_rows(rows, target)
     middle = F.pad(torch.tanh(rows.down(rows.embedding)), (0, 1), value=1.0).detach().double()
     best = middle @ torch.linalg.lstsq(middle, target.double()).solution
-    torch.testing.assert_close(rows().double(), best, rtol=0, atol=1e-5)
+    close(rows().double(), best)
 
 
 @pytest.mark.parametrize("hidden", [None, 4])
@@ -258,7 +259,7 @@ def test_embedding_only_is_a_soft_prompt(hidden):
     ids = torch.cat([torch.tensor([[7, 9]]).expand(3, -1), batch["input_ids"]], dim=1)
     mask = torch.cat([torch.ones(3, 2, dtype=torch.long), batch["attention_mask"]], dim=1)
     plain = zoo.logits(zoo.build("gpt2"), {"input_ids": ids, "attention_mask": mask})
-    torch.testing.assert_close(logits, plain, rtol=0, atol=1e-5)
+    close(logits, plain)
 
 
 # ---- infix
@@ -287,12 +288,12 @@ def test_an_infix_is_read_from_its_place_on(name):
     infix = zoo.logits(model, batch)
     changed = (infix - base).abs().amax(-1)[:, :5] > 1e-4
     assert changed.tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-    torch.testing.assert_close(infix[2], prefix[2], rtol=0, atol=1e-5)  # nothing before it
+    close(infix[2], prefix[2])  # nothing before it
     assert (infix[0, 3:] - prefix[0, 3:]).abs().max() > 1e-4
     with mp.route(model, ["default", None, "default"]):
         mixed = zoo.logits(model, batch)
     expected = torch.stack([infix[0], base[1], infix[2]])
-    torch.testing.assert_close(mixed, expected, rtol=0, atol=1e-5)
+    close(mixed, expected)
     model(**batch).loss.backward()
     assert all(p.grad.abs().max() > 0 for p in tuner.parameters())
     ids = batch["input_ids"][:2]
@@ -310,7 +311,7 @@ def test_an_infix_is_read_from_its_place_on(name):
     tuner.detach()
     parts = mp.Prefix(**settings, position="infix", after=SEPARATOR), mp.LoRA(rank=2)
     mp.attach(model, mp.Together(parts), seed=0)
-    torch.testing.assert_close(zoo.logits(model, batch), infix, rtol=0, atol=1e-5)
+    close(zoo.logits(model, batch), infix)
 
 
 def test_an_infix_needs_one_row_for_both():
@@ -378,7 +379,7 @@ def test_defect_6_gradient_checkpointing(name, hidden):
         loss.backward()
         results.append([loss.detach(), *(p.grad for p in tuner.parameters())])
     for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+        close(one, other)
     assert all(g.abs().max() > 0 for g in results[1][1:])
 
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import LOSS, close
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -40,7 +41,7 @@ def test_templates_are_scored_by_the_loss_of_their_answers(name):
             rows = torch.cat([rows, torch.full((2, 1), 4)], dim=1)
         logits = zoo.logits(model, {"input_ids": rows})[:, -1]
         expected = logits.log_softmax(-1)[[0, 1], [20, 21]].mean()
-        assert score == pytest.approx(expected.item(), abs=1e-5)
+        close(score, expected.item(), dtype=torch.float32, roundings=LOSS)
 
 
 def test_templates_in_writing_need_words_only():
@@ -79,7 +80,7 @@ def test_a_search_never_gets_worse_and_finds_what_it_says(name):
     words = [piece for piece in found.template.pieces if type(piece) is int]
     assert len(words) == 2 and set(words) <= set(allowed)
     scored = score_templates(model, [found.template], [batch])[0][1]
-    assert scored == pytest.approx(-found.losses[-1], abs=1e-5)
+    close(scored, -found.losses[-1], dtype=torch.float32, roundings=LOSS)
     assert mp.fingerprint(model) == before and not mp.tuners(model)
 
 
@@ -97,7 +98,8 @@ def test_with_every_word_as_candidate_a_search_is_exhaustive():
     found = search(model, form, [batch], steps=1, candidates=zoo.WORDS, progress=False)
     every = [Template((word, "{x}", "{mask}"), 4, (1, None)) for word in range(zoo.WORDS)]
     best, score = score_templates(model, every, [batch])[0]
-    assert found.template == best and found.losses[-1] == pytest.approx(-score, abs=1e-5)
+    assert found.template == best
+    close(found.losses[-1], -score, dtype=torch.float32, roundings=LOSS)
 
 
 def test_a_search_wants_a_bare_model():

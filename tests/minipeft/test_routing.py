@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers as hf
 import zoo
+from closeness import close
 from torch import nn
 
 import minipeft as mp
@@ -14,7 +15,6 @@ from minipeft.doors.words import WordDoor
 from minipeft.model.anatomy import Anatomy
 from minipeft.reach import partly
 
-EXACT = dict(rtol=0, atol=1e-10)
 NUMBERS = dict(vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
 NUMBERS |= dict(intermediate_size=32, max_position_embeddings=40)
 RELATIVE = dict(relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4)
@@ -53,14 +53,16 @@ def compare(model, inputs: dict, rows: list, answer=lambda model, inputs: model(
             for name, tuner in known.items():
                 (tuner.enable if name in names else tuner.disable)()
             alone = answer(model, inputs)[row]
-            torch.testing.assert_close(mixed[row], alone, **EXACT)
+            close(mixed[row], alone)
         for tuner in known.values():
             tuner.disable()
         base = answer(model, inputs)
         for tuner in known.values():
             tuner.enable()
     for row, names in enumerate(rows):
-        assert torch.allclose(mixed[row], base[row], **EXACT) != bool(names), "it does something"
+        assert torch.allclose(mixed[row], base[row], rtol=0, atol=1e-10) != bool(names), (
+            "it does something"
+        )
 
 
 # ---- layers that read what belongs to no row
@@ -188,7 +190,7 @@ def test_layouts_are_followed_and_not_guessed(layout, tokens):
         model(**inputs)
     assert torch.equal(model(**inputs), before)
     with mp.route(model, ["a"] * 3):  # nobody need be told apart
-        torch.testing.assert_close(model(**inputs), before, **EXACT)
+        close(model(**inputs), before)
 
 
 def test_what_was_right_for_one_length_is_looked_at_again_for_another():

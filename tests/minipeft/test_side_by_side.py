@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import LOSS, close
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -51,12 +52,12 @@ def test_each_run_equals_training_it_alone(model):
             model, lambda step, run=run: batch_of(run.seed, step), 12, run.learning_rate,
             progress=False,
         )  # fmt: skip
-        assert result.losses == pytest.approx(history.losses, rel=2e-3)
+        close(result.losses, history.losses, dtype=torch.float32, roundings=LOSS)
         longest.append(max(history.gradient_norms))
         assert set(result.deltas) == {place.path for place, _ in tuner.places}
         for place, patch in tuner.places:
             assert patch.delta().abs().max() > 1e-2
-            assert torch.allclose(result.deltas[place.path], patch.delta(), atol=2e-4), place.path
+            close(result.deltas[place.path], patch.delta(), label=place.path)
         tuner.detach()
     assert max(longest) > 1  # so that the clipping has been seen at work
 
@@ -72,7 +73,7 @@ def test_a_run_that_explodes_does_not_disturb_the_others(model):
     wild = Run(mp.LoRA(rank=2, targets=QV), 1e30, seed=0)
     alone = train_side_by_side(model, RUNS[:1], batch_of, steps=6, progress=False)
     beside = train_side_by_side(model, [RUNS[0], wild], batch_of, steps=6, progress=False)
-    assert beside[0].losses == pytest.approx(alone[0].losses, rel=1e-4)
+    close(beside[0].losses, alone[0].losses, dtype=torch.float32, roundings=LOSS)
 
 
 def test_start_may_change_the_first_values(model):
@@ -163,11 +164,11 @@ def test_runs_of_any_setting_equal_runs_alone(name):
     results = train_side_by_side(model, runs, hub_batch, 5, progress=False, **options)
     for run, result in zip(runs, results, strict=True):
         losses, deltas = alone(model, run, hub_batch, 5, **options)
-        assert result.losses == pytest.approx(losses, rel=1e-6), run
+        close(result.losses, losses, dtype=torch.float32, roundings=LOSS)
         assert set(result.deltas) == set(deltas)
         for path, delta in deltas.items():
             assert delta.abs().max() > 0
-            torch.testing.assert_close(result.deltas[path], delta, rtol=0, atol=1e-6)
+            close(result.deltas[path], delta, dtype=torch.float32, label=path)
 
 
 def test_without_clipping(model):
@@ -175,7 +176,7 @@ def test_without_clipping(model):
     results = train_side_by_side(model, runs, batch_of, 4, clip=None, progress=False)
     for run, result in zip(runs, results, strict=True):
         losses, _ = alone(model, run, batch_of, 4, clip=None)
-        assert result.losses == pytest.approx(losses, rel=1e-4)
+        close(result.losses, losses, dtype=torch.float32, roundings=LOSS)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -194,7 +195,12 @@ def test_labels_of_padding_count_as_they_do_alone(model):
 
     run = Run(mp.LoRA(rank=2), 1e-2)
     (result,) = train_side_by_side(model, [run], asked_everywhere, 2, progress=False)
-    assert result.losses == pytest.approx(alone(model, run, asked_everywhere, 2)[0], rel=1e-4)
+    close(
+        result.losses,
+        alone(model, run, asked_everywhere, 2)[0],
+        dtype=torch.float32,
+        roundings=LOSS,
+    )
 
 
 def test_other_tuners_of_the_model_are_left_alone():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import close
 
 import minipeft as mp
 from minipeft.analysis import support
@@ -65,10 +66,10 @@ def test_every_method_in_one_batch(name, head):
         together = zoo.logits(model, batch)
     for row, method in enumerate(names):
         T = alone[method].shape[1]  # prompts included
-        torch.testing.assert_close(together[row, :T], alone[method][0], rtol=0, atol=1e-5)
+        close(together[row, :T], alone[method][0])
         assert not torch.equal(alone[method][0, -1], base[0, -1]), "it does something"
     T = base.shape[1]
-    torch.testing.assert_close(together[-1, :T], base[0], rtol=0, atol=1e-5)
+    close(together[-1, :T], base[0])
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "gpt2", "t5"])
@@ -104,7 +105,7 @@ def test_merged_adds_no_operation(name, method):
     expected = zoo.logits(model, batch)
     tuner.merge()
     assert [(path, type(module)) for path, module in model.named_modules()] == before
-    torch.testing.assert_close(zoo.logits(model, batch), expected, rtol=0, atol=1e-4)
+    close(zoo.logits(model, batch), expected)
     assert operations(model, batch) == operations(zoo.build(name), batch)
 
 

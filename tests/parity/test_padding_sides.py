@@ -8,6 +8,7 @@ they are given position_ids; BART, which takes none, is not tried with padding o
 import pytest
 import torch
 import zoo
+from closeness import LOSS, close
 
 import minipeft as mp
 from minipeft.analysis import support
@@ -26,13 +27,11 @@ PAIRS = [
     if support.why_not("Prefix" if method == "infix" else method, name) is None
     and (method != "infix" or name in DECODERS)
 ]
-SINGLE = ("gpt_neo", "bloom")  # GPT-Neo's scores are fp32; BLOOM hides padding with fp32's minimum
 
 
 def build(name: str, method: str):
-    """The model, in float64 where it can be, and its tuner, which does something."""
+    """The model and its tuner, which does something."""
     model = zoo.build(name)
-    model = model if name in SINGLE else model.double()
     tuner = mp.attach(model, METHODS[method], seed=0)
     zoo.shake(tuner)
     return model, tuner
@@ -90,10 +89,10 @@ def test_logits_and_loss(name, method):
     batch = told(model, method, padded(model, name, sides))
     rows, loss, counts = logits_and_loss(model, name, tuner, batch)
     for row, (one, _, _) in zip(rows, separate, strict=True):
-        torch.testing.assert_close(row, one[0], rtol=0, atol=1e-5 if name in SINGLE else 1e-10)
+        close(row, one[0])
     each = [n * one for n, (_, one, _) in zip(counts, separate, strict=True)]
     mean = sum(each) / sum(counts)
-    torch.testing.assert_close(loss, mean, rtol=0, atol=4e-6, check_dtype=False)  # fp32 there
+    close(loss, mean, dtype=torch.float32, roundings=LOSS)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -5,6 +5,7 @@ import warnings
 import pytest
 import torch
 import zoo
+from closeness import close
 
 import minipeft as mp
 
@@ -50,10 +51,6 @@ def opened_by_peft(name: str, head: str, folder):
         return peft.PeftModel.from_pretrained(zoo.build(name, head), folder).eval()
 
 
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("name", THEIRS)
 def test_their_file_opens_here(tmp_path, name):
     theirs, batch = with_peft(name), zoo.batch(name)
@@ -72,7 +69,7 @@ def test_their_file_opens_here(tmp_path, name):
     tuner.merge()
     ours = dict(model.named_parameters())
     for key, weight in merged.named_parameters():
-        torch.testing.assert_close(ours[key], weight, rtol=1e-6, atol=1e-6)
+        close(ours[key], weight)
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -117,7 +114,7 @@ def test_gradients_are_the_same_numbers(name):
     theirs(**batch).loss.backward()
     for path, ours, other in pairs:
         assert ours.grad.abs().max() > 0, path
-        torch.testing.assert_close(ours.grad, other.grad.flatten(), rtol=1e-4, atol=1e-7)
+        close(ours.grad, other.grad.flatten())
 
 
 @pytest.mark.parametrize(

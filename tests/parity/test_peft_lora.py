@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from closeness import close
 
 import minipeft as mp
 
@@ -61,10 +62,6 @@ def opened_by_peft(name: str, head: str, folder):
         ) else None
         warnings.filterwarnings("ignore", message="fan_in_fan_out")
         return peft.PeftModel.from_pretrained(zoo.build(name, head), folder).eval()
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
 SETTINGS = {
@@ -157,9 +154,7 @@ def test_twenty_steps_are_the_same_numbers(name):
     model(**data[0]).loss.backward()
     theirs(**data[0]).loss.backward()
     for label, ours, other in pairs:
-        torch.testing.assert_close(
-            ours.grad, other.grad, rtol=1e-5, atol=1e-7, msg=lambda m, k=label: f"{k}: {m}"
-        )
+        close(ours.grad, other.grad, label=label)
         ours.grad = other.grad = None
 
     options = dict(warmup=0, schedule="constant", clip=None, weight_decay=0.01, progress=False)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import zoo
+from closeness import close
 
 import minipeft as mp
 from minipeft.analysis.drift import full_precision
@@ -31,7 +32,7 @@ def test_our_file_opens_there(tmp_path, name, targets):
     assert (whole - tuned).abs().max() > 1e-2
     # on the original base it gives the logits of full_precision ...
     theirs = zoo.logits(opened(zoo.build(name), tmp_path), batch)
-    torch.testing.assert_close(theirs, whole, rtol=0, atol=1e-5)
+    close(theirs, whole)
     # ... and on a base with the same four bits those of the tuner
     base = zoo.build(name)
     for path, module in tuner.anatomy.modules.items():
@@ -42,7 +43,7 @@ def test_our_file_opens_there(tmp_path, name, targets):
             with torch.no_grad():
                 linear.weight.copy_(weight.T if is_transposed(linear) else weight)
     theirs = zoo.logits(opened(base, tmp_path), batch)
-    torch.testing.assert_close(theirs, tuned, rtol=0, atol=1e-5)
+    close(theirs, tuned)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -6,6 +6,7 @@ from itertools import product
 
 import pytest
 import torch
+from closeness import close
 from torch import Tensor
 
 import tiny_transformer as tt
@@ -80,8 +81,8 @@ def test_attend_is_equation_1():
     allowed = normal(B, T, S, seed=9) > -0.5
     allowed[:, :, 0] = True
     heads, weights = tt.attend(query, key, value, additive(allowed))
-    torch.testing.assert_close(heads, loops(query, key, value, allowed), atol=1e-6, rtol=0)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(B, H, T), atol=1e-6, rtol=0)
+    close(heads, loops(query, key, value, allowed))
+    close(weights.sum(-1), torch.ones(B, H, T))
     assert (weights.transpose(0, 1)[:, ~allowed] == 0).all()  # exactly nothing on what is hidden
 
 
@@ -94,11 +95,11 @@ def test_self_attention_is_loops_over_queries(case, keep):
     ours = attention(x, **arguments)
     theirs = by_hand(attention, x, x, allowed)
     see = rows_that_see(allowed)
-    torch.testing.assert_close(ours[see], theirs[see], atol=1e-5, rtol=0)
+    close(ours[see], theirs[see])
     if keep:
         assert attention.weights.shape == (B, H, T, T)
         assert not attention.weights.requires_grad
-        torch.testing.assert_close(attention.weights.sum(-1), torch.ones(B, H, T))
+        close(attention.weights.sum(-1), torch.ones(B, H, T))
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["by hand", "kernel"])
@@ -108,7 +109,7 @@ def test_cross_attention_is_loops_over_queries(keep):
     allowed[1, :, 4:] = False
     attention.keep_weights = keep
     ours = attention(x, context, mask=additive(allowed))
-    torch.testing.assert_close(ours, by_hand(attention, x, context, allowed), atol=1e-5, rtol=0)
+    close(ours, by_hand(attention, x, context, allowed))
 
 
 def test_a_causal_mask_with_a_past_hides_the_future_only():
@@ -143,10 +144,10 @@ def test_memory_is_attention_over_the_concatenation(case, keep):
     ours = attention(x, **arguments)
     seen = torch.cat([torch.ones(B, T, P, dtype=torch.bool), allowed], dim=2)
     theirs = by_hand(attention, x, torch.cat([extra, x], dim=1), seen)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    close(ours, theirs)
     if keep:
         assert attention.weights.shape == (B, H, T, P + T)
-        torch.testing.assert_close(attention.weights.sum(-1), torch.ones(B, H, T))
+        close(attention.weights.sum(-1), torch.ones(B, H, T))
 
 
 def test_memory_in_cross_attention():
@@ -158,7 +159,7 @@ def test_memory_in_cross_attention():
     ours = attention(x, context, mask=additive(allowed))
     seen = torch.cat([torch.ones(B, T, P, dtype=torch.bool), allowed], dim=2)
     theirs = by_hand(attention, x, torch.cat([extra, context], dim=1), seen)
-    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+    close(ours, theirs)
 
 
 @pytest.mark.parametrize("case", SEEN)
@@ -178,7 +179,7 @@ def test_he_s_identity(case):
     heads = (1 - share) * own + share * theirs  # (B, H, T, D)
     attention.memory = memory
     ours = attention(x, **arguments)
-    torch.testing.assert_close(ours, attention.output(attention.join(heads)), atol=2e-6, rtol=0)
+    close(ours, attention.output(attention.join(heads)))
     # and the same before the output projection, to 1e-6
     full = tt.attend(
         query,
@@ -186,7 +187,7 @@ def test_he_s_identity(case):
         torch.cat([memory[1].expand(B, -1, -1, -1), value], dim=2),
         torch.nn.functional.pad(mask, (P, 0)),
     )[0]
-    torch.testing.assert_close(full, heads, atol=1e-6, rtol=0)
+    close(full, heads)
 
 
 def test_memory_of_one_row_serves_the_whole_batch():
@@ -208,7 +209,7 @@ def test_memory_never_enters_the_cache():
     cache: dict = {}
     steps = [attention(x[:, t : t + 1], causal=True, cache=cache) for t in range(T)]
     assert cache["key"].shape == cache["value"].shape == (B, H, T, D)
-    torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=0)
+    close(torch.cat(steps, dim=1), whole)
 
 
 def test_memory_gets_gradients():
@@ -239,7 +240,7 @@ def test_cached_attention_in_pieces_is_attention_at_once(pieces):
         outputs.append(attention(x[:, begin : begin + length], causal=True, cache=cache))
         begin += length
     whole = attention(x, causal=True)
-    torch.testing.assert_close(torch.cat(outputs, dim=1), whole, atol=1e-5, rtol=0)
+    close(torch.cat(outputs, dim=1), whole)
 
 
 def test_cross_attention_reads_its_context_once():
@@ -249,7 +250,7 @@ def test_cross_attention_reads_its_context_once():
     nonsense = torch.full_like(context, torch.nan)
     rest = attention(x[:, 1:], nonsense, cache=cache)
     whole = attention(x, context)
-    torch.testing.assert_close(torch.cat([first, rest], dim=1), whole, atol=1e-5, rtol=0)
+    close(torch.cat([first, rest], dim=1), whole)
 
 
 # Odds and ends

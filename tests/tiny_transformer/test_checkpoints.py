@@ -41,7 +41,7 @@ def test_a_saved_model_is_the_same(
     if (layout, head) == ("bart", "tagging"):
         head = "language"
     numbers = dict(width=heads * D, heads=heads, layers=layers, inner=inner, activation=activation)
-    model = scrambled(layout, head, labels, dropout=0.1, **numbers)
+    model = scrambled(layout, head, labels, dropout=0.1, **numbers).float()
     tt.save(model, None, tmp_path)
     again, tokenizer = tt.load(tmp_path, head=head)
     same_bits(model, again)
@@ -55,7 +55,7 @@ def test_a_saved_model_is_the_same(
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     for layout in LAYOUTS:
         tokenizer = tt.WordTokenizer(["anna", "likes"], ends=layout != "gpt2")
-        model = scrambled(layout, vocab_size=len(tokenizer))
+        model = scrambled(layout, vocab_size=len(tokenizer)).float()
         tt.save(model, tokenizer, tmp_path / "one")
         tt.save(*tt.load(tmp_path / "one"), tmp_path / "two")
         files = {path.name for path in (tmp_path / "one").iterdir()}

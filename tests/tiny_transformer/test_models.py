@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from closeness import close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FIRST, fresh, padded, scrambled, words
@@ -84,7 +85,7 @@ def test_a_cache_does_not_leak_the_future():
         cache: list = []
         first = model(ids[:, :4], cache=cache).logits
         model(words(2, 1, seed=3), cache=cache)
-        torch.testing.assert_close(first, whole[:, :4], atol=1e-5, rtol=0)
+        close(first, whole[:, :4])
 
 
 def test_an_encoder_sees_both_sides():
@@ -123,14 +124,14 @@ def test_padding_changes_nothing(layout, head, side):
         if head != "classification":
             places = batch["attention_mask"][number].bool()
             own = own[: len(row)] if layout == "bart" else own[places]
-        torch.testing.assert_close(own, alone.logits[0], atol=1e-5, rtol=0)
+        close(own, alone.logits[0])
         losses.append(alone.loss)
         counts.append(len(label) - (layout == "gpt2" and head == "language"))
     mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
-    torch.testing.assert_close(together.loss, mean, atol=1e-5, rtol=0)
+    close(together.loss, mean)
     pairs = zip(gradients(model, together.loss), gradients(model, mean), strict=True)
     for ours, theirs in pairs:
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+        close(ours, theirs)
 
 
 @pytest.mark.parametrize("layout, head", KINDS)
@@ -175,7 +176,7 @@ def test_a_decoder_with_a_cache_gives_the_same_logits(pieces, with_mask):
             piece = model(ids[:, begin:end], mask[:, :end] if with_mask else None, cache=cache)
             seen.append(piece.logits)
             begin = end
-    torch.testing.assert_close(torch.cat(seen, 1)[real], whole[real], atol=1e-5, rtol=0)
+    close(torch.cat(seen, 1)[real], whole[real])
 
 
 def test_an_encoder_decoder_with_a_cache_gives_the_same_logits():
@@ -193,7 +194,7 @@ def test_an_encoder_decoder_with_a_cache_gives_the_same_logits():
             ).logits
             for t in range(6)
         ]
-    torch.testing.assert_close(torch.cat(steps, dim=1), whole.logits, atol=1e-5, rtol=0)
+    close(torch.cat(steps, dim=1), whole.logits)
 
 
 def test_a_cache_is_used_although_gradients_are_checkpointed():
@@ -202,7 +203,7 @@ def test_a_cache_is_used_although_gradients_are_checkpointed():
     whole = model(ids).logits
     cache: list = []
     model(ids[:, :4], cache=cache)
-    torch.testing.assert_close(model(ids[:, 4:], cache=cache).logits, whole[:, 4:])
+    close(model(ids[:, 4:], cache=cache).logits, whole[:, 4:])
 
 
 # Training
@@ -254,7 +255,7 @@ def test_labels_of_minus_100_do_not_count():
     out = model(ids, labels=labels)
     chances = out.logits.log_softmax(-1)
     by_hand = -sum(chances[b, t - 1, ids[b, t]] for b in range(2) for t in (4, 5)) / 4
-    torch.testing.assert_close(out.loss, by_hand, atol=1e-6, rtol=0)
+    close(out.loss, by_hand)
 
 
 def test_an_encoder_decoder_reads_its_own_past():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from closeness import close
 from safetensors.torch import load_file, save_file
 from tiny_models import fresh
 
@@ -76,9 +77,9 @@ def test_the_first_step_is_adamw_s_by_hand():
     norm = torch.stack([g.norm() for g in gradient.values()]).norm()
     rate = learning_rate(0, 1, 1e-2, 1)
     for name, parameter in model.named_parameters():
-        g = gradient[name] * min(1.0, 1.0 / norm)  # clipped to length 1
+        g = gradient[name] * min(1.0, 1.0 / (norm + 1e-6))  # clipped to length 1, as torch does it
         expected = before[name] * (1 - rate * 0.1) - rate * g / (g.abs() + 1e-8)
-        torch.testing.assert_close(parameter.data, expected, atol=2e-5, rtol=0)
+        close(parameter.data, expected)
 
 
 # Resuming
@@ -166,8 +167,8 @@ def test_a_run_that_is_killed_at_several_moments_ends_with_the_same_bits(tmp_pat
     process.stdout.close()
     assert process.wait() == 0
     assert 5 < steps[0] <= 10 and steps[-1] == 11  # it did go on and did not begin again
-    again, _ = tt.load(tmp_path / "model")
-    assert same_bits(whole, again)
+    again, _ = tt.load(tmp_path / "model")  # as float32
+    assert same_bits(whole.float(), again)
 
 
 def test_a_kill_while_the_snapshot_is_written_leaves_the_old_one(tmp_path, monkeypatch):

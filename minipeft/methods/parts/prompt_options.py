@@ -116,14 +116,19 @@ def first_vectors(method, table: nn.Module) -> Tensor:
         pool, missing = min(method.common, V), P - len(words)
         drawn = torch.cat([torch.randperm(pool) for _ in range(math.ceil(missing / pool))])
         words = words + [(i,) for i in drawn[:missing].tolist()]
-    vectors = [table(torch.tensor(word, device=device)).float().mean(0) for word in words]
+    vectors = [at_least_fp32(table(torch.tensor(word, device=device))).mean(0) for word in words]
     return torch.stack(vectors)
 
 
 def drawn_words(table: nn.Module, n: int) -> Tensor:
     """The vectors of n words drawn from the vocabulary: (n, C)."""
     drawn = torch.randint(table.num_embeddings, (n,), device=table.weight.device)
-    return table(drawn).detach().float()
+    return at_least_fp32(table(drawn))
+
+
+def at_least_fp32(values: Tensor) -> Tensor:
+    """The same numbers, detached, in float32 or in their wider dtype: what is trained starts so."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def add_words(tuner, method, prompt: nn.Module) -> None:
