@@ -26,9 +26,11 @@ that was given a memory and did not read it (see `MemoryDoor`).
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -67,13 +69,14 @@ class Reach:
         self.model, self.lock, self.look_at_rows = model, lock, look_at_rows
         self.wrap, self.later, self.prepare = wrap, later, prepare
         self.depth, self.partly = 0, False
+        self.caller: FrameType | None = None  # what runs the call that a pass began with
         self.root, self.given = "", {}
         self.masks: tuple[Tensor, Tensor] | None = None  # of the last encoder: given, with prompts
         self.bodies = reading_models(model)
 
     def __getstate__(self) -> dict:
         """A copy of the model is in no pass."""
-        return vars(self) | {"depth": 0, "given": {}, "masks": None}
+        return vars(self) | {"depth": 0, "caller": None, "given": {}, "masks": None}
 
     def register(self) -> Iterator:
         """Hooks at every entrance; each is given out as soon as it is there."""
@@ -88,6 +91,18 @@ class Reach:
             return acting
         named = {name for names in record.rows for name in names}
         return [tuner for tuner in acting if tuner.name in named]
+
+    def end_interrupted(self) -> None:
+        """Forget a pass that is over although torch has not called `leave`, which it does after
+        an Exception, but not after a KeyboardInterrupt: what began it is on the stack no more.
+        """
+        frame = sys._getframe() if self.depth else None
+        while frame is not None and frame is not self.caller:
+            frame = frame.f_back
+        if frame is None:
+            for _ in range(self.depth):
+                self.lock.__exit__(None, None, None)
+            self.depth, self.caller = 0, None
 
     def begin(self, path: str, given: dict) -> None:
         """A pass begins with a call of the module at this path, with these arguments."""
@@ -286,6 +301,9 @@ class Entrance:
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
         reach = self.reach
         reach.lock.__enter__()
+        reach.end_interrupted()
+        if not reach.depth:
+            reach.caller = frame_outside()
         reach.depth += 1
         every = named_arguments(module, args, kwargs)
         given = {name: value for name, value in every.items() if value is not None}
@@ -307,8 +325,16 @@ class Entrance:
             return
         reach.depth -= 1
         if not reach.depth:
-            reach.given = {}
+            reach.given, reach.caller = {}, None
         reach.lock.__exit__(None, None, None)
+
+
+def frame_outside() -> FrameType:
+    """What runs the function of this file that asks; torch.compile cuts such a function up."""
+    frame = sys._getframe()
+    while frame.f_code.co_filename == __file__:
+        frame = frame.f_back
+    return frame
 
 
 def named_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:

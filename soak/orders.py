@@ -133,10 +133,9 @@ def batch(kind: str) -> dict:
 def photograph(model, same: bool = True) -> dict:
     """Everything that must be as it was; same: the very same objects, not those of a copy."""
     tree = {
-        path: (id(module) * same, type(module), module.training, sorted(vars(module)))
+        path: (id(module) * same, type(module), module.training, *known(module))
         for path, module in model.named_modules(remove_duplicate=False)
     }
-    hooks = [len(getattr(model, key)) for key in sorted(vars(model)) if key.endswith("hooks")]
     tensors = {
         name: (id(tensor) * same, tensor.requires_grad, tensor.grad is None, bits(tensor))
         for named in (model.named_parameters, model.named_buffers)
@@ -147,8 +146,14 @@ def photograph(model, same: bool = True) -> dict:
         ties.setdefault(id(parameter), []).append(name)
     configs = [getattr(module, "config", None) for module in model.modules()]
     attention = [getattr(config, "_attn_implementation", None) for config in configs]
-    every = dict(tree=tree, hooks=hooks, tensors=tensors, ties=[*ties.values()])
+    every = dict(tree=tree, tensors=tensors, ties=[*ties.values()])
     return every | dict(attention=attention, attached="minipeft" in vars(model))
+
+
+def known(module) -> tuple[list[str], list[int]]:
+    """Names of a module's attributes, and how many hooks of each kind it has."""
+    names = sorted(vars(module))
+    return names, [len(vars(module)[name]) for name in names if "_hooks" in name]
 
 
 def bits(tensor: torch.Tensor) -> bytes:
@@ -270,13 +275,15 @@ class Orders(RuleBasedStateMachine):
     # ---- steps ----
 
     @precondition(lambda self: len(self.tuners) < len(NAMES))
-    @rule(method=METHODS, head=st.sampled_from(("auto", False)))
-    def attach(self, method, head):
+    @rule(method=METHODS, head=st.sampled_from(("auto", False)), merge=st.booleans())
+    def attach(self, method, head, merge):
         name = next(name for name in NAMES if name not in self.tuners)
         kept = {n: values(t) for n, t in self.tuners.items()}
         if self.attempt(lambda: mp.attach(self.model, method, name, head=head)):
             assert {n: values(t) for n, t in self.tuners.items() if n != name} == kept
             self.shake(self.tuners[name])
+            if merge:
+                self.unmoved(self.tuners[name].merge)
 
     def shake(self, tuner) -> None:
         """Steps of size 0.1 in random directions, as an optimizer of one's own takes them."""
@@ -311,9 +318,10 @@ class Orders(RuleBasedStateMachine):
         self.check_base()
 
     @precondition(lambda self: self.tuners)
-    @rule(number=st.integers(0, 2))
-    def merge(self, number):
-        self.unmoved(self.pick(number).merge)
+    @rule(numbers=st.permutations(range(len(NAMES))))
+    def merge(self, numbers):
+        for number in numbers[: len(self.tuners)]:
+            self.unmoved(self.pick(number).merge)
 
     @precondition(lambda self: any(t.merged for t in self.tuners.values()))
     @rule(number=st.integers(0, 2))
@@ -400,7 +408,7 @@ class Orders(RuleBasedStateMachine):
         assert self.state() == before
 
     @rule(
-        what=st.sampled_from(("attach", "merge", "unmerge", "disable", "enable", "detach")),
+        what=st.sampled_from(("pass", "attach", "merge", "unmerge", "disable", "enable", "detach")),
         number=st.integers(0, 2),
         after=st.integers(1, 1500),
         method=METHODS,
@@ -410,6 +418,8 @@ class Orders(RuleBasedStateMachine):
         if what == "attach":
             step, name = mp.attach, next((n for n in NAMES if n not in self.tuners), None)
             step = name and (lambda: mp.attach(self.model, method, name))
+        elif what == "pass":
+            step = self.tuners and (lambda: logits(self.model, self.inputs))
         else:
             step = self.tuners and getattr(self.pick(number), what)
         if not step:
@@ -420,6 +430,8 @@ class Orders(RuleBasedStateMachine):
             with interrupted(after):
                 step()
         except (KeyboardInterrupt, ValueError, TypeError):
+            if what == "pass":
+                assert self.state() == before
             if what in ("attach", "merge") and len(self.tuners) == len(kept):
                 if not self.tuners or not any(t.merged for t in self.tuners.values()):
                     assert self.state() == before

@@ -7,6 +7,7 @@ below are single situations, some of which a machine meets too seldom.
 import copy
 import itertools
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -328,6 +329,30 @@ def test_what_acts_on_every_row_is_not_begun_inside_a_route():
 
 
 # ---- interruptions ----
+
+
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_a_pass_that_was_interrupted_is_over(name):
+    """torch calls no hook after a KeyboardInterrupt: the next pass finds an unfinished one."""
+    model, inputs = zoo.build(name), zoo.batch(name)
+    tuner = mp.attach(model, mp.PromptTuning(length=2), "a", seed=0)
+    zoo.shake(tuner)
+    expected = zoo.logits(model, inputs)
+    write = partial(mp.generate, model, inputs["input_ids"][:2], max_new_tokens=3)
+    written = write()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    inner = next(m for m in reversed([*model.modules()]) if type(m) is nn.Dropout)
+    for interrupted in (partial(model, **inputs), write):
+        hook = inner.register_forward_hook(stop)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
+        hook.remove()
+        assert torch.equal(write(), written)
+        assert torch.equal(zoo.logits(model, inputs), expected)
+        assert not model.minipeft.turn.held()
 
 
 @pytest.mark.parametrize("act", ["merge", "unmerge", "enable", "disable", "detach", "attach"])
