@@ -26,6 +26,7 @@ from torch import Tensor
 EXACT = 1e-10  # of the size of the numbers, in float64
 SIGMAS = 5
 MODEL = 2048  # roundings on the way of a number through one of the small models, and back
+HALF = 32  # the same in half precision, where sums are taken in float32 and rounded once
 LOSS = 8  # of a loss in float32: the logits, the softmax, its logarithm, the mean, a sum of means
 
 
