@@ -52,11 +52,10 @@ def check_merge(tuner) -> None:
                 f"{tuner.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
                 "there is no weight that it could be added to."
             )
-        shared = uses[place.module.weight] if getattr(patch, "changes_weight", True) else []
-        bias = place.module._parameters.get("bias")
-        if bias is not None:  # a module that holds the bias for another one does not read it
-            reads = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
-            shared = shared if len(shared) > 1 else reads
+        weight, bias = (place.module._parameters.get(key) for key in ("weight", "bias"))
+        shared = uses[weight] if getattr(patch, "changes_weight", True) else []
+        if len(shared) < 2 and bias is not None:
+            shared = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
         if len(shared) > 1:
             raise ValueError(
                 f"The weight of {place.path} is shared with "

@@ -75,28 +75,29 @@ def attach(
     tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
     first = not tuners(model)
     tuner.record = Attached(model) if first else model.minipeft
-    try:
-        model.minipeft = tuner.record
-        model.minipeft.tuners[name] = tuner
-        if first:
-            tuner.record.freeze()
-            tuner.record.reach = Reach(
-                model, tuner.record.turn, wrap_now, later, prepare, look_at_rows
-            )
-            tuner.record.hooks.extend(tuner.record.reach.register())
-            tuner.record.hooks.extend(state.register(model))
-        with seeded(seed):
-            method.install(tuner)
-            for path in heads_to_train(tuner, head):
-                tuner.copy(path)
-        tuner.first_digest = digest(tuner)
-        update(model)
-        WITH_TUNERS.add(model)
-        if method.counts_steps(tuner):
-            watch(tuner)
-    except BaseException:
-        finish(tuner._take_away)
-        raise
+    with tuner.record.turn:
+        try:
+            model.minipeft = tuner.record
+            model.minipeft.tuners[name] = tuner
+            if first:
+                tuner.record.freeze()
+                tuner.record.reach = Reach(
+                    model, tuner.record.turn, wrap_now, later, prepare, look_at_rows
+                )
+                tuner.record.hooks.extend(tuner.record.reach.register())
+                tuner.record.hooks.extend(state.register(model))
+            with seeded(seed):
+                method.install(tuner)
+                for path in heads_to_train(tuner, head):
+                    tuner.copy(path)
+            tuner.first_digest = digest(tuner)
+            update(model)
+            WITH_TUNERS.add(model)
+            if method.counts_steps(tuner):
+                watch(tuner)
+        except BaseException:
+            finish(tuner._take_away)
+            raise
     return tuner
 
 

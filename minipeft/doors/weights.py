@@ -331,28 +331,28 @@ class WeightDoor(Door):
         """
         base, values = bottom(self), self.originals.values
         own = {key: p for key, p in base._parameters.items() if p is not None}
-        if self.merged:
-            for parameter in own.values():
-                if parameter not in values:
-                    values[parameter] = parameter.detach().clone()
-        weight, bias = (values.get(own[k]) if k in own else None for k in ("weight", "bias"))
-        if weight is None:  # nothing is merged, nor was it
-            return
-        if self.merged:
-            # everything is done in fp32 (fp64 for an fp64 base) and rounded once
-            wide = torch.promote_types(weight.dtype, torch.float32)
-            weight, bias = weight.to(wide), None if bias is None else bias.to(wide)
-            weight = weight.T if is_transposed(base) else weight  # (out, in)
-            for name, patch in self.patches.items():  # in the order of attachment
-                if name in self.merged:
-                    weight, bias = fold(patch, weight, bias)
-            weight = weight.T if is_transposed(base) else weight
-        own["weight"].copy_(weight)
-        if bias is not None:
-            own["bias"].copy_(bias)
         if not self.merged:
             for parameter in own.values():
-                del values[parameter]
+                if parameter in values:
+                    parameter.copy_(values[parameter])
+                    del values[parameter]
+            return
+        for parameter in own.values():
+            if parameter not in values:
+                values[parameter] = parameter.detach().clone()
+        # everything is done in fp32 (fp64 for an fp64 base) and rounded once
+        device = own["weight"].device  # the model may have moved; what stands aside has not
+        wide = torch.promote_types(own["weight"].dtype, torch.float32)
+        weight, bias = (
+            values[own[k]].to(device, wide) if k in own else None for k in ("weight", "bias")
+        )
+        weight = weight.T if is_transposed(base) else weight  # (out, in)
+        for name, patch in self.patches.items():  # in the order of attachment
+            if name in self.merged:
+                weight, bias = fold(patch.to(device), weight, bias)
+        own["weight"].copy_(weight.T if is_transposed(base) else weight)
+        if bias is not None:
+            own["bias"].copy_(bias)
 
 
 class Frozen:
@@ -433,8 +433,7 @@ class CopyDoor(Door):
     """
 
     def behind(self) -> nn.Module:
-        acting = [name for name in self.patches if name not in self.off and name not in self.merged]
-        last = self.patches[acting[-1]] if acting and self.rows is None else self.base
+        last = self.answering() if self.rows is None else self.base
         return last if dtype_of(last) == dtype_of(self.base) else self.base
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
@@ -456,21 +455,22 @@ class CopyDoor(Door):
         return copy(x, *args, **kwargs).to(narrow)
 
     def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
-        merged = self.last_merged()
-        silent = list(self.patches).index(merged) if merged else -1
-        later = list(self.patches.values())[silent + 1 :]
+        later = [self.patches[name] for name in self.after_merged()]
         return ((patch, rows) for patch, rows in super().active(size) if patch in later)
 
     def last_merged(self) -> str | None:
         """Of the merged copies the one that was attached last: the others are beneath it."""
         return next((name for name in reversed(list(self.patches)) if name in self.merged), None)
 
+    def after_merged(self) -> list[str]:
+        """The names of the copies that were attached after the last merged one."""
+        names, merged = list(self.patches), self.last_merged()
+        return names[names.index(merged) + 1 :] if merged else names
+
     def answering(self) -> nn.Module:
         """The copy that answers where nothing is routed, or the base."""
-        rows, self.rows = self.rows, None
-        active = [patch for patch, _ in self.active(1)]
-        self.rows = rows
-        return active[-1] if active else self.base
+        acting = [name for name in self.after_merged() if name not in self.off]
+        return self.patches[acting[-1]] if acting else self.base
 
     def write(self) -> None:
         """Put the tensors of the last merged copy into the base's places, or the old ones back."""
