@@ -23,7 +23,12 @@ def test_every_parameter_and_every_pair_of_options_is_varied(name):
 def test_a_mutant_is_rejected_unless_it_is_listed_as_equivalent(name):
     count, accepted = coverage.survivors(CHECKS[name])
     assert count >= 8
-    assert sorted(accepted) == sorted(EQUIVALENT.get(name, {}))
+    assert sorted(map(bare, accepted)) == sorted(map(bare, EQUIVALENT.get(name, {})))
+
+
+def bare(key):
+    """Without brackets and spaces, which Python's versions write differently."""
+    return "".join(c for c in key if c not in "() ")
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -142,10 +142,6 @@ MISTAKES = [
         "with a cache the mask is ignored",
         (SIZES, f"mask = mask if cache is None else None\n        {SIZES}"),
     ),
-    mistake(
-        "with a memory the mask is ignored: hand it to `remember`",
-        (REMEMBER, "key, value, mask = self.remember(key, value, None)"),
-    ),
     mistake("the context is ignored: keys and values come from it", (SOURCE, "source = x")),
     mistake(
         "the query is made from the context: queries come from x",
@@ -202,6 +198,10 @@ MISTAKES = [
         "with a memory every token sees its future: `remember` gives back a mask that holds the "
         "causal part, hand that one to mix",
         (CAUSAL, "causal = causal and T > 1 and self.memory is None"),
+    ),
+    mistake(
+        "with a memory the mask is ignored: hand it to `remember`",
+        (REMEMBER, "key, value, mask = self.remember(key, value, None)"),
     ),
     remembering(BEGINS, f"mask = {triangle('key.shape[2]')}"),
     remembering(BEGINS, f"mask = {triangle('key.shape[2]')} if causal else mask"),

@@ -147,7 +147,7 @@ block = Check(
             layouts=("plain",),
             gradients=("on",),
             draws=True,
-            copies=4096,
+            copies=2048,
             silenced=("dropout", 0.0),
         ),
     ],

@@ -8,6 +8,7 @@ shows the smallest case that fails. CONTRIBUTING.md has an example.
 
 from minipeft.checks.framework.cases import OMIT, Case, call
 from minipeft.checks.framework.check import Check
+from minipeft.checks.framework.comparing import compare
 from minipeft.checks.framework.errors import CheckFailed, NotFinished, expect
 from minipeft.checks.framework.inputs import Draw
 from minipeft.checks.framework.trial import Mistake, Trial, View, mistake
@@ -23,6 +24,7 @@ __all__ = [
     "Trial",
     "View",
     "call",
+    "compare",
     "expect",
     "mistake",
 ]

@@ -20,11 +20,15 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.08, tor
 
 @dataclass(frozen=True)
 class Difference:
-    """kind: one of the words below; where: the part of the result, the argument, the parameter.
+    """What differs.
 
-    "error" something was raised; "no error" nothing was, and should have been; "type", "parts",
-    "shape", "dtype", "nan", "value" of the result; "gradient missing", "gradient extra",
-    "gradient"; "argument" one was changed; "random" a global generator was touched; "settings".
+    kind    "error" something was raised; "no error" nothing was, and should have been;
+            "type", "parts", "extra parts", "shape", "dtype", "device", "nan", "value": the result;
+            "gradient missing", "gradient extra", "gradient";
+            "argument" one was changed; "random" a global generator was touched; "generator" the
+            given one was not; "settings" something was switched;
+            "rule" the trial's judge objects; "outcomes", "repeats" of a dropout
+    where   the part of the result, the argument, the parameter
     """
 
     kind: str

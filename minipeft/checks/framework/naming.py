@@ -85,11 +85,14 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
     """The mistake of the list that explains the plainest failure, and fits all else best."""
     best, most = None, (False, 0, 0)
     for entry in check.mistakes:
+        wrong = wrong_object(check, entry)
+        if trial.copies and _contradictions(check, wrong, passed[:3], key_of(entry)):
+            continue  # it would not have come as far as this trial, where a case takes long
         first = _explains(check, trial, entry, failures[0])
         count = sum(_explains(check, trial, entry, failure) for failure in failures[1:])
         if not first and 2 * count < len(failures):
             continue
-        against = _contradictions(check, wrong_object(check, entry), passed, key_of(entry))
+        against = _contradictions(check, wrong, passed, key_of(entry))
         if (first, -against, count) > most or best is None:
             best, most = entry, (first, -against, count)
         if most == (True, 0, len(failures) - 1):
