@@ -176,6 +176,7 @@ class Check:
         if key not in self._expected:
             subject = self.subject(trial, self.reference, case)
             self._expected[key] = self.seen(trial, subject)
+            self._expected[key].raw = None
         return self._expected[key]
 
     def seen(self, trial: Trial, subject: Subject) -> Observation:
@@ -189,14 +190,22 @@ class Check:
         return seen
 
     def shown_by(self, trial: Trial, wrong: Any, case: Case, key: Any) -> Observation | None:
-        """What a wrong object shows in a case; None when it cannot be made ready for it."""
+        """What a wrong object shows in a case; None when it cannot be made ready for it.
+
+        It is kept for the next question about it, unless it is thousands of rows. key: a mistake's
+        edits or object; None for what is asked once only.
+        """
         place = (id(trial), case.key, key)
-        if place not in self._shown:
-            try:
-                self._shown[place] = self.seen(trial, self.subject(trial, wrong, case))
-            except Exception:  # a part is missing, or its constructor stops
-                self._shown[place] = None
-        return self._shown[place]
+        if place in self._shown:
+            return self._shown[place]
+        try:
+            seen = self.seen(trial, self.subject(trial, wrong, case))
+            seen.raw = None
+        except Exception:  # a part is missing, or its constructor stops
+            seen = None
+        if key is not None and not trial.copies:
+            self._shown[place] = seen
+        return seen
 
     def is_right(self, trial: Trial, wrong: Any, case: Case, key: Any) -> bool:
         """Does a wrong object show in this case what the reference shows?"""
