@@ -419,6 +419,8 @@ class Orders(RuleBasedStateMachine):
             step, name = mp.attach, next((n for n in NAMES if n not in self.tuners), None)
             step = name and (lambda: mp.attach(self.model, method, name))
         elif what == "pass":
+            # in eval mode already: an interrupted model.eval() is torch's, and leaves half of it
+            self.model.eval()
             step = self.tuners and (lambda: logits(self.model, self.inputs))
         else:
             step = self.tuners and getattr(self.pick(number), what)

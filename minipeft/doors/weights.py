@@ -106,13 +106,13 @@ class Door(nn.Module):
             raise ValueError(
                 f"This door already has a patch named {name!r}: detach it or choose another name."
             )
-        self.patches[name] = patch.train(self.training)
         self.marks[name] = Mark()
+        self.patches[name] = patch.train(self.training)
 
     def remove(self, name: str) -> None:
-        """Take the patch of this name out; a name this door does not know is no error."""
-        if name in self.patches:
-            del self.patches[name], self.marks[name]
+        """Take the patch of this name out; may be repeated, also after half of an `add`."""
+        self.patches._modules.pop(name, None)
+        self.marks.pop(name, None)
         self.off.discard(name)
 
     def check_merge(self, name: str) -> None:

@@ -4,6 +4,7 @@ The steps are drawn by soak/orders.py, of which `make soak` runs ten thousand se
 below are single situations, some of which a machine meets too seldom.
 """
 
+import contextlib
 import copy
 import itertools
 import random
@@ -353,6 +354,20 @@ def test_a_pass_that_was_interrupted_is_over(name):
         assert torch.equal(write(), written)
         assert torch.equal(zoo.logits(model, inputs), expected)
         assert not model.minipeft.turn.held()
+
+
+def test_half_a_patch_is_taken_out_of_its_door():
+    """Interrupted in each of the lines of `add`, and in each of those of `remove`."""
+    for adding in range(1, 9):
+        for removing in range(1, 9):
+            door, x = WeightDoor(nn.Linear(4, 4)), torch.randn(2, 4)
+            for after, step in ((adding, partial(door.add, "a", BiasPatch(4))),
+                                (removing, partial(door.remove, "a"))):  # fmt: skip
+                with contextlib.suppress(KeyboardInterrupt), orders.interrupted(after):
+                    step()
+            assert torch.equal(door(x), door.base(x))
+            door.remove("a")
+            assert not door.patches and not door.marks and not door.off
 
 
 @pytest.mark.parametrize("act", ["merge", "unmerge", "enable", "disable", "detach", "attach"])
