@@ -21,6 +21,10 @@ from minipeft.training.precision import Precision
 from minipeft.training.savings.kept_trunk import Trunk
 
 
+class Diverged(ValueError):
+    """The loss, or its gradient, is not a number any more."""
+
+
 class Gradients:
     """Forward and backward passes of a run.
 
@@ -49,7 +53,7 @@ class Gradients:
         forward_backward: (batch, weight) -> the batch's loss; adds weight times its gradient.
 
         Raises:
-            ValueError: loss or gradient is not a number any more.
+            Diverged: loss or gradient is not a number any more.
         """
         batches = self.batches(step)
         loss, norm = self.summed(step, batches, forward_backward)
@@ -58,7 +62,7 @@ class Gradients:
                 break
             loss, norm = self.summed(step, batches, forward_backward)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise ValueError(
+            raise Diverged(
                 f"The loss is {loss} and the gradient's norm {norm} at step {step}, with a "
                 f"learning rate of {run.rate:.2g}: lower it, or look for rows whose labels are "
                 f"all -100{self.precision.hint()}. The weights are those before this step."
