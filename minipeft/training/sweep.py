@@ -142,7 +142,7 @@ def train_side_by_side(
     batch_of: Callable[[int, int], dict[str, Tensor]],
     steps: int,
     *,
-    evaluate: dict[str, Tensor] | None = None,
+    evaluate: dict[str, Tensor] | Callable[[nn.Module, int], list[dict]] | None = None,
     warmup: float = 0.1,
     clip: float | None = 1.0,
     progress: bool = True,
@@ -153,7 +153,8 @@ def train_side_by_side(
         model: a decoder of tiny_transformer or of transformers, without dropout.
         batch_of: (seed, step) -> batch with input_ids, attention_mask, labels; as many rows for
             every seed.
-        evaluate: a batch on which every run is scored at the end, by `exact_and_loss`.
+        evaluate: a batch on which every run is scored at the end, by `exact_and_loss`; or a
+            function (model, number of runs) -> scores of each run.
         warmup: share or number of steps in which the learning rate rises, then it falls to 0 in a
             line.
         clip: longest gradient of a run, as the norm over all of its matrices; None does not clip.
@@ -171,7 +172,10 @@ def train_side_by_side(
         with chosen(model, tuner.name):
             losses = _train(model, tuner, batch_of, steps, warmup, clip, progress)
         curves = torch.stack(losses, dim=1).tolist()  # (S, steps)
-        scores = exact_and_loss(model, evaluate, len(runs)) if evaluate else [{} for _ in runs]
+        if callable(evaluate):
+            scores = evaluate(model, len(runs))
+        else:
+            scores = exact_and_loss(model, evaluate, len(runs)) if evaluate else [{} for _ in runs]
         deltas: list[dict[str, Tensor]] = [{} for _ in runs]
         for place, patch in tuner.places:
             for number, delta in zip(patch.who.tolist(), patch.delta().detach(), strict=True):
