@@ -19,6 +19,7 @@ COMMANDS = (
     "convert",
     "support",
     "lessons",
+    "claims",
     "check",
 )
 TRAINING = ("train", "compare")
