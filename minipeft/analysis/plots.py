@@ -2,6 +2,9 @@
 
 Values from several seeds are shown as their mean with a 95 % interval (`interval`), because one
 seed is an anecdote. matplotlib and scipy are imported when they are needed, not before.
+
+Colours, sizes, legends and captions are those of figures.py: a method has one colour in the whole
+course, text is at least 11 pt as a page shows it, legends stand beside the data.
 """
 
 from __future__ import annotations
@@ -11,6 +14,45 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from minipeft.analysis.figures import (
+    COLOURS,
+    GREY,
+    LOOKS,
+    MARKERS,
+    add_caption,
+    clipped,
+    figure,
+    finish,
+    legend_below,
+    look,
+    readable,
+)
+
+SHARE = (0.0, 1.0)  # the possible range of exact match, accuracy and what was forgotten
+NEUTRAL = "#64748b"  # of bars that stand for no method
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "LOOKS",
+    "MARKERS",
+    "SHARE",
+    "add_caption",
+    "bars",
+    "clipped",
+    "curves",
+    "figure",
+    "finish",
+    "heat",
+    "history",
+    "interval",
+    "legend_below",
+    "look",
+    "new_axes",
+    "readable",
+    "singular_values",
+    "whiskers",
+]
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -42,6 +84,34 @@ def new_axes(axes=None, width: float = 6.0, height: float = 3.6):
     return pyplot.subplots(figsize=(width, height), layout="constrained")[1]
 
 
+def whiskers(
+    axes,
+    x: Sequence[float],
+    rows: Sequence[Sequence[float]],
+    label: str = "",
+    colour: str | None = None,
+    marker: str | None = None,
+    limits: tuple[float, float] | None = SHARE,
+    **line,
+):
+    """A line through the means over seeds, and their 95 % intervals as whiskers.
+
+    Args:
+        rows: for each x the values of all seeds.
+        label: for the legend; a method's name gives the line its colour and marker.
+        limits: the possible range, beyond which no whisker reaches; None for losses.
+
+    Raises:
+        ValueError: a mean lies outside the limits.
+    """
+    means, halves = zip(*(interval(row) for row in rows), strict=True)
+    down, up = clipped(means, halves, limits, axes.get_yscale() == "log")
+    known = look(label) or (None, "o")
+    settings = dict(color=colour or known[0], marker=marker or known[1], capsize=3, lw=1.8)
+    axes.errorbar(list(x), means, [down, up], label=label or None, **{**settings, **line})
+    return axes
+
+
 def curves(
     runs: Mapping[str, Sequence[Sequence[float]]],
     x: Sequence[float] | None = None,
@@ -50,22 +120,27 @@ def curves(
     ylabel: str = "loss",
     title: str = "",
     log_x: bool = False,
+    limits: tuple[float, float] | None = None,
 ):
     """One line per label through the mean over seeds, with its 95 % interval as a band.
 
     Args:
-        runs: label -> one row of values per seed; all rows of a label equally long.
+        runs: label -> one row of values per seed; all rows of a label equally long. A method's name
+            gives the line its colour.
         x: where the values stand; 1, 2, 3, ... when None.
+        limits: the possible range, beyond which no band reaches.
     """
     axes = new_axes(axes)
     for label, rows in runs.items():
         points = [interval(column) for column in zip(*rows, strict=True)]
         where = list(x) if x is not None else list(range(1, len(points) + 1))
         middle = [mean for mean, _ in points]
-        reach = [0.0 if math.isnan(half) else half for _, half in points]
-        line = axes.plot(where, middle, label=label, marker="o" if len(where) < 20 else None)[0]
-        low = [m - r for m, r in zip(middle, reach, strict=True)]
-        high = [m + r for m, r in zip(middle, reach, strict=True)]
+        down, up = clipped(middle, [half for _, half in points], limits, axes.get_yscale() == "log")
+        colour, marker = look(label) or (None, "o")
+        marker = marker if len(where) < 20 else None
+        line = axes.plot(where, middle, label=label, color=colour, marker=marker)[0]
+        low = [m - r for m, r in zip(middle, down, strict=True)]
+        high = [m + r for m, r in zip(middle, up, strict=True)]
         axes.fill_between(where, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     if log_x:
         axes.set_xscale("log")
@@ -80,20 +155,27 @@ def bars(
     ylabel: str = "accuracy",
     title: str = "",
     reference: Mapping[str, float] | None = None,
+    limits: tuple[float, float] | None = None,
 ):
     """One bar per label: the mean over seeds, its 95 % interval, and every seed as a point.
 
-    reference: label -> height of a dashed line (chance, the untrained base).
+    Args:
+        values: label -> one value per seed. A method's name gives the bar its colour.
+        reference: label -> height of a dashed line (chance, the untrained base).
+        limits: the possible range, beyond which no interval reaches.
     """
     axes = new_axes(axes, width=max(4.0, 1.1 * len(values) + 1.5))
-    for place, seeds in enumerate(values.values()):
+    for place, (label, seeds) in enumerate(values.items()):
         mean, half = interval(seeds)
-        error = None if math.isnan(half) else half
-        axes.bar(place, mean, yerr=error, capsize=4, color="C0", alpha=0.6, label=None)
+        down, up = clipped([mean], [half], limits)
+        error = None if math.isnan(half) else [down, up]
+        colour = (look(label) or (NEUTRAL,))[0]
+        axes.bar(place, mean, yerr=error, capsize=4, color=colour, alpha=0.6, label=None)
         axes.plot([place] * len(seeds), list(seeds), "k.", markersize=4)
-        axes.annotate(f"{mean:.3g}", (place, mean), ha="left", va="bottom", fontsize=8)
+        axes.annotate(f" {mean:.3g}", (place, mean), ha="left", va="bottom")
     for number, (label, height) in enumerate((reference or {}).items()):
-        axes.axhline(height, linestyle="--", color=f"C{number + 1}", linewidth=1, label=label)
+        colour = (look(label) or (f"C{number + 1}",))[0]
+        axes.axhline(height, linestyle="--", color=colour, linewidth=1.2, label=label)
     axes.set_xticks(range(len(values)), list(values), rotation=20, ha="right")
     return _finish(axes, "", ylabel, title, legend="" if reference else None)
 
@@ -108,17 +190,21 @@ def heat(
     title: str = "",
     numbers: bool = True,
     limits: tuple[float, float] | None = None,
+    unit: str = "",
 ):
     """A table of numbers as colours, with the numbers written in.
 
-    matrix: (rows, columns), a tensor or nested lists.
+    Args:
+        matrix: (rows, columns), a tensor or nested lists.
+        limits: the numbers at the ends of the colour bar.
+        unit: what the numbers are, beside the colour bar.
     """
     table = torch.as_tensor(matrix, dtype=torch.float64).detach().cpu()
     n_rows, n_columns = table.shape
-    axes = new_axes(axes, width=1.8 + 0.7 * n_columns, height=1.2 + 0.45 * n_rows)
+    axes = new_axes(axes, width=2.2 + 0.75 * n_columns, height=1.3 + 0.45 * n_rows)
     low, high = limits or (None, None)
     image = axes.imshow(table.numpy(), aspect="auto", vmin=low, vmax=high, cmap="viridis")
-    axes.figure.colorbar(image, ax=axes)
+    axes.figure.colorbar(image, ax=axes, label=unit)
     axes.set_xticks(range(n_columns), columns or range(n_columns))
     axes.set_yticks(range(n_rows), rows or range(n_rows))
     if numbers:
@@ -178,6 +264,10 @@ def _finish(axes, xlabel: str, ylabel: str, title: str, legend: str | None = Non
     axes.set_title(title)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    if legend is not None:
-        axes.legend(title=legend or None, frameon=False, fontsize=8, title_fontsize=8)
+    readable(axes.figure)
+    if legend is not None and len(axes.figure.axes) == 1:
+        legend_below(axes.figure, legend)
+    elif legend is not None:  # beside other axes, each has its own
+        axes.legend(title=legend or None, frameon=False)
+        readable(axes.figure)
     return axes
