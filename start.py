@@ -1,8 +1,8 @@
 """Start anything of minipeft: python start.py COMMAND. It needs Python only, no make and no gcc.
 
 The first command sets everything up in .venv, later ones find it ready. `python start.py help` says
-what each does, and which variables it reads (ONLY, FORCE, WORKERS, PYTHON, TORCH_INDEX, SOAK). The
-Makefile calls this file: `make course` and `python start.py course` are the same.
+what each does, and which variables it reads (ONLY, FORCE, FAST, WORKERS, PYTHON, TORCH_INDEX,
+SOAK). The Makefile calls this file: `make course` and `python start.py course` are the same.
 """
 
 # Any Python 3 may start this file; it then looks for one that is new enough.
@@ -123,6 +123,8 @@ class Place:
     def build(self, command):
         only, force = self.setting("ONLY"), self.setting("FORCE")
         flags = (["--only", only] if only else []) + (["--force"] if force else [])
+        if command == "course" and self.setting("FAST"):
+            flags.append("--fast")
         self.run("notebooks/build.py", command, *flags)
 
     def lint(self):
@@ -227,6 +229,7 @@ SETTINGS = """settings are variables of the environment (with make: make course 
   TORCH_INDEX=https://...      where pip takes torch from, such as PyTorch's CPU-only index
   ONLY=10                      for course and notebooks: one lesson
   FORCE=1                      for course and notebooks: execute even what is up to date
+  FAST=1                       for course: few steps, into build/fast/: tests the code, no numbers
   WORKERS=4                    for test: how many processes share the tests (default: 2)"""
 
 

@@ -39,6 +39,7 @@ sys.path.insert(0, str(HERE))
 
 from builder import graders  # noqa: E402
 from builder.lesson import Lesson, LessonError, read  # noqa: E402
+from builder.measure import measure, too_long  # noqa: E402
 from builder.progress import Progress  # noqa: E402
 from builder.run import THREADS, CellFailed, Stopped, execute  # noqa: E402
 
@@ -171,6 +172,8 @@ class Builder:
                 problems.append(f"{path.name} has not been built")
                 continue
             problems += [f"{path.name}: {p}" for p in _differences(path, lesson.solution())]
+            counts = measure(lesson, nbformat.read(path, as_version=4))
+            problems += [f"{path.name} is too long: {p}" for p in too_long(lesson, counts)]
             if _facts(path).get("hash") != self.hash(lesson):
                 notes.append(
                     f"{path.name}: code or data changed after it ran; its outputs may differ"
@@ -232,13 +235,17 @@ class Builder:
             for sentence in self._what_to_do(lesson, error, log):
                 print(sentence, file=sys.stderr)
             return False
-        notebook.metadata["minipeft"] |= {**wanted, "seconds": round(seconds)}
+        counts = measure(lesson, notebook)
+        notebook.metadata["minipeft"] |= {**wanted, "seconds": round(seconds), "measured": counts}
         keep(lesson, notebook)
         over = "" if wanted["fast"] or seconds <= 60 * lesson.minutes else "  (longer than it says)"
         size = len(_text(notebook))
         large = f"  ({size / 1e6:.1f} MB; keep a notebook below 1 MB)" if size > MOST_BYTES else ""
         line.end(f"{len(notebook.cells):>3} cells  {seconds:>5.0f} s{over}{large}")
-        return True
+        past = [] if wanted["fast"] else too_long(lesson, counts)
+        for sentence in past:
+            print(f"{lesson.slug}: it is written, and too long: {sentence}.", file=sys.stderr)
+        return not past
 
     def _what_to_do(self, lesson: Lesson, error: CellFailed, log: Path) -> tuple[str, str]:
         """Two lines on a lesson that failed; the whole traceback goes to `log`."""
@@ -257,7 +264,7 @@ class Builder:
 def _shared_sources() -> list[Path]:
     """The files that the outputs of every lesson may depend on."""
     found = [ROOT / "requirements.txt", HERE / "build.py"]
-    found += [HERE / "builder" / name for name in ("cut.py", "lesson.py", "run.py")]
+    found += [HERE / "builder" / name for name in ("cut.py", "lesson.py", "run.py", "tables.py")]
     for package in ("minipeft", "tiny_transformer"):
         found += (ROOT / package).rglob("*.py")
     found += [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix in DATA_SUFFIXES]

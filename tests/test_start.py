@@ -107,7 +107,10 @@ def test_an_interrupted_set_up_is_done_again(computer, capsys):
         ("course", {}, [["notebooks/build.py", "course"]]),
         ("course", {"ONLY": "10", "FORCE": "1"},
          [["notebooks/build.py", "course", "--only", "10", "--force"]]),
-        ("notebooks", {"ONLY": "10"}, [["notebooks/build.py", "publish", "--only", "10"]]),
+        ("course", {"FAST": "1"}, [["notebooks/build.py", "course", "--fast"]]),
+        ("notebooks", {"ONLY": "10", "FAST": "1"}, [
+            ["notebooks/build.py", "publish", "--only", "10"]
+        ]),
         ("test", {"WORKERS": "4"},
          [["-m", "ruff", "check", "."], ["-m", "ruff", "format", "--check", "."],
           ["-m", "pytest", "-n", "4", "--dist", "worksteal"]]),

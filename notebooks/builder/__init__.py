@@ -2,6 +2,8 @@
 
     cut.py     takes an object out of the package, whole (solution) or with blanked bodies (stub)
     lesson.py  reads notebooks/src/NN_name.py and makes the two notebooks from it
+    tables.py  fills in tables of equations and the lines of code that are these equations
+    measure.py counts words, cells, lines and figures, against what the format allows
     run.py     executes a notebook in a fresh kernel
     pages.py   writes the web pages of the course
 

@@ -22,24 +22,32 @@ Cells are plain, except for what their marker line says:
     # %% tags=["not-fast"]           left out of a fast run
     # %% tags=["solution-only"]      only in the solution notebook
     # %% tags=["student-only"]       only in the student notebook
+    # %% tags=["hide-input"]         its code is folded: plots and sweeps, which stand in the way
+
+A line `{equations lora 3}` in a Markdown cell becomes a table, see tables.py. The header may also
+say what it took when the lesson was tried as a new student would: `sitting: 75` minutes,
+`attempts: 9` checks until all exercises passed.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from builder import setup_cell
+from builder import setup_cell, tables
 from builder.cut import ROOT, Cut, CutError, banner, cut
+from builder.equations import EquationError
 
 FIELDS = {"title": str, "question": str, "minutes": (int, float)}
 EXERCISE_FIELDS = {"exercise": str, "blank": str, "difficulty": int, "minutes": (int, float)}
-KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only"}
+TRIED = {"sitting": (int, float), "attempts": int}  # may stand in the header
+HIDDEN = "hide-input"
+KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only", HIDDEN}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -86,6 +94,7 @@ class Lesson:
     minutes: float
     cells: tuple[NotebookNode, ...]
     exercises: dict[int, Exercise]
+    tried: dict[str, float] = field(default_factory=dict)  # "sitting" and "attempts"
 
     @property
     def slug(self) -> str:
@@ -112,7 +121,8 @@ class Lesson:
             if other in tags or (fast and "not-fast" in tags):
                 continue
             if cell.cell_type == "markdown":
-                cells.append(nbformat.v4.new_markdown_cell(cell.source))
+                text = tables.fill(cell.source, kind == "student", self.modules())
+                cells.append(nbformat.v4.new_markdown_cell(text))
                 continue
             source, metadata = cell.source, {}
             if index in self.exercises:
@@ -124,8 +134,11 @@ class Lesson:
                 metadata["minipeft"] = self._describe(exercise)
             elif fast and "fast" in cell.metadata:
                 source += "\n" + cell.metadata["fast"]
-            if "raises-exception" in tags:
-                metadata["tags"] = ["raises-exception"]
+            kept = [tag for tag in ("raises-exception", HIDDEN) if tag in tags]
+            if kept:
+                metadata["tags"] = kept
+            if HIDDEN in tags:
+                metadata["jupyter"] = {"source_hidden": True}
             cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))
         for position, cell in enumerate(cells):
             cell["id"] = f"{self.number}-{position:03d}"  # fixed, so that diffs show what changed
@@ -138,6 +151,10 @@ class Lesson:
             cells=cells,
             metadata={"kernelspec": KERNEL, "language_info": {"name": "python"}, "minipeft": facts},
         )
+
+    def modules(self) -> tuple[str, ...]:
+        """The modules that its exercises are cut from."""
+        return tuple(e.cut.reference.partition(":")[0] for e in self.exercises.values())
 
     @staticmethod
     def _describe(exercise: Exercise) -> dict:
@@ -185,7 +202,7 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
     number = match[1]
     notebook = jupytext.read(path, fmt="py:percent")
     header = notebook.metadata.get("minipeft", {})
-    _fields(where, "the header", header, FIELDS, required=FIELDS)
+    _fields(where, "the header", header, FIELDS | TRIED, required=FIELDS)
     cells = tuple(
         cell for cell in notebook.cells if cell.source.strip() or "exercise" in cell.metadata
     )
@@ -203,9 +220,14 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
             exercises[index] = _exercise(label, cell, cells[index + 1 :], given, root)
         except (CutError, LessonError) as error:
             raise LessonError(f"{where}: exercise {label}: {error}") from error
-    return Lesson(
-        path, number, header["title"], header["question"], header["minutes"], cells, exercises
-    )
+    tried = {name: header[name] for name in TRIED if name in header}
+    told = (header["title"], header["question"], header["minutes"])
+    lesson = Lesson(path, number, *told, cells, exercises, tried)
+    try:
+        lesson.student()
+    except EquationError as error:
+        raise LessonError(f"{where}: {error}") from error
+    return lesson
 
 
 def _exercise(

@@ -1,4 +1,4 @@
-"""The course as web pages that need nothing from the network: an index and one page per lesson.
+"""The course as web pages that need nothing from the network: an index, lessons, claims.
 
 nbconvert renders the cells. Its own page would fetch MathJax from the network, so equations are
 turned into MathML here, which browsers draw by themselves, and the page around the cells is ours.
@@ -19,7 +19,8 @@ from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
 from builder.cut import ROOT
-from builder.lesson import Lesson
+from builder.lesson import HIDDEN, Lesson
+from minipeft.course import claims
 
 # Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one.
 MATH = re.compile(
@@ -41,6 +42,8 @@ def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Pat
         before = done[position - 1] if position else None
         after = done[position + 1] if position + 1 < len(done) else None
         _write(folder / f"{lesson.slug}.html", _lesson_page(lesson, notebook, before, after))
+    slugs = [lesson.slug for lesson in done]
+    _write(folder / "claims.html", _claims_page(claims.records(folder), slugs))
     index = folder / "index.html"
     _write(index, _index_page(lessons, folder, exercises))
     return index
@@ -52,7 +55,11 @@ def _lesson_page(
     body, _ = _exporter().from_notebook_node(_without_math(notebook, found := []))
     for number, equation in enumerate(found):
         body = body.replace(_token(number), equation)
-    links = ['<a href="index.html">All lessons</a>', "<span></span>"]
+    links = [
+        '<a href="index.html">All lessons</a>',
+        '<a href="claims.html">Claims</a>',
+        "<span></span>",
+    ]
     if before:
         links.append(f'<a href="{before.slug}.html">← {before.number} {_text(before.title)}</a>')
     if after:
@@ -66,19 +73,22 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
     for lesson in lessons:
         path = folder / f"{lesson.slug}.ipynb"
         name = f"{lesson.number} · {_text(lesson.title)}"
-        measured = "not run yet"
+        took, size = "not run yet", ""
         if path.is_file():
-            seconds = nbformat.read(path, as_version=4).metadata.get("minipeft", {}).get("seconds")
-            measured = f"{seconds} s"
+            facts = nbformat.read(path, as_version=4).metadata.get("minipeft", {})
+            took = f"{lesson.minutes:g} min (here {facts.get('seconds')} s)"
+            size = _size(facts.get("measured", {}))
             name = f'<a href="{lesson.slug}.html">{name}</a>'
         write = ""
         if lesson.exercises:
             target = os.path.relpath(exercises / f"{lesson.slug}.ipynb", folder)
             what = ", ".join(e.cut.name for e in lesson.exercises.values())
-            write = f'<a href="{html.escape(target)}">{_text(what)}</a>'
+            count = len(lesson.exercises)
+            write = f'{count}: <a href="{html.escape(target)}">{_text(what)}</a>'
         rows.append(
-            f"<tr><td>{name}</td><td>{_inline(lesson.question)}</td>"
-            f'<td class="number">{lesson.minutes:g} min</td><td class="number">{measured}</td>'
+            f"<tr><td>{name}<br><small class=soft>{size}</small></td>"
+            f"<td>{_inline(lesson.question)}</td>"
+            f'<td class="number">{_sitting(lesson)}</td><td class="number">{took}</td>'
             f"<td>{write}</td></tr>"
         )
     body = f"""<main><h1>minipeft</h1>
@@ -86,14 +96,60 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
 <b>weights</b>. Every method of parameter-efficient fine-tuning is a small module placed in one of
 them.</p>
 <figure>{_picture()}</figure>
-<table><tr><th>Lesson</th><th>Its question</th><th class="number">Says</th>
-<th class="number">Took here</th><th>You write</th></tr>
+<table><tr><th>Lesson</th><th>Its question</th><th class="number">For you</th>
+<th class="number">Runs in</th><th>Exercises</th></tr>
 {"".join(rows)}</table>
+<p><a href="claims.html">What people say about these methods</a>: {len(claims.CLAIMS)} claims with
+their sources, and what the lessons measured.</p>
 <p class="soft">The pages show the solutions with the outputs of the run on this machine. To work on
 the lessons, run <code>python start.py lab</code>: it puts a copy of each exercise notebook into
 <code>work/</code> and opens JupyterLab there. To check your work, run
 <code>python start.py check work/NOTEBOOK</code>.</p></main>"""
     return _page("minipeft: the course", body)
+
+
+def _sitting(lesson: Lesson) -> str:
+    """How long a reader needs: as it was tried, else what the exercises plan."""
+    if "sitting" in lesson.tried:
+        return f"{lesson.tried['sitting']:g} min"
+    planned = sum(exercise.minutes for exercise in lesson.exercises.values())
+    return f"exercises {planned:g} min" if planned else ""
+
+
+def _size(measured: dict[str, int]) -> str:
+    """Such as "1,530 words, 41 cells, 5 figures"."""
+    shown = ("words", "cells", "figures")
+    return ", ".join(f"{measured[what]:,} {what}" for what in shown if what in measured)
+
+
+def _claims_page(records: Sequence[claims.Record], lessons: Sequence[str]) -> str:
+    """Every claim with its source, and what the executed lessons recorded about it."""
+    rows = []
+    for claim in claims.CLAIMS.values():
+        about = [one for one in records if one.claim == claim.number]
+        said = [
+            f"<b>{_text(one.verdict)}</b>: {_text(one.measured)} "
+            f'<a href="{one.lesson}.html#cell-id={one.cell}">lesson {one.lesson[:2]}</a>'
+            f"<br><small class=soft>rule: {_text(one.rule)}</small>"
+            for one in about
+        ]
+        if not said:
+            pages = {slug[:2]: f'<a href="{slug}.html">{slug[:2]}</a>' for slug in lessons}
+            where = ", ".join(pages.get(number, number) for number in claim.lessons)
+            said = [f"<span class=soft>not recorded yet (lesson {where})</span>"]
+        rows.append(
+            f'<tr id="claim-{claim.number}"><td class="number">{claim.number}</td>'
+            f"<td>{_text(claim.text)}<br><small class=soft>{_text(claim.source)}</small></td>"
+            f"<td>{'<br>'.join(said)}</td></tr>"
+        )
+    answered = len({one.claim for one in records})
+    body = f"""<nav><div><a href="index.html">All lessons</a></div></nav>
+<main><h1>Claims</h1><p>What people say about these methods, where they say it, and what the
+lessons measured. The verdicts are read from the outputs of the notebooks; {answered} of
+{len(claims.CLAIMS)} claims have one.</p>
+<table><tr><th class="number"></th><th>Claim and source</th><th>Measured here</th></tr>
+{"".join(rows)}</table></main>"""
+    return _page("minipeft: claims", body)
 
 
 def _picture() -> str:
@@ -102,8 +158,16 @@ def _picture() -> str:
     return text[text.index("<svg") :]
 
 
+FOLDED = (
+    "{%- extends 'basic/index.html.j2' -%}{%- block input_group -%}"
+    f"{{%- if '{HIDDEN}' in cell.metadata.get('tags', []) -%}}"
+    "<details><summary>The code of this cell</summary>{{ super() }}</details>"
+    "{%- else -%}{{ super() }}{%- endif -%}{%- endblock input_group -%}"
+)
+
+
 def _exporter() -> HTMLExporter:
-    exporter = HTMLExporter(template_name="basic")
+    exporter = HTMLExporter(template_name="basic", raw_template=FOLDED)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     return exporter
 

@@ -1,0 +1,69 @@
+"""How long a lesson is, against what its format allows: one sitting of 60 to 90 minutes.
+
+| what    | counted                                                                      | at most |
+|---------|------------------------------------------------------------------------------|---------|
+| words   | of prose, in what a student reads: no code, equations, folded hints          | 1,800   |
+| cells   | of the source                                                                | 45      |
+| lines   | of code that a student sees: not empty, not folded, no bodies of exercises   | 350     |
+| figures | pictures among the outputs of the run                                        | 7       |
+"""
+
+from __future__ import annotations
+
+import re
+
+from nbformat import NotebookNode
+
+from builder.lesson import HIDDEN, Lesson
+
+LIMITS = {"words": 1800, "cells": 45, "lines": 350, "figures": 7}
+NAMES = {
+    "words": "words of prose",
+    "cells": "cells",
+    "lines": "visible lines of code",
+    "figures": "figures",
+}
+STILL_TOO_LONG = {"01", "02", "03", "10"}  # to be shortened: none may be added
+NOT_PROSE = re.compile(
+    r"<details>.*?</details>|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$|<[^>]+>|\]\([^)]*\)",
+    re.DOTALL,
+)
+
+
+def measure(lesson: Lesson, executed: NotebookNode | None = None) -> dict[str, int]:
+    """The counts of the table above; figures only of a notebook that was run."""
+    student = lesson.student()
+    own = [cell for cell in student.cells if "setup" not in cell["id"]][1:]  # without the header
+    counts = {
+        "words": sum(_words(cell.source) for cell in own if cell.cell_type == "markdown"),
+        "cells": len(lesson.cells),
+        "lines": sum(_lines(cell) for cell in own if cell.cell_type == "code"),
+    }
+    if executed is not None:
+        counts["figures"] = sum(
+            any(kind.startswith("image/") for kind in output.get("data", {}))
+            for cell in executed.cells
+            for output in cell.get("outputs", [])
+        )
+    return counts
+
+
+def too_long(lesson: Lesson, counts: dict[str, int]) -> list[str]:
+    """A sentence for every limit that a lesson is past; none for those that are known to be."""
+    if lesson.number in STILL_TOO_LONG:
+        return []
+    return [
+        f"{counts[what]:,} {NAMES[what]}, and the format allows {limit:,}"
+        for what, limit in LIMITS.items()
+        if counts.get(what, 0) > limit
+    ]
+
+
+def _words(text: str) -> int:
+    return len(re.findall(r"\w[\w'’.,-]*", NOT_PROSE.sub(" ", text)))
+
+
+def _lines(cell: NotebookNode) -> int:
+    if HIDDEN in cell.metadata.get("tags", []):
+        return 0
+    return sum(bool(line.strip()) for line in cell.source.splitlines())
