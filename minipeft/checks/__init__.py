@@ -3,7 +3,8 @@
     from minipeft import checks
     checks.lora(LoRAPatch)      # one green line, or one sentence that names the mistake
 
-`EXERCISES` says which check judges which exercise, for the lessons and `python -m minipeft check`.
+`EXERCISES` says which check judges which exercise, for the lessons and `python -m minipeft check`:
+the object that a learner writes, or "minipeft.checks:NAME" where the answer is a number.
 """
 
 from minipeft.checks.exercises.attend import attend
@@ -16,6 +17,7 @@ from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.learning_rate import learning_rate
 from minipeft.checks.exercises.lora import lora
+from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
@@ -23,7 +25,7 @@ from minipeft.checks.exercises.training_bytes import training_bytes
 from minipeft.checks.framework import CheckFailed, NotFinished
 
 EXERCISES = {
-    check.source.reference: check
+    check.exercise: check
     for check in (
         attend,
         causal_mask,
@@ -39,6 +41,7 @@ EXERCISES = {
         training_bytes,
         forgotten,
         lora,
+        lora_parameters,
     )
 }
 
@@ -56,6 +59,7 @@ __all__ = [
     "forgotten",
     "learning_rate",
     "lora",
+    "lora_parameters",
     "masked",
     "span_corruption",
     "train_top",

@@ -245,8 +245,8 @@ def candidates(
 
     The last class, function or lambda of that name counts, wherever it stands; then a cell that
     would define it and is not Python; then `NAME = value`, which a lesson may use for a number; a
-    stub in which nothing of `stub`, the functions to write, is written; an import; at last a cell
-    that bears the exercise's mark and defines something else.
+    stub, `NAME = ...` or one in which nothing of `stub`, the functions to write, is written; an
+    import; at last a cell that bears the exercise's mark and defines something else.
     """
     written, untouched, assigned, imported = [], [], [], []
     makers = set()  # names of the notebook's own functions and classes
@@ -261,6 +261,8 @@ def candidates(
                 imported.append(statement)
             elif _renames(statement.node, name, makers):
                 written.append(statement)
+            elif _is_dots(statement.node):
+                untouched.append(statement)
             else:
                 assigned.append(statement)
         makers |= {n.name for n in kinds}
@@ -282,6 +284,12 @@ def candidates(
 def _same(mark: str | None, reference: str) -> bool:
     """Do both name the same object? Its module may have moved since the notebook was made."""
     return isinstance(mark, str) and mark.partition(":")[2] == reference.partition(":")[2]
+
+
+def _is_dots(node: ast.stmt) -> bool:
+    """`NAME = ...`, the stub of an exercise whose answer is a number."""
+    value = getattr(node, "value", None)
+    return isinstance(value, ast.Constant) and value.value is Ellipsis
 
 
 def _renames(node: ast.stmt, name: str, makers: set[str]) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.checks import EXERCISES
-from minipeft.checks.framework import Check
+from minipeft.checks.framework import Check, NumberCheck
 from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.surroundings import surroundings
 
@@ -173,6 +173,19 @@ def survivors(check: Check) -> tuple[int, list[str]]:
     return count, accepted
 
 
+def unexplained(check: NumberCheck) -> list[str]:
+    """What is missing where the answer is a number: each of these is a gap."""
+    gaps = [] if len(check.wrong) > 1 else ["fewer than two wrong answers are explained"]
+    for place, (value, sentence) in enumerate(check.wrong):
+        if check.equal(value, check.right):
+            gaps.append(f"{value!r} is right")
+        if any(check.equal(value, other) for other, _ in check.wrong[:place]):
+            gaps.append(f"{value!r} stands there twice")
+        if len(sentence) < 20:
+            gaps.append(f"{value!r} is not explained")
+    return gaps
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minipeft.checks.coverage", description=__doc__)
     parser.add_argument("names", nargs="*", help="checks, all of them when none is named")
@@ -181,6 +194,12 @@ def main(arguments: list[str] | None = None) -> int:
     gaps = 0
     checks = [c for c in EXERCISES.values() if c.name in options.names or not options.names]
     for check in checks:
+        if isinstance(check, NumberCheck):
+            missing = unexplained(check)
+            gaps += len(missing)
+            said = f" ({', '.join(missing)})" if missing else ""
+            print(f"{check.name:<16} {len(check.wrong)} wrong answers explained{said}", flush=True)
+            continue
         found = report(check)
         gaps += len(found.never_varied) + len(found.pairs_never_varied)
         print(found.line(), flush=True)

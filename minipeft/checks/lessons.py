@@ -31,6 +31,11 @@ class Exercise:
     def name(self) -> str:
         return self.reference.partition(":")[2]
 
+    @property
+    def is_number(self) -> bool:
+        """Is the answer a number, a shape or a word, and not a function or a class?"""
+        return self.reference.startswith("minipeft.checks:")
+
 
 @dataclass(frozen=True)
 class Lesson:

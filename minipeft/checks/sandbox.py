@@ -169,6 +169,7 @@ def verdict(order: dict, memory_error: str) -> tuple[str, str]:
 def _judged(order: dict, notebook: tuple, given: dict, blanked: set[str]) -> tuple[str, str]:
     from minipeft.checks import EXERCISES
     from minipeft.checks.cells import candidates
+    from minipeft.checks.framework import NumberCheck
     from minipeft.checks.guard import part_of_package
 
     reference = order["reference"]
@@ -181,7 +182,7 @@ def _judged(order: dict, notebook: tuple, given: dict, blanked: set[str]) -> tup
             result = _define(runner, place, statement, name, set(given))
             if result is not None:
                 return result
-            if not callable(runner.space[name]):
+            if not callable(runner.space[name]) and not isinstance(judge, NumberCheck):
                 result = "failed", f"{name} is of the type {type(runner.space[name]).__name__}"
                 continue
             result = _check(runner, judge, name)

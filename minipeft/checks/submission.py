@@ -104,7 +104,9 @@ def read(path: str | Path) -> list[Submitted]:
     for exercise in lesson.exercises:
         best = candidates(cells, exercise.name, set(exercise.blanked), exercise.reference)
         source = cells[best[0][0]].source if best else None
-        uses = {e.name: e.reference for e in lesson.exercises if e is not exercise}
+        # A number that a later exercise uses is the learner's own; functions are the package's.
+        others = [e for e in lesson.exercises if e is not exercise and not e.is_number]
+        uses = {e.name: e.reference for e in others}
         whole = tuple(c.source for c in cells), tuple(c.exercise for c in cells)
         found.append(
             Submitted(

@@ -16,6 +16,8 @@ Cells are plain, except for what their marker line says:
         filled by the builder from the package. In the cell, `# forward: text` becomes a hint inside
         that body and any other comment stays on top. The next code cell must call
         `checks.NAME(LoRAPatch)`.
+    # %% exercise="minipeft.checks:NAME" difficulty=1 minutes=5
+        the answer is a number, a shape or a word; the cell holds its working, see `worked`.
     # %% fast="steps, seeds = 20, [0]"
         that line is added to the cell in a fast run, which tests the code and not the numbers.
     # %% tags=["raises-exception"]   fails on purpose
@@ -42,6 +44,7 @@ from nbformat import NotebookNode
 from builder import setup_cell, tables
 from builder.cut import ROOT, Cut, CutError, banner, cut
 from builder.equations import EquationError
+from builder.worked import is_worked, worked
 
 FIELDS = {"title": str, "question": str, "minutes": (int, float)}
 EXERCISE_FIELDS = {"exercise": str, "blank": str, "difficulty": int, "minutes": (int, float)}
@@ -214,7 +217,7 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
         if "exercise" not in cell.metadata:
             _fields(where, "a cell", cell.metadata, {"fast": str, "tags": list}, required=())
             continue
-        given = [e.cut.name for e in exercises.values()]
+        given = [e.cut.name for e in exercises.values() if not is_worked(e.cut.reference)]
         label = f"{int(number)}.{len(exercises) + 1}"
         try:
             exercises[index] = _exercise(label, cell, cells[index + 1 :], given, root)
@@ -241,26 +244,36 @@ def _exercise(
         EXERCISE_FIELDS,
         required=("exercise", "difficulty", "minutes"),
     )
+    reference = meta["exercise"]
     blank = [name.strip() for name in meta.get("blank", "").split(",") if name.strip()]
-    names = blank or [meta["exercise"].partition(":")[2]]
+    names = blank or [reference.partition(":")[2]]
     hints: dict[str, list[str]] = {}
     notes = []
-    for line in cell.source.splitlines():
+    lines = cell.source.splitlines()
+    while lines and (lines[0].startswith("#") or not lines[0].strip()):
+        line = lines.pop(0)
         hint = re.match(r"#\s*(\w+):\s*(.+)", line)
         if hint and hint[1] in names:
             hints.setdefault(hint[1], []).append(hint[2])
-        elif line.startswith("#"):
-            notes.append(line)
         elif line.strip():
-            raise LessonError("its cell may hold comments only; the code comes from the package")
-    piece = cut(meta["exercise"], blank, hints, given, root)
+            notes.append(line)
+    if is_worked(reference):
+        if blank:
+            raise LessonError("a number has no methods: leave `blank` out")
+        piece = worked(reference, "\n".join(lines), hints.get(names[0], ()))
+    elif lines:
+        raise LessonError("its cell may hold comments only; the code comes from the package")
+    else:
+        piece = cut(reference, blank, hints, given, root)
     code = next((c.source for c in after if c.cell_type == "code"), "")
     check = re.search(rf"\bchecks\.(\w+)\({re.escape(piece.name)}\b", code)
     if not check:
         raise LessonError(f"the code cell after it must call checks.NAME({piece.name})")
     if not 1 <= meta["difficulty"] <= 5:
         raise LessonError("difficulty is 1 to 5")
-    alone = cut(meta["exercise"], blank, hints, root=root) if piece.uses else piece
+    if is_worked(reference) and check[1] != piece.name:
+        raise LessonError(f"its check is checks.{piece.name}, not checks.{check[1]}")
+    alone = cut(reference, blank, hints, root=root) if piece.uses else piece
     notes = "\n".join(notes)
     return Exercise(label, check[1], piece, alone, meta["difficulty"], meta["minutes"], notes)
 

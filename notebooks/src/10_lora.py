@@ -89,6 +89,21 @@ from minipeft import checks
 checks.lora(LoRAPatch)
 
 # %% [markdown]
+# ### Exercise: how many numbers
+#
+# The decoder of this lesson has 4 layers of width 80: its query and its value map are 80 × 80 each. LoRA of
+# rank 8 stands beside both, in every layer. How many numbers does it train in all? Work it out before the
+# code counts them below.
+
+# %% exercise="minipeft.checks:lora_parameters" difficulty=1 minutes=3
+# Write a number, or the line that computes it.
+layers, maps, r, width = 4, 2, 8, 80
+lora_parameters = layers * maps * r * (width + width)  # A is (r, in), B is (out, r)
+
+# %%
+checks.lora_parameters(lora_parameters)
+
+# %% [markdown]
 # ## 1. Before anything else: the sanity ladder
 #
 # All the experiments run on a frozen decoder of Tinyland and one **novel** task: reverse a row of nouns

@@ -192,3 +192,34 @@ def test_the_marked_cell_is_taken_when_nothing_defines_the_name():
     assert candidates(cells[:1], "LoRAPatch", set(), REFERENCE) == []
     moved = (Cell("y = 1", "y = 1", "minipeft.elsewhere:LoRAPatch"),)
     assert candidates(moved, "LoRAPatch", set(), REFERENCE) == [(0, None)]
+
+
+DOTS = "lora_parameters = ...  # your answer in place of the dots"
+
+
+@pytest.mark.parametrize(
+    ("cells", "result"),
+    [
+        ((DOTS,), "unfinished"),
+        (("lora_parameters = 10240",), "passed"),
+        (("lora_parameters: int = 10_240.0",), "passed"),
+        ((DOTS, "lora_parameters = 10240"), "passed"),  # written in a cell below
+        (("lora_parameters = 10240", DOTS), "passed"),  # the stub was kept below
+        (("lora_parameters = 1", "lora_parameters = 10240"), "passed"),  # the last one counts
+        (("lora_parameters = 10240", "lora_parameters = 1"), "failed"),
+        (("lora_parameters = 1280", "lora_parameters *= 8"), "passed"),
+        (("lora_parameters = 2 * width", "width = 5120"), "passed"),  # the width below
+        (("import torch", "A, B = torch.ones(8, 80), torch.ones(80, 8)",
+          "lora_parameters = 8 * sum(W.numel() for W in (A, B))"), "passed"),
+        (("r = 8", "def lora_parameters():\n    return 8 * r * 160"), "passed"),
+        (("def count(r):\n    return 8 * r * 160", "lora_parameters = count(8)"), "passed"),
+        (("rank = 8", "lora_parameters = rnak * 1280"), "failed"),
+        (("from minipeft.checks import lora_parameters", DOTS), "unfinished"),
+        (("from minipeft.checks import lora_parameters",), "failed"),
+    ],
+)  # fmt: skip
+def test_a_number_is_judged_as_its_author_saw_it(monkeypatch, cells, result):
+    monkeypatch.setattr(sandbox, "limit", lambda order: None)
+    order = {"reference": "minipeft.checks:lora_parameters", "source": cells[0], "uses": {}}
+    order |= {"cells": cells, "marks": [None] * len(cells)}
+    assert sandbox.verdict(order, "too much memory")[0] == result

@@ -7,9 +7,11 @@ from build import HERE
 from builder.lesson import read
 from minipeft import checks
 from minipeft.checks import coverage
+from minipeft.checks.framework import Check, NumberCheck
 from minipeft.checks.framework.naming import wrong_object
 
-CHECKS = {check.name: check for check in checks.EXERCISES.values()}
+CHECKS = {check.name: check for check in checks.EXERCISES.values() if isinstance(check, Check)}
+NUMBERS = [check for check in checks.EXERCISES.values() if isinstance(check, NumberCheck)]
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -17,6 +19,15 @@ def test_every_parameter_and_every_pair_of_options_is_varied(name):
     found = coverage.report(CHECKS[name])
     assert found.never_varied == ()
     assert found.pairs_never_varied == ()
+
+
+@pytest.mark.parametrize("check", NUMBERS, ids=lambda check: check.name)
+def test_wrong_numbers_are_explained_and_wrong(check):
+    assert coverage.unexplained(check) == []
+    for value, sentence in check.wrong:
+        with pytest.raises(checks.CheckFailed) as caught:
+            check(value)
+        assert str(caught.value) == sentence
 
 
 @pytest.mark.parametrize("name", CHECKS)
@@ -49,5 +60,5 @@ def test_the_lessons_blank_what_the_checks_declare():
     for source in (HERE / "src").glob("*.py"):
         for exercise in read(source).exercises.values():
             check = checks.EXERCISES[exercise.cut.reference]
-            for method in check.blank:
+            for method in getattr(check, "blank", ()):
                 assert f"{check.source.name}.{method} is yours to write" in exercise.cut.stub

@@ -12,7 +12,7 @@ from torch import nn
 
 import tiny_transformer as tt
 from minipeft import checks
-from minipeft.checks.framework import Case
+from minipeft.checks.framework import Case, Check
 from minipeft.checks.framework.cases import OMIT, every_pair
 from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.numbers import NumberCheck
@@ -205,12 +205,10 @@ def test_outcomes_tell_a_share_a_scale_and_a_place():
 
 
 def test_mutants_are_many_and_each_has_a_name_of_its_own():
-    keys = [m.key for check in checks.EXERCISES.values()
-            for m in mutants(check.source, check.blank)]  # fmt: skip
-    assert len(keys) > 700
-    for check in checks.EXERCISES.values():
-        own = [m.key for m in mutants(check.source, check.blank)]
-        assert len(own) == len(set(own))
+    every = [check for check in checks.EXERCISES.values() if isinstance(check, Check)]
+    keys = [[m.key for m in mutants(check.source, check.blank)] for check in every]
+    assert sum(map(len, keys)) > 700
+    assert all(len(own) == len(set(own)) for own in keys)
 
 
 # -- numbers ---------------------------------------------------------------------------------------
@@ -220,6 +218,7 @@ count = NumberCheck(
 )
 shape = NumberCheck("heads", "(B, H, T, D)", (2, 4, 5, 16), [((2, 5, 4, 16), "transpose T and H")])
 share = NumberCheck("share", "of the words", 0.15, tolerance=0.01)
+cause = NumberCheck("cause", "", "b", {"a": "the mask is right", "c": "the scale is right"})
 
 
 @pytest.mark.parametrize(
@@ -233,6 +232,7 @@ share = NumberCheck("share", "of the words", 0.15, tolerance=0.01)
         (share, 0.1505),
         (share, Fraction(15, 100)),
         (share, np.float32(0.15)),
+        *[(cause, a) for a in ("b", "B", " b.", "(b)")],
     ],
 )
 def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
@@ -261,6 +261,9 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
         (shape, 16, "should be a shape"),
         (share, 15, "100 times too large (per cent"),
         (share, lambda: 1 / 0, "ZeroDivisionError"),
+        (cause, "A", "the mask is right"),
+        (cause, "d", "should be one of a, b, c, not 'd'"),
+        (cause, 2, "should be one of a, b, c, not 2"),
     ],
 )
 def test_a_wrong_number_is_told_where_it_comes_from(check, answer, words):

@@ -4,10 +4,10 @@ import csv
 import json
 
 import pytest
-from submitted import HELPER, IMPORTS, SOLUTION, STUB, WHOLE, WRONG
+from submitted import HELPER, IMPORTS, SOLUTION, STUB, WHOLE, WRONG, small_course
 
 from minipeft.__main__ import main
-from minipeft.checks import gradebook, submission
+from minipeft.checks import gradebook, lessons, submission
 
 
 @pytest.fixture
@@ -27,6 +27,8 @@ def classroom(tmp_path, monkeypatch):
         return submission.Verdict(result, sentence, 1.0)
 
     monkeypatch.setattr(gradebook, "judge", judge)
+    course = small_course(tmp_path / "course")
+    monkeypatch.setattr(lessons, "folder", lambda: course)
 
     class Classroom:
         broken = False
@@ -131,8 +133,13 @@ def test_a_real_class_side_by_side(classroom, monkeypatch, capsys):
     monkeypatch.setattr(gradebook, "judge", submission.judge)
     classroom.write("a/10_lora.ipynb", WHOLE)
     classroom.write("b/10_lora.ipynb", WRONG)
+    number = "rank, width = 8, 80\nlora_parameters = {}"
+    classroom.write("c/20.ipynb", number.format("8 * rank * 2 * width"), lesson="20_numbers")
+    classroom.write("d/20.ipynb", number.format("rank * 2 * width"), lesson="20_numbers")
+    classroom.write("e/20.ipynb", number.format("..."), lesson="20_numbers")
     classroom.csv = "-"
     assert main(["check", str(classroom.folder), "--csv", "-", "--workers", "2"]) == 1
-    right, wrong = csv.DictReader(capsys.readouterr().out.splitlines())
-    assert (right["result"], wrong["result"]) == ("passed", "failed")
-    assert "transposed" in wrong["sentence"]
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    results = ["passed", "failed", "passed", "failed", "unfinished"]
+    assert [row["result"] for row in rows] == results
+    assert "transposed" in rows[1]["sentence"] and "one map of one layer" in rows[3]["sentence"]

@@ -8,10 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
-from submitted import HELPER, IMPORTS, REFERENCE, SOLUTION, STUB, WHOLE, WRONG
+from submitted import HELPER, IMPORTS, REFERENCE, SOLUTION, STUB, WHOLE, WRONG, small_course
 
 from minipeft.__main__ import main
-from minipeft.checks import sandbox, submission
+from minipeft.checks import lessons, sandbox, submission
+
+
+@pytest.fixture(autouse=True)
+def course(tmp_path_factory, monkeypatch):
+    folder = small_course(tmp_path_factory.mktemp("course"))
+    monkeypatch.setattr(lessons, "folder", lambda: folder)
 
 
 def text_of(path):

@@ -40,6 +40,18 @@ EXERCISE = """
     checks.lora(LoRAPatch)
 """
 
+NUMBER = """
+    # %% exercise="minipeft.checks:lora_parameters" difficulty=1 minutes=3
+    # Mind both.
+    # lora_parameters: count A and B
+    r = 8  # the rank
+    lora_parameters = 4 * 2 * r * (80 + 80)
+
+    # %%
+    from minipeft import checks
+    checks.lora_parameters(lora_parameters)
+"""
+
 
 @pytest.fixture
 def course(tmp_path):
@@ -358,18 +370,32 @@ def test_what_a_learner_has_worked_in_is_never_overwritten(course, tmp_path, cap
     assert original.read_text() == run and "has been worked in" in capsys.readouterr().out
 
 
-def test_the_built_notebooks_go_through_the_checker(course, capsys):
+def test_the_built_notebooks_go_through_the_checker(course, capsys, monkeypatch):
     """The solution passes `python -m minipeft check`; the student notebook is unfinished."""
     from minipeft.__main__ import main
+    from minipeft.checks import lessons
 
-    course.write("10_toy", EXERCISE)
+    course.write("10_toy", EXERCISE, NUMBER)
+    monkeypatch.setattr(lessons, "folder", lambda: course.exercises)
     assert course.publish(course.lessons(), force=False, threads=1) == 0
     capsys.readouterr()
     assert main(["check", str(course.solutions / "10_toy.ipynb")]) == 0
-    assert "1 of 1 passed" in capsys.readouterr().out
+    assert "2 of 2 passed" in capsys.readouterr().out
     assert main(["check", str(course.exercises / "10_toy.ipynb")]) == 1
     out = capsys.readouterr().out
-    assert "unfinished" in out and "is yours to write" in out
+    assert out.count("unfinished") == 2
+    assert "is yours to write" in out and "is yours to work out" in out
+
+
+def test_a_number_is_shown_with_its_working_or_as_dots(course):
+    builder = course.write("10_toy", NUMBER)
+    (lesson,) = builder.lessons()
+    solution, student = (n.cells[-2].source for n in (lesson.solution(), lesson.student()))
+    head = "# Exercise 10.1 · lora_parameters · difficulty ●○○○○ · about 3 minutes\n# Mind both.\n"
+    assert solution == head + "r = 8  # the rank\nlora_parameters = 4 * 2 * r * (80 + 80)"
+    assert student == (
+        f"{head}# Hint: count A and B\nlora_parameters = ...  # your answer in place of the dots"
+    )
 
 
 def test_check_sees_every_kind_of_drift(course, runs, capsys):
@@ -451,6 +477,11 @@ def test_an_exercise_can_build_on_the_one_before(course):
         ("01_toy", EXERCISE.replace("difficulty=2", "difficulty=6"), "difficulty is 1 to 5"),
         ("01_toy", EXERCISE.replace("forward,delta", "forwards"), "has no method forwards"),
         ("01_toy", EXERCISE.replace("lora:LoRAPatch", "lora:Nothing"), "defines no class"),
+        ("01_toy", NUMBER.replace("4 * 2", "layers * 2"), "must run alone: set or import layers"),
+        ("01_toy", NUMBER.replace("lora_parameters = ", "answer = "), "ends in `lora_parameters"),
+        ("01_toy", NUMBER.replace("4 * 2", "4 *"), "is not Python"),
+        ("01_toy", NUMBER.replace("checks.lora_parameters(", "checks.lora("), "lora_parameters"),
+        ("01_toy", NUMBER.replace(" diff", ' blank="x" diff'), "has no methods"),
         ("01_toy", EXERCISE.replace("checks.lora(", "print("), "must call checks.NAME(LoRAPatch)"),
         ("01_toy", EXERCISE.replace("# Mind", "x = 1  # Mind"), "may hold comments only"),
         ("01_toy", EXERCISE.replace("# forward:", "# delta:"), None),

@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import textwrap
 import zlib
 from collections import defaultdict
 from pathlib import Path
@@ -23,6 +24,7 @@ from submitted import MODULES, said_by, solutions, space_of
 
 import build
 from builder import graders
+from builder.worked import is_worked
 from minipeft import checks
 
 ROOT = Path(build.__file__).resolve().parents[1]
@@ -113,6 +115,7 @@ def answered(notebook, answers):
     copied = copy.deepcopy(notebook)
     names = {f"class {e.cut.name}": e.cut.name for e in EXERCISES}
     names |= {f"def {e.cut.name}(": e.cut.name for e in EXERCISES}
+    names |= {f"{e.cut.name} = ...": e.cut.name for e in EXERCISES}
     for cell in copied.cells:
         for start, name in names.items():
             heads = cell.source.splitlines() if cell.cell_type == "code" else []
@@ -149,7 +152,10 @@ def test_nbgrader_cells_are_valid_and_hold_the_solution_between_marks(lesson):
         assert answer.source.count("BEGIN SOLUTION") == answer.source.count("END SOLUTION") > 0
         assert "PROMPT\n" not in answer.source.replace("NO PROMPT\n", "")
         added = re.compile(r"^ *# (BEGIN|END) SOLUTION.*\n|^ *# Hint: .*\n", re.M)
-        assert added.sub("", answer.source + "\n").endswith(exercise.alone.solution + "\n")
+        shown, solution = added.sub("", answer.source + "\n"), exercise.alone.solution + "\n"
+        if is_worked(exercise.cut.reference):
+            solution = textwrap.indent(solution, "    ")
+        assert shown.endswith(solution)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from minipeft.checks.framework.check import Check
 from minipeft.checks.framework.comparing import compare
 from minipeft.checks.framework.errors import CheckFailed, NotFinished, expect
 from minipeft.checks.framework.inputs import Draw
+from minipeft.checks.framework.numbers import NumberCheck
 from minipeft.checks.framework.trial import Mistake, Trial, View, mistake
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Draw",
     "Mistake",
     "NotFinished",
+    "NumberCheck",
     "Trial",
     "View",
     "call",

@@ -78,6 +78,11 @@ class Check:
     def reference(self) -> Any:
         return self.source.object
 
+    @property
+    def exercise(self) -> str:
+        """What the marker line of a lesson calls it: the object that the learner writes."""
+        return self.source.reference
+
     def impossible_pair(self, a: str, b: str) -> str | None:
         """Why two parameters cannot vary together, if they cannot."""
         return self.impossible.get((a, b)) or self.impossible.get((b, a))

@@ -1,13 +1,13 @@
-"""Exercises whose answer is a number or a shape, worked out before the code does.
+"""Exercises whose answer is a number, a shape or a word, worked out before the code does.
 
-    parameters = count(
-        "parameters", "r (in + out) for each of two maps", 2048,
+    lora_parameters = NumberCheck(
+        "lora_parameters", "r (in + out) for each of two maps", 2048,
         wrong={1024: "that is one of the two maps: query and value are both adapted"},
     )
-    checks.parameters(2048)
+    checks.lora_parameters(2048)
 
 Equivalent forms are one answer: 2048, 2048.0, a tensor or an array of one number, Fraction(2048);
-(2, 3), [2, 3], torch.Size([2, 3]), the shape of an array.
+(2, 3), [2, 3], torch.Size([2, 3]), a tensor that holds the sizes; "b", "B" for a choice.
 """
 
 from __future__ import annotations
@@ -39,14 +39,13 @@ def number(value: Any, name: str) -> float:
 
 
 class NumberCheck:
-    """Judges an answer that is a number, a shape, or a dict of such.
+    """Judges an answer that is a number, a shape, a word (of a choice), or a dict of such.
 
     Args:
-        name: of the check, as notebooks call it.
+        name: of the check, as notebooks call it; the learner's variable has the same.
         tried: what the green line says.
         right: the answer, or a function that works it out.
-        wrong: wrong answers and where each comes from, the most likely first: a mapping for
-            numbers and shapes, or pairs.
+        wrong: wrong answers and where each comes from, the most likely first: a mapping, or pairs.
         tolerance: relative; a number of things is exact (0), a measured one is not.
     """
 
@@ -66,6 +65,11 @@ class NumberCheck:
     def right(self) -> Any:
         return self._right() if callable(self._right) else self._right
 
+    @property
+    def exercise(self) -> str:
+        """What the marker line of a lesson calls it."""
+        return f"minipeft.checks:{self.name}"
+
     def __call__(self, answer: Any) -> None:
         """Judge an answer, or what a function without arguments answers.
 
@@ -79,7 +83,9 @@ class NumberCheck:
 
     def _judge(self, answer: Any) -> None:
         if answer is ...:
-            raise NotFinished(f"{self.name} is yours to work out: put a number in place of ...")
+            raise NotFinished(f"{self.name} is yours to work out: put your answer in place of ...")
+        if isinstance(answer, NumberCheck):
+            raise CheckFailed(f"this is the check itself: set {self.name} to your answer before it")
         if callable(answer) and as_number(answer) is None:
             try:
                 answer = answer()
@@ -89,20 +95,23 @@ class NumberCheck:
                 words = f"{type(error).__name__}: {error}"[:200]
                 raise CheckFailed(f"{self.name} stopped with {words}") from error
         right = self.right
-        if self._equal(answer, right):
+        if self.equal(answer, right):
             return
         for value, sentence in self.wrong:
-            if self._equal(answer, value):
+            if self.equal(answer, value):
                 raise CheckFailed(sentence)
         raise CheckFailed(self._relation(answer, right))
 
-    def _equal(self, answer: Any, right: Any) -> bool:
+    def equal(self, answer: Any, right: Any) -> bool:
+        """Are the two one answer, in whatever form?"""
         if isinstance(right, Mapping):
             return (
                 isinstance(answer, Mapping)
                 and answer.keys() >= right.keys()
-                and all(self._equal(answer[key], right[key]) for key in right)
+                and all(self.equal(answer[key], right[key]) for key in right)
             )
+        if isinstance(right, str):
+            return isinstance(answer, str) and _word(answer) == _word(right)
         wanted, given = _plain(right), _plain(answer)
         if wanted is None or given is None or len(wanted) != len(given):
             return False
@@ -118,6 +127,9 @@ class NumberCheck:
         """What can be said of a wrong answer without giving the right one away."""
         if isinstance(right, Mapping):
             return self._of_a_dict(answer, right)
+        if isinstance(right, str):
+            words = sorted({right, *(value for value, _ in self.wrong if isinstance(value, str))})
+            return f"{self.name} should be one of {', '.join(words)}, not {show(answer)}"
         wanted, given = _plain(right), _plain(answer)
         said = f"{self.name} is not {show(answer)}"
         if as_number(right) is None:
@@ -153,7 +165,7 @@ class NumberCheck:
         lacking = [str(key) for key in right if key not in answer]
         if lacking:
             return f"{self.name} has no {', '.join(lacking)}"
-        key = next(k for k in right if not self._equal(answer[k], right[k]))
+        key = next(k for k in right if not self.equal(answer[k], right[k]))
         return NumberCheck(f"{self.name}: {key}", "", right[key])._relation(answer[key], right[key])
 
 
@@ -187,6 +199,11 @@ def _plain(value: Any) -> list[float] | None:
         numbers = [as_number(entry) for entry in value]
         return None if None in numbers else numbers
     return None
+
+
+def _word(text: str) -> str:
+    """A word of a choice, however it is written: " B." is "b"."""
+    return text.strip(" \t\n.()'\"").casefold()
 
 
 def _kind(value: Any) -> str:
