@@ -1,7 +1,7 @@
 # `make COMMAND` is `python start.py COMMAND`: all that is done stands in start.py. `make help` lists
 # the commands and the variables, which may also be given to make: make course ONLY=10 FORCE=1
 
-export PYTHON TORCH_INDEX ONLY FORCE FAST WORKERS SOAK
+export PYTHON TORCH_INDEX ONLY FORCE FAST REAL WORKERS SOAK
 
 COMMANDS := help setup course lab test machines bench soak lint format notebooks nbgrader otter pictures clean
 PYTHONS  := .venv/bin/python python3.11 python3.12 python3.13 python3 python

@@ -1,7 +1,7 @@
 """Start anything of minipeft: python start.py COMMAND. It needs Python only, no make and no gcc.
 
 The first command sets everything up in .venv, later ones find it ready. `python start.py help` says
-what each does, and which variables it reads (ONLY, FORCE, FAST, WORKERS, PYTHON, TORCH_INDEX,
+what each does, and which variables it reads (ONLY, FORCE, FAST, REAL, WORKERS, PYTHON, TORCH_INDEX,
 SOAK). The Makefile calls this file: `make course` and `python start.py course` are the same.
 """
 
@@ -141,6 +141,10 @@ def setup(place, rest):
 
 def course(place, rest):
     """run every lesson and write build/course/index.html, to open in a browser"""
+    if place.setting("REAL") == "0":
+        place.environment["MINIPEFT_REAL"] = "0"
+    else:
+        place.run("-m", "minipeft", "fetch", "--optional")
     place.build("course")
 
 
@@ -230,6 +234,7 @@ SETTINGS = """settings are variables of the environment (with make: make course 
   ONLY=10                      for course and notebooks: one lesson
   FORCE=1                      for course and notebooks: execute even what is up to date
   FAST=1                       for course: few steps, into build/fast/: tests the code, no numbers
+  REAL=0                       for course: without the real models (176 MB, fetched once)
   WORKERS=4                    for test: how many processes share the tests (default: 2)"""
 
 

@@ -20,6 +20,7 @@ COMMANDS = (
     "support",
     "lessons",
     "claims",
+    "fetch",
     "check",
 )
 TRAINING = ("train", "compare")

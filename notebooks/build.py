@@ -42,6 +42,7 @@ from builder.lesson import Lesson, LessonError, read  # noqa: E402
 from builder.measure import measure, too_long  # noqa: E402
 from builder.progress import Progress  # noqa: E402
 from builder.run import THREADS, CellFailed, Stopped, execute  # noqa: E402
+from minipeft.course import real  # noqa: E402
 
 MOST_BYTES = 1_000_000
 COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "check"]
@@ -87,7 +88,7 @@ class Builder:
         for lesson in lessons:
             path = self.output / f"{lesson.slug}.ipynb"
             known = _facts(path)
-            wanted = {"hash": self.hash(lesson), "assets": _assets(lesson), "fast": fast}
+            wanted = {"hash": self.hash(lesson), **_assets(lesson), "fast": fast}
             if not force and all(known.get(k) == v for k, v in wanted.items()):
                 print(f"  {lesson.slug:<24} up to date ({known['seconds']} s when it ran)")
                 continue
@@ -141,7 +142,7 @@ class Builder:
         for lesson in lessons:
             target = self.solutions / f"{lesson.slug}.ipynb"
             local = self.output / f"{lesson.slug}.ipynb"
-            wanted = {"hash": self.hash(lesson), "assets": _assets(lesson), "fast": False}
+            wanted = {"hash": self.hash(lesson), **_assets(lesson), "fast": False}
             if not force:
                 if all(_facts(target).get(k) == v for k, v in wanted.items()):
                     print(f"  {lesson.slug:<24} up to date")
@@ -274,9 +275,13 @@ def _shared_sources() -> list[Path]:
 DATA_SUFFIXES = {".json", ".jsonl", ".txt", ".safetensors", ".csv", ".tsv"}
 
 
-def _assets(lesson: Lesson) -> bool:
-    """Whether the lesson reads the real checkpoints and they are here: its outputs differ then."""
-    return "MINIPEFT_ASSETS" in lesson.path.read_text("utf-8") and "MINIPEFT_ASSETS" in os.environ
+def _assets(lesson: Lesson) -> dict:
+    """Which real checkpoints the lesson reads that are on this machine: its outputs differ then."""
+    text = lesson.path.read_text("utf-8")
+    facts: dict = {"assets": "MINIPEFT_ASSETS" in text and "MINIPEFT_ASSETS" in os.environ}
+    if re.search(r"\breal\.\w+\(", text):
+        facts["real"] = [name for name in real.SOURCES if real.find(name)]
+    return facts
 
 
 def _facts(path: Path) -> dict:

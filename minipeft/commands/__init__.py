@@ -5,7 +5,7 @@
 | train, evaluate, generate,    | the commands                                                     |
 | merge, inspect, compare,      |                                                                  |
 | convert, support, lessons,    |                                                                  |
-| claims, check                 |                                                                  |
+| claims, fetch, check          |                                                                  |
 | options                       | flags made from the dataclasses of the methods                   |
 | bases                         | a name or folder -> a model with its tokenizer                   |
 | opened                        | a run, an adapter or a base -> a model that is ready to answer   |

@@ -27,6 +27,7 @@ from nbformat import NotebookNode
 
 from builder.cut import ROOT
 from builder.silence import Watch, patience
+from minipeft.course.fetching import user_cache
 
 try:
     import fcntl
@@ -112,8 +113,9 @@ def environment(threads: int = THREADS) -> dict[str, str]:
         "JUPYTER_PLATFORM_DIRS": "1",
         "COLUMNS": "100",
     }
-    if "MINIPEFT_ASSETS" in os.environ:  # a lesson runs in another folder: no relative path
-        fixed["MINIPEFT_ASSETS"] = str(Path(os.environ["MINIPEFT_ASSETS"]).resolve())
+    for name in ("MINIPEFT_ASSETS", "MINIPEFT_CACHE"):  # a lesson runs in another folder
+        if os.environ.get(name):
+            fixed[name] = str(Path(os.environ[name]).expanduser().resolve())
     return {**os.environ, **fixed, "PYTHONPATH": str(ROOT)}
 
 
@@ -219,7 +221,8 @@ def _tidy(notebook: NotebookNode, folder: str) -> None:
     """Take out of the stored notebook what differs from machine to machine."""
     notebook.metadata["language_info"] = {"name": "python"}
     notebook.metadata.pop("widgets", None)
-    names = {folder: ".", str(ROOT): "minipeft", str(Path.home()): "~"}
+    cache = str(user_cache())
+    names = {folder: ".", cache: "$MINIPEFT_CACHE", str(ROOT): "minipeft", str(Path.home()): "~"}
     assets = os.environ.get("MINIPEFT_ASSETS")
     if assets:
         names = {
