@@ -144,8 +144,13 @@ def course(place, rest):
     if place.setting("REAL") == "0":
         place.environment["MINIPEFT_REAL"] = "0"
     else:
-        place.run("-m", "minipeft", "fetch", "--optional")
+        fetch(place, [])
     place.build("course")
+
+
+def fetch(place, rest):
+    """fetch the real models of the lessons, 176 MB, unless they are there (course does it, too)"""
+    place.run("-m", "minipeft", "fetch", "--optional", *rest)
 
 
 def lab(place, rest):
@@ -223,7 +228,7 @@ def clean(place, rest):
 COMMANDS = {
     function.__name__: function
     for function in (
-        *(setup, course, lab, check, test, machines, bench, soak, lint, format),
+        *(setup, course, fetch, lab, check, test, machines, bench, soak, lint, format),
         *(notebooks, nbgrader, otter, pictures, clean),
     )
 }

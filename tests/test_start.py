@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 import start  # noqa: E402
 
 PLATFORMS = ["linux", "darwin", "win32"]
+FETCH = ["-m", "minipeft", "fetch", "--optional"]
 
 
 @pytest.fixture
@@ -91,6 +92,13 @@ def test_the_first_command_sets_up_and_later_ones_do_not(computer, platform, cap
     assert len(list(place.venv.glob(".ready-*"))) == 1
 
 
+def test_without_the_real_models_the_lessons_are_told(computer):
+    for wish, told in (("0", "0"), ("", None)):
+        place = computer.place(REAL=wish)
+        assert start.main(["course"], place) == 0
+        assert place.environment.get("MINIPEFT_REAL") == told
+
+
 def test_an_interrupted_set_up_is_done_again(computer, capsys):
     computer.failing = [("-r", 1)]
     assert start.main(["course"], computer.place()) == 1
@@ -104,10 +112,12 @@ def test_an_interrupted_set_up_is_done_again(computer, capsys):
 @pytest.mark.parametrize(
     ("command", "variables", "runs"),
     [
-        ("course", {}, [["notebooks/build.py", "course"]]),
+        ("course", {}, [FETCH, ["notebooks/build.py", "course"]]),
+        ("course", {"REAL": "0"}, [["notebooks/build.py", "course"]]),
         ("course", {"ONLY": "10", "FORCE": "1"},
-         [["notebooks/build.py", "course", "--only", "10", "--force"]]),
-        ("course", {"FAST": "1"}, [["notebooks/build.py", "course", "--fast"]]),
+         [FETCH, ["notebooks/build.py", "course", "--only", "10", "--force"]]),
+        ("course", {"FAST": "1"}, [FETCH, ["notebooks/build.py", "course", "--fast"]]),
+        ("fetch", {}, [FETCH]),
         ("notebooks", {"ONLY": "10", "FAST": "1"}, [
             ["notebooks/build.py", "publish", "--only", "10"]
         ]),

@@ -244,7 +244,9 @@ def _alone(cache: Path, source: Source) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    with sentences(cache), open(cache / f".{source.folder}.lock", "ab") as file:
+    with sentences(cache):
+        file = open(cache / f".{source.folder}.lock", "ab")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

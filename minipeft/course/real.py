@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from minipeft.contexts import seeded
@@ -117,7 +118,7 @@ def folder(name: str) -> Path | None:
     """
     path = find(name)
     if path is None:
-        print(_absent(name))
+        print(absent(name))
     return path
 
 
@@ -182,7 +183,7 @@ def load(
             model = auto.from_pretrained(
                 place, config=config, dtype=torch.float32, use_safetensors=True
             )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         if on_hub:
             print(f"Left out: {name} could not be opened from the Hub ({_first(error)}).")
             return None
@@ -225,7 +226,7 @@ def _source(name: str) -> Source:
     return SOURCES[name]
 
 
-def _absent(name: str) -> str:
+def absent(name: str) -> str:
     """Why a part of a lesson is left out, as one sentence."""
     title = SOURCES[name].title
     if os.environ.get("MINIPEFT_REAL", "").strip() == "0":

@@ -173,6 +173,18 @@ def test_outputs_with_and_without_the_real_checkpoints_are_kept_apart(course, ru
     assert len(runs) == 3  # only the lesson that looks for them
 
 
+def test_outputs_with_and_without_the_real_models_are_kept_apart(course, runs, monkeypatch):
+    there = []
+    monkeypatch.setattr(build.real, "find", lambda name: name in there)
+    course.write("01_toy", "# %%\n1")
+    course.write("02_toy", "# %%\nfrom minipeft.course import real\nreal.load('smollm2')")
+    course_run(course)
+    there.append("smollm2")
+    for _ in range(2):
+        course_run(course)
+        assert len(runs) == 3  # only the lesson that asks for them
+
+
 def test_publish_takes_what_the_course_has_run(course, runs):
     course.write("01_toy", "# %%\n1")
     course_run(course)
