@@ -9,7 +9,7 @@ record `model.minipeft`, and follows from four rules:
     merging      The values that merges write over are kept in `originals`, those from before the
                  first of them. Values are always built anew from there, never subtracted.
     training     Only one tuner trains a base parameter in place, and nothing is merged into it
-                 meanwhile; its first value is kept in `Tuner.lent`.
+                 meanwhile; its first value is kept in `Tuner.base_values`.
     sharing      Of two models around one backbone only one can have tuners (`check_alone` in
                  minipeft/in_training.py).
 
@@ -36,7 +36,7 @@ from minipeft.doors.weights import (
     CopyDoor,
     Door,
     Originals,
-    Routed,
+    Routing,
     WeightDoor,
     bottom,
     doors,
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from minipeft.reach import Reach
     from minipeft.tuner import Tuner
 
-WAIT = 60  # seconds that a thread waits for its turn
+WAIT = 60  # seconds that a thread waits for the lock
 
 # Doors of one layer from the inside out: patches act on what a copy gives, and new words are no
 # business of the patches of an embedding.
@@ -64,18 +64,18 @@ def may_share(kind: type[Door], other: type[Door], one_tuner: bool) -> bool:
     return kinds == {WeightDoor, WordDoor} or (kinds == {WeightDoor, CopyDoor} and not one_tuner)
 
 
-class Turn:
+class ForwardLock:
     """One thread at a time is inside a model with tuners; another one waits until it has left.
 
-    What the doors know while they work, the routed rows or a memory, belongs to one pass. A thread
-    that has its turn may take it again, and a copy of the model has a turn of its own.
+    What the doors know while they work, the routing or a memory, belongs to one pass. A thread that
+    has the lock may take it again, and a copy of the model has a lock of its own.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
 
     def __reduce__(self):
-        return Turn, ()
+        return ForwardLock, ()
 
     def __enter__(self) -> None:
         if not self.lock.acquire(timeout=WAIT):
@@ -88,13 +88,13 @@ class Turn:
         self.lock.release()
 
     def held(self) -> bool:
-        """Is it this thread's turn?"""
+        """Has this thread the lock?"""
         return self.lock._is_owned()
 
 
-def turn(model: nn.Module):
-    """The turn of a model; nothing to wait for where there are no tuners."""
-    return model.minipeft.turn if "minipeft" in vars(model) else nullcontext()
+def forward_lock(model: nn.Module):
+    """The lock of a model; nothing to wait for where there are no tuners."""
+    return model.minipeft.forward_lock if "minipeft" in vars(model) else nullcontext()
 
 
 class Attached:
@@ -113,16 +113,16 @@ class Attached:
             if buffer is not None
         ]
         self.training = [(module, module.training) for module in model.modules()]
-        self.rows: Routed | None = None  # see `route`
+        self.routing: Routing | None = None  # see `route`
         self.checked: set = set()  # inputs whose rows have been followed, see followed_rows.py
         self.attention: OpenedAttention | None = None  # of transformers models, for memories
-        self.turn = Turn()
+        self.forward_lock = ForwardLock()
         self.reach: Reach  # made by `attach`
         self.hooks: list = []
 
     def __setstate__(self, state: dict) -> None:
         """A copy of the record belongs to the copy of the model."""
-        self.__dict__ = {**state, "rows": None}
+        self.__dict__ = {**state, "routing": None}
         WITH_TUNERS.add(self.model)
 
     def freeze(self) -> None:
@@ -145,7 +145,7 @@ class Attached:
                 raise ValueError("A layer cannot be copied and patched at once: choose one.")
         if door is None:
             door = kind(module)
-            door.originals, door.rows = self.originals, self.rows
+            door.originals, door.routing = self.originals, self.routing
             self.doors.append(door)
         return door
 
@@ -169,11 +169,11 @@ class Attached:
                     module = bottom(child)
                     parent._modules[key] = standing.get(module, module)
 
-    def route(self, rows: Routed | None) -> None:
+    def route(self, rows: Routing | None) -> None:
         """Tell every door which tuners act on which row."""
-        self.rows = rows
+        self.routing = rows
         for door in self.doors:
-            door.rows = rows
+            door.routing = rows
 
     # ---- values of the base ----
 

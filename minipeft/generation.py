@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import anatomy_of, tuners, turn
+from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
 from minipeft.routing import positions_to_write_on, wrap
 
@@ -56,7 +56,7 @@ def generate(
             raise ValueError(f"The prompt fills all {anatomy.limit} positions; shorten the prompt.")
         max_new_tokens = min(max_new_tokens, room)
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
-    with evaluating(model), turn(model), seeded(seed):
+    with evaluating(model), forward_lock(model), seeded(seed):
         if hasattr(model, "generate"):  # transformers
             shared |= dict(num_beams=beams, do_sample=sample)
             if sample:

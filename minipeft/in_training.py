@@ -50,13 +50,17 @@ def digest(tuner) -> int:
 
     Base parameters that are trained in place are not in it; their first values are kept anyway.
     """
-    values = [p.detach() for p in tuner.parameters() if p not in tuner.lent and not p.is_meta]
+    values = [
+        p.detach() for p in tuner.parameters() if p not in tuner.base_values and not p.is_meta
+    ]
     return sum(int(value.view(BITS[value.element_size()]).sum()) for value in values)
 
 
 def changed(tuner) -> bool:
     """Do the tuner's values differ from those that it was attached with?"""
-    in_place = any(not torch.equal(tuner.value_of(p), first) for p, first in tuner.lent.items())
+    in_place = any(
+        not torch.equal(tuner.value_of(p), first) for p, first in tuner.base_values.items()
+    )
     return in_place or digest(tuner) != tuner.first_digest
 
 
@@ -66,7 +70,7 @@ def update(model: nn.Module) -> None:
     active = acting(model)
     for tuner in tuners_of(model).values():
         finished = any(tuner.name in later.finished for later in active)
-        tuner.rest(finished or bool(tuner.lent and tuner not in active))
+        tuner.rest(finished or bool(tuner.base_values and tuner not in active))
 
 
 @contextmanager

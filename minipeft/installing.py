@@ -27,7 +27,7 @@ from minipeft.doors.weights import (
     walk,
 )
 from minipeft.doors.words import WordDoor
-from minipeft.model.anatomy import Anatomy, Place, Seat, keys_at
+from minipeft.model.anatomy import Anatomy, AttentionSite, Place, Site, keys_at
 
 
 class Installer:
@@ -38,10 +38,10 @@ class Installer:
     model: nn.Module
     record: Attached
     anatomy: Anatomy
-    places: list[tuple[Place | Seat, nn.Module]]
+    patches: list[tuple[Place | Site, nn.Module]]
     copies: dict[str, nn.Module]
-    lent: dict[nn.Parameter, Tensor]
-    lent_names: dict[nn.Parameter, str]
+    base_values: dict[nn.Parameter, Tensor]
+    base_value_names: dict[nn.Parameter, str]
     marks: dict[str, Mark]
 
     def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
@@ -67,8 +67,8 @@ class Installer:
         # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         door = self.record.door(place.module, WeightDoor, self.name)
-        if hasattr(patch, "meet"):
-            patch.meet(Frozen(door, place.columns, self.name))
+        if hasattr(patch, "bind_base"):
+            patch.bind_base(Frozen(door, place.columns, self.name))
         if place.columns is None:
             door.add(self.name, patch)
         else:
@@ -76,41 +76,43 @@ class Installer:
                 door.add(self.name, Parts(features(place.module)[1]))
             parts = door.patches[self.name]
             parts.add(place.target, patch.train(door.training), place.columns, weight.device)
-        self.places.append((place, patch))
+        self.patches.append((place, patch))
         self.marks[place.path] = door.marks[self.name]
         self.record.settle()
 
-    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+    def attentions(self, layers: Iterable[int] | None = None) -> list[AttentionSite]:
         """The attention layers, self and cross, that can be given a memory."""
         return self.anatomy.attentions(layers)
 
-    def remember(self, seat: Seat, patch: nn.Module) -> None:
+    def add_memory(self, site: AttentionSite, patch: nn.Module) -> None:
         """Give an attention layer a memory: patch(x) -> keys and values, each (B or 1, H, P, D)."""
-        around = models_around(seat.path, self.anatomy.modules)
+        around = models_around(site.path, self.anatomy.modules)
         if around:
             self.record.attention = self.record.attention or OpenedAttention(self.model)
             self.record.attention.open(around)
-        self._sit(seat, patch, MemoryDoor)
+        self._install(site, patch, MemoryDoor)
 
-    def speak(self, patch: nn.Module, count: int, alias_of: int | None = None) -> range:
-        """Teach the model new words: patch() -> their vectors (count, C). Returns their ids.
+    def add_virtual_tokens(
+        self, patch: nn.Module, count: int, alias_of: int | None = None
+    ) -> range:
+        """Give the model new words: patch() -> their vectors (count, C). Returns their ids.
 
         alias_of: one id more, the last, which stands for this word of the base.
         """
         count += alias_of is not None
         first, *others = self.anatomy.embeddings()
         self.words = self.record.door(first.module, WordDoor, self.name).reserve(self.name, count)
-        self._sit(first, patch, WordDoor)
-        for seat in others:
-            door = self._put(seat.module, patch, WordDoor)
+        self._install(first, patch, WordDoor)
+        for site in others:
+            door = self._put(site.module, patch, WordDoor)
             door.spans[self.name] = self.words
             door.marks[self.name] = self.marks[first.path]
         if alias_of is not None:
-            for seat in (first, *others):
-                door = self.record.door(seat.module, WordDoor, self.name)
+            for site in (first, *others):
+                door = self.record.door(site.module, WordDoor, self.name)
                 door.aliases[self.words[-1]] = alias_of
         self.word_mark = self.marks[first.path]
-        self.word_paths = [seat.path for seat in (first, *others)]
+        self.word_paths = [site.path for site in (first, *others)]
         return self.words
 
     def shift_positions(self, shift: int, within: str = "") -> None:
@@ -122,13 +124,13 @@ class Installer:
             patch.shift = shift
             self._put(module, patch, PositionDoor)
 
-    def _sit(self, seat: Seat, patch: nn.Module, kind: type[Door]) -> None:
+    def _install(self, site: Site, patch: nn.Module, kind: type[Door]) -> None:
         like = next(self.model.parameters())
         patch.to(like.device, torch.promote_types(like.dtype, torch.float32))
-        door = self._put(seat.module, patch, kind)
-        door.path = seat.path
-        self.places.append((seat, patch))
-        self.marks[seat.path] = door.marks[self.name]
+        door = self._put(site.module, patch, kind)
+        door.path = site.path
+        self.patches.append((site, patch))
+        self.marks[site.path] = door.marks[self.name]
 
     def _put(self, module: nn.Module, patch: nn.Module, kind: type[Door]) -> Door:
         """A patch into the door of a module."""
@@ -143,7 +145,7 @@ class Installer:
         copies = [d for d in self.record.doors_of(bottom(door)) if isinstance(d, CopyDoor)]
         patch = door.patches[self.name] if self.name in door.patches else None
         patch = around(patch).train(door.training)
-        if copies and getattr(patch, "stand_in", None) is not None:
+        if copies and getattr(patch, "replacement", None) is not None:
             raise ValueError(
                 f"{next(iter(copies[0].patches))!r} trains a copy of {path}, which would not be "
                 "asked any more: detach it first."
@@ -167,7 +169,7 @@ class Installer:
             own = [p for p in module._parameters.values() if p is not None]
             if not own or inner in self.copies or inner.startswith(whole):
                 continue
-            if any(p in self.lent for p in own):
+            if any(p in self.base_values for p in own):
                 continue
             check_plain(inner, module)
             self._check_copy(inner, module)
@@ -189,7 +191,7 @@ class Installer:
                 f"{merged[0].merged[-1]!r} is merged into {path}, of which a copy is to be "
                 "trained: unmerge it first."
             )
-        if any(door.is_stood_in() for door in at_it) or doors(module):
+        if any(door.is_replaced() for door in at_it) or doors(module):
             raise ValueError(
                 f"Another tuner answers in place of {path} or of a part of it, so that a copy of "
                 "it would not be asked: detach that one first."
@@ -198,7 +200,7 @@ class Installer:
     def unfreeze(self, parameters: Iterable[nn.Parameter]) -> None:
         """Train base parameters in place; `detach` writes their first values back."""
         chosen, names = dict.fromkeys(parameters), self.anatomy.parameter_names()
-        if self.record.rows is not None:
+        if self.record.routing is not None:
             raise ValueError(
                 "The base's own weights act on every row: leave route() before a method that "
                 "trains them is attached."
@@ -206,14 +208,14 @@ class Installer:
         for path, module in self.anatomy.modules.items():
             if any(p in chosen for p in module._parameters.values() if p is not None):
                 check_plain(path, module)
-        unused = {bottom(door).weight for door in self.record.doors if door.is_stood_in()}
+        unused = {bottom(door).weight for door in self.record.doors if door.is_replaced()}
         for parameter in chosen:
             if parameter in unused:
                 raise ValueError(
                     "A tuner here computes with a quantized copy of these weights, so training "
                     "them would change nothing: detach it first."
                 )
-            if any(parameter in other.lent for other in tuners(self.model).values()):
+            if any(parameter in other.base_values for other in tuners(self.model).values()):
                 raise ValueError("Two tuners cannot train the same base parameters: detach one.")
             merged = self.record.merged_into(parameter)
             if merged:
@@ -222,8 +224,8 @@ class Installer:
                     "place: unmerge it first."
                 )
         for parameter in chosen:
-            self.lent_names[parameter] = names[parameter]
-            self.lent[parameter] = parameter.detach().clone()
+            self.base_value_names[parameter] = names[parameter]
+            self.base_values[parameter] = parameter.detach().clone()
             parameter.requires_grad_(True)
 
 

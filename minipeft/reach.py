@@ -87,9 +87,9 @@ class Reach:
         """The tuners that act in this pass: enabled, not merged, named by a row under `route`."""
         record = self.model.minipeft
         acting = [t for t in record.tuners.values() if t.enabled and not t.merged]
-        if record.rows is None:
+        if record.routing is None:
             return acting
-        named = {name for names in record.rows for name in names}
+        named = {name for names in record.routing for name in names}
         return [tuner for tuner in acting if tuner.name in named]
 
     def end_interrupted(self) -> None:
@@ -115,7 +115,7 @@ class Reach:
                 mark.clear()
         self.prepare(self.model)
 
-    def look(self, module: nn.Module, given: dict) -> None:
+    def look_at_rows_once(self, module: nn.Module, given: dict) -> None:
         """Let `look_at_rows` look; a pass that it makes for this leaves no trace."""
         kept = self.placed, {*self.entered}, self.masks
         self.look_at_rows(self.model, module, given)
@@ -312,7 +312,7 @@ class Entrance:
         reach.entered.add(self.path)
         changed = None if reach.placed else reach.place_words(self.path, module, given)
         if reach.depth == 1:
-            reach.look(module, given | (changed or {}))
+            reach.look_at_rows_once(module, given | (changed or {}))
         return None if changed is None else ((), every | changed)
 
     def passed(self, *_) -> None:

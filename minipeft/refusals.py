@@ -9,7 +9,7 @@ from torch import nn
 from minipeft.attached import tuners
 from minipeft.doors.weights import CopyDoor, bottom, is_linear
 from minipeft.methods.method import Method
-from minipeft.model.anatomy import Seat
+from minipeft.model.anatomy import Site
 
 
 def check_attach(model: nn.Module, method: Method, name: str, head) -> None:
@@ -40,13 +40,13 @@ def check_merge(tuner) -> None:
             f"{tuner.name!r} cannot be merged into a sharded base: save it, and merge it where "
             "the base is whole."
         )
-    if tuner.record.rows is not None:
+    if tuner.record.routing is not None:
         raise ValueError(
             f"{tuner.name!r} would act on every row once it is merged: leave route() first."
         )
     uses = tuner.anatomy.uses()
-    for place, patch in tuner.places:
-        if isinstance(place, Seat):
+    for place, patch in tuner.patches:
+        if isinstance(place, Site):
             kind = type(tuner.method).__name__
             raise ValueError(
                 f"{tuner.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
@@ -64,7 +64,7 @@ def check_merge(tuner) -> None:
             )
         for other in tuners(tuner.model).values():
             trains = other.enabled and not other.merged and other is not tuner
-            if trains and any(p in other.lent for p in place.module._parameters.values()):
+            if trains and any(p in other.base_values for p in place.module._parameters.values()):
                 raise ValueError(
                     f"{tuner.name!r} cannot be merged into {place.path}, which {other.name!r} "
                     f"trains in place: merge, disable or detach {other.name!r} first."

@@ -101,13 +101,13 @@ def report_of(tuner) -> Report:
         return count
 
     known = set()  # parameters that several patches share count once
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         named = {key: p for key, p in patch.named_parameters() if p not in known}
         known.update(named.values())
         trainable += line("patch", place.target, place.path, named)
     whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
-    for parameter in tuner.lent:
-        module, _, key = tuner.lent_names[parameter].rpartition(".")
+    for parameter in tuner.base_values:
+        module, _, key = tuner.base_value_names[parameter].rpartition(".")
         whole.setdefault(module, {})[key] = parameter
     for path, twin in tuner.copies.items():
         whole[path] = dict(twin.named_parameters())
@@ -118,8 +118,8 @@ def report_of(tuner) -> Report:
         head, trainable = (head + count, trainable) if is_head else (head, trainable + count)
 
     base = sum(parameter.numel() for parameter in names)
-    added = trainable + head - sum(parameter.numel() for parameter in tuner.lent)
-    stored = sum(tensor.numel() for tensor in tuner.method.stored(tuner).values())
+    added = trainable + head - sum(parameter.numel() for parameter in tuner.base_values)
+    stored = sum(tensor.numel() for tensor in tuner.method.export_state(tuner).values())
     rows = [(*group, places, parameters) for group, (places, parameters) in lines.items()]
     share = 100 * trainable / (base + added)
     notes = [
@@ -134,7 +134,7 @@ def report_of(tuner) -> Report:
         ),
     ]
     last = unknown_head(tuner.anatomy.modules)
-    if last and not tuner.copies and not tuner.lent and last not in tuner.marks:
+    if last and not tuner.copies and not tuner.base_values and last not in tuner.marks:
         notes.append(f'{last} is frozen: attach(..., head=("{last}",)) trains a copy of it.')
     state = "merged" if tuner.merged else "enabled" if tuner.enabled else "disabled"
     return Report(

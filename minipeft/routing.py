@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import active, anatomy_of, tuners, turn
+from minipeft.attached import active, anatomy_of, forward_lock, tuners
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
-from minipeft.doors.weights import Routed
+from minipeft.doors.weights import Routing
 from minipeft.doors.words import is_left_padded, mask_of, together
 from minipeft.reach import takes
 
@@ -31,7 +31,7 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
     With gradient checkpointing call backward inside the `with` as well, because the layers are
     then run again. One thread at a time is inside: another one's pass waits for its turn.
     """
-    with turn(model):
+    with forward_lock(model):
         yield from _route(model, names)
 
 
@@ -39,7 +39,7 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
     known = tuners(model)
     anatomy = anatomy_of(model)
     each = ((row,) if isinstance(row, str) else tuple(row or ()) for row in names)
-    rows = Routed(each, known=is_known(model, anatomy))
+    rows = Routing(each, known=is_known(model, anatomy))
     if not rows:
         raise ValueError("route() needs one name per row of the batch.")
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -48,20 +48,20 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
         if not known[name].enabled:
             raise ValueError(f"The tuner {name!r} is disabled: call enable() before routing to it.")
     for tuner in known.values():
-        if tuner.merged or (tuner.lent and tuner.enabled):
+        if tuner.merged or (tuner.base_values and tuner.enabled):
             what = "merged into" if tuner.merged else "training"
             raise ValueError(
                 f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
                 f"{'unmerge' if tuner.merged else 'disable'} it before routing."
             )
     record = vars(model).get("minipeft")  # nothing to tell where there are no tuners
-    before = record and record.rows
+    before = record and record.routing
 
     def tell(names: Iterable[str], mask: Tensor | None) -> None:
         for name in names if mask is not None else ():
-            model.minipeft.rows = None
-            known[name].method.look(known[name], {"attention_mask": mask})
-            model.minipeft.rows = rows
+            model.minipeft.routing = None
+            known[name].method.before_forward(known[name], {"attention_mask": mask})
+            model.minipeft.routing = rows
 
     with ExitStack() as stack:
         try:
@@ -96,7 +96,7 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     if not known or batch.get("input_ids") is None:
         return batch
     anatomy = next(iter(known.values())).anatomy
-    rows, given, own = model.minipeft.rows, batch.get("position_ids") is not None, None
+    rows, given, own = model.minipeft.routing, batch.get("position_ids") is not None, None
     if rows is None or not any(t.words for t in known.values()):
         for tuner in known.values():
             batch = tuner.wrap(batch)
@@ -130,7 +130,7 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         )
     for tuner in known.values():
         if tuner.enabled:
-            tuner.method.look(tuner, batch)
+            tuner.method.before_forward(tuner, batch)
     return batch
 
 
@@ -139,7 +139,7 @@ def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, pas
 
     own: (B, T), the positions of the other rows; None for the base's, which counts on from `past`.
     """
-    known, rows = tuners(model), model.minipeft.rows
+    known, rows = tuners(model), model.minipeft.routing
     acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
     counting = [any(t.counts for t in row) and not any(t.as_in_peft for t in row) for row in acting]
     anatomy = next(iter(known.values())).anatomy
@@ -156,7 +156,7 @@ def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, pas
 
 def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:
     """position_ids (B, T) for `generate`; None where every row counts its own tokens, as there."""
-    known, rows, mask = tuners(model), model.minipeft.rows, batch.get("attention_mask")
+    known, rows, mask = tuners(model), model.minipeft.routing, batch.get("attention_mask")
     acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
     in_peft = [any(t.words and t.as_in_peft for t in row) for row in acting]
     if mask is None or not any(in_peft) or not anatomy_of(model).takes_positions():
@@ -192,5 +192,5 @@ def later(model: nn.Module, batch: dict, past: int = 0) -> dict:
 def look_at_rows(model: nn.Module, module: nn.Module, given: dict) -> None:
     """Before `module`, the model or one inside it, is called so: see followed_rows.py."""
     attached = model.minipeft
-    if attached.rows is not None:
-        check_rows(model, module, attached.rows, given, attached.checked)
+    if attached.routing is not None:
+        check_rows(model, module, attached.routing, given, attached.checked)

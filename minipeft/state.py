@@ -32,7 +32,7 @@ def tensors_of(model: nn.Module) -> dict[str, Tensor]:
     tensors = {}
     for tuner in model.minipeft.tuners.values():
         # base parameters in training stand in the state by the base's names
-        in_base = set(tuner.lent_names.values()) if tuner.enabled else set()
+        in_base = set(tuner.base_value_names.values()) if tuner.enabled else set()
         if not tuner.merged:
             named = tuner.named_tensors().items()
             tensors |= {f"{tuner.name}.{key}": t for key, t in named if key not in in_base}

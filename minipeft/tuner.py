@@ -35,7 +35,7 @@ from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, upda
 from minipeft.installing import Installer, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import WATCHED, OwnSteps, watch
-from minipeft.model.anatomy import Anatomy, Place, Seat, name_of
+from minipeft.model.anatomy import Anatomy, Place, Site, name_of
 from minipeft.model.families import Family
 from minipeft.reach import Reach
 from minipeft.refusals import check_attach, check_merge
@@ -75,14 +75,14 @@ def attach(
     tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
     first = not tuners(model)
     tuner.record = Attached(model) if first else model.minipeft
-    with tuner.record.turn:
+    with tuner.record.forward_lock:
         try:
             model.minipeft = tuner.record
             model.minipeft.tuners[name] = tuner
             if first:
                 tuner.record.freeze()
                 tuner.record.reach = Reach(
-                    model, tuner.record.turn, wrap_now, later, prepare, look_at_rows
+                    model, tuner.record.forward_lock, wrap_now, later, prepare, look_at_rows
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))
@@ -110,10 +110,12 @@ class Tuner(Installer):
         self.method = method
         self.name = name
         self.anatomy = Anatomy(model, family)
-        self.places: list[tuple[Place, nn.Module]] = []  # where each patch sits
+        self.patches: list[tuple[Place, nn.Module]] = []  # every patch, and where it sits
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
-        self.lent: dict[nn.Parameter, Tensor] = {}  # base parameter in training -> its first value
-        self.lent_names: dict[nn.Parameter, str] = {}  # their names in the model
+        self.base_values: dict[
+            nn.Parameter, Tensor
+        ] = {}  # base parameter in training -> its first value
+        self.base_value_names: dict[nn.Parameter, str] = {}  # their names in the model
         self.trained: dict[nn.Parameter, Tensor] = {}  # -> its trained value, while disabled
         self.words: range | None = None  # the ids of this tuner's own words
         self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
@@ -134,8 +136,8 @@ class Tuner(Installer):
 
     def parameters(self) -> list[nn.Parameter]:
         """Everything this tuner trains, the head last."""
-        modules = [patch for _, patch in self.places] + list(self.copies.values())
-        every = [*self.lent, *(p for module in modules for p in module.parameters())]
+        modules = [patch for _, patch in self.patches] + list(self.copies.values())
+        every = [*self.base_values, *(p for module in modules for p in module.parameters())]
         return list(dict.fromkeys(every))  # patches may share a module, such as an encoder
 
     @property
@@ -167,12 +169,12 @@ class Tuner(Installer):
         What several patches share, such as an encoder, is named once, by the first of them.
         """
         tensors, known = {}, set()
-        for place, patch in self.places:
+        for place, patch in self.patches:
             for key, tensor in patch.state_dict(keep_vars=True).items():
                 if id(tensor) not in known:
                     tensors[f"{name_of(place)}.{key}"] = tensor.detach()
                 known.add(id(tensor))
-        for parameter, name in self.lent_names.items():
+        for parameter, name in self.base_value_names.items():
             tensors[name] = self.value_of(parameter)
         for path, twin in self.copies.items():
             tensors |= {f"{path}.{key}": tensor for key, tensor in twin.state_dict().items()}
@@ -191,14 +193,14 @@ class Tuner(Installer):
 
     @property
     def as_in_peft(self) -> bool:
-        """Does a method of this tuner, or a part of it, do what 🤗 PEFT does (`layout="peft"`)?"""
+        """Has this tuner's method, or a part of it, `compatibility="peft"`?"""
         parts = getattr(self.method, "methods", (self.method,))
-        return any(getattr(part, "layout", None) == "peft" for part in parts)
+        return any(getattr(part, "compatibility", None) == "peft" for part in parts)
 
     @property
     def counts(self) -> bool:
         """Do the rows it acts on count their own tokens? See `minipeft.doors.positions`."""
-        return not self.as_in_peft and any(isinstance(place, Seat) for place, _ in self.places)
+        return not self.as_in_peft and any(isinstance(place, Site) for place, _ in self.patches)
 
     def words_in(self, ids: Tensor) -> bool:
         """Are this tuner's words in these ids already?"""
@@ -211,7 +213,7 @@ class Tuner(Installer):
         self._alive()
         if self.merged:
             raise ValueError(f"{self.name!r} is merged into the base: call unmerge() first.")
-        with self.record.turn:
+        with self.record.forward_lock:
             finish(lambda: self._switch(False))
         return self
 
@@ -219,8 +221,8 @@ class Tuner(Installer):
         """Undo `disable`."""
         self._alive()
         if not self.enabled:
-            self._in_turn()
-            with self.record.turn:
+            self._check_order()
+            with self.record.forward_lock:
                 try:
                     self._switch(True)
                 except BaseException:
@@ -231,8 +233,8 @@ class Tuner(Installer):
     @contextmanager
     def disabled(self) -> Iterator[None]:
         """`with tuner.disabled(): ...` and back to what it was."""
-        with self.record.turn:
-            before, gradients = self.enabled, [(p, p.grad) for p in self.lent]
+        with self.record.forward_lock:
+            before, gradients = self.enabled, [(p, p.grad) for p in self.base_values]
             self.disable()
             try:
                 yield
@@ -253,7 +255,7 @@ class Tuner(Installer):
         if self.merged:
             return self
         check_merge(self)
-        with self.record.turn:
+        with self.record.forward_lock:
             try:
                 self.merged = True
                 self.rounding = lost_share(self.doors(), self.name)
@@ -271,8 +273,8 @@ class Tuner(Installer):
         """Undo `merge`, bit for bit."""
         self._alive()
         if self.merged:
-            self._in_turn()
-            with self.record.turn:
+            self._check_order()
+            with self.record.forward_lock:
                 finish(self._unmerge)
         return self
 
@@ -283,9 +285,9 @@ class Tuner(Installer):
         they were before the first one came.
         """
         self._alive()
-        if any(self.name in names for names in self.record.rows or ()):
+        if any(self.name in names for names in self.record.routing or ()):
             raise ValueError(f"route() sends rows to {self.name!r}: leave it before detach().")
-        with self.record.turn:
+        with self.record.forward_lock:
             finish(self._take_away)
         return self.model
 
@@ -296,7 +298,7 @@ class Tuner(Installer):
             return
         self._unmerge()
         self.rest(False)
-        for parameter, first in self.lent.items():
+        for parameter, first in self.base_values.items():
             record.put(parameter, first)
             parameter.grad = None
             parameter.requires_grad_(False)
@@ -357,16 +359,16 @@ class Tuner(Installer):
     def doors(self) -> list[Door]:
         return [door for door in self.record.doors if self.name in door.patches]
 
-    def _in_turn(self) -> None:
+    def _check_order(self) -> None:
         """Refuse to act again where something that is merged now would not follow from it."""
         later = [door.blocked(self.name) for door in self.doors()]
         values = self.record.originals.values
-        later += [self.record.merged_into(p) for p in self.lent if p in values]
+        later += [self.record.merged_into(p) for p in self.base_values if p in values]
         for name in filter(None, later):
             raise ValueError(
                 f"{self.name!r} acts before {name!r}, which is merged: unmerge that one first."
             )
-        if self.lent and self.record.rows is not None:
+        if self.base_values and self.record.routing is not None:
             raise ValueError(
                 f"{self.name!r} trains the base's own weights, which act on every row: leave "
                 "route() first."
@@ -385,7 +387,7 @@ class Tuner(Installer):
         self.enabled = on
         for door in self.doors():
             (door.off.discard if on else door.off.add)(self.name)
-        for parameter, first in self.lent.items():
+        for parameter, first in self.base_values.items():
             if on and parameter in self.trained:
                 self.record.put(parameter, self.trained[parameter])
                 del self.trained[parameter]

@@ -43,7 +43,7 @@ def settings(kind: type, rng: random.Random) -> dict:
     fields = [field.name for field in dataclasses.fields(kind)]
     chosen = rng.sample(fields, min(len(fields), rng.choice((1, 1, 2, 3))))
     made = {name: rng.choice(VALUES) for name in chosen}
-    if kind is mp.Together and rng.random() < 0.8:
+    if kind is mp.Combined and rng.random() < 0.8:
         parts = [rng.choice([*small.METHODS.values(), None, 3]) for _ in range(rng.choice((1, 2)))]
         made["methods"] = tuple(parts)
     if kind is mp.PTuning and rng.random() < 0.5:

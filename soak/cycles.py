@@ -91,7 +91,7 @@ def threads(passes: int, clock: Clock) -> Line:
     sys.setswitchinterval(1e-4)  # hand over as often as can be
     for first, second in (
         *(("LoRA", "Prefix"), ("UniPELT", "Adapter"), ("PromptTuning", "IA3")),
-        *(("PTuningV2", "Together"), ("LoRA", "DoRA")),
+        *(("PTuningV2", "Combined"), ("LoRA", "DoRA")),
     ):
         model = small.base()
         for name in (first, second):

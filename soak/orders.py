@@ -67,12 +67,12 @@ OTHERS = (
     mp.Adapter(bottleneck=2),
     mp.Adapter(bottleneck=2, placement="parallel"),
     mp.Prefix(length=2, hidden=4),
-    mp.Prefix(length=2, hidden=None, layout="peft"),
+    mp.Prefix(length=2, hidden=None, compatibility="peft"),
     mp.PTuningV2(length=2),
     mp.PromptTuning(length=2),
     mp.PTuning(length=2, encoder="mlp"),
     mp.UniPELT(bottleneck=2, length=2, rank=2),
-    mp.Together((mp.Prefix(length=2, hidden=None), mp.Adapter(bottleneck=2))),
+    mp.Combined((mp.Prefix(length=2, hidden=None), mp.Adapter(bottleneck=2))),
     mp.LoRA(targets=("query", "lm_head")),  # which most of these models do not have
     mp.LoRA(targets=("query", "no such module")),
 )
@@ -268,7 +268,7 @@ class Orders(RuleBasedStateMachine):
             if name in names:
                 tensors = {key: t.clone() for key, t in tuner.named_tensors().items()}
                 method, ranks = tuner.method, isinstance(tuner.method, mp.AdaLoRA)
-                method = method.restored(tensors)[0] if ranks else method
+                method = method.import_state(tensors)[0] if ranks else method
                 fill(mp.attach(model, method, name, head=False, seed=0), tensors)
         return logits(model, self.inputs)
 

@@ -23,7 +23,7 @@ METHODS = {
     "PromptTuning": mp.PromptTuning(length=3),
     "PTuning": mp.PTuning(length=3, encoder="mlp"),
     "UniPELT": mp.UniPELT(bottleneck=3, length=2, rank=2),
-    "Together": mp.Together((mp.Prefix(length=2, hidden=None), mp.Adapter(bottleneck=3))),
+    "Combined": mp.Combined((mp.Prefix(length=2, hidden=None), mp.Adapter(bottleneck=3))),
     "TopLayers": mp.TopLayers(1),
     "FullFineTuning": mp.FullFineTuning(),
 }

@@ -97,7 +97,7 @@ EQUIVALENT = {
     "masked": {
         "masked: under no_grad": WHOLE,
         "masked: ids detached": WHOLE,
-        "masked: uniform() < share -> uniform() <= share": NEVER_EQUAL,
+        "masked: uniform() < corruption_rate -> uniform() <= corruption_rate": NEVER_EQUAL,
         "masked: action < 0.8 -> action <= 0.8": NEVER_EQUAL,
         "masked: action >= 0.9 -> action > 0.9": NEVER_EQUAL,
         "masked: (ids != tokenizer.pad_token_id).long() -> "
@@ -105,24 +105,25 @@ EQUIVALENT = {
     },
     "span_corruption": {
         "span_corruption: under no_grad": WHOLE,
-        "span_corruption: list(GAPS) -> GAPS": "a tuple of names is as good as a list",
-        "span_corruption: min(len(gaps), max(1, round(T * share / mean_span))) -> "
-        "min(max(1, round(T * share / mean_span)), len(gaps))": ORDER,
+        "span_corruption: list(SENTINELS) -> SENTINELS": "a tuple of names is as good as a list",
+        "span_corruption: min(len(gaps), max(1, round(T * corruption_rate / mean_span))) -> "
+        "min(max(1, round(T * corruption_rate / mean_span)), len(gaps))": ORDER,
         "span_corruption: torch.zeros(T, dtype=torch.bool) -> torch.zeros(T)": (
             "1.0 and 0.0 serve as True and False"
         ),
         "span_corruption: zip(document, cut.tolist(), strict=True) -> "
         "zip(document, cut.tolist())": ("both are T long, by construction"),
         "span_corruption: True -> False (2)": "both are T long, by construction",
-        "span_corruption: max(1, round(T * share / mean_span)) -> "
-        "max(round(T * share / mean_span), 1)": ORDER,
+        "span_corruption: max(1, round(T * corruption_rate / mean_span)) -> "
+        "max(round(T * corruption_rate / mean_span), 1)": ORDER,
         "span_corruption: int(torch.randint(0, max(1, T - length + 1), (), generator=generator))"
         " -> "
         "torch.randint(0, max(1, T - length + 1), (), generator=generator)": (
             "a tensor of one number serves as an index"
         ),
         "span_corruption: cut.tolist() -> cut": "a tensor can be walked through like a list",
-        "span_corruption: round(T * share / mean_span) -> int(T * share / mean_span)": ABOUT,
+        "span_corruption: round(T * corruption_rate / mean_span) -> "
+        "int(T * corruption_rate / mean_span)": ABOUT,
         "span_corruption: max(1, T - length + 1) -> max(T - length + 1, 1)": ORDER,
         "span_corruption: T - length + 1 -> T - length": ANY_PLACE,
         "span_corruption: 1 -> 0 (6)": ANY_PLACE,

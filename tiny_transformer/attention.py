@@ -153,11 +153,11 @@ class Attention(nn.Module):
             future = causal_mask(T, S, query)  # (T, S)
             mask = future if mask is None else torch.minimum(mask, future)  # (B, 1, T, S)
         if self.memory is not None:
-            key, value, mask = self.remember(key, value, mask)
+            key, value, mask = self.add_memory(key, value, mask)
         heads = self.mix(query, key, value, mask, causal and plain)  # (B, H, T, D)
         return self.output(self.join(heads))
 
-    def remember(
+    def add_memory(
         self, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Put the memory before the keys and values; every query of a row may look at it."""

@@ -1,7 +1,7 @@
 """What GPT-2, BERT and BART are called in Hugging Face folders, and what they are called here.
 
 Two kinds of tables: NAMES for tensors (our module on the left, theirs on the right, `{i}` the
-layer) and NUMBERS for the fields of config.json. checkpoints.py moves tensors by the first;
+layer) and FIELDS for the fields of config.json. checkpoints.py moves tensors by the first;
 the two functions below move numbers by the second.
 """
 
@@ -70,7 +70,7 @@ TRUNK = {"decoder": "transformer.", "encoder": "bert.", "encoder-decoder": "mode
 TIED = ("head.words.weight", "decoder.embeddings.words.weight")  # stored once, as the words
 
 # Our field: their field, and what transformers takes when the file does not name it.
-NUMBERS = {
+FIELDS = {
     "decoder": {
         "vocab_size": ("vocab_size", 50257),
         "width": ("n_embd", 768),
@@ -122,7 +122,7 @@ NUMBERS = {
 }
 # Fields of theirs that we write with the value of another one. A folder's dropouts may differ (we
 # take one for all); a folder whose decoder is shaped unlike its encoder is refused.
-AGAIN = {
+COPIED_FIELDS = {
     "decoder": {"embd_pdrop": "resid_pdrop", "attn_pdrop": "resid_pdrop"},
     "encoder": {"attention_probs_dropout_prob": "hidden_dropout_prob"},
     "encoder-decoder": {
@@ -131,7 +131,7 @@ AGAIN = {
         "decoder_ffn_dim": "encoder_ffn_dim",
     },
 }
-ONLY = {  # what we do not build, and what the field must say for us to open the folder
+REQUIRED_VALUES = {  # what we do not build, and what the field must say for us to open the folder
     "tie_word_embeddings": True,
     "add_cross_attention": False,
     "is_decoder": False,
@@ -163,14 +163,14 @@ def config_from_hugging_face(values: dict) -> TransformerConfig:
             "minipeft works there too."
         )
     kind = TYPES[layout]
-    for field, only in ONLY.items():
+    for field, only in REQUIRED_VALUES.items():
         if values.get(field, only) not in (only, None):
             raise ValueError(
                 f"This {layout} has {field}={values[field]!r}, which is not built here; open it "
                 "with transformers, minipeft works there too."
             )
-    numbers = {ours: values.get(*theirs) for ours, theirs in NUMBERS[kind].items()}
-    for field, other in AGAIN[kind].items():
+    numbers = {ours: values.get(*theirs) for ours, theirs in FIELDS[kind].items()}
+    for field, other in COPIED_FIELDS[kind].items():
         same = values.get(field, values.get(other)) == values.get(other)
         if field.startswith("decoder_") and not same:
             raise ValueError(
@@ -196,10 +196,10 @@ def config_to_hugging_face(config: TransformerConfig, head: str, dtype: torch.dt
     whole = replace(config, inner=config.inner_width) if layout != "gpt2" else config
     if layout == "bart":
         whole = replace(whole, decoder_layers=config.decoder_layers or config.layers)
-    table = NUMBERS[config.kind]
+    table = FIELDS[config.kind]
     values = {theirs: getattr(whole, ours) for ours, (theirs, _) in table.items()}
     values[table["activation"][0]] = ACTIVATIONS[config.activation]
-    values |= {field: values[other] for field, other in AGAIN[config.kind].items()}
+    values |= {field: values[other] for field, other in COPIED_FIELDS[config.kind].items()}
     values |= {
         "model_type": layout,
         "architectures": [CLASSES[layout][HEADS.index(head)]],

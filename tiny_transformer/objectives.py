@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .tokenizer import GAPS, WordTokenizer
+from .tokenizer import SENTINELS, WordTokenizer
 
 
 def pack(documents: list[list[int]], length: int, tokenizer: WordTokenizer) -> tuple[Tensor, list]:
@@ -43,15 +43,18 @@ def causal(ids: Tensor, tokenizer: WordTokenizer, generator=None) -> dict[str, T
 
 
 def masked(
-    ids: Tensor, tokenizer: WordTokenizer, generator=None, share: float = 0.15
+    ids: Tensor, tokenizer: WordTokenizer, generator=None, corruption_rate: float = 0.15
 ) -> dict[str, Tensor]:
-    """Hide `share` of the words: 80 % become <mask>, 10 % a random word, 10 % stay. ids: (B, T)."""
-    first = tokenizer.sep_token_id + 1 + len(GAPS)  # ids below are special tokens
+    """Hide `corruption_rate` of the words: 80 % become <mask>, 10 % a random word, 10 % stay.
+
+    ids: (B, T).
+    """
+    first = tokenizer.sep_token_id + 1 + len(SENTINELS)  # ids below are special tokens
 
     def uniform() -> Tensor:
         return torch.rand(ids.shape, generator=generator)
 
-    chosen = (uniform() < share) & (ids >= first)
+    chosen = (uniform() < corruption_rate) & (ids >= first)
     action = uniform()
     noise = torch.randint(first, len(tokenizer), ids.shape, generator=generator)
     hidden = ids.masked_fill(chosen & (action < 0.8), tokenizer.mask_token_id)
@@ -67,7 +70,7 @@ def span_corruption(
     documents: list[list[int]],
     tokenizer: WordTokenizer,
     generator=None,
-    share: float = 0.25,
+    corruption_rate: float = 0.25,
     mean_span: float = 2.0,
 ) -> dict[str, Tensor]:
     """Cut runs of words out of each document and ask for them.
@@ -77,14 +80,14 @@ def span_corruption(
 
     Args:
         documents: rows of ids without <bos> and <eos>, of any length.
-        share: about this share of the words is cut out, at least one.
+        corruption_rate: about this share of the words is cut out, at least one.
         mean_span: mean length of a run.
     """
-    gaps = tokenizer.convert_tokens_to_ids(list(GAPS))
+    gaps = tokenizer.convert_tokens_to_ids(list(SENTINELS))
     sources, targets = [], []
     for document in documents:
         T = len(document)
-        spans = min(len(gaps), max(1, round(T * share / mean_span)))
+        spans = min(len(gaps), max(1, round(T * corruption_rate / mean_span)))
         cut = torch.zeros(T, dtype=torch.bool)
         for _ in range(spans):
             length = 1 + int(torch.rand((), generator=generator) * (2 * mean_span - 1))

@@ -41,13 +41,18 @@ class Stream:
         batch_size: B, rows.
         length: T, tokens in a packed row, and the most tokens of any row.
         seed: of the order of the documents and of what is hidden.
-        share: of the words that are hidden (encoder, encoder-decoder).
+        corruption_rate: of the words that are hidden (encoder, encoder-decoder).
     """
 
     def __init__(
-        self, documents, tokenizer, kind, batch_size=32, length=48, seed=0, share=0.15
+        self, documents, tokenizer, kind, batch_size=32, length=48, seed=0, corruption_rate=0.15
     ) -> None:
-        self.tokenizer, self.kind, self.seed, self.share = tokenizer, kind, seed, share
+        self.tokenizer, self.kind, self.seed, self.corruption_rate = (
+            tokenizer,
+            kind,
+            seed,
+            corruption_rate,
+        )
         self.batch_size, self.length, self.room = batch_size, length, length - 2
         encode = tokenizer.encode
         self.documents = [encode(text, add_special_tokens=False)[: self.room] for text in documents]
@@ -69,7 +74,7 @@ class Stream:
             else:
                 rows = self.of_like_length(self.documents, step // 2, len)
                 ids = self.tokenizer.pad([self.framed(row) for row in rows], "right")["input_ids"]
-            return objectives.masked(ids, self.tokenizer, generator, self.share)
+            return objectives.masked(ids, self.tokenizer, generator, self.corruption_rate)
         if step % 4 == 1 and self.pairs:
             drawn = self.of_like_length(self.pairs, step // 4, lambda pair: len(pair[0]))
             sources = [self.framed(source) for source, _ in drawn]
@@ -78,7 +83,7 @@ class Stream:
         rows = self.of_like_length(self.documents, step, len)
         if step % 4 == 2:  # three documents in a row, so that later positions are learnt too
             rows = [sum(rows[i : i + 3], [])[: self.room] for i in range(0, len(rows), 3)]
-        return objectives.span_corruption(rows, self.tokenizer, generator, self.share)
+        return objectives.span_corruption(rows, self.tokenizer, generator, self.corruption_rate)
 
     def framed(self, ids: list[int]) -> list[int]:
         """`<bos> ids <eos>`."""

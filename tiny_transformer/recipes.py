@@ -39,7 +39,7 @@ class Recipe:
         width, layers, heads: C, L (of each stack), H.
         peak: the highest learning rate.
         steps: optimizer steps.
-        share: of the words that are hidden (masked words, span corruption).
+        corruption_rate: of the words that are hidden (masked words, span corruption).
     """
 
     layout: str
@@ -48,7 +48,7 @@ class Recipe:
     heads: int
     peak: float
     steps: int = 4500
-    share: float = 0.0
+    corruption_rate: float = 0.0
 
 
 RECIPES = {
@@ -56,8 +56,8 @@ RECIPES = {
     "tiny-decoder-0.4m": Recipe("gpt2", 80, 4, 4, peak=3e-3),
     "tiny-decoder": Recipe("gpt2", 128, 4, 4, peak=2e-3),
     "tiny-decoder-3m": Recipe("gpt2", 192, 6, 6, peak=2e-3, steps=5000),
-    "tiny-encoder": Recipe("bert", 128, 4, 4, peak=2e-3, steps=15000, share=0.3),
-    "tiny-encoder-decoder": Recipe("bart", 128, 3, 4, peak=1e-3, steps=20000, share=0.25),
+    "tiny-encoder": Recipe("bert", 128, 4, 4, peak=2e-3, steps=15000, corruption_rate=0.3),
+    "tiny-encoder-decoder": Recipe("bart", 128, 3, 4, peak=1e-3, steps=20000, corruption_rate=0.25),
 }
 
 
@@ -95,7 +95,7 @@ def stream(name: str, documents: list[str], tokenizer: WordTokenizer, seed: int 
     """What the model of that name reads: `stream(step)` is the batch of a step."""
     recipe = find(name)
     kind = {"gpt2": "decoder", "bert": "encoder", "bart": "encoder-decoder"}[recipe.layout]
-    return Stream(documents, tokenizer, kind, BATCH, LENGTH, seed, recipe.share)
+    return Stream(documents, tokenizer, kind, BATCH, LENGTH, seed, recipe.corruption_rate)
 
 
 def find(name: str) -> Recipe:

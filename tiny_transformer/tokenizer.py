@@ -15,8 +15,8 @@ import torch
 
 from .files import write_text
 
-GAPS = tuple(f"<gap{number}>" for number in range(8))
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<sep>", *GAPS)
+SENTINELS = tuple(f"<gap{number}>" for number in range(8))
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<sep>", *SENTINELS)
 WORD = r"\w+|[^\w\s]"
 # The same in the regular expressions of tokenizer.json, where \w and \s hold other characters.
 RUST_WORD = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\x{1C}-\x{1F}]"

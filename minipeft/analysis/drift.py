@@ -65,11 +65,11 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
 def full_precision(tuner: Tuner) -> Iterator[None]:
     """Inside, the A and B of a QLoRA sit on the base in full precision, as in another program."""
     patches = quantized_patches(tuner)
-    kept = [patch.stand_in for patch in patches]
+    kept = [patch.replacement for patch in patches]
     try:
         for patch in patches:
-            patch.stand_in = None
+            patch.replacement = None
         yield
     finally:
-        for patch, stand_in in zip(patches, kept, strict=True):
-            patch.stand_in = stand_in
+        for patch, replacement in zip(patches, kept, strict=True):
+            patch.replacement = replacement

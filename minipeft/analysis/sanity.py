@@ -87,7 +87,7 @@ def sanity_ladder(
         )
     )
     rungs.append(census)
-    if tuner.lent:
+    if tuner.base_values:
         rungs.append(("base unchanged", "no: this method trains the base", "trained", True))
     else:
         same = fingerprint(model) == hash_before

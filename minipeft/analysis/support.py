@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minipeft import methods
+from minipeft.methods.combined import mam
 from minipeft.methods.method import Method
-from minipeft.methods.together import mam
 from minipeft.report import Table
 
 HEADS = ("language", "classification", "tagging")

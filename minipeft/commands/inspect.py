@@ -27,7 +27,8 @@ DOORS = {
     "Prefix": "memory",
     "PTuningV2": "memory",
     "UniPELT": "memory and weights",
-    "Together": "those of its parts",
+    "Combined": "those of its parts",
+    "Together": "those of its parts",  # a file of version 0.1
 }  # all others: weights
 OF_PEFT = {
     "LORA": "LoRA",
@@ -172,12 +173,12 @@ def base(given: argparse.Namespace) -> dict[str, Tensor]:
 
 def memory_rows(anatomy: Anatomy) -> list[tuple]:
     try:
-        seats = anatomy.attentions()
+        sites = anatomy.attentions()
     except ValueError:
         return []
     groups: dict[str, int] = {}
-    for seat in seats:
-        path = re.sub(r"\b\d+\b", "*", seat.path)
+    for site in sites:
+        path = re.sub(r"\b\d+\b", "*", site.path)
         groups[path] = groups.get(path, 0) + 1
     return [("memory", "", path, "keys and values", count, 0) for path, count in groups.items()]
 

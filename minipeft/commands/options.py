@@ -50,7 +50,7 @@ def add_parser(commands, name: str, help: str, description: str, examples: str =
 def names() -> dict[str, type[Method]]:
     """What --method takes: the name in small letters -> the class."""
     every = (getattr(methods, name) for name in methods.__all__)
-    classes = [c for c in every if issubclass(c, Method) and c not in (Method, methods.Together)]
+    classes = [c for c in every if issubclass(c, Method) and c not in (Method, methods.Combined)]
     return {c.__name__.lower(): c for c in sorted(classes, key=lambda c: c.__name__.lower())}
 
 
@@ -102,6 +102,8 @@ def add_flags(parser: argparse.ArgumentParser, kind: type[Method]) -> None:
             group.add_argument(flag, action=argparse.BooleanOptionalAction, **argument)
         else:
             argument |= {"type": reader(hints[name]), "metavar": metavar(hints[name])}
+            for old in (old for old, new in kind.renamed.items() if new == name):
+                group.add_argument(f"--{old}", **argument | {"help": argparse.SUPPRESS})
             group.add_argument(flag, **argument)
 
 
@@ -122,6 +124,7 @@ def from_text(text: str) -> Method:
     for part in filter(None, rest.split(";")):
         key, _, value = part.partition("=")
         key = key.strip().replace("-", "_")
+        key = kind.renamed.get(key, key)
         if key not in settable(kind):
             known = ", ".join(settable(kind)) or "none"
             raise ValueError(f"{kind.__name__} has no setting {key!r}; it has {known}.")

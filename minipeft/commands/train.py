@@ -212,7 +212,7 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
                 f"{file['name']} is not what this run began with: put that file back, or begin a "
                 "new run."
             )
-    method = method_class(config["method"]["name"]).revive(
+    method = method_class(config["method"]["name"]).from_settings(
         config["method"]["settings"], method_class
     )
     return folder, config, method, before

@@ -190,7 +190,7 @@ def tuned_task(
             limit=examples,
         )
         history = train(model, batches, steps, rate, seed=seed, progress=False, **training)
-        stored = sum(tensor.nbytes for tensor in method.stored(tuner).values())
+        stored = sum(tensor.nbytes for tensor in method.export_state(tuner).values())
         trained = sum(parameter.numel() for parameter in tuner.parameters())
         return measured() | {"trained": trained, "stored": stored, "history": history}
 

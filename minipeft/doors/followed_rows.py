@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
 from minipeft.doors.memory import PositionDoor
-from minipeft.doors.weights import Door, Routed, doors
+from minipeft.doors.weights import Door, Routing, doors
 from minipeft.doors.words import WordDoor
 
 KNOWN = ("transformers.", "tiny_transformer.")  # whose classes of the listed families we know
@@ -40,7 +40,7 @@ def is_known(model: nn.Module, anatomy) -> bool:
 
 
 def check_rows(
-    model: nn.Module, module: nn.Module, rows: Routed, given: dict, checked: set
+    model: nn.Module, module: nn.Module, rows: Routing, given: dict, checked: set
 ) -> None:
     """Look whether every layer that a tuner changes reads row after row: (B n, ...).
 
@@ -149,18 +149,18 @@ def marking(size: int, last: slice, inputs: dict):
 @contextmanager
 def switched_off(changed: list[Door]) -> Iterator[None]:
     """The doors answer as their bases do, whatever is routed."""
-    before = [(door, door.off, door.rows) for door in changed]
+    before = [(door, door.off, door.routing) for door in changed]
     try:
         for door in changed:
-            door.off, door.rows = {*door.patches}, None
+            door.off, door.routing = {*door.patches}, None
         yield
     finally:
         for door, off, rows in before:
-            door.off, door.rows = off, rows
+            door.off, door.routing = off, rows
 
 
 @contextmanager
-def one_set_at_a_time(module: nn.Module, rows: Routed, tell) -> Iterator[None]:
+def one_set_at_a_time(module: nn.Module, rows: Routing, tell) -> Iterator[None]:
     """Inside, `module` runs once for each set of tuners, on the rows of that set.
 
     tell: called with names and the attention mask of the rows that come.
@@ -188,13 +188,13 @@ def one_set_at_a_time(module: nn.Module, rows: Routed, tell) -> Iterator[None]:
             for names, own in sets.items():
                 index = torch.tensor(own, device=next(iter(given.values())).device)
                 for door in inside:
-                    door.rows = Routed([tuple(names)])
+                    door.routing = Routing([tuple(names)])
                 part = {key: of_rows(value, index, B) for key, value in given.items()}
                 tell(names, part.get("attention_mask"))
                 parts.append(forward(**part))
         finally:
             for door in inside:
-                door.rows = rows
+                door.routing = rows
         order = torch.tensor([b for own in sets.values() for b in own]).argsort()
         return joined(parts, order)
 

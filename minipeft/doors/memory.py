@@ -64,9 +64,9 @@ class MemoryDoor(Door):
 
     def forward(self, *args, **kwargs):
         x = args[0] if args else kwargs["hidden_states"]  # (B, T, C)
-        heard = getattr(self.base, "heard", None)  # see `overhear`
-        if heard is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
-            kwargs["cache"] = heard
+        captured = getattr(self.base, "captured", None)  # see `capture_keys_values`
+        if captured is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
+            kwargs["cache"] = captured
         known = "memory" in vars(self.base)
         memory = self.base.memory = self.gather(x, self.past(kwargs))
         try:
@@ -126,7 +126,7 @@ class MemoryDoor(Door):
         if any(seen.dim() == 3 for seen in visible):
             visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
         seen = torch.cat(visible, dim=-1)  # (B, P) or (B, T, P)
-        seen = None if self.rows is None and seen.dim() == 2 else seen
+        seen = None if self.routing is None and seen.dim() == 2 else seen
         placed = any(bias for _, bias in biases)
         return Memory((key, value, seen, biases) if placed else (key, value, seen))
 
@@ -146,8 +146,8 @@ class PositionDoor(Door):
 
     def forward(self, *args, **kwargs):
         shift = 0
-        for patch, rows in self.active(len(self.rows or [None])):
-            if rows is not None and len(rows) < len(self.rows):
+        for patch, rows in self.active(len(self.routing or [None])):
+            if rows is not None and len(rows) < len(self.routing):
                 raise ValueError(
                     "Rows of one batch cannot count positions differently: a prefix in PEFT's "
                     "layout must act on every row, or on none."
@@ -189,9 +189,9 @@ def reading_memory(kind: str) -> Callable:
             original = next(filter(None, (file.get("eager_attention_forward") for file in files)))
         else:
             original = AttentionInterface()[kind]
-        heard = getattr(module, "heard", None)
-        if heard is not None:
-            heard.update(key=key, value=value)
+        captured = getattr(module, "captured", None)
+        if captured is not None:
+            captured.update(key=key, value=value)
         memory = getattr(module, "memory", None)
         if memory is not None:
             T, S = query.shape[2], key.shape[2]
@@ -246,7 +246,7 @@ def before(
 
 
 @torch.no_grad()
-def overhear(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list[Tensor]:
+def capture_keys_values(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list[Tensor]:
     """What attention layers make of a batch by themselves: keys and values (2, B, H, S, D) of each.
 
     layers: modules that stand behind a memory door. Every tuner of the model is off meanwhile.
@@ -257,9 +257,11 @@ def overhear(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list
                 stack.enter_context(tuner.disabled())
         try:
             for layer in layers:
-                layer.heard = {}
+                layer.captured = {}
             model(**batch)
-            return [torch.stack([layer.heard["key"], layer.heard["value"]]) for layer in layers]
+            return [
+                torch.stack([layer.captured["key"], layer.captured["value"]]) for layer in layers
+            ]
         finally:
             for layer in layers:
-                del layer.heard
+                del layer.captured

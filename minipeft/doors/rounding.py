@@ -55,8 +55,8 @@ def _changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtyp
         bias = None if bias is None else bias.float()
         weight = weight.T if is_transposed(base) else weight  # (out, in)
         new, new_bias = fold(patch, weight, bias)
-        if getattr(patch, "stand_in", None) is not None:
-            weight = patch.stand_in.weight(weight.dtype)
+        if getattr(patch, "replacement", None) is not None:
+            weight = patch.replacement.weight(weight.dtype)
         yield weight, new, base.weight.dtype
         if bias is not None:
             yield bias, new_bias, base.bias.dtype

@@ -7,8 +7,8 @@ A door stands in the module tree where the frozen module stood, and keeps it ins
     CopyDoor     any small module      y = copy(x) instead of base(x)  (heads, layer norms)
 
 Each door holds patches by *name* (the name given to `attach`). A patch may be off, merged into the
-base, or on for some rows of the batch only (`rows`, set by `minipeft.route`). All the rest that a
-reader needs is in `forward`.
+base, or on for some rows of the batch only (`routing`, set by `minipeft.route`). All the rest that
+a reader needs is in `forward`.
 
 Shapes: B batch, T tokens, in / out the features of the linear map.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minipeft.doors.marks import Mark
 
 
-class Routed(list):
+class Routing(list):
     """For each row of the batch the names that act on it; shared by all doors of a model.
 
     known: every layer reads row after row; else followed_rows.py looks first, and sets `verified`.
@@ -35,11 +35,11 @@ class Routed(list):
         self.uniform = (
             len({frozenset(names) for names in self}) == 1
         )  # so nobody need tell them apart
-        self.apart = all(len(set(names)) < 2 for names in self)  # no row has two names
-        self._places: dict[int, dict[str, Tensor]] = {}
+        self.disjoint = all(len(set(names)) < 2 for names in self)  # no row has two names
+        self._row_indices: dict[int, dict[str, Tensor]] = {}
 
-    def places(self, size: int) -> dict[str, Tensor | None]:
-        """Name -> its places in a first dimension of this size, None: all; see `Door.active`."""
+    def row_indices(self, size: int) -> dict[str, Tensor | None]:
+        """Name -> the rows that are its, in a first dimension of this size; None: all of them."""
         if self.uniform:
             return dict.fromkeys(self[0])
         if not self.verified:
@@ -47,7 +47,7 @@ class Routed(list):
                 "route() has not seen how this model's layers lay out their rows: call the model "
                 "itself, not a part of it."
             )
-        if size not in self._places:
+        if size not in self._row_indices:
             if size % len(self):
                 raise ValueError(
                     f"route() names {len(self)} rows, but a layer got a batch of {size}: "
@@ -57,8 +57,8 @@ class Routed(list):
             for i, names in enumerate(self):
                 for name in dict.fromkeys(names):
                     own.setdefault(name, []).extend(range(i * each, (i + 1) * each))
-            self._places[size] = {name: torch.tensor(rows) for name, rows in own.items()}
-        return self._places[size]
+            self._row_indices[size] = {name: torch.tensor(rows) for name, rows in own.items()}
+        return self._row_indices[size]
 
 
 class Originals:
@@ -93,12 +93,12 @@ class Door(nn.Module):
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
         self.originals = Originals()  # the model's, where the door belongs to one
-        self.rows: Routed | None = None  # see `route`
+        self.routing: Routing | None = None  # see `route`
         self.training = base.training
 
     def __getstate__(self) -> dict:
         """A copy of the model is not inside the `route` that this one is in."""
-        return {**self.__dict__, "rows": None}
+        return {**self.__dict__, "routing": None}
 
     def add(self, name: str, patch: nn.Module) -> None:
         """Let a patch in under a name that is not taken yet."""
@@ -146,9 +146,11 @@ class Door(nn.Module):
         """A merged patch before which this one can no longer act; there is none by default."""
         return None
 
-    def is_stood_in(self) -> bool:
-        """Does a patch answer in place of the base?"""
-        return any(getattr(patch, "stand_in", None) is not None for patch in self.patches.values())
+    def is_replaced(self) -> bool:
+        """Is the base replaced by a module of a patch (`replacement`)?"""
+        return any(
+            getattr(patch, "replacement", None) is not None for patch in self.patches.values()
+        )
 
     def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
         """The patches that act now, in order, each with the rows it acts on (None: on every row).
@@ -157,7 +159,7 @@ class Door(nn.Module):
         folds something into the batch, always row by row: beams (B*beams, T, in), or all tokens
         (B*T, in).
         """
-        own = None if self.rows is None else self.rows.places(size)
+        own = None if self.routing is None else self.routing.row_indices(size)
         for name, patch in self.patches.items():
             if name in self.off or name in self.merged:
                 continue
@@ -224,12 +226,14 @@ class WeightDoor(Door):
         before(x) -> x                          the map, and the patches attached before, read this
         delta() -> (out, in)                    it adds delta x: can be merged, in any order
         fold(weight, bias) -> (weight, bias)    it makes another linear map of one: can be merged
-        meet(frozen)                            it wants to know the weight: frozen() -> (out, in)
+        bind_base(frozen)                       it wants to know the weight: frozen() -> (out, in)
         needs_bias = True                       its fold needs a bias that the map has
         changes_weight = False                  its fold leaves the weight alone, even a shared one
-        stand_in(x, bias) -> y                  a module that answers in place of base (None: no)
-        alike(patches), abreast(patches, x, y)  S equal patches, each on its own S-th of the rows,
-                                                x (S, n, T, in), y (S, n, T, out), in one operation
+        replacement(x, bias) -> y               a module that is called in place of base; or None
+        can_group(patches)                      are these S patches so equal that one operation
+                                                computes all of them?
+        forward_grouped(patches, x, y)          it: each on its own S-th of the rows, x (S, n, T,
+                                                in), y (S, n, T, out)
 
     A base that is a layer norm is welcome too, if its patches only read y.
 
@@ -238,48 +242,55 @@ class WeightDoor(Door):
 
     def forward(self, x: Tensor) -> Tensor:
         acting = list(self.active(x.shape[0]))
-        if len(acting) > 1 and self.rows is not None and self.rows.apart and plain(acting):
-            return self.apart(x, acting)
+        if len(acting) > 1 and self.routing is not None and self.routing.disjoint and plain(acting):
+            return self.forward_disjoint(x, acting)
         seen = []  # what each patch reads; the last one stands outermost and reads x itself
         for patch, rows in reversed(acting):
             seen.append(x)
             if hasattr(patch, "before"):
                 x = on(rows, x, patch.before, x)
-        y = self.answer(x, acting)
+        y = self.base_output(x, acting)
         for patch, rows in acting:
             y = on(rows, y, patch, seen.pop(), y)
         return y
 
-    def apart(self, x: Tensor, acting: list) -> Tensor:
-        """The same where no row has two patches: all in one go if they are alike, y copied once."""
+    def forward_disjoint(self, x: Tensor, acting: list) -> Tensor:
+        """The same where no row has two patches; y is copied once.
+
+        Patches that can be grouped are computed in one operation.
+        """
         y = self.base(x)
         order = torch.cat([rows for _, rows in acting]).to(x.device)
         patches = [patch for patch, _ in acting]
         even = len({len(rows) for _, rows in acting}) == 1
-        if even and hasattr(patches[0], "abreast") and patches[0].alike(patches):
+        if even and hasattr(patches[0], "forward_grouped") and patches[0].can_group(patches):
             if torch.equal(order, torch.arange(len(x), device=x.device)):  # nothing to sort
-                return self.all_abreast(patches, x, y)
-            own = self.all_abreast(patches, x[order], y[order])
+                return self.all_grouped(patches, x, y)
+            own = self.all_grouped(patches, x[order], y[order])
         else:
             rows = [rows.to(x.device) for _, rows in acting]
             own = torch.cat([patch(x[i], y[i]) for patch, i in zip(patches, rows, strict=True)])
         return y.index_copy(0, order, own)
 
     @staticmethod
-    def all_abreast(patches: list, x: Tensor, y: Tensor) -> Tensor:
+    def all_grouped(patches: list, x: Tensor, y: Tensor) -> Tensor:
         """x (S n, T, in), y (S n, T, out), rows in the order of the S patches."""
         shape = (len(patches), -1)
-        y = patches[0].abreast(patches, x.unflatten(0, shape), y.unflatten(0, shape))
+        y = patches[0].forward_grouped(patches, x.unflatten(0, shape), y.unflatten(0, shape))
         return y.flatten(0, 1)
 
-    def answer(self, x: Tensor, acting: list) -> Tensor:
-        """base(x), or what stands in for the base; of several stand-ins the last one answers."""
-        own = [(p.stand_in, rows) for p, rows in acting if getattr(p, "stand_in", None) is not None]
+    def base_output(self, x: Tensor, acting: list) -> Tensor:
+        """base(x), or the output of the last of the patches' replacements of the base."""
+        own = [
+            (p.replacement, rows)
+            for p, rows in acting
+            if getattr(p, "replacement", None) is not None
+        ]
         if own and own[-1][1] is None:
             return own[-1][0](x, self.base.bias)
         y = self.base(x)
-        for stand_in, rows in own:
-            y = on(rows, y, lambda x, call=stand_in: call(x, self.base.bias), x)
+        for replacement, rows in own:
+            y = on(rows, y, lambda x, call=replacement: call(x, self.base.bias), x)
         return y
 
     def check_merge(self, name: str) -> None:
@@ -308,9 +319,9 @@ class WeightDoor(Door):
                 )
         for other, patch in self.patches.items():
             alone = other == name or other in self.merged
-            if not alone and getattr(patch, "stand_in", None) is not None:
+            if not alone and getattr(patch, "replacement", None) is not None:
                 raise ValueError(
-                    f"{name!r} cannot be merged into a base that {other!r} stands in for: detach "
+                    f"{name!r} cannot be merged into a base that {other!r} replaces: detach "
                     f"{other!r} first."
                 )
 
@@ -374,14 +385,14 @@ class Frozen:
         weight = weight.T if is_transposed(base) else weight
         return weight if self.columns is None else weight[self.columns]
 
-    def answer(self, y: Tensor) -> Tensor | None:
-        """The frozen map's answer W0 x if it can be told from the y that the patch was given.
+    def base_output(self, y: Tensor) -> Tensor | None:
+        """The frozen map's output W0 x, if it follows from the y that the patch was given.
 
         It can where nobody stands before the patch: then y is W0 x + bias. None otherwise.
         """
         door = self.door
         first = next((name for name in door.patches if name not in door.off), "")
-        if first != self.name or door.merged or door.is_stood_in() or isinstance(door.base, Door):
+        if first != self.name or door.merged or door.is_replaced() or isinstance(door.base, Door):
             return None
         bias = door.base.bias
         if bias is None:
@@ -399,7 +410,7 @@ def on(rows: Tensor | None, old: Tensor, function, *inputs: Tensor) -> Tensor:
 
 def plain(acting: list) -> bool:
     """Do these patches need nothing but x and y?"""
-    return all(not hasattr(p, "before") and not getattr(p, "stand_in", None) for p, _ in acting)
+    return all(not hasattr(p, "before") and not getattr(p, "replacement", None) for p, _ in acting)
 
 
 def additive(patch: nn.Module) -> bool:
@@ -433,20 +444,20 @@ class CopyDoor(Door):
     """
 
     def behind(self) -> nn.Module:
-        last = self.answering() if self.rows is None else self.base
+        last = self.answering() if self.routing is None else self.base
         return last if dtype_of(last) == dtype_of(self.base) else self.base
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         active = list(self.active(x.shape[0]))
         if active and active[-1][1] is None:
-            return self.answer(active[-1][0], x, *args, **kwargs)
+            return self.copy_output(active[-1][0], x, *args, **kwargs)
         y = self.base(x, *args, **kwargs)
         for copy, rows in active:
             rows = rows.to(x.device)
-            y = y.index_copy(0, rows, self.answer(copy, x, *args, **kwargs)[rows])
+            y = y.index_copy(0, rows, self.copy_output(copy, x, *args, **kwargs)[rows])
         return y
 
-    def answer(self, copy: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
+    def copy_output(self, copy: nn.Module, x: Tensor, *args, **kwargs) -> Tensor:
         """copy(x), computed in the dtype of the copy and given in that of the base."""
         wide, narrow = dtype_of(copy), dtype_of(self.base)
         if wide == narrow:
@@ -551,21 +562,22 @@ class Parts(nn.Module):
             end = last
         return torch.cat([*pieces, y[..., end:]], dim=-1)
 
-    def alike(self, patches: list[Parts]) -> bool:
-        """See WeightDoor: have all of them the same parts, alike in turn?"""
+    def can_group(self, patches: list[Parts]) -> bool:
+        """See WeightDoor: have all of them the same parts, which can be grouped in turn?"""
         if any(type(other) is not Parts or other.spans != self.spans for other in patches):
             return False
         own = {part: [other.parts[part] for other in patches] for part in self.parts}
         return None not in self.spans.values() and all(
-            hasattr(every[0], "abreast") and every[0].alike(every) for every in own.values()
+            hasattr(every[0], "forward_grouped") and every[0].can_group(every)
+            for every in own.values()
         )
 
-    def abreast(self, patches: list[Parts], x: Tensor, y: Tensor) -> Tensor:
+    def forward_grouped(self, patches: list[Parts], x: Tensor, y: Tensor) -> Tensor:
         """x (S, n, T, in), y (S, n, T, out), the s-th of `patches` on the s-th of them."""
 
         def change(part: str, own: Tensor) -> Tensor:
             every = [other.parts[part] for other in patches]
-            return every[0].abreast(every, x, own)
+            return every[0].forward_grouped(every, x, own)
 
         return self.each(y, change)
 

@@ -111,7 +111,7 @@ def load(
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
     elif ours:
-        method, values = _method(ours).restored(tensors)
+        method, values = _method(ours).import_state(tensors)
     else:
         raise ValueError(f"{folder} holds no method that minipeft knows.")
     tuner = attach(model, method, name, head=False, family=family)
@@ -248,13 +248,15 @@ def _own_layout(tuner: Tuner) -> tuple[dict, dict[str, Tensor]]:
     """Settings and tensors of a method that PEFT does not have."""
     settings = tuner.method.settings()
     method = type(tuner.method).__name__
-    return {"peft_type": "MINIPEFT", "method": method, "settings": settings}, tuner.method.stored(
-        tuner
-    )
+    return {
+        "peft_type": "MINIPEFT",
+        "method": method,
+        "settings": settings,
+    }, tuner.method.export_state(tuner)
 
 
 def _method(ours: dict) -> Method:
-    return method_class(ours.get("method")).revive(ours["settings"], method_class)
+    return method_class(ours.get("method")).from_settings(ours["settings"], method_class)
 
 
 def method_class(name: object) -> type[Method]:

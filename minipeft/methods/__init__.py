@@ -3,6 +3,7 @@
 from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
 from minipeft.methods.adapter import Adapter, AdapterPatch
 from minipeft.methods.bitfit import BiasPatch, BitFit
+from minipeft.methods.combined import Combined, Together
 from minipeft.methods.dora import DoRA, DoRAPatch
 from minipeft.methods.finetuning import FullFineTuning, HeadOnly, TopLayers
 from minipeft.methods.ia3 import IA3, InputScale, OutputScale
@@ -16,7 +17,6 @@ from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
-from minipeft.methods.together import Together
 from minipeft.methods.token_rows import TiedRowsPatch, TokenRows, TokenRowsPatch
 from minipeft.methods.unipelt import UniPELT
 

@@ -156,7 +156,7 @@ class AdaLoRA(Budgeted, Method):
     def penalty(self, tuner) -> Tensor | None:
         """The mean over all P and Q of their distance to orthogonality, weighted."""
         tuner.own_steps.penalized = True
-        penalties = [patch.penalty() for _, patch in tuner.places]
+        penalties = [patch.penalty() for _, patch in tuner.patches]
         return self.orthogonality * sum(penalties) / (2 * len(penalties))
 
     def notes(self, tuner) -> list[str]:
@@ -164,7 +164,7 @@ class AdaLoRA(Budgeted, Method):
         ranks = f"ranks: {sum(left)} triplets, {sum(left) / len(left):.3g} per map on the average"
         return [ranks, missing] if missing else [ranks]
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[AdaLoRA, dict[str, Tensor]]:
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[AdaLoRA, dict[str, Tensor]]:
         """The AdaLoRA that has the ranks of these tensors, which may be a pruned one's."""
         ranks = {k.removesuffix(".Lambda"): len(t) for k, t in tensors.items() if "Lambda" in k}
         ranks = {name: rank for name, rank in ranks.items() if rank != self.init_rank}

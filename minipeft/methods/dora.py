@@ -43,7 +43,7 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 class DoRAPatch(LoRAPatch):
     """A (r, in), B (out, r) and the lengths m (out,)."""
 
-    def meet(self, frozen) -> None:
+    def bind_base(self, frozen) -> None:
         """Called when the patch is put into its door; `frozen()` is W0 (out, in)."""
         self.frozen = frozen
         self.m = nn.Parameter(torch.linalg.vector_norm(self.weight(), dim=1))
@@ -64,7 +64,7 @@ class DoRAPatch(LoRAPatch):
         x = self.dropout(x.to(W.dtype))
         frozen = None  # W0 x: (N, T, out), read off y where that is the same and saves the product
         if y.dtype == W.dtype and not (self.training and self.dropout.p):
-            frozen = self.frozen.answer(y)
+            frozen = self.frozen.base_output(y)
         frozen = F.linear(x, W) if frozen is None else frozen
         detour = F.linear(F.linear(x, self.scale * self.A), self.B)  # eq. 5: s B A x, (N, T, out)
         return (y + (c - 1) * frozen + c * detour).to(y.dtype)  # eq. 5: h, (N, T, out)

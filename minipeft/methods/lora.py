@@ -85,14 +85,14 @@ class LoRAPatch(nn.Module):
         detour = F.linear(low, self.B)  # eq. 3: (alpha / r) B A x, (N, T, out)
         return (y + detour).to(y.dtype)  # eq. 3: h, (N, T, out)
 
-    def alike(self, patches: list) -> bool:
-        """Can `abreast` take these?"""
+    def can_group(self, patches: list) -> bool:
+        """Can `forward_grouped` take these?"""
         if any(type(p) is not LoRAPatch for p in patches) or (self.training and self.dropout.p):
             return False
         return len({(p.A.shape, p.B.shape, p.scale, p.A.dtype) for p in patches}) == 1
 
     @staticmethod
-    def abreast(patches: list, x: Tensor, y: Tensor) -> Tensor:
+    def forward_grouped(patches: list, x: Tensor, y: Tensor) -> Tensor:
         """S detours, each for its own rows: x (S, n, T, in), y (S, n, T, out) -> as y."""
         A = torch.stack([patch.A for patch in patches])  # (S, r, in)
         B = torch.stack([patch.B for patch in patches])  # (S, out, r)

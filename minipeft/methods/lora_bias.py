@@ -103,5 +103,5 @@ class LoRABias(LoRA):
                 tuner.add(place, BiasPatch(place.out_features))
 
     def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
-        detours = (patch for _, patch in tuner.places if isinstance(patch, LoRAPatch))
+        detours = (patch for _, patch in tuner.patches if isinstance(patch, LoRAPatch))
         return {patch.B: self.plus or 1.0 for patch in detours}

@@ -99,5 +99,5 @@ class LoRAEmbedding(LoRA):
             patches[place.module.weight] = patch
 
     def learning_rates(self, tuner) -> dict[nn.Parameter, float]:
-        tables = (patch for _, patch in tuner.places if isinstance(patch, LoRAEmbeddingPatch))
+        tables = (patch for _, patch in tuner.patches if isinstance(patch, LoRAEmbeddingPatch))
         return {patch.B: self.plus or 1.0 for patch in tables}

@@ -11,7 +11,7 @@ A method sees the model through its tuner only, so it never names a module of an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ class Method:
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
     identity_at_start = True  # does the model answer as before when this is attached?
+    renamed: Mapping[str, str] = {}  # old name of a setting -> its name, see parts/renamed.py
 
     def install(self, tuner) -> None:
         """Find the places and put patches there. Called once, by `attach`."""
@@ -36,8 +37,9 @@ class Method:
         return asdict(self)
 
     @classmethod
-    def revive(cls, settings: dict, find: Callable[[str], type]) -> Method:
+    def from_settings(cls, settings: dict, find: Callable[[str], type]) -> Method:
         """The method of these settings. find: name -> class, for methods made of others."""
+        settings = {cls.renamed.get(name, name): value for name, value in settings.items()}
         unknown = set(settings) - {field.name for field in fields(cls)}
         if unknown:
             raise ValueError(
@@ -53,15 +55,15 @@ class Method:
         """The batch as the model must see it: methods in the words door add their prompt ids."""
         return batch
 
-    def look(self, tuner, batch: dict) -> None:
+    def before_forward(self, tuner, batch: dict) -> None:
         """Called with the batch as the model is about to see it, after every `wrap`."""
 
-    def stored(self, tuner) -> dict[str, Tensor]:
+    def export_state(self, tuner) -> dict[str, Tensor]:
         """What `save` writes where PEFT has no layout: `Tuner.named_tensors`, or less of it."""
         return tuner.named_tensors()
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
-        """The method to attach, and the values to fill in, for what `stored` gave."""
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
+        """The method to attach, and the values to fill in, for what `export_state` gave."""
         return self, tensors
 
     def penalty(self, tuner) -> Tensor | None:

@@ -49,7 +49,7 @@ Departures.
     none. Here: none in a decoder, since its answer is written last.
     Shown by test_p_tuning.py::test_a_template_that_does_not_fit_is_refused
 (3) Without a template. Paper: there is one. PEFT: the prompt stands before everything. Here: before
-    the input, in encoders behind [CLS]; `layout="peft"` does as PEFT.
+    the input, in encoders behind [CLS]; `compatibility="peft"` does as PEFT.
     Shown by test_peft_prompts.py::test_their_file_does_here_what_it_does_there
 (4) Width of the encoder. Paper: S = C / 2 in its code. PEFT: 2 S -> 2 S -> C with S the setting
     encoder_hidden_size. Here: `hidden` is S, C / 2 by default; files hold h, so they are the same.
@@ -66,6 +66,7 @@ from torch import Tensor, nn
 from minipeft.doors.words import insert_as_peft
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prompt_options
+from minipeft.methods.parts.renamed import renamed
 from minipeft.methods.parts.templates import Template
 from minipeft.methods.prompt_tuning import Prompt
 
@@ -89,6 +90,7 @@ class PromptEncoder(nn.Module):
         return self.mlp(y)  # eq. 2: h, (n, C)
 
 
+@renamed(layout="compatibility")
 @dataclass(frozen=True)
 class PTuning(Method):
     """Pseudo tokens in a template.
@@ -99,7 +101,7 @@ class PTuning(Method):
         encoder: "lstm", "mlp" or None.
         hidden: S; None is C / 2.
         keep_encoder, tune_model: see above.
-        layout: "peft" for a prompt that behaves as in 🤗 PEFT; set when its file is loaded.
+        compatibility: "peft" for a prompt that behaves as in 🤗 PEFT; set when its file is loaded.
 
     Raises:
         ValueError: when a value is impossible, or the template does not fit the model.
@@ -113,7 +115,7 @@ class PTuning(Method):
     frame: tuple[int | None, int | None] | None = None
     keep_encoder: bool = False
     tune_model: bool = False
-    layout: str | None = None
+    compatibility: str | None = None
 
     identity_at_start = False
 
@@ -145,16 +147,16 @@ class PTuning(Method):
 
     def wrap(self, tuner, batch: dict) -> dict:
         """The batch with every row in the template."""
-        if self.layout:
+        if self.compatibility:
             ids = torch.tensor([*tuner.words][: self.length])
             return insert_as_peft(tuner, batch, ids)
         return self.form().fill(batch, tuner.anatomy, tuner.words)
 
-    def stored(self, tuner) -> dict[str, Tensor]:
+    def export_state(self, tuner) -> dict[str, Tensor]:
         keep = self.encoder is None or self.keep_encoder
         return prompt_options.without_reparameterization(tuner, keep)
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[PTuning, dict[str, Tensor]]:
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[PTuning, dict[str, Tensor]]:
         """Of a file without an encoder comes a tuner without one, which can be trained on."""
         kept = self.encoder is not None and any(".mlp." in key for key in tensors)
         return self if kept else replace(self, encoder=None, hidden=None), tensors

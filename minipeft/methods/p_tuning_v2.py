@@ -33,7 +33,7 @@ Departures.
     prompt says nothing yet; `std=1` does as they do.
     Shown by test_prefix.py::test_v2_is_a_prefix_without_an_mlp
 (2) Positions. Paper: the prompts take positions, as a cache does. PEFT: likewise. Here: words keep
-    theirs and every token sees all prompts; `layout="peft"` does as PEFT, see prefix.py.
+    theirs and every token sees all prompts; `compatibility="peft"` does as PEFT, see prefix.py.
     Shown by test_sliding_windows.py
 (3) Dropout. Paper: its code drops 0.1 of the prompts. PEFT: none. Here: `dropout`, 0 by default.
     Shown by test_prefix.py::test_dropout_falls_on_keys_and_values
@@ -48,10 +48,12 @@ from torch import Tensor
 
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prefix_options
+from minipeft.methods.parts.renamed import renamed
 from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
 from minipeft.methods.prefix import Prefix, PrefixEncoder
 
 
+@renamed(layout="compatibility")
 @dataclass(frozen=True)
 class PTuningV2(Method):
     """Deep prompts in every attention layer, or in chosen ones.
@@ -61,7 +63,7 @@ class PTuningV2(Method):
         reparameterize: None or "embedding" (the same) for a table, "mlp" for an MLP of `hidden`
             features that is folded away on save, unless keep_mlp.
         std: of the table at the start.  dropout: of the prompts.
-        layout: "peft" does what 🤗 PEFT does, see Prefix.
+        compatibility: "peft" does what 🤗 PEFT does, see Prefix.
 
     Raises:
         ValueError: when a value is impossible.
@@ -74,7 +76,7 @@ class PTuningV2(Method):
     std: float = 0.02
     dropout: float = 0.0
     keep_mlp: bool = False
-    layout: str = "minipeft"
+    compatibility: str = "minipeft"
 
     identity_at_start = False
 
@@ -85,11 +87,11 @@ class PTuningV2(Method):
         check_number(self, "dropout", "from 0 and below 1", lambda p: 0 <= p < 1)
         check_layers(self)
         check_flag(self, "keep_mlp")
-        check_choice(self, "layout", ("minipeft", "peft"))
+        check_choice(self, "compatibility", ("minipeft", "peft"))
         if self.reparameterize is not None:
             check_choice(self, "reparameterize", ("embedding", "mlp"))
-        if self.layout == "peft" and self.layers is not None:
-            raise ValueError('layout="peft" knows no layers: leave them out.')
+        if self.compatibility == "peft" and self.layers is not None:
+            raise ValueError('compatibility="peft" knows no layers: leave them out.')
 
     def prefix(self) -> Prefix:
         """The same as a prefix."""
@@ -99,16 +101,16 @@ class PTuningV2(Method):
             std=self.std,
             dropout=self.dropout,
             layers=self.layers,
-            layout=self.layout,
+            compatibility=self.compatibility,
         )
 
     def install(self, tuner) -> None:
         self.prefix().install(tuner)  # eq. 1: P_k, P_v (H, P, D) in every layer
 
-    def stored(self, tuner) -> dict[str, Tensor]:
+    def export_state(self, tuner) -> dict[str, Tensor]:
         return prefix_options.without_reparameterization(tuner, PrefixEncoder, self.keep_mlp)
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
         if self.reparameterize != "mlp" or not self.keep_mlp:
             return replace(self, reparameterize=None), tensors
         return self, prefix_options.of_the_mlp(tensors)

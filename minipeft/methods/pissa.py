@@ -62,7 +62,7 @@ class PiSSAPatch(LoRAPatch):
     """A (r, in), B (out, r), and where they started: A0, B0."""
 
     @torch.no_grad()
-    def meet(self, frozen) -> None:
+    def bind_base(self, frozen) -> None:
         """Called when the patch is put into its door; `frozen()` is W0 (out, in)."""
         A, B = principal(frozen(), len(self.A), self.scale)
         self.A.copy_(A)

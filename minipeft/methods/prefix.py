@@ -34,7 +34,7 @@ Parameters: trained P C + k C + k + 2 (k + 1) L H D, flat 2 P L H D; stored 2 P 
 Departures.
 (1) Positions. Paper: the prefix takes the positions before the text. PEFT: likewise, and it falls
     out of sliding windows. Here: the prefix has no position, words keep theirs and every token sees
-    all of it, in windowed layers too; `layout="peft"` does as PEFT.
+    all of it, in windowed layers too; `compatibility="peft"` does as PEFT.
     Shown by test_sliding_windows.py
 (2) Start at words. Paper: rows start at the activations of real words (section 7.4), with an MLP by
     training towards them. PEFT: random rows. Here: `start=`; with an MLP, W_up and b_up are the
@@ -59,6 +59,7 @@ from torch.nn import functional as F
 
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prefix_options
+from minipeft.methods.parts.renamed import renamed
 
 
 class PrefixEncoder(nn.Module):
@@ -114,6 +115,7 @@ class PrefixPatch(nn.Module):
         return keys[None], values[None]
 
 
+@renamed(layout="compatibility")
 @dataclass(frozen=True)
 class Prefix(Method):
     """Prefix-tuning on every attention layer, or on chosen ones.
@@ -128,8 +130,8 @@ class Prefix(Method):
         position: "prefix", or "infix" behind the first token `after` (an id, <sep> say) of a row.
         keep_mlp: store the MLP too, so that it is trained on after loading.
         embedding_only: no memory, soft prompts before the input (section 7.2).
-        layout: "peft" does what PEFT does: positions move by P; of an encoder-decoder only the
-            decoder has a prefix, whose layer i reads the rows of layer 2i mod L.
+        compatibility: "peft" does what PEFT does: positions move by P; of an encoder-decoder only
+            the decoder has a prefix, whose layer i reads the rows of layer 2i mod L.
 
     Raises:
         ValueError: when a value is impossible, alone or beside the others.
@@ -146,7 +148,7 @@ class Prefix(Method):
     after: int | None = None
     keep_mlp: bool = False
     embedding_only: bool = False
-    layout: str = "minipeft"
+    compatibility: str = "minipeft"
 
     identity_at_start = False
 
@@ -155,32 +157,34 @@ class Prefix(Method):
 
     def install(self, tuner) -> None:
         """One encoder for each kind of attention, one patch for each of its layers."""
-        before = len(tuner.places)
+        before = len(tuner.patches)
         if self.embedding_only:  # P' and its MLP give P soft words at the input
             C = tuner.anatomy.words().width
-            tuner.speak(PrefixEncoder(self.length, C, C, self.hidden, self.std), self.length)
+            tuner.add_virtual_tokens(
+                PrefixEncoder(self.length, C, C, self.hidden, self.std), self.length
+            )
         for sites, shares, L in () if self.embedding_only else prefix_options.groups(self, tuner):
             H, D, C = sites[0].heads, sites[0].head_width, sites[0].width
             encoder = PrefixEncoder(self.length, 2 * L * H * D, C, self.hidden, self.std)
             for site, index in zip(sites, shares, strict=True):
-                tuner.remember(site, PrefixPatch(encoder, index, (H, D), self.dropout))
-        if self.layout == "peft":
+                tuner.add_memory(site, PrefixPatch(encoder, index, (H, D), self.dropout))
+        if self.compatibility == "peft":
             prefix_options.behave_as_peft(self, tuner)
         if self.start != "random":
-            prefix_options.start_at_words(self, tuner, len(tuner.places) - before)
+            prefix_options.start_at_words(self, tuner, len(tuner.patches) - before)
 
     def wrap(self, tuner, batch: dict) -> dict:
         return prefix_options.add_virtual_tokens(tuner, batch) if self.embedding_only else batch
 
-    def look(self, tuner, batch: dict) -> None:
+    def before_forward(self, tuner, batch: dict) -> None:
         if self.position == "infix":
             prefix_options.place_infix(tuner, batch["input_ids"], self.after)
 
-    def stored(self, tuner) -> dict[str, Tensor]:
+    def export_state(self, tuner) -> dict[str, Tensor]:
         """R in the place of the MLP that makes it, or beside it."""
         return prefix_options.without_reparameterization(tuner, PrefixEncoder, self.keep_mlp)
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[Method, dict[str, Tensor]]:
         if self.hidden is None or not self.keep_mlp:
             return replace(self, hidden=None, start="random"), tensors
         return replace(self, start="random"), prefix_options.of_the_mlp(tensors)

@@ -36,7 +36,7 @@ Parameters: E P C, trained and stored.
 Departures.
 (1) Place. Paper: before the input. PEFT: before everything, [CLS] and padding on the left included.
     Here: before a row's own tokens, on encoders behind [CLS], which heads read; `position=` chooses
-    "start", "after-bos" or "end" (before the answer), `layout="peft"` does as PEFT.
+    "start", "after-bos" or "end" (before the answer), `compatibility="peft"` does as PEFT.
     Shown by test_prompt_tuning.py::test_behind_cls_by_default_in_encoders
 (2) Common words. Paper: T5's 5,000 most frequent ones. PEFT: any word of the vocabulary. Here: the
     `common` first ids, which are frequent words in a vocabulary that is sorted so.
@@ -56,6 +56,7 @@ from torch import Tensor, nn
 from minipeft.doors.words import insert, insert_as_peft
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prompt_options
+from minipeft.methods.parts.renamed import renamed
 
 
 class Prompt(nn.Module):
@@ -69,6 +70,7 @@ class Prompt(nn.Module):
         return self.vectors  # eq. 1: P_e, (P, C); the embedding door reads it before X_e
 
 
+@renamed(layout="compatibility")
 @dataclass(frozen=True)
 class PromptTuning(Method):
     """Soft words at the input.
@@ -79,7 +81,7 @@ class PromptTuning(Method):
             ["input_ids"]; for "labels" an entry may be the tuple of ids of one label.
         position: "start", "after-bos" or "end"; None is "start", on encoders "after-bos".
         ensemble: E.
-        layout: "peft" for a prompt that behaves as in 🤗 PEFT; set when its file is loaded.
+        compatibility: "peft" for a prompt that behaves as in 🤗 PEFT; set when its file is loaded.
 
     Raises:
         ValueError: when a value is impossible.
@@ -92,7 +94,7 @@ class PromptTuning(Method):
     common: int = 5000
     position: str | None = None
     ensemble: int = 1
-    layout: str | None = None
+    compatibility: str | None = None
 
     identity_at_start = False
 
@@ -107,7 +109,7 @@ class PromptTuning(Method):
     def wrap(self, tuner, batch: dict) -> dict:
         """The batch with every row's prompt in it: ids (B, T) -> (B, P + T)."""
         ids = torch.tensor([*tuner.words])
-        if self.layout:
+        if self.compatibility:
             return insert_as_peft(tuner, batch, ids[: self.length])
         members = torch.arange(len(batch["input_ids"])) % self.ensemble  # (B,)
         ids = ids.view(self.ensemble, self.length)[members]  # (B, P)

@@ -61,7 +61,7 @@ class QLoRAPatch(nn.Module):
 
     def __init__(self, quantized: Quantized, lora: nn.Module | None) -> None:
         super().__init__()
-        self.stand_in: Quantized | None = quantized  # the door calls it instead of its base
+        self.replacement: Quantized | None = quantized  # the door calls it instead of its base
         self.lora = lora
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class QLoRAPatch(nn.Module):
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The map that does the same: (dequantize(W0) + scale B A (out, in), b (out,))."""
-        weight = self.stand_in.weight(weight.dtype)
+        weight = self.replacement.weight(weight.dtype)
         return (weight, bias) if self.lora is None else fold(self.lora, weight, bias)
 
 
@@ -108,15 +108,15 @@ class QLoRA(LoRA):
 
     def install(self, tuner) -> None:
         for other in tuner.model.minipeft.tuners.values():
-            if other.merged or other.lent:
+            if other.merged or other.base_values:
                 what = "merged into" if other.merged else "training"
                 raise ValueError(
                     f"{other.name!r} is {what} the base's own weights, which are about to be "
                     f"quantized: {'unmerge' if other.merged else 'detach'} it first."
                 )
-        already = len(tuner.places)
+        already = len(tuner.patches)
         super().install(tuner)  # A and B
-        adapted = dict.fromkeys(place.path for place, _ in tuner.places[already:])
+        adapted = dict.fromkeys(place.path for place, _ in tuner.patches[already:])
         paths = dict(adapted)
         if tuner.anatomy.family is not None:
             inside = tuple(f"{path}." for path, _ in tuner.anatomy.blocks())
@@ -141,17 +141,19 @@ class QLoRA(LoRA):
         settings = (self.quantize, self.block, self.double, self.compute)
         for door in model.minipeft.doors_of(linear):
             for patch in door.patches.values():
-                if isinstance(patch, QLoRAPatch) and patch.stand_in.settings == settings:
-                    return patch.stand_in
+                if isinstance(patch, QLoRAPatch) and patch.replacement.settings == settings:
+                    return patch.replacement
         weight = linear.weight.T if is_transposed(linear) else linear.weight  # (out, in)
         return Quantized(weight, *settings)
 
     def notes(self, tuner) -> list[str]:
         """Bytes of the quantized weights, and of the originals that stay."""
         patches = quantized_patches(tuner)
-        small = sum(patch.stand_in.stored_bytes() for patch in patches)
-        numbers = sum(patch.stand_in.numel() for patch in patches)
-        whole = sum(patch.stand_in.numel() * patch.stand_in.dtype.itemsize for patch in patches)
+        small = sum(patch.replacement.stored_bytes() for patch in patches)
+        numbers = sum(patch.replacement.numel() for patch in patches)
+        whole = sum(
+            patch.replacement.numel() * patch.replacement.dtype.itemsize for patch in patches
+        )
         return [
             f"{self.quantize} base: {numbers:,} weights of {len(patches)} linear maps in "
             f"{small:,} bytes, {8 * small / numbers:.4g} bits each; the originals, {whole:,} "

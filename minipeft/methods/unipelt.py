@@ -151,13 +151,13 @@ class UniPELT(Method):
                 lora = LoRAPatch(place.in_features, place.out_features, self.rank, alpha)
                 tuner.add(place, GatedPatch(lora, gate))
         if self.length:
-            for seats in kinds_of(tuner.anatomy, self.layers).values():
-                H, D, C = seats[0].heads, seats[0].head_width, seats[0].width
-                encoder = PrefixEncoder(self.length, 2 * len(seats) * H * D, C, self.hidden, 0.02)
-                for i, seat in enumerate(seats):
+            for sites in kinds_of(tuner.anatomy, self.layers).values():
+                H, D, C = sites[0].heads, sites[0].head_width, sites[0].width
+                encoder = PrefixEncoder(self.length, 2 * len(sites) * H * D, C, self.hidden, 0.02)
+                for i, site in enumerate(sites):
                     prefix = PrefixPatch(encoder, i, (H, D))
-                    gate = Gate(C, "alone" if causal(seat) else "mean")
-                    tuner.remember(seat, GatedMemory(prefix, gate))
+                    gate = Gate(C, "alone" if causal(site) else "mean")
+                    tuner.add_memory(site, GatedMemory(prefix, gate))
         if self.bottleneck:
             taps = taps_at_up(tuner, self.layers)
             for place in tuner.find(("down",), self.layers):
@@ -166,10 +166,10 @@ class UniPELT(Method):
                 gate = Gate(C, "token" if causal(place) else "mean")
                 tuner.add(place, GatedPatch(adapter, gate, taps[place.stack, place.layer]))
 
-    def look(self, tuner, batch: dict) -> None:
+    def before_forward(self, tuner, batch: dict) -> None:
         """Tell the gates which tokens are padding."""
         mask = batch.get("attention_mask")  # (B, T)
-        rows = tuner.model.minipeft.rows
+        rows = tuner.model.minipeft.routing
         if mask is not None and rows is not None:
             mask = mask[[i for i, names in enumerate(rows) if tuner.name in names]]
         for gate in gates(tuner).values():

@@ -59,12 +59,12 @@ class Place:
 
 
 @dataclass(frozen=True, eq=False)
-class Seat:
-    """Where a memory or new words can sit: an attention layer, or the token embedding.
+class AttentionSite:
+    """An attention layer, which can be given a memory.
 
-    target: "memory", "cross memory" or "words".  path, module: of the layer.  stack, layer: the
-    list of blocks it stands in, the block's number.  heads, head_width: H of keys and values, D.
-    width: C, features of what enters the attention layer, or of a word's vector.
+    target: "memory" or, for cross-attention, "cross memory".  path, module: of the layer.  stack,
+    layer: the list of blocks it stands in, the block's number.  heads, head_width: H of keys and
+    values, D.  width: C, features of what enters the layer.
     """
 
     target: str
@@ -75,10 +75,27 @@ class Seat:
     heads: int
     head_width: int
     width: int
-    columns = None
+    columns = None  # a patch acts on all of the layer
 
 
-def name_of(place: Place | Seat) -> str:
+@dataclass(frozen=True, eq=False)
+class EmbeddingSite:
+    """A token embedding, which can be given new words.
+
+    path, module: of the embedding.  width: C, features of a word's vector.
+    """
+
+    path: str
+    module: nn.Module
+    width: int
+    target = "words"
+    stack, layer, columns = "", None, None  # it stands in no block; a patch acts on all of it
+
+
+Site = AttentionSite | EmbeddingSite
+
+
+def name_of(place: Place | Site) -> str:
     """<module>.<target>, what tensors and ranks of a patch at this place are called."""
     return f"{place.path}.{place.target.replace('.', '/')}"
 
@@ -263,7 +280,7 @@ class Anatomy:
 
     # ---- words and memory ----
 
-    def attentions(self, layers: Iterable[int] | None = None) -> list[Seat]:
+    def attentions(self, layers: Iterable[int] | None = None) -> list[AttentionSite]:
         """The attention layers of all stacks in the model's order, cross-attention included.
 
         Raises ValueError where attention cannot be extended, or has no such layer.
@@ -275,23 +292,25 @@ class Anatomy:
                 "outside. Methods of the words and weights doors do work on it: PromptTuning, "
                 "PTuning, LoRA, Adapter, IA3, BitFit."
             )
-        seats = []
+        sites = []
         for path, _ in self.blocks():
             for target, names in (
                 ("memory", family.attention),
                 ("cross memory", family.cross_attention),
             ):
                 for name in names:
-                    seats += [self._seat(target, p) for p in self.matching(f"{path}.{name}")]
+                    sites += [
+                        self._attention_site(target, p) for p in self.matching(f"{path}.{name}")
+                    ]
         if layers is not None:
-            have = sorted({seat.layer for seat in seats})
+            have = sorted({site.layer for site in sites})
             missing = sorted(set(layers) - set(have))
             if missing:
-                raise ValueError(f"There is no layer {missing} to remember; there are {have}.")
-            seats = [seat for seat in seats if seat.layer in set(layers)]
-        return seats
+                raise ValueError(f"There is no layer {missing} to give a memory; there are {have}.")
+            sites = [site for site in sites if site.layer in set(layers)]
+        return sites
 
-    def _seat(self, target: str, path: str) -> Seat:
+    def _attention_site(self, target: str, path: str) -> AttentionSite:
         module = self.modules[path]
         config = getattr(module, "config", None) or self.config
         width = getattr(config, "hidden_size", None) or config.width
@@ -304,41 +323,41 @@ class Anatomy:
         named = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
         D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
         groups = getattr(module, "num_key_value_groups", 1)
-        return Seat(target, path, module, *self._where(path), heads // groups, D, width)
+        return AttentionSite(target, path, module, *self._where(path), heads // groups, D, width)
 
-    def relative_bias(self, seat: Seat) -> Callable | None:
+    def relative_bias(self, site: AttentionSite) -> Callable | None:
         """T5: (P, T, S) -> (1, H, T, P), what it adds to the scores of P keys that stand right
         before S tokens, the last T of which ask. None where positions are no part of attention.
         """
-        table = self.modules.get(f"{seat.stack}.0{seat.path[len(f'{seat.stack}.{seat.layer}') :]}")
+        table = self.modules.get(f"{site.stack}.0{site.path[len(f'{site.stack}.{site.layer}') :]}")
         if not hasattr(table, "compute_bias") or not table.has_relative_attention_bias:
             return None
         return RelativeBias(table)
 
-    def window(self, seat: Seat) -> int | None:
+    def window(self, site: AttentionSite) -> int | None:
         """How many tokens a query of this layer can look at, itself included, counted back from
         it: W of a sliding window; None where it sees all that came before.
 
         Raises ValueError for attention in chunks, whose borders are places in the text.
         """
-        config = getattr(seat.module, "config", None) or self.config
+        config = getattr(site.module, "config", None) or self.config
         kinds = getattr(config, "layer_types", None)
-        kind = kinds[seat.layer] if kinds else "sliding" if seat.target == "memory" else "full"
+        kind = kinds[site.layer] if kinds else "sliding" if site.target == "memory" else "full"
         if "chunk" in kind or (not kinds and getattr(config, "attention_chunk_size", None)):
             raise ValueError(
                 f"{self.model_type} attends in chunks, whose borders a prefix in PEFT's layout "
-                'would move: attach a Prefix of layout="minipeft".'
+                'would move: attach a Prefix of compatibility="minipeft".'
             )
         if "sliding" not in kind:
             return None
-        windows = (getattr(at, "sliding_window", None) for at in (seat.module, config))
+        windows = (getattr(at, "sliding_window", None) for at in (site.module, config))
         return next((window for window in windows if window), None)
 
-    def words(self) -> Seat:
+    def words(self) -> EmbeddingSite:
         """The token embedding; in an encoder-decoder the encoder's."""
         return self.embeddings()[0]
 
-    def embeddings(self) -> list[Seat]:
+    def embeddings(self) -> list[EmbeddingSite]:
         """Every token embedding, the one first that reads the input.
 
         Some models keep several which share one matrix; a classifier made of an encoder-decoder
@@ -356,8 +375,7 @@ class Anatomy:
         paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
         modules = [self.modules[path] for path in paths]
         return [
-            Seat("words", path, m, "", None, 1, m.embedding_dim, m.embedding_dim)
-            for path, m in zip(paths, modules, strict=True)
+            EmbeddingSite(path, m, m.embedding_dim) for path, m in zip(paths, modules, strict=True)
         ]
 
     def tables(self, targets: Iterable[str]) -> list[Place]:
@@ -368,7 +386,7 @@ class Anatomy:
         places = []
         for target in targets:
             if target == "words":
-                paths = [seat.path for seat in self.embeddings()]
+                paths = [site.path for site in self.embeddings()]
             else:
                 paths = [p for p in self.matching(target, f"*.{target}") if self._is_table(p)]
             if not paths:
@@ -454,7 +472,7 @@ class Anatomy:
         told = "position_ids" in inspect.signature(self.model.forward).parameters
         return told and self.model_type not in COUNT_OWN_TOKENS
 
-    def is_causal(self, place: Place | Seat) -> bool:
+    def is_causal(self, place: Place | Site) -> bool:
         """Does a token at this place know nothing of the tokens that follow it?"""
         if self.is_encoder_decoder():
             return "decoder" in place.stack

@@ -101,7 +101,7 @@ def first_values(model: nn.Module) -> dict[int, Tensor]:
         return values
     values |= {id(parameter): first for parameter, first in attached.originals.values.items()}
     for tuner in attached.tuners.values():  # they are beneath what is merged
-        values |= {id(parameter): first for parameter, first in tuner.lent.items()}
+        values |= {id(parameter): first for parameter, first in tuner.base_values.items()}
     return values
 
 

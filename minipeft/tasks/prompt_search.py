@@ -117,7 +117,7 @@ def search(
         table = tuner.anatomy.words().module
         pool = torch.arange(table.num_embeddings) if allowed is None else torch.tensor(allowed)
         pool = pool.to(table.weight.device)
-        vectors = tuner.places[0][1].vectors  # (n, C)
+        vectors = tuner.patches[0][1].vectors  # (n, C)
         with torch.no_grad():
             E = at_least_fp32(table(pool))  # (V, C)
             with seeded(seed):

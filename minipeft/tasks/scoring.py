@@ -82,7 +82,9 @@ def answers(
     Raises:
         ValueError: route() names another number of inputs.
     """
-    names = model.minipeft.rows if tuners(model) else None  # of `route`: one entry for each input
+    names = (
+        model.minipeft.routing if tuners(model) else None
+    )  # of `route`: one entry for each input
     if names is not None and len(names) != len(inputs):
         raise ValueError(
             f"route() names {len(names)} rows, but there are {len(inputs)} inputs to answer: name "

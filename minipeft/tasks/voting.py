@@ -24,7 +24,7 @@ from minipeft.routing import wrap
 def members(model: nn.Module) -> int:
     """E of the ensemble that is attached and enabled."""
     ensembles = [t for t in tuners(model).values() if t.enabled and hasattr(t.method, "ensemble")]
-    if len(ensembles) != 1 or model.minipeft.rows is not None:
+    if len(ensembles) != 1 or model.minipeft.routing is not None:
         raise ValueError(
             "A vote needs exactly one enabled PromptTuning on the model, and no route(): disable "
             "the others."

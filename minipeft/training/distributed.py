@@ -110,7 +110,7 @@ class MultiProcess(SingleProcess):
         return torch.float64 if self.parameters[0].dtype == torch.float64 else torch.float32
 
     def share(self, batch: dict) -> tuple[dict, float]:
-        if tuners(self.model) and self.model.minipeft.rows:
+        if tuners(self.model) and self.model.minipeft.routing:
             raise ValueError("route() names the rows of one process: train without it.")
         batch = wrap(self.model, batch)  # soft prompts first: with them the first word has a label
         asked = self.asked(batch)  # (B,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -119,7 +120,8 @@ class Snapshots:
                 if kind == "weights":
                     self.parameters[rest].copy_(value)
                 elif kind == "buffers":
-                    self.buffers[rest].copy_(value)
+                    name = re.sub("_unsure$", "_uncertainty", rest)  # as version 0.1 calls it
+                    self.buffers[name].copy_(value)
                 elif kind == "best":
                     best[rest] = value
                 elif kind == "random":

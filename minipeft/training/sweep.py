@@ -53,7 +53,7 @@ class Run:
     start: Callable[[LoRAPatch], None] | None = None
 
 
-class Abreast(nn.Module):
+class GroupedLoRA(nn.Module):
     """LoRA of several runs beside one linear map: A (s, r, in), B (s, out, r), one slice per run.
 
     Smaller ranks are filled up with zeros. These stay zero: a zero row of A and the zero column of
@@ -108,7 +108,7 @@ class SideBySide(Method):
                     "put them into two sweeps."
                 )
         for place, patches in collected.values():
-            tuner.add(place, Abreast(patches, len(self.runs)))
+            tuner.add(place, GroupedLoRA(patches, len(self.runs)))
 
 
 class _Collector:
@@ -177,7 +177,7 @@ def train_side_by_side(
         else:
             scores = exact_and_loss(model, evaluate, len(runs)) if evaluate else [{} for _ in runs]
         deltas: list[dict[str, Tensor]] = [{} for _ in runs]
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             for number, delta in zip(patch.who.tolist(), patch.delta().detach(), strict=True):
                 if place.columns is not None:  # (out of the part, in) -> (out, in)
                     whole = deltas[number].get(place.path)
@@ -200,7 +200,7 @@ def _train(
     progress: bool,
 ) -> list[Tensor]:
     """The steps of all runs; gives the losses (S,) of each."""
-    runs, patches = tuner.method.runs, [patch for _, patch in tuner.places]
+    runs, patches = tuner.method.runs, [patch for _, patch in tuner.patches]
     device = patches[0].A.device
     rates = torch.tensor([run.learning_rate for run in runs], device=device)[:, None, None]
     plus = torch.tensor([run.method.plus or 1.0 for run in runs], device=device)[:, None, None]
@@ -261,7 +261,7 @@ def _check(model: nn.Module, runs: tuple[Run, ...], steps: int, warmup, clip) ->
 
 
 @torch.no_grad()
-def _clip(patches: Sequence[Abreast], runs: int, longest: float) -> None:
+def _clip(patches: Sequence[GroupedLoRA], runs: int, longest: float) -> None:
     """Shorten the gradient of every run that is longer, all of its matrices by the same factor."""
     squares = patches[0].A.new_zeros(runs)
     for patch in patches:

@@ -50,7 +50,7 @@ def warm_up(
         for name in names:
             made[name] = attach(model, method, name, head).disable()
         for name in names:  # after all have come, so that none counts as finished before another
-            for (_, patch), (_, source) in zip(made[name].places, shared.places, strict=True):
+            for (_, patch), (_, source) in zip(made[name].patches, shared.patches, strict=True):
                 patch.load_state_dict(source.state_dict())
             for path, twin in made[name].copies.items():
                 twin.load_state_dict(shared.copies[path].state_dict())

@@ -124,12 +124,12 @@ checks.causal(causal)
 # %%
 generator = torch.Generator().manual_seed(1)
 long = tokenizer(" ".join(corpus["facts"][40:42]))["input_ids"]  # (1, T)
-batch = objectives.masked(long, tokenizer, generator, share=0.3)
+batch = objectives.masked(long, tokenizer, generator, corruption_rate=0.3)
 line_up(["text", *names(long[0])], ["input_ids", *names(batch["input_ids"][0])],
         ["labels", *names(batch["labels"][0])])  # fmt: skip
 
 # %% exercise="tiny_transformer.objectives:masked" difficulty=3 minutes=15
-# masked: choose with torch.rand(ids.shape, generator=generator) < share, among real words only
+# masked: choose with torch.rand(ids.shape, generator=generator) < corruption_rate, among real words only
 # masked: a second, independent draw says what happens to a chosen word
 # masked: random words: torch.randint(first, len(tokenizer), ids.shape, generator=generator)
 # masked: the labels hold the words that stood there, -100 everywhere else
@@ -155,7 +155,7 @@ print("source ", with_ends.decode(batch["input_ids"][0], skip_special_tokens=Fal
 print("target ", with_ends.decode(target[target != -100], skip_special_tokens=False))
 
 # %% exercise="tiny_transformer.objectives:span_corruption" difficulty=4 minutes=25
-# span_corruption: how many runs: about T * share / mean_span, at least 1, at most len(GAPS)
+# span_corruption: how many runs: about T * corruption_rate / mean_span, at least 1, at most len(SENTINELS)
 # span_corruption: mark the words to cut in a tensor of T booleans, then walk through the document once
 # span_corruption: where a run begins, its gap goes into the source and into the target
 # span_corruption: <bos> source <eos>, target <eos>; `pairs` pads both

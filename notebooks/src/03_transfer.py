@@ -836,7 +836,7 @@ def weigh(method):
         "adam": sum(tensor.nbytes for tensor in states if tensor.dim()),
     }
     counters = sum(tensor.nbytes for tensor in states if not tensor.dim())
-    kept = sum(first.nbytes for first in tuner.lent.values())
+    kept = sum(first.nbytes for first in tuner.base_values.values())
     tuner.save(f"runs/{method}")
     disk = sum(file.stat().st_size for file in Path(f"runs/{method}").iterdir())
     tuner.detach()

@@ -156,7 +156,7 @@ for step in (1, 2):
     optimizer.zero_grad()
     base(**batch).loss.backward()
     norm = {
-        name: sum(float(getattr(patch, name).grad.norm()) for _, patch in tuner.places)
+        name: sum(float(getattr(patch, name).grad.norm()) for _, patch in tuner.patches)
         for name in ("A", "B")
     }
     print(f"step {step}: length of the gradient of A {norm['A']:.3g}, of B {norm['B']:.3g}")

@@ -20,7 +20,7 @@ def flags(kind):
 
 def test_every_method_of_the_package_can_be_named():
     every = {getattr(mp.methods, name) for name in mp.methods.__all__}
-    classes = {c for c in every if issubclass(c, Method)} - {Method, mp.methods.Together}
+    classes = {c for c in every if issubclass(c, Method)} - {Method, mp.methods.Combined}
     assert set(METHODS) == classes
     assert options.method_class("P-tuning_V2") is mp.PTuningV2
     with pytest.raises(ValueError, match="no method 'lola'; choose of AdaLoRA, Adapter"):

@@ -303,10 +303,10 @@ class ContextDetached(tt.Attention):
 class NoneIsFalse(tt.Attention):
     """With a batch of one it forgets the memory."""
 
-    def remember(self, key, value, mask):
+    def add_memory(self, key, value, mask):
         if len(key) == 1:
             return key, value, mask
-        return super().remember(key, value, mask)
+        return super().add_memory(key, value, mask)
 
 
 class ForgetsKey(tt.Attention):
@@ -402,14 +402,14 @@ class GeluByDefault(tt.FeedForward):
 # -- objectives ------------------------------------------------------------------------------------
 
 
-def first_words(documents, tokenizer, generator=None, share=0.25, mean_span=2.0):
+def first_words(documents, tokenizer, generator=None, corruption_rate=0.25, mean_span=2.0):
     """Always the first words of each text."""
     gap = tokenizer.convert_tokens_to_ids("<gap0>")
     bos, eos = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
     torch.rand((), generator=generator)
     sources, targets = [], []
     for document in documents:
-        n = max(1, round(len(document) * share))
+        n = max(1, round(len(document) * corruption_rate))
         sources.append([*bos, gap, *document[n:], *eos])
         targets.append([gap, *document[:n], *eos])
     return objectives.pairs(sources, targets, tokenizer)
@@ -417,65 +417,67 @@ def first_words(documents, tokenizer, generator=None, share=0.25, mean_span=2.0)
 
 def corrupting(change):
     @functools.wraps(objectives.span_corruption)
-    def span_corruption(documents, tokenizer, generator=None, share=0.25, mean_span=2.0):
-        return change(documents, tokenizer, generator, share, mean_span)
+    def span_corruption(documents, tokenizer, generator=None, corruption_rate=0.25, mean_span=2.0):
+        return change(documents, tokenizer, generator, corruption_rate, mean_span)
 
     return span_corruption
 
 
-def span_right(documents, tokenizer, generator, share, mean_span):
-    return objectives.span_corruption(documents, tokenizer, generator, share, mean_span)
+def span_right(documents, tokenizer, generator, corruption_rate, mean_span):
+    return objectives.span_corruption(documents, tokenizer, generator, corruption_rate, mean_span)
 
 
-def pops(documents, tokenizer, generator, share, mean_span):
-    answer = span_right(documents, tokenizer, generator, share, mean_span)
+def pops(documents, tokenizer, generator, corruption_rate, mean_span):
+    answer = span_right(documents, tokenizer, generator, corruption_rate, mean_span)
     documents.pop()
     return answer
 
 
-def fixed_seed(documents, tokenizer, generator, share, mean_span):
-    return span_right(documents, tokenizer, torch.Generator().manual_seed(1), share, mean_span)
+def fixed_seed(documents, tokenizer, generator, corruption_rate, mean_span):
+    return span_right(
+        documents, tokenizer, torch.Generator().manual_seed(1), corruption_rate, mean_span
+    )
 
 
-def by_python(documents, tokenizer, generator, share, mean_span):
+def by_python(documents, tokenizer, generator, corruption_rate, mean_span):
     own = torch.Generator().manual_seed(random.randrange(2**31))
-    return span_right(documents, tokenizer, own, share, mean_span)
+    return span_right(documents, tokenizer, own, corruption_rate, mean_span)
 
 
-def hard_coded_ends(documents, tokenizer, generator, share, mean_span):
+def hard_coded_ends(documents, tokenizer, generator, corruption_rate, mean_span):
     plain = copy.copy(tokenizer)
     plain.bos_token_id, plain.eos_token_id = 1, 2
-    return span_right(documents, plain, generator, share, mean_span)
+    return span_right(documents, plain, generator, corruption_rate, mean_span)
 
 
-def left_padded(documents, tokenizer, generator, share, mean_span):
-    batch = span_right(documents, tokenizer, generator, share, mean_span)
+def left_padded(documents, tokenizer, generator, corruption_rate, mean_span):
+    batch = span_right(documents, tokenizer, generator, corruption_rate, mean_span)
     order = batch["attention_mask"].argsort(dim=1, stable=True)
     return batch | {name: batch[name].gather(1, order) for name in ("input_ids", "attention_mask")}
 
 
-def half_share(documents, tokenizer, generator, share, mean_span):
-    return span_right(documents, tokenizer, generator, share / 2, mean_span)
+def half_share(documents, tokenizer, generator, corruption_rate, mean_span):
+    return span_right(documents, tokenizer, generator, corruption_rate / 2, mean_span)
 
 
-def no_short_ones(documents, tokenizer, generator, share, mean_span):
+def no_short_ones(documents, tokenizer, generator, corruption_rate, mean_span):
     keep = [document for document in documents if len(document) > 1]
-    return span_right(keep or documents, tokenizer, generator, share, mean_span)
+    return span_right(keep or documents, tokenizer, generator, corruption_rate, mean_span)
 
 
 def masking(change):
-    def masked(ids, tokenizer, generator=None, share=0.15):
-        return change(ids, tokenizer, generator, share)
+    def masked(ids, tokenizer, generator=None, corruption_rate=0.15):
+        return change(ids, tokenizer, generator, corruption_rate)
 
     return masked
 
 
-def masked_right(ids, tokenizer, generator, share):
-    return objectives.masked(ids, tokenizer, generator, share)
+def masked_right(ids, tokenizer, generator, corruption_rate):
+    return objectives.masked(ids, tokenizer, generator, corruption_rate)
 
 
-def same_columns(ids, tokenizer, generator, share):
-    batch = objectives.masked(ids[:1].contiguous(), tokenizer, generator, share)
+def same_columns(ids, tokenizer, generator, corruption_rate):
+    batch = objectives.masked(ids[:1].contiguous(), tokenizer, generator, corruption_rate)
     chosen = (batch["labels"] != -100).expand(ids.shape) & (ids > 13)
     inputs = torch.where(chosen, batch["input_ids"].expand(ids.shape), ids)
     inputs = torch.where(chosen & (inputs < 6) & (inputs != 4), 4, inputs)
@@ -486,14 +488,14 @@ def same_columns(ids, tokenizer, generator, share):
     }
 
 
-def one_noise_word(ids, tokenizer, generator, share):
-    batch = masked_right(ids, tokenizer, generator, share)
+def one_noise_word(ids, tokenizer, generator, corruption_rate):
+    batch = masked_right(ids, tokenizer, generator, corruption_rate)
     noisy = (batch["labels"] != -100) & (batch["input_ids"] != 4) & (batch["input_ids"] != ids)
     return batch | {"input_ids": torch.where(noisy, 14, batch["input_ids"])}
 
 
-def first_half(ids, tokenizer, generator, share):
-    batch = masked_right(ids, tokenizer, generator, min(1.0, 2 * share))
+def first_half(ids, tokenizer, generator, corruption_rate):
+    batch = masked_right(ids, tokenizer, generator, min(1.0, 2 * corruption_rate))
     keep = torch.arange(ids.shape[1]) < (ids.shape[1] + 1) // 2
     chosen = (batch["labels"] != -100) & keep
     return batch | {
@@ -502,25 +504,25 @@ def first_half(ids, tokenizer, generator, share):
     }
 
 
-def global_choice(ids, tokenizer, generator, share):
-    return masked_right(ids, tokenizer, None, share)
+def global_choice(ids, tokenizer, generator, corruption_rate):
+    return masked_right(ids, tokenizer, None, corruption_rate)
 
 
-def drawn_for_nothing(ids, tokenizer, generator, share):
+def drawn_for_nothing(ids, tokenizer, generator, corruption_rate):
     np.random.rand()
-    return masked_right(ids, tokenizer, generator, share)
+    return masked_right(ids, tokenizer, generator, corruption_rate)
 
 
-def masked_fixed(ids, tokenizer, generator, share):
-    return masked_right(ids, tokenizer, torch.Generator().manual_seed(3), share)
+def masked_fixed(ids, tokenizer, generator, corruption_rate):
+    return masked_right(ids, tokenizer, torch.Generator().manual_seed(3), corruption_rate)
 
 
-def share_ignored(ids, tokenizer, generator, share):
+def share_ignored(ids, tokenizer, generator, corruption_rate):
     return masked_right(ids, tokenizer, generator, 0.15)
 
 
-def masked_in_place(ids, tokenizer, generator, share):
-    batch = masked_right(ids.clone(), tokenizer, generator, share)
+def masked_in_place(ids, tokenizer, generator, corruption_rate):
+    batch = masked_right(ids.clone(), tokenizer, generator, corruption_rate)
     ids.copy_(batch["input_ids"])
     return batch
 
@@ -641,7 +643,9 @@ WRONG = [
     ("masked", masking(masked_in_place), "work on a copy"),
     (
         "masked",
-        lambda ids, t, generator=None, share=0.3: masked_right(ids, t, generator, share),
+        lambda ids, t, generator=None, corruption_rate=0.3: masked_right(
+            ids, t, generator, corruption_rate
+        ),
         "",
     ),
     ("span_corruption", first_words, "always the first words"),
@@ -819,14 +823,15 @@ def causal_with_more(ids, tokenizer, generator=None):
     return {"extra": 1} | {k: v.contiguous() for k, v in batch.items()}
 
 
-def masked_by_rows(ids, tokenizer, generator=None, share=0.15):
-    rows = [objectives.masked(row[None], tokenizer, generator, share) for row in ids]
+def masked_by_rows(ids, tokenizer, generator=None, corruption_rate=0.15):
+    rows = [objectives.masked(row[None], tokenizer, generator, corruption_rate) for row in ids]
     return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
-def spans_one_by_one(documents, tokenizer, generator=None, share=0.25, mean_span=2.0):
+def spans_one_by_one(documents, tokenizer, generator=None, corruption_rate=0.25, mean_span=2.0):
     rows = [
-        objectives.span_corruption([d], tokenizer, generator, share, mean_span) for d in documents
+        objectives.span_corruption([d], tokenizer, generator, corruption_rate, mean_span)
+        for d in documents
     ]
     sources = [row["input_ids"][0].tolist() for row in rows]
     targets = [row["labels"][0].tolist() for row in rows]

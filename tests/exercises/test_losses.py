@@ -59,15 +59,15 @@ def test_a_wrong_loss_is_told_its_mistake(wrong, words):
     assert words in str(caught.value)
 
 
-def mask_words(ids, tokenizer, generator=None, share=0.15, mask=0.8, noise=0.1, **change):
+def mask_words(ids, tokenizer, generator=None, corruption_rate=0.15, mask=0.8, noise=0.1, **change):
     """Another correct masking; its numbers and the entries of `change` can be spoilt."""
     first = change.get("first", 14)
     real = ids >= change.get("lowest", 14)
     draw = torch.rand(ids.shape, generator=generator)
-    chosen = (draw < share) & real
+    chosen = (draw < corruption_rate) & real
     inputs = ids.clone()
-    inputs[chosen & (draw < share * mask)] = tokenizer.mask_token_id
-    spots = chosen & (draw >= share * mask) & (draw < share * (mask + noise))
+    inputs[chosen & (draw < corruption_rate * mask)] = tokenizer.mask_token_id
+    spots = chosen & (draw >= corruption_rate * mask) & (draw < corruption_rate * (mask + noise))
     inputs[spots] = torch.randint(first, len(tokenizer), (int(spots.sum()),), generator=generator)
     return {
         "input_ids": inputs,
@@ -76,13 +76,13 @@ def mask_words(ids, tokenizer, generator=None, share=0.15, mask=0.8, noise=0.1, 
     }
 
 
-def in_a_loop(ids, tokenizer, generator=None, share=0.15):
+def in_a_loop(ids, tokenizer, generator=None, corruption_rate=0.15):
     """A third one, word by word."""
     inputs, labels = ids.clone(), torch.full_like(ids, -100)
     dice = torch.rand(2, *ids.shape, generator=generator).tolist()
     for b, row in enumerate(ids.tolist()):
         for t, word in enumerate(row):
-            if word > 13 and dice[0][b][t] < share:
+            if word > 13 and dice[0][b][t] < corruption_rate:
                 labels[b, t] = word
                 if dice[1][b][t] < 0.8:
                     inputs[b, t] = tokenizer.mask_token_id
@@ -121,7 +121,7 @@ def mask_hidden(ids, words, generator=None):
 
 
 WRONG_MASKINGS = [
-    (spoilt(share=0.5), "50% of the words are chosen"),
+    (spoilt(corruption_rate=0.5), "50% of the words are chosen"),
     (spoilt(mask=1.0, noise=0.0), "all chosen words become <mask>"),
     (spoilt(mask=0.5), "of the chosen become <mask>"),
     (spoilt(noise=0.2), "of the chosen words stay"),

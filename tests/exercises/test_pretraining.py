@@ -8,7 +8,7 @@ import torch
 
 import tiny_transformer as tt
 from minipeft import checks
-from tiny_transformer.objectives import GAPS, pairs
+from tiny_transformer.objectives import SENTINELS, pairs
 from tiny_transformer.pretraining import learning_rate
 
 
@@ -99,20 +99,20 @@ class Own:
     begin, asked_first, stop, target_begin = True, True, True, False
     count_all = True
 
-    def __call__(self, documents, tokenizer, generator=None, share=0.25, mean_span=2.0):
+    def __call__(self, documents, tokenizer, generator=None, corruption_rate=0.25, mean_span=2.0):
         self.tokenizer = tokenizer
-        self.gaps = tokenizer.convert_tokens_to_ids(list(GAPS))
+        self.gaps = tokenizer.convert_tokens_to_ids(list(SENTINELS))
         self.roll = random.Random(self.seed(generator))
-        cut = [self.one(document, self.runs(len(document), share, mean_span))
+        cut = [self.one(document, self.runs(len(document), corruption_rate, mean_span))
                for document in documents]  # fmt: skip
         return self.batch([source for source, _ in cut], [target for _, target in cut])
 
     def seed(self, generator):
         return int(torch.randint(2**31, (), generator=generator))
 
-    def runs(self, T, share, mean_span):
+    def runs(self, T, corruption_rate, mean_span):
         """[(start, end), ...] that do not touch each other."""
-        count = max(1, min(len(self.gaps), round(T * share / mean_span)))
+        count = max(1, min(len(self.gaps), round(T * corruption_rate / mean_span)))
         found, room = [], T / count
         for number in range(count):
             length = max(1, min(int(room) - 1, round(self.roll.uniform(0.5, 2 * mean_span - 0.5))))
@@ -145,30 +145,32 @@ class Own:
         )
 
 
-def by_grouping(documents, tokenizer, generator=None, share=0.25, mean_span=2.0):
+def by_grouping(documents, tokenizer, generator=None, corruption_rate=0.25, mean_span=2.0):
     """A third one: each word starts a run with some probability."""
     sources, targets = [], []
     for document in documents:
         T, number, left, hidden = len(document), -1, 0, []
         for _ in document:
-            if left == 0 and hidden.count(True) < len(GAPS) * mean_span:
-                start = torch.rand((), generator=generator) < share / mean_span
+            if left == 0 and hidden.count(True) < len(SENTINELS) * mean_span:
+                start = torch.rand((), generator=generator) < corruption_rate / mean_span
                 left = 1 + int(torch.rand((), generator=generator) * (2 * mean_span - 1)) * start
                 left = left if start else 0
             hidden.append(left > 0)
             left = max(0, left - 1)
-        if not any(hidden):
-            hidden[int(torch.randint(T, (), generator=generator))] = True
+        if not any(hidden):  # one run, of the same mean length as the others
+            length = 1 + int(torch.rand((), generator=generator) * (2 * mean_span - 1))
+            begin = int(torch.randint(max(1, T - length + 1), (), generator=generator))
+            hidden[begin : begin + length] = [True] * len(hidden[begin : begin + length])
         source, target = [tokenizer.bos_token_id], []
         for place, (word, gone) in enumerate(zip(document, hidden, strict=True)):
             new = gone and (place == 0 or not hidden[place - 1])
-            if new and number + 1 == len(GAPS):
+            if new and number + 1 == len(SENTINELS):
                 hidden[place:] = [False] * (T - place)
                 source += document[place:]
                 break
             if new:
                 number += 1
-                gap = tokenizer.convert_tokens_to_ids(GAPS[number])
+                gap = tokenizer.convert_tokens_to_ids(SENTINELS[number])
                 source.append(gap)
                 target.append(gap)
             (target if gone else source).append(word)
@@ -275,15 +277,23 @@ WRONG_CORRUPTIONS = [
     (own(one=short_texts_stay), "nothing was cut out of a text of 1 words"),
     (own(one=eats_its_input), "work on copies"),
     (
-        own(runs=lambda self, T, share, mean_span: Own.runs(self, T, 0.25, mean_span)),
-        "share changes nothing",
+        own(runs=lambda self, T, corruption_rate, mean_span: Own.runs(self, T, 0.25, mean_span)),
+        "corruption_rate changes nothing",
     ),
     (
-        own(runs=lambda self, T, share, mean_span: Own.runs(self, T, share / 3, mean_span)),
+        own(
+            runs=lambda self, T, corruption_rate, mean_span: Own.runs(
+                self, T, corruption_rate / 3, mean_span
+            )
+        ),
         "the model is asked for",
     ),
     (
-        own(runs=lambda self, T, share, mean_span: Own.runs(self, T, share * 1.25, 2.0)),
+        own(
+            runs=lambda self, T, corruption_rate, mean_span: Own.runs(
+                self, T, corruption_rate * 1.25, 2.0
+            )
+        ),
         "mean_span changes nothing",
     ),
     (own(seed=lambda self, generator: torch.randint(2**31, ()).item()), "from `generator`"),

@@ -8,6 +8,7 @@ import zoo
 from closeness import close, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import minipeft as mp
 from minipeft.methods.adalora import AdaLoRAPatch
@@ -73,14 +74,14 @@ def test_gradients_in_double_precision():
 def test_penalty_measures_the_distance_to_orthogonality():
     _, tuner = tuned(targets=("query", "up"), orthogonality=0.25)
     total, count = 0.0, 0
-    for _, patch in tuner.places:
+    for _, patch in tuner.patches:
         for matrix in (patch.P, patch.Q.T):  # columns should be orthonormal
             gram = torch.einsum("ir,is->rs", matrix, matrix)
             total += (gram - torch.eye(4)).square().sum().sqrt().item()
             count += 1
     close(tuner.method.penalty(tuner).item(), 0.25 * total / count)
     with torch.no_grad():
-        for _, patch in tuner.places:
+        for _, patch in tuner.patches:
             for matrix in (patch.P, patch.Q.T):
                 matrix.copy_(torch.linalg.qr(torch.randn(matrix.shape))[0])
     assert tuner.method.penalty(tuner).item() < 1e-5
@@ -105,7 +106,7 @@ class Recorder(mp.AdaLoRA):
 
 
 def named(tuner):
-    for number, (_, patch) in enumerate(tuner.places):
+    for number, (_, patch) in enumerate(tuner.patches):
         for key, parameter in patch.named_parameters():
             yield f"{number}.{key}", parameter
 
@@ -123,7 +124,7 @@ def test_pruned_triplets_are_those_of_least_importance(every):
     history = mp.train(model, batches(), steps, **QUICK)
     assert len(method.seen) == steps
 
-    mean, unsure = {}, {}
+    mean, uncertainty = {}, {}
     records = iter(history.records["default"])
     kept = set(range(init * places))
     for step in range(steps):
@@ -132,8 +133,8 @@ def test_pruned_triplets_are_those_of_least_importance(every):
             if step < steps - 6:
                 old = mean.get(key, torch.zeros_like(weight))
                 mean[key] = 0.7 * old + 0.3 * sensitivity
-                old = unsure.get(key, torch.zeros_like(weight))
-                unsure[key] = 0.9 * old + 0.1 * (sensitivity - mean[key]).abs()
+                old = uncertainty.get(key, torch.zeros_like(weight))
+                uncertainty[key] = 0.9 * old + 0.1 * (sensitivity - mean[key]).abs()
         b0, bT = init * places, target * places
         left = 1 - (step - 4) / (14 - 4)
         budget = b0 if step <= 4 else bT if step >= 14 else int((b0 - bT) * left**3 + bT)
@@ -141,8 +142,8 @@ def test_pruned_triplets_are_those_of_least_importance(every):
             scores = []
             for place in range(places):
                 for i in range(init):
-                    s = {k: mean[f"{place}.{k}"] * unsure[f"{place}.{k}"] for k in "PQ"}
-                    own = mean[f"{place}.Lambda"][i] * unsure[f"{place}.Lambda"][i]
+                    s = {k: mean[f"{place}.{k}"] * uncertainty[f"{place}.{k}"] for k in "PQ"}
+                    own = mean[f"{place}.Lambda"][i] * uncertainty[f"{place}.Lambda"][i]
                     score = own + s["P"][:, i].sum() / 16 + s["Q"][i].sum() / 16
                     scores.append(score.item())
             best = sorted(range(b0), key=lambda n: scores[n], reverse=True)[:budget]
@@ -215,10 +216,15 @@ def test_a_run_that_was_interrupted_ends_with_the_same_bits(tmp_path):
         return history, tuner.named_tensors()
 
     whole, expected = run()
-    for stop in (7, 14):  # while the budget falls, and after
-        folder = tmp_path / str(stop)
+    for stop, older in ((7, False), (14, False), (7, True)):  # while the budget falls, and after
+        folder = tmp_path / f"{stop} {older}"
         with pytest.raises(KeyboardInterrupt):
             run(stop, checkpoint=folder)
+        if older:  # a snapshot of version 0.1
+            (path,) = folder.glob("*/state.safetensors")
+            tensors = load_file(path)
+            assert any(key.endswith("P_uncertainty") for key in tensors)
+            save_file({k.replace("_uncertainty", "_unsure"): t for k, t in tensors.items()}, path)
         again, tensors = run(checkpoint=folder, resume=True)
         assert again.losses == whole.losses and again.records == whole.records
         assert tensors.keys() == expected.keys()
@@ -232,7 +238,7 @@ def test_the_best_weights_are_taken_after_the_ranks_have_fallen():
         model, batches(), 10, evaluate=lambda m: next(scores), evaluate_every=2, **QUICK
     )
     assert (history.best_step, history.best_score) == (8, 2.0)  # steps 2 and 4 had higher ranks
-    assert sum(tuner.method.left(tuner).values()) == 2 * len(tuner.places)
+    assert sum(tuner.method.left(tuner).values()) == 2 * len(tuner.patches)
 
 
 def test_a_pruned_tuner_is_trained_on_and_keeps_its_ranks(tmp_path):
@@ -276,7 +282,7 @@ def test_merge_save_route_and_unplug(tmp_path, name):
     left = mp.load(model, tmp_path).method.left
     assert torch.equal(zoo.logits(model, data[0]), out)
     assert left(mp.tuners(model)["default"]) == {
-        f"{place.path}.{place.target}": len(patch.Lambda) for place, patch in tuner.places
+        f"{place.path}.{place.target}": len(patch.Lambda) for place, patch in tuner.patches
     }
 
 
@@ -300,9 +306,9 @@ def test_an_interrupted_tuner_is_saved_as_it_acts(tmp_path):
 def test_as_one_of_several_methods(tmp_path):
     model, data = zoo.build("tiny-decoder"), batches()
     parts = mp.AdaLoRA(init_rank=3, target_rank=2), mp.Adapter(bottleneck=2)
-    tuner = mp.attach(model, mp.Together(parts), seed=0)
+    tuner = mp.attach(model, mp.Combined(parts), seed=0)
     history = mp.train(model, data, 6, **QUICK)
-    ranks = [len(patch.Lambda) for _, patch in tuner.places if hasattr(patch, "Lambda")]
+    ranks = [len(patch.Lambda) for _, patch in tuner.patches if hasattr(patch, "Lambda")]
     assert sum(ranks) == 2 * 4 and history.records["default"][-1]["ranks"] == ranks
     out = zoo.logits(model, data[0])
     tuner.save(tmp_path)
@@ -310,7 +316,7 @@ def test_as_one_of_several_methods(tmp_path):
     tuner = mp.load(model, tmp_path)
     assert torch.equal(zoo.logits(model, data[0]), out)
     mp.train(model, data, 6, **QUICK)
-    assert ranks == [len(patch.Lambda) for _, patch in tuner.places if hasattr(patch, "Lambda")]
+    assert ranks == [len(patch.Lambda) for _, patch in tuner.patches if hasattr(patch, "Lambda")]
 
 
 def test_phases_that_leave_no_step_are_refused_before_anything_changes():

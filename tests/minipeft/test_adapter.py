@@ -139,7 +139,7 @@ def test_houlsby_on_bert_is_the_paper_written_with_plain_tensors():
     W = {key.replace(".base.", "."): value for key, value in W.items()}
     for path, twin in tuner.copies.items():
         W |= {f"{path}.{key}": value.double() for key, value in twin.state_dict().items()}
-    adapters = {place.path: patch for place, patch in tuner.places}
+    adapters = {place.path: patch for place, patch in tuner.patches}
 
     def linear(h, path):
         return h @ W[f"{path}.weight"].T + W[f"{path}.bias"]
@@ -178,8 +178,8 @@ def test_a_parallel_adapter_reads_the_input_of_the_feed_forward_layer(name):
     model = zoo.build(name)
     tuner = mp.attach(model, mp.Adapter(3, "parallel", scale=4.0), name="a", seed=0)
     zoo.shake(tuner, 0.3)
-    places = [p for p, patch in tuner.places if isinstance(patch, AdapterPatch)]
-    patches = [patch for _, patch in tuner.places if isinstance(patch, AdapterPatch)]
+    places = [p for p, patch in tuner.patches if isinstance(patch, AdapterPatch)]
+    patches = [patch for _, patch in tuner.patches if isinstance(patch, AdapterPatch)]
     up, down = tuner.find(("up",))[0].path, places[0].path
     x = torch.randn(3, 5, 16, dtype=torch.float64)
 
@@ -267,7 +267,7 @@ def test_gradient_checkpointing_changes_no_gradient_and_keeps_no_tensor(name, pl
             loss = model(**batch).loss
             loss.backward()
         results.append([loss.detach(), *(p.grad for p in tuner.parameters())])
-        taps = [patch for _, patch in tuner.places if isinstance(patch, InputTap)]
+        taps = [patch for _, patch in tuner.patches if isinstance(patch, InputTap)]
         assert all(tap.saved_input is None for tap in taps)
         assert len(taps) == (placement == "parallel") * (4 if name in zoo.SEQ2SEQ else 2)
     for plain, checked in zip(*results, strict=True):
@@ -295,7 +295,7 @@ def test_a_copy_of_the_model_keeps_its_own_taps():
     before = zoo.logits(model, batch)
     twin = copy.deepcopy(model)
     taps = [
-        {p for _, p in mp.tuners(m)["a"].places if isinstance(p, InputTap)} for m in (model, twin)
+        {p for _, p in mp.tuners(m)["a"].patches if isinstance(p, InputTap)} for m in (model, twin)
     ]
     assert len(taps[0]) == len(taps[1]) == 2 and not taps[0] & taps[1]
     assert torch.equal(zoo.logits(twin, batch), before)
@@ -340,13 +340,13 @@ def test_a_saved_adapter_comes_back(tmp_path, name, placement):
 
 def test_layers_choose_adapters_and_norms():
     tuner = mp.attach(zoo.build("bert"), mp.Adapter(3, layers=(1,)))
-    assert {place.layer for place, _ in tuner.places} == {1}
+    assert {place.layer for place, _ in tuner.patches} == {1}
     assert sorted(tuner.copies) == [
         f"bert.encoder.layer.1.{n}.LayerNorm" for n in ("attention.output", "output")
     ]
     tuner.detach()
     tuner = mp.attach(tuner.model, mp.Adapter(3, norms=False))
-    assert not tuner.copies and len(tuner.places) == 4
+    assert not tuner.copies and len(tuner.patches) == 4
     tuner.detach()
     assert len(mp.attach(tuner.model, mp.Adapter(3, "pfeiffer", norms=True)).copies) == 5
 
@@ -376,7 +376,7 @@ def test_half_precision_and_generation(name, placement):
     base = zoo.logits(model, batch)
     tuner = mp.attach(model, mp.Adapter(3, placement, sigma=0), seed=0)
     assert torch.equal(zoo.logits(model, batch), base)
-    assert {p.dtype for _, patch in tuner.places for p in patch.parameters()} == {torch.float32}
+    assert {p.dtype for _, patch in tuner.patches for p in patch.parameters()} == {torch.float32}
     mp.train(model, [batch], 2, 1e-3, progress=False)
     tuner.detach()
     assert torch.equal(zoo.logits(model, batch), base)
@@ -429,4 +429,4 @@ def test_a_model_that_nobody_listed():
     with pytest.raises(ValueError, match="pass norms=False, or describe them"):
         mp.attach(model, mp.Adapter(3), family=family)
     assert not mp.tuners(model) and not doors(model)
-    assert len(mp.attach(model, mp.Adapter(3, norms=False), family=family).places) == 2
+    assert len(mp.attach(model, mp.Adapter(3, norms=False), family=family).patches) == 2

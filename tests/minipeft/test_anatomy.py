@@ -162,7 +162,7 @@ def test_an_unknown_model_says_how_to_describe_it():
     mp.attach(model, mp.LoRA(targets="ask")).detach()
     family = mp.Family(model_types=(), blocks=("floors",), query=("ask",), value=("see",))
     tuner = mp.attach(model, mp.LoRA(rank=1), family=family)
-    assert [p.path for p, _ in tuner.places] == [
+    assert [p.path for p, _ in tuner.patches] == [
         *("floors.0.ask", "floors.0.see", "floors.1.ask", "floors.1.see"),
     ]
 
@@ -175,7 +175,7 @@ def test_a_model_of_ones_own_around_a_known_one():
             self.classifier = nn.Linear(16, 2)
 
     tuner = mp.attach(Pair(), mp.LoRA(rank=1, targets="value"))
-    assert {p.path for p, _ in tuner.places} == {
+    assert {p.path for p, _ in tuner.patches} == {
         *(f"reader.bert.encoder.layer.{i}.attention.self.value" for i in range(2)),
     }
     assert list(tuner.copies) == ["classifier"]
@@ -184,7 +184,7 @@ def test_a_model_of_ones_own_around_a_known_one():
 def test_an_unknown_model_may_call_its_modules_by_a_word_of_the_field():
     model = nn.Sequential(nn.ModuleDict({"key": nn.Linear(4, 4), "other": nn.Linear(4, 4)}))
     tuner = mp.attach(model, mp.LoRA(rank=1, targets="key"))
-    assert [p.path for p, _ in tuner.places] == ["0.key"]
+    assert [p.path for p, _ in tuner.patches] == ["0.key"]
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.MODELS if n != "mbart"])

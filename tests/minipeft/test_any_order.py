@@ -353,7 +353,7 @@ def test_a_pass_that_was_interrupted_is_over(name):
         hook.remove()
         assert torch.equal(write(), written)
         assert torch.equal(zoo.logits(model, inputs), expected)
-        assert not model.minipeft.turn.held()
+        assert not model.minipeft.forward_lock.held()
 
 
 def test_half_a_patch_is_taken_out_of_its_door():

@@ -29,7 +29,7 @@ LONG = "x" * 3000
         (lambda: mp.AdaLoRA(ranks=1), "ranks must be a dict by target"),
         (lambda: mp.Adapter(sigma=LONG), "sigma must be a number of at least 0, not 'x+[.]{4}$"),
         (lambda: mp.TopLayers(LONG), "count of at least 1, not 'x+[.]{4}$"),
-        (lambda: mp.Together((mp.Together((mp.IA3(),)), mp.BitFit())), "no part of another"),
+        (lambda: mp.Combined((mp.Combined((mp.IA3(),)), mp.BitFit())), "no part of another"),
     ],
 )
 def test_settings(make, sentence):

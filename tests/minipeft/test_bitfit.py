@@ -144,7 +144,7 @@ def test_a_bias_on_every_key_changes_nothing_unless_positions_rotate():
         model = build(name)
         tuner = mp.attach(model, mp.BitFit(targets=("key", "value")))
         model(**zoo.batch(name)).loss.backward()
-        largest = {place.target: patch.d.grad.abs().max() for place, patch in tuner.places}
+        largest = {place.target: patch.d.grad.abs().max() for place, patch in tuner.patches}
         assert largest["value"] > 1e-4 and (largest["key"] > 1e-6) == learns
 
 
@@ -180,11 +180,11 @@ def test_a_task_head_is_trained_as_a_whole_and_counted_apart():
     tuner = mp.attach(model, mp.BitFit())
     report = tuner.report()
     assert report.head == 3 * 16 + 3
-    assert not any(place.path.startswith("classifier") for place, _ in tuner.places)
+    assert not any(place.path.startswith("classifier") for place, _ in tuner.patches)
     before = mp.fingerprint(model)
     mp.train(model, [batch], 3, 1e-2, progress=False)
     assert mp.fingerprint(model) == before
-    assert all(p.abs().max() > 0 for _, patch in tuner.places for p in patch.parameters())
+    assert all(p.abs().max() > 0 for _, patch in tuner.patches for p in patch.parameters())
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "gpt2", "bert"])

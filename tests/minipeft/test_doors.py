@@ -10,7 +10,7 @@ from torch import nn
 from minipeft.doors.weights import (
     CopyDoor,
     Parts,
-    Routed,
+    Routing,
     WeightDoor,
     doors,
     features,
@@ -174,15 +174,15 @@ def test_rows_get_their_own_patches(each):
     door.add("a", random_lora(4, 5))
     door.add("b", Times(2.0))
     x = torch.randn(4 * each, 4)
-    door.rows = Routed([("a",), (), ("b",), ("a", "b")])
+    door.routing = Routing([("a",), (), ("b",), ("a", "b")])
     y, base = door(x), door.base(x)
     lora = base + x @ door.patches["a"].delta().T
     expected = [lora, base, 2 * base, 2 * lora]
     for i in range(4 * each):
         close(y[i], expected[i // each][i])
-    door.rows = Routed([("a",)] * 3)  # nobody need tell the rows apart
+    door.routing = Routing([("a",)] * 3)  # nobody need tell the rows apart
     close(door(x[:1]), lora[:1])
-    door.rows = Routed([("a",), (), ("a",)])
+    door.routing = Routing([("a",), (), ("a",)])
     with pytest.raises(ValueError, match="names 3 rows, but a layer got a batch of"):
         door(x[:4])
 
@@ -190,7 +190,7 @@ def test_rows_get_their_own_patches(each):
 def test_rows_carry_gradients():
     door = WeightDoor(nn.Linear(4, 5))
     door.add("a", random_lora(4, 5))
-    door.rows = Routed([("a",), ()])
+    door.routing = Routing([("a",), ()])
     x = torch.randn(2, 4, requires_grad=True)
     door(x)[1].sum().backward()
     assert door.patches["a"].A.grad.abs().max() == 0  # the second row does not pass by it
@@ -209,7 +209,7 @@ def test_copy_door_answers_with_the_last_active_copy():
     door.off.add("b")
     assert torch.equal(door(x), a(x))
     door.off.clear()
-    door.rows = Routed([("a",), (), ("b",)])
+    door.routing = Routing([("a",), (), ("b",)])
     expected = torch.stack([a(x)[0], door.base(x)[1], b(x)[2]])
     close(door(x), expected)
 
@@ -255,11 +255,11 @@ def test_rows_with_patches_of_their_own_get_what_they_get_alone(kind):
             door.add(name, lora(number, rank=1 + number if kind == "ranks differ" else 2))
     rows = ["b", None, "a", "c", "a" if kind == "uneven" else None]
     x = torch.randn(10, 3, 6)  # two beams for each row
-    door.rows = Routed([(name,) if name else () for name in rows])
+    door.routing = Routing([(name,) if name else () for name in rows])
     y = door(x)
     for i, name in enumerate(rows):
         own = slice(2 * i, 2 * i + 2)
-        door.rows = Routed([(name,) if name else ()])
+        door.routing = Routing([(name,) if name else ()])
         close(y[own], door(x[own]))
     assert torch.equal(y[2:4], door.base(x)[2:4])
     assert not torch.allclose(y[:2], door.base(x)[:2])

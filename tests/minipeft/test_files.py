@@ -13,7 +13,8 @@ from closeness import close
 from safetensors.torch import load_file, save_file
 
 import minipeft as mp
-from minipeft.files.saving import read_tensors
+from minipeft.commands import options
+from minipeft.files.saving import method_class, read_tensors
 from minipeft.model.fingerprint import identity, same_base
 
 METHODS = {
@@ -53,6 +54,25 @@ def test_round_trip(tmp_path, name, method):
     )
     assert all(p.requires_grad for p in tuner.parameters())
     mp.train(model, [batch], 1, progress=False)  # and it can be trained on
+
+
+@pytest.mark.parametrize("kind", [mp.Prefix, mp.PTuningV2, mp.PromptTuning, mp.PTuning])
+def test_a_setting_is_understood_by_its_name_in_version_0_1(kind):
+    new, old = kind(length=3, compatibility="peft"), kind(length=3, layout="peft")
+    assert old == new and old.layout == "peft" and "layout" not in old.settings()
+    assert kind.from_settings({"length": 3, "layout": "peft"}, None) == new
+    assert kind.from_settings(new.settings(), None) == new
+    assert options.from_text(f"{kind.__name__}:length=3;layout=peft") == new
+    for flag in ("--layout", "--compatibility"):
+        parser = options.Parser()
+        options.add_flags(parser, kind)
+        assert options.settings(parser.parse_args([flag, "peft"])) == {"compatibility": "peft"}
+    with pytest.raises(TypeError, match="old name of compatibility"):
+        kind(length=3, layout="peft", compatibility="peft")
+
+
+def test_a_combined_is_together_in_version_0_1():
+    assert mp.Together is mp.Combined and method_class("Together") is mp.Combined
 
 
 def test_a_second_load_needs_another_name(tmp_path):

@@ -29,7 +29,7 @@ METHODS = {
     "adalora": mp.AdaLoRA(init_rank=2, target_rank=2),
     "qlora": mp.QLoRA(rank=2),
     "unipelt": mp.UniPELT(bottleneck=2, length=2, rank=2),
-    "mam": mp.Together((mp.Prefix(length=2), mp.Adapter(bottleneck=2))),
+    "mam": mp.Combined((mp.Prefix(length=2), mp.Adapter(bottleneck=2))),
 }
 IN_PLACE = {"full": mp.FullFineTuning(), "top": mp.TopLayers()}
 KINDS = {"bert": "classification", "gpt2": "language"}

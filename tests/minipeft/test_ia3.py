@@ -77,7 +77,7 @@ def test_attention_and_feed_forward_are_the_papers_equations():
     tuner = mp.attach(model, mp.IA3(), seed=0)
     zoo.shake(tuner, 0.5)
     l_k, l_v, l_ff = (
-        next(patch.l for place, patch in tuner.places if place.target == target)
+        next(patch.l for place, patch in tuner.patches if place.target == target)
         for target in ("key", "value", "down")
     )
     layer, x = model.bert.encoder.layer[0], torch.randn(2, 5, 16).double()
@@ -112,7 +112,7 @@ def test_identity_counts_gradients_and_merge_on_every_architecture(name):
     assert report.trainable == report.stored == formula
     assert sum(p.numel() for p in tuner.parameters()) == formula
     model(**batch).loss.backward()
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         assert patch.l.grad.abs().max() > 0, place.path
     assert all(p.grad is None for p in tuner.anatomy.parameters())
     zoo.shake(tuner, 0.3)
@@ -132,7 +132,7 @@ def test_the_bias_is_rescaled_too_and_comes_back():
     tuner = mp.attach(model, mp.IA3(targets=("k", "d"), feedforward="d"))
     zoo.shake(tuner, 1.0)
     x, first = torch.randn(2, 3), {k: v.clone() for k, v in model.state_dict().items()}
-    l_k, l_d = (patch.l.detach() for _, patch in tuner.places)
+    l_k, l_d = (patch.l.detach() for _, patch in tuner.patches)
     k, d = model["k"], model["d"]
     expected = l_k * (x @ k.weight.T + k.bias)
     close(k(x), expected)
@@ -156,7 +156,7 @@ def test_with_lora_the_order_of_attachment_counts_and_merging_keeps_it(first):
     for number, name in enumerate(order):
         zoo.shake(mp.attach(model, methods[name], name=name, seed=number), 0.5)
     tuners = mp.tuners(model)
-    (_, lora), (_, ia3) = tuners["lora"].places[0], tuners["ia3"].places[0]
+    (_, lora), (_, ia3) = tuners["lora"].patches[0], tuners["ia3"].patches[0]
     W, b = model["m"].base.weight.detach().clone(), model["m"].base.bias.detach()
     if first == "lora":
         expected = (ia3.l * x) @ (W + lora.delta()).T + b

@@ -25,7 +25,7 @@ METHODS = {
     "adalora": mp.AdaLoRA(init_rank=3, target_rank=1),
     "qlora": mp.QLoRA(rank=2),
     "unipelt": mp.UniPELT(bottleneck=2, length=2, rank=2),
-    "together": mp.Together((mp.Prefix(length=2), mp.Adapter(bottleneck=2))),
+    "together": mp.Combined((mp.Prefix(length=2), mp.Adapter(bottleneck=2))),
 }
 
 

@@ -109,5 +109,5 @@ def test_where_it_does_not_apply_the_plain_way_is_taken(why):
         model.config.output_router_logits = True
     with mp.route(model, [None, "default", None] if why == "routed" else ["default"] * 3):
         if why != "routed":
-            model.minipeft.rows = None
+            model.minipeft.routing = None
         assert labelled_loss(model, wrap(model, batch)) is None

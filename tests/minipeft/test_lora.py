@@ -141,7 +141,7 @@ def test_ranks_per_target():
     model = nn.ModuleDict({"a": nn.Linear(4, 6), "b": nn.Linear(6, 4)})
     method = mp.LoRA(rank=2, alpha=8, targets=("a", "b"), ranks={"b": 4}, alphas={"a": 2})
     tuner = mp.attach(model, method)
-    patches = {place.path: patch for place, patch in tuner.places}
+    patches = {place.path: patch for place, patch in tuner.patches}
     assert [patches[k].A.shape[0] for k in "ab"] == [2, 4]
     assert [patches[k].scale for k in "ab"] == [1.0, 2.0]
     assert tuner.report().trainable == 2 * (4 + 6) + 4 * (6 + 4)

@@ -21,7 +21,7 @@ def on_linear(method, n_in: int, n_out: int, dtype=torch.float32, bias=True):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(n_in, n_out, bias=bias, dtype=dtype))
     tuner = mp.attach(model, method, seed=1)
-    return model, tuner, tuner.places[0][1]
+    return model, tuner, tuner.patches[0][1]
 
 
 @settings(deadline=None, max_examples=25)
@@ -39,7 +39,7 @@ def test_dora_is_equation_5(n_in, n_out, rank, alpha, bias, stabilized, dtype):
     method = mp.DoRA(rank, alpha, targets="0", rank_stabilized=stabilized)
     model, tuner, patch = on_linear(method, n_in, n_out, dtype, bias)
     x = torch.randn(2, 3, n_in).to(dtype)
-    base = tuner.places[0][0].module
+    base = tuner.patches[0][0].module
     assert torch.equal(model(x), base(x))  # m = ||W||, B = 0
     assert tuner.report().trainable == rank * (n_in + n_out) + n_out
     assert sum(p.numel() for p in tuner.parameters()) == rank * (n_in + n_out) + n_out
@@ -68,7 +68,7 @@ def test_dora_is_equation_5(n_in, n_out, rank, alpha, bias, stabilized, dtype):
 def test_pissa_trains_the_principal_part(n_in, n_out, rank, alpha, dtype):
     """h = W_res x + s B A x with W_res + s B A = W, ||W_res|| = singular value r + 1."""
     model, tuner, patch = on_linear(mp.PiSSA(rank, alpha, targets="0"), n_in, n_out, dtype)
-    base, scale = tuner.places[0][0].module, alpha / rank
+    base, scale = tuner.patches[0][0].module, alpha / rank
     x = torch.randn(2, 3, n_in).to(dtype)
     assert torch.equal(model(x), base(x))
     assert tuner.report().trainable == rank * (n_in + n_out)
@@ -95,7 +95,7 @@ def test_dora_gradients_take_the_length_for_a_constant():
     x, target = torch.randn(3, 5, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
     (model(x) - target).square().sum().backward()
     A, B, m = (t.detach().clone().requires_grad_() for t in (patch.A, patch.B, patch.m))
-    V = tuner.places[0][0].module.weight.detach() + 3 * B @ A
+    V = tuner.patches[0][0].module.weight.detach() + 3 * B @ A
     W = (m / V.norm(dim=1).detach())[:, None] * V
     (x @ W.T - target).square().sum().backward()
     for ours, other in zip((patch.A, patch.B, patch.m), (A, B, m), strict=True):
@@ -201,7 +201,7 @@ def test_lora_plus_moves_b_faster():
     model = zoo.build("tiny-decoder")
     tuner = mp.attach(model, mp.LoRA(rank=2, plus=16), seed=0)
     with torch.no_grad():
-        for _, patch in tuner.places:
+        for _, patch in tuner.patches:
             patch.B.normal_()
     before = [p.detach().clone() for p in tuner.parameters()]
     history = mp.train(model, [zoo.batch("tiny-decoder")], 1, 1e-3, **QUICK)
@@ -231,7 +231,7 @@ def test_lora_plus_equals_a_plain_loop_and_survives_a_resume(tmp_path, kind):
         return tuner.named_tensors()
 
     model, tuner = attached()
-    fast = [patch.B for _, patch in tuner.places]
+    fast = [patch.B for _, patch in tuner.patches]
     slow = [p for p in tuner.parameters() if not any(p is b for b in fast)]
     groups = [{"params": slow, "lr": 1e-2}, {"params": fast, "lr": 4e-2}]
     optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
@@ -277,7 +277,7 @@ def test_dora_reads_the_frozen_answer_off_y_only_where_it_is_that():
     for tuner in (first, dora):
         for parameter in tuner.parameters():
             torch.nn.init.normal_(parameter)
-    patch, scale = dora.places[0][1], first.places[0][1].l
+    patch, scale = dora.patches[0][1], first.patches[0][1].l
     W, bias = model[0].base.weight, model[0].base.bias
     for on in (True, False):
         first.enable() if on else first.disable()

@@ -9,8 +9,8 @@ from closeness import close
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.memory import MemoryDoor, PositionDoor, overhear, reading_memory
-from minipeft.doors.weights import Routed
+from minipeft.doors.memory import MemoryDoor, PositionDoor, capture_keys_values, reading_memory
+from minipeft.doors.weights import Routing
 from minipeft.methods.method import Method
 from minipeft.reach import partly
 from tiny_transformer.attention import Attention
@@ -36,8 +36,8 @@ class Remember(Method):
     shift: int = 0
 
     def install(self, tuner) -> None:
-        for seat in tuner.attentions():
-            tuner.remember(seat, Constant(seat.heads, self.length, seat.head_width))
+        for site in tuner.attentions():
+            tuner.add_memory(site, Constant(site.heads, self.length, site.head_width))
         if self.shift:
             tuner.shift_positions(self.shift)
 
@@ -170,11 +170,11 @@ def test_the_door_lays_memories_side_by_side():
     assert visible is None
     assert torch.equal(keys, torch.cat([a.keys, b.keys], dim=2))
     assert torch.equal(values, torch.cat([a.values, b.values], dim=2))
-    door.rows = Routed([("a",), ("a", "b"), ("b",), ()])
+    door.routing = Routing([("a",), ("a", "b"), ("b",), ()])
     keys, values, visible = door.gather(x)
     assert visible.tolist() == [[1, 0, 0], [1, 1, 1], [0, 1, 1], [0, 0, 0]]
     assert torch.equal(values[1, :, 1:], b.values[0]) and values[0, :, 1:].abs().max() == 0
-    door.rows = None
+    door.routing = None
     b.since = torch.tensor([0, 9, 3, 4])
     seen = door.gather(x, past=1)[2]  # the first of these tokens is number 1
     assert seen[..., 0].all() and torch.equal(seen[..., 1], seen[..., 2])
@@ -303,10 +303,10 @@ def test_overhearing_keys_and_values(name):
     """The same as the cache holds; a tuner that is attached does not change them."""
     model, ids = zoo.build(name), torch.tensor([[7, 8, 9, 10]])
     tuner = mp.attach(model, Remember(), seed=0)
-    layers = [seat.module for seat, _ in tuner.places]
-    heard = overhear(model, layers, {"input_ids": ids})
-    assert all(pair.shape[:2] == (2, 1) and pair.shape[3] == 4 for pair in heard)
-    assert not any(hasattr(layer, "heard") for layer in layers) and tuner.enabled
+    layers = [site.module for site, _ in tuner.patches]
+    captured = capture_keys_values(model, layers, {"input_ids": ids})
+    assert all(pair.shape[:2] == (2, 1) and pair.shape[3] == 4 for pair in captured)
+    assert not any(hasattr(layer, "captured") for layer in layers) and tuner.enabled
     tuner.detach()
     if name.startswith("tiny"):
         x = model.embeddings(ids, torch.arange(4)[None], None)
@@ -314,10 +314,10 @@ def test_overhearing_keys_and_values(name):
         x = block.attention_norm(x) if block.pre_norm else x
         layer = block.attention
         own = torch.stack([layer.split(layer.key(x)), layer.split(layer.value(x))])
-        close(heard[0], own)
+        close(captured[0], own)
     else:
         cache = model(ids, use_cache=True).past_key_values
-        for pair, layer in zip(heard, cache.layers, strict=True):
+        for pair, layer in zip(captured, cache.layers, strict=True):
             own = torch.stack([layer.keys, layer.values])
             close(pair, own)
 

@@ -21,7 +21,7 @@ def adalora(**settings):
 
 
 def ranks(tuner) -> list[int]:
-    return [len(patch.Lambda) for _, patch in tuner.places]
+    return [len(patch.Lambda) for _, patch in tuner.patches]
 
 
 def tuned(method, name="tiny-decoder"):
@@ -142,10 +142,10 @@ def test_copies_count_their_own_steps():
 
 
 def test_among_other_methods():
-    method = mp.Together((adalora(total_steps=STEPS), mp.Adapter(bottleneck=4)))
+    method = mp.Combined((adalora(total_steps=STEPS), mp.Adapter(bottleneck=4)))
     model, tuner = tuned(method)
     loop(model, tuner)
-    left = [len(p.Lambda) for _, p in tuner.places if hasattr(p, "Lambda")]
+    left = [len(p.Lambda) for _, p in tuner.patches if hasattr(p, "Lambda")]
     assert sum(left) == 2 * len(left)
 
 

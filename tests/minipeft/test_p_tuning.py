@@ -195,7 +195,7 @@ def test_a_template_in_writing():
     assert method.mask == tokenizer.mask_token_id
     assert method.frame[0] == tokenizer.bos_token_id
     told = json.loads(json.dumps(method.settings()))
-    assert mp.PTuning.revive(told, None) == method
+    assert mp.PTuning.from_settings(told, None) == method
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder", "tiny-encoder-decoder", "gpt2"])
@@ -310,8 +310,8 @@ def test_the_model_is_tuned_with_the_prompt_when_asked(tmp_path):
         (dict(length=3, encoder="gru"), "encoder must be one of 'lstm', 'mlp'"),
         (dict(length=3, keep_encoder=1), "keep_encoder must be True or False"),
         (dict(length=3, tune_model="yes"), "tune_model must be True or False"),
-        (dict(length=3, layout="hf"), "layout must be one of 'peft'"),
-        (dict(template=("P", "{x}"), layout="peft"), "knows no template"),
+        (dict(length=3, compatibility="hf"), "compatibility must be one of 'peft'"),
+        (dict(template=("P", "{x}"), compatibility="peft"), "knows no template"),
         (dict(template="P {x}"), "A template is made of"),
         (dict(template=("P", "{x}", -1)), "A template is made of .* not -1"),
         (dict(template=("P", "{x}", True)), "A template is made of .* not True"),

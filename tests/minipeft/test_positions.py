@@ -17,7 +17,7 @@ WORDS = {
     "after-bos": mp.PromptTuning(length=3, position="after-bos"),
     "end": mp.PromptTuning(length=3, position="end"),
     "ensemble": mp.PromptTuning(length=2, ensemble=2),
-    "peft": mp.PromptTuning(length=3, layout="peft"),
+    "peft": mp.PromptTuning(length=3, compatibility="peft"),
     "template": mp.PTuning(template=TEMPLATE),
     "embedding only": mp.Prefix(length=3, embedding_only=True, hidden=None, std=1.0),
 }

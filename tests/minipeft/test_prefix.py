@@ -188,15 +188,15 @@ def test_counts_gradients_files(tmp_path, name, method):
 def test_encoder_decoder_and_cross_attention_have_prefixes_of_their_own(name):
     model, batch = zoo.build(name), zoo.batch(name)
     whole = mp.attach(model, mp.Prefix(length=2, hidden=None, std=1.0), seed=0)
-    targets = [(place.target, place.stack) for place, _ in whole.places]
+    targets = [(place.target, place.stack) for place, _ in whole.patches]
     assert len(targets) == 6 and len(set(targets)) == 3
-    assert len({id(patch.encoder) for _, patch in whole.places}) == 3
+    assert len({id(patch.encoder) for _, patch in whole.patches}) == 3
     whole.detach()
     changed = {}
     for kind in ("encoder", "decoder", "cross"):
         tuner = mp.attach(model, mp.Prefix(length=2, hidden=None, std=1.0, where=kind), seed=0)
         assert tuner.report().trainable == 2 * 2 * 2 * 16
-        assert {kind == "cross"} == {place.target == "cross memory" for place, _ in tuner.places}
+        assert {kind == "cross"} == {place.target == "cross memory" for place, _ in tuner.patches}
         changed[kind] = zoo.logits(model, batch)
         tuner.detach()
     base = zoo.logits(model, batch)
@@ -214,7 +214,9 @@ def test_starting_from_a_text_is_having_read_it(name, hidden):
     """With learned positions the words would move, so the check is for the cache itself."""
     text = (7, 9, 11)
     model, batch = zoo.build(name), zoo.batch(name)
-    tuner = mp.attach(model, mp.Prefix(length=3, hidden=hidden, start=text, layout="peft"), seed=0)
+    tuner = mp.attach(
+        model, mp.Prefix(length=3, hidden=hidden, start=text, compatibility="peft"), seed=0
+    )
     logits = zoo.logits(model, batch)
     tuner.detach()
     ids = torch.cat([torch.tensor([text]).expand(3, -1), batch["input_ids"]], dim=1)
@@ -233,7 +235,7 @@ def test_short_texts_are_repeated_and_words_are_drawn():
     assert torch.equal(*outs)
     for seed in (0, 0, 1):
         tuner = mp.attach(model, mp.Prefix(length=5, hidden=None, start="words"), seed=seed)
-        outs.append(tuner.places[0][1].encoder.table.detach().clone())
+        outs.append(tuner.patches[0][1].encoder.table.detach().clone())
         tuner.detach()
     assert torch.equal(outs[2], outs[3]) and not torch.equal(outs[3], outs[4])
     with pytest.raises(ValueError, match="start has the id 48, but there are 48"):
@@ -310,7 +312,7 @@ def test_an_infix_is_read_from_its_place_on(name):
         model(torch.tensor([[4, 5], [4, 4]]))
     tuner.detach()
     parts = mp.Prefix(**settings, position="infix", after=SEPARATOR), mp.LoRA(rank=2)
-    mp.attach(model, mp.Together(parts), seed=0)
+    mp.attach(model, mp.Combined(parts), seed=0)
     close(zoo.logits(model, batch), infix)
 
 
@@ -328,34 +330,36 @@ def test_peft_layout_is_said_and_is_never_the_default():
     tuner = mp.attach(model, mp.Prefix(), name="ours")
     assert "positions move" not in str(tuner.report())
     tuner.detach()
-    for method in (mp.Prefix(layout="peft"), mp.PTuningV2(layout="peft")):
+    for method in (mp.Prefix(compatibility="peft"), mp.PTuningV2(compatibility="peft")):
         tuner = mp.attach(model, method)
-        assert 'layout="peft": positions move' in str(tuner.report())
+        assert 'compatibility="peft": positions move' in str(tuner.report())
         tuner.detach()
 
 
 @pytest.mark.parametrize("name", ["tiny-encoder-decoder", "bart"])
 def test_in_peft_layout_only_the_decoder_has_a_prefix_and_moves(name):
     model = zoo.build(name)
-    tuner = mp.attach(model, mp.Prefix(length=3, layout="peft"))
+    tuner = mp.attach(model, mp.Prefix(length=3, compatibility="peft"))
     paths = [path for path, module in model.named_modules() if isinstance(module, PositionDoor)]
     assert len(paths) == 1
-    assert all("decoder" in path for path in (*paths, *(place.path for place, _ in tuner.places)))
-    assert {place.target for place, _ in tuner.places} == {"memory"}
+    assert all("decoder" in path for path in (*paths, *(place.path for place, _ in tuner.patches)))
+    assert {place.target for place, _ in tuner.patches} == {"memory"}
 
 
 def test_defect_1_t5_layers_do_not_share_rows():
     """Every row is read by one layer, all get gradients; in PEFT's layout layers 0 and 2 share."""
     model, batch = zoo.build("t5", layers=4), zoo.batch("t5")
     tuner = mp.attach(model, mp.Prefix(length=3, hidden=None, std=1.0), seed=0)
-    read = [(id(patch.encoder), patch.index) for _, patch in tuner.places]
+    read = [(id(patch.encoder), patch.index) for _, patch in tuner.patches]
     assert len(set(read)) == len(read) == 12  # four each in encoder, decoder, cross-attention
     model(**batch).loss.backward()
     for parameter in tuner.parameters():
         assert (parameter.grad.view(3, 4, 32).abs().amax((0, 2)) > 0).all()
     tuner.detach()
-    tuner = mp.attach(model, mp.Prefix(length=3, hidden=None, std=1.0, layout="peft"), seed=0)
-    assert [patch.index for _, patch in tuner.places] == [0, 2, 0, 2]
+    tuner = mp.attach(
+        model, mp.Prefix(length=3, hidden=None, std=1.0, compatibility="peft"), seed=0
+    )
+    assert [patch.index for _, patch in tuner.patches] == [0, 2, 0, 2]
     model(**batch).loss.backward()
     (table,) = tuner.parameters()
     reached = table.grad.view(3, 4, 32).abs().amax((0, 2)) > 0
@@ -459,11 +463,11 @@ WRONG = [
     *(dict(start=bad) for bad in ("random words", (), 3, (1.0,), (-1,), (True,), tuple(range(11)))),
     *(dict(layers=bad) for bad in ((), (-1,))),
     *(dict(where=bad) for bad in ((), ("head",), (1,))),
-    *(dict(position="middle"), dict(position="infix"), dict(after=3), dict(layout="hf")),
+    *(dict(position="middle"), dict(position="infix"), dict(after=3), dict(compatibility="hf")),
     *(dict(position="infix", after=True), dict(keep_mlp=1), dict(embedding_only=None)),
-    *(dict(layout="peft", layers=(0,)), dict(layout="peft", where="decoder")),
+    *(dict(compatibility="peft", layers=(0,)), dict(compatibility="peft", where="decoder")),
     *(dict(embedding_only=True, dropout=0.1), dict(embedding_only=True, layers=(0,))),
-    dict(embedding_only=True, layout="peft"),
+    dict(embedding_only=True, compatibility="peft"),
 ]
 
 
@@ -473,7 +477,7 @@ def test_wrong_settings_are_refused_in_a_sentence(settings):
         mp.Prefix(**settings)
     assert str(error.value).endswith(".") and len(str(error.value)) > 20
     shared = {k: v for k, v in settings.items() if k in ("length", "dropout", "std", "layers")}
-    layout = settings.get("layout") == "peft" and "layers" in settings
+    layout = settings.get("compatibility") == "peft" and "layers" in settings
     if shared and (len(shared) == len(settings) or layout):
         with pytest.raises(ValueError):
             mp.PTuningV2(**settings)

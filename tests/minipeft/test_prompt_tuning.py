@@ -50,7 +50,7 @@ def test_only_the_prompt_learns_and_nothing_is_left_behind(tmp_path, name, head)
     assert mp.fingerprint(model) == before and torch.equal(zoo.logits(model, batch), base)
     again = mp.load(model, tmp_path)
     assert torch.equal(zoo.logits(model, batch), trained)
-    assert type(again.method) is mp.PromptTuning and again.method.layout is None
+    assert type(again.method) is mp.PromptTuning and again.method.compatibility is None
 
 
 def test_in_double_precision_the_gradient_is_the_derivative():
@@ -61,7 +61,7 @@ def test_in_double_precision_the_gradient_is_the_derivative():
     batch = zoo.batch("tiny-decoder", rows=2, tokens=3)
 
     def run(values):
-        patch = tuner.places[0][1]
+        patch = tuner.patches[0][1]
         kept, patch.forward = patch.forward, lambda: values
         try:
             return model(**batch).logits.square().mean()
@@ -274,9 +274,9 @@ def test_a_vote_needs_one_ensemble():
         (dict(scale=float("nan")), "scale must be a number above 0"),
         (dict(start="zeros"), "start must be one of 'random', 'vocabulary', 'text', 'labels'"),
         (dict(position="middle"), "position must be one of 'start', 'after-bos', 'end'"),
-        (dict(layout="hf"), "layout must be one of 'peft'"),
-        (dict(layout="peft", ensemble=2), "knows one prompt, at the start"),
-        (dict(layout="peft", position="end"), "knows one prompt, at the start"),
+        (dict(compatibility="hf"), "compatibility must be one of 'peft'"),
+        (dict(compatibility="peft", ensemble=2), "knows one prompt, at the start"),
+        (dict(compatibility="peft", position="end"), "knows one prompt, at the start"),
         (dict(start="text"), r"needs words=\(ids\)"),
         (dict(words=(3,)), r"needs words=\(ids\)"),
         (dict(start="text", words=("a",)), "words must be ids of tokens"),
@@ -292,4 +292,4 @@ def test_impossible_settings_are_refused(settings, sentence):
 def test_settings_survive_json():
     method = mp.PromptTuning(length=3, start="labels", words=(4, (5, 6)))
     told = json.loads(json.dumps(method.settings()))
-    assert mp.PromptTuning.revive(told, None) == method
+    assert mp.PromptTuning.from_settings(told, None) == method

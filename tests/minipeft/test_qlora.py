@@ -56,7 +56,7 @@ def test_equation_5_for_any_shape(n_in, n_out, rank, alpha, kind, double, bias, 
     weight = model[0].weight.detach().clone()
     method = mp.QLoRA(rank, alpha, targets="0", quantize=kind, double=double, block=16)
     tuner = mp.attach(model, method)
-    _, lora = tuner.places[0]
+    _, lora = tuner.patches[0]
     W = Quantized(weight, kind, 16, double).weight().double()
     assert sum(p.numel() for p in tuner.parameters()) == rank * (n_in + n_out)
     with torch.no_grad():
@@ -105,14 +105,14 @@ def test_all_linear_maps_are_adapted_once_and_counted(name):
     maps = in_blocks(model)
     tuner = mp.attach(model, mp.QLoRA(rank=3))
     covered = {}
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         covered[place.path] = covered.get(place.path, 0) + len(patch.B)
         assert patch.A.shape == (3, place.in_features)
     outs = {
         p: m.weight.shape[1] if is_transposed(m) else m.weight.shape[0] for p, m in maps.items()
     }
     assert covered == outs
-    formula = sum(3 * (p.in_features + p.out_features) for p, _ in tuner.places)
+    formula = sum(3 * (p.in_features + p.out_features) for p, _ in tuner.patches)
     report = tuner.report()
     assert (
         report.trainable == report.stored == formula == sum(p.numel() for p in tuner.parameters())
@@ -122,7 +122,7 @@ def test_all_linear_maps_are_adapted_once_and_counted(name):
 def test_maps_without_lora_are_quantized_too():
     model, batch = zoo.build("llama"), zoo.batch("llama")
     tuner = mp.attach(model, mp.QLoRA(rank=2, targets=("query", "value"), layers=(1,)), seed=0)
-    assert len(tuner.places) == 2 and len(quantized_patches(tuner)) == 14
+    assert len(tuner.patches) == 2 and len(quantized_patches(tuner)) == 14
     close(zoo.logits(model, batch), zoo.logits(quantize(zoo.build("llama"), tuner.method), batch))
     tuned = zoo.logits(model, batch)
     tuner.merge()
@@ -135,7 +135,7 @@ def test_parts_of_gpt2s_fused_projection():
     zoo.shake(tuner)
     other = quantize(zoo.build("gpt2"), tuner.method)
     with torch.no_grad():
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             begin = {"query": 0, "value": 32}[place.target]
             columns = dict(other.named_modules())[place.path].weight[:, begin : begin + 16]
             columns += 3 * (patch.B @ patch.A).T
@@ -163,13 +163,13 @@ def test_training_moves_a_and_b_and_no_bit_of_the_base(name):
     model, batch = zoo.build(name), zoo.batch(name)
     before = mp.fingerprint(model)
     tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
-    kept = [patch.stand_in.weight() for patch in quantized_patches(tuner)]
+    kept = [patch.replacement.weight() for patch in quantized_patches(tuner)]
     history = mp.train(model, [batch], 5, 1e-2, progress=False)
     assert history.losses[-1] < history.losses[0]
     model(**batch).loss.backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in tuner.parameters())
     assert all(p.grad is None for p in tuner.anatomy.parameters())
-    after = [patch.stand_in.weight() for patch in quantized_patches(tuner)]
+    after = [patch.replacement.weight() for patch in quantized_patches(tuner)]
     assert all(torch.equal(a, b) for a, b in zip(kept, after, strict=True))
     tuner.detach()
     assert mp.fingerprint(model) == before
@@ -230,7 +230,7 @@ def test_with_another_lora_both_add_to_the_quantized_base():
             zoo.shake(mp.attach(model, methods[key], key, seed=5), seed=len(key))
         outs.append(zoo.logits(model, batch))
         both = mp.tuners(model)
-        with pytest.raises(ValueError, match="'qlora' (stands in for: detach|acts before it)"):
+        with pytest.raises(ValueError, match="'qlora' (replaces: detach|acts before it)"):
             both["lora"].merge()
     close(*outs)
     both["qlora"].merge()
@@ -246,8 +246,8 @@ def test_the_same_four_bits_are_kept_once():
     one = mp.attach(model, mp.QLoRA(rank=1), "one")
     two = mp.attach(model, mp.QLoRA(rank=3, targets="query"), "two")
     other = mp.attach(model, mp.QLoRA(rank=1, block=32), "other")
-    stand_ins = [{id(p.stand_in) for p in quantized_patches(t)} for t in (one, two, other)]
-    assert stand_ins[0] == stand_ins[1] and not stand_ins[0] & stand_ins[2]
+    replacements = [{id(p.replacement) for p in quantized_patches(t)} for t in (one, two, other)]
+    assert replacements[0] == replacements[1] and not replacements[0] & replacements[2]
     batch = zoo.batch("tiny-decoder")
     other.disable()
     expected = zoo.logits(model, batch)
@@ -279,7 +279,7 @@ def test_half_precision_bases(name, dtype):
     before = mp.fingerprint(model)
     tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
     assert {p.dtype for p in tuner.parameters()} == {torch.float32}
-    assert {p.stand_in.weight().dtype for p in quantized_patches(tuner)} == {dtype}
+    assert {p.replacement.weight().dtype for p in quantized_patches(tuner)} == {dtype}
     model(**batch).loss.backward()
     zoo.shake(tuner)
     tuned = zoo.logits(model, batch)
@@ -305,9 +305,9 @@ def test_computing_in_bf16_on_an_fp32_base():
 def test_a_change_of_dtype_does_not_round_the_scales():
     model = zoo.build("tiny-decoder")
     tuner = mp.attach(model, mp.QLoRA(rank=2))
-    before = [p.stand_in.weight() for p in quantized_patches(tuner)]
+    before = [p.replacement.weight() for p in quantized_patches(tuner)]
     model.to(torch.bfloat16)
-    after = [p.stand_in.weight() for p in quantized_patches(tuner)]
+    after = [p.replacement.weight() for p in quantized_patches(tuner)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -317,7 +317,7 @@ def test_a_merged_weight_is_the_dequantized_one_plus_b_a():
     tuner = mp.attach(model, mp.QLoRA(rank=2, alpha=5), seed=0)
     zoo.shake(tuner)
     tuner.merge()
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         expected = Quantized(original[place.path].weight).weight() + 2.5 * patch.B @ patch.A
         close(model.get_submodule(place.path).weight, expected)
 
@@ -406,14 +406,14 @@ def test_beside_other_methods_under_one_name_or_two():
     model, batch = zoo.build("gpt2"), zoo.batch("gpt2")
     original = zoo.logits(model, batch)
     parts = (mp.Prefix(length=2), mp.QLoRA(rank=2))
-    tuner = mp.attach(model, mp.Together(parts), seed=0)
+    tuner = mp.attach(model, mp.Combined(parts), seed=0)
     assert len(quantized_patches(tuner)) == 8 and "nf4 base" in str(tuner.report())
     model(**batch).loss.backward()
     tuner.detach()
     assert torch.equal(zoo.logits(model, batch), original)
     parts = (mp.Adapter(), mp.QLoRA(rank=2, targets="query"))
     with pytest.raises(ValueError, match="attach the two under two names"):
-        mp.attach(model, mp.Together(parts))
+        mp.attach(model, mp.Combined(parts))
     assert doors(model) == []
     qlora = mp.attach(model, mp.QLoRA(rank=2), "qlora", seed=0)
     start = zoo.logits(model, batch)

@@ -16,7 +16,7 @@ from torch import nn
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.methods.together import mam
+from minipeft.methods.combined import mam
 from minipeft.reach import partly
 
 BERT = dict(vocab_size=zoo.WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
@@ -493,7 +493,7 @@ def test_a_pass_that_fails_leaves_nothing_behind():
         with pytest.raises(ValueError, match="positions"):
             model(torch.zeros(1, 99, dtype=torch.long))
     model(IDS)
-    assert model.minipeft.reach.depth == 0 and not model.minipeft.turn.held()
+    assert model.minipeft.reach.depth == 0 and not model.minipeft.forward_lock.held()
 
 
 class Asked(nn.Module):

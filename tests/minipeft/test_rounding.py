@@ -24,10 +24,10 @@ def test_the_share_is_that_of_the_weights_before_and_after(name, dtype):
     model = zoo.build(name).to(dtype)
     tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
     zoo.shake(tuner, 0.02)
-    modules = {place.path: place.module for place, _ in tuner.places}
+    modules = {place.path: place.module for place, _ in tuner.patches}
     before = {path: module.weight.detach().double() for path, module in modules.items()}
     goal = {path: weight.clone() for path, weight in before.items()}
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         delta = (patch.scale * patch.B.double() @ patch.A.double()).detach()
         whole = goal[place.path].T if name == "gpt2" else goal[place.path]  # (out, in), a view
         whole[slice(None) if place.columns is None else place.columns] += delta

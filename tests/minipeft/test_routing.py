@@ -128,7 +128,7 @@ def test_routes_inside_routes_leave_the_forward_as_it_was():
 def test_gradients_come_from_the_rows_of_a_tuner_and_checkpointing_is_refused():
     model, inputs = deberta(share_att_key=True), ids(3, 8)
     attach(model, {"a": mp.LoRA(rank=2)})
-    (query, value) = [patch for _, patch in mp.tuners(model)["a"].places][:2]
+    (query, value) = [patch for _, patch in mp.tuners(model)["a"].patches][:2]
     for row, reached in ((1, False), (0, True)):
         with mp.route(model, ["a", None, "a"]):
             model(**inputs).logits[row].sum().backward()

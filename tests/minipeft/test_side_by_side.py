@@ -54,8 +54,8 @@ def test_each_run_equals_training_it_alone(model):
         )  # fmt: skip
         close(result.losses, history.losses, dtype=torch.float32, roundings=LOSS)
         longest.append(max(history.gradient_norms))
-        assert set(result.deltas) == {place.path for place, _ in tuner.places}
-        for place, patch in tuner.places:
+        assert set(result.deltas) == {place.path for place, _ in tuner.patches}
+        for place, patch in tuner.patches:
             assert patch.delta().abs().max() > 1e-2
             close(result.deltas[place.path], patch.delta(), label=place.path)
         tuner.detach()
@@ -147,7 +147,7 @@ def alone(model, run, batch_of, steps, **options):
     feed = lambda step: batch_of(run.seed, step)  # noqa: E731
     history = mp.train(model, feed, steps, run.learning_rate, progress=False, **options)
     deltas = {}
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         weight = place.module.weight
         shape = weight.T.shape if type(place.module).__name__ == "Conv1D" else weight.shape
         whole = deltas.setdefault(place.path, weight.new_zeros(shape))

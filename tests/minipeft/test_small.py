@@ -143,13 +143,13 @@ class NotIdentity(mp.LoRA):
 class NoGradient(mp.LoRA):
     def install(self, tuner):
         super().install(tuner)
-        tuner.places[0][1].B.requires_grad_(False)
+        tuner.patches[0][1].B.requires_grad_(False)
 
 
 class WritesTheBase(mp.LoRA):
     def after_step(self, tuner, step, steps):
         with torch.no_grad():
-            tuner.places[0][0].module.weight[0, 0] += 1e-3
+            tuner.patches[0][0].module.weight[0, 0] += 1e-3
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ def test_gradients_reach_every_patch_by_the_second_step_and_no_base_tensor():
         tuner = mp.attach(model, every, seed=0)
         zoo.shake(tuner, 0.01)
         model(**batch).loss.backward()
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             for key, parameter in patch.named_parameters():
                 gradient = parameter.grad
                 # a bias on all keys changes no softmax, but B A x differs from key to key
@@ -84,7 +84,7 @@ def test_modes_come_back():
     model.transformer.h[0].train()
     modes = [m.training for m in model.modules()]
     tuner = mp.attach(model, mp.LoRA())
-    patches = [patch for _, patch in tuner.places]
+    patches = [patch for _, patch in tuner.patches]
     assert [p.training for p in patches] == [True, True, False, False]
     model.train()
     assert all(p.training for p in patches)
@@ -159,7 +159,7 @@ def test_one_tuner_may_patch_a_layer_that_another_has_copied(order, leave):
     for row, expected in enumerate((alone["c"], alone["p"], both)):
         close(mixed[row], expected[row])
     norm = bottom(model.blocks[0].attention_norm)
-    patch = dict((place.path, p) for place, p in known["p"].places)["blocks.0.attention_norm"]
+    patch = dict((place.path, p) for place, p in known["p"].patches)["blocks.0.attention_norm"]
     x = torch.randn(2, 3, 16, dtype=torch.float64)
     expected = known["c"].copies["blocks.0.attention_norm"](x) + patch.d
     close(model.blocks[0].attention_norm(x), expected)
@@ -191,7 +191,7 @@ def test_seed_decides_the_start_and_leaves_the_generator_alone():
     assert torch.equal(torch.get_rng_state(), state)
     b = mp.attach(model, mp.LoRA(), name="b", seed=3)
     c = mp.attach(model, mp.LoRA(), name="c", seed=4)
-    A = [t.places[0][1].A for t in (a, b, c)]
+    A = [t.patches[0][1].A for t in (a, b, c)]
     assert torch.equal(A[0], A[1]) and not torch.equal(A[0], A[2])
 
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 import minipeft as mp
 from minipeft.methods.adapter import Adapter, AdapterPatch
+from minipeft.methods.combined import Combined, mam
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.parts.gates import GatedMemory, GatedPatch, gates
 from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
-from minipeft.methods.together import Together, mam
 from minipeft.methods.unipelt import Gate
 
 
@@ -58,7 +58,7 @@ def test_lora_behind_its_gate(lora_gate, alpha):
     method = mp.UniPELT(bottleneck=0, length=0, rank=2, alpha=6, lora_gate=lora_gate)
     tuner = mp.attach(model, method, seed=0)
     zoo.shake(tuner)
-    places = {place.target: (place, patch) for place, patch in tuner.places if place.layer == 0}
+    places = {place.target: (place, patch) for place, patch in tuner.patches if place.layer == 0}
     (query, patch), (_, value) = places["query"], places["value"]
     assert patch.gate is value.gate, "one gate per submodule and layer"
     tuner.model(**batch)  # tells the gate which tokens count
@@ -76,7 +76,7 @@ def test_the_adapters_gate_reads_what_enters_the_feed_forward_layer():
     zoo.shake(tuner)
     door = model.blocks[0].feed_forward
     x = torch.randn(2, 5, 16, dtype=torch.float64)
-    patch = next(p for place, p in tuner.places if isinstance(p, GatedPatch) and place.layer == 0)
+    patch = next(p for place, p in tuner.patches if isinstance(p, GatedPatch) and place.layer == 0)
     hidden = torch.nn.functional.gelu(door.up.base(x))
     h = door.down.base(hidden)
     adapter = patch.inner
@@ -100,7 +100,7 @@ def test_the_prefix_gate_multiplies_keys_and_values():
 def test_counts(name):
     tuner = mp.attach(zoo.build(name), mp.UniPELT(bottleneck=5, length=3, rank=2), seed=0)
     expected, shared = 0, set()
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         if isinstance(patch, GatedPatch) and isinstance(patch.inner, LoRAPatch):
             expected += 2 * (place.in_features + place.out_features)
         elif isinstance(patch, GatedPatch):
@@ -200,14 +200,14 @@ def test_bad_settings(wrong, sentence):
         mp.UniPELT(**wrong)
 
 
-# Together
+# Combined
 
 
-def test_together_is_one_after_the_other_under_one_name():
+def test_combined_is_one_after_the_other_under_one_name():
     batch = zoo.batch("bert")
     whole, apart = zoo.build("bert"), zoo.build("bert")
     parts = (LoRA(rank=2), Adapter(bottleneck=3, norms=False))
-    tuner = mp.attach(whole, Together(parts), seed=0)
+    tuner = mp.attach(whole, Combined(parts), seed=0)
     singles = [mp.attach(apart, part, name=f"n{i}") for i, part in enumerate(parts)]
     zoo.shake(tuner)
     with torch.no_grad():
@@ -225,10 +225,10 @@ def test_together_keeps_what_its_parts_do_in_training(tmp_path):
         mp.PromptTuning(length=2),
         mp.Adapter(bottleneck=2, norms=False, placement="pfeiffer"),
     )
-    tuner = mp.attach(model, Together(parts), seed=0)
+    tuner = mp.attach(model, Combined(parts), seed=0)
     history = mp.train(model, [batch], 30, 1e-2, progress=False)
     assert history.losses[-1] < history.losses[0]
-    left = tuner.shares[0].places
+    left = tuner.shares[0].patches
     assert sum(len(patch.Lambda) for _, patch in left) < 3 * len(left), "ranks have fallen"
     tuner.save(tmp_path)
     other = zoo.build("tiny-decoder")
@@ -242,9 +242,9 @@ def test_the_mam_adapter():
     model = zoo.build("bert")
     base = zoo.logits(model, zoo.batch("bert"))
     tuner = mp.attach(model, mam(length=3, bottleneck=4), seed=0)
-    kinds = {type(patch).__name__ for _, patch in tuner.places}
+    kinds = {type(patch).__name__ for _, patch in tuner.patches}
     assert kinds == {"PrefixPatch", "InputTap", "ParallelAdapterPatch"}
-    adapters = [patch for _, patch in tuner.places if isinstance(patch, AdapterPatch)]
+    adapters = [patch for _, patch in tuner.patches if isinstance(patch, AdapterPatch)]
     assert all(patch.scale == 4 and not bool(patch.up.weight.any()) for patch in adapters)
     zoo.shake(tuner)
     assert not torch.equal(zoo.logits(model, zoo.batch("bert")), base)
@@ -254,8 +254,8 @@ def test_the_mam_adapter():
 
 def test_together_refuses_what_is_no_method():
     with pytest.raises(ValueError, match="one or more methods"):
-        Together(())
+        Combined(())
     with pytest.raises(TypeError, match="needs methods such as"):
-        Together((LoRA(), "adapter"))
+        Combined((LoRA(), "adapter"))
     with pytest.raises(ValueError, match="already has a patch"):
-        mp.attach(zoo.build("tiny-decoder"), Together((LoRA(), LoRA())))
+        mp.attach(zoo.build("tiny-decoder"), Combined((LoRA(), LoRA())))

@@ -35,7 +35,7 @@ def pair(name: str):
     config = peft.LoraConfig(r=3, lora_alpha=6, target_modules=targets)
     theirs = peft.get_peft_model(zoo.build(name), config).eval()
     pairs = []
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         layer = theirs.base_model.model.get_submodule(place.path)
         pairs += [
             (patch.A, layer.lora_A["default"].weight),

@@ -79,7 +79,7 @@ def test_files_go_both_ways(tmp_path, name):
     assert (expected - base).abs().max() > 1e-2, "training did something"
     tuner = mp.load(model, tmp_path / "theirs")
     close(zoo.logits(model, batch), expected)
-    assert sum(tuner.method.left(tuner).values()) == 2 * len(tuner.places), "pruned there"
+    assert sum(tuner.method.left(tuner).values()) == 2 * len(tuner.patches), "pruned there"
     assert (tuner.method.init_rank, tuner.method.target_rank) == (4, 2)
     tuner.save(tmp_path / "ours")
     close(zoo.logits(opened_by_peft(name, tmp_path / "ours"), batch), expected)
@@ -115,9 +115,9 @@ def test_a_file_that_was_never_pruned_opens_here(tmp_path):
     method = tuner.method
     assert (method.warmup, method.final, method.every, method.orthogonality) == (2, 3, 2, 0.25)
     assert method.betas == (0.7, 0.9)
-    layer = theirs.base_model.model.get_submodule(tuner.places[0][0].path)
+    layer = theirs.base_model.model.get_submodule(tuner.patches[0][0].path)
     scale = layer.scaling["default"] / (layer.ranknum["default"] + 1e-5)
-    assert tuner.places[0][1].scale == pytest.approx(scale.item(), rel=1e-7)
+    assert tuner.patches[0][1].scale == pytest.approx(scale.item(), rel=1e-7)
     assert set(tuner.method.left(tuner).values()) == {4}
 
 
@@ -159,7 +159,7 @@ def test_the_allocator_step_by_step(name, every):
     tuner = mp.attach(model, method, seed=0)
     pairs = dict(Q="lora_A", Lambda="lora_E", P="lora_B")
     with torch.no_grad():
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             layers[place.path] = layer = theirs.base_model.model.get_submodule(place.path)
             for ours, other in pairs.items():
                 getattr(patch, ours).copy_(
@@ -168,10 +168,10 @@ def test_the_allocator_step_by_step(name, every):
 
     def watch(tuner, step):
         state = {}
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             for ours, other in pairs.items():
                 key = f"{place.path}.{other}.default"
-                means = getattr(patch, f"{ours}_mean"), getattr(patch, f"{ours}_unsure")
+                means = getattr(patch, f"{ours}_mean"), getattr(patch, f"{ours}_uncertainty")
                 state[key] = [t.detach().clone() for t in (getattr(patch, ours), *means)]
         seen.append(state)
 
@@ -184,7 +184,7 @@ def test_the_allocator_step_by_step(name, every):
     def compare(step):
         allocator = theirs.base_model.rankallocator
         weights = dict(theirs.base_model.model.named_parameters())
-        for key, (weight, mean, unsure) in seen[step].items():
+        for key, (weight, mean, uncertainty) in seen[step].items():
             other = weights[key].view_as(weight)
             close(weight, other, **rounded)
             if "lora_E" in key:
@@ -193,7 +193,7 @@ def test_the_allocator_step_by_step(name, every):
                 scale = allocator.exp_avg_ipt[key].abs().max().item()
                 for ours, averages in (
                     (mean, allocator.exp_avg_ipt),
-                    (unsure, allocator.exp_avg_unc),
+                    (uncertainty, allocator.exp_avg_unc),
                 ):
                     expected = averages[key].view_as(ours)
                     close(ours, expected, size=scale, **rounded)
@@ -207,6 +207,6 @@ def test_the_allocator_step_by_step(name, every):
     assert masks[-1] == budgets[-1] and set(masks) == set(budgets)
     left = tuner.method.left(tuner)
     pattern = theirs.peft_config["default"].rank_pattern
-    for place, _ in tuner.places:
+    for place, _ in tuner.patches:
         expected = sum(pattern[f"{place.path}.lora_E.default"])
         assert left[f"{place.path}.{place.target}"] == expected

@@ -106,7 +106,7 @@ def test_gradients_are_the_same_numbers(name):
     tuner = mp.attach(model, mp.IA3(targets=tuple(paths), feedforward=tuple(inputs)))
     pairs = []
     with torch.no_grad():
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             vector = theirs.base_model.model.get_submodule(place.path).ia3_l["default"]
             patch.l.copy_(vector.flatten())
             pairs.append((place.path, patch.l, vector))

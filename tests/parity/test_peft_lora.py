@@ -142,7 +142,7 @@ def test_twenty_steps_are_the_same_numbers(name):
         theirs = peft.get_peft_model(theirs, config).eval()
     pairs = []
     with torch.no_grad():
-        for place, patch in tuner.places:
+        for place, patch in tuner.patches:
             layer = theirs.base_model.model.get_submodule(place.path)
             for ours, matrix in ((patch.A, layer.lora_A), (patch.B, layer.lora_B)):
                 other = matrix["default"].weight

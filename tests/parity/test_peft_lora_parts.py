@@ -159,7 +159,7 @@ def test_ours_open_there_or_are_in_our_layout(tmp_path, name, parts):
     if parts == "all" and name != "gpt2":
         return
     model, batch = build(name), zoo.batch(name)
-    tuner = mp.attach(model, mp.Together(OURS[parts]), seed=0)
+    tuner = mp.attach(model, mp.Combined(OURS[parts]), seed=0)
     zoo.shake(tuner)
     tuner.save(tmp_path)
     ours = zoo.logits(model, batch)

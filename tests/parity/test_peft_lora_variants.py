@@ -141,7 +141,7 @@ def test_gradients_with_dropout_are_the_same_numbers(tmp_path, name, variant):
         loss.backward()
         losses.append(loss.item())
     close(*losses, dtype=torch.float32, roundings=LOSS)
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         layer = theirs.base_model.model.get_submodule(place.path)
         pairs = [(patch.A, layer.lora_A["default"].weight)]
         pairs += [(patch.B, layer.lora_B["default"].weight)]
@@ -157,7 +157,7 @@ def test_the_start_is_the_same(variant):
     theirs = with_peft("gpt2", shake=0.0, **VARIANTS[variant][1])
     model = zoo.build("gpt2", dtype=dtype_of(VARIANTS[variant][1]))
     tuner = mp.attach(model, VARIANTS[variant][0](3, 6, tuple(ATTENTION["gpt2"])), seed=0)
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         layer = theirs.base_model.model.get_submodule(place.path)
         if variant == "dora":
             close(patch.m.detach(), layer.lora_magnitude_vector["default"].weight.detach())

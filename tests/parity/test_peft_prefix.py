@@ -54,8 +54,8 @@ def check_their_file(tmp_path, name, head, layers, mlp):
     tuner = mp.load(model, tmp_path / "theirs")
     close(zoo.logits(model, batch), expected)
     assert (expected - base).abs().max() > 1e-2
-    assert tuner.method.layout == "peft" and tuner.method.hidden is None
-    assert 'layout="peft"' in str(tuner.report())
+    assert tuner.method.compatibility == "peft" and tuner.method.hidden is None
+    assert 'compatibility="peft"' in str(tuner.report())
     assert bool(tuner.copies) == (head != "language")
     tuner.save(tmp_path / "ours")
     close(zoo.logits(opened_by_peft(name, head, tmp_path / "ours", layers), batch), expected)
@@ -78,10 +78,10 @@ def test_their_file_opens_here_on_more_models(tmp_path, name, head):
 
 
 METHODS = {
-    "flat": mp.Prefix(length=4, hidden=None, std=1.0, layout="peft"),
-    "mlp": mp.Prefix(length=4, hidden=6, layout="peft"),
-    "kept": mp.Prefix(length=4, hidden=6, keep_mlp=True, layout="peft"),
-    "v2": mp.PTuningV2(length=4, std=1.0, reparameterize="mlp", hidden=6, layout="peft"),
+    "flat": mp.Prefix(length=4, hidden=None, std=1.0, compatibility="peft"),
+    "mlp": mp.Prefix(length=4, hidden=6, compatibility="peft"),
+    "kept": mp.Prefix(length=4, hidden=6, keep_mlp=True, compatibility="peft"),
+    "v2": mp.PTuningV2(length=4, std=1.0, reparameterize="mlp", hidden=6, compatibility="peft"),
 }
 
 
@@ -101,7 +101,7 @@ def test_our_file_opens_there_and_here(tmp_path, name, head, method):
     tuner.detach()
     tuner = mp.load(model, tmp_path)
     close(zoo.logits(model, batch), ours)
-    assert type(tuner.method) is type(method) and tuner.method.layout == "peft"
+    assert type(tuner.method) is type(method) and tuner.method.compatibility == "peft"
     table = load_file(tmp_path / "adapter_model.safetensors")["prompt_embeddings"]
     assert tuner.report().trainable == (trained if method.keep_mlp else table.numel())
 

@@ -71,7 +71,7 @@ def test_their_file_does_here_what_it_does_there(tmp_path, name, head, kind):
     model = zoo.build(name, head)
     base = zoo.logits(model, inputs(name, head))
     tuner = mp.load(model, tmp_path / "theirs")
-    assert tuner.method.layout == "peft" and 'layout="peft"' in str(tuner.report())
+    assert tuner.method.compatibility == "peft" and 'compatibility="peft"' in str(tuner.report())
     assert ("before [CLS]" in str(tuner.report())) == is_bert(name)
     assert tuner.report().trainable == P * 16
     expected = theirs(**inputs(name, head)).logits.detach()
@@ -109,7 +109,10 @@ def test_our_file_opens_there(tmp_path, name, method):
 
 @pytest.mark.parametrize(
     "method",
-    [mp.PromptTuning(length=P, layout="peft"), mp.PTuning(length=P, layout="peft", encoder="mlp")],
+    [
+        mp.PromptTuning(length=P, compatibility="peft"),
+        mp.PTuning(length=P, compatibility="peft", encoder="mlp"),
+    ],
     ids=["prompt", "p"],
 )
 @pytest.mark.parametrize("head", ["classification", "tagging"])
@@ -171,7 +174,7 @@ def test_gradients_are_the_same_numbers(tmp_path, name):
     expected.backward()
     close(loss, expected)
     gradient = theirs.prompt_encoder["default"].embedding.weight.grad[:P]
-    ours = tuner.places[0][1].vectors.grad
+    ours = tuner.patches[0][1].vectors.grad
     close(ours, gradient)
     assert gradient.abs().max() > 0
 
@@ -184,7 +187,7 @@ def test_what_is_in_the_file(tmp_path):
         assert {k: tuple(t.shape) for k, t in tensors.items()} == {"prompt_embeddings": shape}
         told = json.loads((tmp_path / name / "adapter_config.json").read_text())
         assert told["peft_type"] == "P_TUNING" and told["num_virtual_tokens"] == P
-    tuner = mp.attach(zoo.build("bert", "tagging"), mp.PromptTuning(length=P, layout="peft"))
+    tuner = mp.attach(zoo.build("bert", "tagging"), mp.PromptTuning(length=P, compatibility="peft"))
     tuner.save(tmp_path / "bert")
     keys = set(load_file(tmp_path / "bert" / "adapter_model.safetensors"))
     heads = {"base_model.classifier.weight", "base_model.classifier.bias"}

@@ -39,7 +39,7 @@ def test_our_file_opens_there(tmp_path, name, targets):
         for door in (m for m in model.modules() if getattr(m, "base", None) is module):
             patch = door.patches["default"]
             assert isinstance(patch, QLoRAPatch)
-            linear, weight = base.get_submodule(path), patch.stand_in.weight()
+            linear, weight = base.get_submodule(path), patch.replacement.weight()
             with torch.no_grad():
                 linear.weight.copy_(weight.T if is_transposed(linear) else weight)
     theirs = zoo.logits(opened(base, tmp_path), batch)
@@ -57,6 +57,6 @@ def test_all_linear_means_the_same_maps(tmp_path, name):
         for path, module in theirs.named_modules()
         if path.endswith(".lora_A")
     }
-    ours = {place.path for place, _ in tuner.places}
+    ours = {place.path for place, _ in tuner.patches}
     outside = {"bert": {"cls.predictions.transform.dense"}}
     assert ours == paths - outside.get(name, set()) and ours

@@ -79,7 +79,7 @@ def test_it_is_opened_where_it_means_the_same(tmp_path, name, made, opened, conf
     tuner = mp.load(model, tmp_path)
     x = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     counted = 0
-    for place, _ in tuner.places:
+    for place, _ in tuner.patches:
         others = [m for path, m in theirs.named_modules() if f".{path}".endswith(f".{place.path}")]
         others += [
             m

@@ -36,9 +36,9 @@ CLASSES = {
     "LlamaForTokenClassification LlamaForQuestionAnswering",
 }
 METHODS = {
-    "prefix": mp.Prefix(length=3, hidden=None, std=1.0, layout="peft"),
-    "prompt": mp.PromptTuning(length=3, layout="peft"),
-    "p-tuning": mp.PTuning(length=3, encoder=None, layout="peft"),
+    "prefix": mp.Prefix(length=3, hidden=None, std=1.0, compatibility="peft"),
+    "prompt": mp.PromptTuning(length=3, compatibility="peft"),
+    "p-tuning": mp.PTuning(length=3, encoder=None, compatibility="peft"),
     "prompt of ours": mp.PromptTuning(length=3),
 }
 EVERY = [(name, kind, True) for name, kinds in CLASSES.items() for kind in kinds.split()]
@@ -92,7 +92,7 @@ def test_peft_gives_the_same_numbers_or_has_no_file(tmp_path, name, kind, head, 
     with torch.no_grad():
         for parameter in tuner.parameters():
             parameter.copy_(parameter.float())  # PEFT keeps prompts in fp32
-    meant_for_peft = METHODS[method].layout == "peft"
+    meant_for_peft = METHODS[method].compatibility == "peft"
     refused = expected_to_be_refused(name, kind, method)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

@@ -141,7 +141,7 @@ def test_every_token_sees_our_prefix_and_its_window_of_the_text(name, method):
 
 def test_in_pefts_layout_the_last_token_sees_nothing_of_it():
     model, batch = one_layer("Mistral"), text()
-    method = mp.Prefix(length=P, hidden=None, std=1.0, layout="peft")
+    method = mp.Prefix(length=P, hidden=None, std=1.0, compatibility="peft")
     tuner = mp.attach(model, method, seed=0)
     logits = model(**batch).logits
     (rows,) = tuner.parameters()
@@ -154,7 +154,7 @@ def test_in_pefts_layout_the_last_token_sees_nothing_of_it():
 def test_chunks_and_pefts_layout_are_refused():
     model = one_layer("Llama4")
     with pytest.raises(ValueError, match="attends in chunks"):
-        mp.attach(model, mp.Prefix(length=P, hidden=None, layout="peft"), family=LLAMA)
+        mp.attach(model, mp.Prefix(length=P, hidden=None, compatibility="peft"), family=LLAMA)
     assert not mp.tuners(model)
 
 

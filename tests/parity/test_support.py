@@ -86,7 +86,7 @@ def test_the_command_prints_what_is_tested(capsys):
 
 def check_gradients(cell, model, tuner, batch) -> None:
     """New tensors get a gradient by the second step, the base none; then some more steps."""
-    theirs = [p for p in tuner.anatomy.parameters() if p not in tuner.lent]
+    theirs = [p for p in tuner.anatomy.parameters() if p not in tuner.base_values]
     optimizer = torch.optim.AdamW(tuner.parameters(), lr=1e-2)
     reached = {p: False for p in tuner.parameters()}
     for _ in range(2):
@@ -220,7 +220,7 @@ def check_half(method, name) -> None:
     """A bf16 base trains, its new tensors in fp32."""
     model, batch = zoo.build(name).to(torch.bfloat16), zoo.batch(name)
     tuner = mp.attach(model, method, seed=0)
-    new = [p for p in tuner.parameters() if p not in tuner.lent]
+    new = [p for p in tuner.parameters() if p not in tuner.base_values]
     copies = {p for twin in tuner.copies.values() for p in twin.parameters()}
     assert all(p.dtype == torch.float32 for p in new if p not in copies)
     history = mp.train(model, [batch], 1, 1e-3, progress=False)

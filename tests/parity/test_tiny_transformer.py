@@ -589,10 +589,10 @@ def test_variants_that_are_not_built_here_are_refused(model, sentence, tmp_path)
 
 
 def test_fields_that_a_config_leaves_out_mean_what_transformers_takes():
-    from tiny_transformer.hugging_face import NUMBERS, config_from_hugging_face
+    from tiny_transformer.hugging_face import FIELDS, config_from_hugging_face
 
     configs = {"gpt2": hf.GPT2Config, "bert": hf.BertConfig, "bart": hf.BartConfig}
     for layout, config in configs.items():
         short = config_from_hugging_face({"model_type": layout})
         assert short == config_from_hugging_face(config().to_dict())
-        assert short.kind in NUMBERS
+        assert short.kind in FIELDS

@@ -219,7 +219,7 @@ def pruned(folder, callbacks, **options):
     for callback in callbacks:
         job.add_callback(callback)
     job.train()
-    return tuner, [len(patch.Lambda) for _, patch in tuner.places]
+    return tuner, [len(patch.Lambda) for _, patch in tuner.patches]
 
 
 def test_the_callback_prunes(tmp_path):

@@ -14,7 +14,7 @@ from tiny_transformer.pretraining import Stream
 WORDS = [f"w{number}" for number in range(30)]
 tokenizer = tt.WordTokenizer([*WORDS, "=", ">"], ends=True)
 PAD, BOS, EOS, FIRST = 0, 1, 2, 14
-GAPS = list(range(6, 14))
+SENTINELS = list(range(6, 14))
 documents = st.lists(
     st.lists(st.integers(FIRST, FIRST + 29), min_size=1, max_size=25), min_size=1, max_size=6
 )
@@ -57,10 +57,10 @@ def test_causal_asks_for_every_word_and_no_padding(rows):
 
 
 @given(documents, seeds, st.floats(0.05, 0.9))
-def test_masked_asks_only_for_words_and_for_all_that_it_hides(rows, seed, share):
+def test_masked_asks_only_for_words_and_for_all_that_it_hides(rows, seed, corruption_rate):
     framed = [[BOS, *row, 6, EOS] for row in rows]  # with a <gap0>, a special token too
     ids = tokenizer.pad(framed, "right")["input_ids"]
-    batch = objectives.masked(ids, tokenizer, seeded(seed), share)
+    batch = objectives.masked(ids, tokenizer, seeded(seed), corruption_rate)
     asked = batch["labels"] != -100
     assert (ids[asked] >= FIRST).all()  # never a special token, never padding
     assert torch.equal(batch["labels"][asked], ids[asked])
@@ -71,19 +71,22 @@ def test_masked_asks_only_for_words_and_for_all_that_it_hides(rows, seed, share)
     assert torch.equal(batch["attention_mask"], (ids != PAD).long())
 
 
-def within(found: int, share: float, N: int) -> bool:
+def within(found: int, corruption_rate: float, N: int) -> bool:
     """Inside 4.5 standard deviations of a binomial."""
-    return abs(found - N * share) < 4.5 * (N * share * (1 - share)) ** 0.5
+    return (
+        abs(found - N * corruption_rate)
+        < 4.5 * (N * corruption_rate * (1 - corruption_rate)) ** 0.5
+    )
 
 
-@pytest.mark.parametrize("share", [0.15, 0.3])
-def test_masked_hides_the_share_that_it_states(share):
+@pytest.mark.parametrize("corruption_rate", [0.15, 0.3])
+def test_masked_hides_the_share_that_it_states(corruption_rate):
     """Devlin et al. 2019, appendix A.1: of the chosen words 80 % <mask>, 10 % random, 10 % kept."""
     ids = torch.randint(FIRST, FIRST + 30, (200, 200), generator=seeded(0))
-    batch = objectives.masked(ids, tokenizer, seeded(1), share)
+    batch = objectives.masked(ids, tokenizer, seeded(1), corruption_rate)
     asked = batch["labels"] != -100
     chosen = int(asked.sum())
-    assert within(chosen, share, ids.numel())
+    assert within(chosen, corruption_rate, ids.numel())
     shown = batch["input_ids"][asked]
     assert within(int((shown == 4).sum()), 0.8, chosen)
     random = (shown != 4) & (shown != ids[asked])
@@ -100,16 +103,16 @@ def reassemble(source: list[int], target: list[int]) -> list[int]:
     """Put each run back into its gap."""
     runs: dict[int, list[int]] = {}
     for word in target:
-        if word in GAPS:
+        if word in SENTINELS:
             runs[gap := word] = []
         else:
             runs[gap].append(word)
-    return [word for token in source for word in (runs[token] if token in GAPS else [token])]
+    return [word for token in source for word in (runs[token] if token in SENTINELS else [token])]
 
 
 @given(documents, seeds, st.floats(0.05, 0.9), st.floats(1.0, 4.0))
-def test_source_and_target_together_are_the_document(rows, seed, share, mean_span):
-    batch = objectives.span_corruption(rows, tokenizer, seeded(seed), share, mean_span)
+def test_source_and_target_together_are_the_document(rows, seed, corruption_rate, mean_span):
+    batch = objectives.span_corruption(rows, tokenizer, seeded(seed), corruption_rate, mean_span)
     for row, source, mask, labels in zip(
         rows, batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True
     ):
@@ -118,17 +121,17 @@ def test_source_and_target_together_are_the_document(rows, seed, share, mean_spa
         target = labels[labels != -100].tolist()
         assert (labels[len(target) :] == -100).all()
         assert source[0] == BOS and source[-1] == EOS and target[-1] == EOS
-        gaps = [token for token in source if token in GAPS]
-        assert gaps == GAPS[: len(gaps)] and len(gaps) >= 1  # in order, the same in both
-        assert [token for token in target if token in GAPS] == gaps
-        runs = "".join("g" if token in GAPS else "w" for token in target)
+        gaps = [token for token in source if token in SENTINELS]
+        assert gaps == SENTINELS[: len(gaps)] and len(gaps) >= 1  # in order, the same in both
+        assert [token for token in target if token in SENTINELS] == gaps
+        runs = "".join("g" if token in SENTINELS else "w" for token in target)
         assert "gg" not in runs  # no empty gap
         assert reassemble(source[1:-1], target[:-1]) == row
 
 
 def test_span_corruption_cuts_about_the_share_that_it_states():
     rows = torch.randint(FIRST, FIRST + 30, (400, 40), generator=seeded(0)).tolist()
-    batch = objectives.span_corruption(rows, tokenizer, seeded(1), share=0.25)
+    batch = objectives.span_corruption(rows, tokenizer, seeded(1), corruption_rate=0.25)
     words = (batch["labels"] >= FIRST).sum().item() / (400 * 40)
     assert 0.18 < words <= 0.25  # five runs of mean two in forty words; they may overlap
 
@@ -193,7 +196,7 @@ def test_the_encoder_decoder_answers_questions_at_every_fourth_step():
             a, b = ids[1], ids[2]
             assert ids[:4] == [BOS, a, b, EOS] and labels[:3] == [b, a, EOS]
     for step in (0, 2, 3, 4, 6, 7):
-        assert any(token in GAPS for token in stream(step)["input_ids"].flatten().tolist())
+        assert any(token in SENTINELS for token in stream(step)["input_ids"].flatten().tolist())
 
 
 def test_a_decoder_reads_documents_between_end_tokens():

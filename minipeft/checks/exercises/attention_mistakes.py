@@ -16,7 +16,7 @@ SIZES = "T, S = query.shape[2], key.shape[2]"
 CAUSAL = "causal = causal and T > 1"
 KERNEL = "and not self.keep_weights and T == S"
 FUTURE = "causal_mask(T, S, query)"
-REMEMBER = "key, value, mask = self.remember(key, value, mask)"
+REMEMBER = "key, value, mask = self.add_memory(key, value, mask)"
 STORE = 'cache["key"], cache["value"] = key, value'
 LOW = "torch.finfo(query.dtype).min"
 INDENT = "\n            "
@@ -191,17 +191,17 @@ MISTAKES = [
         (FUTURE, f"F.pad(causal_mask(T, T, query), (S - T, 0), value={LOW})"),
     ),
     mistake(
-        "the memory is ignored: when there is one, `remember` puts it in front",
+        "the memory is ignored: when there is one, `add_memory` puts it in front",
         ("if self.memory is not None:", "if False:"),
     ),
     mistake(
-        "with a memory every token sees its future: `remember` gives back a mask that holds the "
+        "with a memory every token sees its future: `add_memory` gives back a mask that holds the "
         "causal part, hand that one to mix",
         (CAUSAL, "causal = causal and T > 1 and self.memory is None"),
     ),
     mistake(
-        "with a memory the mask is ignored: hand it to `remember`",
-        (REMEMBER, "key, value, mask = self.remember(key, value, None)"),
+        "with a memory the mask is ignored: hand it to `add_memory`",
+        (REMEMBER, "key, value, mask = self.add_memory(key, value, None)"),
     ),
     remembering(BEGINS, f"mask = {triangle('key.shape[2]')}"),
     remembering(BEGINS, f"mask = {triangle('key.shape[2]')} if causal else mask"),

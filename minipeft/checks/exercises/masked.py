@@ -32,8 +32,20 @@ def inputs(case: Case, draw: Draw) -> dict:
 
 def run(masked, case: Case, given):
     """Two calls, one after the other, with one generator."""
-    first = call(masked, given.ids, given.tokenizer, generator=given.generator, share=case.share)
-    second = call(masked, given.ids, given.tokenizer, generator=given.generator, share=case.share)
+    first = call(
+        masked,
+        given.ids,
+        given.tokenizer,
+        generator=given.generator,
+        corruption_rate=case.corruption_rate,
+    )
+    second = call(
+        masked,
+        given.ids,
+        given.tokenizer,
+        generator=given.generator,
+        corruption_rate=case.corruption_rate,
+    )
     return first, second
 
 
@@ -42,8 +54,8 @@ def judge(case: Case, given: dict, answer) -> None:
     batches = [one_batch(case, given, batch) for batch in answer]
     (first, inputs_first), (second, inputs_second) = batches
     words = (given["ids"] >= FIRST).sum().item()
-    share = case.given("share", 0.15)
-    if words > ENOUGH and 0 < share < 1:
+    corruption_rate = case.given("corruption_rate", 0.15)
+    if words > ENOUGH and 0 < corruption_rate < 1:
         expect(
             not torch.equal(first, second) and not torch.equal(inputs_first, inputs_second),
             "two calls hide the same words: draw anew from the generator each time",
@@ -51,7 +63,11 @@ def judge(case: Case, given: dict, answer) -> None:
 
 
 def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
-    ids, tokenizer, share = given["ids"], given["tokenizer"], case.given("share", 0.15)
+    ids, tokenizer, corruption_rate = (
+        given["ids"],
+        given["tokenizer"],
+        case.given("corruption_rate", 0.15),
+    )
     inputs, mask, labels = tensors_of(batch, "input_ids", "attention_mask", "labels")
     for name, part in (("input_ids", inputs), ("labels", labels), ("attention_mask", mask)):
         expect(
@@ -65,7 +81,7 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
     words = ids >= FIRST
     chosen = labels != -100
     found = chosen[words].double().mean().item() if words.any() else 0.0
-    if share < 0.9 and words.sum() > ENOUGH:
+    if corruption_rate < 0.9 and words.sum() > ENOUGH:
         expect(found < 0.9, "every word has a label: words that were not chosen get -100")
     expect(not chosen[~words].any(), "special tokens (padding, <bos>) are chosen: only words are")
     expect(
@@ -96,22 +112,22 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
     return labels, inputs
 
 
-def _near(share: float, count: int, smallest: float = 0.0) -> float:
-    """Five standard deviations of a share among so many."""
-    return max(smallest, 5 * math.sqrt(max(share * (1 - share), 1e-9) / max(1, count)))
+def _near(probability: float, count: int, smallest: float = 0.0) -> float:
+    """Five standard deviations of how often something of this probability comes in so many."""
+    return max(smallest, 5 * math.sqrt(max(probability * (1 - probability), 1e-9) / max(1, count)))
 
 
 def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
     """The right share of words, wherever they stand, whatever they are."""
-    share, count = case.given("share", 0.15), int(words.sum())
+    corruption_rate, count = case.given("corruption_rate", 0.15), int(words.sum())
     found = chosen[words].double().mean().item()
     expect(
-        abs(found - share) < _near(share, count, 0.001),
-        f"{found:.0%} of the words are chosen, it should be {share:.0%}"
-        if abs(found - share) > 0.01
-        else f"{found:.1%} of the words are chosen, it should be {share:.1%}",
+        abs(found - corruption_rate) < _near(corruption_rate, count, 0.001),
+        f"{found:.0%} of the words are chosen, it should be {corruption_rate:.0%}"
+        if abs(found - corruption_rate) > 0.01
+        else f"{found:.1%} of the words are chosen, it should be {corruption_rate:.1%}",
     )
-    if not 0 < share < 1:
+    if not 0 < corruption_rate < 1:
         return
     B, T = ids.shape
     columns = words.sum(0) > 0
@@ -119,7 +135,7 @@ def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
         inside = words[:, part]
         here = chosen[:, part][inside].double().mean().item()
         expect(
-            abs(here - share) < _near(share, int(inside.sum())),
+            abs(here - corruption_rate) < _near(corruption_rate, int(inside.sum())),
             f"{here:.0%} of the words in the {what} half of the rows are chosen: every place is as "
             "likely as any other",
         )
@@ -130,7 +146,7 @@ def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
             "the same places are chosen in every row: draw for each word of each row",
         )
         spread = chosen.double().sum(1).var().item()  # words chosen in a row
-        usual = share * (1 - share) * count / B
+        usual = corruption_rate * (1 - corruption_rate) * count / B
         expect(
             spread > 0.2 * usual,
             "every row has the same number of chosen words: each word is drawn by itself",
@@ -141,9 +157,9 @@ def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
         )
     beside = (chosen[:, 1:] & chosen[:, :-1])[words[:, 1:] & words[:, :-1]].double().mean().item()
     expect(
-        abs(beside - share**2) < _near(share**2, count) * 2,
-        f"of neighbours {beside:.1%} are chosen together, by chance it is {share**2:.1%}: each "
-        "word is drawn by itself",
+        abs(beside - corruption_rate**2) < _near(corruption_rate**2, count) * 2,
+        f"of neighbours {beside:.1%} are chosen together, by chance it is "
+        f"{corruption_rate**2:.1%}: each word is drawn by itself",
     )
 
 
@@ -203,7 +219,7 @@ masked = Check(
             inputs,
             run,
             axes={
-                "share": (OMIT, 0.15, 0.5, 0.0, 1.0),
+                "corruption_rate": (OMIT, 0.15, 0.5, 0.0, 1.0),
                 "T": (400, 1, 7),
                 "B": (60, 1, 2),
                 "words": (200, 3),
@@ -214,7 +230,7 @@ masked = Check(
             gradients=("on",),
             judge=judge,
             draws=True,
-            fresh=lambda case: case.T > 20 and case.share not in (0.0, 1.0),
+            fresh=lambda case: case.T > 20 and case.corruption_rate not in (0.0, 1.0),
         )
     ],
 )

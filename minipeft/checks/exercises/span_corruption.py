@@ -14,7 +14,7 @@ TOKENIZERS = {
 TOKENIZERS["other"].bos_token_id, TOKENIZERS["other"].eos_token_id = 2, 1
 TOKENIZERS["other"].pad_token_id, TOKENIZERS["other"].unk_token_id = 3, 0
 FIRST = TOKENIZERS["usual"].vocab["w0"]
-GAPS = [id for name, id in TOKENIZERS["usual"].vocab.items() if name.startswith("<gap")]
+SENTINELS = [id for name, id in TOKENIZERS["usual"].vocab.items() if name.startswith("<gap")]
 LENGTHS = {
     "mixed": [1, 2, 3, 3, 5, 8, 40, 40, 120],
     "one": [1],
@@ -44,7 +44,7 @@ def run(span_corruption, case: Case, given):
             given.documents,
             given.tokenizer,
             generator=given.generator,
-            share=case.share,
+            corruption_rate=case.corruption_rate,
             mean_span=case.mean_span,
         )
         for _ in range(2)
@@ -60,7 +60,8 @@ def judge(case: Case, given: dict, batches) -> None:
             one_document(document, source, target, given["tokenizer"])
     if case.documents != "one":
         begins = all(
-            source[1] in GAPS and sum(word in GAPS for word in source) == 1 for source in seen[0][0]
+            source[1] in SENTINELS and sum(word in SENTINELS for word in source) == 1
+            for source in seen[0][0]
         )
         expect(
             not begins or seen[0] != seen[1],
@@ -97,7 +98,7 @@ def rows_of(batch, count: int, tokenizer) -> tuple[list[list[int]], list[list[in
 
 
 def one_document(document: list, source: list, target: list, tokenizer) -> None:
-    bos, eos, gaps = tokenizer.bos_token_id, tokenizer.eos_token_id, GAPS
+    bos, eos, gaps = tokenizer.bos_token_id, tokenizer.eos_token_id, SENTINELS
     expect(source[:1] == [bos], "a source begins with <bos>")
     expect(source[-1:] == [eos], "a source ends with <eos>")
     expect(target[:1] != [bos], "a target has no <bos>: the model puts its start token in front")
@@ -162,14 +163,14 @@ def measure(span_corruption, case: Case, given) -> dict:
     """Which places are cut out of 60 texts of 40 words, for several shares and spans."""
     found = {}
     for name, options in {
-        "share": {"share": 0.2},
-        "more": {"share": 0.4, "mean_span": 3.0},
-        "short": {"share": 0.15, "mean_span": 1.0},
-        "long": {"share": 0.3, "mean_span": 5.0},
-        "few": {"share": 0.1, "mean_span": 2.0},
+        "corruption_rate": {"corruption_rate": 0.2},
+        "more": {"corruption_rate": 0.4, "mean_span": 3.0},
+        "short": {"corruption_rate": 0.15, "mean_span": 1.0},
+        "long": {"corruption_rate": 0.3, "mean_span": 5.0},
+        "few": {"corruption_rate": 0.1, "mean_span": 2.0},
         "defaults": {},
-        "as defaults": {"share": 0.25, "mean_span": 2.0},
-        "few long": {"share": 0.1, "mean_span": 4.0},
+        "as defaults": {"corruption_rate": 0.25, "mean_span": 2.0},
+        "few long": {"corruption_rate": 0.1, "mean_span": 4.0},
     }.items():
         batch = span_corruption(given.documents, given.tokenizer, given.generator, **options)
         sources, targets = rows_of(batch, len(given.documents), given.tokenizer)
@@ -181,21 +182,21 @@ def runs_in(documents: list, sources: list, targets: list) -> tuple[float, float
     """Share of words cut out, mean length of a run, how often each place is cut out."""
     runs, cut, places = 0, 0, [0] * max(map(len, documents))
     for source, target in zip(sources, targets, strict=True):
-        runs += sum(word in GAPS for word in target)
+        runs += sum(word in SENTINELS for word in target)
         lengths, place = _lengths(target), 0
         cut += sum(lengths.values())
         for word in source[1:-1]:
-            for step in range(lengths.get(word, 1) if word in GAPS else 1):
-                if word in GAPS and place + step < len(places):
+            for step in range(lengths.get(word, 1) if word in SENTINELS else 1):
+                if word in SENTINELS and place + step < len(places):
                     places[place + step] += 1
-            place += lengths.get(word, 1) if word in GAPS else 1
+            place += lengths.get(word, 1) if word in SENTINELS else 1
     return cut / sum(map(len, documents)), cut / max(1, runs), places
 
 
 def _lengths(target: list[int]) -> dict[int, int]:
     lengths, gap = {}, None
     for word in target[:-1]:
-        if word in GAPS:
+        if word in SENTINELS:
             gap = word
             lengths[gap] = 0
         elif gap is not None:
@@ -204,13 +205,19 @@ def _lengths(target: list[int]) -> dict[int, int]:
 
 
 def judge_amounts(case: Case, given: dict, found: dict) -> None:
-    share = found["share"][0]
-    expect(0.12 < share < 0.28, f"with share=0.2 the model is asked for {share:.0%} of the words")
+    cut = found["corruption_rate"][0]
+    expect(
+        0.12 < cut < 0.28,
+        f"with corruption_rate=0.2 the model is asked for {cut:.0%} of the words",
+    )
     more, short, long = found["more"][0], found["short"][1], found["long"][1]
-    expect(more > 1.4 * share, "share changes nothing: it says how much is cut out")
+    expect(more > 1.4 * cut, "corruption_rate changes nothing: it says how much is cut out")
     expect(long > 1.7 * short, "mean_span changes nothing: it says how long a run is on average")
     few = found["few"][0]
-    expect(0.065 < few < 0.135, f"with share=0.1 the model is asked for {few:.1%} of the words")
+    expect(
+        0.065 < few < 0.135,
+        f"with corruption_rate=0.1 the model is asked for {few:.1%} of the words",
+    )
     for name, span in (("few", 2.0), ("few long", 4.0), ("short", 1.0)):
         length = found[name][1]
         expect(
@@ -220,10 +227,10 @@ def judge_amounts(case: Case, given: dict, found: dict) -> None:
     plain, same = found["defaults"], found["as defaults"]
     expect(
         abs(plain[0] - same[0]) < 0.05 and abs(plain[1] - same[1]) < 0.5,
-        f"without share and mean_span {plain[0]:.0%} of the words are cut out in runs of "
-        f"{plain[1]:.1f}: the defaults are share=0.25 and mean_span=2.0",
+        f"without corruption_rate and mean_span {plain[0]:.0%} of the words are cut out in runs of "
+        f"{plain[1]:.1f}: the defaults are corruption_rate=0.25 and mean_span=2.0",
     )
-    _places(found["share"][2])
+    _places(found["corruption_rate"][2])
 
 
 def _places(counts: list[int]) -> None:
@@ -246,7 +253,7 @@ def _places(counts: list[int]) -> None:
 
 OPTIONS = {
     "documents": ("mixed", "equal", "one", "short"),
-    "share": (OMIT, 0.25, 0.1, 0.4),
+    "corruption_rate": (OMIT, 0.25, 0.1, 0.4),
     "mean_span": (OMIT, 2.0, 1.0, 4.0),
     "generator": (True, OMIT, None),
     "tokenizer": ("usual", "other"),
@@ -255,7 +262,7 @@ OPTIONS = {
 span_corruption = Check(
     "span_corruption",
     "tiny_transformer.objectives:span_corruption",
-    "every word in the source or behind its gap, gaps in order, short texts too, share obeyed",
+    "every word in the source or behind its gap, gaps in order, short texts too, the rate obeyed",
     [
         Trial(
             "the batch",
@@ -275,7 +282,7 @@ span_corruption = Check(
             measure,
             axes={
                 "documents": ("many",),
-                "share": (OMIT,),
+                "corruption_rate": (OMIT,),
                 "mean_span": (OMIT,),
                 "generator": (True,),
                 "tokenizer": ("usual",),

@@ -14,6 +14,7 @@ from minipeft.files.peft.lora_parts import read_lora, write_lora
 from minipeft.files.peft.prefix import read_prefix, write_prefix
 from minipeft.files.peft.prompt_tuning import read_prompt, write_prompt
 from minipeft.methods.adalora import AdaLoRA
+from minipeft.methods.combined import Combined
 from minipeft.methods.dora import DoRA
 from minipeft.methods.ia3 import IA3
 from minipeft.methods.lora import LoRA
@@ -25,12 +26,11 @@ from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.methods.qlora import QLoRA
-from minipeft.methods.together import Together
 
 WRITERS = {AdaLoRA: write_adalora, IA3: write_ia3, QLoRA: write_lora, Prefix: write_prefix}
 WRITERS |= {PTuningV2: write_prefix}
 WRITERS |= {LoRA: write_lora, DoRA: write_lora, PiSSA: write_lora, LoRABias: write_lora}
-WRITERS |= {LoRAEmbedding: write_lora, Together: write_lora}
+WRITERS |= {LoRAEmbedding: write_lora, Combined: write_lora}
 WRITERS |= {PromptTuning: write_prompt, PTuning: write_prompt}
 PROMPTS = {"PROMPT_TUNING": read_prompt, "P_TUNING": read_prompt}
 READERS = PROMPTS | {

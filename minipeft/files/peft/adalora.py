@@ -41,7 +41,7 @@ SMALL = 1e-5  # PEFT divides alpha by init_r + 1e-5
 def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]]:
     """adapter_config.json and the tensors of an AdaLoRA tuner."""
     method: AdaLoRA = tuner.method
-    layers = by_module(tuner.places)
+    layers = by_module(tuner.patches)
     init_r = method.init_rank * max(map(len, layers.values()))
     tensors, pattern = {}, {}
     for path, parts in layers.items():
@@ -58,7 +58,7 @@ def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]]:
         "deltaT": method.every,
         "init_lora_weights": True,
         "init_r": init_r,
-        "lora_alpha": whole(tuner.places[0][1].scale * (init_r + SMALL)),
+        "lora_alpha": whole(tuner.patches[0][1].scale * (init_r + SMALL)),
         "lora_dropout": method.dropout,
         "orth_reg_weight": method.orthogonality,
         "peft_type": "ADALORA",
@@ -116,7 +116,7 @@ def read_adalora(
         values[f"{key}.P"] = own[:, mine]
         values[f"{key}.Lambda"] = Lambda[path][mine, 0]
         values[f"{key}.Q"] = Q[path][mine]
-    return method.restored(values)
+    return method.import_state(values)
 
 
 def _method_from(settings: dict, Q: dict[str, Tensor], anatomy: Anatomy) -> AdaLoRA:

@@ -32,10 +32,10 @@ def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
     return settings | ({"fan_in_fan_out": any(map(is_transposed, modules))} if modules else {})
 
 
-def by_module(places: Iterable) -> dict[str, list]:
+def by_module(patches: Iterable) -> dict[str, list]:
     """Path of a linear map -> its (place, patch), several where parts of it are adapted."""
     found: dict[str, list] = {}
-    for place, patch in places:
+    for place, patch in patches:
         found.setdefault(place.path, []).append((place, patch))
     return found
 

@@ -40,7 +40,7 @@ def write_ia3(tuner) -> tuple[dict, dict[str, Tensor]]:
     """adapter_config.json and the tensors of an IA3 tuner."""
     tensors: dict[str, Tensor] = {}
     inputs = set()  # paths of the maps whose input is rescaled
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         key = f"{PREFIX}{place.path}{END}"
         if isinstance(patch, InputScale):
             inputs.add(place.path)
@@ -52,7 +52,7 @@ def write_ia3(tuner) -> tuple[dict, dict[str, Tensor]]:
                 tensors[key] = patch.l.new_ones(features(place.module)[1], 1)
             tensors[key] = tensors[key].clone()
             tensors[key][place.columns.to(patch.l.device), 0] = patch.l.detach()
-    paths = list(dict.fromkeys(place.path for place, _ in tuner.places))
+    paths = list(dict.fromkeys(place.path for place, _ in tuner.patches))
     modules = short_names(tuner.anatomy, paths)
     ends = [name for name in modules if any(_is(path, name) for path in inputs)]
     if any(path.endswith(tuple(ends)) for path in paths if path not in inputs):

@@ -52,10 +52,10 @@ READ |= {"eva_config"}  # which vectors it started with
 READ |= {"trainable_token_indices"}  # see lora_parts.py
 
 
-def write_maps(places: list, rank_stabilized: bool) -> tuple[dict[str, Tensor], dict, dict]:
-    """(tensors, rank and alpha by path) of LoRAs on linear maps; places: (place, patch) pairs."""
+def write_maps(patches: list, rank_stabilized: bool) -> tuple[dict[str, Tensor], dict, dict]:
+    """(tensors, rank and alpha by path) of LoRAs on linear maps; patches: (place, patch) pairs."""
     tensors, ranks, alphas = {}, {}, {}
-    for path, parts in by_module(places).items():
+    for path, parts in by_module(patches).items():
         A, B, scale = stack(parts)
         tensors[f"{PREFIX}{path}.lora_A.weight"] = A
         tensors[f"{PREFIX}{path}.lora_B.weight"] = B

@@ -8,7 +8,7 @@
     <embedding>.token_adapter.trainable_tokens_delta     TokenRows: the rows (n, C) themselves
     <embedding or head>.base_layer.weight                the base's, which must be this base's
 
-A file with several of them is a Together of these methods. Biases of the base are stored whole by
+A file with several of them is a Combined of these methods. Biases of the base are stored whole by
 PEFT, and as a difference here.
 """
 
@@ -35,6 +35,7 @@ from minipeft.files.peft.common import (
 from minipeft.files.peft.lora import READ, patterns, read_maps, write_maps
 from minipeft.files.peft.options import check_options, check_start
 from minipeft.methods.bitfit import BiasPatch
+from minipeft.methods.combined import Combined
 from minipeft.methods.dora import DoRA
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.lora_bias import LoRABias, LoRABiasPatch
@@ -42,7 +43,6 @@ from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
 from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.qlora import QLoRA
-from minipeft.methods.together import Together
 from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
 from minipeft.model.anatomy import Anatomy, name_of
 
@@ -51,15 +51,15 @@ MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)
 
 
 def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
-    """adapter_config.json and the tensors; None for a Together that PEFT has no file for."""
+    """adapter_config.json and the tensors; None for a Combined that PEFT has no file for."""
     methods = parts_of(tuner.method)
     if not methods:
         return None
     maps, tables, rows = (
-        [pair for pair in tuner.places if isinstance(pair[1], kind)]
+        [pair for pair in tuner.patches if isinstance(pair[1], kind)]
         for kind in (LoRAPatch, LoRAEmbeddingPatch, TokenRowsPatch)
     )
-    tied = (p.first[0] for _, p in tuner.places if isinstance(p, TiedEmbeddingPatch))
+    tied = (p.first[0] for _, p in tuner.patches if isinstance(p, TiedEmbeddingPatch))
     if any(isinstance(patch, LoRAEmbeddingPatch) for patch in tied):
         return None  # PEFT gives each embedding its own A and B
     if any(biased_head(tuner.anatomy, place) for place, _ in rows):
@@ -107,7 +107,7 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
 def parts_of(method) -> dict[str, object]:
     """The parts that a file of PEFT's can have: "maps", "tables", "rows"; empty for any others."""
     kinds = {TokenRows: "rows", LoRAEmbedding: "tables"} | dict.fromkeys(MAPS, "maps")
-    methods = method.methods if isinstance(method, Together) else (method,)
+    methods = method.methods if isinstance(method, Combined) else (method,)
     parts = {kinds.get(type(part)): part for part in methods}
     if None in parts or len(parts) < len(methods) or not {"maps", "tables"} & set(parts):
         return {}
@@ -122,7 +122,7 @@ def parts_of(method) -> dict[str, object]:
 def write_biases(tuner) -> dict[str, Tensor]:
     """What LoRABias trains, by PEFT's names."""
     tensors, names = {}, tuner.anatomy.uses()
-    maps = [pair for pair in tuner.places if isinstance(pair[1], LoRABiasPatch)]
+    maps = [pair for pair in tuner.patches if isinstance(pair[1], LoRABiasPatch)]
     for path, parts in by_module(maps).items():
         place, patch = parts[0]
         b = patch.b.new_zeros(features(place.module)[1])
@@ -135,7 +135,7 @@ def write_biases(tuner) -> dict[str, Tensor]:
             tensors[f"{PREFIX}{path}.base_layer.bias"] = (
                 tuner.record.originals.value(place.module.bias) + b
             )
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         if isinstance(patch, BiasPatch):
             value = tuner.record.originals.value(place.module.bias) + patch.d.detach()
             for path in names[place.module.bias]:
@@ -175,7 +175,7 @@ def read_lora(
         part = known.get("rows") or TokenRows(indices(settings, path, anatomy), path)
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
-    return method or (parts[0] if len(parts) == 1 else Together(tuple(parts))), values
+    return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

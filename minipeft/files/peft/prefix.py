@@ -8,8 +8,9 @@ which is how our rows lie. Layers of a trained head are `base_model.<layer>.weig
 
 PEFT hands a prefix over as a cache: words stand P positions further back, an encoder-decoder has
 it in the decoder only, decoder layer i reading the rows of layer 2i mod L, and T5 gives the slots
-of the cache its relative position bias. A tuner that is read from such a file is in `layout="peft"`
-and does the same. Only such a tuner is written here; every other one would change its meaning.
+of the cache its relative position bias. A tuner that is read from such a file has
+`compatibility="peft"` and does the same. Only such a tuner is written here; every other one would
+change its meaning.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ MLP = "minipeft."  # what PEFT does not store and does not look at
 
 def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     """adapter_config.json and the tensors of a prefix in PEFT's layout; None for any other."""
-    if tuner.method.layout != "peft":
+    if tuner.method.compatibility != "peft":
         return None
     task = prefix_task(tuner)
     if task is None:
         return not_in_peft(tuner)
-    anatomy, (place, patch) = tuner.anatomy, tuner.places[0]
+    anatomy, (place, patch) = tuner.anatomy, tuner.patches[0]
     table = patch.encoder().detach().contiguous()  # (P, 2 L C)
     tensors = {TABLE: table} | copied(tuner, BASE)
     if tuner.method.keep_mlp and patch.encoder.table is None:
@@ -78,19 +79,19 @@ def read_prefix(
             "The file has a prefix for a single stack, and this model is an encoder-decoder: "
             "load the base that it was made for."
         )
-    seat = [s for s in anatomy.attentions() if s.target == "memory"][-1]
-    if H != seat.heads:
+    site = [s for s in anatomy.attentions() if s.target == "memory"][-1]
+    if H != site.heads:
         raise ValueError(
-            f"The file has a prefix for {H} key-value heads, but this model has {seat.heads}: it "
+            f"The file has a prefix for {H} key-value heads, but this model has {site.heads}: it "
             "belongs to another base."
         )
-    first = next(s for s in anatomy.attentions() if (s.stack, s.target) == (seat.stack, "memory"))
+    first = next(s for s in anatomy.attentions() if (s.stack, s.target) == (site.stack, "memory"))
     encoder = f"{first.path}.memory.encoder."
     mlp = {f"{encoder}{k.removeprefix(MLP)}": t for k, t in tensors.items() if k.startswith(MLP)}
     if method is None:
-        method = Prefix(length=len(table), hidden=None, layout="peft")
+        method = Prefix(length=len(table), hidden=None, compatibility="peft")
     else:
-        method = method.restored({})[0]
+        method = method.import_state({})[0]
     values = mlp or {f"{encoder}table": table}
     for key, value in tensors.items():
         if key.startswith(BASE):

@@ -6,7 +6,8 @@ half is ever read: zeros here. Layers of a trained head are `base_model.<layer>.
 
 PEFT's prompts stand before everything. A tuner made here that stands elsewhere (templates, prompts
 behind <bos> or [CLS], ensembles), or that trains the model too, cannot be written so: it gets a
-layout of our own. A file of PEFT's own is opened with layout="peft", and behaves as it does there.
+layout of our own. A file of PEFT's own is opened with compatibility="peft", and behaves as it does
+there.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ KNOWN = {
 
 def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     """adapter_config.json and the tensors of a soft prompt, None where PEFT would misread it."""
-    method, anatomy, seat = tuner.method, tuner.anatomy, tuner.places[0][0]
+    method, anatomy, site = tuner.method, tuner.anatomy, tuner.patches[0][0]
     if not stands_as_in_peft(tuner):
         return None
     task = prompt_task(tuner)
     if task is None:
         return not_in_peft(tuner)
-    own, values = f"{seat.path}.{seat.target}.", method.stored(tuner)
+    own, values = f"{site.path}.{site.target}.", method.export_state(tuner)
     vectors = values[f"{own}vectors"]  # (P, C)
     tensors = {VECTORS: vectors}
     tensors |= {f"{BASE}{k}": v for k, v in values.items() if not k.startswith(own)}
@@ -67,9 +68,9 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
 def stands_as_in_peft(tuner) -> bool:
     """Would PEFT compute the same from the vectors alone?"""
     method = tuner.method
-    if tuner.lent or (type(method) is PTuning and method.encoder and method.keep_encoder):
+    if tuner.base_values or (type(method) is PTuning and method.encoder and method.keep_encoder):
         return False
-    if method.layout:
+    if method.compatibility:
         return True
     tables = [module for _, module in tuner.anatomy.position_layers()]
     counts_padding = any(getattr(table, "padding_idx", None) is not None for table in tables)
@@ -86,10 +87,10 @@ def read_prompt(
     anatomy: Anatomy,
     method: PromptTuning | PTuning | None,
 ) -> tuple[PromptTuning | PTuning, dict[str, Tensor]]:
-    """(method, values by our names); a file of PEFT's own gets layout="peft"."""
+    """(method, values by our names); a file of PEFT's own gets compatibility="peft"."""
     if method is None:
         check_options(settings, KNOWN, "soft prompts")
-    P, seat = settings.get("num_virtual_tokens"), anatomy.words()
+    P, site = settings.get("num_virtual_tokens"), anatomy.words()
     if type(P) is not int or P < 1:
         raise ValueError(f"adapter_config.json has num_virtual_tokens={P!r}, no number of words.")
     vectors = tensors.get(VECTORS)
@@ -98,16 +99,16 @@ def read_prompt(
         what = f"has a tensor {foreign[0]}" if foreign else f"lacks {VECTORS}"
         raise ValueError(f"The file {what}: it is not a soft prompt of PEFT's.")
     times = 2 if settings.get("num_transformer_submodules") == 2 else 1
-    if tuple(vectors.shape) != (times * P, seat.width):
+    if tuple(vectors.shape) != (times * P, site.width):
         raise ValueError(
             f"{VECTORS} has shape {tuple(vectors.shape)} in the file, but {P} words of this model "
-            f"are {(times * P, seat.width)}: it belongs to another base."
+            f"are {(times * P, site.width)}: it belongs to another base."
         )
     if method is None and settings["peft_type"] == "PROMPT_TUNING":
-        method = PromptTuning(length=P, layout="peft")
+        method = PromptTuning(length=P, compatibility="peft")
     elif method is None:
-        method = PTuning(length=P, encoder=None, layout="peft")
+        method = PTuning(length=P, encoder=None, compatibility="peft")
     elif type(method) is PTuning:
-        method, _ = method.restored(tensors)
+        method, _ = method.import_state(tensors)
     heads = {k.removeprefix(BASE): v for k, v in tensors.items() if k != VECTORS}
-    return method, {f"{seat.path}.{seat.target}.vectors": vectors[:P], **heads}
+    return method, {f"{site.path}.{site.target}.vectors": vectors[:P], **heads}

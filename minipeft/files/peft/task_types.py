@@ -45,7 +45,7 @@ def prompt_task(tuner) -> str | None:
         return None
     if anatomy.is_encoder_decoder() and head:
         return None  # these take no vectors in place of ids
-    if task == "SEQ_CLS" and anatomy.is_decoder() and tuner.method.layout != "peft":
+    if task == "SEQ_CLS" and anatomy.is_decoder() and tuner.method.compatibility != "peft":
         return None  # given vectors, they read the last column, be it padding or not
     # with the task_type of a head PEFT insists on finding that head in the file
     return task if task and (tuner.copies or not head) else "FEATURE_EXTRACTION"
@@ -64,7 +64,7 @@ def prefix_task(tuner) -> str | None:
 
 def not_in_peft(tuner) -> None:
     """Say that PEFT cannot open what was meant for it."""
-    if tuner.method.layout == "peft":
+    if tuner.method.compatibility == "peft":
         kind, model = type(tuner.method).__name__, type(tuner.model).__name__
         warnings.warn(
             f"PEFT cannot put a {kind} into a {model} as this tuner does, so {tuner.name!r} is "

@@ -4,8 +4,8 @@ After every step each triplet (column of P, lambda, row of Q) gets a score:
 
     I(w) = |w dL/dw|                                 sensitivity of one number w
     mean <- b1 mean + (1 - b1) I                     smoothed
-    unsure <- b2 unsure + (1 - b2) |I - mean|        and how much it varies
-    score = s(lambda) + average of s(P's column) + average of s(Q's row)      s = mean * unsure
+    uncertainty <- b2 uncertainty + (1 - b2) |I - mean|        and how much it varies
+    score = s(lambda) + average of s(P's column) + average of s(Q's row)      s = mean * uncertainty
 
 Only the triplets of highest score in the whole model, b(step) of them, keep their lambda; the
 others get lambda = 0. While the budget b still falls they may come back, since the optimizer moves
@@ -65,23 +65,26 @@ class Triplets(nn.Module):
         """Nothing known yet, all kept. Buffers, so that a checkpoint of the run has them."""
         for name, w in list(self.named_parameters()):
             self.register_buffer(f"{name}_mean", torch.zeros_like(w), persistent=False)
-            self.register_buffer(f"{name}_unsure", torch.zeros_like(w), persistent=False)
+            self.register_buffer(f"{name}_uncertainty", torch.zeros_like(w), persistent=False)
         kept = torch.ones_like(self.Lambda, dtype=torch.bool)
         self.register_buffer("kept", kept, persistent=False)
 
     @torch.no_grad()
-    def watch(self, b1: float, b2: float) -> None:
+    def update_importance(self, b1: float, b2: float) -> None:
         """One more gradient goes into the moving averages."""
         for name, w in self.named_parameters():
-            mean, unsure = getattr(self, f"{name}_mean"), getattr(self, f"{name}_unsure")
+            mean, uncertainty = getattr(self, f"{name}_mean"), getattr(self, f"{name}_uncertainty")
             I = torch.zeros_like(w) if w.grad is None else (w * w.grad).abs()  # noqa: E741
             mean.copy_(b1 * mean + (1 - b1) * I)
-            unsure.copy_(b2 * unsure + (1 - b2) * (I - mean).abs())
+            uncertainty.copy_(b2 * uncertainty + (1 - b2) * (I - mean).abs())
 
     def scores(self) -> Tensor:
         """Importance of each triplet: (r,)."""
-        P, Q = self.P_mean * self.P_unsure, self.Q_mean * self.Q_unsure  # (out, r), (r, in)
-        return self.Lambda_mean * self.Lambda_unsure + P.mean(0) + Q.mean(1)
+        P, Q = (
+            self.P_mean * self.P_uncertainty,
+            self.Q_mean * self.Q_uncertainty,
+        )  # (out, r), (r, in)
+        return self.Lambda_mean * self.Lambda_uncertainty + P.mean(0) + Q.mean(1)
 
     @torch.no_grad()
     def prune(self) -> None:
@@ -121,7 +124,7 @@ class Budgeted:
 
     def schedule(self, tuner, steps: int) -> Schedule:
         """How many triplets may keep their lambda after each step of a run."""
-        b0, bT = sum(self.left(tuner).values()), self.target_rank * len(tuner.places)
+        b0, bT = sum(self.left(tuner).values()), self.target_rank * len(tuner.patches)
         return Schedule.of(self.warmup, self.final, steps, b0, bT)
 
     def begin(self, tuner, steps: int) -> None:
@@ -132,11 +135,11 @@ class Budgeted:
                 "steps for pruning: train longer, or give both as shares such as 0.1 and 0.3."
             )
         tuner.own_steps.begin()
-        for _, patch in tuner.places:
+        for _, patch in tuner.patches:
             patch.begin()
 
     def counts_steps(self, tuner) -> bool:
-        return sum(self.left(tuner).values()) > self.target_rank * len(tuner.places)
+        return sum(self.left(tuner).values()) > self.target_rank * len(tuner.patches)
 
     def after_step(self, tuner, step: int, steps: int) -> dict | None:
         """Watch the gradients, and prune to the budget when it is time to."""
@@ -144,10 +147,10 @@ class Budgeted:
         budget, record = self.schedule(tuner, steps), None
         if not budget.falls():
             return None
-        patches = [patch for _, patch in tuner.places]
+        patches = [patch for _, patch in tuner.patches]
         if step < budget.end:
             for patch in patches:
-                patch.watch(*self.betas)
+                patch.update_importance(*self.betas)
         between = budget.start < step < budget.end and step % self.every == 0
         if between or step == budget.end:
             record = {"budget": budget(step), "ranks": allocate(patches, budget(step))}
@@ -162,9 +165,9 @@ class Budgeted:
 
     def finish(self, tuner) -> None:
         tuner.own_steps.finish()
-        for _, patch in tuner.places:
+        for _, patch in tuner.patches:
             patch.finish()
 
     def left(self, tuner) -> dict[str, int]:
         """The rank of every map now, {"<module>.<target>": 3}."""
-        return {name_of(place): len(patch.Lambda) for place, patch in tuner.places}
+        return {name_of(place): len(patch.Lambda) for place, patch in tuner.patches}

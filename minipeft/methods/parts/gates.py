@@ -52,7 +52,7 @@ def gates(tuner) -> dict[str, nn.Module]:
     """<submodule> <layer> -> gate of a UniPELT tuner, for plots: `gate.value`."""
     names = {"LoRAPatch": "LoRA", "AdapterPatch": "adapter", "PrefixPatch": "prefix"}
     found: dict[str, nn.Module] = {}
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         if isinstance(patch, GatedPatch | GatedMemory) and patch.gate not in found.values():
             kind = names[type(patch.inner).__name__]
             stack = place.stack.split(".")[-2:-1]

@@ -15,4 +15,4 @@ from torch import nn
 
 def lora_plus(tuner, ratio: float | None) -> dict[nn.Parameter, float]:
     """Every B of a LoRA tuner -> lambda, a factor of the rate in `train`; 1 where it is None."""
-    return {patch.B: ratio or 1.0 for _, patch in tuner.places}
+    return {patch.B: ratio or 1.0 for _, patch in tuner.patches}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.doors.memory import overhear
+from minipeft.doors.memory import capture_keys_values
 from minipeft.doors.words import insert
 from minipeft.methods.parts.validation import (
     check_choice,
@@ -44,7 +44,7 @@ def check(method) -> None:
     check_number(method, "std", "from 0", lambda s: 0 <= s < math.inf)
     check_flag(method, "keep_mlp", "embedding_only")
     check_choice(method, "position", ("prefix", "infix"))
-    check_choice(method, "layout", ("minipeft", "peft"))
+    check_choice(method, "compatibility", ("minipeft", "peft"))
     check_layers(method)
     check_start(method)
     if method.where is not None:
@@ -55,12 +55,13 @@ def check(method) -> None:
     if (method.position == "infix") != (method.after is not None):
         raise ValueError('Give `after`, a token\'s id, with position="infix", and only then.')
     whole = method.layers is None and method.where is None and method.position == "prefix"
-    if not whole and (method.embedding_only or method.layout == "peft"):
+    if not whole and (method.embedding_only or method.compatibility == "peft"):
         raise ValueError(
-            'embedding_only and layout="peft" know no layers, where and infix: leave them out.'
+            'embedding_only and compatibility="peft" know no layers, where and infix: leave them '
+            "out."
         )
-    if method.embedding_only and (method.layout == "peft" or method.dropout):
-        raise ValueError('embedding_only has neither dropout nor layout="peft".')
+    if method.embedding_only and (method.compatibility == "peft" or method.dropout):
+        raise ValueError('embedding_only has neither dropout nor compatibility="peft".')
 
 
 def check_start(method) -> None:
@@ -79,11 +80,11 @@ def check_start(method) -> None:
 
 def notes(method) -> list[str]:
     """Sentences for the report."""
-    if method.layout != "peft":
+    if method.compatibility != "peft":
         return []
     return [
-        'layout="peft": positions move behind the prefix, layers share, and sliding windows leave '
-        "it behind, as in 🤗 PEFT."
+        'compatibility="peft": positions move behind the prefix, layers share, and sliding '
+        "windows leave it behind, as in 🤗 PEFT."
     ]
 
 
@@ -109,7 +110,7 @@ def groups(method, tuner) -> list[tuple[list, list[int], int]]:
         ValueError: the model lacks the layers that the method names.
     """
     by_kind = kinds_of(tuner.anatomy, method.layers)
-    if method.layout == "peft":
+    if method.compatibility == "peft":
         return groups_of_peft(by_kind, tuner.anatomy.is_encoder_decoder())
     missing = [kind for kind in method.where or () if kind not in by_kind]
     if missing:
@@ -138,7 +139,7 @@ def groups_of_peft(by_kind: dict[str, list], pair: bool) -> list[tuple[list, lis
 def behave_as_peft(method, tuner) -> None:
     """A cache stands before the text: positions move behind it, sliding windows leave it behind,
     and T5 gives it a relative bias."""
-    for site, patch in tuner.places:
+    for site, patch in tuner.patches:
         patch.bias = tuner.anatomy.relative_bias(site)
         patch.window = tuner.anatomy.window(site)
     stack = site.stack.rpartition(".")[0] if tuner.anatomy.is_encoder_decoder() else ""
@@ -160,12 +161,12 @@ def place_infix(tuner, ids: Tensor, after: int) -> None:
         ValueError: a row (B, T) of `ids` for this tuner has no such token.
     """
     separators = ids == after  # (B, T)
-    routed = tuner.model.minipeft.rows or [(tuner.name,)]
+    routed = tuner.model.minipeft.routing or [(tuner.name,)]
     each = max(1, len(separators) // len(routed))  # rows of the batch for one name: beams
     for row, present in enumerate(separators.any(dim=1).tolist()):
         if not present and tuner.name in routed[min(row // each, len(routed) - 1)]:
             raise ValueError(f"Row {row} has no token {after}: the infix has no place.")
-    for _, patch in tuner.places:
+    for _, patch in tuner.patches:
         patch.since = separators.int().argmax(dim=1)  # (B,)
 
 
@@ -185,14 +186,14 @@ def start_at_words(method, tuner, count: int) -> None:
     if max(ids) >= words.num_embeddings:
         raise ValueError(f"start has the id {max(ids)}, but there are {words.num_embeddings}.")
     ids = torch.tensor([ids], device=words.weight.device)  # (1, P)
-    patches = tuner.places[-count:]
+    patches = tuner.patches[-count:]
     if method.embedding_only:
         set_rows(patches[0][1], words(ids)[0].detach())  # (P, C)
         return
     batch = {"input_ids": ids}
     if tuner.anatomy.is_encoder_decoder():
         batch["decoder_input_ids"] = ids
-    captured = overhear(tuner.model, [site.module for site, _ in patches], batch)
+    captured = capture_keys_values(tuner.model, [site.module for site, _ in patches], batch)
     whole: dict[nn.Module, Tensor] = {}
     for (_, patch), keys_values in zip(patches, captured, strict=True):
         rows = whole.setdefault(patch.encoder, patch.encoder().detach().clone())  # (P, 2 L H D)
@@ -223,7 +224,7 @@ def without_reparameterization(tuner, kind: type, keep_mlp: bool) -> dict[str, T
     kind: PrefixEncoder.
     """
     tensors = tuner.named_tensors()
-    for place, patch in tuner.places:
+    for place, patch in tuner.patches:
         for path, module in patch.named_modules():
             if not isinstance(module, kind) or module.table is not None:
                 continue

@@ -34,9 +34,11 @@ def check_prompt_tuning(method) -> None:
     check_number(method, "scale", "above 0", lambda s: 0 < s < math.inf)
     if method.position is not None:
         check_choice(method, "position", POSITIONS)
-    check_layout(method)
-    if method.layout and (method.position not in (None, "start") or method.ensemble > 1):
-        raise ValueError('layout="peft" knows one prompt, at the start: drop the other setting.')
+    check_compatibility(method)
+    if method.compatibility and (method.position not in (None, "start") or method.ensemble > 1):
+        raise ValueError(
+            'compatibility="peft" knows one prompt, at the start: drop the other setting.'
+        )
     given = method.words if isinstance(method.words, list | tuple) else (None,)
     words = tuple(tuple(w) if isinstance(w, list | tuple) else (w,) for w in given)
     if not all(word and all(type(i) is int and i >= 0 for i in word) for word in words):
@@ -62,32 +64,33 @@ def check_p_tuning(method) -> None:
     if method.encoder is not None:
         check_choice(method, "encoder", ("lstm", "mlp"))
     check_flag(method, "keep_encoder", "tune_model")
-    check_layout(method)
+    check_compatibility(method)
     if (method.length is None) == (method.template is None):
         raise ValueError("PTuning needs either a length or a template, such as length=10.")
     if method.template is not None:
         form = method.form()
         if "P" not in form.pieces:
             raise ValueError('A template for PTuning has at least one pseudo token, "P".')
-        if method.layout:
-            raise ValueError('layout="peft" knows no template: give a length instead.')
+        if method.compatibility:
+            raise ValueError('compatibility="peft" knows no template: give a length instead.')
         object.__setattr__(method, "template", form.pieces)
         object.__setattr__(method, "frame", form.frame)
 
 
-def check_layout(method) -> None:
-    """`layout` is None or "peft"."""
-    if method.layout is not None:
-        check_choice(method, "layout", ("peft",))
+def check_compatibility(method) -> None:
+    """`compatibility` is None or "peft"."""
+    if method.compatibility is not None:
+        check_choice(method, "compatibility", ("peft",))
 
 
 def notes(method, tuner, first: bool) -> list[str]:
     """Where the prompt stands, where that is not as one would expect."""
     before = "the prompt stands before [CLS], so heads that read the first token read the prompt"
-    if method.layout and tuner.anatomy.has_first_token():
-        return [f'layout="peft": {before}, as in PEFT.']
-    if method.layout:
-        return ['layout="peft": the prompt stands first in every row, before padding, as in PEFT.']
+    if method.compatibility and tuner.anatomy.has_first_token():
+        return [f'compatibility="peft": {before}, as in PEFT.']
+    if method.compatibility:
+        stands = "the prompt stands first in every row, before padding"
+        return [f'compatibility="peft": {stands}, as in PEFT.']
     return [f"Here {before}."] if first and tuner.anatomy.has_first_token() else []
 
 
@@ -134,8 +137,8 @@ def at_least_fp32(values: Tensor) -> Tensor:
 def add_words(tuner, method, prompt: nn.Module) -> None:
     """New words for a tuner. As 🤗 PEFT does it, one id more stands for padding: see
     `insert_as_peft`."""
-    padding = tuner.anatomy.padding() if method.layout else None
-    tuner.speak(prompt, len(prompt.vectors), padding)
+    padding = tuner.anatomy.padding() if method.compatibility else None
+    tuner.add_virtual_tokens(prompt, len(prompt.vectors), padding)
 
 
 def place(method, tuner, batch: dict) -> int | str | Tensor:
@@ -151,7 +154,7 @@ def place(method, tuner, batch: dict) -> int | str | Tensor:
 
 def without_reparameterization(tuner, keep: bool) -> dict[str, Tensor]:
     """What `save` writes: h (n, C) in place of e and its encoder, unless that is to be kept."""
-    (site, prompt), values = tuner.places[0], tuner.named_tensors()
+    (site, prompt), values = tuner.patches[0], tuner.named_tensors()
     if keep:
         return values
     name = f"{site.path}.{site.target}."

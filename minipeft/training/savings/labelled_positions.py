@@ -29,7 +29,7 @@ def labelled_loss(model: nn.Module, batch: dict) -> Tensor | None:
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or labels.dim() != 2 or head_of(model) != "language":
         return None
-    if "minipeft" in vars(model) and model.minipeft.rows:  # the head, too, may differ by rows
+    if "minipeft" in vars(model) and model.minipeft.routing:  # the head, too, may differ by rows
         return None
     asked = labels != -100  # (B, T)
     if not bool(asked.any()) or asked.float().mean() > WORTH:

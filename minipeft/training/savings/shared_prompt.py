@@ -49,7 +49,7 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
 def fits(model: nn.Module) -> bool:
     """Is this a causal language model that does the same each time, with one soft prompt?"""
     acting, config = active(model), getattr(model, "config", None)
-    if len(acting) != 1 or not acting[0].words or model.minipeft.rows or config is None:
+    if len(acting) != 1 or not acting[0].words or model.minipeft.routing or config is None:
         return False
     if not acting[0].anatomy.is_decoder() or head_of(model) != "language":
         return False

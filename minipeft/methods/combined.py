@@ -1,6 +1,6 @@
 """Several methods under one name: the doors do not mind who comes in by the others.
 
-Path: attach(model, Together(...)) -> Together.install -> install of every part, and from there as
+Path: attach(model, Combined(...)) -> Combined.install -> install of every part, and from there as
 written in its file.
 
 He et al. 2022, "Towards a unified view of parameter-efficient transfer learning" (arXiv
@@ -11,7 +11,7 @@ He et al. 2022, "Towards a unified view of parameter-efficient transfer learning
 The MAM adapter (section 4.6) is a short prefix at attention and a large parallel adapter, scaled by
 s = 4, at the feed-forward layers:
 
-    Together((Prefix(length=30), Adapter(placement="parallel", bottleneck=512, scale=4)))
+    Combined((Prefix(length=30), Adapter(placement="parallel", bottleneck=512, scale=4)))
 
 Start, gradients, merge and sizes are those of the parts. UniPELT is such a mixture too, with a gate
 at each part; since its parts know about one another it has a file of its own.
@@ -22,7 +22,7 @@ Departures.
 (1) One name. Paper: one model. PEFT: has no mixtures of different methods. Here: MAM's parts may
     also be attached one by one under two names, which gives the same model; under one name they are
     saved, routed, switched and counted as one.
-    Shown by test_unipelt.py::test_together_is_one_after_the_other_under_one_name
+    Shown by test_unipelt.py::test_combined_is_one_after_the_other_under_one_name
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from minipeft.methods.prefix import Prefix
 
 
 @dataclass(frozen=True)
-class Together(Method):
+class Combined(Method):
     """Every part does what it does alone. Two parts cannot sit in the same door under one name.
 
     Args:
@@ -47,21 +47,21 @@ class Together(Method):
 
     Raises:
         TypeError: a part is no method.
-        ValueError: there is no part, or one is a Together itself.
+        ValueError: there is no part, or one is a Combined itself.
     """
 
     methods: tuple[Method, ...]
 
     def __post_init__(self) -> None:
         if not isinstance(self.methods, list | tuple) or not self.methods:
-            raise ValueError("Together needs one or more methods, such as (LoRA(), Adapter()).")
+            raise ValueError("Combined needs one or more methods, such as (LoRA(), Adapter()).")
         for part in self.methods:
             if not isinstance(part, Method):
                 raise TypeError(
-                    f"Together needs methods such as LoRA(rank=8), not {shorten(part)}."
+                    f"Combined needs methods such as LoRA(rank=8), not {shorten(part)}."
                 )
-            if isinstance(part, Together):
-                raise ValueError("A Together is no part of another: name all parts in one.")
+            if isinstance(part, Combined):
+                raise ValueError("A Combined is no part of another: name all parts in one.")
         object.__setattr__(self, "methods", tuple(self.methods))
 
     @property
@@ -80,23 +80,24 @@ class Together(Method):
         return {"methods": parts}
 
     @classmethod
-    def revive(cls, settings: dict, find) -> Together:
+    def from_settings(cls, settings: dict, find) -> Combined:
         parts = [
-            find(part["method"]).revive(part["settings"], find) for part in settings["methods"]
+            find(part["method"]).from_settings(part["settings"], find)
+            for part in settings["methods"]
         ]
         return cls(tuple(parts))
 
-    def restored(self, tensors: dict[str, Tensor]) -> tuple[Together, dict[str, Tensor]]:
+    def import_state(self, tensors: dict[str, Tensor]) -> tuple[Combined, dict[str, Tensor]]:
         """The parts, an AdaLoRA among them with the ranks that it has in these tensors."""
-        parts = (p.restored(tensors)[0] if isinstance(p, AdaLoRA) else p for p in self.methods)
-        return Together(tuple(parts)), tensors
+        parts = (p.import_state(tensors)[0] if isinstance(p, AdaLoRA) else p for p in self.methods)
+        return Combined(tuple(parts)), tensors
 
     def install(self, tuner) -> None:
         tuner.shares = []
         for part in self.methods:
-            already = len(tuner.places)
+            already = len(tuner.patches)
             part.install(tuner)  # eq. 1: one more change of h
-            tuner.shares.append(Share(tuner, tuner.places[already:]))
+            tuner.shares.append(Share(tuner, tuner.patches[already:]))
 
     def _parts(self, tuner):
         """Each part, and the tuner as that part knows it."""
@@ -107,9 +108,9 @@ class Together(Method):
             batch = part.wrap(own, batch)
         return batch
 
-    def look(self, tuner, batch: dict) -> None:
+    def before_forward(self, tuner, batch: dict) -> None:
         for part, own in self._parts(tuner):
-            part.look(own, batch)
+            part.before_forward(own, batch)
 
     def notes(self, tuner) -> list[str]:
         return [note for part, own in self._parts(tuner) for note in part.notes(own)]
@@ -139,11 +140,14 @@ class Together(Method):
             part.finish(own)
 
 
-class Share:
-    """The tuner as one of several parts sees it: with the places of that part only."""
+Together = Combined  # its name in version 0.1, and in the files of that version
 
-    def __init__(self, tuner, places: list) -> None:
-        self.whole, self.places = tuner, places
+
+class Share:
+    """The tuner as one of several parts sees it: with the patches of that part only."""
+
+    def __init__(self, tuner, patches: list) -> None:
+        self.whole, self.patches = tuner, patches
 
     def __getattr__(self, name: str):
         if name == "whole":  # of a copy that is being made
@@ -151,7 +155,7 @@ class Share:
         return getattr(self.whole, name)
 
 
-def mam(length: int = 30, bottleneck: int = 512, scale: float = 4.0) -> Together:
+def mam(length: int = 30, bottleneck: int = 512, scale: float = 4.0) -> Combined:
     """The MAM adapter: a prefix of that length and parallel adapters, started at the base."""
     adapters = Adapter(placement="parallel", bottleneck=bottleneck, scale=scale, sigma=0)
-    return Together((Prefix(length=length), adapters))
+    return Combined((Prefix(length=length), adapters))
