@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import sys
 import textwrap
 from dataclasses import asdict, dataclass, is_dataclass
@@ -108,22 +109,29 @@ def make_record(number: int, measured, rule: str = "", verdict: str = "", **numb
     if not said or not rule:
         raise ValueError(f"Claim {number}: say what was measured and by which rule it is judged.")
     try:
-        numbers = json.loads(json.dumps(numbers, allow_nan=True))
+        return Record(number, said, rule, verdict, plain(numbers))
     except TypeError:
         raise ValueError(
             f"Claim {number}: what is stored must be numbers, texts or lists of them."
         ) from None
-    return Record(number, said, rule, verdict, _without_nan(numbers))
 
 
-def _without_nan(value):
-    """nan and the infinities as None: JSON in notebooks has no words for them."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(item) for item in value]
-    bad = isinstance(value, float) and (value != value or abs(value) == float("inf"))
-    return None if bad else value
+def plain(value: dict) -> dict:
+    """Numbers, texts and lists as JSON gives them back; None for nan and the infinities.
+
+    Raises:
+        TypeError: there is something else in it.
+    """
+
+    def known(item):
+        if isinstance(item, dict):
+            return {str(key): known(each) for key, each in item.items()}
+        if isinstance(item, list | tuple):
+            return [known(each) for each in item]
+        unknown = isinstance(item, float) and not math.isfinite(item)
+        return None if unknown else item
+
+    return json.loads(json.dumps(known(value), allow_nan=False))
 
 
 def show(thing) -> None:
