@@ -238,15 +238,29 @@ def _unwritten(node: ast.AST) -> set[str]:
     return found
 
 
+def as_given(node: ast.AST, name: str, given: str | None) -> bool:
+    """Is what this statement defines still what the exercise gave to be mended?"""
+    if given is None:
+        return False
+    first = [n for n in ast.parse(given).body if getattr(n, "name", None) == name]
+    now = [n for n in _outside_functions(node) if getattr(n, "name", None) == name]
+    return bool(first and now) and ast.dump(first[-1]) == ast.dump(now[-1])
+
+
 def candidates(
-    cells: tuple[Cell, ...], name: str, stub: set[str] = frozenset(), reference: str | None = None
+    cells: tuple[Cell, ...],
+    name: str,
+    stub: set[str] = frozenset(),
+    reference: str | None = None,
+    given: str | None = None,
 ) -> list[tuple[int, Statement | None]]:
     """The cells that may count for `name`, best first, each with the statement that defines it.
 
     The last class, function or lambda of that name counts, wherever it stands; then a cell that
     would define it and is not Python; then `NAME = value`, which a lesson may use for a number; a
-    stub, `NAME = ...` or one in which nothing of `stub`, the functions to write, is written; an
-    import; at last a cell that bears the exercise's mark and defines something else.
+    stub, `NAME = ...` or one in which nothing of `stub`, the functions to write, is written, or
+    what was `given` to be mended; an import; at last a cell that bears the exercise's mark and
+    defines something else.
     """
     written, untouched, assigned, imported = [], [], [], []
     makers = set()  # names of the notebook's own functions and classes
@@ -256,6 +270,7 @@ def candidates(
             own = [n for n in kinds if n.name == name]
             if own:
                 blank = stub and any(_unwritten(n) >= set(stub) for n in own)
+                blank = blank or as_given(statement.node, name, given)
                 (untouched if blank else written).append(statement)
             elif statement.imports:
                 imported.append(statement)

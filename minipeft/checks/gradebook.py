@@ -159,7 +159,8 @@ def _key(exercise: Submitted, version: str) -> str:
         for source, mark in zip(exercise.cells, exercise.marks, strict=True)
     )
     digest = hashlib.sha256(f"{version}\n{exercise.reference}\n".encode())
-    found = candidates(cells, exercise.name, set(exercise.blanked), exercise.reference)
+    facts = set(exercise.blanked), exercise.reference, exercise.given
+    found = candidates(cells, exercise.name, *facts)
     for place, chosen in found:
         digest.update(cells[place].source.encode(errors="replace"))
         if chosen is not None:

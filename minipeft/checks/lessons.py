@@ -19,13 +19,15 @@ from minipeft.checks.cells import Cell, blanked, read_cells
 class Exercise:
     """One exercise of the course: "10.1", "minipeft.methods.lora:LoRAPatch", its points.
 
-    blanked: the functions whose bodies the learner writes ("forward", "delta").
+    blanked: the functions whose bodies the learner writes or mends ("forward", "delta").
+    given: the text of its cell where something in it is to be mended.
     """
 
     number: str
     reference: str
     points: int
     blanked: tuple[str, ...]
+    given: str | None = None
 
     @property
     def name(self) -> str:
@@ -75,11 +77,21 @@ def _lesson(path: Path) -> Lesson:
     exercises = []
     for entry in notebook["metadata"]["minipeft"]["exercises"]:
         reference = entry["exercise"]
-        bodies = blanked(stubs[reference], reference.partition(":")[2])
-        exercises.append(
-            Exercise(entry["number"], reference, int(entry.get("points", 1)), tuple(sorted(bodies)))
-        )
+        mend = entry.get("broken", ())
+        bodies = sorted(mend or blanked(stubs[reference], reference.partition(":")[2]))
+        given = stubs[reference].text if mend else None
+        points = int(entry.get("points", 1))
+        exercises.append(Exercise(entry["number"], reference, points, tuple(bodies), given))
     return Lesson(path.stem, path, tuple(exercises))
+
+
+def to_mend(reference: str) -> list[str]:
+    """The cells of the course in which this object is given with something wrong in it."""
+    try:
+        every = [e for lesson in lessons().values() for e in lesson.exercises]
+    except FileNotFoundError:  # the package without its course
+        return []
+    return [e.given for e in every if e.reference == reference and e.given is not None]
 
 
 def lesson_of(notebook: dict, cells: list[Cell], file: Path) -> Lesson | None:

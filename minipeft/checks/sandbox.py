@@ -127,9 +127,9 @@ def verdict(order: dict, memory_error: str) -> tuple[str, str]:
     """Run what the exercise needs, then the check: ("passed" | "failed" | "unfinished", sentence).
 
     order: reference, source (its cell), uses (names -> references of other exercises); and where
-    a whole notebook is known: cells (every code cell), marks (the exercise each claims to be) and
-    blanked (the functions to write). An exercise that this one builds on is taken from the
-    package: each is judged alone.
+    a whole notebook is known: cells (every code cell), marks (the exercise each claims to be),
+    blanked (the functions to write) and given (the cell of an exercise that is to be mended). An
+    exercise that this one builds on is taken from the package: each is judged alone.
     """
     from minipeft.checks import EXERCISES, cells, guard
 
@@ -168,15 +168,18 @@ def verdict(order: dict, memory_error: str) -> tuple[str, str]:
 
 def _judged(order: dict, notebook: tuple, given: dict, blanked: set[str]) -> tuple[str, str]:
     from minipeft.checks import EXERCISES
-    from minipeft.checks.cells import candidates
+    from minipeft.checks.cells import as_given, candidates
     from minipeft.checks.framework import NumberCheck
+    from minipeft.checks.framework.errors import AS_GIVEN
     from minipeft.checks.guard import part_of_package
 
-    reference = order["reference"]
+    reference, mend = order["reference"], order.get("given")
     judge, name = EXERCISES[reference], reference.partition(":")[2]
     original = getattr(importlib.import_module(reference.partition(":")[0]), name)
     result = "failed", f"no cell defines {name}"
-    for place, statement in candidates(notebook, name, blanked, reference):
+    for place, statement in candidates(notebook, name, blanked, reference, mend):
+        if statement is not None and as_given(statement.node, name, mend):
+            return "unfinished", AS_GIVEN.format(name)
         runner = Runner(notebook, given)
         with _as_main(runner.module):
             result = _define(runner, place, statement, name, set(given))

@@ -62,6 +62,7 @@ class Submitted:
     marks: tuple[str | None, ...] = ()
     blanked: tuple[str, ...] = ()
     points: int = 1
+    given: str | None = None
 
     @property
     def name(self) -> str:
@@ -102,7 +103,9 @@ def read(path: str | Path) -> list[Submitted]:
         )
     found = []
     for exercise in lesson.exercises:
-        best = candidates(cells, exercise.name, set(exercise.blanked), exercise.reference)
+        best = candidates(
+            cells, exercise.name, set(exercise.blanked), exercise.reference, exercise.given
+        )
         source = cells[best[0][0]].source if best else None
         # A number that a later exercise uses is the learner's own; functions are the package's.
         others = [e for e in lesson.exercises if e is not exercise and not e.is_number]
@@ -111,7 +114,7 @@ def read(path: str | Path) -> list[Submitted]:
         found.append(
             Submitted(
                 *(exercise.number, exercise.reference, source, uses, *whole),
-                *(exercise.blanked, exercise.points),
+                *(exercise.blanked, exercise.points, exercise.given),
             )
         )
     return found
@@ -131,6 +134,7 @@ def judge(exercise: Submitted, seconds: float = SECONDS, megabytes: int = MEGABY
         "cells": exercise.cells,
         "marks": exercise.marks,
         "blanked": exercise.blanked,
+        "given": exercise.given,
         "megabytes": megabytes,
         "seconds": seconds,
         "output_bytes": OUTPUT_BYTES,

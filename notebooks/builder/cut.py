@@ -52,12 +52,14 @@ def cut(
     hints: Mapping[str, Sequence[str]] | None = None,
     given: Sequence[str] = (),
     root: Path = ROOT,
+    whole: bool = False,
 ) -> Cut:
     """Cut `reference` ("minipeft.methods.lora:LoRAPatch") out of the package under `root`.
 
     blank: the methods whose bodies the student writes; for a function leave it empty.
     hints: for each blanked function, comment lines to put where its body was.
     given: names that an earlier cell of the notebook defines, so that they are not imported here.
+    whole: blank nothing.
     Raises CutError when the module, the object or a method in `blank` does not exist.
     """
     module, _, name = reference.partition(":")
@@ -71,7 +73,7 @@ def cut(
             f"{module} defines no class or function {name!r}; it has {', '.join(defined)}"
         )
 
-    functions = _functions_to_blank(node, blank, reference)
+    functions = [] if whole else _functions_to_blank(node, blank, reference)
     unknown = sorted(set(hints or {}) - {f.name for f in functions})
     if unknown:
         raise CutError(f"{reference}: hints for {', '.join(unknown)}, which `blank` does not list")

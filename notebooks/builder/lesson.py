@@ -17,7 +17,9 @@ Cells are plain, except for what their marker line says:
         that body and any other comment stays on top. The next code cell must call
         `checks.NAME(LoRAPatch)`.
     # %% exercise="minipeft.checks:NAME" difficulty=1 minutes=5
-        the answer is a number, a shape or a word; the cell holds its working, see `worked`.
+        the answer is a number, a shape or a word; the cell holds its working, see worked.py.
+    # %% exercise="tiny_transformer.layers:attend" broken="(-1) => (-2)" difficulty=2 minutes=8
+        the learner mends the object, in which a piece of text is replaced, see broken.py.
     # %% fast="steps, seeds = 20, [0]"
         that line is added to the cell in a fast run, which tests the code and not the numbers.
     # %% tags=["raises-exception"]   fails on purpose
@@ -42,12 +44,14 @@ import nbformat
 from nbformat import NotebookNode
 
 from builder import setup_cell, tables
+from builder.broken import broken
 from builder.cut import ROOT, Cut, CutError, banner, cut
 from builder.equations import EquationError
 from builder.worked import is_worked, worked
 
 FIELDS = {"title": str, "question": str, "minutes": (int, float)}
 EXERCISE_FIELDS = {"exercise": str, "blank": str, "difficulty": int, "minutes": (int, float)}
+EXERCISE_FIELDS |= {"broken": (str, list)}
 TRIED = {"sitting": (int, float), "attempts": int}  # may stand in the header
 HIDDEN = "hide-input"
 KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only", HIDDEN}
@@ -69,6 +73,7 @@ class Exercise:
     difficulty  1 to 5
     minutes     what a learner should plan
     notes       comment lines for the top of its cell
+    broken      the functions in which something is wrong, for an exercise to mend
     """
 
     number: str
@@ -78,6 +83,7 @@ class Exercise:
     difficulty: int
     minutes: float
     notes: str
+    broken: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -161,13 +167,14 @@ class Lesson:
 
     @staticmethod
     def _describe(exercise: Exercise) -> dict:
-        return {
+        facts = {
             "exercise": exercise.cut.reference,
             "number": exercise.number,
             "check": exercise.check,
             "uses": list(exercise.cut.uses),
             "points": exercise.difficulty,
         }
+        return facts | ({"broken": list(exercise.broken)} if exercise.broken else {})
 
     def _header(self, kind: str) -> str:
         lines = [
@@ -246,7 +253,9 @@ def _exercise(
     )
     reference = meta["exercise"]
     blank = [name.strip() for name in meta.get("blank", "").split(",") if name.strip()]
-    names = blank or [reference.partition(":")[2]]
+    edits, differ = meta.get("broken", []), ()
+    edits = [edits] if isinstance(edits, str) else edits
+    names = [] if edits else blank or [reference.partition(":")[2]]
     hints: dict[str, list[str]] = {}
     notes = []
     lines = cell.source.splitlines()
@@ -257,12 +266,15 @@ def _exercise(
             hints.setdefault(hint[1], []).append(hint[2])
         elif line.strip():
             notes.append(line)
+    if blank and (edits or is_worked(reference)):
+        what = "what is to be mended is shown whole" if edits else "a number has no methods"
+        raise LessonError(f"{what}: leave `blank` out")
     if is_worked(reference):
-        if blank:
-            raise LessonError("a number has no methods: leave `blank` out")
         piece = worked(reference, "\n".join(lines), hints.get(names[0], ()))
     elif lines:
         raise LessonError("its cell may hold comments only; the code comes from the package")
+    elif edits:
+        piece, differ = broken(reference, edits, given, root)
     else:
         piece = cut(reference, blank, hints, given, root)
     code = next((c.source for c in after if c.cell_type == "code"), "")
@@ -273,9 +285,16 @@ def _exercise(
         raise LessonError("difficulty is 1 to 5")
     if is_worked(reference) and check[1] != piece.name:
         raise LessonError(f"its check is checks.{piece.name}, not checks.{check[1]}")
-    alone = cut(reference, blank, hints, root=root) if piece.uses else piece
+    alone = piece
+    if piece.uses:
+        alone = (
+            broken(reference, edits, root=root)[0]
+            if edits
+            else cut(reference, blank, hints, root=root)
+        )
     notes = "\n".join(notes)
-    return Exercise(label, check[1], piece, alone, meta["difficulty"], meta["minutes"], notes)
+    facts = meta["difficulty"], meta["minutes"], notes, differ
+    return Exercise(label, check[1], piece, alone, *facts)
 
 
 def _fields(where: str, what: str, found: dict, known: dict, required) -> None:

@@ -13,10 +13,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from patience import patience
+from submitted import said_by
 
 import build
-from builder import progress, run, silence
+from builder import graders, progress, run, silence
 from builder.lesson import LessonError, read
+from minipeft import checks
 
 ROOT = Path(build.__file__).resolve().parents[1]
 
@@ -51,6 +53,15 @@ NUMBER = """
     from minipeft import checks
     checks.lora_parameters(lora_parameters)
 """
+
+MEND = """
+    # %% exercise="tiny_transformer.layers:FeedForward" broken="self.up(x)) => x)" difficulty=2 minutes=8
+    # Two maps and a bend.
+
+    # %%
+    from minipeft import checks
+    checks.feed_forward(FeedForward)
+"""  # noqa: E501
 
 
 @pytest.fixture
@@ -387,16 +398,17 @@ def test_the_built_notebooks_go_through_the_checker(course, capsys, monkeypatch)
     from minipeft.__main__ import main
     from minipeft.checks import lessons
 
-    course.write("10_toy", EXERCISE, NUMBER)
+    course.write("10_toy", EXERCISE, NUMBER, MEND)
     monkeypatch.setattr(lessons, "folder", lambda: course.exercises)
     assert course.publish(course.lessons(), force=False, threads=1) == 0
     capsys.readouterr()
     assert main(["check", str(course.solutions / "10_toy.ipynb")]) == 0
-    assert "2 of 2 passed" in capsys.readouterr().out
+    assert "3 of 3 passed" in capsys.readouterr().out
     assert main(["check", str(course.exercises / "10_toy.ipynb")]) == 1
     out = capsys.readouterr().out
-    assert out.count("unfinished") == 2
+    assert out.count("unfinished") == 3
     assert "is yours to write" in out and "is yours to work out" in out
+    assert "FeedForward is as it was given: something in it is wrong" in out
 
 
 def test_a_number_is_shown_with_its_working_or_as_dots(course):
@@ -408,6 +420,58 @@ def test_a_number_is_shown_with_its_working_or_as_dots(course):
     assert student == (
         f"{head}# Hint: count A and B\nlora_parameters = ...  # your answer in place of the dots"
     )
+
+
+def test_an_object_to_mend_is_the_packages_with_one_thing_wrong(course, monkeypatch):
+    from minipeft.checks import cells, lessons
+
+    builder = course.write("10_toy", MEND)
+    (lesson,) = builder.lessons()
+    builder.student([lesson])
+    monkeypatch.setattr(lessons, "folder", lambda: builder.exercises)
+    (piece,) = (e.cut for e in lesson.exercises.values())
+    right, given = "self.activation(self.up(x))", "self.activation(x)"
+    assert piece.solution.replace(right, given) == piece.stub
+    (found,) = lessons.lessons()["10_toy"].exercises
+    assert found.blanked == ("forward",) and given in found.given
+
+    def judged(text):
+        space = {}
+        exec(text, space)
+        checks.feed_forward(space["FeedForward"])
+
+    judged(piece.stub.replace(given, right))
+    for untouched in (piece.stub, f"# mine\n\n{piece.stub}"):
+        with pytest.raises(checks.NotFinished, match="as it was given: something in it is wrong"):
+            judged(untouched)
+    for other in ("self.activation(2 * x)", "self.up(x)"):
+        with pytest.raises(checks.CheckFailed) as caught:
+            judged(piece.stub.replace(given, other))
+        assert not isinstance(caught.value, checks.NotFinished)
+    mended = [cells.Cell(text, text) for text in (piece.solution, piece.stub)]
+    for order in (mended, mended[::-1]):  # the mended one counts, wherever it stands
+        best = cells.candidates(tuple(order), "FeedForward", {"forward"}, given=found.given)
+        assert order[best[0][0]].source == piece.solution
+
+
+def test_graders_get_both_bodies_of_an_object_to_mend(course):
+    """The right one between marks; without it a line that raises, and the wrong one behind that."""
+    builder = course.write("10_toy", MEND)
+    (lesson,) = builder.lessons()
+    solution = re.compile(r"^ *# BEGIN SOLUTION NO PROMPT\n.*?# END SOLUTION\n", re.M | re.S)
+    for kind in (graders.nbgrader, graders.otter):
+        (answer,) = [c.source for c in kind(lesson).cells if "BEGIN SOLUTION NO" in c.source]
+        given = graders.PROMPT.sub("", solution.sub("", answer))  # and the line that raises
+        stub = given.replace(
+            "        return self.down", '        raise NotImplementedError("x is yours to write")\n'
+            "        return self.down",
+        )  # fmt: skip
+        mended = given.replace("activation(x)", "activation(self.up(x))")
+        results = {answer: "passed", stub: "unfinished", given: "failed", mended: "passed"}
+        for text, result in results.items():
+            space = {}
+            exec(text, space)
+            assert said_by(checks.feed_forward, space["FeedForward"])[0] == result
 
 
 def test_check_sees_every_kind_of_drift(course, runs, capsys):
@@ -494,6 +558,11 @@ def test_an_exercise_can_build_on_the_one_before(course):
         ("01_toy", NUMBER.replace("4 * 2", "4 *"), "is not Python"),
         ("01_toy", NUMBER.replace("checks.lora_parameters(", "checks.lora("), "lora_parameters"),
         ("01_toy", NUMBER.replace(" diff", ' blank="x" diff'), "has no methods"),
+        ("01_toy", MEND.replace(" diff", ' blank="x" diff'), "is shown whole"),
+        ("01_toy", MEND.replace("self.up(x))", "self"), "must be once"),
+        ("01_toy", MEND.replace("=> x)", "=> x"), "is not Python"),
+        ("01_toy", MEND.replace("=>", "->"), "and what replaces it"),
+        ("01_toy", MEND.replace("self.up(x)) => x)", "I, the => J, the"), "changes no function"),
         ("01_toy", EXERCISE.replace("checks.lora(", "print("), "must call checks.NAME(LoRAPatch)"),
         ("01_toy", EXERCISE.replace("# Mind", "x = 1  # Mind"), "may hold comments only"),
         ("01_toy", EXERCISE.replace("# forward:", "# delta:"), None),

@@ -155,7 +155,7 @@ def test_nbgrader_cells_are_valid_and_hold_the_solution_between_marks(lesson):
         shown, solution = added.sub("", answer.source + "\n"), exercise.alone.solution + "\n"
         if is_worked(exercise.cut.reference):
             solution = textwrap.indent(solution, "    ")
-        assert shown.endswith(solution)
+        assert exercise.broken or shown.endswith(solution)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import textwrap
 from collections.abc import Sequence
+from types import CodeType
 from typing import Any
 
 import torch
@@ -61,6 +62,29 @@ class Source:
                 raise ValueError(f"{self.reference} holds no {old!r}: mend the mistake's edit.")
             text = text.replace(old, new)
         return self.build(text)
+
+
+def is_made_of(text: str, name: str, made: Any) -> bool:
+    """Do the functions of an object hold the same code as those of `name` in this text?"""
+    wanted = _functions(compile(text, "<given>", "exec", dont_inherit=True), name)
+    found = vars(made) if inspect.isclass(made) else {name: made}
+    codes = {n: getattr(found.get(n), "__code__", None) for n in wanted}
+    return bool(wanted) and all(
+        codes[n] is not None and _body(codes[n]) == _body(code) for n, code in wanted.items()
+    )
+
+
+def _functions(module: CodeType, name: str) -> dict[str, CodeType]:
+    parts = {c.co_name: c for c in module.co_consts if isinstance(c, CodeType)}
+    if name not in parts or "__qualname__" not in parts[name].co_names:
+        return {name: parts[name]} if name in parts else {}
+    return {c.co_name: c for c in parts[name].co_consts if isinstance(c, CodeType)}
+
+
+def _body(code: CodeType) -> tuple:
+    """What a function does, wherever its lines stand."""
+    constants = [_body(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, tuple(constants)
 
 
 def detached(value: Any) -> Any:
