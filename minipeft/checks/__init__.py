@@ -13,12 +13,15 @@ from minipeft.checks.exercises.block import block
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
 from minipeft.checks.exercises.cross_entropy import cross_entropy
+from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.learning_rate import learning_rate
 from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
+from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
+from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
@@ -42,6 +45,9 @@ EXERCISES = {
         forgotten,
         lora,
         lora_parameters,
+        prompt_encoder,
+        encoder_parameters,
+        p_tuning_diagnosis,
     )
 }
 
@@ -55,12 +61,15 @@ __all__ = [
     "causal",
     "causal_mask",
     "cross_entropy",
+    "encoder_parameters",
     "feed_forward",
     "forgotten",
     "learning_rate",
     "lora",
     "lora_parameters",
     "masked",
+    "p_tuning_diagnosis",
+    "prompt_encoder",
     "span_corruption",
     "train_top",
     "training_bytes",

@@ -21,6 +21,7 @@ from minipeft import checks
 from minipeft.checks.framework import Check
 from minipeft.course import transfer
 from minipeft.methods.lora import LoRAPatch
+from minipeft.methods.p_tuning import PromptEncoder
 from tiny_transformer import objectives
 from tiny_transformer.pretraining import learning_rate
 
@@ -718,9 +719,36 @@ def test_a_wrong_solution_of_every_kind_is_rejected(name, wrong, words):
 
 
 def test_there_are_eight_wrong_ones_of_each():
-    names = [name for name, *_ in WRONG]
+    names = [name for name, *_ in WRONG] + ["prompt_encoder"] * len(WRONG_ENCODERS)
     every = [check for check in checks.EXERCISES.values() if isinstance(check, Check)]
     assert all(names.count(check.name) >= 8 for check in every)
+
+
+# -- PromptEncoder ---------------------------------------------------------------------------------
+
+
+def encoder(forward):
+    return type("PromptEncoder", (PromptEncoder,), {"forward": forward})
+
+
+h = PromptEncoder.forward
+WRONG_ENCODERS = [
+    (without_gradients(h), "no_grad"),
+    (seeding(h), "generator"),
+    (drawing(h), "numpy's global generator"),
+    (rolling(h), "Python's global generator"),
+    (switching(h), "gradients"),
+    (in_double(h), "float64"),
+    (lambda e: h(e.requires_grad_(False)), "changes the layer"),
+    (lambda e: (h(e), e.mlp[0].bias.data.zero_())[0], "changes the layer"),
+    (lambda e: h(e).tolist(), "tensor"),
+]
+
+
+@pytest.mark.parametrize(("forward", "words"), WRONG_ENCODERS)
+def test_a_wrong_prompt_encoder_of_every_kind_is_rejected(forward, words):
+    said = refused(checks.prompt_encoder, encoder(forward), words)
+    assert "none of the usual mistakes" not in said
 
 
 # -- unusual, and right ----------------------------------------------------------------------------

@@ -1,0 +1,240 @@
+"""The exercises on P-tuning: the prompt encoder's forward, its parameters, a diagnosis."""
+
+import pytest
+import torch
+from torch import nn
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft import checks, tasks
+from minipeft.checks.exercises.p_tuning_diagnosis import CAUSES, RIGHT
+from minipeft.course import p_tuning
+from minipeft.methods.p_tuning import PromptEncoder
+
+
+class WithABatch(PromptEncoder):
+    """A batch of one sequence in the middle, as torch's documentation shows it."""
+
+    def forward(self):
+        y = self.vectors
+        if self.lstm is not None:
+            y, _ = self.lstm(y.unsqueeze(1))  # (n, 1, 2 S)
+            y = y.squeeze(1)
+        return self.mlp(y)
+
+
+class ByMaps(PromptEncoder):
+    def forward(self):
+        first, phi, second = self.mlp
+        y = self.vectors if not self.lstm else self.lstm.forward(self.vectors, None)[0]
+        return second(torch.clamp(first(y), min=0)) if phi is not None else None
+
+
+class ByWeights(PromptEncoder):
+    def forward(self):
+        y = self.vectors
+        if isinstance(self.lstm, nn.LSTM):
+            y = self.lstm(y.clone())[0]
+        low = torch.einsum("ni,oi->no", y, self.mlp[0].weight) + self.mlp[0].bias
+        return torch.stack([self.mlp[2](row) for row in low.relu()])
+
+
+class ByDirections(PromptEncoder):
+    """Each token's output through the MLP by itself."""
+
+    def forward(self):
+        if self.lstm is None:
+            return torch.cat([self.mlp(e[None]) for e in self.vectors])
+        y, (states, cells) = self.lstm(self.vectors)
+        return torch.cat([self.mlp(row)[None] for row in y.unbind(0)])
+
+
+@pytest.mark.parametrize("candidate", [PromptEncoder, WithABatch, ByMaps, ByWeights, ByDirections])
+def test_right_solutions_pass(candidate):
+    checks.prompt_encoder(candidate)
+
+
+def wrong(forward):
+    """A PromptEncoder with this forward."""
+    return type("PromptEncoder", (PromptEncoder,), {"forward": forward})
+
+
+@torch.no_grad()
+def without_gradients(e):
+    return PromptEncoder.forward(e)
+
+
+def detached(e):
+    y = e.vectors.detach() if e.lstm is None else e.lstm(e.vectors.detach())[0]
+    return e.mlp(y)
+
+
+def seeds(e):
+    torch.manual_seed(0)
+    return PromptEncoder.forward(e)
+
+
+def grows(e):
+    with torch.no_grad():
+        e.vectors += 0.1
+    return PromptEncoder.forward(e)
+
+
+def keeps(e):
+    if not hasattr(e, "kept"):
+        e.kept = PromptEncoder.forward(e).detach()
+    return e.kept
+
+
+def no_return(e):
+    PromptEncoder.forward(e)
+
+
+def of_one_row(e):
+    """The n tokens as a batch of sequences of one token."""
+    return e.mlp(e.vectors if e.lstm is None else e.lstm(e.vectors[None])[0][0])
+
+
+def always_lstm(e):
+    return e.mlp(e.lstm(e.vectors)[0])
+
+
+def tuple_given(e):
+    return e.mlp(e.vectors if e.lstm is None else e.lstm(e.vectors))
+
+
+def last_states(e):
+    if e.lstm is None:
+        return e.mlp(e.vectors)
+    last = e.lstm(e.vectors)[1][0][-2:].reshape(1, -1)  # (1, 2 S)
+    return e.mlp(last.expand(len(e.vectors), -1))
+
+
+WRONG = [
+    (of_one_row, "do not see one another"),
+    (last_states, "last states of the LSTM"),
+    (lambda e: e.mlp(e.vectors if e.lstm is None else e.lstm(e.vectors.flip(0))[0].flip(0)),
+     "backwards"),
+    (lambda e: e.mlp(e.vectors if e.lstm is None else e.lstm(e.vectors.flip(0))[0]),
+     "from the last to the first"),
+    (lambda e: e.mlp[2](e.mlp[0](e.vectors if e.lstm is None else e.lstm(e.vectors)[0])),
+     "relu between the two maps"),
+    (lambda e: PromptEncoder.forward(e).relu(), "relu after the MLP"),
+    (lambda e: PromptEncoder.forward(e).tanh(), "tanh after the MLP"),
+    (lambda e: PromptEncoder.forward(e) + e.vectors, "e is added"),
+    (lambda e: PromptEncoder.forward(e)[None], "shape"),
+    (lambda e: PromptEncoder.forward(e).T, "interchanged"),
+    (lambda e: PromptEncoder.forward(e)[0], "shape"),
+    (always_lstm, "there is no BiLSTM"),
+    (tuple_given, "gives two things"),
+    (detached, "e gets no gradient"),
+    (without_gradients, "no_grad"),
+    (keeps, "require grad"),
+    (seeds, "generator"),
+    (grows, "changes the layer"),
+    (no_return, "return missing"),
+    (lambda e: 0.5 * PromptEncoder.forward(e), "a factor"),
+    (lambda e: PromptEncoder.forward(e).double(), "float64"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("forward", "words"), WRONG)
+def test_a_wrong_solution_is_told_its_mistake(forward, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.prompt_encoder(wrong(forward))
+    print(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unwritten_solution_is_unfinished_not_wrong():
+    def forward(e):
+        raise NotImplementedError("PromptEncoder.forward is yours to write")
+
+    with pytest.raises(checks.NotFinished, match="forward is yours to write"):
+        checks.prompt_encoder(wrong(forward))
+
+
+# ---- the numbers
+
+
+def test_the_numbers_are_what_the_package_counts():
+    base, tokenizer = tt.load("tiny-decoder-0.4m")
+    tuner = mp.attach(base, mp.PTuning.from_template(p_tuning.AROUND, tokenizer), seed=0)
+    report = tuner.report()
+    right = checks.encoder_parameters.right
+    assert right == {"trained": report.trainable, "stored": report.stored}
+    checks.encoder_parameters(right)
+    checks.encoder_parameters({"stored": 480.0, "trained": torch.tensor(91520), "more": 1})
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"trained": 480, "stored": 480}, "in training there is an encoder"),
+        ({"trained": 91_040, "stored": 480}, "e is missing"),
+        ({"trained": 78_560, "stored": 480}, "the MLP is missing"),
+        ({"trained": 13_440, "stored": 480}, "the BiLSTM is missing"),
+        ({"trained": 52_480, "stored": 480}, "half of it"),
+        ({"trained": 90_880, "stored": 480}, "two biases"),
+        ({"trained": 91_520, "stored": 91_520}, "only what it gives is kept"),
+        ({"trained": 91_520, "stored": 960}, "only h is kept"),
+        ({"trained": 91_520, "stored": 1920}, "not bytes"),
+        ({"trained": 91_521, "stored": 480}, "off by one"),
+        ({"trained": 91_520}, "has no stored"),
+        (91_520, "should be a dict"),
+        (None, "is a return missing"),
+    ],
+)
+def test_a_wrong_number_is_told_where_it_comes_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.encoder_parameters(answer)
+
+
+# ---- the diagnosis
+
+
+def test_the_charts_are_those_of_the_mistakes():
+    """What each patient's chart shows follows from its mistake, and the base is left as it was."""
+    base, tokenizer = tt.load("tiny-decoder-0.4m")
+    before = mp.fingerprint(base)
+    table = p_tuning.charts(base, tokenizer, tasks.load("capital"), steps=2)
+    rows = {row[0]: row for row in table.rows}
+    assert mp.fingerprint(base) == before
+    assert list(rows) == ["healthy", *RIGHT]
+    moved = {name: row[4] for name, row in rows.items()}
+    assert moved == {
+        **{"healthy": "nothing", "A": "embedding", "B": "nothing"},
+        **{"C": "nothing", "D": "all of it"},
+    }
+    assert [name for name, row in rows.items() if float(row[2]) == 0] == ["C"]
+    assert rows["C"][1].endswith(") [P] [P] [P] [P] [P] [P]")
+    assert rows["healthy"][1].count("(") == 1 and rows["healthy"][1].endswith(")")
+
+
+@pytest.mark.parametrize("form", [str, str.upper, lambda c: f"({c})", lambda c: f" {c}. "])
+def test_the_right_diagnosis_in_any_form(form):
+    checks.p_tuning_diagnosis({patient: form(cause) for patient, cause in RIGHT.items()})
+
+
+@pytest.mark.parametrize("patient", RIGHT)
+def test_every_wrong_cause_is_explained(patient):
+    for cause in set(CAUSES) - {RIGHT[patient]}:
+        with pytest.raises(checks.CheckFailed, match=f"^{patient}: ") as caught:
+            checks.p_tuning_diagnosis(RIGHT | {patient: cause})
+        assert CAUSES[RIGHT[patient]] not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("c", "should be a dict"),
+        ({"A": "c", "B": "a", "C": "b"}, "has no D"),
+        (RIGHT | {"A": "z"}, "should be one of"),
+        (RIGHT | {"A": 3}, "A should be one of"),
+        (None, "is a return missing"),
+    ],
+)
+def test_other_answers_are_refused_in_words(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.p_tuning_diagnosis(answer)
