@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating, seeded
+from minipeft.doors.words import mask_of
 from minipeft.methods.method import Method
 from minipeft.model.fingerprint import fingerprint
+from minipeft.model.kind import kind_of
 from minipeft.report import Table
 from minipeft.training.loop import train
 from minipeft.training.loss import loss_of
@@ -62,7 +64,13 @@ def sanity_ladder(
     before, hash_before = _logits(model, batch), fingerprint(model)
 
     tuner = attach(model, method, name="sanity", seed=seed)
-    start = (_logits(model, tuner.wrap(batch)) - before).abs().max().item()
+    if tuner.words is None:
+        start = (_logits(model, batch) - before).abs().max().item()
+    else:  # a row has more words now: compare where something is asked
+        behind = _behind_the_first(model, batch)
+        wrapped = tuner.wrap(behind)
+        with_prompt = _asked(model, _logits(model, wrapped), wrapped)
+        start = (with_prompt - _asked(model, before, behind)).abs().max().item()
     identity = "0" if method.identity_at_start else "not 0: the method says so"
     rungs.append(
         (
@@ -145,6 +153,26 @@ def _fresh(model: nn.Module) -> nn.Module:
 def _logits(model: nn.Module, batch: dict) -> Tensor:
     with evaluating(model), torch.no_grad():
         return model(**batch).logits.clone()
+
+
+def _behind_the_first(model: nn.Module, batch: dict) -> dict:
+    """The batch, asking no decoder for a row's first word: without a prompt nothing answers it."""
+    if kind_of(model) != "decoder" or batch["labels"].dim() != 2:
+        return batch
+    labels = batch["labels"].clone()
+    first = mask_of(batch).int().argmax(dim=1)  # (B,)
+    labels[torch.arange(len(labels)), first] = -100
+    return {**batch, "labels": labels}
+
+
+def _asked(model: nn.Module, logits: Tensor, batch: dict) -> Tensor:
+    """The logits (N, V) that answer for the N labels of a batch, or (B, classes)."""
+    labels = batch["labels"]
+    if logits.dim() == 2:
+        return logits
+    if kind_of(model) == "decoder":  # position t answers for t + 1
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return logits[labels != -100]
 
 
 def _census(tuner: Tuner, batch: dict, learning_rate: float) -> tuple:

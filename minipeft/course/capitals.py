@@ -2,7 +2,7 @@
 
     rows = questions(tokenizer, "train")            # 80; 20 in "dev", 50 held out in "test"
     mp.train(model, batches(rows, 16, seed=0), steps=20, learning_rate=1e-2)
-    exact_with(model, [written(wording, tokenizer) for wording in WORDINGS], together(rows))
+    scores_with(model, [template(wording, tokenizer) for wording in WORDINGS], together(rows))
 
 An answer counts as right when its first token is the model's first choice.
 """

@@ -19,9 +19,9 @@ from minipeft.course.transfer import forgotten
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.parts.templates import Template
 from minipeft.methods.prompt_tuning import PromptTuning
+from minipeft.model.anatomy import Anatomy
 from minipeft.model.fingerprint import base_tensors, fingerprint
 from minipeft.report import Table
-from minipeft.tasks.prompt_search import score_templates
 from minipeft.tasks.tasks import Task, make
 from minipeft.training.loop import train
 
@@ -54,16 +54,13 @@ def wordings(task: Task) -> list[str]:
     return [as_template(wording) for wording in every if wording.endswith("{y} .")]
 
 
-def exact_with(
+def scores_with(
     model: nn.Module, templates: Sequence[str | Template], batch: dict, tokenizer=None
-) -> list[float]:
-    """What each template without pseudo tokens scores: the share of exact answers, in order."""
-    results = score_templates(
-        *(model, templates, [batch], tokenizer),
-        score=lambda model, batch: loss_and_exact(model, batch)[1],
-    )
-    scores = {str(template): score for template, score in results}
-    return [scores[str(template)] for template in templates]
+) -> list[tuple[float, float]]:
+    """(loss, share of exact answers) of a batch in each template without pseudo tokens."""
+    anatomy = Anatomy(model)
+    forms = [Template.read(t, tokenizer) if isinstance(t, str) else t for t in templates]
+    return [loss_and_exact(model, form.fill(batch, anatomy)) for form in forms]
 
 
 def put_into(task: Task, template: str) -> Task:

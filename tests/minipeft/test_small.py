@@ -134,6 +134,33 @@ def test_the_ladder_holds(name, head, method):
     assert mp.fingerprint(model) == before and "All rungs hold" in str(ladder)
 
 
+PROMPTS = [
+    mp.PromptTuning(length=3),
+    mp.PTuning(template=("P", "{x}", "P", "P")),
+    mp.PTuning(length=2, encoder=None),
+]
+
+
+@pytest.mark.parametrize("method", PROMPTS, ids=lambda method: method.describe())
+@pytest.mark.parametrize(
+    "name, head",
+    [
+        ("tiny-decoder", "language"),
+        ("gpt2", "language"),
+        ("t5", "language"),
+        ("tiny-encoder", "classification"),
+        ("tiny-encoder", "tagging"),
+    ],
+)
+def test_the_ladder_is_climbed_with_prompts(name, head, method):
+    """A prompt makes rows longer: the start is compared where something is asked."""
+    model, batch = zoo.build(name, head), zoo.batch(name, head, rows=2, tokens=6)
+    ladder = mp.sanity_ladder(model, method, batch, steps=2)
+    marks = {row[0]: row[3] for row in ladder.rows}
+    assert float(ladder.rows[1][2]) > 0 and marks["identity at the start"] == "ok"
+    assert marks["base unchanged"] == marks["unplugged"] == "ok"
+
+
 class NotIdentity(mp.LoRA):
     def install(self, tuner):
         super().install(tuner)
