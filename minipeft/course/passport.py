@@ -328,9 +328,9 @@ def door_of(tuner: Tuner) -> str:
         for door in tuner.doors()
         if isinstance(door, WordDoor | MemoryDoor)
     ]
-    if len(tuner.doors()) > len(kinds) and tuner.places:
+    if len(tuner.doors()) > len(kinds) and tuner.patches:
         kinds.append("weights")
-    if tuner.lent or (tuner.copies and not tuner.places):
+    if tuner.base_values or (tuner.copies and not tuner.patches):
         kinds.append("the base itself")
     return ", ".join(dict.fromkeys(kinds))
 
