@@ -250,6 +250,7 @@ class Trend:
     mean: float
     half: float
     slopes: tuple[float, ...]
+    margin: float
     unit: str
     verdict: str
 
@@ -261,6 +262,15 @@ class Trend:
         digits = ".1f" if self.unit == "points" else ".3g"
         half = "?" if math.isnan(self.half) else f"{self.half:{digits}}"
         return f"{self.mean:+{digits}} ± {half} {self.unit} over the sweep: {self.verdict}"
+
+    @property
+    def rule(self) -> str:
+        """By which rule the verdict was given, in a sentence."""
+        return (
+            "a straight line for each seed; flat: the 95 % interval of the change over the whole "
+            f"sweep lies within ±{self.margin:g} {self.unit}; otherwise rises or falls where it "
+            "leaves out 0, undecided where not"
+        )
 
     def __str__(self) -> str:
         return self.text
@@ -305,7 +315,7 @@ def trend(
     else:
         verdict = "undecided"
     times = 100 if unit == "points" else 1
-    return Trend(times * mean, times * half, slopes, unit, verdict)
+    return Trend(times * mean, times * half, slopes, times * margin, unit, verdict)
 
 
 def spread(values: Sequence[float], unit: str = "points") -> str:

@@ -20,6 +20,7 @@ from pygments.formatters import HtmlFormatter
 
 from builder.cut import ROOT
 from builder.lesson import HIDDEN, Lesson
+from builder.measure import measure
 from minipeft.course import claims
 
 # Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one.
@@ -75,9 +76,10 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
         name = f"{lesson.number} · {_text(lesson.title)}"
         took, size = "not run yet", ""
         if path.is_file():
-            facts = nbformat.read(path, as_version=4).metadata.get("minipeft", {})
-            took = f"{lesson.minutes:g} min (here {facts.get('seconds')} s)"
-            size = _size(facts.get("measured", {}))
+            notebook = nbformat.read(path, as_version=4)
+            seconds = notebook.metadata.get("minipeft", {}).get("seconds")
+            took = f"{lesson.minutes:g} min (here {seconds} s)"
+            size = _size(measure(lesson, notebook))
             name = f'<a href="{lesson.slug}.html">{name}</a>'
         write = ""
         if lesson.exercises:
@@ -119,7 +121,7 @@ def _sitting(lesson: Lesson) -> str:
 def _size(measured: dict[str, int]) -> str:
     """Such as "1,530 words, 41 cells, 5 figures"."""
     shown = ("words", "cells", "figures")
-    return ", ".join(f"{measured[what]:,} {what}" for what in shown if what in measured)
+    return ", ".join(f"{measured[what]:,} {what}" for what in shown)
 
 
 def _claims_page(records: Sequence[claims.Record], lessons: Sequence[str]) -> str:

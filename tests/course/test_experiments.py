@@ -162,6 +162,7 @@ def test_a_trend_is_the_line_through_each_seed():
 def test_a_trend_that_noise_could_make_is_undecided_and_a_small_one_flat():
     assert trend([1, 2, 3], [[0.1, 0.5], [0.5, 0.1], [0.5, 0.2]]).verdict == "undecided"
     assert trend([1, 2], [[0.5, 0.5], [0.501, 0.502]], margin=0.03).verdict == "flat"
+    assert "within ±3 points" in trend([1, 2], [[0.5], [0.5]], margin=0.03).rule
     with pytest.raises(ValueError, match="two or more different x"):
         trend([1, 1], [[1.0], [2.0]])
 

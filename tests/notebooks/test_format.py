@@ -165,7 +165,7 @@ def test_the_builder_writes_what_it_measured_and_fails_past_a_limit(
     assert facts["measured"] == {"words": 0, "cells": 1, "lines": 351, "figures": 0}
     index = (tmp_path / "out" / "index.html").read_text()
     assert "75 min" in index and "Is it two?" in index and "(here 61 s)" in index
-    assert 'href="claims.html"' in index
+    assert 'href="claims.html"' in index and "0 words, 1 cells, 0 figures" in index
     assert builder.course(builder.lessons(), force=True, fast=True, threads=1) == 0  # no numbers
 
 
