@@ -45,6 +45,7 @@ from minipeft.doors.weights import (
 from minipeft.doors.words import WordDoor
 from minipeft.in_training import WITH_TUNERS
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.libraries import unwrapped
 
 if TYPE_CHECKING:
     from minipeft.doors.hub_attention import OpenedAttention
@@ -94,7 +95,8 @@ class ForwardLock:
 
 def forward_lock(model: nn.Module):
     """The lock of a model; nothing to wait for where there are no tuners."""
-    return model.minipeft.forward_lock if "minipeft" in vars(model) else nullcontext()
+    record = vars(unwrapped(model)).get("minipeft")
+    return record.forward_lock if record else nullcontext()
 
 
 class Attached:
@@ -221,7 +223,8 @@ class Attached:
 
 def tuners(model: nn.Module) -> dict[str, Tuner]:
     """The tuners attached to a model, by name, in the order of attachment."""
-    return dict(model.minipeft.tuners) if "minipeft" in vars(model) else {}
+    record = vars(unwrapped(model)).get("minipeft")
+    return dict(record.tuners) if record else {}
 
 
 def active(model: nn.Module) -> list[Tuner]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
+from minipeft.model.libraries import unwrapped
 from minipeft.routing import positions_to_write_on, wrap
 
 
@@ -40,6 +41,7 @@ def generate(
     """
     if stream and beams > 1:
         raise ValueError("Beams are not known before their end: stream with beams=1.")
+    model = unwrapped(model)
     batch = {"input_ids": input_ids}
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask

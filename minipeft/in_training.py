@@ -25,6 +25,7 @@ import torch
 from torch import nn
 
 from minipeft.doors.weights import doors
+from minipeft.model.libraries import unwrapped
 
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
@@ -32,7 +33,8 @@ BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by byt
 
 def tuners_of(model: nn.Module) -> dict:
     """The tuners attached to a model, by name; empty where there are none."""
-    return dict(vars(model)["minipeft"].tuners) if "minipeft" in vars(model) else {}
+    record = vars(unwrapped(model)).get("minipeft")
+    return dict(record.tuners) if record else {}
 
 
 def acting(model: nn.Module) -> list:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,8 @@ from minipeft.attached import active, anatomy_of, forward_lock, tuners
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
 from minipeft.doors.weights import Routing
-from minipeft.doors.words import is_left_padded, mask_of, together
+from minipeft.doors.words import choice_by_choice, is_left_padded, mask_of, together
+from minipeft.model.libraries import unwrapped
 from minipeft.reach import takes
 
 
@@ -31,6 +33,7 @@ def route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Iter
     With gradient checkpointing call backward inside the `with` as well, because the layers are
     then run again. One thread at a time is inside: another one's pass waits for its turn.
     """
+    model = unwrapped(model)
     with forward_lock(model):
         yield from _route(model, names)
 
@@ -85,6 +88,7 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         ValueError: a row has become longer than the model's positions, or route() named another
             number of rows.
     """
+    model = unwrapped(model)
     if tuners(model) and not takes(model, "attention_mask"):
         return batch
     return wrap_now(model, batch, left)
@@ -95,6 +99,8 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     known = tuners(model)
     if not known or batch.get("input_ids") is None:
         return batch
+    if batch["input_ids"].dim() == 3:
+        return choice_by_choice(batch, partial(wrap_now, model, left=left))
     anatomy = next(iter(known.values())).anatomy
     rows, given, own = model.minipeft.routing, batch.get("position_ids") is not None, None
     if rows is None or not any(t.words for t in known.values()):

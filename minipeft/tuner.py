@@ -31,12 +31,14 @@ from minipeft.doors.weights import (
     Door,
     doors,
 )
+from minipeft.doors.words import choice_by_choice
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.installing import Installer, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import WATCHED, OwnSteps, watch
 from minipeft.model.anatomy import Anatomy, Place, Site, name_of
 from minipeft.model.families import Family
+from minipeft.model.libraries import unwrapped
 from minipeft.reach import Reach
 from minipeft.refusals import check_attach, check_merge
 from minipeft.report import Report
@@ -69,6 +71,7 @@ def attach(
         ValueError, TypeError: the name is taken, or a target does not fit. The model is then as
             it was.
     """
+    model = unwrapped(model)
     check_attach(model, method, name, head)
     check_alone(model)
     tuner = Tuner(model, method, name, family)
@@ -184,6 +187,8 @@ class Tuner(Installer):
         """The batch as the model must see it with this tuner. `train` and `generate` call it."""
         if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):
             return batch
+        if batch["input_ids"].dim() == 3:
+            return choice_by_choice(batch, self.wrap)
         wrap = partial(self.method.wrap, self)
         if self.words is None:
             return wrap(batch)

@@ -16,7 +16,7 @@ Shapes: B batch, T tokens, V vocabulary, P prompt length, C width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +165,17 @@ def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: b
             value = torch.where(source < 0, new, value)
         whole[key] = value
     return whole
+
+
+def choice_by_choice(batch: dict, wrap: Callable[[dict], dict]) -> dict:
+    """Wrap a batch of multiple choice, ids (B, choices, T), as B * choices rows of T tokens."""
+    B, N = batch["input_ids"].shape[:2]
+    rows = {
+        key: value.flatten(0, 1)  # (B * choices, T)
+        for key, value in batch.items()
+        if isinstance(value, Tensor) and value.dim() > 2 and value.shape[:2] == (B, N)
+    }
+    return batch | {key: value.unflatten(0, (B, N)) for key, value in wrap(rows).items()}
 
 
 def mask_of(batch: dict) -> Tensor:

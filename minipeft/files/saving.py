@@ -28,6 +28,7 @@ from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
+from minipeft.model.libraries import unwrapped
 from minipeft.tuner import Tuner, attach
 from tiny_transformer.files import check_fetched, saving_tensors, saving_text, write_all
 
@@ -95,7 +96,7 @@ def load(
         ValueError: the files are damaged, unsafe, of an unknown method or for another base; the
             sentence says which. The model is then as it was.
     """
-    folder = Path(folder)
+    folder, model = Path(folder), unwrapped(model)
     settings, tensors, ours = read(folder)
     tensors = names_of_today(tensors) if ours else tensors
     anatomy = Anatomy(model, family)

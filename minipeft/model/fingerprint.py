@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.weights import walk
+from minipeft.model.libraries import unwrapped
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -21,7 +22,7 @@ def fingerprint(model: nn.Module) -> str:
     22 M parameters take about 0.1 s.
     """
     digest = hashlib.sha256()
-    for name, tensor in base_tensors(model):
+    for name, tensor in base_tensors(unwrapped(model)):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(raw_bytes(tensor))
     return digest.hexdigest()

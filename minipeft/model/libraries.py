@@ -14,6 +14,20 @@ from tiny_transformer.models import EncoderDecoder, Stack
 LIBRARIES = ("transformers", "tiny_transformer")
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside what torch.compile, DataParallel or DistributedDataParallel gave back.
+
+    Tuners are remembered by the model itself, whoever stands around it.
+    """
+    while True:
+        inner = model._modules.get("_orig_mod")  # of torch.compile; its class is slow to import
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
 def is_library_model(module: nn.Module) -> bool:
     """A model of transformers or of tiny_transformer, or a subclass of one?"""
     if isinstance(module, Stack | EncoderDecoder):

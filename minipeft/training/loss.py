@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from minipeft.in_training import in_training
+from minipeft.model.libraries import unwrapped
 from minipeft.routing import wrap
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
@@ -20,7 +21,8 @@ def loss_of(model: nn.Module, batch: dict) -> Tensor:
     batch: as `model(**batch)` takes it, labels included; soft prompts are put in here.
     """
     batch, loss = wrap(model, batch), None
-    if not is_sharded(model):  # a sharded model fetches its weights for one whole forward pass
+    # a sharded model fetches its weights for one whole forward pass, a compiled one is made of it
+    if not is_sharded(model) and unwrapped(model) is model:
         loss = shared_loss(model, batch)
         loss = labelled_loss(model, batch) if loss is None else loss
     if loss is None:
