@@ -88,11 +88,11 @@ def compare(name: str, rounds: int) -> tuple[str, dict[str, Times]]:
         "theirs": trainer(theirs, batch, losses[1], **options),
     }
     times = take_turns(steps, rounds, label=name)
-    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
-    if apart > 1e-3 or losses[0][-1] >= losses[0][0]:
-        raise SystemExit(f"{name}: the two models do not learn the same ({apart:.1e} apart).")
+    difference = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    if difference > 1e-3 or losses[0][-1] >= losses[0][0]:
+        raise SystemExit(f"{name}: the two models do not learn the same ({difference:.1e} apart).")
     count = sum(parameter.numel() for parameter in ours.parameters())
-    return f"{count / 1e6:.1f} M, {rows} x {tokens}, losses {apart:.0e} apart", times
+    return f"{count / 1e6:.1f} M, {rows} x {tokens}, losses {difference:.0e} apart", times
 
 
 def run(options) -> list[Sheet]:

@@ -63,9 +63,9 @@ def run(options) -> list[Sheet]:
             ),
             "without": trained(model, lambda m=model, b=batch: m(**b).loss.backward()),
         }
-        apart = abs(short(model, wrap(model, batch)).item() - model(**batch).loss.item())
+        difference = abs(short(model, wrap(model, batch)).item() - model(**batch).loss.item())
         counts = [flops(step) for step in steps.values()]
-        results[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, apart
+        results[name] = take_turns(steps, 2 if options.quick else 8, label=name), counts, difference
     ratios = {name: ratio(t["with"], t["without"]) for name, (t, _, _) in results.items()}
     sheet = Sheet(
         "savings",
@@ -75,7 +75,7 @@ def run(options) -> list[Sheet]:
         lambda axes: bars(axes, {"": ratios}, "time of a step with / without the saving", 1.0),
         (8, 3),
     )
-    for name, (times, counts, apart) in results.items():
+    for name, (times, counts, difference) in results.items():
         saving, plain = times["with"], times["without"]
         sheet.rows.append(
             [
@@ -85,7 +85,7 @@ def run(options) -> list[Sheet]:
                 spread(ratios[name]),
                 f"{busy(saving, plain):.2f}",
                 f"{counts[0] / counts[1]:.3f}",
-                f"{apart:.0e}",
+                f"{difference:.0e}",
             ]
         )
     sheet.notes.append(HOW)

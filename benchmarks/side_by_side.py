@@ -40,8 +40,8 @@ def run(options) -> list[Sheet]:
             results = train_side_by_side(model, runs, batch_of, steps, progress=False)
             losses["together"] = [result.losses for result in results]
 
-        def apart(batch_of=batch_of, losses=losses) -> None:
-            losses["apart"] = []
+        def one_after_another(batch_of=batch_of, losses=losses) -> None:
+            losses["one after another"] = []
             for one in runs:
                 tuner = mp.attach(model, one.method, head=False, seed=one.seed)
                 history = mp.train(
@@ -51,12 +51,13 @@ def run(options) -> list[Sheet]:
                     one.learning_rate,
                     progress=False,
                 )
-                losses["apart"].append(history.losses)
+                losses["one after another"].append(history.losses)
                 tuner.detach()
 
-        both = {"apart": apart, "together": together}
+        both = {"one after another": one_after_another, "together": together}
         counts[rows, tokens] = {name: flops(step) for name, step in both.items()}
-        far = (torch.tensor(losses["together"]) - torch.tensor(losses["apart"])).abs().max().item()
+        pair = [torch.tensor(losses[name]) for name in both]
+        far = (pair[0] - pair[1]).abs().max().item()
         if far > 1e-3:
             raise SystemExit(f"side by side: the runs learn something else ({far:.1e} apart).")
         rounds = 2 if options.quick else 5
@@ -76,7 +77,7 @@ def run(options) -> list[Sheet]:
         (8, 3),
     )
     for (rows, tokens), (times, far) in timed.items():
-        gain = ratio(times["apart"], times["together"])
+        gain = ratio(times["one after another"], times["together"])
         per_step = times["together"]
         per_step.wall = [seconds / steps for seconds in per_step.wall]
         count = counts[rows, tokens]
@@ -86,7 +87,7 @@ def run(options) -> list[Sheet]:
                 milliseconds(per_step),
                 spread(gain),
                 ">= 2 " + ("met" if gain[1] >= 2 else "missed"),
-                f"{count['together'] / count['apart']:.2f}",
+                f"{count['together'] / count['one after another']:.2f}",
                 f"{far:.0e}",
             ]
         )

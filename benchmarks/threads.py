@@ -61,14 +61,14 @@ def run(options) -> list[Sheet]:
     loads = dict(list(LOADS.items())[: 2 if options.quick else None])
     works = [(name, rows, 1 if options.quick else steps) for name, rows, steps in WORK]
     rounds = 1 if options.quick else 3
-    found = {(way, at): [[] for _ in works] for way in WAYS for at in loads}
+    seconds_of = {(way, at): [[] for _ in works] for way in WAYS for at in loads}
     for at, processes in loads.items():
         with load(processes) if processes else nullcontext():
             for _ in range(rounds):
                 for way, settings in WAYS.items():
-                    for times, work in zip(found[way, at], works, strict=True):
+                    for times, work in zip(seconds_of[way, at], works, strict=True):
                         times.append(seconds(settings, work))
-    spreads = {key: [quartiles(values) for values in times] for key, times in found.items()}
+    spreads = {key: [quartiles(values) for values in times] for key, times in seconds_of.items()}
     sheet = Sheet(
         "threads",
         "LoRA, wall seconds beside other work: "

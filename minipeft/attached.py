@@ -128,6 +128,7 @@ class Attached:
         WITH_TUNERS.add(self.model)
 
     def freeze(self) -> None:
+        """No parameter that the base had when the record was made asks for a gradient any more."""
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
 

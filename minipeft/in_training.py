@@ -97,19 +97,19 @@ def chosen(model: nn.Module, names: str | Sequence | None) -> Iterator[list]:
 
 def _checked(model: nn.Module, names: Sequence) -> list[str]:
     """The names of tuners given by their names or as they are."""
-    known, found = tuners_of(model), []
+    known, checked = tuners_of(model), []
     for name in names:
         name = getattr(name, "name", name)
         if name not in known:
-            there = f"those of this model are {', '.join(known)}" if known else "it has none"
-            raise ValueError(f"There is no tuner named {name!r} on this model to train: {there}.")
+            choice = f"those of this model are {', '.join(known)}" if known else "it has none"
+            raise ValueError(f"There is no tuner named {name!r} on this model to train: {choice}.")
         if known[name] not in acting(model):
             what = "merged: unmerge" if known[name].merged else "disabled: enable"
             raise ValueError(f"The tuner {name!r} cannot be trained while it is {what} it first.")
-        found.append(name)
-    if not found:
+        checked.append(name)
+    if not checked:
         raise ValueError("tuners= must name at least one tuner to train, or be left out.")
-    return found
+    return checked
 
 
 def _tell(model: nn.Module) -> None:

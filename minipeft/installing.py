@@ -166,10 +166,10 @@ class Installer:
             raise ValueError(f"{path} has no parameters, so there is nothing in it to train.")
         whole = ()  # names of modules that are copied with all that is in them
         for inner, module in walk(self.anatomy.modules[path], path):
-            own = [p for p in module._parameters.values() if p is not None]
-            if not own or inner in self.copies or inner.startswith(whole):
+            parameters = [p for p in module._parameters.values() if p is not None]
+            if not parameters or inner in self.copies or inner.startswith(whole):
                 continue
-            if any(p in self.base_values for p in own):
+            if any(p in self.base_values for p in parameters):
                 continue
             check_plain(inner, module)
             self._check_copy(inner, module)
@@ -247,6 +247,6 @@ def heads_to_train(tuner: Installer, head: bool | str | Sequence[str]) -> Sequen
             UserWarning,
             stacklevel=4,
         )
-    own = set(anatomy.own_modules())
+    around = set(anatomy.own_modules())
     parameters = {path: anatomy.modules[path].parameters() for path in anatomy.heads()}
-    return [h for h, inside in parameters.items() if h not in own or free.intersection(inside)]
+    return [h for h, inside in parameters.items() if h not in around or free.intersection(inside)]

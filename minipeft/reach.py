@@ -219,6 +219,7 @@ class Reach:
         return owner in self.entered and (not ever or is_library_model(self.bodies[owner]))
 
     def check_words(self, tuner) -> None:
+        """Raise ValueError if the embedding was called without the ids of this soft prompt."""
         mark = tuner.word_mark
         if mark is None or mark.read or encoded(self.given) is not None:
             return
@@ -237,6 +238,7 @@ class Reach:
         )
 
     def check_places(self, tuner) -> None:
+        """Raise ValueError if no patch of this tuner was used, or if one was passed by."""
         words = () if tuner.word_mark is None else tuner.word_paths
         marks = {p: m for p, m in tuner.marks.items() if p not in words and self.inside(p)}
         for path, mark in marks.items():
@@ -278,11 +280,14 @@ class Reach:
         if all("expert" in path for path in marks):
             return True
         configs = (getattr(body, "config", None) for body in self.bodies.values())
-        told = [vars(config) for config in configs if config is not None]
-        drops = any("layerdrop" in key and value for each in told for key, value in each.items())
+        settings = [vars(config) for config in configs if config is not None]
+        drops = any(
+            "layerdrop" in key and value for each in settings for key, value in each.items()
+        )
         return drops and self.model.training
 
     def called(self) -> str:
+        """The class of the module that the pass began with."""
         return type(self.bodies[self.root]).__name__
 
 
@@ -293,12 +298,14 @@ class Entrance:
         self.reach, self.path = reach, path
 
     def register(self) -> Iterator:
+        """The three hooks; each is given out as soon as it is there."""
         module = self.reach.bodies[self.path]
         yield module.register_forward_pre_hook(self.enter, with_kwargs=True)
         yield module.register_forward_hook(self.passed)
         yield module.register_forward_hook(self.leave, always_call=True)
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
+        """Before a call: a pass begins, or goes on inside; soft prompts are put in."""
         reach = self.reach
         reach.lock.__enter__()
         reach.end_interrupted()
@@ -316,10 +323,12 @@ class Entrance:
         return None if changed is None else ((), every | changed)
 
     def passed(self, *_) -> None:
+        """After a call that has ended well: was every tuner reached?"""
         if self.reach.depth == 1:
             self.reach.check()
 
     def leave(self, *_) -> None:
+        """After every call, also one that has raised: the lock is given back."""
         reach = self.reach
         if not reach.lock.held():  # a thread that never got in
             return

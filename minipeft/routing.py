@@ -102,7 +102,7 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     if batch["input_ids"].dim() == 3:
         return choice_by_choice(batch, partial(wrap_now, model, left=left))
     anatomy = next(iter(known.values())).anatomy
-    rows, given, own = model.minipeft.routing, batch.get("position_ids") is not None, None
+    rows, given, positions = model.minipeft.routing, batch.get("position_ids") is not None, None
     if rows is None or not any(t.words for t in known.values()):
         for tuner in known.values():
             batch = tuner.wrap(batch)
@@ -125,9 +125,9 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         left = is_left_padded(batch) if left is None else left
         aligned = not anatomy.is_encoder_decoder()
         batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
-        own = None if given else batch.pop("position_ids", None)
+        positions = None if given else batch.pop("position_ids", None)
     if not given:
-        batch = with_positions(model, batch, own)
+        batch = with_positions(model, batch, positions)
     limit, T = anatomy.limit, batch["input_ids"].shape[1]
     if limit is not None and T > limit:
         raise ValueError(
@@ -140,10 +140,13 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     return batch
 
 
-def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, past: int = 0) -> dict:
+def with_positions(
+    model: nn.Module, batch: dict, otherwise: Tensor | None = None, past: int = 0
+) -> dict:
     """The batch with position_ids, where some rows count their own tokens (see doors.positions).
 
-    own: (B, T), the positions of the other rows; None for the base's, which counts on from `past`.
+    otherwise: (B, T), the positions of the other rows; None for the base's, which counts on from
+        `past`.
     """
     known, rows = tuners(model), model.minipeft.routing
     acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
@@ -154,10 +157,10 @@ def with_positions(model: nn.Module, batch: dict, own: Tensor | None = None, pas
     mask = batch["attention_mask"]
     given = batch.get("input_ids")
     B, T = (batch["inputs_embeds"] if given is None else given).shape[:2]
-    if own is None:
-        own = past + torch.arange(T, device=mask.device).expand(B, T)
+    if otherwise is None:
+        otherwise = past + torch.arange(T, device=mask.device).expand(B, T)
     counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(acting))
-    return {**batch, "position_ids": count_positions(mask, counting, own)}
+    return {**batch, "position_ids": count_positions(mask, counting, otherwise)}
 
 
 def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:

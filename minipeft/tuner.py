@@ -35,7 +35,7 @@ from minipeft.doors.words import choice_by_choice
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.installing import Installer, heads_to_train
 from minipeft.methods.method import Method
-from minipeft.methods.parts.own_steps import WATCHED, OwnSteps, watch
+from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
 from minipeft.model.anatomy import Anatomy, Place, Site, name_of
 from minipeft.model.families import Family
 from minipeft.model.libraries import unwrapped
@@ -97,7 +97,7 @@ def attach(
             update(model)
             WITH_TUNERS.add(model)
             if method.counts_steps(tuner):
-                watch(tuner)
+                count_steps_of(tuner)
         except BaseException:
             finish(tuner._take_away)
             raise
@@ -362,6 +362,7 @@ class Tuner(Installer):
             raise ValueError(f"The tuner {self.name!r} is detached: attach or load it again.")
 
     def doors(self) -> list[Door]:
+        """The doors that hold a patch of this tuner, standing in the model or not."""
         return [door for door in self.record.doors if self.name in door.patches]
 
     def _check_order(self) -> None:
@@ -408,7 +409,7 @@ def prepare(model: nn.Module) -> None:
     that count steps do so, in a copy of a model as well.
     """
     for tuner in model.minipeft.tuners.values():
-        if tuner not in WATCHED and tuner.method.counts_steps(tuner):
-            watch(tuner)
+        if tuner not in COUNTED and tuner.method.counts_steps(tuner):
+            count_steps_of(tuner)
     if model.minipeft.attention:
         model.minipeft.attention.open_again()

@@ -264,12 +264,12 @@ class Builder:
 
 def _shared_sources() -> list[Path]:
     """The files that the outputs of every lesson may depend on."""
-    found = [ROOT / "requirements.txt", HERE / "build.py"]
-    found += [HERE / "builder" / name for name in ("cut.py", "lesson.py", "run.py", "tables.py")]
+    paths = [ROOT / "requirements.txt", HERE / "build.py"]
+    paths += [HERE / "builder" / name for name in ("cut.py", "lesson.py", "run.py", "tables.py")]
     for package in ("minipeft", "tiny_transformer"):
-        found += (ROOT / package).rglob("*.py")
-    found += [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix in DATA_SUFFIXES]
-    return sorted(p for p in found if "__pycache__" not in p.parts)
+        paths += (ROOT / package).rglob("*.py")
+    paths += [p for p in (ROOT / "data").rglob("*") if p.is_file() and p.suffix in DATA_SUFFIXES]
+    return sorted(p for p in paths if "__pycache__" not in p.parts)
 
 
 DATA_SUFFIXES = {".json", ".jsonl", ".txt", ".safetensors", ".csv", ".tsv"}

@@ -236,8 +236,8 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
             line.attempt(trial, use)
             if (folder / "exploded").exists() or Path("exploded").exists():
                 line.fail(trial, "a pickle was opened")
-            bases.look(layout, line, trial, whole=number % 10 == 0)
+            bases.check(layout, line, trial, whole=number % 10 == 0)
             line.seconds += time.monotonic() - begun
     for layout in bases.models:
-        bases.look(layout, next(iter(lines.values())), layout, whole=True)
+        bases.check(layout, next(iter(lines.values())), layout, whole=True)
     return list(lines.values())

@@ -79,10 +79,10 @@ def soak(count: int | None, clock: Clock) -> list[Line]:
             model, made, line = bases.models[layout], settings(kind, rng), lines[kind]
             trial = f"{number} on {layout}: {str(made)[:200]}"
             line.attempt(trial, lambda m=model, k=kind, s=made: use(m, k, s, rng))
-            bases.look(layout, line, trial, whole=number % 10 == 0)
+            bases.check(layout, line, trial, whole=number % 10 == 0)
             line.seconds += time.monotonic() - begun
     for layout in bases.models:
-        bases.look(layout, lines[KINDS[0]], layout, whole=True)
+        bases.check(layout, lines[KINDS[0]], layout, whole=True)
     return list(lines.values())
 
 

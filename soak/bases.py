@@ -15,7 +15,7 @@ class Bases:
         self.known = {layout: mp.fingerprint(model) for layout, model in self.models.items()}
         self.states = {layout: state(model) for layout, model in self.models.items()}
 
-    def look(self, layout: str, line: Line, trial: str, whole: bool) -> None:
+    def check(self, layout: str, line: Line, trial: str, whole: bool) -> None:
         """Write a failure down if the model is not as it was; whole: look at the weights too."""
         if state(self.models[layout]) != self.states[layout]:
             self.replace(layout, line, trial, "the model has something left of it")

@@ -68,13 +68,13 @@ def cycles(count: int, clock: Clock) -> Line:
                     tuner.detach()
             else:
                 line.worked += 1
-            bases.look(layout, line, str(number), whole=False)
+            bases.check(layout, line, str(number), whole=False)
             if number == min(count // 4, 500):
                 first = resident()
     for layout, model in bases.models.items():
         if not torch.equal(small.logits(model, batch), answers[layout]):
             line.fail(layout, "the base answers differently")
-        bases.look(layout, line, layout, whole=True)
+        bases.check(layout, line, layout, whole=True)
     grown = resident() - (first or resident())
     line.note = f"memory grew by {grown:.1f} MiB"
     if grown > ROOM:

@@ -35,7 +35,7 @@ def run(layout: str, name: str, seed: int, noise: int, folder: Path) -> tuple:
     return losses, ids, bits(folder)
 
 
-class Rows:
+class Examples:
     """A dataset of twelve rows, as a user would write one."""
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ def loaded(workers: int, seed: int, shuffle: str) -> tuple:
     """Train on what a DataLoader gives, through more than one epoch of it: losses and weights."""
     generator = torch.Generator().manual_seed(seed) if shuffle == "a seeded generator" else None
     options = {"shuffle": shuffle != "no order", "generator": generator}
-    loader = DataLoader(Rows(), 4, num_workers=workers, **options)
+    loader = DataLoader(Examples(), 4, num_workers=workers, **options)
     model = small.base(dropout=0.1)
     tuner = mp.attach(model, mp.LoRA(rank=2, dropout=0.1), seed=0)
     losses = mp.train(model, loader, 5, 1e-2, seed=seed, progress=False).losses

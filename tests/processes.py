@@ -34,11 +34,11 @@ class Stop(Exception):
 def data(case: str, count: int = 4) -> list[dict]:
     """Batches whose rows have very different numbers of labels."""
     name, head, _, rows = CASES[case]
-    found = [zoo.batch(name, head, rows[i % 2], seed=i) for i in range(count)]
-    for batch in found:
+    batches = [zoo.batch(name, head, rows[i % 2], seed=i) for i in range(count)]
+    for batch in batches:
         if head == "language":
             batch["labels"][0, 2:] = -100
-    return found
+    return batches
 
 
 def start(case: str, seed: int = 0):
@@ -86,19 +86,19 @@ def sharded(out: Path, rank: int) -> None:
     model = zoo.build("llama")
     tuner = mp.attach(model, LORA, seed=0)
     zoo.shake(tuner, 0.05)
-    own = set(tuner.parameters())
+    trained = set(tuner.parameters())
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.model.layers:
-        fully_shard(layer, mesh=mesh, ignored_params=own)
-    fully_shard(model, mesh=mesh, ignored_params=own)
-    halves = {n: type(p).__name__ for n, p in model.named_parameters() if p not in own}
+        fully_shard(layer, mesh=mesh, ignored_params=trained)
+    fully_shard(model, mesh=mesh, ignored_params=trained)
+    halves = {n: type(p).__name__ for n, p in model.named_parameters() if p not in trained}
     assert set(halves.values()) == {"DTensor"}, halves
 
     output = model(**zoo.batch("llama"))
     output.loss.backward()
     tensors = {f"grad.{i}": p.grad.clone() for i, p in enumerate(tuner.parameters())}
     tensors["logits"] = output.logits.detach().clone()
-    for parameter in own:
+    for parameter in trained:
         parameter.grad = None
     evaluate = {"evaluate": lambda model: -model(**llamas()[0]).loss.item()}
     history = mp.train(model, llamas(), STEPS, 2e-3, progress=False, **evaluate)
@@ -128,9 +128,9 @@ def main(out: Path) -> None:
     sharded(out, rank)
 
     model, _ = start("decoder")
-    own = [zoo.batch("tiny-decoder", seed=rank)]
+    batches = [zoo.batch("tiny-decoder", seed=rank)]
     try:
-        mp.train(model, own, 1, progress=False)
+        mp.train(model, batches, 1, progress=False)
     except ValueError as error:
         (out / f"error-{rank}.json").write_text(json.dumps(str(error)))
 

@@ -25,7 +25,7 @@ def said(code: str, **settings: str) -> str:
 @pytest.mark.parametrize("package", ["minipeft", "tiny_transformer", "minipeft.__main__"])
 def test_threads_that_wait_sleep_soon(package):
     """It is set when torch begins to be loaded, not after."""
-    watch = (
+    watching = (
         "import sys, os\n"
         "class Finder:\n"
         "    def find_spec(self, name, *more):\n"
@@ -33,7 +33,7 @@ def test_threads_that_wait_sleep_soon(package):
         f"            assert os.environ.get('GOMP_SPINCOUNT') == '{SPIN}'\n"
         f"sys.meta_path.insert(0, Finder())\nimport {package}"
     )
-    assert said(watch) == f"{SPIN} None"
+    assert said(watching) == f"{SPIN} None"
 
 
 def test_what_the_user_has_set_stays():

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -106,3 +107,44 @@ def test_every_method_is_in_the_readme_and_in_the_table_of_support():
     assert every - {"Combined", "Together"} == set(support.METHODS) - {"MAM"}
     for name in every:
         assert f"`{name}`" in text
+
+
+OLD_WORDS = """
+lent lent_names parked Seat seats _sit Turn turn alike abreast apart Abreast meet stand_in
+is_stood_in speak remember revive restored folded Rows Routed entries shown own here there found
+more overhear heard Listener Note take crew mates Alone Several told GAPS AGAIN ONLY NUMBERS
+_unsure
+""".split()
+PLAIN_ELSEWHERE = {  # word -> (where it does not stand, why it may stand elsewhere)
+    "answer": ("minipeft/doors/", "what a model, a person or a learner answers"),
+    "layout": ("minipeft/methods/", "how tensors, checkpoints or figures are laid out"),
+    "look": ("minipeft/methods/ minipeft/doors/", "a method's colour and marker in figures"),
+    "share": ("tiny_transformer/", "a fraction, or the part of one of several"),
+    "stored": ("minipeft/methods/", "numbers in a file, as in the public `Report.stored`"),
+    "watch": ("minipeft/methods/", "the public argument of `train`, and what watches a process"),
+    ".places": ("", "a list of `Place` is a local name; patches and rows have other names"),
+    "Together": (
+        "minipeft/doors/ minipeft/model/ minipeft/files/ notebooks/ soak/ benchmarks/",
+        "the public name that `Combined` had in version 0.1",
+    ),
+}
+
+
+def test_the_words_of_the_house_are_used():
+    """Names in the code are the field's, or plain English that needs no explanation."""
+    forbidden = dict.fromkeys(OLD_WORDS, "") | {w: at for w, (at, _) in PLAIN_ELSEWHERE.items()}
+    wrong = []
+    for path in sorted(ROOT.rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith((".", "build/", "work/", "shared/")):
+            continue
+        before = ""
+        with tokenize.open(path) as file:
+            for token in tokenize.generate_tokens(file.readline):
+                for word in (token.string, f".{token.string}" if before == "." else ""):
+                    word = "_unsure" if word.endswith("_unsure") else word
+                    where = forbidden.get(word) if token.type == tokenize.NAME else None
+                    if where is not None and name.startswith(tuple(where.split()) or ""):
+                        wrong.append(f"{name}:{token.start[0]} {word}")
+                before = token.string
+    assert not wrong

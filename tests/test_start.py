@@ -35,7 +35,7 @@ def computer(tmp_path, monkeypatch):
     def quiet(command):
         return 0 if str(command[0]) in computer.pythons else None
 
-    def call(command, **more):
+    def call(command, **options):
         calls.append([str(part) for part in command])
         if "venv" in command:  # making it makes its interpreter
             folder = Path(command[-1])
@@ -93,10 +93,10 @@ def test_the_first_command_sets_up_and_later_ones_do_not(computer, platform, cap
 
 
 def test_without_the_real_models_the_lessons_are_told(computer):
-    for wish, told in (("0", "0"), ("", None)):
+    for wish, setting in (("0", "0"), ("", None)):
         place = computer.place(REAL=wish)
         assert start.main(["course"], place) == 0
-        assert place.environment.get("MINIPEFT_REAL") == told
+        assert place.environment.get("MINIPEFT_REAL") == setting
 
 
 def test_an_interrupted_set_up_is_done_again(computer, capsys):

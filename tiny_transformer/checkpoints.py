@@ -175,7 +175,7 @@ def translate(name: str, kind: str) -> str:
 
 def to_hugging_face(model) -> dict[str, Tensor]:
     """The model's tensors under their Hugging Face names, in Hugging Face shapes."""
-    kind, found = model.config.kind, {}
+    kind, tensors = model.config.kind, {}
     ours = {
         name: value
         for name, value in model.state_dict().items()
@@ -189,7 +189,7 @@ def to_hugging_face(model) -> dict[str, Tensor]:
                 three = [ours[f"{stem}{part}.{leaf}"] for part in ("query", "key", "value")]
                 value = torch.cat(three)  # (3 C, C) or (3 C)
                 layer = name.split(".")[1]
-                found[f"transformer.h.{layer}.attn.c_attn.{leaf}"] = (
+                tensors[f"transformer.h.{layer}.attn.c_attn.{leaf}"] = (
                     value.T if leaf == "weight" else value
                 )
             continue
@@ -197,8 +197,8 @@ def to_hugging_face(model) -> dict[str, Tensor]:
             value = value.T  # (in, out)
         if kind == "encoder-decoder" and name == "head.words.bias":
             value = value[None]  # (1, V)
-        found[translate(name, kind)] = value
-    return found
+        tensors[translate(name, kind)] = value
+    return tensors
 
 
 def from_hugging_face(model, tensors: dict[str, Tensor]) -> list[str]:
@@ -237,8 +237,8 @@ def from_hugging_face(model, tensors: dict[str, Tensor]) -> list[str]:
             fused = fused.T if leaf == "weight" else fused  # (3 C, C) or (3 C)
             state[name] = fused.chunk(3)[("query", "key", "value").index(part)]
         else:
-            found = wanted[translate(name, kind)]
-            transposed = kind == "decoder" and found.ndim == 2 and name.startswith("blocks.")
-            state[name] = found.T if transposed else found.reshape(value.shape)
+            theirs = wanted[translate(name, kind)]
+            transposed = kind == "decoder" and theirs.ndim == 2 and name.startswith("blocks.")
+            state[name] = theirs.T if transposed else theirs.reshape(value.shape)
     model.load_state_dict(state, strict=False)
     return missing

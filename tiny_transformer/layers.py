@@ -143,17 +143,17 @@ class Block(nn.Module):
         cache: dict | None = None,
     ) -> Tensor:
         """(B, T, C) -> (B, T, C); see `Attention.forward` for masks and cache."""
-        own = None if cache is None else cache.setdefault("self", {})
+        self_cache = None if cache is None else cache.setdefault("self", {})
         x = self.add(
             x,
-            lambda h: self.attention(h, mask=mask, causal=causal, cache=own),
+            lambda h: self.attention(h, mask=mask, causal=causal, cache=self_cache),
             self.attention_norm,
         )
         if context is not None:
-            read = None if cache is None else cache.setdefault("cross", {})
+            cross_cache = None if cache is None else cache.setdefault("cross", {})
             x = self.add(
                 x,
-                lambda h: self.cross_attention(h, context, mask=context_mask, cache=read),
+                lambda h: self.cross_attention(h, context, mask=context_mask, cache=cross_cache),
                 self.cross_attention_norm,
             )
         return self.add(x, self.feed_forward, self.feed_forward_norm)

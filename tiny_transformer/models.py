@@ -102,8 +102,8 @@ class Stack(nn.Module):
             if self.gradient_checkpointing and self.training and cache is None:
                 x = checkpoint(block, x, mask, causal, context, context_mask, use_reentrant=False)
             else:
-                own = None if cache is None else cache[number]
-                x = block(x, mask, causal, context, context_mask, own)
+                block_cache = None if cache is None else cache[number]
+                x = block(x, mask, causal, context, context_mask, block_cache)
         return x if self.norm is None else self.norm(x)
 
     def initialize(self) -> None:

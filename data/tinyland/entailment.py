@@ -64,17 +64,17 @@ def compare(rng: draw.Generator, people: list[str], answer: str, negated: float)
     """a is older than b; the claim keeps or turns the word and the order."""
     a, b, c = rng.sample(people, 3)
     comparative, opposite = rng.sample(rng.choice(SCALES), 2)
-    turn = "not " if rng.chance(negated) else ""
+    negation = "not " if rng.chance(negated) else ""
     if answer == "maybe":
         x, y = rng.sample([c, rng.choice([a, b])], 2)
         claim = (x, rng.choice([comparative, opposite]), y)
     else:
         claim = rng.choice([(a, comparative, b), (b, opposite, a)])
-        if bool(turn) == (answer == "yes"):  # the same with its people exchanged is false
+        if bool(negation) == (answer == "yes"):  # the same with its people exchanged is false
             claim = claim[::-1]
     return (
         f"{a} is {comparative} than {b}",
-        f"{claim[0]} is {turn}{claim[1]} than {claim[2]}",
+        f"{claim[0]} is {negation}{claim[1]} than {claim[2]}",
         answer,
     )
 

@@ -5,7 +5,7 @@ reverse : cat sun tree => tree sun cat .
 
 from . import draw, words
 
-NUMBERS = "zero one two three four five six".split()
+NUMERALS = "zero one two three four five six".split()
 
 FUNCTIONS = {
     "copy": lambda row: row,
@@ -15,7 +15,7 @@ FUNCTIONS = {
     "rotate": lambda row: row[1:] + row[:1],
     "swap": lambda row: row[-1:] + row[1:-1] + row[:1],
     "double": lambda row: [word for word in row for _ in range(2)],
-    "count": lambda row: [NUMBERS[len(row)]],
+    "count": lambda row: [NUMERALS[len(row)]],
 }
 
 # Functions of one word are easy: they get a smaller share of the documents.

@@ -54,8 +54,8 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
             tuner.unmerge()
     rows, wide = [], torch.promote_types(unmerged.dtype, torch.float32)
     for what, logits in variants.items():
-        apart = (logits.to(wide) - unmerged.to(wide)).abs()
-        rows.append((what, apart.max().item(), apart.mean().item()))
+        difference = (logits.to(wide) - unmerged.to(wide)).abs()
+        rows.append((what, difference.max().item(), difference.mean().item()))
     size = unmerged.to(wide).abs().mean()
     title = f"{tuner.name}: drift of logits, whose mean size is {size:.3g}"
     return Table(title, ("", "max", "mean"), rows)

@@ -72,7 +72,7 @@ def readable(figure) -> None:
 
 
 def figure(
-    columns: int = 1, rows: int = 1, width: float | None = None, height: float = 3.4, **more
+    columns: int = 1, rows: int = 1, width: float | None = None, height: float = 3.4, **options
 ):
     """A figure of the course and its axes: (figure, axes), axes as `pyplot.subplots` gives them.
 
@@ -82,7 +82,7 @@ def figure(
 
     width = width or (6.4 if columns == 1 else 9.2)
     return pyplot.subplots(
-        *(rows, columns), figsize=(width, height * rows), dpi=CSS, layout="constrained", **more
+        *(rows, columns), figsize=(width, height * rows), dpi=CSS, layout="constrained", **options
     )
 
 

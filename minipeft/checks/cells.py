@@ -141,7 +141,7 @@ def compiled(node: ast.stmt, label: str, flags: int) -> CodeType:
 def statements(cells: tuple[Cell, ...]) -> tuple[Statement, ...]:
     """Every statement at the top level of the cells, in order, that can run by itself."""
     flags = features(cells)
-    found = []
+    result = []
     for index, cell in enumerate(cells):
         for node in cell.nodes:
             try:
@@ -150,8 +150,8 @@ def statements(cells: tuple[Cell, ...]) -> tuple[Statement, ...]:
                 continue  # `return` or `await` outside of a function
             binds, needs = _global_names(code)
             needs |= _annotated(node)
-            found.append(Statement(index, node, binds, needs, _changes(node)))
-    return tuple(found)
+            result.append(Statement(index, node, binds, needs, _changes(node)))
+    return tuple(result)
 
 
 def _global_names(code: CodeType) -> tuple[frozenset[str], frozenset[str]]:
@@ -220,22 +220,22 @@ def _root(node: ast.AST) -> str | None:
 
 def blanked(cell: Cell, name: str) -> set[str]:
     """The functions in the definition of `name` in this cell that only say they are not written."""
-    found = set()
+    unwritten = set()
     for node in cell.nodes:
         if getattr(node, "name", None) == name:
-            found |= _unwritten(node)
-    return found
+            unwritten |= _unwritten(node)
+    return unwritten
 
 
 def _unwritten(node: ast.AST) -> set[str]:
-    found = set()
+    names = set()
     for part in ast.walk(node):
         if isinstance(part, FUNCTIONS):
             last = part.body[-1]
             texts = [n.value for n in ast.walk(last) if isinstance(n, ast.Constant)]
             if isinstance(last, ast.Raise) and any(str(t).endswith(UNFINISHED) for t in texts):
-                found.add(part.name)
-    return found
+                names.add(part.name)
+    return names
 
 
 def as_given(node: ast.AST, name: str, given: str | None) -> bool:
@@ -267,9 +267,9 @@ def candidates(
     for statement in statements(cells):
         kinds = [n for n in _outside_functions(statement.node) if isinstance(n, DEFINITIONS)]
         if name in statement.binds:
-            own = [n for n in kinds if n.name == name]
-            if own:
-                blank = stub and any(_unwritten(n) >= set(stub) for n in own)
+            definitions = [n for n in kinds if n.name == name]
+            if definitions:
+                blank = stub and any(_unwritten(n) >= set(stub) for n in definitions)
                 blank = blank or as_given(statement.node, name, given)
                 (untouched if blank else written).append(statement)
             elif statement.imports:

@@ -200,9 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
             said = f" ({', '.join(missing)})" if missing else ""
             print(f"{check.name:<16} {len(check.wrong)} wrong answers explained{said}", flush=True)
             continue
-        found = report(check)
-        gaps += len(found.never_varied) + len(found.pairs_never_varied)
-        print(found.line(), flush=True)
+        coverage = report(check)
+        gaps += len(coverage.never_varied) + len(coverage.pairs_never_varied)
+        print(coverage.line(), flush=True)
         if options.mutants:
             count, accepted = survivors(check)
             print(f"  {count} mutants, {len(accepted)} accepted", flush=True)

@@ -31,10 +31,10 @@ Row = dict[str, str]
 
 def notebooks(folder: Path) -> list[Path]:
     """Every notebook below a folder, in order; not Jupyter's own copies."""
-    found = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-    if not found:
+    paths = sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    if not paths:
         raise FileNotFoundError(f"There is no notebook in {folder}: give the folder of a class.")
-    return found
+    return paths
 
 
 def student_of(path: Path, folder: Path) -> str:
@@ -54,11 +54,11 @@ def grade(
     seconds: float,
     megabytes: int,
     workers: int,
-    told: Callable[[list[Row], int, int], None],
+    report: Callable[[list[Row], int, int], None],
 ) -> list[Row]:
     """Judge what is not known yet; returns a row per student and exercise, in order.
 
-    known: rows of an earlier run. told(rows, done, all): called after each verdict.
+    known: rows of an earlier run. report(rows, done, all): called after each verdict.
     """
     kept = {(row["file"], row["exercise"], row["key"]): row for row in known}
     version = _version(seconds, megabytes)
@@ -93,7 +93,7 @@ def grade(
                     "seconds": f"{verdict.seconds:.1f}",
                     "sentence": verdict.sentence,
                 }
-                told(_judged(rows), done, every)
+                report(_judged(rows), done, every)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -148,8 +148,8 @@ def _judged(rows: dict[tuple[str, int], Row]) -> list[Row]:
     return [row for _, row in sorted(rows.items()) if row["result"]]
 
 
-def _row(row: Row, **more: str) -> Row:
-    return dict.fromkeys(FIELDS, "") | row | more
+def _row(row: Row, **fields: str) -> Row:
+    return dict.fromkeys(FIELDS, "") | row | fields
 
 
 def _key(exercise: Submitted, version: str) -> str:
@@ -160,8 +160,8 @@ def _key(exercise: Submitted, version: str) -> str:
     )
     digest = hashlib.sha256(f"{version}\n{exercise.reference}\n".encode())
     facts = set(exercise.blanked), exercise.reference, exercise.given
-    found = candidates(cells, exercise.name, *facts)
-    for place, chosen in found:
+    chosen_cells = candidates(cells, exercise.name, *facts)
+    for place, chosen in chosen_cells:
         digest.update(cells[place].source.encode(errors="replace"))
         if chosen is not None:
             for step in program(cells, chosen, exercise.name, set(exercise.uses)):

@@ -63,7 +63,7 @@ def clean(text: object) -> str:
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
 
 
-def told(error: BaseException) -> str:
+def described(error: BaseException) -> str:
     """`ValueError: its message`, also when its message cannot be had."""
     try:
         message = clean(error)
@@ -119,7 +119,7 @@ class Runner:
         if name is None:
             return ""
         if name in self.failed:
-            return f" (the line that sets {name} stopped with {told(self.failed[name])})"
+            return f" (the line that sets {name} stopped with {described(self.failed[name])})"
         return " (no cell of the notebook defines or imports it)"
 
 
@@ -154,7 +154,7 @@ def verdict(order: dict, memory_error: str) -> tuple[str, str]:
     except MemoryError:
         result = "failed", memory_error
     except BaseException as error:  # a submission that breaks what the checker itself needs
-        result = "failed", f"the check could not be run: {told(error)}"
+        result = "failed", f"the check could not be run: {described(error)}"
     try:
         if changed := guard.replaced(before):
             return "failed", f"the notebook replaces {changed}, which the check relies on"
@@ -207,7 +207,7 @@ def _define(runner: Runner, place: int, statement, name: str, given: set[str]):
             error = None
         except (SyntaxError, ValueError, RecursionError) as raised:
             error = raised
-        return "failed", f"the cell stopped with {told(error)}"
+        return "failed", f"the cell stopped with {described(error)}"
     if statement is None:  # it defines something else: say where it stops, if it does
         steps = [s for s in statements(runner.cells) if s.cell == place]
     else:
@@ -215,9 +215,9 @@ def _define(runner: Runner, place: int, statement, name: str, given: set[str]):
     for step in steps:
         error = runner.run(step)
         if error is not None and (step is statement or statement is None):
-            if isinstance(error, NotImplementedError) and told(error).endswith(UNFINISHED):
+            if isinstance(error, NotImplementedError) and described(error).endswith(UNFINISHED):
                 return "unfinished", clean(error)
-            return "failed", f"the cell stopped with {told(error)}{runner.reason(error)}"
+            return "failed", f"the cell stopped with {described(error)}{runner.reason(error)}"
     if name not in runner.space:
         return "failed", f"the cell does not define {name}"
     return None
@@ -239,7 +239,7 @@ def _check(runner: Runner, judge, name: str) -> tuple[str, str]:
         except MemoryError:
             raise
         except BaseException as error:  # SystemExit, KeyboardInterrupt: whatever a learner raises
-            return "failed", f"{name} stopped with {told(error)}{runner.reason(error)}"
+            return "failed", f"{name} stopped with {described(error)}{runner.reason(error)}"
 
 
 @contextmanager

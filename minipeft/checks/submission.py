@@ -101,7 +101,7 @@ def read(path: str | Path) -> list[Submitted]:
             f"{path} holds no exercises of this course: give a notebook made from "
             "notebooks/exercises/, saved by Jupyter."
         )
-    found = []
+    exercises = []
     for exercise in lesson.exercises:
         best = candidates(
             cells, exercise.name, set(exercise.blanked), exercise.reference, exercise.given
@@ -111,13 +111,13 @@ def read(path: str | Path) -> list[Submitted]:
         others = [e for e in lesson.exercises if e is not exercise and not e.is_number]
         uses = {e.name: e.reference for e in others}
         whole = tuple(c.source for c in cells), tuple(c.exercise for c in cells)
-        found.append(
+        exercises.append(
             Submitted(
                 *(exercise.number, exercise.reference, source, uses, *whole),
                 *(exercise.blanked, exercise.points, exercise.given),
             )
         )
-    return found
+    return exercises
 
 
 def judge(exercise: Submitted, seconds: float = SECONDS, megabytes: int = MEGABYTES) -> Verdict:
@@ -185,12 +185,12 @@ def table(exercises: list[Submitted], verdicts: list[Verdict], colour: bool = Fa
 
 def _run(order: bytes, folder: str, seconds: float, megabytes: int) -> tuple[bytes, str]:
     """Run the sandbox in `folder`: (the end of what it said, how it ended: "time", "code 0" ..)."""
-    here = Path(__file__).parent
-    command = [sys.executable, "-I", str(here / "sandbox.py")]
+    folder_of_checks = Path(__file__).parent
+    command = [sys.executable, "-I", str(folder_of_checks / "sandbox.py")]
     reader = writer = None
     if LINUX:
         reader, writer = os.pipe()
-        warden = [sys.executable, "-I", "-S", str(here / "warden.py")]
+        warden = [sys.executable, "-I", "-S", str(folder_of_checks / "warden.py")]
         command = [*warden, str(writer), str(seconds), str(megabytes), *command]
     process = subprocess.Popen(
         command,

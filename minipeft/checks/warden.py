@@ -31,10 +31,10 @@ def descendants() -> list[int]:
             except OSError:  # it has ended
                 continue
             parents[int(name)] = int(stat.rpartition(")")[2].split()[1])
-    found = {os.getpid()}
-    while more := {p for p, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(found - {os.getpid()})
+    family = {os.getpid()}
+    while children := {p for p, parent in parents.items() if parent in family} - family:
+        family |= children
+    return sorted(family - {os.getpid()})
 
 
 def megabytes_of(processes: list[int]) -> float:

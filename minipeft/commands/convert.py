@@ -63,15 +63,16 @@ def run(given: argparse.Namespace) -> int:
     mp.load(loaded.base.model, given.out, "task")
     with torch.no_grad():
         after = loaded.base.model(**batch).logits
-    apart = (after - before).abs().max().item()
+    difference = (after - before).abs().max().item()
     count = sum(tensor.numel() for tensor in tensors.values())
     print(
         f"{kind}, {len(tensors)} tensors, {count:,} numbers: from {folder}"
-        f" ({'minipeft' if ours else 'a stranger'}) to {given.out}; logits differ by {apart:.2g}"
+        f" ({'minipeft' if ours else 'a stranger'}) to {given.out}; logits differ by "
+        f"{difference:.2g}"
     )
     if given.to == "peft":
         print(f'open it: PeftModel.from_pretrained(base, "{given.out}")')
-    return 0 if apart < 1e-5 else 1
+    return 0 if difference < 1e-5 else 1
 
 
 def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:

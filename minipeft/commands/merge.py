@@ -53,10 +53,13 @@ def run(given: argparse.Namespace) -> int:
     again = bases.open_base(given.out, given, base.head, loaded.labels)
     with torch.no_grad():
         after = again.model(**ids).logits.float()
-    apart = (after - before).abs().max().item()
+    difference = (after - before).abs().max().item()
     size = before.abs().mean().item()
-    print(f"opened again: its logits differ by at most {apart:.2g} (their mean size is {size:.3g})")
-    if not apart <= FAR * max(1.0, size):
+    print(
+        f"opened again: its logits differ by at most {difference:.2g} (their mean size is "
+        f"{size:.3g})"
+    )
+    if not difference <= FAR * max(1.0, size):
         print("That is more than rounding: do not use it, and keep the adapter.")
         return 1
     return 0

@@ -335,8 +335,8 @@ def table(
     rows = []
     for outcome in outcomes.values():
         tried = f"{len(outcome.tried)} tried" + (", at the edge" if outcome.edge else "")
-        shown = (spread(outcome.values(key)) for key in keys)
-        rows.append((outcome.name, f"{outcome.rate:g}", tried, *shown))
+        cells = (spread(outcome.values(key)) for key in keys)
+        rows.append((outcome.name, f"{outcome.rate:g}", tried, *cells))
     seeds = {len(outcome.runs) for outcome in outcomes.values()}
     notes = [f"Mean and 95 % interval over {max(seeds)} seeds; the rate is the best on dev."]
     if any(outcome.edge for outcome in outcomes.values()):

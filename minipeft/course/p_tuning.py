@@ -37,8 +37,8 @@ def as_template(wording: str) -> str:
     Raises:
         ValueError: something else than a full stop stands behind the answer.
     """
-    before, found, behind = wording.partition("{y}")
-    if not found or behind.strip(" ."):
+    before, placeholder, behind = wording.partition("{y}")
+    if not placeholder or behind.strip(" ."):
         raise ValueError(f"A decoder writes its answer last, but it is inside of {wording!r}.")
     return before + "{mask}"
 
@@ -121,11 +121,11 @@ def without_prompt(model: nn.Module, tokenizer, questions: Sequence[str]) -> lis
     ids = [tokenizer.encode(question) for question in questions]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [tokenizer.pad_token_id] * (longest - len(row)) for row in ids])
-    own = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])  # (B, T)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])  # (B, T)
     bare = type(model)(model.config).eval()  # of the base's numbers as they are now, no doors
     bare.load_state_dict(dict(base_tensors(model)), strict=False)  # a tied head is named once
-    logits = bare(padded, own).logits  # (B, T, V)
-    last = logits[torch.arange(len(ids)), own.sum(dim=1) - 1]  # (B, V)
+    logits = bare(padded, mask).logits  # (B, T, V)
+    last = logits[torch.arange(len(ids)), mask.sum(dim=1) - 1]  # (B, V)
     return [tokenizer.decode([word]) for word in last.argmax(dim=-1).tolist()]
 
 

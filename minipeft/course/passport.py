@@ -215,13 +215,13 @@ def measure(
     def dev_at(kind: str, rate: float) -> float:
         try:
             task = loaded[kind]
-            found = tuned_task(
+            scores = tuned_task(
                 *((base_model, tokenizer), method, task, rate, steps, seeds[0]),
                 **dict(batch_size=batch_size, rows=rows),
             )
         except Diverged:
             return math.inf
-        return found["dev"] if math.isfinite(found["dev"]) else math.inf
+        return scores["dev"] if math.isfinite(scores["dev"]) else math.inf
 
     untrained = {
         kind: tuned_task((base_model, tokenizer), None, task, 0, 0, 0, rows=rows)["dev"]
@@ -264,14 +264,14 @@ def facts(model: nn.Module, tokenizer, method: Method) -> dict:
         counts = dict(
             **dict(trained=report.trainable, stored=report.stored, head=report.head),
             **dict(base=report.base, door=door_of(tuner), memory=training_bytes(model)),
-            identity=apart(before, answers(model, batch)),
+            identity=largest_difference(before, answers(model, batch)),
         )
         tuner.save(folder)
         disk = sum(file.stat().st_size for file in Path(folder).iterdir())
         shake(tuner, seed=0)
         shaken = answers(model, batch)
         try:
-            merged = apart(shaken, answers(tuner.merge().model, batch)) < 1e-3
+            merged = largest_difference(shaken, answers(tuner.merge().model, batch)) < 1e-3
         except ValueError:
             merged = False
     return counts | dict(disk=disk, mergeable=merged, mixed=mixes(model, method, batch))
@@ -296,7 +296,7 @@ def mixes(model: nn.Module, method: Method, batch: dict[str, Tensor]) -> bool:
                 together = answers(model, batch)
     except ValueError:  # it trains the base's own numbers, which act on every row
         return False
-    return apart([alone[i][row] for row, i in enumerate(who)], together) < 1e-3
+    return largest_difference([alone[i][row] for row, i in enumerate(who)], together) < 1e-3
 
 
 @torch.no_grad()
@@ -308,7 +308,7 @@ def answers(model: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
     return [row[asked] for row, asked in zip(logits, batch["labels"] != -100, strict=True)]
 
 
-def apart(these: list[Tensor], those: list[Tensor]) -> float:
+def largest_difference(these: list[Tensor], those: list[Tensor]) -> float:
     """The largest difference between two lists of logits."""
     return max((a - b).abs().max().item() for a, b in zip(these, those, strict=True))
 

@@ -77,8 +77,8 @@ def quality(
     """The score of a task that decides, such as exact match: one pass where one pass can tell."""
     if kind_of(model) == "decoder" and task.kind == "generate":
         return loss_and_exact(model, rows_of(task, split, tokenizer, model, head, rows))[1]
-    found = task.score(model, tokenizer, split, limit=rows)
-    return found["exact"] if "exact" in found else found[deciding(found)]
+    scores = task.score(model, tokenizer, split, limit=rows)
+    return scores["exact"] if "exact" in scores else scores[deciding(scores)]
 
 
 class Known:

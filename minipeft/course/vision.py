@@ -74,10 +74,10 @@ def draw(glyphs: str, count: int, seed: int, noise: float = 0.15) -> tuple[Tenso
 
 def _picture(glyph: str, rng: np.random.Generator) -> np.ndarray:
     """One glyph, distorted: (16, 16), ink 1 on paper 0."""
-    turn, lean = rng.normal(0, 0.15), rng.normal(0, 0.2)
+    angle, lean = rng.normal(0, 0.15), rng.normal(0, 0.2)
     width, height = rng.uniform(2.8, 4.6), rng.uniform(2.0, 2.8)  # picture points per grid step
     across = np.array([[width, 0], [lean * height, height]])
-    turned = across @ [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]  # (2, 2)
+    turned = across @ [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]  # (2, 2)
     middle = (SIZE - 1) / 2 + rng.uniform(-1.5, 1.5, 2)
     starts, ends = [], []
     for stroke in GLYPHS[glyph].split("|"):

@@ -85,7 +85,7 @@ def out_of_order(
     names = {inner: path.replace(".base", "") for path, inner in module.named_modules()}
     wrong: list[str] = []
 
-    def look(door: Door, args: tuple, kwargs: dict) -> None:
+    def check_input(door: Door, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         n, marked = len(x), x.isnan().flatten(1).any(dim=1)  # (n,)
         expected = torch.arange(n, device=x.device) >= n - n // count
@@ -102,7 +102,7 @@ def out_of_order(
                 hook = inner.register_forward_hook(marking(size, last, inputs))
                 stack.callback(hook.remove)
         for door in changed:
-            stack.callback(door.register_forward_pre_hook(look, with_kwargs=True).remove)
+            stack.callback(door.register_forward_pre_hook(check_input, with_kwargs=True).remove)
         module.forward(**{key: marked(value, size, last) for key, value in inputs.items()})
     return wrong
 
@@ -185,8 +185,8 @@ def one_set_at_a_time(module: nn.Module, rows: Routing, tell) -> Iterator[None]:
             )
         parts = []
         try:
-            for names, own in sets.items():
-                index = torch.tensor(own, device=next(iter(given.values())).device)
+            for names, indices in sets.items():
+                index = torch.tensor(indices, device=next(iter(given.values())).device)
                 for door in inside:
                     door.routing = Routing([tuple(names)])
                 part = {key: of_rows(value, index, B) for key, value in given.items()}
@@ -195,7 +195,7 @@ def one_set_at_a_time(module: nn.Module, rows: Routing, tell) -> Iterator[None]:
         finally:
             for door in inside:
                 door.routing = rows
-        order = torch.tensor([b for own in sets.values() for b in own]).argsort()
+        order = torch.tensor([b for indices in sets.values() for b in indices]).argsort()
         return joined(parts, order)
 
     grouped.ungrouped = forward

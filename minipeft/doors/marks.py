@@ -18,5 +18,6 @@ class Mark:
         self.lengths: set[int] = set()
 
     def clear(self) -> None:
+        """A new pass begins: what the last one has read is kept in `ever` only."""
         self.ever |= self.read
         self.read = self.skipped = self.weight_read = False

@@ -87,9 +87,9 @@ class MemoryDoor(Door):
 
     def past(self, kwargs: dict) -> int:
         """How many tokens stand in the cache already."""
-        own = kwargs.get("cache")  # a tiny_transformer's
-        if own:
-            return own["key"].shape[2]
+        tiny_cache = kwargs.get("cache")  # a tiny_transformer's
+        if tiny_cache:
+            return tiny_cache["key"].shape[2]
         cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
         return 0 if cache is None else int(cache.get_seq_length(self.base.layer_idx))
 
@@ -163,6 +163,11 @@ class PositionDoor(Door):
         return self.base(*args, **kwargs)
 
     def moved(self, positions: Tensor, shift: int) -> Tensor:
+        """Positions that are `shift` higher, those of padding left as they are.
+
+        Raises:
+            ValueError: the table of positions ends before the last one.
+        """
         padding = getattr(self.base, "padding_idx", None)
         positions = positions + shift * (positions > (-1 if padding is None else padding))
         rows = getattr(self.base, "num_embeddings", None)
@@ -185,7 +190,7 @@ def reading_memory(kind: str) -> Callable:
         from transformers import AttentionInterface
 
         if kind == "eager":  # every architecture writes its own, in the file of its classes
-            files = (vars(sys.modules[own.__module__]) for own in type(module).__mro__)
+            files = (vars(sys.modules[cls.__module__]) for cls in type(module).__mro__)
             original = next(filter(None, (file.get("eager_attention_forward") for file in files)))
         else:
             original = AttentionInterface()[kind]
@@ -203,8 +208,8 @@ def reading_memory(kind: str) -> Callable:
                 kwargs["position_bias"] = F.pad(bias, (memory[0].shape[2], 0))
             elif bias is not None:
                 front = [
-                    own(P, T, S).to(bias) if own else bias.new_zeros(*bias.shape[:-1], P)
-                    for P, own in memory[3]
+                    function(P, T, S).to(bias) if function else bias.new_zeros(*bias.shape[:-1], P)
+                    for P, function in memory[3]
                 ]
                 kwargs["position_bias"] = torch.cat([*front, bias], dim=-1)  # (1, H, T, P + S)
             if kind == "sdpa":

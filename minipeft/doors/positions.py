@@ -62,15 +62,15 @@ def keep_positions(batch: dict, wrap: Callable[[dict], dict], limit: int | None 
     if wrapped["input_ids"] is rows["input_ids"]:
         return batch
     mask = rows.get("attention_mask")
-    own = torch.ones_like(given) if mask is None else (mask != 0).to(given.dtype)  # (B, T)
-    if not grows(given, own):
+    real = torch.ones_like(given) if mask is None else (mask != 0).to(given.dtype)  # (B, T)
+    if not grows(given, real):
         raise ValueError(
             "position_ids must grow along the tokens of a row where a tuner adds words to it: give "
             "every text a row of its own."
         )
     source = wrapped["position_ids"]  # (B, N) the old column, from 1; 0 for a new word
     old = (source > 0) & (wrapped["attention_mask"] != 0)
-    gap = (given - own.cumsum(dim=1)).gather(1, (source - 1).clamp(min=0))  # (B, N)
+    gap = (given - real.cumsum(dim=1)).gather(1, (source - 1).clamp(min=0))  # (B, N)
     index = wrapped["attention_mask"].to(given.dtype).cumsum(dim=1)  # (B, N), this one included
     going_on = (index + carried(gap, old)).clamp(min=0)
     if limit is not None and int(going_on.max()) >= limit:
@@ -121,9 +121,9 @@ def carried(values: Tensor, known: Tensor) -> Tensor:
     return values.gather(1, torch.where(following == N, last, following))
 
 
-def count_positions(mask: Tensor, counting: Tensor, own: Tensor) -> Tensor:
-    """Positions (B, T): over a row's own tokens where `counting` (B,), elsewhere `own` (B or 1, T).
+def count_positions(mask: Tensor, counting: Tensor, otherwise: Tensor) -> Tensor:
+    """Positions (B, T): counted over a row's own tokens where `counting` (B,) is true.
 
-    mask: (B, T), 0 at padding.
+    mask: (B, T), 0 at padding.  otherwise: (B or 1, T), the positions of the other rows.
     """
-    return torch.where(counting[:, None], positions(mask)[:, -own.shape[1] :], own)
+    return torch.where(counting[:, None], positions(mask)[:, -otherwise.shape[1] :], otherwise)

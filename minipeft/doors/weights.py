@@ -53,11 +53,11 @@ class Routing(list):
                     f"route() names {len(self)} rows, but a layer got a batch of {size}: "
                     "give one name per row."
                 )
-            each, own = size // len(self), {}
+            each, indices = size // len(self), {}
             for i, names in enumerate(self):
                 for name in dict.fromkeys(names):
-                    own.setdefault(name, []).extend(range(i * each, (i + 1) * each))
-            self._row_indices[size] = {name: torch.tensor(rows) for name, rows in own.items()}
+                    indices.setdefault(name, []).extend(range(i * each, (i + 1) * each))
+            self._row_indices[size] = {name: torch.tensor(rows) for name, rows in indices.items()}
         return self._row_indices[size]
 
 
@@ -159,13 +159,13 @@ class Door(nn.Module):
         folds something into the batch, always row by row: beams (B*beams, T, in), or all tokens
         (B*T, in).
         """
-        own = None if self.routing is None else self.routing.row_indices(size)
+        rows_of = None if self.routing is None else self.routing.row_indices(size)
         for name, patch in self.patches.items():
             if name in self.off or name in self.merged:
                 continue
-            if own is None or name in own:
+            if rows_of is None or name in rows_of:
                 self.marks[name].read = True
-                yield patch, None if own is None else own[name]
+                yield patch, None if rows_of is None else rows_of[name]
 
     def state_dict(self, *args, destination=None, prefix="", keep_vars=False):
         """The base's tensors, by the names they have without the door; see minipeft.state."""
@@ -266,11 +266,11 @@ class WeightDoor(Door):
         if even and hasattr(patches[0], "forward_grouped") and patches[0].can_group(patches):
             if torch.equal(order, torch.arange(len(x), device=x.device)):  # nothing to sort
                 return self.all_grouped(patches, x, y)
-            own = self.all_grouped(patches, x[order], y[order])
+            outputs = self.all_grouped(patches, x[order], y[order])
         else:
             rows = [rows.to(x.device) for _, rows in acting]
-            own = torch.cat([patch(x[i], y[i]) for patch, i in zip(patches, rows, strict=True)])
-        return y.index_copy(0, order, own)
+            outputs = torch.cat([patch(x[i], y[i]) for patch, i in zip(patches, rows, strict=True)])
+        return y.index_copy(0, order, outputs)
 
     @staticmethod
     def all_grouped(patches: list, x: Tensor, y: Tensor) -> Tensor:
@@ -281,15 +281,15 @@ class WeightDoor(Door):
 
     def base_output(self, x: Tensor, acting: list) -> Tensor:
         """base(x), or the output of the last of the patches' replacements of the base."""
-        own = [
+        replaced = [
             (p.replacement, rows)
             for p, rows in acting
             if getattr(p, "replacement", None) is not None
         ]
-        if own and own[-1][1] is None:
-            return own[-1][0](x, self.base.bias)
+        if replaced and replaced[-1][1] is None:
+            return replaced[-1][0](x, self.base.bias)
         y = self.base(x)
-        for replacement, rows in own:
+        for replacement, rows in replaced:
             y = on(rows, y, lambda x, call=replacement: call(x, self.base.bias), x)
         return y
 
@@ -341,29 +341,31 @@ class WeightDoor(Door):
         Subtracting B A would leave rounding errors, (W + D) - D is not W in floating point.
         """
         base, values = bottom(self), self.originals.values
-        own = {key: p for key, p in base._parameters.items() if p is not None}
+        parameters = {key: p for key, p in base._parameters.items() if p is not None}
         if not self.merged:
-            for parameter in own.values():
+            for parameter in parameters.values():
                 if parameter in values:
                     parameter.copy_(values[parameter])
                     del values[parameter]
             return
-        for parameter in own.values():
+        for parameter in parameters.values():
             if parameter not in values:
                 values[parameter] = parameter.detach().clone()
         # everything is done in fp32 (fp64 for an fp64 base) and rounded once
-        device = own["weight"].device  # the model may have moved; what stands aside has not
-        wide = torch.promote_types(own["weight"].dtype, torch.float32)
+        # the model may have moved; what stands aside has not
+        device = parameters["weight"].device
+        wide = torch.promote_types(parameters["weight"].dtype, torch.float32)
         weight, bias = (
-            values[own[k]].to(device, wide) if k in own else None for k in ("weight", "bias")
+            values[parameters[k]].to(device, wide) if k in parameters else None
+            for k in ("weight", "bias")
         )
         weight = weight.T if is_transposed(base) else weight  # (out, in)
         for name, patch in self.patches.items():  # in the order of attachment
             if name in self.merged:
                 weight, bias = fold(patch.to(device), weight, bias)
-        own["weight"].copy_(weight.T if is_transposed(base) else weight)
+        parameters["weight"].copy_(weight.T if is_transposed(base) else weight)
         if bias is not None:
-            own["bias"].copy_(bias)
+            parameters["bias"].copy_(bias)
 
 
 class Frozen:
@@ -546,7 +548,7 @@ class Parts(nn.Module):
         return getattr(self, f"{part}_columns")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self.each(y, lambda part, own: self.parts[part](x, own))
+        return self.each(y, lambda part, y_part: self.parts[part](x, y_part))
 
     def each(self, y: Tensor, change: Callable[[str, Tensor], Tensor]) -> Tensor:
         """y with the columns of every part changed: by `change(part, y's columns)`."""
@@ -566,18 +568,18 @@ class Parts(nn.Module):
         """See WeightDoor: have all of them the same parts, which can be grouped in turn?"""
         if any(type(other) is not Parts or other.spans != self.spans for other in patches):
             return False
-        own = {part: [other.parts[part] for other in patches] for part in self.parts}
+        patches_of = {part: [other.parts[part] for other in patches] for part in self.parts}
         return None not in self.spans.values() and all(
             hasattr(every[0], "forward_grouped") and every[0].can_group(every)
-            for every in own.values()
+            for every in patches_of.values()
         )
 
     def forward_grouped(self, patches: list[Parts], x: Tensor, y: Tensor) -> Tensor:
         """x (S, n, T, in), y (S, n, T, out), the s-th of `patches` on the s-th of them."""
 
-        def change(part: str, own: Tensor) -> Tensor:
+        def change(part: str, y_part: Tensor) -> Tensor:
             every = [other.parts[part] for other in patches]
-            return every[0].forward_grouped(every, x, own)
+            return every[0].forward_grouped(every, x, y_part)
 
         return self.each(y, change)
 
@@ -595,10 +597,10 @@ class Parts(nn.Module):
         """Each part folds into its own rows of the weight (out, in) and of the bias (out,)."""
         for part, patch in self.parts.items():
             columns = self.columns(part)
-            own = None if bias is None else bias[columns]
-            rows, own = fold(patch, weight[columns], own)
+            bias_part = None if bias is None else bias[columns]
+            rows, bias_part = fold(patch, weight[columns], bias_part)
             weight = weight.index_copy(0, columns, rows)
-            bias = None if bias is None else bias.index_copy(0, columns, own)
+            bias = None if bias is None else bias.index_copy(0, columns, bias_part)
         return weight, bias
 
 
@@ -628,10 +630,10 @@ def check_plain(path: str, module: nn.Module) -> None:
     Raises:
         ValueError: the layer is of that kind.
     """
-    own = {key: p for key, p in module._parameters.items() if p is not None}
+    parameters = {key: p for key, p in module._parameters.items() if p is not None}
     if is_map(module):
-        own["weight"] = getattr(module, "weight", None)
-    for key, value in own.items():
+        parameters["weight"] = getattr(module, "weight", None)
+    for key, value in parameters.items():
         if value is None:
             what = f"has no {key}"
         elif type(value) not in (Tensor, nn.Parameter) and not hasattr(value, "placements"):

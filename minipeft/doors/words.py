@@ -57,19 +57,19 @@ class WordDoor(Door):
             mark.skipped = True
         if not bool(new.any()):
             return x
-        found = torch.zeros_like(new)
+        known = torch.zeros_like(new)
         for name, patch in self.patches.items():
             span = self.spans[name]
-            here = (ids >= span.start) & (ids < span.stop)
-            if name in self.off or not bool(here.any()):
+            its_words = (ids >= span.start) & (ids < span.stop)
+            if name in self.off or not bool(its_words.any()):
                 continue
-            found |= here
+            known |= its_words
             self.marks[name].read = True
             self.marks[name].lengths.add(ids.shape[1])
             vectors = patch().to(x.dtype)  # (n, C)
-            x = x.index_put((here,), vectors[ids[here] - span.start])
-        if not torch.equal(found, new):
-            stray = ids[new & ~found][0].item()
+            x = x.index_put((its_words,), vectors[ids[its_words] - span.start])
+        if not torch.equal(known, new):
+            stray = ids[new & ~known][0].item()
             raise ValueError(
                 f"The id {stray} is no word of this model ({V}) and of no prompt that is enabled: "
                 "wrap the batch anew with the tuners that are attached and enabled."
@@ -136,12 +136,12 @@ def answer_begins(batch: dict) -> Tensor:
     """How many of a row's own tokens stand before the first that has a label: (B,); all of them
     where there are no labels. In a decoder's row the answer begins there.
     """
-    own = mask_of(batch) != 0  # (B, T)
+    real = mask_of(batch) != 0  # (B, T)
     labels = batch.get("labels")
-    if labels is None or labels.shape != own.shape:
-        return own.sum(dim=1)
-    asked = ((labels != -100) & own).cumsum(dim=1) > 0  # (B, T) from the first label on
-    return (own & ~asked).sum(dim=1)
+    if labels is None or labels.shape != real.shape:
+        return real.sum(dim=1)
+    asked = ((labels != -100) & real).cumsum(dim=1) > 0  # (B, T) from the first label on
+    return (real & ~asked).sum(dim=1)
 
 
 def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: bool = True) -> dict:
@@ -151,8 +151,11 @@ def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: b
     B, T = batch["input_ids"].shape
     device, N = batch["input_ids"].device, max(map(len, rows))
     left = is_left_padded(batch)
-    fill = [[T] * (N - len(row)) for row in rows]  # T: a column of padding behind the others
-    plan = [more + [*row] if left else [*row] + more for row, more in zip(rows, fill, strict=True)]
+    paddings = [[T] * (N - len(row)) for row in rows]  # T: a column of padding behind the others
+    plan = [
+        filler + [*row] if left else [*row] + filler
+        for row, filler in zip(rows, paddings, strict=True)
+    ]
     source = torch.tensor(plan, device=device)  # (B, N)
     outside = {"input_ids": padding, "labels": -100}
     words = {"input_ids": -1 - source, "attention_mask": 1, "labels": -100}
@@ -207,10 +210,10 @@ def together(
     order = torch.tensor([row for part in rows for row in part]).argsort()
 
     def stretched(key: str, batch: dict) -> Tensor:
-        value, own = batch[key], batch["input_ids"].shape
-        if not along_tokens(key, value, own, aligned):
+        value, shape = batch[key], batch["input_ids"].shape
+        if not along_tokens(key, value, shape, aligned):
             return value
-        room = T - own[1]
+        room = T - shape[1]
         return F.pad(value, (room, 0) if left else (0, room), value=fill.get(key, 0))
 
     whole = {}

@@ -73,7 +73,7 @@ class Combined(Method):
         return max((part.total_steps for part in self.methods if part.total_steps), default=None)
 
     def counts_steps(self, tuner) -> bool:
-        return any(part.counts_steps(own) for part, own in self._parts(tuner))
+        return any(part.counts_steps(share) for part, share in self._parts(tuner))
 
     def settings(self) -> dict:
         parts = [{"method": type(p).__name__, "settings": p.settings()} for p in self.methods]
@@ -104,40 +104,40 @@ class Combined(Method):
         return zip(self.methods, tuner.shares, strict=True)
 
     def wrap(self, tuner, batch: dict) -> dict:
-        for part, own in self._parts(tuner):
-            batch = part.wrap(own, batch)
+        for part, share in self._parts(tuner):
+            batch = part.wrap(share, batch)
         return batch
 
     def before_forward(self, tuner, batch: dict) -> None:
-        for part, own in self._parts(tuner):
-            part.before_forward(own, batch)
+        for part, share in self._parts(tuner):
+            part.before_forward(share, batch)
 
     def notes(self, tuner) -> list[str]:
-        return [note for part, own in self._parts(tuner) for note in part.notes(own)]
+        return [note for part, share in self._parts(tuner) for note in part.notes(share)]
 
     def penalty(self, tuner) -> Tensor | None:
-        terms = [part.penalty(own) for part, own in self._parts(tuner)]
+        terms = [part.penalty(share) for part, share in self._parts(tuner)]
         terms = [term for term in terms if term is not None]
         return sum(terms) if terms else None
 
     def begin(self, tuner, steps: int) -> None:
-        for part, own in self._parts(tuner):
-            part.begin(own, steps)
+        for part, share in self._parts(tuner):
+            part.begin(share, steps)
 
     def learning_rates(self, tuner) -> dict:
-        each = [part.learning_rates(own) for part, own in self._parts(tuner)]
+        each = [part.learning_rates(share) for part, share in self._parts(tuner)]
         return {parameter: rate for rates in each for parameter, rate in rates.items()}
 
     def after_step(self, tuner, step: int, steps: int) -> dict | None:
-        each = [part.after_step(own, step, steps) or {} for part, own in self._parts(tuner)]
+        each = [part.after_step(share, step, steps) or {} for part, share in self._parts(tuner)]
         return {key: value for record in each for key, value in record.items()} or None
 
     def settled(self, tuner, step: int, steps: int) -> bool:
-        return all(part.settled(own, step, steps) for part, own in self._parts(tuner))
+        return all(part.settled(share, step, steps) for part, share in self._parts(tuner))
 
     def finish(self, tuner) -> None:
-        for part, own in self._parts(tuner):
-            part.finish(own)
+        for part, share in self._parts(tuner):
+            part.finish(share)
 
 
 Together = Combined  # its name in version 0.1, and in the files of that version

@@ -59,6 +59,7 @@ class LoRAEmbeddingPatch(nn.Module):
         return self.look_up(ids, y, self.factor)
 
     def look_up(self, ids: Tensor, y: Tensor, factor: float) -> Tensor:
+        """As `forward`; factor: by which this embedding multiplies its vectors."""
         low = F.embedding(ids, self.A.T, self.padding_idx)  # eq. 3: A[:, i]^T, (N, T, r)
         detour = F.linear(low, self.B)  # eq. 3: A[:, i]^T B^T, (N, T, C)
         return (y + factor * self.scale * detour).to(y.dtype)  # eq. 3: e, (N, T, C)

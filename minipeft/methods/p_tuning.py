@@ -90,7 +90,7 @@ class PromptEncoder(nn.Module):
         return self.mlp(y)  # eq. 2: h, (n, C)
 
 
-@renamed(layout="compatibility")
+@renamed({"layout": "compatibility"})
 @dataclass(frozen=True)
 class PTuning(Method):
     """Pseudo tokens in a template.

@@ -53,7 +53,7 @@ from minipeft.methods.parts.validation import check_choice, check_flag, check_la
 from minipeft.methods.prefix import Prefix, PrefixEncoder
 
 
-@renamed(layout="compatibility")
+@renamed({"layout": "compatibility"})
 @dataclass(frozen=True)
 class PTuningV2(Method):
     """Deep prompts in every attention layer, or in chosen ones.

@@ -115,7 +115,7 @@ class PrefixPatch(nn.Module):
         return keys[None], values[None]
 
 
-@renamed(layout="compatibility")
+@renamed({"layout": "compatibility"})
 @dataclass(frozen=True)
 class Prefix(Method):
     """Prefix-tuning on every attention layer, or on chosen ones.

@@ -70,7 +70,7 @@ class Prompt(nn.Module):
         return self.vectors  # eq. 1: P_e, (P, C); the embedding door reads it before X_e
 
 
-@renamed(layout="compatibility")
+@renamed({"layout": "compatibility"})
 @dataclass(frozen=True)
 class PromptTuning(Method):
     """Soft words at the input.

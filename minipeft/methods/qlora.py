@@ -164,5 +164,5 @@ class QLoRA(LoRA):
 def quantized_patches(tuner) -> list[QLoRAPatch]:
     """The tuner's patches that answer from four bits."""
     every = tuner.model.minipeft.doors
-    own = (door.patches[tuner.name] for door in every if tuner.name in door.patches)
-    return [patch for patch in own if isinstance(patch, QLoRAPatch)]
+    patches = (door.patches[tuner.name] for door in every if tuner.name in door.patches)
+    return [patch for patch in patches if isinstance(patch, QLoRAPatch)]

@@ -54,6 +54,7 @@ class TokenRowsPatch(nn.Module):
         return self.look_up(ids, y, self.factor)
 
     def look_up(self, ids: Tensor, y: Tensor, factor: float) -> Tensor:
+        """As `forward`; factor: by which this embedding multiplies its vectors."""
         hit = ids[..., None] == self.ids  # (B, T, n)
         rows = factor * F.embedding(hit.int().argmax(-1), self.rows)  # (B, T, C)
         return torch.where(hit.any(-1, keepdim=True), rows.to(y.dtype), y)  # eq. 1: e, (N, T, C)

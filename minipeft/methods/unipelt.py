@@ -142,11 +142,11 @@ class UniPELT(Method):
     def install(self, tuner) -> None:
         causal = tuner.anatomy.is_causal
         if self.rank:
-            own: dict[str, Gate] = {}  # one for all maps of one attention layer
+            gate_of_layer: dict[str, Gate] = {}  # one for all maps of one attention layer
             for place in tuner.find(self.targets, self.layers):
                 layer = place.path.rpartition(".")[0]
                 mode = "token" if causal(place) else "mean"
-                gate = own.setdefault(layer, Gate(place.in_features, mode))
+                gate = gate_of_layer.setdefault(layer, Gate(place.in_features, mode))
                 alpha = self.rank if self.lora_gate == "replace" else self.alpha
                 lora = LoRAPatch(place.in_features, place.out_features, self.rank, alpha)
                 tuner.add(place, GatedPatch(lora, gate))

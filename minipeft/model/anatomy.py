@@ -144,10 +144,10 @@ class Anatomy:
         """
         places = []
         for target in self._spelt_out(targets):
-            found = self._by_word(target) if self._is_word(target) else self._by_name(target)
+            of_target = self._by_word(target) if self._is_word(target) else self._by_name(target)
             if layers is not None:
-                found = self._of_layers(found, target, set(layers))
-            places += found
+                of_target = self._of_layers(of_target, target, set(layers))
+            places += of_target
         order = {path: number for number, path in enumerate(self.modules)}
         places.sort(key=lambda place: order[place.path])
         taken = {}
@@ -168,8 +168,8 @@ class Anatomy:
                 yield target
                 continue
             twice = ("query", "key", "value") if self._known_family(target).qkv else ("qkv",)
-            here = self._targets_here()
-            yield from (word for word in TARGETS if repr(word) in here and word not in twice)
+            spelt = self._targets_here()
+            yield from (word for word in TARGETS if repr(word) in spelt and word not in twice)
 
     def _is_word(self, target: str) -> bool:
         """Is it a word of the field? A model of unknown family may call its modules so itself."""
@@ -183,20 +183,20 @@ class Anatomy:
         without = []
         blocks = self.blocks()
         for path, _ in blocks:
-            found = []
+            in_block = []
             for name in family.names(target):
                 module = name.module if isinstance(name, Slice) else name
                 for full in self.matching(f"{path}.{module}"):
-                    found.append(self._place(target, full, name))
-            places += found
-            if not found:
+                    in_block.append(self._place(target, full, name))
+            places += in_block
+            if not in_block:
                 without.append(path)
         if without:
-            there = ", ".join(self._targets_here())
+            targets = ", ".join(self._targets_here())
             some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
             raise ValueError(
                 f"The target {target!r} is not in this model ({self.model_type}: {some}, "
-                f"such as {without[0]}); it has {there}, or give the name of a module."
+                f"such as {without[0]}); it has {targets}, or give the name of a module."
             )
         return places
 
@@ -225,9 +225,9 @@ class Anatomy:
             if pattern in self.modules:
                 return [pattern]
             if re.search(r"[*?\[]", pattern):
-                found = [path for path in self.modules if path and fnmatchcase(path, pattern)]
-                if found:
-                    return found
+                paths = [path for path in self.modules if path and fnmatchcase(path, pattern)]
+                if paths:
+                    return paths
         return []
 
     def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
@@ -271,12 +271,12 @@ class Anatomy:
 
     def _targets_here(self) -> list[str]:
         blocks = self.blocks()
-        here = []
+        spelt = []
         for target in self.family.targets():
             names = [n.module if isinstance(n, Slice) else n for n in self.family.names(target)]
             if all(any(self.matching(f"{path}.{name}") for name in names) for path, _ in blocks):
-                here.append(repr(target))
-        return here
+                spelt.append(repr(target))
+        return spelt
 
     # ---- words and memory ----
 
@@ -469,8 +469,8 @@ class Anatomy:
 
     def takes_positions(self) -> bool:
         """Must the model be told positions where a row's own tokens are to count, from 0?"""
-        told = "position_ids" in inspect.signature(self.model.forward).parameters
-        return told and self.model_type not in COUNT_OWN_TOKENS
+        takes = "position_ids" in inspect.signature(self.model.forward).parameters
+        return takes and self.model_type not in COUNT_OWN_TOKENS
 
     def is_causal(self, place: Place | Site) -> bool:
         """Does a token at this place know nothing of the tokens that follow it?"""
@@ -493,8 +493,8 @@ class Anatomy:
         candidates = [word.strip("'") for word in words] + sorted(ends) + sorted(linear)
         near = difflib.get_close_matches(target, candidates, n=3, cutoff=0.6)
         guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-        there = ", ".join(words + sorted(linear)) or "no linear map at all"
-        return f"{guess} It has {there}."
+        known = ", ".join(words + sorted(linear)) or "no linear map at all"
+        return f"{guess} It has {known}."
 
     # ---- blocks, heads, parameters ----
 
@@ -553,18 +553,18 @@ class Anatomy:
         if layers is None:  # what the stacks stand in: "", "bert", "bert.encoder"
             parts = [self._where(path)[0].split(".") for path in blocks]
             roots += dict.fromkeys(".".join(p[:i]) for p in parts for i in range(len(p)))
-        found = {
+        paths = {
             full
             for root in roots
             for name in family.norms
             for full in self.matching(f"{root}.{name}" if root else name)
         }
-        if not found:
+        if not paths:
             raise ValueError(
                 "Nobody has told minipeft the layer norms of this model: pass norms=False, or "
                 "describe them with attach(..., family=minipeft.Family(..., norms=(...)))."
             )
-        return [path for path in self.modules if path in found]
+        return [path for path in self.modules if path in paths]
 
     def top(self, count: int) -> list[nn.Parameter]:
         """Parameters of the last `count` blocks of the last stack, and of what lies above them."""
@@ -579,19 +579,19 @@ class Anatomy:
             if any(f".{path}".endswith(f".{name}") for name in self._known_family().top):
                 if path.rpartition(".")[0] == prefix:
                     modules.append(module)
-        own = set(self.parameters())
+        parameters = set(self.parameters())
         inside = dict.fromkeys(p for module in modules for p in module.parameters())
-        return [p for p in inside if p in own]
+        return [p for p in inside if p in parameters]
 
     def heads(self) -> list[str]:
         """Paths of the task heads (classification, tagging, question answering), if any; in a
         module of one's own, of what stands around the model inside.
         """
-        found = [name for name in TASK_HEADS if name in self.modules]
-        found += [path for path in self.own_modules() if path not in found]
+        names = [name for name in TASK_HEADS if name in self.modules]
+        names += [path for path in self.own_modules() if path not in names]
         if "head" in self.modules and type(self.modules["head"]).__name__ in TINY_TASK_HEADS:
-            found.append("head")
-        return [name for name in found if any(True for _ in self.modules[name].parameters())]
+            names.append("head")
+        return [name for name in names if any(True for _ in self.modules[name].parameters())]
 
     def own_modules(self) -> list[str]:
         """Paths of what somebody put around a model of a library."""
@@ -606,10 +606,10 @@ class Anatomy:
         ask = getattr(self.model, "get_output_embeddings", None)
         module = ask() if ask else self.modules.get("head")
         module = bottom(module)
-        found = [path for path, other in self.modules.items() if other is module]
-        if not found:
+        paths = [path for path, other in self.modules.items() if other is module]
+        if not paths:
             raise ValueError("This model has no head: name the modules to train, heads=(...).")
-        return found
+        return paths
 
     def uses(self) -> dict[nn.Parameter, list[str]]:
         """Every parameter of the model itself -> the modules that use it, the first one first."""

@@ -64,6 +64,7 @@ def check_family(anatomy) -> None:
 
 
 def plain_names(family: Family, field: str) -> list[str]:
+    """The names in a field of a family, those of slices as the modules that hold them."""
     names = getattr(family, field)
     return [name.module if isinstance(name, Slice) else name for name in names]
 
@@ -95,6 +96,7 @@ def parts_of_kind(anatomy, blocks: list[str], field: str, claimed: set[str]) -> 
 
 
 def sentence(field: str, name: str, near: list[str], parts: list[str]) -> str:
+    """What an error says of a name that stands for nothing."""
     guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
     where = "the model" if field in BY_THE_END else "a block"
     left = f"unnamed parts of that kind: {', '.join(parts[:20])}" if parts else "every part has one"

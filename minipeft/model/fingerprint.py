@@ -45,8 +45,8 @@ def identity(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, str]:
         for name, tensor in base_tensors(model, first=True)
         if isinstance(tensor, nn.Parameter) and not name.startswith(outside)
     ]
-    own = base_dtype(model)
-    coarser = [key for key, d in DTYPES.items() if d == own or d.itemsize < own.itemsize]
+    dtype = base_dtype(model)
+    coarser = [key for key, d in DTYPES.items() if d == dtype or d.itemsize < dtype.itemsize]
     digests = {key: hashlib.sha256() for key in ("exact", "shapes", *coarser)}
     for name, tensor in weights:
         digests["shapes"].update(f"{name} {tuple(tensor.shape)};".encode())
@@ -56,7 +56,7 @@ def identity(model: nn.Module, without: tuple[str, ...] = ()) -> dict[str, str]:
         for key in coarser:
             digests[key].update(raw_bytes(few.to(DTYPES[key])))
     hashes = {key: digest.hexdigest()[:32] for key, digest in digests.items()}
-    return {"dtype": str(own).removeprefix("torch."), **hashes}
+    return {"dtype": str(dtype).removeprefix("torch."), **hashes}
 
 
 def same_base(model: nn.Module, known: dict[str, str], without: tuple[str, ...] = ()) -> bool:
@@ -80,8 +80,8 @@ def base_tensors(model: nn.Module, first: bool = False) -> Iterator[tuple[str, T
     for path, module in walk(model):
         fleeting = module._non_persistent_buffers_set
         parameters, buffers = kept.get(module, (module._parameters, module._buffers))
-        own = {**parameters, **buffers}
-        for key, tensor in own.items():
+        tensors = {**parameters, **buffers}
+        for key, tensor in tensors.items():
             if tensor is None or key in fleeting or id(tensor) in seen:
                 continue
             seen.add(id(tensor))

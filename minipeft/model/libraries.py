@@ -53,15 +53,15 @@ def own_modules(modules: Mapping[str, nn.Module]) -> list[str]:
         return []
     known = {id(p) for path in inside for p in modules[path].parameters()}
     theirs = names_of_library(type(model))
-    found: list[str] = []
+    paths: list[str] = []
     for path, module in modules.items():
-        if not path or path.partition(".")[0] in theirs or lies_in(path, [*inside, *found]):
+        if not path or path.partition(".")[0] in theirs or lies_in(path, [*inside, *paths]):
             continue
         around = any(body.startswith(f"{path}.") for body in inside)
         parameters = {id(p) for p in module.parameters()}
         if parameters and not around and not parameters & known:
-            found.append(path)
-    return found
+            paths.append(path)
+    return paths
 
 
 def unknown_head(modules: Mapping[str, nn.Module]) -> str | None:
@@ -88,6 +88,7 @@ def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def lies_in(path: str, places: list[str]) -> bool:
+    """Is this one of the modules at these paths, or inside one of them?"""
     return any(f"{path}.".startswith(f"{place}.") for place in places)
 
 

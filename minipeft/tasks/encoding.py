@@ -80,6 +80,7 @@ class Encoding:
         return torch.tensor([a + b for a, b in zip(left, right, strict=True)])
 
     def inputs(self, rows: list[list[int]], side: str = "right") -> dict[str, Tensor]:
+        """Rows of ids -> input_ids and attention_mask (B, T), padded on that side."""
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
         return {
@@ -114,6 +115,7 @@ class Encoding:
         return self.inputs(rows) | {"labels": self.pad(labels, -100)}
 
     def label(self, target: str) -> int:
+        """The number of a label; ValueError where the task has no such label."""
         if target not in self.task.labels:
             raise ValueError(
                 f"{target!r} is no label of task {self.task.name!r}: {', '.join(self.task.labels)}."
@@ -122,6 +124,7 @@ class Encoding:
 
     @property
     def mask(self) -> int:
+        """The id of the mask token; ValueError where the tokenizer has none."""
         if self.tokenizer.mask_token_id is None:
             raise ValueError("This tokenizer has no mask token; load a classification head.")
         return self.tokenizer.mask_token_id
@@ -153,6 +156,7 @@ class Encoding:
     # -- model to answers
 
     def answers(self, model, inputs: list[str]) -> list[str]:
+        """What the model answers to every input, in the words of the task's targets."""
         if self.head == "classification":
             batch = self.inputs([self.ids(text) for text in inputs])
             classes = run(model, batch).logits.argmax(dim=-1).tolist()  # (B,)

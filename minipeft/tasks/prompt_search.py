@@ -123,7 +123,7 @@ def search(
             with seeded(seed):
                 chosen = torch.randint(len(pool), (len(vectors),)).tolist()
             vectors.copy_(E[chosen])
-        best, gradient = look(model, batches, vectors)
+        best, gradient = loss_and_gradient(model, batches, vectors)
         result = Found(form, [best])
         for step in tqdm(range(steps), disable=not progress, delay=2, unit="step"):
             place = step % len(vectors)
@@ -138,7 +138,7 @@ def search(
             with torch.no_grad():
                 vectors[place] = E[chosen[place]]
             if accepted:
-                best, gradient = look(model, batches, vectors)
+                best, gradient = loss_and_gradient(model, batches, vectors)
             result.losses.append(best)
         words = iter(pool[chosen].tolist())
         pieces = tuple(next(words) if piece == "P" else piece for piece in form.pieces)
@@ -151,7 +151,9 @@ def promising(E: Tensor, gradient: Tensor, count: int) -> list[int]:
     return (E @ gradient).topk(min(count, len(E)), largest=False).indices.tolist()
 
 
-def look(model: nn.Module, batches: Sequence[dict], vectors: nn.Parameter) -> tuple[float, Tensor]:
+def loss_and_gradient(
+    model: nn.Module, batches: Sequence[dict], vectors: nn.Parameter
+) -> tuple[float, Tensor]:
     """Mean loss of the batches, and its gradient for the vectors (n, C)."""
     vectors.grad = None
     total = 0.0
@@ -163,6 +165,7 @@ def look(model: nn.Module, batches: Sequence[dict], vectors: nn.Parameter) -> tu
 
 
 def loss_of(model: nn.Module, batches: Sequence[dict]) -> float:
+    """Mean loss of the batches."""
     return sum(model(**batch).loss.item() for batch in batches) / len(batches)
 
 

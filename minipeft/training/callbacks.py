@@ -46,23 +46,24 @@ class Run:
     rate: float = 0.0
 
     def is_last(self, step: int) -> bool:
+        """Is this the last step of the run? Steps are counted from 0."""
         return step + 1 == self.steps
 
 
 class Callback:
-    """Does nothing; every part may be written."""
+    """What is done beside the steps of a run; each method does nothing by default."""
 
     def begin(self, run: Run) -> None:
-        pass
+        """Called before the first step."""
 
     def after_step(self, run: Run, step: int) -> None:
-        pass
+        """Called after every step, counted from 0, when the optimizer has changed the weights."""
 
     def end(self, run: Run) -> None:
-        pass
+        """Called after `close`, last callback first, where nothing was raised."""
 
     def close(self) -> None:
-        pass
+        """Called when the steps are over, before `end`, also after an exception."""
 
 
 class Tuners(Callback):

@@ -114,16 +114,16 @@ class MultiProcess(SingleProcess):
             raise ValueError("route() names the rows of one process: train without it.")
         batch = wrap(self.model, batch)  # soft prompts first: with them the first word has a label
         asked = self.asked(batch)  # (B,)
-        own = torch.arange(len(asked)).tensor_split(self.size)[self.rank].to(asked.device)
-        count, every = int(asked[own].sum()), int(asked.sum())
+        rows = torch.arange(len(asked)).tensor_split(self.size)[self.rank].to(asked.device)
+        count, every = int(asked[rows].sum()), int(asked.sum())
         if not count:  # take part all the same, with a row that has labels, at a weight of 0
-            own = asked.argmax()[None]
+            rows = asked.argmax()[None]
         self.mark = (31 * self.mark + self.print_of(batch)) % 4093
-        rows = {
-            key: value[own] if isinstance(value, Tensor) and len(value.shape) else value
+        part = {
+            key: value[rows] if isinstance(value, Tensor) and len(value.shape) else value
             for key, value in batch.items()
         }
-        return rows, every / count if count else math.inf
+        return part, every / count if count else math.inf
 
     def asked(self, batch: dict) -> Tensor:
         """How many labels of each row go into the loss: (B,)."""
@@ -148,12 +148,12 @@ class MultiProcess(SingleProcess):
         return seeded((self.seed * 1_000_003 + number) * self.size + self.rank)
 
     def reduce(self, loss: float) -> float:
-        more = [loss, self.mark, *(float(p.grad is not None) for p in self.parameters)]
+        numbers = [loss, self.mark, *(float(p.grad is not None) for p in self.parameters)]
         whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = [g.flatten().to(self.dtype()) for g in whole]
-        flat = torch.cat([*flat, torch.tensor(more, dtype=self.dtype(), device=self.device)])
+        flat = torch.cat([*flat, torch.tensor(numbers, dtype=self.dtype(), device=self.device)])
         dist.all_reduce(flat)  # sums; every process then has the same bits
-        *sums, (loss, mark, *used) = flat.split([g.numel() for g in whole] + [len(more)])
+        *sums, (loss, mark, *used) = flat.split([g.numel() for g in whole] + [len(numbers)])
         if mark != self.size * self.mark:
             raise ValueError(
                 "The processes do not read the same batches: batches must depend on their number "

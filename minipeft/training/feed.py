@@ -48,6 +48,11 @@ class Feed:
         return self.orders[epoch][place]
 
     def draw(self) -> dict:
+        """The next batch of an iterable, which begins anew when it has ended.
+
+        Raises:
+            ValueError: it cannot begin anew, as a generator cannot.
+        """
         try:
             return next(self.running)
         except StopIteration:

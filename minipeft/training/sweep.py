@@ -204,8 +204,8 @@ def _train(
     device = patches[0].A.device
     rates = torch.tensor([run.learning_rate for run in runs], device=device)[:, None, None]
     plus = torch.tensor([run.method.plus or 1.0 for run in runs], device=device)[:, None, None]
-    own = [(patch.A, rates[patch.who]) for patch in patches]  # rates (s, 1, 1)
-    adam = Adam(own + [(patch.B, (rates * plus)[patch.who]) for patch in patches])
+    groups = [(patch.A, rates[patch.who]) for patch in patches]  # rates (s, 1, 1)
+    adam = Adam(groups + [(patch.B, (rates * plus)[patch.who]) for patch in patches])
     losses = []
     for step in tqdm(range(steps), disable=not progress, delay=2, mininterval=0.5):
         fresh = {seed: batch_of(seed, step) for seed in {run.seed for run in runs}}

@@ -39,9 +39,9 @@ def warm_up(
         raise ValueError("warm_up needs one or more tasks, each with at least one batch.")
 
     def feed(step: int) -> dict:
-        turn, which = divmod(step, len(names))
+        number, which = divmod(step, len(names))
         batches = tasks[names[which]]
-        return batches[turn % len(batches)]
+        return batches[number % len(batches)]
 
     shared = attach(model, method, "-".join(["warm", *names]), head, seed=seed)
     made = {}

@@ -185,9 +185,9 @@ def _imports(
                 bound.add(local)
         else:
             bound |= (names := _names_bound_by(statement))
-            here = (names & wanted) - set(given)
-            if here:
-                from_.setdefault(module, set()).update(here)
+            needed = (names & wanted) - set(given)
+            if needed:
+                from_.setdefault(module, set()).update(needed)
     uses = tuple(name for name in given if name in wanted and name in bound)
 
     def line(source: str, names: set[str]) -> str:

@@ -60,7 +60,7 @@ class Departure:
     topic: str
     paper: str
     peft: str
-    here: str
+    ours: str
     test: str
 
 
@@ -187,7 +187,7 @@ def departures_page(folder: Path = METHODS) -> str:
         rows += ["", f"## {docstring(path).splitlines()[0].rstrip('.')}", ""]
         rows += ["| | paper | 🤗 PEFT | here, and why | shown by |", "|---|---|---|---|---|"]
         for item in departures(path):
-            cells = (item.topic, item.paper, item.peft, item.here, f"`{item.test}`")
+            cells = (item.topic, item.paper, item.peft, item.ours, f"`{item.test}`")
             rows.append(f"| {' | '.join(map(cell, cells))} |")
     return "\n".join(rows) + "\n"
 

@@ -118,9 +118,9 @@ def _check(exercise: Exercise) -> Sequence[str]:
     )
 
 
-def _nbgrader(grade_id: str, **more) -> dict:
+def _nbgrader(grade_id: str, **others) -> dict:
     facts = {"schema_version": 3, "grade": False, "locked": False, "solution": False, "task": False}
-    return facts | {"grade_id": grade_id} | more
+    return facts | {"grade_id": grade_id} | others
 
 
 def _notebook(lesson: Lesson, cells: list[NotebookNode]) -> NotebookNode:
@@ -136,7 +136,7 @@ def files(kind: str, lessons: Sequence[Lesson]) -> dict[Path, NotebookNode | str
     """Path in the folder of the grader -> what is written there. kind: "nbgrader" or "otter"."""
     graded = [lesson for lesson in lessons if lesson.exercises]
     if kind == "nbgrader":
-        found = {Path("source", x.slug, f"{x.slug}.ipynb"): nbgrader(x) for x in graded}
-        return {Path("nbgrader_config.py"): CONFIG, **found}
-    found = {Path(x.slug, f"{x.slug}.ipynb"): otter(x) for x in graded}
-    return found | {Path(x.slug, "requirements.txt"): requirements() for x in graded}
+        files_of = {Path("source", x.slug, f"{x.slug}.ipynb"): nbgrader(x) for x in graded}
+        return {Path("nbgrader_config.py"): CONFIG, **files_of}
+    files_of = {Path(x.slug, f"{x.slug}.ipynb"): otter(x) for x in graded}
+    return files_of | {Path(x.slug, "requirements.txt"): requirements() for x in graded}

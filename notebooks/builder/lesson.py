@@ -231,8 +231,8 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
         except (CutError, LessonError) as error:
             raise LessonError(f"{where}: exercise {label}: {error}") from error
     tried = {name: header[name] for name in TRIED if name in header}
-    told = (header["title"], header["question"], header["minutes"])
-    lesson = Lesson(path, number, *told, cells, exercises, tried)
+    described = (header["title"], header["question"], header["minutes"])
+    lesson = Lesson(path, number, *described, cells, exercises, tried)
     try:
         lesson.student()
     except EquationError as error:
@@ -297,10 +297,10 @@ def _exercise(
     return Exercise(label, check[1], piece, alone, *facts)
 
 
-def _fields(where: str, what: str, found: dict, known: dict, required) -> None:
-    missing = [name for name in required if name not in found]
-    unknown = [name for name in found if name not in known and name != "lines_to_next_cell"]
-    wrong = [n for n, kind in known.items() if n in found and not isinstance(found[n], kind)]
+def _fields(where: str, what: str, fields: dict, known: dict, required) -> None:
+    missing = [name for name in required if name not in fields]
+    unknown = [name for name in fields if name not in known and name != "lines_to_next_cell"]
+    wrong = [n for n, kind in known.items() if n in fields and not isinstance(fields[n], kind)]
     for names, verb in (
         (missing, "misses"),
         (unknown, "has the unknown field"),

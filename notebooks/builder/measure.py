@@ -33,11 +33,11 @@ NOT_PROSE = re.compile(
 def measure(lesson: Lesson, executed: NotebookNode | None = None) -> dict[str, int]:
     """The counts of the table above; figures only of a notebook that was run."""
     student = lesson.student()
-    own = [cell for cell in student.cells if "setup" not in cell["id"]][1:]  # without the header
+    cells = [cell for cell in student.cells if "setup" not in cell["id"]][1:]  # without the header
     counts = {
-        "words": sum(_words(cell.source) for cell in own if cell.cell_type == "markdown"),
+        "words": sum(_words(cell.source) for cell in cells if cell.cell_type == "markdown"),
         "cells": len(lesson.cells),
-        "lines": sum(_lines(cell) for cell in own if cell.cell_type == "code"),
+        "lines": sum(_lines(cell) for cell in cells if cell.cell_type == "code"),
     }
     if executed is not None:
         counts["figures"] = sum(

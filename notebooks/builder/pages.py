@@ -53,8 +53,8 @@ def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Pat
 def _lesson_page(
     lesson: Lesson, notebook: NotebookNode, before: Lesson | None, after: Lesson | None
 ) -> str:
-    body, _ = _exporter().from_notebook_node(_without_math(notebook, found := []))
-    for number, equation in enumerate(found):
+    body, _ = _exporter().from_notebook_node(_without_math(notebook, equations := []))
+    for number, equation in enumerate(equations):
         body = body.replace(_token(number), equation)
     links = [
         '<a href="index.html">All lessons</a>',
@@ -120,8 +120,8 @@ def _sitting(lesson: Lesson) -> str:
 
 def _size(measured: dict[str, int]) -> str:
     """Such as "1,530 words, 41 cells, 5 figures"."""
-    shown = ("words", "cells", "figures")
-    return ", ".join(f"{measured[what]:,} {what}" for what in shown)
+    kinds = ("words", "cells", "figures")
+    return ", ".join(f"{measured[what]:,} {what}" for what in kinds)
 
 
 def _claims_page(records: Sequence[claims.Record], lessons: Sequence[str]) -> str:
@@ -174,7 +174,7 @@ def _exporter() -> HTMLExporter:
     return exporter
 
 
-def _without_math(notebook: NotebookNode, found: list[str]) -> NotebookNode:
+def _without_math(notebook: NotebookNode, equations: list[str]) -> NotebookNode:
     """A copy whose equations are replaced by tokens; their MathML goes to `found`.
 
     Tokens, because Markdown would read the stars and underscores of an equation as its own.
@@ -185,10 +185,10 @@ def _without_math(notebook: NotebookNode, found: list[str]) -> NotebookNode:
         if match["code"]:
             return match[0]
         block = match["block"] is not None
-        found.append(
+        equations.append(
             mathml(match["block"] or match["inline"], display="block" if block else "inline")
         )
-        return _token(len(found) - 1)
+        return _token(len(equations) - 1)
 
     for cell in copy.cells:
         if cell.cell_type == "markdown":

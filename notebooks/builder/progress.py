@@ -20,7 +20,7 @@ class Progress:
         self.live = sys.stdout.isatty()
         self.lock = threading.Lock()
         self.running: dict[str, LessonProgress] = {}
-        self.shown = 0.0
+        self.last_shown = 0.0
 
     def lesson(self, name: str) -> LessonProgress:
         with self.lock:
@@ -31,8 +31,8 @@ class Progress:
         """Rewrite the last line, if there is a terminal and it was not written just now."""
         now = time.perf_counter()
         with self.lock:
-            if self.live and (at_once or now - self.shown > 0.2):
-                self.shown = now
+            if self.live and (at_once or now - self.last_shown > 0.2):
+                self.last_shown = now
                 width = shutil.get_terminal_size().columns - 1
                 parts = (lesson.place(now) for lesson in self.running.values())
                 print("\r\033[K" + f"  {'  |  '.join(parts)}"[:width], end="", flush=True)

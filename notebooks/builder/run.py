@@ -70,9 +70,9 @@ class Client(NotebookClient):
         say: Callable[[int, str], None],
         place: Path,
         watch: Watch,
-        **more,
+        **options,
     ) -> None:
-        super().__init__(notebook, kernel_manager_class=OwnKernel, **more)
+        super().__init__(notebook, kernel_manager_class=OwnKernel, **options)
         self.say = say
         self.place = place
         self.watch = watch
@@ -82,7 +82,7 @@ class Client(NotebookClient):
         return getattr(self.km and self.km.provisioner, "pid", None)
 
     def process_message(self, msg, cell, cell_index):
-        self.watch.heard()
+        self.watch.note_sign()
         return super().process_message(msg, cell, cell_index)
 
     def create_kernel_manager(self) -> OwnKernel:

@@ -53,7 +53,8 @@ class Watch:
         self.silent = False  # whether that is why the kernel ended
         self.last = time.monotonic()
 
-    def heard(self) -> None:
+    def note_sign(self) -> None:
+        """The kernel has given a sign of life: the time begins anew."""
         self.last = time.monotonic()
 
     @contextmanager
@@ -61,7 +62,7 @@ class Watch:
         """Watch while the block runs; process() is the kernel's, None before it has one."""
         finished = threading.Event()
 
-        def look() -> None:
+        def wait() -> None:
             while not finished.wait(0.2):
                 self.silent = time.monotonic() - self.last > self.limit
                 if self.silent or self.stop.is_set():
@@ -71,7 +72,7 @@ class Watch:
                             os.kill(number, getattr(signal, "SIGKILL", signal.SIGTERM))
                         return
 
-        thread = threading.Thread(target=look, daemon=True)
+        thread = threading.Thread(target=wait, daemon=True)
         thread.start()
         try:
             yield

@@ -160,8 +160,8 @@ spread = {"Q·K": [], "Q·K / √D": []}
 largest = {"Q·K": [], "Q·K / √D": []}
 for seed in range(5):
     generator = torch.Generator().manual_seed(seed)
-    for found in (*spread.values(), *largest.values()):
-        found.append([])
+    for values in (*spread.values(), *largest.values()):
+        values.append([])
     for width in widths:
         query = torch.randn(200, 1, width, generator=generator)  # (B, 1, D)
         key = torch.randn(200, 16, width, generator=generator)  # (B, S, D)
@@ -621,9 +621,9 @@ class Counter(nn.Module):
         super().__init__()
         self.base, self.tokens = base, 0
 
-    def forward(self, ids, *more):
+    def forward(self, ids, *rest):
         self.tokens += ids.numel()
-        return self.base(ids, *more)
+        return self.base(ids, *rest)
 
 
 prompt = tokenizer("in summer tom walked to the park in")["input_ids"]  # (1, P)

@@ -189,8 +189,8 @@ nouns = {word for words in strings for word in words[2 : words.index("=")]}
 
 def first_words(texts):
     """First word -> share of the texts that begin with it."""
-    found = Counter(text.split(" ", 1)[0] for text in texts)
-    return {word: count / found.total() for word, count in found.items()}
+    counts = Counter(text.split(" ", 1)[0] for text in texts)
+    return {word: count / counts.total() for word, count in counts.items()}
 
 
 def floor(puzzle, shares):
@@ -342,7 +342,7 @@ reading = [text for kind in KINDS for i, text in enumerate(corpus[kind]) if i % 
 print(f"{len(reading):,} texts to read, {sum(map(len, kept_away.values())):,} kept away")
 
 
-def look(model):
+def abilities(model):
     """What the model can do now."""
     generator = torch.Generator().manual_seed(1)
     start = torch.tensor([[tokenizer.bos_token_id]])
@@ -404,7 +404,7 @@ def draw():
     """Both panels, from what has been seen so far."""
     left.clear(), right.clear()
     for colour, kind in zip(("C7", "C4"), KINDS, strict=True):
-        curve = [found["loss"][kind] for found in seen.values()]
+        curve = [result["loss"][kind] for result in seen.values()]
         left.plot(list(seen), curve, ".-", color=colour, label=kind)
         left.axhline(floors[kind], color=colour, ls="--", lw=1, label=f"floor of {kind}")
     left.set(
@@ -415,7 +415,7 @@ def draw():
         list(seen), [100 * f["capitals"] for f in seen.values()], "k.-", lw=2, label="capitals"
     )
     for number, name in enumerate(FUNCTIONS):
-        curve = [100 * found["puzzles"][name] for found in seen.values()]
+        curve = [100 * result["puzzles"][name] for result in seen.values()]
         right.plot(list(seen), curve, color=f"C{number}", ls=STYLE[name], marker=".", label=name)
     right.set(xlabel="step", ylabel="% exact", ylim=(-3, 103), title="what it can do (unseen rows)")
     right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -428,13 +428,13 @@ def draw():
 def watched(step):
     """The batch of a step; at some steps it looks at the model first."""
     if step in stages:
-        seen[step] = look(model)
+        seen[step] = abilities(model)
         draw()
     return stream(step)
 
 
 losses = tt.pretrain(model, watched, steps, peak=recipe.peak, warmup=min(200, steps), seed=0)
-seen[steps] = look(model)
+seen[steps] = abilities(model)
 draw()
 plt.close(figure)
 
@@ -446,8 +446,8 @@ plt.close(figure)
 # and then rises steeply. One reason is that *exact* asks for every word of the answer at once.
 
 # %%
-for step, found in seen.items():
-    print(f"{step:>5} | {found['made up']}")
+for step, result in seen.items():
+    print(f"{step:>5} | {result['made up']}")
 
 # %% [markdown]
 # First it learns how often words occur, then which words stand side by side, then the form of whole texts,
@@ -606,9 +606,9 @@ for panel, wanted, title in (
     (panels[2], ("puzzles", "tags", "headlines", "follows (read)"), "finished: other skills"),
 ):
     for what, marker in zip(wanted, ("o-", "s--", "^:", "D-."), strict=False):
-        found = [result[what] for result in results.values()]
-        error = 100 * torch.tensor([reach(share, n) for share, n in found]).T  # (2, sizes)
-        panel.errorbar(list(results), [100 * share for share, _ in found], error, fmt=marker, ms=4,
+        rates = [result[what] for result in results.values()]
+        error = 100 * torch.tensor([reach(share, n) for share, n in rates]).T  # (2, sizes)
+        panel.errorbar(list(results), [100 * share for share, _ in rates], error, fmt=marker, ms=4,
                        capsize=3, label=what)  # fmt: skip
     panel.set(ylabel="% exact", title=title, ylim=(-3, 104))
 panels[2].axhline(100 / 3, color="0.4", ls="--", lw=1, label="chance for follows")

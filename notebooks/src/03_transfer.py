@@ -390,19 +390,19 @@ ROWS = {
 
 
 @cache  # a run that a later part needs again is not run again
-def tune(family, method, rate, seed, steps=STEPS, random_base=False, watch=False):
+def tune(family, method, rate, seed, steps=STEPS, random_base=False, often=False):
     """Train one method once. A seed orders the examples (and draws a random base).
 
-    watch: measure what is forgotten three times on the way, not only at the end.
+    often: measure what is forgotten three times on the way, not only at the end.
     """
     task, model = TASKS[family], base
     if random_base:
         torch.manual_seed(seed)
         model = tt.Decoder(base.config)
 
-    def look(model):
+    def measure(model):
         seen = exact_and_loss(model, ROWS[family, "dev"])[0]  # exact and loss
-        return seen | (lost_skills(model) if watch else {})
+        return seen | (lost_skills(model) if often else {})
 
     tuner = mp.attach(model, METHODS[method], seed=seed)
     history = mp.train(
@@ -410,8 +410,8 @@ def tune(family, method, rate, seed, steps=STEPS, random_base=False, watch=False
         task.batches("train", tokenizer, batch_size=BATCH, seed=seed),
         steps,
         learning_rate=rate,
-        evaluate=look,
-        evaluate_every=steps // 3 if watch or method == "full" else steps,
+        evaluate=measure,
+        evaluate_every=steps // 3 if often or method == "full" else steps,
         best=None,  # keep the last weights: everybody gets the same number of steps
         progress=False,
     )
@@ -422,7 +422,7 @@ def tune(family, method, rate, seed, steps=STEPS, random_base=False, watch=False
         "curve": history.evaluations,
         "trained": sum(parameter.numel() for parameter in tuner.parameters()),
     }
-    if watch:
+    if often:
         result |= {name: last[name] for name in PROBES}
     elif family == "novel" and not random_base:
         result |= lost_skills(model)
@@ -447,8 +447,8 @@ transfer["random, novel task"] = tuned(random_run, RATES["random"], SEEDS)
 figure, axes = plt.subplots(figsize=(6.4, 3.2), dpi=90)
 LOOKS = (("#1f2937", "s"), ("#be185d", "o"), ("#6b7280", "^"))
 for (name, (rate, runs)), (colour, marker) in zip(transfer.items(), LOOKS, strict=True):
-    steps = [0, *(look["step"] for look in runs[0]["curve"])]
-    rows = [[0.0, *(look["exact"] for look in run["curve"])] for run in runs]
+    steps = [0, *(point["step"] for point in runs[0]["curve"])]
+    rows = [[0.0, *(point["exact"] for point in run["curve"])] for run in runs]
     whiskers(axes, steps, zip(*rows, strict=True), colour, f"{name}, rate {rate:g}", marker)
 title = f"What pretraining is worth: mean of {len(SEEDS)} seeds, 95 % interval"
 finish(axes, f"training steps ({BATCH} rows each)", "exact match, dev", title, "upper left")
@@ -509,7 +509,7 @@ axes.set_ylim(0, 1.05)
 for method in ("full", "head only"):
     said = compare(labelled[f"pretrained,\n{method}"], labelled[f"random,\n{method}"])
     print(f"{method:<10} pretrained against random base: {said}")
-intervals = {case: plots.interval(found) for case, found in labelled.items()}
+intervals = {case: plots.interval(accuracies) for case, accuracies in labelled.items()}
 above = [case for case, (mean, half) in intervals.items() if mean - half > 0.5]
 print(
     "surely above chance:", ", ".join(case.replace("\n", " ") for case in above) or "none of them"
@@ -592,15 +592,15 @@ for family in TASKS:
 # %%
 names = list(METHODS)
 for family in TASKS:
-    for less, more in zip(names, names[1:], strict=False):
-        a, b = (scores(ladder[family, method][1]) for method in (more, less))
-        print(f"{family:<7} {more:<6} against {less:<10} {compare(a, b)}")
+    for before, thawed in zip(names, names[1:], strict=False):
+        a, b = (scores(ladder[family, method][1]) for method in (thawed, before))
+        print(f"{family:<7} {thawed:<6} against {before:<10} {compare(a, b)}")
 
 sure = {
     family: [
-        more
-        for less, more in zip(names, names[1:], strict=False)
-        if "higher" in compare(scores(ladder[family, more][1]), scores(ladder[family, less][1]))
+        thawed
+        for before, thawed in zip(names, names[1:], strict=False)
+        if "higher" in compare(scores(ladder[family, thawed][1]), scores(ladder[family, before][1]))
     ]
     for family in TASKS
 }
@@ -644,9 +644,9 @@ plt.show()
 
 # %%
 means = {rate: plots.interval(scores(swept[rate]))[0] for rate in SWEEP}
-alike = [rate for rate in SWEEP if means[rate] >= max(means.values()) - 0.05]
+equally_good = [rate for rate in SWEEP if means[rate] >= max(means.values()) - 0.05]
 print("rates within five points of the best on the task, and what they forget:")
-for rate in alike:
+for rate in equally_good:
     facts, strings = (plots.interval(scores(swept[rate], name))[0] for name in ("facts", "strings"))
     print(
         f"  rate {rate:g}: task {100 * means[rate]:.0f} %, "
@@ -691,7 +691,7 @@ checks.forgotten(forgotten)
 # %%
 watched = {}
 for method in tqdm(METHODS, desc="forgetting over time", leave=False):
-    watched[method] = [tune("novel", method, ONE_RATE, seed, watch=True) for seed in SEEDS]
+    watched[method] = [tune("novel", method, ONE_RATE, seed, often=True) for seed in SEEDS]
 
 WHAT = {"facts": "capitals", "strings": "string functions"}
 LOOK = {
@@ -703,8 +703,8 @@ LOOK = {
 figure, panels = plt.subplots(1, 2, figsize=(9, 3.2), dpi=85, sharey=True)
 for axes, (name, what) in zip(panels, WHAT.items(), strict=True):
     for method, (colour, marker) in LOOK.items():
-        steps = [0, *(look["step"] for look in watched[method][0]["curve"])]
-        rows = [[0.0, *(look[name] for look in run["curve"])] for run in watched[method]]
+        steps = [0, *(point["step"] for point in watched[method][0]["curve"])]
+        rows = [[0.0, *(point[name] for point in run["curve"])] for run in watched[method]]
         whiskers(axes, steps, zip(*rows, strict=True), colour, method, marker)
     finish(axes, "training steps on the novel task", "share forgotten", what)
 figure.suptitle(
@@ -763,7 +763,10 @@ for title, runs in (("at one rate", watched), ("tuned", tuned_runs)):
         m: [sum(seed) / 2 for seed in zip(*(scores(runs[m], n) for n in PROBES), strict=True)]
         for m in METHODS
     }
-    said = [compare(lost[more], lost[less]) for less, more in zip(names, names[1:], strict=False)]
+    said = [
+        compare(lost[thawed], lost[before])
+        for before, thawed in zip(names, names[1:], strict=False)
+    ]
     up, down = (sum(word in text for text in said) for word in ("higher", "lower"))
     print(
         f"{title}: of {len(said)} steps up the ladder, {up} surely forget more, {down} surely less"
@@ -830,7 +833,7 @@ def weigh(method):
     base(**TASKS["novel"].batches("train", tokenizer, batch_size=BATCH)(0)).loss.backward()
     optimizer.step()
     states = [tensor for state in optimizer.state.values() for tensor in state.values()]
-    found = {
+    measured = {
         "weights": sum(p.nbytes for p in base.parameters()),
         "gradients": sum(p.grad.nbytes for p in base.parameters() if p.grad is not None),
         "adam": sum(tensor.nbytes for tensor in states if tensor.dim()),
@@ -840,13 +843,13 @@ def weigh(method):
     tuner.save(f"runs/{method}")
     disk = sum(file.stat().st_size for file in Path(f"runs/{method}").iterdir())
     tuner.detach()
-    return predicted, found, counters, kept, disk
+    return predicted, measured, counters, kept, disk
 
 
 ledger = {method: weigh(method) for method in ("head only", "top 1", "full")}
 print(f"{'bytes in training':<20}{'weights':>12}{'gradients':>12}{'adam':>12}{'together':>12}")
-for method, (predicted, found, counters, kept, _) in ledger.items():
-    for name, row in ((f"{method}, predicted", predicted), ("  measured", found)):
+for method, (predicted, measured, counters, kept, _) in ledger.items():
+    for name, row in ((f"{method}, predicted", predicted), ("  measured", measured)):
         print(
             f"{name:<20}"
             + "".join(f"{row[k]:>12,}" for k in predicted)
@@ -859,7 +862,7 @@ figure, panels = plt.subplots(1, 2, figsize=(10, 3), dpi=85)
 left, right = panels
 bottom = [0.0] * len(ledger)
 for name, colour in (("weights", FROZEN), ("gradients", "#fca5a5"), ("adam", TRAINED)):
-    heights = [found[name] / 1e6 for _, found, *_ in ledger.values()]
+    heights = [measured[name] / 1e6 for _, measured, *_ in ledger.values()]
     left.bar(list(ledger), heights, bottom=bottom, color=colour, edgecolor=EDGE, label=name)
     bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
 left.set(ylabel="megabytes (fp32)", title="in memory while training")
@@ -882,7 +885,7 @@ for axes in panels:
     axes.spines[["top", "right"]].set_visible(False)
 figure.tight_layout()
 
-together = {method: sum(found.values()) for method, (_, found, *_) in ledger.items()}
+together = {method: sum(measured.values()) for method, (_, measured, *_) in ledger.items()}
 print(f"memory in training, full / head only: {together['full'] / together['head only']:.1f}")
 print(f"disk per task,      full / head only: {ledger['full'][4] / ledger['head only'][4]:.1f}")
 

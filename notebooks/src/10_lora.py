@@ -298,7 +298,7 @@ class Listen(torch.nn.Module):
     """A patch for the weights door: remembers x, leaves y alone."""
 
     def forward(self, x, y):
-        self.heard = x
+        self.saved_input = x
         return y
 
 
@@ -310,7 +310,7 @@ with torch.no_grad():
     base(dev_rows["input_ids"], dev_rows["attention_mask"])
 attention.value = door.base  # and goes again
 C = base.config.width
-real = ear.heard[dev_rows["attention_mask"] == 1].detach()  # (N, C)
+real = ear.saved_input[dev_rows["attention_mask"] == 1].detach()  # (N, C)
 few = (C / len(real)) ** 0.5 * torch.linalg.qr(real)[1]  # (C, C), see the text below
 INPUTS = {"white noise": C**0.5 * torch.eye(C), "what block 2 really sees": few}
 print(f"{len(real):,} inputs heard, as {len(few)} inputs with the same mean error for every change")
@@ -707,11 +707,14 @@ print(f"full     rate {full_rate:<7g}{edge:<7} exact {points(full_exact)}")
 average = {r: mp.interval(scores(arm))[0] for r, arm in ranks.items()}
 near = [r for r in RANKS if average[r] >= max(average.values()) - 0.02]
 pairs = list(zip(RANKS[1:], RANKS, strict=False))
-gains = {more: difference(scores(ranks[more]), scores(ranks[less])) for more, less in pairs}
-sure = [more for more, (mean, half) in gains.items() if mean > half]
-for more, less in pairs:
+gains = {
+    larger: difference(scores(ranks[larger]), scores(ranks[smaller])) for larger, smaller in pairs
+}
+sure = [larger for larger, (mean, half) in gains.items() if mean > half]
+for larger, smaller in pairs:
     print(
-        f"r = {more:>2} against r = {less:>2}: {gains[more][0]:+5.1f} ± {gains[more][1]:.1f} points"
+        f"r = {larger:>2} against r = {smaller:>2}: "
+        f"{gains[larger][0]:+5.1f} ± {gains[larger][1]:.1f} points"
     )
 share = sizes[near[0]] / whole
 VERDICTS.append(
@@ -758,19 +761,19 @@ lora = {r: [run.deltas for run in ranks[r].runs] for r in RANKS}  # rank -> one 
 fulls = [deltas for _, deltas in everything]
 
 figure, panels = plt.subplots(1, 2, figsize=(10.5, 3.4), dpi=85)
-shown = "blocks.1.attention.value"
+drawn_map = "blocks.1.attention.value"
 mp.plots.singular_values(
     {
-        "$W_0$": weights[shown],
-        "full: $W_{ft} - W_0$": fulls[0][shown],
-        "LoRA r = 16: $BA$": lora[16][0][shown],
-        "LoRA r = 8: $BA$": lora[8][0][shown],
-        "LoRA r = 1: $BA$": lora[1][0][shown],
+        "$W_0$": weights[drawn_map],
+        "full: $W_{ft} - W_0$": fulls[0][drawn_map],
+        "LoRA r = 16: $BA$": lora[16][0][drawn_map],
+        "LoRA r = 8: $BA$": lora[8][0][drawn_map],
+        "LoRA r = 1: $BA$": lora[1][0][drawn_map],
     },
     axes=panels[0],
 )
 panels[0].set_ylim(1e-3, None)
-finish(panels[0], "number of the singular value", "singular value", f"{shown}, seed {SEEDS[0]}")
+finish(panels[0], "number of the singular value", "singular value", f"{drawn_map}, seed {SEEDS[0]}")
 torch.manual_seed(0)
 noise = [spectra.energy(torch.randn(C, C)) for _ in range(8)]
 for label, curves, colour, style in (
@@ -883,18 +886,18 @@ rows = []
 for r in (4, 16):
     if r not in lora:
         continue
-    own, top, anywhere, size, factor = [], [], [], [], []
+    of_update, top, anywhere, size, factor = [], [], [], [], []
     for deltas in lora[r]:
         for path in maps:
             W, D = weights[path].double(), deltas[path].double()
             torch.manual_seed(0)
             by = {"own": D, "top": W, "anywhere": torch.randn(C, C).double()}
-            for store, M in zip((own, top, anywhere), by.values(), strict=True):
+            for store, M in zip((of_update, top, anywhere), by.values(), strict=True):
                 u, v = spectra.directions(M, r, "out"), spectra.directions(M, r, "in")
                 store.append((u.T @ W @ v).norm().item())
             size.append(D.norm().item())
             factor.append(spectra.amplification(D, W, r))
-    mean = [sum(values) / len(values) for values in (size, own, top, anywhere, factor)]
+    mean = [sum(values) / len(values) for values in (size, of_update, top, anywhere, factor)]
     rows.append((f"r = {r}", *mean))
 Table(
     f"Amplification, mean over {len(maps)} maps and {len(SEEDS)} seeds",
@@ -1167,8 +1170,8 @@ if importlib.util.find_spec("peft"):
 
         theirs = PeftModel.from_pretrained(copy.deepcopy(speaker), "runs/speech").eval()
     with torch.no_grad():
-        apart = (theirs(**probe).logits - kept_logits).abs().max().item()
-    print(f"opened by 🤗 PEFT: logits differ by at most {apart:.1e}")
+        furthest = (theirs(**probe).logits - kept_logits).abs().max().item()
+    print(f"opened by 🤗 PEFT: logits differ by at most {furthest:.1e}")
 else:
     print("🤗 PEFT is not installed, so it was not asked")
 
@@ -1194,8 +1197,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 class MeanForSequenceClassification(BertForSequenceClassification):
     """BERT whose head reads the mean over the real words instead of the first place."""
 
-    def forward(self, input_ids, attention_mask, labels=None, **more):
-        states = self.bert(input_ids, attention_mask=attention_mask, **more).last_hidden_state
+    def forward(self, input_ids, attention_mask, labels=None, **options):
+        states = self.bert(input_ids, attention_mask=attention_mask, **options).last_hidden_state
         real = attention_mask[:, :, None].to(states.dtype)  # (B, T, 1)
         mean = (states * real).sum(dim=1) / real.sum(dim=1)  # (B, C)
         logits = self.classifier(self.dropout(mean))  # (B, labels)
@@ -1215,9 +1218,9 @@ else:
     print("Skipped: SST-2. There is no MINIPEFT_ASSETS and no READER was named.")
     print("Instead: the project's own encoder, opened by transformers as a BERT.")
     print("It reads reviews of Tinyland.")
-    own = tasks.load("review-label")
-    learn, ask = own.train[: 16 * READ_STEPS], own.test[:READ_TEST]
-    sentences = tasks.make("reviews", "classify", own.labels, train=learn, test=ask)
+    reviews = tasks.load("review-label")
+    learn, ask = reviews.train[: 16 * READ_STEPS], reviews.test[:READ_TEST]
+    sentences = tasks.make("reviews", "classify", reviews.labels, train=learn, test=ask)
     folder = tt.data_folder() / "checkpoints/tiny-encoder"
     pieces = tt.load("tiny-encoder")[1]
 torch.manual_seed(0)  # of the fresh head

@@ -46,10 +46,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(cli, gpt2, pairs, monkeypatch):
     base = ("train", "--base", gpt2, "--data", pairs, *TEXT, *FEW, "--dropout", "0.1")
     assert cli(*base, "--out", "whole").code == 0
 
-    watch = runs.Log.watch
+    log_step = runs.Log.watch
 
     def stop(log, history):
-        watch(log, history)
+        log_step(log, history)
         if len(history.losses) == 3:
             raise KeyboardInterrupt
 

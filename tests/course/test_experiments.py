@@ -22,31 +22,31 @@ def valley(best, calls=None):
 
 def test_the_first_seed_chooses_and_the_others_run_at_the_best_rate_only():
     calls = []
-    found = contest({"a": [1e-3, 1e-2, 1e-1], "b": [1e-2]}, valley(1e-2, calls), [7, 8, 9])
-    assert found["a"].rate == 1e-2 and not found["a"].edge
+    outcomes = contest({"a": [1e-3, 1e-2, 1e-1], "b": [1e-2]}, valley(1e-2, calls), [7, 8, 9])
+    assert outcomes["a"].rate == 1e-2 and not outcomes["a"].edge
     assert sorted(calls) == sorted(
         [("a", r, 7) for r in (1e-3, 1e-2, 1e-1)]
         + [("b", 1e-2, 7)]
         + [(name, 1e-2, s) for name in "ab" for s in (8, 9)]
     )
-    assert found["a"].values("test") == pytest.approx([1.2, 1.3, 1.4])
-    assert not found["b"].edge  # one rate: nothing was chosen
+    assert outcomes["a"].values("test") == pytest.approx([1.2, 1.3, 1.4])
+    assert not outcomes["b"].edge  # one rate: nothing was chosen
 
 
 @pytest.mark.parametrize("best, rate", [(0.81, 0.81), (1e-3, 1e-3)])
 def test_a_grid_goes_on_by_its_own_factor_while_the_best_is_at_its_edge(best, rate):
     grid = [0.03, 0.01, 0.09] if best > 0.1 else [0.01, 0.1]
-    found = contest({"a": grid}, valley(best), [0], extend=4)["a"]
-    assert found.rate == pytest.approx(rate) and not found.edge
+    outcome = contest({"a": grid}, valley(best), [0], extend=4)["a"]
+    assert outcome.rate == pytest.approx(rate) and not outcome.edge
     step = 3 if best > 0.1 else 10
-    rates = sorted(found.tried)
+    rates = sorted(outcome.tried)
     assert all(b / a == pytest.approx(step) for a, b in zip(rates, rates[1:], strict=False))
 
 
 def test_a_best_rate_still_at_the_edge_is_flagged():
-    found = contest({"a": [1e-2, 1e-1]}, valley(1e-9), [0], extend=2)["a"]
-    assert found.edge and len(found.tried) == 4 and found.rate == min(found.tried)
-    assert "at the edge" in str(table({"a": found}))
+    outcome = contest({"a": [1e-2, 1e-1]}, valley(1e-9), [0], extend=2)["a"]
+    assert outcome.edge and len(outcome.tried) == 4 and outcome.rate == min(outcome.tried)
+    assert "at the edge" in str(table({"a": outcome}))
     assert contest({"a": [1e-2, 1e-1]}, valley(1e-9), [0], extend=0)["a"].tried.keys() == {
         1e-2,
         1e-1,
@@ -59,8 +59,8 @@ def test_failed_runs_are_infinitely_bad_and_other_errors_are_not_hidden():
             raise Diverged("The loss is nan.")
         return {"dev": math.nan if rate > 0.005 else 1.0, "test": 0.5}
 
-    found = contest({"a": [1e-3, 1e-2, 1e-1]}, run, [0, 1], extend=0)["a"]
-    assert found.rate == 1e-3 and found.tried[1e-1] == found.tried[1e-2] == math.inf
+    outcome = contest({"a": [1e-3, 1e-2, 1e-1]}, run, [0, 1], extend=0)["a"]
+    assert outcome.rate == 1e-3 and outcome.tried[1e-1] == outcome.tried[1e-2] == math.inf
 
     def typo(name, rate, seed):
         raise ValueError("There is no task.")
@@ -74,10 +74,10 @@ def test_an_arm_that_always_fails_says_so():
         raise Diverged("The loss is inf at step 3.")
 
     with pytest.warns(UserWarning, match="Every rate of 'a' failed: The loss is inf at step 3"):
-        found = contest({"a": [1e-3, 1e-2]}, run, [0, 1])
-    assert found["a"].failed == 2 and all(map(math.isnan, found["a"].values("test")))
-    assert "failed" in str(table(found))
-    assert difference(found["a"].values(), [0.1, 0.2], 0.03).verdict == "undecided"
+        outcomes = contest({"a": [1e-3, 1e-2]}, run, [0, 1])
+    assert outcomes["a"].failed == 2 and all(map(math.isnan, outcomes["a"].values("test")))
+    assert "failed" in str(table(outcomes))
+    assert difference(outcomes["a"].values(), [0.1, 0.2], 0.03).verdict == "undecided"
 
 
 def test_many_runs_together_are_the_same_contest():

@@ -46,8 +46,8 @@ def test_facts_of_every_method(base, name):
     assert (facts["mergeable"], facts["mixed"]) == (mergeable, mixed)
     assert mp.fingerprint(model) == before and not hasattr(model, "minipeft")
     n, N = facts["trained"], facts["base"]
-    own = 0 if door == "the base itself" else n
-    assert sum(facts["memory"].values()) == 4 * (N + own) + 3 * 4 * n  # gradient, Adam's two
+    added = 0 if door == "the base itself" else n
+    assert sum(facts["memory"].values()) == 4 * (N + added) + 3 * 4 * n  # gradient, Adam's two
     assert facts["disk"] >= 4 * facts["stored"]
 
 
@@ -107,10 +107,10 @@ def test_good_rates_gain_nearly_all_and_the_grid_goes_on_to_see_how_far_they_rea
         return dev[rate]
 
     outcome = Outcome("a", 1e-2, {1e-3: 1.2, 1e-2: 1.0, 1e-1: 1.3}, ({"dev": 1.0},), False)
-    found = p.good_rates(outcome, untrained=5.0, dev_at=dev_at)  # good: up to 1.0 + 0.4
-    assert found["good"] == [1e-3, 1e-1] and not found["wider"]
+    result = p.good_rates(outcome, untrained=5.0, dev_at=dev_at)  # good: up to 1.0 + 0.4
+    assert result["good"] == [1e-3, 1e-1] and not result["wider"]
     assert asked == [1e-4, 1.0]
-    assert [rate for rate, _ in found["tried"]] == sorted(dev)
+    assert [rate for rate, _ in result["tried"]] == sorted(dev)
     flat = p.good_rates(outcome, untrained=5.0, dev_at=lambda rate: 1.0)
     assert flat["wider"] and flat["good"] == [1e-5, 10.0]  # twice beyond each end
     alone = Outcome("a", 1e-2, {1e-2: 1.0}, ({"dev": 1.0},), False)

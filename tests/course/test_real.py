@@ -204,8 +204,8 @@ def test_minilm_knows_what_is_alike(fetched):
         states = model(**batch).last_hidden_state  # (3, T, 384)
     mask = batch["attention_mask"][..., None]
     means = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)  # (3, 384)
-    alike = means @ means.T
-    assert alike[0, 1] > 0.7 and alike[0, 2] < 0.2
+    cosines = means @ means.T
+    assert cosines[0, 1] > 0.7 and cosines[0, 2] < 0.2
 
 
 def test_minilm_is_the_copy_of_the_assets(fetched, asset, monkeypatch):

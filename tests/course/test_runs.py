@@ -22,12 +22,14 @@ def test_a_run_measures_and_gives_the_base_back(method):
     model, tokenizer = runs.base(NAME)
     before = mp.fingerprint(model)
     known = runs.Known(model, tokenizer, rows=4)
-    found = runs.tuned_task(NAME, method, "reverse", 1e-2, 2, seed=1, rows=6, known=known, ood=True)
+    measured = runs.tuned_task(
+        NAME, method, "reverse", 1e-2, 2, seed=1, rows=6, known=known, ood=True
+    )
     assert mp.fingerprint(model) == before and not hasattr(model, "minipeft")
-    assert found["dev"] > 0 and {"test", "ood", "forgotten", "facts", "strings"} <= set(found)
+    assert measured["dev"] > 0 and {"test", "ood", "forgotten", "facts", "strings"} <= set(measured)
     tuner = mp.attach(model, method, seed=1)
-    assert found["trained"] == sum(p.numel() for p in tuner.parameters())
-    assert found["stored"] == 4 * tuner.report().stored  # float32
+    assert measured["trained"] == sum(p.numel() for p in tuner.parameters())
+    assert measured["stored"] == 4 * tuner.report().stored  # float32
     tuner.detach()
 
 
@@ -35,14 +37,14 @@ def test_a_run_that_fails_leaves_no_tuner_behind():
     model, _ = runs.base(NAME)
     before = mp.fingerprint(model)
     with pytest.warns(UserWarning, match="failed"):
-        found = contest(
+        outcomes = contest(
             {"full": [1e30]},
             lambda name, rate, seed: runs.tuned_task(
                 NAME, METHODS[name], "reverse", rate, 4, seed, rows=4, clip=None
             ),
             [0],
         )
-    assert found["full"].failed == 1
+    assert outcomes["full"].failed == 1
     assert mp.fingerprint(model) == before and not hasattr(model, "minipeft")
 
 
@@ -62,10 +64,10 @@ def test_one_pass_tells_what_writing_gets_right(method):
 
 
 def test_encoders_and_fresh_heads():
-    found = runs.tuned_task(
+    measured = runs.tuned_task(
         "tiny-encoder", mp.LoRA(rank=2), "review-label", 1e-3, 1, 0, head="classification", rows=6
     )
-    assert 0 <= found["test"] <= 1
+    assert 0 <= measured["test"] <= 1
     model, tokenizer = runs.base("tiny-encoder")
     with pytest.raises(ValueError, match="give a decoder"):
         runs.Known(model, tokenizer)
@@ -76,8 +78,8 @@ def test_encoders_and_fresh_heads():
 def test_without_a_method_the_base_is_measured():
     model, tokenizer = runs.base(NAME)
     known = runs.Known(model, tokenizer, rows=4)
-    found = runs.tuned_task((model, tokenizer), None, "reverse", 0, 0, 0, rows=4, known=known)
-    assert found["forgotten"] == 0 and found["trained"] == 0
+    measured = runs.tuned_task((model, tokenizer), None, "reverse", 0, 0, 0, rows=4, known=known)
+    assert measured["forgotten"] == 0 and measured["trained"] == 0
 
 
 def test_side_by_side_is_the_same_as_one_after_the_other():

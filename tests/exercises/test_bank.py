@@ -43,9 +43,9 @@ def without_gradients(function):
 
 
 def seeding(function):
-    def wrong(*given, **more):
+    def wrong(*given, **options):
         torch.manual_seed(0)
-        return function(*given, **more)
+        return function(*given, **options)
 
     return wrong
 
@@ -53,17 +53,17 @@ def seeding(function):
 def drawing(function):
     """Uses numpy's generator for nothing."""
 
-    def wrong(*given, **more):
+    def wrong(*given, **options):
         np.random.rand()
-        return function(*given, **more)
+        return function(*given, **options)
 
     return wrong
 
 
 def rolling(function):
-    def wrong(*given, **more):
+    def wrong(*given, **options):
         random.random()
-        return function(*given, **more)
+        return function(*given, **options)
 
     return wrong
 
@@ -72,9 +72,9 @@ def remembering(function):
     """The first answer for good, as from a cache that forgets to look at its arguments."""
     kept = {}
 
-    def wrong(*given, **more):
+    def wrong(*given, **options):
         key = tuple(getattr(g, "shape", None) for g in given)
-        return kept.setdefault(key, function(*given, **more))
+        return kept.setdefault(key, function(*given, **options))
 
     return wrong
 
@@ -83,9 +83,9 @@ def counting(function):
     """Another answer at every call: a global is counted up."""
     calls = []
 
-    def wrong(*given, **more):
+    def wrong(*given, **options):
         calls.append(1)
-        answer = function(*given, **more)
+        answer = function(*given, **options)
         return answer if len(calls) < 100 else None
 
     return wrong
@@ -94,8 +94,8 @@ def counting(function):
 def switching(function):
     """Leaves gradients switched off."""
 
-    def wrong(*given, **more):
-        answer = function(*given, **more)
+    def wrong(*given, **options):
+        answer = function(*given, **options)
         torch.set_grad_enabled(False)
         return answer
 
@@ -103,8 +103,8 @@ def switching(function):
 
 
 def in_double(function):
-    def wrong(*given, **more):
-        answer = function(*given, **more)
+    def wrong(*given, **options):
+        answer = function(*given, **options)
         if isinstance(answer, tuple):
             return tuple(part.double() for part in answer)
         return answer.double()
@@ -112,15 +112,15 @@ def in_double(function):
     return wrong
 
 
-def misspelt(*given, **more):
+def misspelt(*given, **options):
     return torch.zeros(1).sofmax(-1)
 
 
-def from_torch(*given, **more):
+def from_torch(*given, **options):
     return torch.zeros(2, dtype=torch.int32).to_sparse().to_mkldnn()
 
 
-def raising(*given, **more):
+def raising(*given, **options):
     raise NotImplementedError("what now?")
 
 
@@ -219,8 +219,8 @@ class OneDetour(LoRAPatch):
 class OneForAll(LoRAPatch):
     scales = {}
 
-    def __init__(self, *sizes, **more):
-        super().__init__(*sizes, **more)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
         self.scales.setdefault("scale", self.scale)
         self.scale = self.scales["scale"]
 
@@ -263,7 +263,7 @@ class NoDelta(nn.Module):
     __init__, forward, dleta = LoRAPatch.__init__, LoRAPatch.forward, LoRAPatch.delta
 
 
-NoDelta.__init__ = lambda self, *sizes, **more: _start(self, *sizes, **more)
+NoDelta.__init__ = lambda self, *sizes, **options: _start(self, *sizes, **options)
 
 
 def _start(self, in_features, out_features, rank, alpha, dropout=0.0, rank_stabilized=False):
@@ -291,8 +291,8 @@ class CacheForAll(tt.Attention):
 
 class AttentionNoGradient(tt.Attention):
     @torch.no_grad()
-    def forward(self, *given, **more):
-        return super().forward(*given, **more)
+    def forward(self, *given, **options):
+        return super().forward(*given, **options)
 
 
 class ContextDetached(tt.Attention):
@@ -372,9 +372,9 @@ class BlockContextTwice(tt.Block):
 
 
 class BlockEvalMode(tt.Block):
-    def forward(self, *given, **more):
+    def forward(self, *given, **options):
         self.eval()
-        return super().forward(*given, **more)
+        return super().forward(*given, **options)
 
 
 class BlockMaskOrCausal(tt.Block):
@@ -383,8 +383,8 @@ class BlockMaskOrCausal(tt.Block):
         return super().forward(x, mask, causal, context, context_mask, cache)
 
 
-def layer(forward, **more):
-    return type("FeedForward", (tt.FeedForward,), {"forward": forward, **more})
+def layer(forward, **options):
+    return type("FeedForward", (tt.FeedForward,), {"forward": forward, **options})
 
 
 def up(self, x):
@@ -441,8 +441,8 @@ def fixed_seed(documents, tokenizer, generator, corruption_rate, mean_span):
 
 
 def by_python(documents, tokenizer, generator, corruption_rate, mean_span):
-    own = torch.Generator().manual_seed(random.randrange(2**31))
-    return span_right(documents, tokenizer, own, corruption_rate, mean_span)
+    unseeded = torch.Generator().manual_seed(random.randrange(2**31))
+    return span_right(documents, tokenizer, unseeded, corruption_rate, mean_span)
 
 
 def hard_coded_ends(documents, tokenizer, generator, corruption_rate, mean_span):

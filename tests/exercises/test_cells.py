@@ -160,9 +160,9 @@ def test_replaced_functions_are_noticed(trick, name):
     """In a process of its own: what is replaced would stay so in this one."""
     cells = (f"def trick():\n{textwrap.indent(trick, '    ')}", WRONG + "\nLoRAPatch.x = trick()")
     exercise = submission.Submitted("10.1", REFERENCE, cells[1], {}, cells, (None, None))
-    found = submission.judge(exercise)
-    assert found.result == "failed"
-    assert found.sentence.startswith("the notebook replaces") and name in found.sentence
+    judged = submission.judge(exercise)
+    assert judged.result == "failed"
+    assert judged.sentence.startswith("the notebook replaces") and name in judged.sentence
 
 
 @pytest.mark.parametrize(

@@ -11,17 +11,17 @@ from minipeft.checks.framework import Check, NumberCheck
 from minipeft.checks.framework.naming import wrong_object
 
 CHECKS = {check.name: check for check in checks.EXERCISES.values() if isinstance(check, Check)}
-NUMBERS = [check for check in checks.EXERCISES.values() if isinstance(check, NumberCheck)]
+NUMBER_CHECKS = [check for check in checks.EXERCISES.values() if isinstance(check, NumberCheck)]
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_parameter_and_every_pair_of_options_is_varied(name):
-    found = coverage.report(CHECKS[name])
-    assert found.never_varied == ()
-    assert found.pairs_never_varied == ()
+    coverage_of_check = coverage.report(CHECKS[name])
+    assert coverage_of_check.never_varied == ()
+    assert coverage_of_check.pairs_never_varied == ()
 
 
-@pytest.mark.parametrize("check", NUMBERS, ids=lambda check: check.name)
+@pytest.mark.parametrize("check", NUMBER_CHECKS, ids=lambda check: check.name)
 def test_wrong_numbers_are_explained_and_wrong(check):
     assert coverage.unexplained(check) == []
     for value, sentence in check.wrong:

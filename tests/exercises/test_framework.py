@@ -208,7 +208,7 @@ def test_mutants_are_many_and_each_has_a_name_of_its_own():
     every = [check for check in checks.EXERCISES.values() if isinstance(check, Check)]
     keys = [[m.key for m in mutants(check.source, check.blank)] for check in every]
     assert sum(map(len, keys)) > 700
-    assert all(len(own) == len(set(own)) for own in keys)
+    assert all(len(names) == len(set(names)) for names in keys)
 
 
 # -- numbers ---------------------------------------------------------------------------------------

@@ -41,9 +41,9 @@ def classroom(tmp_path, monkeypatch):
             facts = {"minipeft": {"lesson": lesson}}
             path.write_text(json.dumps({"cells": code, "metadata": facts}))
 
-        def grade(self, *more):
+        def grade(self, *arguments):
             judged.clear()
-            return main(["check", str(folder), "--csv", str(self.csv), *more])
+            return main(["check", str(folder), "--csv", str(self.csv), *arguments])
 
         @property
         def rows(self):

@@ -90,35 +90,35 @@ class Swapped(Plain):
 
 
 class SwappedShapes(Plain):
-    def __init__(self, in_features, out_features, rank, alpha, **more):
-        super().__init__(in_features, out_features, rank, alpha, **more)
+    def __init__(self, in_features, out_features, rank, alpha, **options):
+        super().__init__(in_features, out_features, rank, alpha, **options)
         self.A = nn.Parameter(torch.randn(out_features, rank))
         self.B = nn.Parameter(torch.zeros(rank, in_features))
 
 
 class RandomB(Plain):
-    def __init__(self, *sizes, **more):
-        super().__init__(*sizes, **more)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
         nn.init.normal_(self.B)
 
 
 class BothZero(Plain):
-    def __init__(self, *sizes, **more):
-        super().__init__(*sizes, **more)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
         nn.init.zeros_(self.A)
 
 
 class NotAParameter(Plain):
-    def __init__(self, *sizes, **more):
-        super().__init__(*sizes, **more)
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
         A = self.A.data
         del self.A
         self.A = A
 
 
 class WithBias(Plain):
-    def __init__(self, in_features, out_features, *sizes, **more):
-        super().__init__(in_features, out_features, *sizes, **more)
+    def __init__(self, in_features, out_features, *sizes, **options):
+        super().__init__(in_features, out_features, *sizes, **options)
         self.bias = nn.Parameter(torch.zeros(out_features))
 
 
@@ -151,8 +151,8 @@ class BaseDropout(Plain):
 
 
 class NoDropout(Plain):
-    def __init__(self, *sizes, dropout=0.0, **more):
-        super().__init__(*sizes, **more)
+    def __init__(self, *sizes, dropout=0.0, **options):
+        super().__init__(*sizes, **options)
 
 
 class DropoutInEval(Plain):

@@ -113,14 +113,14 @@ class Own:
     def runs(self, T, corruption_rate, mean_span):
         """[(start, end), ...] that do not touch each other."""
         count = max(1, min(len(self.gaps), round(T * corruption_rate / mean_span)))
-        found, room = [], T / count
+        runs, room = [], T / count
         for number in range(count):
             length = max(1, min(int(room) - 1, round(self.roll.uniform(0.5, 2 * mean_span - 0.5))))
             first = math.ceil(number * room)
             last = max(first, int((number + 1) * room) - length - 1)
             start = self.roll.randint(first, last)
-            found.append((start, min(T, start + length)))
-        return found
+            runs.append((start, min(T, start + length)))
+        return runs
 
     def gap(self, number):
         return self.gaps[number]
@@ -184,7 +184,7 @@ def test_right_corruptions_pass(right):
     checks.span_corruption(right)
 
 
-def own(**change):
+def changed(**change):
     """Own with some methods replaced."""
     return type("Own", (Own,), change)()
 
@@ -199,7 +199,7 @@ def no_ends(self, sources, targets, bos=True, eos=True, stop=True, start=False):
 
 
 def ends(**which):
-    return own(batch=lambda self, sources, targets: no_ends(self, sources, targets, **which))
+    return changed(batch=lambda self, sources, targets: no_ends(self, sources, targets, **which))
 
 
 def padding_learnt(self, sources, targets):
@@ -261,27 +261,29 @@ WRONG_CORRUPTIONS = [
     (ends(eos=False), "a source ends with <eos>"),
     (ends(stop=False), "a target ends with <eos>"),
     (ends(start=True), "a target has no <bos>"),
-    (own(batch=padding_learnt), "should be -100"),
-    (own(batch=mask_of_ones), "0 on padding"),
-    (own(gap=lambda self, number: self.gaps[0]), "a gap stands twice"),
-    (own(gap=lambda self, number: self.gaps[7 - number]), "counted from <gap0>"),
-    (own(one=each_word_a_gap), "side by side"),
-    (own(one=masks), "words become <mask>"),
-    (own(one=drops_the_cut), "no gap stands where"),
-    (own(answer=lambda self, gap, words: words), "the target holds no gaps"),
-    (own(answer=lambda self, gap, words: [*words, gap]), "begins with a word"),
-    (own(answer=lambda self, gap, words: [gap]), "has no words behind it"),
-    (own(answer=lambda self, gap, words: [gap, *words[::-1]]), "does not give the text"),
-    (own(one=whole_target), "holds the whole text"),
-    (own(one=forgets_the_rest), "does not give the text"),
-    (own(one=short_texts_stay), "nothing was cut out of a text of 1 words"),
-    (own(one=eats_its_input), "work on copies"),
+    (changed(batch=padding_learnt), "should be -100"),
+    (changed(batch=mask_of_ones), "0 on padding"),
+    (changed(gap=lambda self, number: self.gaps[0]), "a gap stands twice"),
+    (changed(gap=lambda self, number: self.gaps[7 - number]), "counted from <gap0>"),
+    (changed(one=each_word_a_gap), "side by side"),
+    (changed(one=masks), "words become <mask>"),
+    (changed(one=drops_the_cut), "no gap stands where"),
+    (changed(answer=lambda self, gap, words: words), "the target holds no gaps"),
+    (changed(answer=lambda self, gap, words: [*words, gap]), "begins with a word"),
+    (changed(answer=lambda self, gap, words: [gap]), "has no words behind it"),
+    (changed(answer=lambda self, gap, words: [gap, *words[::-1]]), "does not give the text"),
+    (changed(one=whole_target), "holds the whole text"),
+    (changed(one=forgets_the_rest), "does not give the text"),
+    (changed(one=short_texts_stay), "nothing was cut out of a text of 1 words"),
+    (changed(one=eats_its_input), "work on copies"),
     (
-        own(runs=lambda self, T, corruption_rate, mean_span: Own.runs(self, T, 0.25, mean_span)),
+        changed(
+            runs=lambda self, T, corruption_rate, mean_span: Own.runs(self, T, 0.25, mean_span)
+        ),
         "corruption_rate changes nothing",
     ),
     (
-        own(
+        changed(
             runs=lambda self, T, corruption_rate, mean_span: Own.runs(
                 self, T, corruption_rate / 3, mean_span
             )
@@ -289,14 +291,14 @@ WRONG_CORRUPTIONS = [
         "the model is asked for",
     ),
     (
-        own(
+        changed(
             runs=lambda self, T, corruption_rate, mean_span: Own.runs(
                 self, T, corruption_rate * 1.25, 2.0
             )
         ),
         "mean_span changes nothing",
     ),
-    (own(seed=lambda self, generator: torch.randint(2**31, ()).item()), "from `generator`"),
+    (changed(seed=lambda self, generator: torch.randint(2**31, ()).item()), "from `generator`"),
     (lambda documents, tokenizer, generator=None: None, "is a return missing"),
 ]
 
@@ -315,8 +317,8 @@ def in_two_lines(step, steps, peak, warmup, floor=0.05):
 
 
 def as_a_tensor(step, steps, peak, warmup, floor=0.05):
-    turn = torch.tensor(step / steps * 180.0).deg2rad()
-    fall = torch.lerp(torch.tensor(floor), torch.tensor(1.0), (turn / 2).cos() ** 2)
+    angle = torch.tensor(step / steps * 180.0).deg2rad()
+    fall = torch.lerp(torch.tensor(floor), torch.tensor(1.0), (angle / 2).cos() ** 2)
     return peak * min(1, (step + 1) / max(warmup, 1)) * fall
 
 

@@ -31,8 +31,8 @@ def exercise(source, reference=REFERENCE, uses=None):
     return submission.Submitted("10.1", reference, textwrap.dedent(source), uses or {})
 
 
-def judge(source, seconds=60.0, megabytes=2048, **more):
-    return submission.judge(exercise(source, **more), seconds, megabytes)
+def judge(source, seconds=60.0, megabytes=2048, **options):
+    return submission.judge(exercise(source, **options), seconds, megabytes)
 
 
 def write(path, *cells, listed=None):
@@ -133,14 +133,14 @@ def test_one_that_fills_the_disk_is_stopped():
 
 def test_it_sees_no_secret_and_no_folder_of_ours(monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "hunter2")
-    look = f"""
+    spying = f"""
 def look():
     import os
     assert "SOME_TOKEN" not in os.environ, "saw the token"
     assert "HOME" in os.environ and os.listdir(".") == [], os.listdir(".")
     assert os.getcwd() != {os.getcwd()!r}
 """
-    verdict = judge(look + WHOLE.replace("    def __init__", "    look()\n\n    def __init__"))
+    verdict = judge(spying + WHOLE.replace("    def __init__", "    look()\n\n    def __init__"))
     assert verdict.result == "passed", verdict.sentence
 
 
@@ -270,8 +270,8 @@ def test_the_list_of_exercises_is_the_packages(tmp_path, capsys):
 def test_the_lesson_is_known_by_its_metadata_its_name_or_its_title(tmp_path, name, notebook):
     cells = [{"cell_type": "markdown", "source": notebook.pop("title", ""), "metadata": {}}]
     (tmp_path / name).write_text(json.dumps(notebook | {"cells": cells}))
-    (found,) = submission.read(tmp_path / name)
-    assert (found.number, found.name, found.source) == ("10.1", "LoRAPatch", None)
+    (submitted,) = submission.read(tmp_path / name)
+    assert (submitted.number, submitted.name, submitted.source) == ("10.1", "LoRAPatch", None)
 
 
 def test_a_stub_beside_a_solution_does_not_win(tmp_path):
@@ -351,8 +351,8 @@ def test_a_deleted_cell_is_missing(tmp_path, capsys):
 
 def test_a_cell_that_lost_its_mark_is_found_by_name_and_the_last_copy_counts(tmp_path):
     copies = ("class LoRAPatch: first = 1", None), ("class LoRAPatch: second = 2", None)
-    (found,) = submission.read(write(tmp_path / "a.ipynb", *copies))
-    assert "second" in found.source
+    (submitted,) = submission.read(write(tmp_path / "a.ipynb", *copies))
+    assert "second" in submitted.source
 
 
 @pytest.mark.parametrize(

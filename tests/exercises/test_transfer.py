@@ -25,16 +25,16 @@ def by_flags(parts, count):
     """Everything on, then the lower parts off: what they share goes off with them."""
     if count < 0 or count > len(parts):
         raise ValueError("no")
-    found = []
+    trained = []
     for part in parts:
         part.requires_grad_(True)
     for part in parts[: len(parts) - count]:
         part.requires_grad_(False)
     for part in parts:
         for parameter in part.parameters():
-            if parameter.requires_grad and all(parameter is not other for other in found):
-                found.append(parameter)
-    return found
+            if parameter.requires_grad and all(parameter is not other for other in trained):
+                trained.append(parameter)
+    return trained
 
 
 def by_module_list(parts, count):
@@ -94,10 +94,10 @@ def twice(parts, count):
 
 
 def weights_only(parts, count):
-    found = by_flags(parts, count)
-    for p in found:
+    trained = by_flags(parts, count)
+    for p in trained:
         p.requires_grad_(p.dim() > 1)
-    return [p for p in found if p.dim() > 1]
+    return [p for p in trained if p.dim() > 1]
 
 
 def any_count(parts, count):
@@ -106,10 +106,10 @@ def any_count(parts, count):
 
 def tied_never(parts, count):
     """What two parts share is frozen, whoever they are."""
-    found = by_flags(parts, count)
+    trained = by_flags(parts, count)
     uses = [p for part in parts for p in part.parameters()]
-    single = [p for p in found if sum(p is other for other in uses) == 1]
-    for p in found:
+    single = [p for p in trained if sum(p is other for other in uses) == 1]
+    for p in trained:
         p.requires_grad_(any(p is other for other in single))
     return single
 
@@ -118,23 +118,23 @@ def tied_head_frozen(parts, count):
     """A part that shares anything with a frozen one is frozen whole."""
     by_flags(parts, count)
     below = every(parts[: len(parts) - count])
-    found = []
+    trained = []
     for part in last(parts, count):
-        own = list(part.parameters())
-        if any(p is q for p in own for q in below):
+        parameters = list(part.parameters())
+        if any(p is q for p in parameters for q in below):
             part.requires_grad_(False)
         else:
-            found += [p for p in own if all(p is not q for q in found)]
-    return found
+            trained += [p for p in parameters if all(p is not q for q in trained)]
+    return trained
 
 
 def zeroes(parts, count):
-    found = by_flags(parts, count)
+    trained = by_flags(parts, count)
     with torch.no_grad():
         for p in every(parts):
             if not p.requires_grad:
                 p.zero_()
-    return found
+    return trained
 
 
 WRONG_TOPS = [

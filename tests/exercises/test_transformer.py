@@ -214,11 +214,11 @@ class OwnAttention(nn.Module):
         if self.memory is None:
             return key, value, 0
         B = len(key)
-        more = [part.expand(B, -1, -1, -1) for part in self.memory]
+        memory = [part.expand(B, -1, -1, -1) for part in self.memory]
         return (
-            torch.cat([more[0], key], dim=2),
-            torch.cat([more[1], value], dim=2),
-            more[0].shape[2],
+            torch.cat([memory[0], key], dim=2),
+            torch.cat([memory[1], value], dim=2),
+            memory[0].shape[2],
         )
 
     def forward(self, x, context=None, mask=None, causal=False, cache=None):
@@ -266,8 +266,8 @@ class FlatJoin(OwnAttention):
 
 
 class NoOutput(OwnAttention):
-    def forward(self, *given, **more):
-        y = super().forward(*given, **more)
+    def forward(self, *given, **options):
+        y = super().forward(*given, **options)
         return (y - self.output.bias) @ torch.linalg.inv(self.output.weight).T
 
 
@@ -533,8 +533,8 @@ class InOneGo(tt.Block):
         sublayers += [(self.feed_forward, self.feed_forward_norm, (), None)]
         for sublayer, norm, given, name in sublayers:
             h = norm(x) if self.pre_norm else x
-            more = {} if name is None or cache is None else {"cache": cache.setdefault(name, {})}
-            x = x + self.dropout(sublayer(h, *given, **more))
+            options = {} if name is None or cache is None else {"cache": cache.setdefault(name, {})}
+            x = x + self.dropout(sublayer(h, *given, **options))
             x = x if self.pre_norm else norm(x)
         return x
 
@@ -681,7 +681,7 @@ def test_a_wrong_block_is_told_its_mistake(wrong, words):
 
 
 def test_a_block_can_be_right_while_its_attention_is_not_written_yet(monkeypatch):
-    def forward(self, *given, **more):
+    def forward(self, *given, **options):
         raise NotImplementedError("Attention.forward is yours to write")
 
     monkeypatch.setattr(tt.Attention, "forward", forward)

@@ -143,8 +143,8 @@ def test_pruned_triplets_are_those_of_least_importance(every):
             for place in range(places):
                 for i in range(init):
                     s = {k: mean[f"{place}.{k}"] * uncertainty[f"{place}.{k}"] for k in "PQ"}
-                    own = mean[f"{place}.Lambda"][i] * uncertainty[f"{place}.Lambda"][i]
-                    score = own + s["P"][:, i].sum() / 16 + s["Q"][i].sum() / 16
+                    lambda_score = mean[f"{place}.Lambda"][i] * uncertainty[f"{place}.Lambda"][i]
+                    score = lambda_score + s["P"][:, i].sum() / 16 + s["Q"][i].sum() / 16
                     scores.append(score.item())
             best = sorted(range(b0), key=lambda n: scores[n], reverse=True)[:budget]
             kept = set(best)

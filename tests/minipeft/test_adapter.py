@@ -124,8 +124,8 @@ def test_gradients_in_double_precision(activation, parallel):
     def run(x, y, *values):
         if parallel:
             tap.saved_input = x
-        own = dict(zip(tensors, values, strict=True))
-        return torch.func.functional_call(patch, own, (x, y))
+        parameters = dict(zip(tensors, values, strict=True))
+        return torch.func.functional_call(patch, parameters, (x, y))
 
     assert torch.autograd.gradcheck(run, (x, y, *tensors.values()))
 

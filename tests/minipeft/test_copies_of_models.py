@@ -46,12 +46,12 @@ def test_a_copy_has_working_tuners_of_its_own(name, way):
         assert torch.equal(zoo.logits(twin, inputs), expected), key
         ours, theirs = set(model.parameters()), set(twin.parameters())
         assert not ours & theirs and not set(tuner.parameters()) & theirs, key
-        own = mp.tuners(twin)["a"]
-        assert own.model is twin and set(own.parameters()) <= theirs, key
+        copied = mp.tuners(twin)["a"]
+        assert copied.model is twin and set(copied.parameters()) <= theirs, key
         mp.train(twin, [inputs], 1, 1e-2, progress=False)
         assert not torch.equal(zoo.logits(twin, inputs), expected), key
         assert torch.equal(zoo.logits(model, inputs), expected), key
-        own.detach()
+        copied.detach()
         assert torch.equal(zoo.logits(twin, inputs), base), key
         with tuner.disabled():
             assert torch.equal(zoo.logits(model, inputs), base), key
@@ -110,9 +110,9 @@ def compiled_is_the_same(name: str, methods: dict, **options) -> None:
     compiled = torch.compile(model, **options)
 
     def same():
-        found, expected = zoo.logits(compiled, inputs), zoo.logits(model, inputs)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-        return found
+        logits, expected = zoo.logits(compiled, inputs), zoo.logits(model, inputs)
+        torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
+        return logits
 
     base = same()
     made = {key: mp.attach(model, method, key, seed=0) for key, method in methods.items()}

@@ -258,9 +258,9 @@ def test_rows_with_patches_of_their_own_get_what_they_get_alone(kind):
     door.routing = Routing([(name,) if name else () for name in rows])
     y = door(x)
     for i, name in enumerate(rows):
-        own = slice(2 * i, 2 * i + 2)
+        pair = slice(2 * i, 2 * i + 2)
         door.routing = Routing([(name,) if name else ()])
-        close(y[own], door(x[own]))
+        close(y[pair], door(x[pair]))
     assert torch.equal(y[2:4], door.base(x)[2:4])
     assert not torch.allclose(y[:2], door.base(x)[:2])
 
@@ -273,7 +273,7 @@ def test_parts_side_by_side_or_not_change_the_same_columns():
     close(changed[..., :5], ours.parts["query"](x, y[..., :5]))
     close(changed[..., 7:], ours.parts["value"](x, y[..., 7:]))
     columns = torch.arange(12) * 5 % 12
-    apart = parts_of(0, straight=False)
-    assert None in apart.spans.values()
-    back = apart(x, y.index_copy(-1, columns, y))
+    scattered = parts_of(0, straight=False)
+    assert None in scattered.spans.values()
+    back = scattered(x, y.index_copy(-1, columns, y))
     close(back[..., columns], changed)

@@ -54,14 +54,14 @@ def run(model, name: str, method, steps: int = 8, rate: float = 1e-5):
 @pytest.mark.parametrize("method", METHODS)
 def test_small_steps_move_what_they_move_on_a_float32_base(method, name, dtype):
     losses, tuner, first = run(rounded(name, dtype), name, METHODS[method])
-    there, other, _ = run(rounded(name, dtype, wide=True), name, METHODS[method])
+    losses_of_wide, other, _ = run(rounded(name, dtype, wide=True), name, METHODS[method])
     assert {p.dtype for p in tuner.parameters()} == {torch.float32}
     still = 0  # a key's bias gets a gradient by rounding only: what should move may not, a little
     for now, before, theirs in zip(tuner.parameters(), first, other.parameters(), strict=True):
         still += ((now == before) & (theirs != before)).sum().item()
     assert still <= 0.01 * sum(p.numel() for p in first)
     # the loss of a classifier is rounded to the base's dtype: its eps relative to a loss of 1 to 4
-    assert losses == pytest.approx(there, rel=4 * torch.finfo(dtype).eps)
+    assert losses == pytest.approx(losses_of_wide, rel=4 * torch.finfo(dtype).eps)
 
 
 @halves
@@ -133,15 +133,15 @@ class Faint(nn.Module):
 
 @pytest.mark.parametrize("strength", [1e-8, 1.0, 1e3, 1e5])
 def test_gradients_that_float16_cannot_hold_arrive(strength):
-    found, options = [], dict(clip=None, warmup=0, schedule="constant", progress=False)
+    runs, options = [], dict(clip=None, warmup=0, schedule="constant", progress=False)
     for dtype in (torch.float16, torch.float32):
         torch.manual_seed(0)
         model = Faint(strength).half().to(dtype)
         tuner = mp.attach(model, mp.LoRA(rank=2, targets=("query",)), seed=0)
         data = {"x": torch.randn(8, 4).half().to(dtype), "y": torch.randn(8)}
         history = mp.train(model, [data], 3, 1e-3, **options)
-        found.append((tuner.parameters(), history))
-    (ours, history), (theirs, other) = found
+        runs.append((tuner.parameters(), history))
+    (ours, history), (theirs, other) = runs
     assert history.gradient_norms == pytest.approx(other.gradient_norms, rel=0.02)
     for p, q in zip(ours, theirs, strict=True):
         torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
@@ -213,15 +213,15 @@ def test_copies_are_merged_in_the_dtype_of_the_base_and_come_back(method, dtype)
     before = mp.fingerprint(model)
     tuner = mp.attach(model, METHODS[method])
     zoo.shake(tuner)
-    kept, own = [p.clone() for p in tuner.parameters()], zoo.logits(model, batch)
+    kept, attached = [p.clone() for p in tuner.parameters()], zoo.logits(model, batch)
     for _ in range(2):
         tuner.merge()
         assert {p.dtype for p in model.parameters()} == {dtype}
         assert not any(p.requires_grad for p in model.parameters())
         merged = zoo.logits(model, batch)
-        torch.testing.assert_close(merged, own, rtol=0, atol=32 * torch.finfo(dtype).eps)
+        torch.testing.assert_close(merged, attached, rtol=0, atol=32 * torch.finfo(dtype).eps)
         tuner.unmerge()
-        assert torch.equal(zoo.logits(model, batch), own)
+        assert torch.equal(zoo.logits(model, batch), attached)
     assert all(map(torch.equal, tuner.parameters(), kept))
     tuner.merge()
     tuner.detach()
@@ -233,12 +233,12 @@ def test_a_trained_head_goes_through_a_file(dtype, tmp_path):
     model = rounded("bert", dtype)
     batch = zoo.batch("bert", "classification")
     _, tuner, _ = run(model, "bert", mp.LoRA(rank=2))
-    kept, own = [p.clone() for p in tuner.parameters()], zoo.logits(model, batch)
+    kept, trained = [p.clone() for p in tuner.parameters()], zoo.logits(model, batch)
     tuner.save(tmp_path)
     tuner.detach()
     tuner = mp.load(model, tmp_path)
     assert all(map(torch.equal, tuner.parameters(), kept))
-    assert torch.equal(zoo.logits(model, batch), own)
+    assert torch.equal(zoo.logits(model, batch), trained)
 
 
 def test_a_float64_base_and_a_float32_base_keep_their_dtype():

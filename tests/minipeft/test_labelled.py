@@ -13,9 +13,9 @@ from minipeft.training.savings.labelled_positions import labelled_loss
 DECODERS = ("tiny-decoder", "gpt2", "llama", "qwen2", "opt", "gpt_neox")
 
 
-def asked(name, question=4, **more):
+def asked(name, question=4, **options):
     """A batch whose first `question` columns are asked nothing; its last row has padding."""
-    batch = zoo.batch(name, **more)
+    batch = zoo.batch(name, **options)
     batch["labels"][:, :question] = -100
     return batch
 

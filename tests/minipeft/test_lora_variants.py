@@ -141,8 +141,8 @@ def test_life_of_a_tuner(tmp_path, kind, name):
             for parameter in tuner.parameters():
                 parameter -= 0.1 * parameter.grad
     assert all(p.grad.abs().max() > 0 for p in tuner.parameters())
-    own = set(tuner.parameters())
-    assert all(p.grad is None for p in model.parameters() if p not in own)
+    trained = set(tuner.parameters())
+    assert all(p.grad is None for p in model.parameters() if p not in trained)
     mp.train(model, data, 5, 1e-2, progress=False)
     out = zoo.logits(model, data[0])
     with mp.route(model, ["default", None, "default"]):

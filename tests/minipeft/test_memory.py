@@ -59,8 +59,8 @@ def plain(query, key, value, memory, allowed, bias=0.0, scale=D**-0.5):
             V = torch.cat([more_values[m, h // group], value[b, h // group]])
             scores = query[b, h] @ K.T * scale  # (T, P + S)
             scores = scores + (bias if isinstance(bias, float) else bias[h])
-            look = torch.cat([seen[b], allowed[min(b, len(allowed) - 1)]], dim=1)  # (T, P + S)
-            out[b, :, h] = scores.masked_fill(~look, -torch.inf).softmax(-1) @ V
+            may_look = torch.cat([seen[b], allowed[min(b, len(allowed) - 1)]], dim=1)  # (T, P + S)
+            out[b, :, h] = scores.masked_fill(~may_look, -torch.inf).softmax(-1) @ V
     return out
 
 
@@ -115,11 +115,11 @@ def test_the_equation_in_transformers(name, kind):
             expected = plain(query, key, value, memory, allowed, wide, scale)
             close(out, expected, label=f"{label} {visible}")
     if name == "t5":  # a memory with a place: its own bias before the others
-        own = torch.randn(1, 4, T, P)
-        layer.memory = (more_keys, more_values, None, [(P, lambda *sizes: own)])
+        memory_bias = torch.randn(1, 4, T, P)
+        layer.memory = (more_keys, more_values, None, [(P, lambda *sizes: memory_bias)])
         out = attention(layer, query, key, value, mask, scaling=1.0, dropout=0.0, **extra)[0]
         memory = (more_keys, more_values, torch.ones(B, T, P, dtype=torch.bool))
-        wide = torch.cat([own[0], bias[0]], dim=-1)
+        wide = torch.cat([memory_bias[0], bias[0]], dim=-1)
         expected = plain(query, key, value, memory, allowed, wide, 1.0)
         close(out, expected)
 
@@ -299,7 +299,7 @@ def test_eager_attention_stays_eager():
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder", "gpt2", "llama"])
-def test_overhearing_keys_and_values(name):
+def test_capturing_keys_and_values(name):
     """The same as the cache holds; a tuner that is attached does not change them."""
     model, ids = zoo.build(name), torch.tensor([[7, 8, 9, 10]])
     tuner = mp.attach(model, Remember(), seed=0)
@@ -313,13 +313,13 @@ def test_overhearing_keys_and_values(name):
         block = model.blocks[0]
         x = block.attention_norm(x) if block.pre_norm else x
         layer = block.attention
-        own = torch.stack([layer.split(layer.key(x)), layer.split(layer.value(x))])
-        close(captured[0], own)
+        expected = torch.stack([layer.split(layer.key(x)), layer.split(layer.value(x))])
+        close(captured[0], expected)
     else:
         cache = model(ids, use_cache=True).past_key_values
         for pair, layer in zip(captured, cache.layers, strict=True):
-            own = torch.stack([layer.keys, layer.values])
-            close(pair, own)
+            expected = torch.stack([layer.keys, layer.values])
+            close(pair, expected)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "qwen2", "opt", "bert"])

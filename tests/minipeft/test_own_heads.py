@@ -232,15 +232,15 @@ def test_a_copy_answers_for_more_than_a_call():
     model = seeded(Around)
     tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
     zoo.shake(tuner)
-    own = tuner.copies["out"].weight
-    assert model.out.weight is own and copy.deepcopy(model).out.weight is not own
+    copied = tuner.copies["out"].weight
+    assert model.out.weight is copied and copy.deepcopy(model).out.weight is not copied
     with tuner.disabled():
-        assert model.out.weight is not own
+        assert model.out.weight is not copied
     with mp.route(model, [None, "default", None]):
-        assert model.out.weight is not own
+        assert model.out.weight is not copied
 
 
-class Alone(nn.Module):
+class WithoutBody(nn.Module):
     """Nothing in it is of a library, so nobody knows what its last layer is."""
 
     def __init__(self) -> None:
@@ -252,7 +252,7 @@ class Alone(nn.Module):
 
 
 def test_the_last_layer_of_a_model_of_ones_own_is_mentioned():
-    model = Alone()
+    model = WithoutBody()
     tuner = mp.attach(model, mp.LoRA(rank=2, targets=("first",)))
     assert 'last is frozen: attach(..., head=("last",)) trains a copy' in str(tuner.report())
     tuner.detach()

@@ -105,9 +105,9 @@ def test_train_counts_its_steps_once_whatever_was_said():
 def test_a_length_that_nobody_tells_is_said_once():
     model, tuner = tuned(adalora())
     assert "not pruned" not in str(tuner.report())
-    with pytest.warns(UserWarning, match="'t' is not pruned, because.*total_steps") as heard:
+    with pytest.warns(UserWarning, match="'t' is not pruned, because.*total_steps") as caught:
         loop(model, tuner)
-    assert len(heard) == 1
+    assert len(caught) == 1
     assert "not pruned" in str(tuner.report()) and ranks(tuner) == [4] * len(ranks(tuner))
     mp.train(model, [BATCH], STEPS, progress=False)
     assert "not pruned" not in str(tuner.report())

@@ -194,8 +194,8 @@ def test_a_template_in_writing():
     assert method.template == ("P", "P", "{x}", one("is"), "P", "{mask}", one("."))
     assert method.mask == tokenizer.mask_token_id
     assert method.frame[0] == tokenizer.bos_token_id
-    told = json.loads(json.dumps(method.settings()))
-    assert mp.PTuning.from_settings(told, None) == method
+    saved = json.loads(json.dumps(method.settings()))
+    assert mp.PTuning.from_settings(saved, None) == method
 
 
 @pytest.mark.parametrize("name", ["tiny-decoder", "tiny-encoder", "tiny-encoder-decoder", "gpt2"])

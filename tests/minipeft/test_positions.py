@@ -40,9 +40,9 @@ def test_the_models_own_positions_spelt_out_change_nothing(name, method):
     mp.attach(model, WORDS[method], seed=0)
     first = 1 if name == "roberta" else 0  # behind the id of padding, 0
     T = batch["input_ids"].shape[1]
-    own = torch.arange(T) + first
+    positions = torch.arange(T) + first
     expected = model(**batch).logits
-    for spelt in (own.expand(3, T), own[None], own):
+    for spelt in (positions.expand(3, T), positions[None], positions):
         if method == "peft" and name == "roberta":
             with pytest.raises(ValueError, match="ignores position_ids"):
                 model(**batch, position_ids=spelt)
@@ -70,11 +70,13 @@ def test_positions_go_on_row_by_row(rows, steps, start, left, at, P):
     given = torch.zeros_like(mask)
     expected = []
     for b, n in enumerate(rows):
-        own = [start + sum(steps[: i + 1]) for i in range(n)]
-        given[b, mask[b] == 1] = torch.tensor(own)
+        positions = [start + sum(steps[: i + 1]) for i in range(n)]
+        given[b, mask[b] == 1] = torch.tensor(positions)
         k = n if at == "end" else min(at, n)
-        first = own[k] if k < n else own[-1] + 1
-        expected.append(own[:k] + [first + i for i in range(P)] + [p + P for p in own[k:]])
+        first = positions[k] if k < n else positions[-1] + 1
+        expected.append(
+            positions[:k] + [first + i for i in range(P)] + [p + P for p in positions[k:]]
+        )
     batch = {"input_ids": torch.full_like(mask, 5), "attention_mask": mask, "position_ids": given}
     wrapped = keep_positions(batch, lambda rows: insert(rows, torch.arange(50, 50 + P), at))
     for b, row in enumerate(expected):
@@ -130,9 +132,9 @@ def test_a_routed_row_counts_as_it_does_in_its_own_run(name, side):
     with mp.route(model, names):
         mixed = model(**batch).logits
     for row, key in enumerate(names):
-        own = alone[key][row][-4:] if side == "left" else alone[key][row][:4]
-        here = mixed[row][-4:] if side == "left" else mixed[row][:4]
-        close(here, own)
+        expected = alone[key][row][-4:] if side == "left" else alone[key][row][:4]
+        routed = mixed[row][-4:] if side == "left" else mixed[row][:4]
+        close(routed, expected)
 
 
 def test_vectors_behind_padding_count_as_ids_do():

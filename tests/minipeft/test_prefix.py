@@ -78,10 +78,12 @@ def gated_sum(query, key, value, memory, allowed, scale, bias=0.0):
     )
     scores = query @ key.transpose(2, 3) * scale + bias  # (B, H, T, S)
     scores = scores.masked_fill(~allowed, -torch.inf)
-    own = query @ prefix_keys.transpose(2, 3) * scale  # (B, H, T, P)
-    words, prefix = scores.exp().sum(-1, keepdim=True), own.exp().sum(-1, keepdim=True)
+    prefix_scores = query @ prefix_keys.transpose(2, 3) * scale  # (B, H, T, P)
+    words, prefix = scores.exp().sum(-1, keepdim=True), prefix_scores.exp().sum(-1, keepdim=True)
     gate = prefix / (prefix + words)
-    return (1 - gate) * scores.softmax(-1) @ value + gate * (own.softmax(-1) @ prefix_values)
+    return (1 - gate) * scores.softmax(-1) @ value + gate * (
+        prefix_scores.softmax(-1) @ prefix_values
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "bart", "llama", "gpt_neox"])

@@ -8,7 +8,7 @@ from closeness import LOSS, close
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.methods.parts.templates import Template
-from minipeft.tasks.prompt_search import look, promising, score_templates, search
+from minipeft.tasks.prompt_search import loss_and_gradient, promising, score_templates, search
 
 
 def question(name):
@@ -59,11 +59,11 @@ def test_the_gradient_foretells_the_change_of_the_loss():
     method = mp.PTuning(template=("P", "{x}", "P", "{mask}"), mask=4, encoder=None)
     tuner = mp.attach(model, method, head=False, seed=0)
     vectors = tuner.parameters()[0]
-    before, gradient = look(model, [batch], vectors)
+    before, gradient = loss_and_gradient(model, [batch], vectors)
     step = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(0)) * 1e-2
     with torch.no_grad():
         vectors.add_(step)
-    after, _ = look(model, [batch], vectors)
+    after, _ = loss_and_gradient(model, [batch], vectors)
     assert after - before == pytest.approx((gradient * step).sum().item(), abs=2e-4)
 
 
@@ -73,14 +73,14 @@ def test_a_search_never_gets_worse_and_finds_what_it_says(name):
     before = mp.fingerprint(model)
     form = Template(("P", "{x}", "P", "{mask}"), 4, (1, None))
     allowed = range(5, 40)
-    found = search(model, form, [batch], steps=8, candidates=5, allowed=allowed, progress=False)
-    assert len(found.losses) == 9
-    assert all(b <= a for a, b in zip(found.losses, found.losses[1:], strict=False))
-    assert found.losses[-1] < found.losses[0]
-    words = [piece for piece in found.template.pieces if type(piece) is int]
+    result = search(model, form, [batch], steps=8, candidates=5, allowed=allowed, progress=False)
+    assert len(result.losses) == 9
+    assert all(b <= a for a, b in zip(result.losses, result.losses[1:], strict=False))
+    assert result.losses[-1] < result.losses[0]
+    words = [piece for piece in result.template.pieces if type(piece) is int]
     assert len(words) == 2 and set(words) <= set(allowed)
-    scored = score_templates(model, [found.template], [batch])[0][1]
-    close(scored, -found.losses[-1], dtype=torch.float32, roundings=LOSS)
+    scored = score_templates(model, [result.template], [batch])[0][1]
+    close(scored, -result.losses[-1], dtype=torch.float32, roundings=LOSS)
     assert mp.fingerprint(model) == before and not mp.tuners(model)
 
 
@@ -95,11 +95,11 @@ def test_candidates_are_exact_where_the_loss_is_a_straight_line():
 def test_with_every_word_as_candidate_a_search_is_exhaustive():
     model, batch = zoo.build("bert"), question("bert")
     form = Template(("P", "{x}", "{mask}"), 4, (1, None))
-    found = search(model, form, [batch], steps=1, candidates=zoo.WORDS, progress=False)
+    result = search(model, form, [batch], steps=1, candidates=zoo.WORDS, progress=False)
     every = [Template((word, "{x}", "{mask}"), 4, (1, None)) for word in range(zoo.WORDS)]
     best, score = score_templates(model, every, [batch])[0]
-    assert found.template == best
-    close(found.losses[-1], -score, dtype=torch.float32, roundings=LOSS)
+    assert result.template == best
+    close(result.losses[-1], -score, dtype=torch.float32, roundings=LOSS)
 
 
 def test_a_search_wants_a_bare_model():

@@ -88,8 +88,8 @@ def test_random_is_uniform_within_the_scale():
 
 def test_vocabulary_draws_from_the_common_words_none_twice():
     drawn, table = vectors_of(mp.PromptTuning(length=6, start="vocabulary", common=6))
-    found = [int((table == row).all(dim=1).nonzero()) for row in drawn]
-    assert sorted(found) == list(range(6))
+    ids = [int((table == row).all(dim=1).nonzero()) for row in drawn]
+    assert sorted(ids) == list(range(6))
     drawn, table = vectors_of(mp.PromptTuning(length=9, start="vocabulary", common=2))
     assert len(drawn) == 9
 
@@ -291,5 +291,5 @@ def test_impossible_settings_are_refused(settings, sentence):
 
 def test_settings_survive_json():
     method = mp.PromptTuning(length=3, start="labels", words=(4, (5, 6)))
-    told = json.loads(json.dumps(method.settings()))
-    assert mp.PromptTuning.from_settings(told, None) == method
+    settings = json.loads(json.dumps(method.settings()))
+    assert mp.PromptTuning.from_settings(settings, None) == method

@@ -349,11 +349,11 @@ def test_drift_is_the_difference_of_logits():
     tuner = mp.attach(model, mp.QLoRA(rank=2), seed=0)
     zoo.shake(tuner)
     (_, top, mean), _ = mp.merge_drift(tuner, batch).rows
-    own = zoo.logits(model, batch)
+    unmerged = zoo.logits(model, batch)
     lora = mp.attach(zoo.build("gpt2"), mp.LoRA(rank=2, targets="all-linear"), seed=0)
     zoo.shake(lora)
-    apart = (zoo.logits(lora.model, batch) - own).abs()
-    close((top, mean), (apart.max().item(), apart.mean().item()))
+    difference = (zoo.logits(lora.model, batch) - unmerged).abs()
+    close((top, mean), (difference.max().item(), difference.mean().item()))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "glm4", "tiny-decoder"])

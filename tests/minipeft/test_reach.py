@@ -54,8 +54,10 @@ def test_generate_of_transformers_reads_the_prompt_of_an_encoder(name, method):
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
     for settings in ({}, {"num_beams": 2}, {"use_cache": False}, {"attention_mask": mask}):
         written = model.generate(ids, max_new_tokens=5, **settings)
-        beams, own = settings.get("num_beams", 1), settings.get("attention_mask")
-        assert torch.equal(written, mp.generate(model, ids, own, max_new_tokens=5, beams=beams))
+        beams, given_mask = settings.get("num_beams", 1), settings.get("attention_mask")
+        assert torch.equal(
+            written, mp.generate(model, ids, given_mask, max_new_tokens=5, beams=beams)
+        )
 
 
 @pytest.mark.parametrize("name", ["t5", "bart"])
@@ -122,9 +124,9 @@ def test_the_model_inside_reads_the_prompt(name):
             part(inputs_embeds=torch.zeros(2, 5, 16))
     vectors = model.get_input_embeddings()(tuner.wrap({"input_ids": IDS})["input_ids"])
     model(IDS)  # another pass between
-    own = model.base_model(inputs_embeds=vectors).last_hidden_state
+    states = model.base_model(inputs_embeds=vectors).last_hidden_state
     if name != "roberta":  # which counts its positions by the ids
-        close(own, whole)
+        close(states, whole)
     tuner.disable()
     model(inputs_embeds=torch.zeros(2, 5, 16))
 
@@ -503,18 +505,18 @@ class Asked(nn.Module):
         super().__init__()
         self.inner = zoo.build("gpt2")
 
-    def forward(self, input_ids, attention_mask=None, more=7, **rest):
-        self.asked = more, rest
+    def forward(self, input_ids, attention_mask=None, extra=7, **rest):
+        self.asked = extra, rest
         return self.inner(input_ids, attention_mask=attention_mask)
 
 
 def test_arguments_arrive_as_they_were_given():
     model = Asked()
     attached(model, PROMPT)
-    for given in ({}, {"more": None, "other": 3}, {"more": 5, "other": None}):
+    for given in ({}, {"extra": None, "other": 3}, {"extra": 5, "other": None}):
         assert model(IDS, **given).logits.shape[1] == 11
-        more = given.pop("more", 7)
-        assert model.asked == (more, given)
+        extra = given.pop("extra", 7)
+        assert model.asked == (extra, given)
 
 
 def test_copies_of_a_model_look_after_themselves():

@@ -15,8 +15,8 @@ from minipeft.doors.words import WordDoor
 from minipeft.model.anatomy import Anatomy
 from minipeft.reach import partly
 
-NUMBERS = dict(vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
-NUMBERS |= dict(intermediate_size=32, max_position_embeddings=40)
+SIZES = dict(vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+SIZES |= dict(intermediate_size=32, max_position_embeddings=40)
 RELATIVE = dict(relative_attention=True, pos_att_type=["p2c", "c2p"], position_buckets=4)
 RELATIVE |= dict(norm_rel_ebd="layer_norm", position_biased_input=False, max_relative_positions=-1)
 LLAMA = mp.Family(
@@ -69,7 +69,7 @@ def compare(model, inputs: dict, rows: list, answer=lambda model, inputs: model(
 
 
 def deberta(head: str = "SequenceClassification", **changes):
-    config = hf.DebertaV2Config(**NUMBERS | RELATIVE | changes)
+    config = hf.DebertaV2Config(**SIZES | RELATIVE | changes)
     return made(lambda: getattr(hf, f"DebertaV2For{head}")(config))
 
 
@@ -230,7 +230,7 @@ def test_a_part_of_the_model_alone_has_not_been_looked_at():
 def test_unlisted_models_that_read_row_after_row(name):
     numbers = dict(head_dim=4, num_key_value_heads=2, pad_token_id=0)
     numbers |= dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=8)
-    config = getattr(hf, f"{name}Config")(**NUMBERS | numbers)
+    config = getattr(hf, f"{name}Config")(**SIZES | numbers)
     config._experts_implementation = "eager"
     model = made(lambda: getattr(hf, f"{name}ForCausalLM")(config))
     attach(model, {"a": mp.LoRA(rank=2), "p": mp.Prefix(length=3, hidden=None, std=1.0)}, LLAMA)
@@ -246,7 +246,7 @@ def test_unlisted_models_that_read_row_after_row(name):
 @pytest.mark.parametrize("tokens", [4, 8])
 @pytest.mark.parametrize("name", ["XLNet", "Longformer", "Deberta"])
 def test_unlisted_models_that_do_not(name, tokens):
-    numbers, target = dict(NUMBERS), "query"
+    numbers, target = dict(SIZES), "query"
     if name == "XLNet":
         numbers = dict(vocab_size=48, d_model=16, n_layer=2, n_head=4, d_inner=32)
         target = "layer_1"

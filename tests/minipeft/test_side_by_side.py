@@ -259,7 +259,7 @@ def test_batches_that_do_not_lie_together_are_refused(model):
     runs = [Run(mp.LoRA(rank=2), seed=0), Run(mp.LoRA(rank=2), seed=1)]
     with pytest.raises(ValueError, match="the same number of rows"):
         train_side_by_side(model, runs, uneven, 1, progress=False)
-    more = lambda *which: batch_of(*which) | {"position_ids": torch.zeros(4, 6)}  # noqa: E731
+    with_positions = lambda *which: batch_of(*which) | {"position_ids": torch.zeros(4, 6)}  # noqa: E731
     with pytest.raises(ValueError, match="and nothing else, not .*position_ids"):
-        train_side_by_side(model, runs, more, 1, progress=False)
+        train_side_by_side(model, runs, with_positions, 1, progress=False)
     assert not mp.tuners(model)

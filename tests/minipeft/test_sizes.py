@@ -10,23 +10,23 @@ PAGE = Path(__file__).parents[2] / "docs" / "at_70b.md"
 
 
 @pytest.fixture(scope="module")
-def found():
+def counts():
     return sizes.columns()
 
 
 def test_the_page_shows_what_the_command_prints():
     page = PAGE.read_text(encoding="utf-8")
-    shown = page.split("<!-- sizes -->")[1].split("<!-- /sizes -->")[0]
-    assert shown.strip().removeprefix("```").removesuffix("```").strip() == str(sizes.table())
+    printed = page.split("<!-- sizes -->")[1].split("<!-- /sizes -->")[0]
+    assert printed.strip().removeprefix("```").removesuffix("```").strip() == str(sizes.table())
 
 
-def test_published_and_hand_counted_numbers(found):
-    assert found["full"]["numbers in training"] == 70_553_706_496  # Llama 3 70B
+def test_published_and_hand_counted_numbers(counts):
+    assert counts["full"]["numbers in training"] == 70_553_706_496  # Llama 3 70B
     C, inner, kv, L = 8192, 28672, 1024, 80
     ends = 2 * (C + C) + 2 * (C + kv) + 3 * (C + inner)  # in + out of q o, k v, gate up down
-    assert found["LoRA"]["numbers in training"] == 16 * ends * L
+    assert counts["LoRA"]["numbers in training"] == 16 * ends * L
     linear = (2 * C * C + 2 * C * kv + 3 * C * inner) * L
-    saved = found["LoRA"]["weights, frozen and new"] - found["QLoRA"]["weights, frozen and new"]
+    saved = counts["LoRA"]["weights, frozen and new"] - counts["QLoRA"]["weights, frozen and new"]
     assert saved == pytest.approx(linear * (16 - 4 - 8 / 64 - 32 / (64 * 256)) / 8)
 
 

@@ -98,8 +98,8 @@ def test_amplification_where_the_base_is_known():
 
 
 def test_a_rotation_leaves_no_rest():
-    base, turn = built([3.0, 2.0, 1.0], n=6, m=6)[0], orthogonal(6, 5)
-    for after in (turn @ base, base @ turn):
+    base, rotation = built([3.0, 2.0, 1.0], n=6, m=6)[0], orthogonal(6, 5)
+    for after in (rotation @ base, base @ rotation):
         assert spectra.rotation_residual(after - base, base) == pytest.approx(0, abs=1e-9)
 
 
@@ -116,8 +116,11 @@ def test_no_rotation_in_a_plane_does_better_than_the_procrustes_one():
     for angle in torch.linspace(0, 2 * math.pi, 721).double():
         c, s = angle.cos(), angle.sin()
         for flip in (1, -1):
-            turn = torch.stack([torch.stack([c, -s * flip]), torch.stack([s, c * flip])])
-            tried += [(turn @ base - base - update).norm(), (base @ turn - base - update).norm()]
+            rotation = torch.stack([torch.stack([c, -s * flip]), torch.stack([s, c * flip])])
+            tried += [
+                (rotation @ base - base - update).norm(),
+                (base @ rotation - base - update).norm(),
+            ]
     expected = (min(tried) / update.norm()).item()
     assert spectra.rotation_residual(update, base) == pytest.approx(expected, rel=1e-3)
 

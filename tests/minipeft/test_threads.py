@@ -54,18 +54,18 @@ def test_threads_with_different_routes_get_their_own(model):
 
 def elsewhere(action):
     """What an action gives, or raises, in another thread."""
-    found = []
+    results = []
 
     def run():
         try:
-            found.append(action())
+            results.append(action())
         except Exception as error:
-            found.append(error)
+            results.append(error)
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    return found[0]
+    return results[0]
 
 
 def test_who_never_gets_a_turn_is_told(model, monkeypatch):

@@ -24,10 +24,10 @@ def batches(name):
     return [zoo.batch(name, rows=rows, seed=rows) for rows in (2, 3, 4)]
 
 
-def run(name, method, **more):
+def run(name, method, **options):
     model = zoo.build(name)
     tuner = mp.attach(model, method, seed=0)
-    history = mp.train(model, batches(name), 8, 1e-2, progress=False, **more)
+    history = mp.train(model, batches(name), 8, 1e-2, progress=False, **options)
     return model, history, [parameter.detach().clone() for parameter in tuner.parameters()]
 
 
@@ -37,9 +37,9 @@ def test_the_same_losses_and_weights(name, method, frozen, monkeypatch):
     whole = kept_trunk.Trunk
     monkeypatch.setattr(kept_trunk, "Trunk", lambda *a: made.append(whole(*a)) or made[-1])
     _, plain, expected = run(name, method)
-    _, kept, found = run(name, method, keep_trunk=True)
+    _, kept, weights = run(name, method, keep_trunk=True)
     close(kept.losses, plain.losses, dtype=torch.float32, roundings=LOSS)
-    for one, other in zip(found, expected, strict=True):
+    for one, other in zip(weights, expected, strict=True):
         close(one, other)
     assert len(made[0].frozen) == frozen and set(made[0].kept) == {0, 1, 2}
 
@@ -65,9 +65,9 @@ def test_what_is_told_is_what_is_kept(capsys):
     given = batches("tiny-decoder")
     mp.train(model, given, 4, 1e-2, keep_trunk=True)
     size = sum(batch["input_ids"].numel() for batch in given) * 16 * 8  # C 16, float64
-    told = capsys.readouterr().out
-    assert "1 frozen blocks run once for each of 3 batches" in told
-    assert f"what they give is kept: {size / 2**20:.1f} MiB" in told
+    printed = capsys.readouterr().out
+    assert "1 frozen blocks run once for each of 3 batches" in printed
+    assert f"what they give is kept: {size / 2**20:.1f} MiB" in printed
     trunk = kept_trunk.Trunk(model.train(), given, dict)
     assert trunk.bytes == size
 

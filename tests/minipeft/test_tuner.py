@@ -30,8 +30,8 @@ def test_attach_is_identity_and_detach_leaves_no_trace(name, method):
     flags = [p.requires_grad for p in model.parameters()]
     tuner = mp.attach(model, METHODS[method], seed=0)
     assert torch.equal(zoo.logits(model, batch), before)
-    own = set(tuner.parameters())
-    assert {p for p in model.parameters() if p.requires_grad} == own
+    trained = set(tuner.parameters())
+    assert {p for p in model.parameters() if p.requires_grad} == trained
     zoo.shake(tuner)
     changed = zoo.logits(model, batch)
     assert not torch.equal(changed, before)

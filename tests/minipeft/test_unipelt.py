@@ -21,7 +21,7 @@ def gate_by_hand(gate, x, mask=None):
     each = torch.sigmoid((x * gate.weight).sum(-1) + gate.bias)  # (B, T)
     if mask is None:
         return each.mean(dim=1)
-    return torch.stack([row[own.bool()].mean() for row, own in zip(each, mask, strict=True)])
+    return torch.stack([row[real.bool()].mean() for row, real in zip(each, mask, strict=True)])
 
 
 def shaken(module, seed=0):
@@ -92,8 +92,8 @@ def test_the_prefix_gate_multiplies_keys_and_values():
     shaken(patch)
     x = torch.randn(4, 5, 8)
     g = gate_by_hand(patch.gate, x)[:, None, None, None]
-    for found, plain in zip(patch(x), patch.inner(x), strict=True):
-        close(found, g * plain)
+    for gated, plain in zip(patch(x), patch.inner(x), strict=True):
+        close(gated, g * plain)
 
 
 @pytest.mark.parametrize("name", ["tiny-encoder", "bert", "t5", "tiny-decoder", "llama"])
@@ -142,12 +142,12 @@ def test_gates_can_be_read_by_name():
     model = zoo.build("tiny-encoder-decoder")
     tuner = mp.attach(model, mp.UniPELT(bottleneck=3, length=2, rank=2), seed=0)
     model(**zoo.batch("tiny-encoder-decoder"))
-    found = gates(tuner)
+    gate_of = gates(tuner)
     assert {"LoRA encoder 0", "LoRA cross decoder 1", "prefix decoder 0", "adapter encoder 1"} <= {
-        *found
+        *gate_of
     }
-    assert all(0 < float(gate.value.mean()) < 1 for gate in found.values())
-    assert len(found) == 2 * (3 + 5)  # encoder: three; decoder: LoRA and prefix twice
+    assert all(0 < float(gate.value.mean()) < 1 for gate in gate_of.values())
+    assert len(gate_of) == 2 * (3 + 5)  # encoder: three; decoder: LoRA and prefix twice
 
 
 @settings(max_examples=15, deadline=None)
@@ -205,16 +205,16 @@ def test_bad_settings(wrong, sentence):
 
 def test_combined_is_one_after_the_other_under_one_name():
     batch = zoo.batch("bert")
-    whole, apart = zoo.build("bert"), zoo.build("bert")
+    whole, separate = zoo.build("bert"), zoo.build("bert")
     parts = (LoRA(rank=2), Adapter(bottleneck=3, norms=False))
     tuner = mp.attach(whole, Combined(parts), seed=0)
-    singles = [mp.attach(apart, part, name=f"n{i}") for i, part in enumerate(parts)]
+    singles = [mp.attach(separate, part, name=f"n{i}") for i, part in enumerate(parts)]
     zoo.shake(tuner)
     with torch.no_grad():
         theirs = [p for single in singles for p in single.parameters()]
         for mine, other in zip(tuner.parameters(), theirs, strict=True):
             other.copy_(mine)
-    close(zoo.logits(whole, batch), zoo.logits(apart, batch))
+    close(zoo.logits(whole, batch), zoo.logits(separate, batch))
     assert tuner.report().trainable == sum(single.report().trainable for single in singles)
 
 

@@ -44,7 +44,7 @@ def padded(rows, left, labels=True):
     return batch
 
 
-def own(batch, key="input_ids"):
+def real_tokens(batch, key="input_ids"):
     """What each row has where its mask is 1."""
     return [
         [int(v) for v, m in zip(values, mask, strict=True) if m]
@@ -66,11 +66,13 @@ def reads_one_side(batch, left):
 def test_insert_is_list_surgery_row_by_row(rows, left, P, at):
     new = list(range(V, V + P))
     batch = insert(padded(rows, left), torch.tensor(new), at)
-    for row, ids, labels in zip(rows, own(batch), own(batch, "labels"), strict=True):
+    for row, ids, labels in zip(
+        rows, real_tokens(batch), real_tokens(batch, "labels"), strict=True
+    ):
         place = len(row) if at == "end" else min(at, len(row))
         assert ids == row[:place] + new + row[place:]
-        told = [100 + i for i in row]
-        assert labels == told[:place] + [-100] * P + told[place:]
+        expected = [100 + i for i in row]
+        assert labels == expected[:place] + [-100] * P + expected[place:]
     reads_one_side(batch, left)
     outside = batch["attention_mask"] == 0
     assert bool((batch["labels"][outside] == -100).all())
@@ -82,7 +84,7 @@ def test_insert_takes_a_place_and_words_for_each_row(rows, left):
     new = torch.arange(V, V + 2 * B).view(B, 2)
     at = torch.tensor([b % (len(row) + 1) for b, row in enumerate(rows)])
     batch = insert(padded(rows, left), new, at)
-    for b, (row, ids) in enumerate(zip(rows, own(batch), strict=True)):
+    for b, (row, ids) in enumerate(zip(rows, real_tokens(batch), strict=True)):
         place = b % (len(row) + 1)
         assert ids == row[:place] + new[b].tolist() + row[place:]
 
@@ -126,7 +128,7 @@ def test_arrange_reads_columns_and_new_words(rows, left, data):
         plans.append(data.draw(st.lists(st.one_of(*old), min_size=1, max_size=5)))
     out = arrange(batch, plans, padding=0)
     for row, start, plan, ids, labels in zip(
-        rows, starts, plans, own(out), own(out, "labels"), strict=True
+        rows, starts, plans, real_tokens(out), real_tokens(out, "labels"), strict=True
     ):
         assert ids == [row[t - start] if t >= 0 else -1 - t for t in plan]
         assert labels == [100 + row[t - start] if t >= 0 else -100 for t in plan]
@@ -148,7 +150,7 @@ def test_together_is_what_split_up_came_from(rows, left, seed):
 def test_positions_count_own_tokens_from_zero(rows, left):
     batch = padded(rows, left)
     batch["positions"] = positions(batch["attention_mask"])
-    for row, counted in zip(rows, own(batch, "positions"), strict=True):
+    for row, counted in zip(rows, real_tokens(batch, "positions"), strict=True):
         assert counted == list(range(len(row)))
 
 

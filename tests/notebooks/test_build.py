@@ -95,8 +95,8 @@ def runs(monkeypatch):
     return done
 
 
-def course_run(builder, **more):
-    options = {"force": False, "fast": False, "threads": 1} | more
+def course_run(builder, **changes):
+    options = {"force": False, "fast": False, "threads": 1} | changes
     return builder.course(builder.lessons(), **options)
 
 
@@ -154,9 +154,9 @@ def test_what_is_unchanged_is_not_run_again(course, runs, tmp_path, capsys, monk
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(build, "_shared_sources", lambda: [shared])
 
-    def after(expected, **more):
+    def after(expected, **changes):
         course._shared_hash = None
-        assert course_run(course, **more) == 0
+        assert course_run(course, **changes) == 0
         assert len(runs) == expected
 
     course.write("01_toy", "# %%\n1")
@@ -185,12 +185,12 @@ def test_outputs_with_and_without_the_real_checkpoints_are_kept_apart(course, ru
 
 
 def test_outputs_with_and_without_the_real_models_are_kept_apart(course, runs, monkeypatch):
-    there = []
-    monkeypatch.setattr(build.real, "find", lambda name: name in there)
+    present = []
+    monkeypatch.setattr(build.real, "find", lambda name: name in present)
     course.write("01_toy", "# %%\n1")
     course.write("02_toy", "# %%\nfrom minipeft.course import real\nreal.load('smollm2')")
     course_run(course)
-    there.append("smollm2")
+    present.append("smollm2")
     for _ in range(2):
         course_run(course)
         assert len(runs) == 3  # only the lesson that asks for them
@@ -257,7 +257,7 @@ def test_patience_grows_with_what_a_loop_needs_here(monkeypatch):
     def said(text, code=0):
         silence._known.clear()
         answer = subprocess.CompletedProcess([], code, stdout=text)
-        monkeypatch.setattr(silence.subprocess, "run", lambda *a, **more: answer)
+        monkeypatch.setattr(silence.subprocess, "run", lambda *a, **options: answer)
         return silence.patience({"OMP_NUM_THREADS": "1"})
 
     monkeypatch.setattr(silence, "_known", {})
@@ -432,8 +432,8 @@ def test_an_object_to_mend_is_the_packages_with_one_thing_wrong(course, monkeypa
     (piece,) = (e.cut for e in lesson.exercises.values())
     right, given = "self.activation(self.up(x))", "self.activation(x)"
     assert piece.solution.replace(right, given) == piece.stub
-    (found,) = lessons.lessons()["10_toy"].exercises
-    assert found.blanked == ("forward",) and given in found.given
+    (exercise,) = lessons.lessons()["10_toy"].exercises
+    assert exercise.blanked == ("forward",) and given in exercise.given
 
     def judged(text):
         space = {}
@@ -449,8 +449,8 @@ def test_an_object_to_mend_is_the_packages_with_one_thing_wrong(course, monkeypa
             judged(piece.stub.replace(given, other))
         assert not isinstance(caught.value, checks.NotFinished)
     mended = [cells.Cell(text, text) for text in (piece.solution, piece.stub)]
-    for order in (mended, mended[::-1]):  # the mended one counts, wherever it stands
-        best = cells.candidates(tuple(order), "FeedForward", {"forward"}, given=found.given)
+    for order in (mended, mended[::-1]):  # the mended one counts, wherever it exercise
+        best = cells.candidates(tuple(order), "FeedForward", {"forward"}, given=exercise.given)
         assert order[best[0][0]].source == piece.solution
 
 
@@ -617,7 +617,7 @@ def test_equations_are_drawn_and_dollars_in_code_are_not(course, runs):
 
 
 def test_ctrl_c_in_the_command_ends_in_one_sentence(monkeypatch, capsys):
-    def interrupted(*arguments, **more):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(build.Builder, "course", interrupted)

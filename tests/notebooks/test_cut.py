@@ -20,7 +20,9 @@ def package(tmp_path):
 
     def write(text):
         (folder / "parts.py").write_text(textwrap.dedent(text))
-        return lambda name, *args, **more: cut(f"toy.parts:{name}", *args, root=tmp_path, **more)
+        return lambda name, *args, **options: cut(
+            f"toy.parts:{name}", *args, root=tmp_path, **options
+        )
 
     return write
 

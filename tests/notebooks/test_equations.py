@@ -54,7 +54,7 @@ def test_a_complete_file(method):
     (line,) = equations.lines(path)
     assert (line.code, line.note, line.row) == ("return y + d", "h, (N, T, out)", 13)
     (departure,) = equations.departures(path)
-    assert (departure.topic, departure.paper, departure.here) == ("Start", "zero", "zero")
+    assert (departure.topic, departure.paper, departure.ours) == ("Start", "zero", "zero")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ HEADER = """\
 #     title: Toy
 #     question: Is it two?
 #     minutes: 0.5
-{more}# ---
+{header}# ---
 
 """
 EXERCISE = """
@@ -31,10 +31,10 @@ checks.lora(LoRAPatch)
 def lesson(tmp_path):
     """Write a source and read it."""
 
-    def write(body, more="", name="05_toy"):
+    def write(body, header="", name="05_toy"):
         folder = tmp_path / "notebooks" / "src"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.py").write_text(HEADER.format(more=more) + body)
+        (folder / f"{name}.py").write_text(HEADER.format(header=header) + body)
         return read(folder / f"{name}.py")
 
     return write
@@ -47,12 +47,12 @@ def texts(notebook, kind="markdown"):
 def test_a_folded_cell_is_folded_in_notebooks_and_pages(lesson, tmp_path):
     one = lesson('# %% tags=["hide-input"]\nplot = "drawn"\n\n# %%\nplot\n')
     for notebook in (one.solution(), one.student()):
-        hidden, shown = [cell for cell in notebook.cells if cell.cell_type == "code"][-2:]
+        hidden, open_cell = [cell for cell in notebook.cells if cell.cell_type == "code"][-2:]
         assert hidden.metadata["jupyter"] == {"source_hidden": True}
-        assert hidden.metadata["tags"] == ["hide-input"] and "jupyter" not in shown.metadata
+        assert hidden.metadata["tags"] == ["hide-input"] and "jupyter" not in open_cell.metadata
     page = pages._lesson_page(one, one.solution(), None, None)
-    folded = page[page.index("<details>") : page.index("</details>")]
-    assert "drawn" in folded and page.count("<details>") == 1
+    with_fold = page[page.index("<details>") : page.index("</details>")]
+    assert "drawn" in with_fold and page.count("<details>") == 1
     assert measure.measure(one)["lines"] == 1  # what is folded does not count
 
 
@@ -156,7 +156,7 @@ def test_figures_are_counted_where_the_lesson_was_run(lesson):
 def test_the_builder_writes_what_it_measured_and_fails_past_a_limit(
     lesson, tmp_path, monkeypatch, capsys
 ):
-    lesson("# %%\n" + "x = 1\n" * 351, more="#     sitting: 75\n#     attempts: 4\n")
+    lesson("# %%\n" + "x = 1\n" * 351, header="#     sitting: 75\n#     attempts: 4\n")
     builder = build.Builder(tmp_path / "notebooks", tmp_path / "out")
     monkeypatch.setattr(build, "execute", lambda notebook, progress, threads, stop: 61.0)
     assert builder.course(builder.lessons(), force=False, fast=False, threads=1) == 1

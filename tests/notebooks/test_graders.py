@@ -88,18 +88,18 @@ def run():
 @pytest.fixture(scope="session")
 def wrong():
     """Reference -> cells with wrong solutions of our tests, at most WRONG of each."""
-    found = defaultdict(list)
+    cells = defaultdict(list)
     for path in MODULES:
         space = space_of(path)
         for reference, expression in solutions(path, space):
             check = checks.EXERCISES[reference]
             if (
-                len(found[reference]) < WRONG
+                len(cells[reference]) < WRONG
                 and said_by(check, eval(expression, space))[0] == "failed"
             ):
                 name = reference.partition(":")[2]
-                found[reference].append(path.read_text("utf-8") + f"\n\n{name} = {expression}")
-    return found
+                cells[reference].append(path.read_text("utf-8") + f"\n\n{name} = {expression}")
+    return cells
 
 
 def all_in_one(kind):
@@ -152,10 +152,10 @@ def test_nbgrader_cells_are_valid_and_hold_the_solution_between_marks(lesson):
         assert answer.source.count("BEGIN SOLUTION") == answer.source.count("END SOLUTION") > 0
         assert "PROMPT\n" not in answer.source.replace("NO PROMPT\n", "")
         added = re.compile(r"^ *# (BEGIN|END) SOLUTION.*\n|^ *# Hint: .*\n", re.M)
-        shown, solution = added.sub("", answer.source + "\n"), exercise.alone.solution + "\n"
+        text, solution = added.sub("", answer.source + "\n"), exercise.alone.solution + "\n"
         if is_worked(exercise.cut.reference):
             solution = textwrap.indent(solution, "    ")
-        assert exercise.broken or shown.endswith(solution)
+        assert exercise.broken or text.endswith(solution)
 
 
 @pytest.mark.slow

@@ -65,12 +65,12 @@ def row(name: str) -> tuple:
     with tempfile.TemporaryDirectory() as folder:
         theirs.save_pretrained(f"{folder}/theirs")
         tuner.save(f"{folder}/ours")
-        here = zoo.build(name)
-        mp.load(here, f"{folder}/theirs")
-        there = peft.PeftModel.from_pretrained(zoo.build(name), f"{folder}/ours").eval()
+        loaded = zoo.build(name)
+        mp.load(loaded, f"{folder}/theirs")
+        reopened = peft.PeftModel.from_pretrained(zoo.build(name), f"{folder}/ours").eval()
         expected = zoo.logits(theirs, batch)
-        opened = difference(zoo.logits(here, batch), expected)
-        given = difference(zoo.logits(there, batch), zoo.logits(tuner.model, batch))
+        opened = difference(zoo.logits(loaded, batch), expected)
+        given = difference(zoo.logits(reopened, batch), zoo.logits(tuner.model, batch))
         effect = difference(expected, zoo.logits(zoo.build(name), batch))
     return name, opened, given, steps, effect, moved
 

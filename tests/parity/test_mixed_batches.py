@@ -22,8 +22,8 @@ NAMES = (
 
 
 def methods_on(name: str, head: str) -> list[str]:
-    there = {c.method for c in support.cells() if c.architecture == name and c.why_not is None}
-    return [method for method in ROUTED if method in there]
+    supported = {c.method for c in support.cells() if c.architecture == name and c.why_not is None}
+    return [method for method in ROUTED if method in supported]
 
 
 def attach_all(model, names: list[str]) -> dict[str, mp.Tuner]:
@@ -89,9 +89,9 @@ def test_generation_of_a_mixed_batch(name):
     with mp.route(model, names):
         many = ids.repeat(len(names), 1)
         together = mp.generate(model, many, torch.ones_like(many), max_new_tokens=4)
-    for found, expected in zip(together, separate, strict=True):
-        T = min(len(found), len(expected))  # a row that has ended is filled up
-        assert torch.equal(found[:T], expected[:T])
+    for written, expected in zip(together, separate, strict=True):
+        T = min(len(written), len(expected))  # a row that has ended is filled up
+        assert torch.equal(written[:T], expected[:T])
 
 
 @pytest.mark.parametrize("method", ["LoRA", "DoRA", "PiSSA", "AdaLoRA", "IA3"])

@@ -64,7 +64,7 @@ def with_labels(batch: dict, name: str) -> dict:
     return {**batch, "labels": batch["input_ids"].masked_fill(~asked, -100)}
 
 
-def told(model, method: str, batch: dict) -> dict:
+def with_positions(model, method: str, batch: dict) -> dict:
     """With position_ids, where the tuner leaves counting to the base."""
     if method in COUNTS or not Anatomy(model).takes_positions():
         return batch
@@ -86,7 +86,7 @@ def test_logits_and_loss(name, method):
     model, tuner = build(name, method)
     separate = [logits_and_loss(model, name, tuner, alone(row, name)) for row in ROWS]
     sides = "rrr" if name in ("bart", "mbart") else "lrb"
-    batch = told(model, method, padded(model, name, sides))
+    batch = with_positions(model, method, padded(model, name, sides))
     rows, loss, counts = logits_and_loss(model, name, tuner, batch)
     for row, (one, _, _) in zip(rows, separate, strict=True):
         close(row, one[0])
@@ -119,7 +119,7 @@ def test_written_words(name, method):
         wrapped = tuner.wrap(batch)
         N = wrapped["input_ids"].shape[1]
         ways.append(model.generate(**wrapped, **how, do_sample=False)[:, N:])
-        ways.append(step_by_step(model, told(model, method, wrapped), method, 4))
+        ways.append(step_by_step(model, with_positions(model, method, wrapped), method, 4))
     for written in ways:
         for row, one in zip(written, separate, strict=True):
             n = min(len(row), len(one))  # a row that has ended is filled up

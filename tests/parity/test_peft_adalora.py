@@ -53,7 +53,7 @@ def data(name: str) -> list[dict]:
     return [zoo.batch(name, rows=2, seed=seed) for seed in range(3)]
 
 
-def their_steps(model, name: str, watch=None) -> None:
+def their_steps(model, name: str, after=None) -> None:
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=3e-2, weight_decay=0.01)
     for step in range(STEPS):
@@ -62,8 +62,8 @@ def their_steps(model, name: str, watch=None) -> None:
         model.base_model(**data(name)[step % 3]).loss.backward()
         optimizer.step()
         model.base_model.update_and_allocate(step)
-        if watch:
-            watch(step)
+        if after:
+            after(step)
 
 
 @pytest.mark.filterwarnings("ignore:Adapter 'default'")  # maps of rank 0, which are right here
@@ -143,7 +143,7 @@ def test_heads_go_both_ways(tmp_path):
 class Watched(mp.AdaLoRA):
     def after_step(self, tuner, step, steps):
         record = super().after_step(tuner, step, steps)
-        self.watch(tuner, step)
+        self.observe(tuner, step)
         return record
 
 
@@ -166,7 +166,7 @@ def test_the_allocator_step_by_step(name, every):
                     getattr(layer, other)["default"].view_as(getattr(patch, ours))
                 )
 
-    def watch(tuner, step):
+    def observe(tuner, step):
         state = {}
         for place, patch in tuner.patches:
             for ours, other in pairs.items():
@@ -175,7 +175,7 @@ def test_the_allocator_step_by_step(name, every):
                 state[key] = [t.detach().clone() for t in (getattr(patch, ours), *means)]
         seen.append(state)
 
-    object.__setattr__(method, "watch", watch)
+    object.__setattr__(method, "observe", observe)
     options = dict(warmup=0, schedule="constant", clip=None, weight_decay=0.01, progress=False)
     history = mp.train(model, lambda step: data(name)[step % 3], STEPS, 3e-2, **options)
     masks = []

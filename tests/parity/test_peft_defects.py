@@ -115,9 +115,9 @@ def test_defect_7_several_prompts_on_one_model_and_in_one_batch(name, head, left
         mixed = zoo.logits(model, batch)
         seen = wrap(model, batch)["attention_mask"] == 1
     labels = {} if name != "t5" else {"labels": batch["labels"]}
-    for b, own in enumerate(names):
+    for b, tuner_name in enumerate(names):
         row = batch["input_ids"][b : b + 1, batch["attention_mask"][b] == 1]
-        with mp.route(model, [own]):
+        with mp.route(model, [tuner_name]):
             alone = zoo.logits(
                 model, {"input_ids": row} | {k: v[b : b + 1] for k, v in labels.items()}
             )

@@ -90,8 +90,8 @@ def test_our_file_opens_there(tmp_path, name, method):
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
 def test_heads_go_both_ways(tmp_path, name):
-    own = ["classification_head"] if name == "t5" else None
-    theirs = with_peft(name, "classification", modules_to_save=own)
+    head_modules = ["classification_head"] if name == "t5" else None
+    theirs = with_peft(name, "classification", modules_to_save=head_modules)
     zoo.head_goes_both_ways(theirs, name, "classification", tmp_path, opened_by_peft)
 
 

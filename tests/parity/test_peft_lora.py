@@ -125,8 +125,8 @@ def test_our_file_opens_there(tmp_path, name, method):
 def test_heads_go_both_ways(tmp_path, name, head):
     targets = ATTENTION.get(name) or {"distilbert": ["q_lin", "v_lin"]}.get(name)
     targets = targets or ["query", "value"]
-    own = ["classification_head"] if name in ("bart", "t5") else None
-    theirs = with_peft(name, head, targets=targets, r=2, modules_to_save=own)
+    head_modules = ["classification_head"] if name in ("bart", "t5") else None
+    theirs = with_peft(name, head, targets=targets, r=2, modules_to_save=head_modules)
     zoo.head_goes_both_ways(theirs, name, head, tmp_path, opened_by_peft)
 
 

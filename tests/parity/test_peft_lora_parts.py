@@ -168,9 +168,11 @@ def test_ours_open_there_or_are_in_our_layout(tmp_path, name, parts):
     close(zoo.logits(fresh, batch), ours)
     kind = json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"]
     # one detour for the embeddings of encoder and decoder; a head with a bias
-    apart = (parts == "words" and name in ("bart", "t5")) or (parts != "words" and name == "bert")
-    assert (kind == "MINIPEFT") == apart
-    if not apart:
+    not_in_peft = (parts == "words" and name in ("bart", "t5")) or (
+        parts != "words" and name == "bert"
+    )
+    assert (kind == "MINIPEFT") == not_in_peft
+    if not not_in_peft:
         close(zoo.logits(opened_by_peft(name, tmp_path), batch), ours)
 
 

@@ -185,8 +185,8 @@ def test_what_is_in_the_file(tmp_path):
         tuner.save(tmp_path / name)
         tensors = load_file(tmp_path / name / "adapter_model.safetensors")
         assert {k: tuple(t.shape) for k, t in tensors.items()} == {"prompt_embeddings": shape}
-        told = json.loads((tmp_path / name / "adapter_config.json").read_text())
-        assert told["peft_type"] == "P_TUNING" and told["num_virtual_tokens"] == P
+        settings = json.loads((tmp_path / name / "adapter_config.json").read_text())
+        assert settings["peft_type"] == "P_TUNING" and settings["num_virtual_tokens"] == P
     tuner = mp.attach(zoo.build("bert", "tagging"), mp.PromptTuning(length=P, compatibility="peft"))
     tuner.save(tmp_path / "bert")
     keys = set(load_file(tmp_path / "bert" / "adapter_model.safetensors"))
@@ -207,14 +207,14 @@ def test_what_is_in_the_file(tmp_path):
 )
 def test_what_peft_would_misread_it_does_not_open(tmp_path, name, method):
     mp.attach(zoo.build(name), method, seed=0).save(tmp_path)
-    told = json.loads((tmp_path / "adapter_config.json").read_text())
-    assert told["peft_type"] == "MINIPEFT"
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert settings["peft_type"] == "MINIPEFT"
     with pytest.raises(Exception):  # noqa: B017  whatever PEFT says of a type it does not know
         opened_by_peft(name, "language", tmp_path)
 
 
 @pytest.mark.parametrize(
-    "tensors, told, sentence",
+    "tensors, changes, sentence",
     [
         (dict(), dict(num_virtual_tokens="5"), "no number of words"),
         (dict(), dict(num_virtual_tokens=4), r"has shape \(5, 16\) .* \(4, 16\)"),
@@ -224,10 +224,10 @@ def test_what_peft_would_misread_it_does_not_open(tmp_path, name, method):
         ({"base_model.nothing.weight": torch.zeros(1)}, dict(), "a tensor for nothing"),
     ],
 )
-def test_a_damaged_file_is_refused(tmp_path, tensors, told, sentence):
+def test_a_damaged_file_is_refused(tmp_path, tensors, changes, sentence):
     with_peft("gpt2").save_pretrained(tmp_path)
     config, file = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
-    config.write_text(json.dumps(json.loads(config.read_text()) | told))
+    config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     whole = load_file(file) | tensors
     save_file({k: t for k, t in whole.items() if t is not None}, file, {"format": "pt"})
     model = zoo.build("gpt2")

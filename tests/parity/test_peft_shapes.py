@@ -72,9 +72,9 @@ def adapter(name: str, kind: str, folder, config="LoraConfig", **options):
 @pytest.mark.parametrize("name, made, opened", SAME)
 def test_it_is_opened_where_it_means_the_same(tmp_path, name, made, opened, config):
     """The maps that it adapts compute the same in both."""
-    more = dict(rank_pattern={r"layer.0\..*": 3}) if config == "LoraConfig" else {}
-    more |= dict(total_step=10) if config == "AdaLoraConfig" else {}
-    theirs = adapter(name, made, tmp_path, config, **more).base_model.model
+    options = dict(rank_pattern={r"layer.0\..*": 3}) if config == "LoraConfig" else {}
+    options |= dict(total_step=10) if config == "AdaLoraConfig" else {}
+    theirs = adapter(name, made, tmp_path, config, **options).base_model.model
     model = build(name, opened)
     tuner = mp.load(model, tmp_path)
     x = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -97,8 +97,8 @@ def test_peft_gives_the_same_numbers_or_has_no_file(tmp_path, name, kind, head, 
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         tuner.save(tmp_path)
-    told = [str(w.message) for w in said if "minipeft's own layout" in str(w.message)]
-    assert len(told) == (refused and meant_for_peft)
+    sentences = [str(w.message) for w in said if "minipeft's own layout" in str(w.message)]
+    assert len(sentences) == (refused and meant_for_peft)
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (settings["peft_type"] == "MINIPEFT") == refused
     if "MultipleChoice" in kind:
@@ -112,9 +112,9 @@ def test_peft_gives_the_same_numbers_or_has_no_file(tmp_path, name, kind, head, 
     assert all(torch.equal(value, again[key]) for key, value in ours.items())
     if not refused:
         theirs = peft.PeftModel.from_pretrained(build(name, kind), tmp_path).double().eval()
-        found = outputs(theirs, batch)
+        given = outputs(theirs, batch)
         for key, value in ours.items():
-            close(found[key], value)
+            close(given[key], value)
     last = list(ours)[0]
     moved = ours[last].shape != base[last].shape or (ours[last] - base[last]).abs().max() > 1e-3
     assert moved, "the tuner does something"

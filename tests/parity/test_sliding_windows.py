@@ -12,10 +12,10 @@ import minipeft as mp
 peft = pytest.importorskip("peft")
 
 P, W, T = 5, 4, 12  # the prefix alone is longer than the window
-NUMBERS = dict(vocab_size=48, hidden_size=16, num_hidden_layers=4, num_attention_heads=4)
-NUMBERS |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=64)
-NUMBERS |= dict(sliding_window=W, pad_token_id=0, bos_token_id=1, eos_token_id=2)
-NUMBERS |= dict(initializer_range=0.15, tie_word_embeddings=False)
+SIZES = dict(vocab_size=48, hidden_size=16, num_hidden_layers=4, num_attention_heads=4)
+SIZES |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=64)
+SIZES |= dict(sliding_window=W, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+SIZES |= dict(initializer_range=0.15, tie_word_embeddings=False)
 MIXED = dict(layer_types=["sliding_attention", "full_attention"] * 2)
 LLAMA = mp.Family(
     ("any",),
@@ -47,7 +47,7 @@ def build(name: str, **changes):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         end = "TextConfig" if name in ("Gemma3", "Llama4") else "Config"
-        config = getattr(hf, name + end)(**NUMBERS | MODELS.get(name, {}) | changes)
+        config = getattr(hf, name + end)(**SIZES | MODELS.get(name, {}) | changes)
         config._experts_implementation = "eager"  # the faster ones know no float64
         return getattr(hf, f"{name}ForCausalLM")(config).double().eval()
 
@@ -80,10 +80,10 @@ def test_their_prefix_leaves_the_window_as_it_does_there(tmp_path, name):
         expected = [theirs(**batch).logits for batch in batches]
         mp.load(model, tmp_path, family=LLAMA)
         for batch, logits in zip(batches, expected, strict=True):
-            own = batch["attention_mask"].bool()
+            real = batch["attention_mask"].bool()
             inside = torch.float32 if name == "Gemma2" else None  # Gemma2's softmax is in fp32
             ours = model(**batch).logits
-            close(ours[own], logits[own], dtype=inside)
+            close(ours[real], logits[real], dtype=inside)
 
 
 @pytest.mark.parametrize("cache", [True, False])

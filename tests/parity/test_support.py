@@ -102,7 +102,7 @@ def check_gradients(cell, model, tuner, batch) -> None:
         optimizer.step()
     if cell.method not in TRAIN_THE_BASE:
         names = {p: n for n, p in model.named_parameters()}
-        assert all(reached.values()), [names[p] for p, found in reached.items() if not found]
+        assert all(reached.values()), [names[p] for p, nonzero in reached.items() if not nonzero]
     assert any(reached.values())
     mp.train(model, [batch], 3, 1e-3, progress=False, clip=None)
 
@@ -197,7 +197,7 @@ def check_checkpointing(model, tuner, batch) -> None:
         for stack in stacks:
             stack.gradient_checkpointing = on
 
-    found = []
+    results = []
     model.train()
     for on in (False, True):
         switch(on)
@@ -206,13 +206,13 @@ def check_checkpointing(model, tuner, batch) -> None:
         loss = model(**tuner.wrap(batch)).loss
         loss.backward()
         grads = [p.grad.clone() for p in tuner.parameters() if p.grad is not None]
-        found.append((loss.detach(), grads))
+        results.append((loss.detach(), grads))
     switch(False)
     model.eval()
     model.zero_grad()
-    close(found[0][0], found[1][0])
-    assert len(found[0][1]) == len(found[1][1])
-    for one, two in zip(found[0][1], found[1][1], strict=True):
+    close(results[0][0], results[1][0])
+    assert len(results[0][1]) == len(results[1][1])
+    for one, two in zip(results[0][1], results[1][1], strict=True):
         close(one, two)
 
 

@@ -141,14 +141,14 @@ def agree(ours, theirs, layout: str, head: str) -> None:
     for ids, mask in batches:
         whole = torch.ones_like(ids) if mask is None else mask
         labels = answers(head, ids, whole)
-        more = {} if layout == "bart" else {"position_ids": positions(whole)}
+        spelt = {} if layout == "bart" else {"position_ids": positions(whole)}
         if layout == "gpt2" and head == "language":
             first = positions(whole) == 0  # the first word is asked for of nobody
             labels = labels.masked_fill(first, -100)
         kept = {} if mask is None else {"attention_mask": mask}
         with torch.no_grad():
             a = ours(ids, **kept, labels=labels)
-            b = theirs(input_ids=ids, **kept, **more, labels=labels)
+            b = theirs(input_ids=ids, **kept, **spelt, labels=labels)
         real = whole.bool() if head != "classification" and not seq2seq else slice(None)
         close(a.logits[real], b.logits[real])
         close(a.loss, b.loss)
@@ -183,8 +183,8 @@ def test_our_folder_opens_there(layout, numbers, head, tmp_path):
         pytest.skip("BART has no tagging head")
     ours = scrambled(layout, head, LABELS, **numbers)
     tt.save(ours, None, tmp_path)
-    theirs, found = CLASSES[layout, head].from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(found[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    theirs, loading = CLASSES[layout, head].from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     agree(ours, theirs.eval(), layout, head)
 
 
@@ -242,7 +242,7 @@ def test_segments_and_bare_models(tmp_path):
     for layout, base in (("gpt2", hf.GPT2Model), ("bart", hf.BartModel)):
         theirs = noisy(base(CONFIGS[layout][0]))
         theirs.save_pretrained(tmp_path / layout)
-        more = {"labels": ids} if layout == "bart" else {}
+        targets = {"labels": ids} if layout == "bart" else {}
         theirs_more = {}
         if layout == "bart":
             with pytest.warns(UserWarning, match="final_logits_bias"):
@@ -251,7 +251,7 @@ def test_segments_and_bare_models(tmp_path):
         else:
             ours, _ = tt.load(tmp_path / layout)
         with torch.no_grad():
-            states = ours(ids, mask, **more).states
+            states = ours(ids, mask, **targets).states
             other = theirs(input_ids=ids, attention_mask=mask, **theirs_more).last_hidden_state
         close(states[mask.bool()], other[mask.bool()])
 
@@ -346,8 +346,8 @@ def test_a_real_folder_saved_here_holds_the_same_bits(asset, name, tmp_path):
     again, _ = tt.load(tmp_path, head=head)
     same_bits(ours, again)
     layout = json.loads((tmp_path / "config.json").read_text())["model_type"]
-    _, found = CLASSES[layout, head].from_pretrained(tmp_path, output_loading_info=True)
-    assert not found["missing_keys"] and not found["unexpected_keys"]
+    _, loading = CLASSES[layout, head].from_pretrained(tmp_path, output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
 
 
 # Words
@@ -392,9 +392,11 @@ def test_bart_g2p_writes_the_same_phonemes(asset, search):
     ours = tt.load(folder)[0]
     theirs = hf.BartForConditionalGeneration.from_pretrained(folder).eval()
     ids, mask = padded(spell(folder, G2P), "right")
-    here, there = SEARCHES[search]
-    a = tt.generate(ours, ids, mask, max_new_tokens=40, **here)
-    b = theirs.generate(ids, attention_mask=mask, max_new_tokens=40, do_sample=False, **there)
+    our_options, their_options = SEARCHES[search]
+    a = tt.generate(ours, ids, mask, max_new_tokens=40, **our_options)
+    b = theirs.generate(
+        ids, attention_mask=mask, max_new_tokens=40, do_sample=False, **their_options
+    )
     assert all(text[-1] == 2 for text in texts(a, 1, 2))  # every word ended before the limit
     assert texts(a, 1, 2) == texts(b, 1, 2)
 
@@ -406,9 +408,11 @@ def test_capp_gpt2_writes_the_same_steps(asset, search):
     ours, theirs = tt.load(folder)[0], hf.GPT2LMHeadModel.from_pretrained(folder).eval()
     ids, mask = padded(rows_of(51), "left")
     ids = ids.masked_fill(mask == 0, 52)
-    here, there = SEARCHES[search]
-    a = tt.generate(ours, ids, mask, max_new_tokens=30, **here)
-    b = theirs.generate(ids, attention_mask=mask, max_new_tokens=30, do_sample=False, **there)
+    our_options, their_options = SEARCHES[search]
+    a = tt.generate(ours, ids, mask, max_new_tokens=30, **our_options)
+    b = theirs.generate(
+        ids, attention_mask=mask, max_new_tokens=30, do_sample=False, **their_options
+    )
     assert texts(a, ids.shape[1], 51) == texts(b, ids.shape[1], 51)
 
 
@@ -416,7 +420,7 @@ def test_capp_gpt2_writes_the_same_steps(asset, search):
 @pytest.mark.parametrize("layout", ["gpt2", "bart"])
 def test_random_models_write_the_same_words(layout, search, tmp_path):
     """Where nothing ends before the limit, and where rows end early and at different times."""
-    here, there = SEARCHES[search]
+    our_options, their_options = SEARCHES[search]
     lengths = set()
     for seed in range(3):
         ours = scrambled(layout, seed=seed)
@@ -429,7 +433,7 @@ def test_random_models_write_the_same_words(layout, search, tmp_path):
         begin = ids.shape[1] if layout == "gpt2" else 1
         free = tt.generate(ours, ids, mask, max_new_tokens=12, eos_token_id=49)[:, begin:]
         for end in (free[0, 3].item(), free[1, 6].item()):  # words that will be written
-            a = tt.generate(ours, ids, mask, max_new_tokens=12, eos_token_id=end, **here)
+            a = tt.generate(ours, ids, mask, max_new_tokens=12, eos_token_id=end, **our_options)
             b = theirs.generate(
                 ids,
                 attention_mask=mask,
@@ -437,7 +441,7 @@ def test_random_models_write_the_same_words(layout, search, tmp_path):
                 do_sample=False,
                 eos_token_id=end,
                 pad_token_id=0,
-                **there,
+                **their_options,
             )
             assert texts(a, begin, end) == texts(b, begin, end)
             lengths |= {len(text) for text in texts(a, begin, end)}
@@ -544,11 +548,11 @@ def test_their_tokenizer_feeds_their_model_from_our_folder(layout, tmp_path):
     texts = ["Anna likes Paris.", "7 <sep> <gap0>"]
     batch = hf.AutoTokenizer.from_pretrained(tmp_path)(texts, padding=True, return_tensors="pt")
     theirs = CLASSES[layout, "language"].from_pretrained(tmp_path).eval()
-    more = {"labels": batch["input_ids"]} if layout == "bart" else {}
+    targets = {"labels": batch["input_ids"]} if layout == "bart" else {}
     again, tokenizer = tt.load(tmp_path)
     with torch.no_grad():
-        a = again(**tokenizer(texts), **more).logits
-        b = theirs(**batch, **more).logits
+        a = again(**tokenizer(texts), **targets).logits
+        b = theirs(**batch, **targets).logits
     real = batch["attention_mask"].bool()
     close(a[real], b[real])
 

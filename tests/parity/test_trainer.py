@@ -76,8 +76,8 @@ def plain(name: str, method: str):
 
 
 def frozen(model, tuner) -> dict:
-    own = set(tuner.parameters())
-    return {n: p.detach().clone() for n, p in model.named_parameters() if p not in own}
+    trained = set(tuner.parameters())
+    return {n: p.detach().clone() for n, p in model.named_parameters() if p not in trained}
 
 
 def same(ours, theirs) -> None:
@@ -113,11 +113,11 @@ def test_trainer_evaluates_and_predicts(tmp_path, name, method):
     close(
         job.evaluate()["eval_loss"], sum(losses) / len(losses), dtype=torch.float32, roundings=LOSS
     )
-    found = job.predict(data)
-    assert found.predictions.shape[0] == len(data) == found.label_ids.shape[0]
+    output = job.predict(data)
+    assert output.predictions.shape[0] == len(data) == output.label_ids.shape[0]
     longer = 3 if method == "prompt" and name == "gpt2" else 0
     if name == "gpt2":
-        assert found.predictions.shape[1] == found.label_ids.shape[1] + longer
+        assert output.predictions.shape[1] == output.label_ids.shape[1] + longer
 
 
 @kinds
@@ -149,15 +149,15 @@ def test_accelerate_trains_as_a_plain_loop(method):
     engine = Accelerator(cpu=True)
     model, optimizer, loader = engine.prepare(model, optimizer, loader)
     model.train()
-    found = []
+    accelerated = []
     for batch in loader:
         loss = model(**batch).loss
         engine.backward(loss)
         engine.clip_grad_norm_(tuner.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        found.append(loss.item())
-    close(found, losses, dtype=torch.float32, roundings=LOSS)
+        accelerated.append(loss.item())
+    close(accelerated, losses, dtype=torch.float32, roundings=LOSS)
     same(tuner, expected)
     assert engine.unwrap_model(model).minipeft.tuners["default"] is tuner
 

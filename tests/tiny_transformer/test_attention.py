@@ -128,7 +128,7 @@ def test_padding_mask():
 # The memory door
 
 
-def remember(attention: tt.Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
+def keys_and_values(attention: tt.Attention, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values (B, H, P, D) of some tokens (B, P, C)."""
     return attention.split(attention.key(tokens)), attention.split(attention.value(tokens))
 
@@ -139,7 +139,7 @@ def test_memory_is_attention_over_the_concatenation(case, keep):
     """Memory = keys and values of P tokens: as if these stood before the context, seen by all."""
     attention, x, extra = module(), normal(B, T, C, seed=1), normal(B, P, C, seed=2)
     arguments, allowed = SEEN[case]
-    attention.memory = remember(attention, extra)
+    attention.memory = keys_and_values(attention, extra)
     attention.keep_weights = keep
     ours = attention(x, **arguments)
     seen = torch.cat([torch.ones(B, T, P, dtype=torch.bool), allowed], dim=2)
@@ -155,7 +155,7 @@ def test_memory_in_cross_attention():
     context, extra = normal(B, S, C, seed=2), normal(B, P, C, seed=3)
     allowed = torch.ones(B, T, S, dtype=torch.bool)
     allowed[1, :, 4:] = False
-    attention.memory = remember(attention, extra)
+    attention.memory = keys_and_values(attention, extra)
     ours = attention(x, context, mask=additive(allowed))
     seen = torch.cat([torch.ones(B, T, P, dtype=torch.bool), allowed], dim=2)
     theirs = by_hand(attention, x, torch.cat([extra, context], dim=1), seen)
@@ -169,14 +169,15 @@ def test_he_s_identity(case):
     arguments, allowed = SEEN[case]
     memory = normal(1, H, P, D, seed=4), normal(1, H, P, D, seed=5)
     query = attention.split(attention.query(x))
-    key, value = remember(attention, x)
+    key, value = keys_and_values(attention, x)
     mask = additive(allowed)
     scores = query @ key.transpose(-2, -1) / D**0.5 + mask  # (B, H, T, T)
-    more = query @ memory[0].transpose(-2, -1) / D**0.5  # (B, H, T, P)
-    share = torch.sigmoid(more.logsumexp(-1) - scores.logsumexp(-1))[..., None]  # (B, H, T, 1)
-    own, _ = tt.attend(query, key, value, mask)
-    theirs, _ = tt.attend(query, *(part.expand(B, -1, -1, -1) for part in memory))
-    heads = (1 - share) * own + share * theirs  # (B, H, T, D)
+    memory_scores = query @ memory[0].transpose(-2, -1) / D**0.5  # (B, H, T, P)
+    gate = torch.sigmoid(memory_scores.logsumexp(-1) - scores.logsumexp(-1))  # (B, H, T)
+    gate = gate[..., None]  # (B, H, T, 1)
+    of_words, _ = tt.attend(query, key, value, mask)
+    of_memory, _ = tt.attend(query, *(part.expand(B, -1, -1, -1) for part in memory))
+    heads = (1 - gate) * of_words + gate * of_memory  # (B, H, T, D)
     attention.memory = memory
     ours = attention(x, **arguments)
     close(ours, attention.output(attention.join(heads)))

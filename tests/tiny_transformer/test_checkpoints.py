@@ -257,8 +257,8 @@ def test_a_shipped_folder_is_what_save_writes(name, tmp_path):
     """So that it opens in transformers as the tests of save say."""
     tt.save(*tt.load(name), tmp_path)
     for path in tmp_path.iterdir():
-        here = tt.data_folder() / "checkpoints" / name / path.name
-        assert here.read_bytes() == path.read_bytes(), path.name
+        shipped_file = tt.data_folder() / "checkpoints" / name / path.name
+        assert shipped_file.read_bytes() == path.read_bytes(), path.name
 
 
 def test_the_shipped_folders_are_small():

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 import tiny_transformer as tt
 
-NUMBERS = {"vocab_size": 9, "width": 8, "layers": 1, "heads": 2}
+SIZES = {"vocab_size": 9, "width": 8, "layers": 1, "heads": 2}
 
 
 @pytest.mark.parametrize("layout", ["gpt2", "bert", "bart"])
 def test_an_unknown_field_is_refused(layout):
     with pytest.raises(ValueError, match="no field hidden_size; it has vocab_size, width"):
-        getattr(tt.TransformerConfig, layout)(**NUMBERS, hidden_size=8)
+        getattr(tt.TransformerConfig, layout)(**SIZES, hidden_size=8)
     with pytest.raises(ValueError, match="no field hidden_size"):
-        tt.TransformerConfig.from_dict(NUMBERS | {"hidden_size": 8})
+        tt.TransformerConfig.from_dict(SIZES | {"hidden_size": 8})
     with pytest.raises(TypeError):
-        tt.TransformerConfig(**NUMBERS, hidden_size=8)
+        tt.TransformerConfig(**SIZES, hidden_size=8)
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ def test_an_unknown_field_is_refused(layout):
 )
 def test_an_impossible_value_is_refused(field, value):
     with pytest.raises(ValueError, match=field) as caught:
-        tt.TransformerConfig(**NUMBERS | {field: value})
+        tt.TransformerConfig(**SIZES | {field: value})
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
 def test_a_config_is_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        tt.TransformerConfig(**NUMBERS).width = 3
+        tt.TransformerConfig(**SIZES).width = 3
 
 
 @given(
@@ -71,7 +71,7 @@ def test_to_dict_and_back(heads, D, inner, layout):
 def test_the_layouts():
     """What the papers say: GPT-2 pre-norm, BERT and BART post-norm with exact GELU."""
     gpt2, bert, bart = (
-        getattr(tt.TransformerConfig, layout)(**NUMBERS) for layout in ("gpt2", "bert", "bart")
+        getattr(tt.TransformerConfig, layout)(**SIZES) for layout in ("gpt2", "bert", "bart")
     )
     assert (gpt2.kind, gpt2.norm, gpt2.activation) == ("decoder", "pre", "gelu_tanh")
     assert (bert.kind, bert.norm, bert.activation) == ("encoder", "post", "gelu")

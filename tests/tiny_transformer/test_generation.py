@@ -114,8 +114,8 @@ def test_wide_beams_find_the_best_of_all_texts(layout, penalty):
             values = (chances.sum(1) / length**penalty).tolist()
             scores |= dict(zip(texts, values, strict=True))
         best = max(scores, key=scores.get)
-        found = tt.generate(model, ids, max_new_tokens=3, beams=40, length_penalty=penalty)
-        assert tuple(found[0, 3 if layout == "gpt2" else 1 :].tolist()) == best
+        written = tt.generate(model, ids, max_new_tokens=3, beams=40, length_penalty=penalty)
+        assert tuple(written[0, 3 if layout == "gpt2" else 1 :].tolist()) == best
 
 
 def test_greedy_takes_the_most_likely_word():
@@ -143,9 +143,9 @@ def test_sampled_words_are_as_frequent_as_their_probability(temperature, top_k):
         top_k=top_k,
         max_new_tokens=1,
     )[:, 2]
-    found = drawn.bincount(minlength=20) / N
+    frequency = drawn.bincount(minlength=20) / N
     spread = (expected * (1 - expected) / N).sqrt()
-    assert ((found - expected).abs() <= 4.5 * spread).all()
+    assert ((frequency - expected).abs() <= 4.5 * spread).all()
 
 
 def test_a_generator_makes_sampling_repeatable():

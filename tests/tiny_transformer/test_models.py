@@ -120,11 +120,11 @@ def test_padding_changes_nothing(layout, head, side):
     for number, row in enumerate(rows):
         label = labels_for(head, rows)[number]
         alone = model(row[None], labels=label if head == "classification" else label[None])
-        own = together.logits[number]
+        row_logits = together.logits[number]
         if head != "classification":
             places = batch["attention_mask"][number].bool()
-            own = own[: len(row)] if layout == "bart" else own[places]
-        close(own, alone.logits[0])
+            row_logits = row_logits[: len(row)] if layout == "bart" else row_logits[places]
+        close(row_logits, alone.logits[0])
         losses.append(alone.loss)
         counts.append(len(label) - (layout == "gpt2" and head == "language"))
     mean = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
@@ -220,17 +220,17 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(layout, dropo
         forward = block.forward
         block.forward = lambda *a, forward=forward, **k: (runs.append(1), forward(*a, **k))[1]
     batch = batch_of(layout, "language", [words(1, 4)[0], words(1, 6)[0]], "right")
-    found = []
+    results = []
     for on in (False, True):
         for stack in stacks:
             stack.gradient_checkpointing = on
         torch.manual_seed(3)
         runs.clear()
         loss = model(**batch).loss
-        found.append((loss, gradients(model, loss)))
+        results.append((loss, gradients(model, loss)))
         assert len(runs) == len(blocks) * (2 if on else 1)  # computed again, and only when on
-    assert torch.equal(found[0][0], found[1][0])
-    assert all(torch.equal(a, b) for a, b in zip(found[0][1], found[1][1], strict=True))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
 
 
 @pytest.mark.parametrize("layout, head", KINDS)
@@ -291,10 +291,10 @@ def test_one_row_of_one_token(layout, head):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_sequence_longer_than_the_positions_is_refused(layout):
     model = scrambled(layout)
-    more = {"labels": words(1, 4)} if layout == "bart" else {}
-    model(words(1, 24), **more)
+    targets = {"labels": words(1, 4)} if layout == "bart" else {}
+    model(words(1, 24), **targets)
     with pytest.raises(ValueError, match="25 tokens but the model knows 24 positions; shorten"):
-        model(words(1, 25), **more)
+        model(words(1, 25), **targets)
 
 
 def test_a_target_or_a_cache_longer_than_the_positions_is_refused():

@@ -71,10 +71,10 @@ def test_masked_asks_only_for_words_and_for_all_that_it_hides(rows, seed, corrup
     assert torch.equal(batch["attention_mask"], (ids != PAD).long())
 
 
-def within(found: int, corruption_rate: float, N: int) -> bool:
+def within(count: int, corruption_rate: float, N: int) -> bool:
     """Inside 4.5 standard deviations of a binomial."""
     return (
-        abs(found - N * corruption_rate)
+        abs(count - N * corruption_rate)
         < 4.5 * (N * corruption_rate * (1 - corruption_rate)) ** 0.5
     )
 
@@ -87,12 +87,12 @@ def test_masked_hides_the_share_that_it_states(corruption_rate):
     asked = batch["labels"] != -100
     chosen = int(asked.sum())
     assert within(chosen, corruption_rate, ids.numel())
-    shown = batch["input_ids"][asked]
-    assert within(int((shown == 4).sum()), 0.8, chosen)
-    random = (shown != 4) & (shown != ids[asked])
+    seen = batch["input_ids"][asked]
+    assert within(int((seen == 4).sum()), 0.8, chosen)
+    random = (seen != 4) & (seen != ids[asked])
     V = len(tokenizer) - FIRST
     assert within(int(random.sum()), 0.1 * (1 - 1 / V), chosen)  # one in V is the word itself
-    words = shown[random].bincount(minlength=len(tokenizer))[FIRST:]
+    words = seen[random].bincount(minlength=len(tokenizer))[FIRST:]
     assert (words > 0).all()
 
 

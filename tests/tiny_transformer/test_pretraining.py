@@ -141,8 +141,8 @@ tt.save(model, None, folder + "/model")
 
 def start(folder: Path, layout: str, slow: float) -> subprocess.Popen:
     """The toy run in a process of its own; it prints each step before it takes it."""
-    here = Path(__file__).resolve()
-    paths = [str(here.parents[2]), str(here.parents[1]), str(here.parent)]
+    this_file = Path(__file__).resolve()
+    paths = [str(this_file.parents[2]), str(this_file.parents[1]), str(this_file.parent)]
     script = SCRIPT.format(paths=paths, layout=layout)
     command = [sys.executable, "-c", script, str(folder), str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -187,8 +187,8 @@ def test_a_kill_while_the_snapshot_is_written_leaves_the_old_one(tmp_path, monke
         train(tmp_path)
     monkeypatch.undo()
     assert len(load_file(tmp_path / "pretraining.safetensors")["losses"]) == 5
-    again, found = train(tmp_path)
-    assert found == losses and same_bits(whole, again)
+    again, again_losses = train(tmp_path)
+    assert again_losses == losses and same_bits(whole, again)
 
 
 # Refusals

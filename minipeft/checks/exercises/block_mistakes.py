@@ -5,8 +5,8 @@ from __future__ import annotations
 from minipeft.checks.framework import mistake
 
 PRE, POST = "x + self.dropout(sublayer(norm(x)))", "norm(x + self.dropout(sublayer(x)))"
-OWN = "self.attention(h, mask=mask, causal=causal, cache=own)"
-READ = "self.cross_attention(h, context, mask=context_mask, cache=read)"
+OWN = "self.attention(h, mask=mask, causal=causal, cache=self_cache)"
+READ = "self.cross_attention(h, context, mask=context_mask, cache=cross_cache)"
 OWN_STEP = (
     f"x = self.add(\n            x,\n            lambda h: {OWN},\n"
     "            self.attention_norm,\n        )"
@@ -14,7 +14,7 @@ OWN_STEP = (
 LAST = "return self.add(x, self.feed_forward, self.feed_forward_norm)"
 OTHER_NORM = OWN_STEP.replace("attention_norm", "feed_forward_norm")
 READ_IF = "if context is not None:"
-FIRST_LINE = 'own = None if cache is None else cache.setdefault("self", {})'
+FIRST_LINE = 'self_cache = None if cache is None else cache.setdefault("self", {})'
 READ_STEP = (
     f"x = self.add(\n                x,\n                lambda h: {READ},\n"
     "                self.cross_attention_norm,\n            )"
@@ -161,12 +161,14 @@ MISTAKES = [
         READ.replace("h, context", "h, None"),
     ),
     calling(
-        "the cache does not reach self-attention: hand it a dict", OWN, OWN.replace("=own", "=None")
+        "the cache does not reach self-attention: hand it a dict",
+        OWN,
+        OWN.replace("=self_cache", "=None"),
     ),
     calling(
         "the cache does not reach cross-attention: hand it a dict",
         READ,
-        READ.replace("=read", "=None"),
+        READ.replace("=cross_cache", "=None"),
     ),
     mistake(
         "self- and cross-attention share one cache, so one overwrites the other: give each its own",
@@ -193,8 +195,8 @@ MISTAKES = [
     mistake(
         "without a cache attention gets one anyway: hand on None",
         (
-            "own = None if cache is None else",
-            "cache = {} if cache is None else cache\n        own =",
+            "self_cache = None if cache is None else",
+            "cache = {} if cache is None else cache\n        self_cache =",
         ),
     ),
     *adding(

@@ -53,12 +53,12 @@ def share(formula: Callable, same: Callable = lambda a, b: normal(a) == normal(b
 def inputs(case: Case, draw: Draw) -> dict:
     """All six stories, in this order or turned round, as lists or tuples."""
     stories = list(AFTER.values())
-    turn = (lambda rows: rows[::-1]) if case.order == "turned" else (lambda rows: list(rows))
+    ordered = (lambda rows: rows[::-1]) if case.order == "turned" else (lambda rows: list(rows))
     kind = tuple if case.sequence == "tuple" else list
     return {
-        "before": kind(turn(BEFORE)),
-        "afters": [kind(turn(after)) for after in stories],
-        "targets": kind(turn(TARGETS)),
+        "before": kind(ordered(BEFORE)),
+        "afters": [kind(ordered(after)) for after in stories],
+        "targets": kind(ordered(TARGETS)),
     }
 
 

@@ -35,13 +35,13 @@ def inputs(case: Case, draw: Draw) -> dict:
 def start(patch, case: Case, given) -> dict:
     """The fresh patch: A, B, what else it trains, and what forward gives."""
     A, B = find_parameter(patch, "A"), find_parameter(patch, "B")
-    more = [name for name, p in patch.named_parameters() if p is not A and p is not B]
-    return {"A": A.detach(), "B": B.detach(), "more": more}
+    others = [name for name, p in patch.named_parameters() if p is not A and p is not B]
+    return {"A": A.detach(), "B": B.detach(), "others": others}
 
 
 def judge_start(case: Case, given: dict, answer: dict) -> None:
     """Shapes and initial values."""
-    A, B, more = answer["A"], answer["B"], answer["more"]
+    A, B, others = answer["A"], answer["B"], answer["others"]
     right = (case.rank, case.inside), (case.out, case.rank)
     shapes = tuple(A.shape), tuple(B.shape)
     expect(
@@ -55,7 +55,7 @@ def judge_start(case: Case, given: dict, answer: dict) -> None:
         f"A has shape {shapes[0]} and B {shapes[1]}; A is (r, in) = {right[0]}, B is (out, r) = "
         f"{right[1]}",
     )
-    expect(not more, f"LoRA trains A and B only, no bias and no copy of W0: take out {more}")
+    expect(not others, f"LoRA trains A and B only, no bias and no copy of W0: take out {others}")
     expect(
         A.abs().max() > 0 or B.abs().max() > 0,
         "A and B are both zero, so neither ever gets a gradient: A must be random",

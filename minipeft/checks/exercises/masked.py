@@ -80,9 +80,9 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
         )
     words = ids >= FIRST
     chosen = labels != -100
-    found = chosen[words].double().mean().item() if words.any() else 0.0
+    rate = chosen[words].double().mean().item() if words.any() else 0.0
     if corruption_rate < 0.9 and words.sum() > ENOUGH:
-        expect(found < 0.9, "every word has a label: words that were not chosen get -100")
+        expect(rate < 0.9, "every word has a label: words that were not chosen get -100")
     expect(not chosen[~words].any(), "special tokens (padding, <bos>) are chosen: only words are")
     expect(
         bool((labels[chosen] == ids[chosen]).all()),
@@ -120,12 +120,12 @@ def _near(probability: float, count: int, smallest: float = 0.0) -> float:
 def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
     """The right share of words, wherever they stand, whatever they are."""
     corruption_rate, count = case.given("corruption_rate", 0.15), int(words.sum())
-    found = chosen[words].double().mean().item()
+    rate = chosen[words].double().mean().item()
     expect(
-        abs(found - corruption_rate) < _near(corruption_rate, count, 0.001),
-        f"{found:.0%} of the words are chosen, it should be {corruption_rate:.0%}"
-        if abs(found - corruption_rate) > 0.01
-        else f"{found:.1%} of the words are chosen, it should be {corruption_rate:.1%}",
+        abs(rate - corruption_rate) < _near(corruption_rate, count, 0.001),
+        f"{rate:.0%} of the words are chosen, it should be {corruption_rate:.0%}"
+        if abs(rate - corruption_rate) > 0.01
+        else f"{rate:.1%} of the words are chosen, it should be {corruption_rate:.1%}",
     )
     if not 0 < corruption_rate < 1:
         return
@@ -133,11 +133,11 @@ def _shares(inputs, labels, ids, words, chosen, case, tokenizer) -> None:
     columns = words.sum(0) > 0
     for part, what in ((slice(0, T // 2), "first"), (slice(T // 2, T), "second")):
         inside = words[:, part]
-        here = chosen[:, part][inside].double().mean().item()
+        rate_of_half = chosen[:, part][inside].double().mean().item()
         expect(
-            abs(here - corruption_rate) < _near(corruption_rate, int(inside.sum())),
-            f"{here:.0%} of the words in the {what} half of the rows are chosen: every place is as "
-            "likely as any other",
+            abs(rate_of_half - corruption_rate) < _near(corruption_rate, int(inside.sum())),
+            f"{rate_of_half:.0%} of the words in the {what} half of the rows are chosen: every "
+            "place is as likely as any other",
         )
     if B > 20:
         per_column = chosen.double().sum(0)[columns] / words.double().sum(0)[columns]

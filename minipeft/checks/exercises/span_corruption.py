@@ -144,9 +144,9 @@ def one_document(document: list, source: list, target: list, tokenizer) -> None:
             runs[gap].append(word)
     expect(all(runs.values()), "a gap in the target has no words behind it")
     rebuilt = [w for word in source for w in (runs[word] if word in gaps else [word])]
-    told, left = (sum(w not in gaps for w in text) for text in (target, source))
+    in_target, in_source = (sum(w not in gaps for w in text) for text in (target, source))
     expect(
-        told < len(document) or not left,
+        in_target < len(document) or not in_source,
         "the target holds the whole text: it holds what was cut out, nothing else",
     )
     expect(
@@ -161,7 +161,7 @@ def one_document(document: list, source: list, target: list, tokenizer) -> None:
 
 def measure(span_corruption, case: Case, given) -> dict:
     """Which places are cut out of 60 texts of 40 words, for several shares and spans."""
-    found = {}
+    amounts = {}
     for name, options in {
         "corruption_rate": {"corruption_rate": 0.2},
         "more": {"corruption_rate": 0.4, "mean_span": 3.0},
@@ -174,8 +174,8 @@ def measure(span_corruption, case: Case, given) -> dict:
     }.items():
         batch = span_corruption(given.documents, given.tokenizer, given.generator, **options)
         sources, targets = rows_of(batch, len(given.documents), given.tokenizer)
-        found[name] = runs_in(given.documents, sources, targets)
-    return found
+        amounts[name] = runs_in(given.documents, sources, targets)
+    return amounts
 
 
 def runs_in(documents: list, sources: list, targets: list) -> tuple[float, float, list[int]]:
@@ -204,33 +204,33 @@ def _lengths(target: list[int]) -> dict[int, int]:
     return lengths
 
 
-def judge_amounts(case: Case, given: dict, found: dict) -> None:
-    cut = found["corruption_rate"][0]
+def judge_amounts(case: Case, given: dict, amounts: dict) -> None:
+    cut = amounts["corruption_rate"][0]
     expect(
         0.12 < cut < 0.28,
         f"with corruption_rate=0.2 the model is asked for {cut:.0%} of the words",
     )
-    more, short, long = found["more"][0], found["short"][1], found["long"][1]
-    expect(more > 1.4 * cut, "corruption_rate changes nothing: it says how much is cut out")
+    most, short, long = amounts["more"][0], amounts["short"][1], amounts["long"][1]
+    expect(most > 1.4 * cut, "corruption_rate changes nothing: it says how much is cut out")
     expect(long > 1.7 * short, "mean_span changes nothing: it says how long a run is on average")
-    few = found["few"][0]
+    few = amounts["few"][0]
     expect(
         0.065 < few < 0.135,
         f"with corruption_rate=0.1 the model is asked for {few:.1%} of the words",
     )
     for name, span in (("few", 2.0), ("few long", 4.0), ("short", 1.0)):
-        length = found[name][1]
+        length = amounts[name][1]
         expect(
             0.75 * span < length < 1.35 * span,
             f"with mean_span={span:g} a run has {length:.2g} words on average",
         )
-    plain, same = found["defaults"], found["as defaults"]
+    plain, same = amounts["defaults"], amounts["as defaults"]
     expect(
         abs(plain[0] - same[0]) < 0.05 and abs(plain[1] - same[1]) < 0.5,
         f"without corruption_rate and mean_span {plain[0]:.0%} of the words are cut out in runs of "
         f"{plain[1]:.1f}: the defaults are corruption_rate=0.25 and mean_span=2.0",
     )
-    _places(found["corruption_rate"][2])
+    _places(amounts["corruption_rate"][2])
 
 
 def _places(counts: list[int]) -> None:

@@ -131,9 +131,9 @@ def judge(case: Case, given: dict, seen: dict) -> None:
         if set(every(parts)) in (on, back)
         else "with a count of 0 something is still in training: freeze every part",
     )
-    for found, what in ((on, "are awake"), (back, "are given back")):
-        if found != wanted:
-            wrong_parts(parts, count, found, wanted, what)
+    for parameters, what in ((on, "are awake"), (back, "are given back")):
+        if parameters != wanted:
+            wrong_parts(parts, count, parameters, wanted, what)
     tied(parts, count, on, back)
     expect(
         len(answer) == len(wanted),
@@ -167,25 +167,25 @@ def tied(parts: list, count: int, on: set, back: set) -> None:
     )
 
 
-def wrong_parts(parts: list, count: int, found: set, wanted: set, what: str) -> None:
+def wrong_parts(parts: list, count: int, parameters: set, wanted: set, what: str) -> None:
     """Say which parts are awake, or given back, instead of the last ones."""
     n = len(parts)
     said = f"of {n} parts and a count of {count}"
     below, above = set(every(parts[: n - count])), set(every(parts[n - count :]))
     expect(
-        not below & above & found or not found <= above,
+        not below & above & parameters or not parameters <= above,
         "a matrix that a frozen part and a trained part share is in training: the frozen part "
         "would change, so it stays frozen",
     )
     expect(
-        found != set(every(parts[:count])) or count == n,
+        parameters != set(every(parts[:count])) or count == n,
         f"{said} the first {count} {what}: the last ones, nearest to the output, are to train",
     )
     expect(
-        count == n or found != set(every(parts[n - 1 - count : n - 1])),
+        count == n or parameters != set(every(parts[n - 1 - count : n - 1])),
         f"{said} the last part is left out: the last {count} begin after part {n - count}",
     )
-    if wanted < found:
+    if wanted < parameters:
         expect(
             False,
             f"{said} parameters of the lower parts {what} too: freeze parts 1 to {n - count}"
@@ -194,12 +194,12 @@ def wrong_parts(parts: list, count: int, found: set, wanted: set, what: str) -> 
         )
     weights = {p for p in wanted if p.dim() > 1}
     expect(
-        found != weights or weights == wanted,
+        parameters != weights or weights == wanted,
         f"{said} the weights {what} but no bias: take all parameters",
     )
-    tied(parts, count, found, found)
+    tied(parts, count, parameters, parameters)
     expect(
-        not found < wanted,
+        not parameters < wanted,
         f"{said} not all of the last {count} {what}: what was frozen before must wake up",
     )
     expect(False, f"{said} the wrong parameters {what}: it should be the last {count} parts'")

@@ -314,14 +314,14 @@ class Check:
 
     def _reduced(self, trial: Trial, candidate: Any, failure: Failure, simpler) -> Failure:
         """The simplest case that fails in the same way."""
-        found, tries = not trial.copies, 0
-        while found and tries < TRIES:
-            found = False
+        reduced, tries = not trial.copies, 0
+        while reduced and tries < TRIES:
+            reduced = False
             for case in simpler(failure.case, trial.every_axis, trial.valid):
                 tries += 1
                 other = self.failure(trial, candidate, case)
                 if other is not None and other.difference.kind == failure.difference.kind:
-                    failure, found = other, True
+                    failure, reduced = other, True
                     break
         return failure
 

@@ -50,9 +50,9 @@ def differs(wanted: Observation, given: Observation, trial) -> Difference | None
     elif given.error is not None:
         return Difference("error", given=given.error)
     elif trial.judge is None:
-        found = compare(wanted.result, given.result, trial)
-        if found is not None:
-            return found
+        difference = compare(wanted.result, given.result, trial)
+        if difference is not None:
+            return difference
     return beside or _gradients(wanted, given)
 
 
@@ -128,9 +128,9 @@ def compare(wanted: Any, given: Any, trial, where: str = "") -> Difference | Non
     else:
         return _leaf(wanted, given, trial, where)
     for place, right, answer in pairs:
-        found = compare(right, answer, trial, place)
-        if found is not None:
-            return found
+        difference = compare(right, answer, trial, place)
+        if difference is not None:
+            return difference
     return None
 
 

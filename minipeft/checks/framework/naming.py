@@ -100,8 +100,8 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
     if best is None:
         return None
     if callable(best.sentence):
-        shown = next(f for f in failures if _explains(check, trial, best, f))
-        return best.sentence(shown.view(trial))
+        example = next(f for f in failures if _explains(check, trial, best, f))
+        return best.sentence(example.view(trial))
     return best.sentence
 
 

@@ -31,11 +31,11 @@ def number(value: Any, name: str) -> float:
     Raises:
         CheckFailed: it is none.
     """
-    found = as_number(value)
-    if found is None:
+    converted = as_number(value)
+    if converted is None:
         missing = " (is a return missing?)" if value is None else ""
         raise CheckFailed(f"{name} should return a number, not {_kind(value)}{missing}")
-    return found
+    return converted
 
 
 class NumberCheck:

@@ -143,11 +143,11 @@ class Subject:
             return
         loss = sum((weights_for(t[:1] if self.trial.copies else t) * t).sum() for t in outputs)
         try:
-            found = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+            gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
         except RuntimeError as error:
             seen.error = error
             return
-        seen.gradients = dict(zip(wanted, found, strict=True))
+        seen.gradients = dict(zip(wanted, gradients, strict=True))
 
 
 def weights_for(tensor: Tensor) -> Tensor:

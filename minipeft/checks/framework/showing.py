@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from minipeft.checks.framework.cases import OMIT, Case
 from minipeft.checks.framework.comparing import Difference, place_of_first
 
-NUMBERS = 12  # a tensor of so many numbers is written out
+WRITTEN_OUT = 12  # a tensor of so many numbers is written out
 
 
-def show(value: Any, most: int = NUMBERS) -> str:
+def show(value: Any, most: int = WRITTEN_OUT) -> str:
     """A value in one short line."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return _tensor(value, most)
@@ -98,7 +98,7 @@ def small_case(
     if difference.kind.startswith("gradient"):
         where = f" gradient of {difference.where}"
     if isinstance(wanted, Tensor) and isinstance(given, Tensor) and wanted.shape == given.shape:
-        if wanted.numel() > NUMBERS and not isinstance(wanted, nn.Parameter):
+        if wanted.numel() > WRITTEN_OUT and not isinstance(wanted, nn.Parameter):
             place = place_of_first(wanted, given)
             spot = ", ".join(map(str, place))
             return "\n".join(

@@ -67,8 +67,8 @@ class Source:
 def is_made_of(text: str, name: str, made: Any) -> bool:
     """Do the functions of an object hold the same code as those of `name` in this text?"""
     wanted = _functions(compile(text, "<given>", "exec", dont_inherit=True), name)
-    found = vars(made) if inspect.isclass(made) else {name: made}
-    codes = {n: getattr(found.get(n), "__code__", None) for n in wanted}
+    objects = vars(made) if inspect.isclass(made) else {name: made}
+    codes = {n: getattr(objects.get(n), "__code__", None) for n in wanted}
     return bool(wanted) and all(
         codes[n] is not None and _body(codes[n]) == _body(code) for n, code in wanted.items()
     )

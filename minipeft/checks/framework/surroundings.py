@@ -105,7 +105,7 @@ class _FirstLines(io.TextIOBase):
 
     def __init__(self) -> None:
         self.lines: list[str] = []
-        self.more = 0
+        self.dropped = 0
         self.rest = ""
 
     def writable(self) -> bool:
@@ -116,9 +116,9 @@ class _FirstLines(io.TextIOBase):
         self.rest = parts.pop()[:1_000]
         room = LINES - len(self.lines)
         self.lines += [part[:1_000] for part in parts[:room]]
-        self.more += max(0, len(parts) - room)
+        self.dropped += max(0, len(parts) - room)
         return len(text)
 
     def text(self) -> str:
-        end = f"... and {self.more} lines more\n" if self.more else ""
+        end = f"... and {self.dropped} lines more\n" if self.dropped else ""
         return "\n".join(self.lines) + "\n" + end

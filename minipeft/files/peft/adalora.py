@@ -109,13 +109,14 @@ def read_adalora(
     check_same_modules(Q, places)
     for place in places:
         path, key = place.path, name_of(place)
-        own = P[path] if place.columns is None else P[path][place.columns]  # (out of this part, r)
-        mine = torch.ones(own.shape[1], dtype=torch.bool)
-        if place.columns is not None:
-            mine = (own != 0).any(0)
-        values[f"{key}.P"] = own[:, mine]
-        values[f"{key}.Lambda"] = Lambda[path][mine, 0]
-        values[f"{key}.Q"] = Q[path][mine]
+        fused = place.columns is not None
+        P_part = P[path][place.columns] if fused else P[path]  # (out of this part, r)
+        used = torch.ones(P_part.shape[1], dtype=torch.bool)  # the triplets of this part: (r,)
+        if fused:
+            used = (P_part != 0).any(0)
+        values[f"{key}.P"] = P_part[:, used]
+        values[f"{key}.Lambda"] = Lambda[path][used, 0]
+        values[f"{key}.Q"] = Q[path][used]
     return method.import_state(values)
 
 

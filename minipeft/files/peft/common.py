@@ -34,10 +34,10 @@ def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
 
 def by_module(patches: Iterable) -> dict[str, list]:
     """Path of a linear map -> its (place, patch), several where parts of it are adapted."""
-    found: dict[str, list] = {}
+    patches_at: dict[str, list] = {}
     for place, patch in patches:
-        found.setdefault(place.path, []).append((place, patch))
-    return found
+        patches_at.setdefault(place.path, []).append((place, patch))
+    return patches_at
 
 
 def copied(tuner, begin: str = PREFIX) -> dict[str, Tensor]:
@@ -108,10 +108,10 @@ def target_names(anatomy: Anatomy, paths: list[str]) -> tuple[str, ...]:
     """Short names if they find these modules here too, where "key" is a word of the field."""
     short = short_names(anatomy, paths)
     try:
-        found = anatomy.find(short)
+        places = anatomy.find(short)
     except (TypeError, ValueError):
-        found = []
-    whole = {place.path for place in found if place.columns is None}
+        places = []
+    whole = {place.path for place in places if place.columns is None}
     return tuple(short if whole == set(paths) else paths)
 
 
@@ -134,20 +134,21 @@ def value_of(table, place, default):
 
 
 def pick(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    """Path -> tensor of the names with this end, which stay where they are."""
     return {key.removesuffix(end): value for key, value in named.items() if key.endswith(end)}
 
 
-def take(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
-    """Path -> tensor of the names with this end, which are taken out."""
-    found = pick(named, end)
-    for path in found:
+def pop_ending(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
+    """Path -> tensor of the names with this end, which are taken out of `named`."""
+    taken = pick(named, end)
+    for path in taken:
         del named[f"{path}{end}"]
-    return found
+    return taken
 
 
 def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
     """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
-    for path, weight in take(named, ".base_layer.weight").items():
+    for path, weight in pop_ending(named, ".base_layer.weight").items():
         module = anatomy.modules.get(path)
         matrix = getattr(module, "weight", None)
         if matrix is None or matrix.shape != weight.shape:

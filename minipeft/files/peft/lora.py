@@ -76,10 +76,10 @@ def stack(parts: Sequence) -> tuple[Tensor, Tensor, float]:
     B = A.new_zeros(features(place.module)[1], len(A))  # (out, r1 + r2)
     begin = 0
     for place, patch in parts:
-        own = factors(patch)[1]
-        end = begin + own.shape[1]
+        B_part = factors(patch)[1]
+        end = begin + B_part.shape[1]
         columns = place.columns.to(A.device)  # output features of this part = rows of B
-        B[columns, begin:end] = own * (patch.scale / scale)
+        B[columns, begin:end] = B_part * (patch.scale / scale)
         begin = end
     return A, B, scale
 
@@ -126,16 +126,16 @@ def read_maps(
     foreign_pissa = isinstance(method, PiSSA) and not ours
     odd = sorted(set(m) ^ (set(A) if isinstance(method, DoRA) else set()))
     if odd:
-        there = "has a" if odd[0] in m else "has no"
+        has = "has a" if odd[0] in m else "has no"
         raise ValueError(
-            f"The file is a {type(method).__name__} by its settings, but {odd[0]} {there} "
+            f"The file is a {type(method).__name__} by its settings, but {odd[0]} {has} "
             "lora_magnitude_vector: the two files do not belong together."
         )
     values: dict[str, Tensor] = {}
-    found = anatomy.find(method.targets, method.layers)
-    check_same_modules(A, found)
+    places = anatomy.find(method.targets, method.layers)
+    check_same_modules(A, places)
     by_path: dict[str, list] = {}
-    for place in found:
+    for place in places:
         by_path.setdefault(place.path, []).append(place)
     for path, places in by_path.items():
         if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
@@ -185,7 +185,7 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
     biased = _bias_kind(settings)
     if biased and kind is not LoRA:
         raise ValueError(f"The file is a {kind.__name__} with biases, which is not known here.")
-    more, kind = ({"bias": biased}, LoRABias) if biased else ({}, kind)
+    bias, kind = ({"bias": biased}, LoRABias) if biased else ({}, kind)
     try:
         return kind(
             rank=settings["r"],
@@ -195,7 +195,7 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
             rank_stabilized=bool(settings.get("use_rslora")),
             ranks=ranks,
             alphas=alphas,
-            **more,
+            **bias,
         )
     except TypeError:
         raise ValueError("adapter_config.json has words where numbers should be.") from None
@@ -208,17 +208,17 @@ def patterns(settings: dict, ranks: dict[str, int]) -> tuple[dict, dict]:
         raise ValueError(
             f"adapter_config.json has r={rank!r} and lora_alpha={alpha!r}, no numbers."
         )
-    for path, found in ranks.items():
+    for path, r in ranks.items():
         expected = by_pattern(settings.get("rank_pattern"), path, rank)
-        if expected != found:
+        if expected != r:
             raise ValueError(
-                f"{path} has rank {found} in the tensors, but adapter_config.json says "
+                f"{path} has rank {r} in the tensors, but adapter_config.json says "
                 f"{expected}: the two files do not belong together."
             )
     alphas = {path: by_pattern(settings.get("alpha_pattern"), path, alpha) for path in ranks}
     return (
-        {path: found for path, found in ranks.items() if found != rank},
-        {path: found for path, found in alphas.items() if found != alpha},
+        {path: r for path, r in ranks.items() if r != rank},
+        {path: a for path, a in alphas.items() if a != alpha},
     )
 
 

@@ -27,8 +27,8 @@ from minipeft.files.peft.common import (
     copied,
     drop_base,
     pick,
+    pop_ending,
     short_names,
-    take,
     whole,
     without_prefix,
 )
@@ -153,19 +153,19 @@ def read_lora(
         check_start(settings.get("init_lora_weights"))
     known = parts_of(method) if method else {}
     drop_base(named, anatomy)
-    tables, rows = take_tables(named), take(named, ROWS)
+    tables, rows = take_tables(named), pop_ending(named, ROWS)
     biases = take_biases(named, settings, anatomy)
     parts, values = [], {}
     if any(".lora_" in key for key in named) or not tables:
-        part, found = read_maps(settings, named, anatomy, known.get("maps"))
+        part, read = read_maps(settings, named, anatomy, known.get("maps"))
         parts.append(part)
-        values |= found | read_biases(part, biases, anatomy)
+        values |= read | read_biases(part, biases, anatomy)
     else:
         values |= named
     if tables:
-        part, found = read_tables(settings, tables, anatomy, known.get("tables"))
+        part, read = read_tables(settings, tables, anatomy, known.get("tables"))
         parts.append(part)
-        values |= found
+        values |= read
     for path, tensor in rows.items():
         if method is None and any(biased_head(anatomy, p) for p in anatomy.tables((path,))):
             raise ValueError(
@@ -180,7 +180,7 @@ def read_lora(
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Path of an embedding -> (A, B)."""
-    A, B = take(named, ".lora_embedding_A"), take(named, ".lora_embedding_B")
+    A, B = pop_ending(named, ".lora_embedding_A"), pop_ending(named, ".lora_embedding_B")
     if set(A) != set(B):
         raise ValueError(f"{min(set(A) ^ set(B))} has an A without B, or a B without A.")
     return {path: (A[path], B[path]) for path in A}
@@ -189,6 +189,13 @@ def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
 def read_tables(
     settings: dict, tables: dict, anatomy: Anatomy, method: LoRAEmbedding | None
 ) -> tuple[LoRAEmbedding, dict[str, Tensor]]:
+    """(method, values by our names) of the LoRAs on embeddings.
+
+    tables: path -> its A (r, V) and B (C, r).
+
+    Raises:
+        ValueError: a path is no embedding of this model, or has other shapes.
+    """
     for path, (A, B) in tables.items():
         table = anatomy.modules.get(path)
         if not isinstance(table, torch.nn.Embedding):
@@ -254,10 +261,10 @@ def biased_head(anatomy: Anatomy, place) -> bool:
 def take_biases(named: dict[str, Tensor], settings: dict, anatomy: Anatomy) -> dict[str, Tensor]:
     """Path -> bias, of what bias="all" or "lora_only" trained; nothing of a trained head."""
     if (settings.get("bias") or "none") == "none":
-        return {f"{path}.lora_B": b for path, b in take(named, ".lora_B.bias").items()}
+        return {f"{path}.lora_B": b for path, b in pop_ending(named, ".lora_B.bias").items()}
     for key in [k for k in named if k.endswith((".original_module.bias", ".modules_to_save.bias"))]:
         del named[key]  # a trained head's, once more
-    biases = take(named, ".base_layer.bias")
+    biases = pop_ending(named, ".base_layer.bias")
     for path in pick(named, ".bias"):
         if f"{path}.weight" not in named:
             biases[path] = named.pop(f"{path}.bias")

@@ -40,10 +40,10 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     task = prompt_task(tuner)
     if task is None:
         return not_in_peft(tuner)
-    own, values = f"{site.path}.{site.target}.", method.export_state(tuner)
-    vectors = values[f"{own}vectors"]  # (P, C)
+    prefix, values = f"{site.path}.{site.target}.", method.export_state(tuner)
+    vectors = values[f"{prefix}vectors"]  # (P, C)
     tensors = {VECTORS: vectors}
-    tensors |= {f"{BASE}{k}": v for k, v in values.items() if not k.startswith(own)}
+    tensors |= {f"{BASE}{k}": v for k, v in values.items() if not k.startswith(prefix)}
     twice = task == "SEQ_2_SEQ_LM"
     if twice:
         tensors[VECTORS] = torch.cat([vectors, torch.zeros_like(vectors)])  # (2 P, C)
@@ -56,13 +56,13 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         "token_dim": vectors.shape[1],
     }
     if type(method) is PromptTuning:
-        own = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM"}
-        own |= {"prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
+        of_method = {"peft_type": "PROMPT_TUNING", "prompt_tuning_init": "RANDOM"}
+        of_method |= {"prompt_tuning_init_text": None, "tokenizer_name_or_path": None}
     else:
-        own = {"peft_type": "P_TUNING", "encoder_reparameterization_type": "MLP"}
-        own |= {"encoder_hidden_size": vectors.shape[1], "encoder_num_layers": 2}
-        own |= {"encoder_dropout": 0.0}
-    return settings | own, tensors
+        of_method = {"peft_type": "P_TUNING", "encoder_reparameterization_type": "MLP"}
+        of_method |= {"encoder_hidden_size": vectors.shape[1], "encoder_num_layers": 2}
+        of_method |= {"encoder_dropout": 0.0}
+    return settings | of_method, tensors
 
 
 def stands_as_in_peft(tuner) -> bool:

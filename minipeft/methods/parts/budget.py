@@ -108,8 +108,8 @@ def allocate(patches: Sequence[Triplets], budget: int) -> list[int]:
     kept = torch.ones_like(scores, dtype=torch.bool)
     kept[scores.argsort(stable=True)[: len(scores) - budget]] = False
     sizes = [len(patch.Lambda) for patch in patches]
-    for patch, own in zip(patches, kept.split(sizes), strict=True):
-        patch.kept.copy_(own)
+    for patch, kept_of_patch in zip(patches, kept.split(sizes), strict=True):
+        patch.kept.copy_(kept_of_patch)
     return [int(patch.kept.sum()) for patch in patches]
 
 
@@ -143,7 +143,7 @@ class Budgeted:
 
     def after_step(self, tuner, step: int, steps: int) -> dict | None:
         """Watch the gradients, and prune to the budget when it is time to."""
-        tuner.own_steps.told = tuner.own_steps.made
+        tuner.own_steps.reported = tuner.own_steps.made
         budget, record = self.schedule(tuner, steps), None
         if not budget.falls():
             return None

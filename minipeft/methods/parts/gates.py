@@ -51,13 +51,13 @@ class GatedMemory(nn.Module):
 def gates(tuner) -> dict[str, nn.Module]:
     """<submodule> <layer> -> gate of a UniPELT tuner, for plots: `gate.value`."""
     names = {"LoRAPatch": "LoRA", "AdapterPatch": "adapter", "PrefixPatch": "prefix"}
-    found: dict[str, nn.Module] = {}
+    gate_of: dict[str, nn.Module] = {}
     for place, patch in tuner.patches:
-        if isinstance(patch, GatedPatch | GatedMemory) and patch.gate not in found.values():
+        if isinstance(patch, GatedPatch | GatedMemory) and patch.gate not in gate_of.values():
             kind = names[type(patch.inner).__name__]
             stack = place.stack.split(".")[-2:-1]
             stack = stack[0] if tuner.anatomy.is_encoder_decoder() else ""  # encoder or decoder
             cross = " cross" if "cross" in f"{place.target} {place.path}" else ""
             layer = " ".join(filter(None, (kind + cross, stack, str(place.layer))))
-            found[layer if layer not in found else place.path] = patch.gate
-    return found
+            gate_of[layer if layer not in gate_of else place.path] = patch.gate
+    return gate_of

@@ -24,7 +24,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-WATCHED: WeakSet = WeakSet()  # tuners whose methods count steps
+COUNTED: WeakSet = WeakSet()  # tuners whose methods count steps
 HOOKS: list = []  # on every optimizer, while there are such tuners
 
 
@@ -34,27 +34,29 @@ class OwnSteps:
     Attributes:
         total: how many there will be, where somebody said so.
         made: so far.
-        led: is it a loop that calls `begin`, `after_step` and `finish`?  told: steps that it told.
+        led: is it a loop that calls `begin`, `after_step` and `finish`?
+        reported: how many steps such a loop has reported.
         begun: has the hook called `begin`?
         penalized: has the loop asked for the penalty since the last step?
         keep: leave the end to somebody else.
     """
 
     def __init__(self, total: int | None) -> None:
-        self.total, self.made, self.told = total, 0, 0
+        self.total, self.made, self.reported = total, 0, 0
         self.led = self.begun = self.penalized = self.keep = self.warned = False
 
     def begin(self) -> None:
         """A loop begins a run, or this file in its name."""
-        self.led, self.made, self.told = True, 0, 0
+        self.led, self.made, self.reported = True, 0, 0
 
     def finish(self) -> None:
+        """The run is over; the next one begins anew."""
         self.led = self.begun = self.keep = False
 
 
-def watch(tuner) -> None:
+def count_steps_of(tuner) -> None:
     """From now on the optimizers' steps count for this tuner."""
-    WATCHED.add(tuner)
+    COUNTED.add(tuner)
     if not HOOKS:
         HOOKS.append(register_optimizer_step_pre_hook(before_step))
         HOOKS.append(register_optimizer_step_post_hook(after_step))
@@ -62,13 +64,13 @@ def watch(tuner) -> None:
 
 def stepping(optimizer) -> list:
     """The tuners that a step of this optimizer changes and whose methods have work to do."""
-    for tuner in [tuner for tuner in WATCHED if tuner.detached]:
-        WATCHED.discard(tuner)
-    if not WATCHED:
+    for tuner in [tuner for tuner in COUNTED if tuner.detached]:
+        COUNTED.discard(tuner)
+    if not COUNTED:
         while HOOKS:
             HOOKS.pop().remove()
     trained = {p for group in optimizer.param_groups for p in group["params"]}
-    at_work = [t for t in WATCHED if t.enabled and not t.merged and not t.resting]
+    at_work = [t for t in COUNTED if t.enabled and not t.merged and not t.resting]
     at_work = [t for t in at_work if t.method.counts_steps(t)]
     return [tuner for tuner in at_work if trained.intersection(tuner.parameters())]
 
@@ -107,7 +109,7 @@ def after_step(optimizer, *_) -> None:
         steps = tuner.own_steps
         steps.made += 1
         if steps.led:  # `after_step` of this step is still to come
-            if steps.made - steps.told > 1:
+            if steps.made - steps.reported > 1:
                 warn_once(tuner)
         elif steps.total is None:
             warn_once(tuner)
@@ -133,7 +135,7 @@ def complaint(tuner) -> str | None:
     steps = tuner.own_steps
     if steps.total is not None or not steps.made or not tuner.method.counts_steps(tuner):
         return None
-    if steps.led and steps.made - steps.told <= 1:
+    if steps.led and steps.made - steps.reported <= 1:
         return None
     kind = type(tuner.method).__name__
     if steps.led:
@@ -149,6 +151,7 @@ def complaint(tuner) -> str | None:
 
 
 def warn_once(tuner) -> None:
+    """Say what a tuner lacks; only once, as long as it is attached."""
     if not tuner.own_steps.warned:
         tuner.own_steps.warned = True
         warnings.warn(complaint(tuner), UserWarning, stacklevel=5)

@@ -173,6 +173,7 @@ class Quantized(nn.Module):
         return y if bias is None else y + bias
 
     def numel(self) -> int:
+        """How many weights the matrix has, in times out."""
         return math.prod(self.shape)
 
     def stored_bytes(self) -> int:
@@ -180,6 +181,7 @@ class Quantized(nn.Module):
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers())
 
     def bits_per_weight(self) -> float:
+        """All that is kept, scales included, divided by the number of weights."""
         return 8 * self.stored_bytes() / self.numel()
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 from operator import attrgetter
 
 
-def renamed(**names: str) -> Callable[[type], type]:
-    """A decorator of a method's class: `@renamed(old="new")` takes `old=` for `new=`.
+def renamed(names: Mapping[str, str]) -> Callable[[type], type]:
+    """A decorator of a method's class: with `@renamed({"old": "new"})` it takes `old=` for `new=`.
 
     The setting can be read by its old name as well. `Method.from_settings` knows both.
 

@@ -73,9 +73,9 @@ class Template:
         around = list(tokenizer("", return_tensors=None)["input_ids"])  # of an empty text
         ends = [getattr(tokenizer, f"{name}_token_id", None) for name in ("eos", "sep")]
         close = around.pop() if around and around[-1] in ends else None
-        own = getattr(tokenizer, "mask_token_id", None) if "{mask}" in pieces else None
+        known_mask = getattr(tokenizer, "mask_token_id", None) if "{mask}" in pieces else None
         frame = (around[0] if around else None, close)
-        return cls(tuple(pieces), own if mask is None else mask, frame)
+        return cls(tuple(pieces), known_mask if mask is None else mask, frame)
 
     def fits(self, anatomy) -> None:
         """Raise ValueError when the template is not for this model."""
@@ -93,8 +93,8 @@ class Template:
         decoder, words = anatomy.is_decoder(), list(words)
         begins = answer_begins(batch).tolist() if anatomy.writes() else None
         ids, rows = batch["input_ids"].tolist(), []
-        for b, own in enumerate(own_columns(batch)):
-            x, answer = (own[: begins[b]], own[begins[b] :]) if begins else (own, [])
+        for b, columns in enumerate(own_columns(batch)):
+            x, answer = (columns[: begins[b]], columns[begins[b] :]) if begins else (columns, [])
             n_open, n_close = self._around([ids[b][t] for t in x], anatomy)
             opening, x, closing = x[:n_open], x[n_open : len(x) - n_close], x[len(x) - n_close :]
             if not decoder and "{mask}" in self.pieces:

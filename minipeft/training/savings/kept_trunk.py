@@ -73,14 +73,14 @@ class Trunk:
     @contextmanager
     def outputs_of(blocks: dict[str, nn.Module]) -> Iterator[dict[str, object]]:
         """Inside, what these blocks give back is put down, in the order of their turns."""
-        found: dict[str, object] = {}
+        outputs: dict[str, object] = {}
         with ExitStack() as stack:
             for path, block in blocks.items():
                 hook = block.register_forward_hook(
-                    lambda block, args, output, path=path: found.update({path: output})
+                    lambda block, args, output, path=path: outputs.update({path: output})
                 )
                 stack.callback(hook.remove)
-            yield found
+            yield outputs
 
     @contextmanager
     def of(self, number: int) -> Iterator[None]:

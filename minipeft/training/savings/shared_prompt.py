@@ -42,7 +42,7 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
         (first[0].expand(len(ids), -1), labels[:, 0]),  # (B, V), (B,)
         (logits.flatten(0, 1), labels[:, columns + 1].flatten()),  # (B m, V), (B m,)
     ]
-    losses = [F.cross_entropy(some.float(), own, reduction="sum") for some, own in parts]
+    losses = [F.cross_entropy(part.float(), targets, reduction="sum") for part, targets in parts]
     return sum(losses) / (labels != -100).sum()
 
 
@@ -64,9 +64,9 @@ def fits(model: nn.Module) -> bool:
 def drops(model: nn.Module) -> bool:
     """Does something in the model drop features in train mode? Task heads are left out."""
     config = getattr(model, "config", None) or nn.Module()
-    told = [vars(config)[k] for k in vars(config) if re.fullmatch(DROPOUT, k)]
+    rates = [vars(config)[k] for k in vars(config) if re.fullmatch(DROPOUT, k)]
     layers = [m.p for m in model.modules() if isinstance(m, nn.Dropout)]
-    return any([*told, *layers])
+    return any([*rates, *layers])
 
 
 def shared_columns(model: nn.Module, batch: dict) -> int:
