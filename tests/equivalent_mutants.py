@@ -25,6 +25,9 @@ ANY_PLACE = (
 )
 
 EQUIVALENT = {
+    "adapter": {
+        "forward: x detached": "the adapter does not read x: it stands behind the map that does",
+    },
     "attend": {
         "attend: key.transpose(-2, -1) -> key.transpose(-1, -2)": ORDER,
         "attend: scores + mask -> scores.add_(mask)": OWN_TENSOR,

@@ -7,6 +7,8 @@
 the object that a learner writes, or "minipeft.checks:NAME" where the answer is a number.
 """
 
+from minipeft.checks.exercises.adapter import adapter
+from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
 from minipeft.checks.exercises.attend import attend
 from minipeft.checks.exercises.attention import attention
 from minipeft.checks.exercises.block import block
@@ -43,6 +45,9 @@ EXERCISES = {
         train_top,
         training_bytes,
         forgotten,
+        adapter,
+        adapter_parameters,
+        adapter_faults,
         lora,
         lora_parameters,
         prompt_encoder,
@@ -55,6 +60,9 @@ __all__ = [
     "EXERCISES",
     "CheckFailed",
     "NotFinished",
+    "adapter",
+    "adapter_faults",
+    "adapter_parameters",
     "attend",
     "attention",
     "block",

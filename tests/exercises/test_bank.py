@@ -20,6 +20,7 @@ import tiny_transformer as tt
 from minipeft import checks
 from minipeft.checks.framework import Check
 from minipeft.course import transfer
+from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.p_tuning import PromptEncoder
 from tiny_transformer import objectives
@@ -180,6 +181,80 @@ def square_only(query, key, value, mask=None, dropout=0.0):
 def loses_precision(query, key, value, mask=None, dropout=0.0):
     heads, weights = tt.attend(query.float(), key.float(), value.float(), mask, dropout)
     return heads, weights
+
+
+# -- Adapter ---------------------------------------------------------------------------------------
+
+
+class SkipDetached(AdapterPatch):
+    def forward(self, x, y):
+        change = self.change(y)
+        return (y.detach() + change if self.skip else change).to(y.dtype)
+
+
+class AdapterInPlace(AdapterPatch):
+    def forward(self, x, y):
+        if not self.skip:
+            return super().forward(x, y)
+        y += self.change(y).to(y.dtype)
+        return y
+
+
+class AdapterNoGradient(AdapterPatch):
+    @torch.no_grad()
+    def change(self, h):
+        return super().change(h)
+
+
+class DetachedUp(AdapterPatch):
+    def change(self, h):
+        low = self.dropout(self.phi(self.down(h.to(self.down.weight.dtype))))
+        return self.scale * F.linear(low, self.up.weight.detach(), self.up.bias)
+
+
+class TokensTogether(AdapterPatch):
+    """One mask for all tokens of a row."""
+
+    def change(self, h):
+        low = self.phi(self.down(h.to(self.down.weight.dtype)))
+        return self.scale * self.up(low * self.dropout(torch.ones_like(low[..., :1, :])))
+
+
+class DropsOutput(AdapterPatch):
+    def forward(self, x, y):
+        return self.dropout(super().forward(x, y))
+
+
+class OnePhi(AdapterPatch):
+    """The activation of the first object serves all."""
+
+    first = []
+
+    def change(self, h):
+        self.first.append(self.phi)
+        self.phi = self.first[0]
+        return super().change(h)
+
+
+class AdapterSwitchesMode(AdapterPatch):
+    def forward(self, x, y):
+        result = super().forward(x, y)
+        self.eval()
+        return result
+
+
+class NoChange(nn.Module):
+    """`change` is misspelt."""
+
+    def __init__(self, width, bottleneck, **settings):
+        super().__init__()
+        self.__dict__ |= AdapterPatch(width, bottleneck, **settings).__dict__
+
+    def forward(self, x, y):
+        return y
+
+    def chnage(self, h):
+        return h
 
 
 # -- LoRA ------------------------------------------------------------------------------------------
@@ -554,6 +629,15 @@ WRONG = [
     ("attend", misspelt, "AttributeError"),
     ("attend", raising, "not from the exercise"),
     ("attend", seeding(tt.attend), "at every call"),
+    ("adapter", SkipDetached, "gradient"),
+    ("adapter", AdapterInPlace, "in place"),
+    ("adapter", AdapterNoGradient, "does not require grad"),
+    ("adapter", DetachedUp, "W_up gets no gradient"),
+    ("adapter", TokensTogether, "dropped together"),
+    ("adapter", DropsOutput, "drop hidden features only"),
+    ("adapter", OnePhi, "activation"),
+    ("adapter", AdapterSwitchesMode, "changes the layer itself"),
+    ("adapter", NoChange, "has no method change: it has chnage"),
     ("lora", YDetached, "y gets no gradient"),
     ("lora", NoGradient, "does not require grad"),
     ("lora", InPlace, "the y that came in was changed"),

@@ -166,7 +166,13 @@ class NumberCheck:
         if lacking:
             return f"{self.name} has no {', '.join(lacking)}"
         key = next(k for k in right if not self.equal(answer[k], right[k]))
-        return NumberCheck(f"{self.name}: {key}", "", right[key])._relation(answer[key], right[key])
+        words = [
+            (value[key], "")
+            for value, _ in self.wrong
+            if isinstance(value, Mapping) and key in value
+        ]
+        part = NumberCheck(f"{self.name}: {key}", "", right[key], words)
+        return part._relation(answer[key], right[key])
 
 
 FACTORS = {
