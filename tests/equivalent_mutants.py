@@ -24,6 +24,8 @@ ANY_PLACE = (
     "a run that never reaches the last word is a run all the same; the text does not say more"
 )
 
+BY_HAND = "a gradient worked out by hand needs no graph of its own"
+
 EQUIVALENT = {
     "adapter": {
         "forward: x detached": "the adapter does not read x: it stands behind the map that does",
@@ -150,4 +152,14 @@ EQUIVALENT = {
         "forgotten: True -> False": CHECKED_TWICE,
     },
     "lora": {"forward: self.A -> self.A.detach()": "only its dtype is asked there"},
+    "prefix_gradients": {
+        "prefix_gradients: under no_grad": BY_HAND,
+        "prefix_gradients: query detached": BY_HAND,
+        "prefix_gradients: prefix_keys detached": BY_HAND,
+        "prefix_gradients: prefix_values detached": BY_HAND,
+        "prefix_gradients: keys detached": BY_HAND,
+        "prefix_gradients: values detached": BY_HAND,
+        "prefix_gradients: upstream detached": BY_HAND,
+        "prefix_gradients: _detached return (of_keys, of_values)": BY_HAND,
+    },
 }

@@ -23,6 +23,10 @@ from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
+from minipeft.checks.exercises.prefix_encoder import prefix_encoder
+from minipeft.checks.exercises.prefix_gradients import prefix_gradients
+from minipeft.checks.exercises.prefix_numbers import prefix_numbers
+from minipeft.checks.exercises.prefix_patients import prefix_patients
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
@@ -53,6 +57,10 @@ EXERCISES = {
         prompt_encoder,
         encoder_parameters,
         p_tuning_diagnosis,
+        prefix_encoder,
+        prefix_gradients,
+        prefix_numbers,
+        prefix_patients,
     )
 }
 
@@ -77,6 +85,10 @@ __all__ = [
     "lora_parameters",
     "masked",
     "p_tuning_diagnosis",
+    "prefix_encoder",
+    "prefix_gradients",
+    "prefix_numbers",
+    "prefix_patients",
     "prompt_encoder",
     "span_corruption",
     "train_top",

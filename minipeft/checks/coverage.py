@@ -135,7 +135,7 @@ def _described(value: Any) -> Any:
         return "given"
     if is_dataclass(value):
         return ("data", repr(value))
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or isinstance(value, bool | int | float | str | slice):
         return repr(value)
     plain = {k: v for k, v in vars(value).items() if isinstance(v, int | str)}
     return ("data", type(value).__name__, len(getattr(value, "words", ())), repr(plain))

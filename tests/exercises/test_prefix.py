@@ -1,0 +1,440 @@
+"""Checks of lesson 06: they take what is right, however it is written, and name what is wrong."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from minipeft import checks
+from minipeft.checks.exercises.prefix_patients import HINTS
+from minipeft.course import prefix
+from minipeft.methods.prefix import PrefixEncoder
+
+
+def refused(check, candidate, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(candidate)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- prefix_encoder --------------------------------------------------------------------------------
+
+
+class WholeThenCut(PrefixEncoder):
+    """All of R, of which the columns are cut."""
+
+    def forward(self, columns=slice(None)):
+        if self.table is None:
+            return self.up(self.down(self.embedding).tanh())[:, columns]
+        return self.table[:, columns]
+
+
+class Matrices(PrefixEncoder):
+    """The equation as it is printed."""
+
+    def forward(self, columns=slice(None)):
+        if self.embedding is None:
+            return self.table.T[columns].T
+        hidden = torch.tanh(self.embedding @ self.down.weight.T + self.down.bias)
+        return hidden @ self.up.weight[columns].T + self.up.bias[columns]
+
+
+class TheTableItself(PrefixEncoder):
+    """Where all columns are asked for, nothing is cut."""
+
+    def forward(self, columns=slice(None)):
+        R = self.up(self.down(self.embedding).tanh()) if self.table is None else self.table
+        return R if columns == slice(None) else R[:, columns]
+
+
+class RowByRow(PrefixEncoder):
+    """One row of P' after the other."""
+
+    def forward(self, columns=slice(None)):
+        if self.table is not None:
+            return torch.stack([row[columns] for row in self.table])
+        rows = [self.up(torch.tanh(self.down(row)))[columns] for row in self.embedding]
+        return torch.stack(rows)
+
+
+class Gathered(PrefixEncoder):
+    """Columns by their numbers; tanh by its definition."""
+
+    def forward(self, columns=slice(None)):
+        if self.table is not None:
+            R = self.table
+        else:
+            x = 2 * self.down(self.embedding)
+            R = self.up(2 * torch.sigmoid(x) - 1)
+        return R.index_select(1, torch.arange(R.shape[1])[columns])
+
+
+@pytest.mark.parametrize(
+    "right", [PrefixEncoder, WholeThenCut, Matrices, TheTableItself, RowByRow, Gathered]
+)
+def test_right_encoders_pass(right, capsys):
+    checks.prefix_encoder(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def encoder(forward):
+    """An encoder with this forward(self, columns)."""
+    return type("Encoder", (PrefixEncoder,), {"forward": forward})
+
+
+def made(R):
+    """forward that makes R of an encoder with an MLP as given, and cuts it rightly."""
+
+    def forward(self, columns=slice(None)):
+        return (R(self) if self.table is None else self.table)[:, columns]
+
+    return encoder(forward)
+
+
+def ignores(self, columns=slice(None)):
+    return self.up(torch.tanh(self.down(self.embedding))) if self.table is None else self.table
+
+
+def cuts_rows(self, columns=slice(None)):
+    return ignores(self)[columns]
+
+
+def flat_ignored(self, columns=slice(None)):
+    return self.up(torch.tanh(self.down(self.embedding)))[:, columns]
+
+
+def flat_whole(self, columns=slice(None)):
+    return self.table if self.table is not None else ignores(self)[:, columns]
+
+
+def flat_bounded(self, columns=slice(None)):
+    return self.table.tanh()[:, columns] if self.table is not None else ignores(self)[:, columns]
+
+
+def must_be_given(self, columns):
+    return ignores(self)[:, columns]
+
+
+def no_return(self, columns=slice(None)):
+    ignores(self)[:, columns]
+
+
+def transposed(self, columns=slice(None)):
+    return ignores(self)[:, columns].T
+
+
+def flat_detached(self, columns=slice(None)):
+    return (self.table.data if self.table is not None else ignores(self))[:, columns]
+
+
+def remembered(self, columns=slice(None)):
+    if not hasattr(self, "R"):
+        self.R = ignores(self).detach()
+    return self.R[:, columns]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (made(lambda e: e.up(e.down(e.embedding))), "tanh between the two maps is missing"),
+        (made(lambda e: e.up(e.down(e.embedding).relu())), "ReLU"),
+        (made(lambda e: e.up(e.down(e.embedding).sigmoid())), "sigmoid"),
+        (made(lambda e: e.up(e.down(e.embedding.tanh()))), "before the first map"),
+        (made(lambda e: e.up(e.down(e.embedding).tanh()).tanh()), "any size"),
+        (made(lambda e: e.up(e.down(e.embedding)).tanh()), "after the second map"),
+        (made(lambda e: e.down(e.embedding).tanh() @ e.up.weight.T), "bias of up"),
+        (made(lambda e: e.up((e.embedding @ e.down.weight.T).tanh())), "bias of down"),
+        (made(lambda e: e.up(e.down(e.embedding.detach()).tanh())), "P' gets no gradient"),
+        (
+            made(lambda e: F.linear(e.down(e.embedding).tanh(), e.up.weight.data, e.up.bias)),
+            "maps of the MLP get no gradient",
+        ),
+        (encoder(ignores), "columns is ignored: each layer"),
+        (encoder(cuts_rows), "cuts the rows of R: rows are"),
+        (encoder(flat_ignored), "hidden=None"),
+        (encoder(flat_whole), "without MLP columns is ignored"),
+        (encoder(flat_bounded), "they are free"),
+        (encoder(flat_detached), "R gets no gradient"),
+        (encoder(must_be_given), "columns"),
+        (encoder(no_return), "is a return missing"),
+        (encoder(transposed), "axes 0 and 1 interchanged"),
+        (encoder(remembered), "R gets no gradient"),
+    ],
+)
+def test_a_wrong_encoder_is_told_its_mistake(wrong, words):
+    refused(checks.prefix_encoder, wrong, words)
+
+
+def test_an_unwritten_encoder_is_unfinished():
+    def unwritten(self, columns=slice(None)):
+        raise NotImplementedError("PrefixEncoder.forward is yours to write")
+
+    with pytest.raises(checks.NotFinished, match="yours to write"):
+        checks.prefix_encoder(encoder(unwritten))
+
+
+# -- prefix_gradients ------------------------------------------------------------------------------
+
+
+def parts(query, prefix_keys, prefix_values, keys, values, upstream):
+    """Scores (B, H, T, P + S) and all values (B, H, P + S, D)."""
+    B, D = len(query), query.shape[-1]
+    k = torch.cat([prefix_keys[None].expand(B, -1, -1, -1), keys], dim=2)
+    v = torch.cat([prefix_values[None].expand(B, -1, -1, -1), values], dim=2)
+    return query @ k.transpose(2, 3) / math.sqrt(D), v
+
+
+def by_jacobian(*given):
+    """The softmax's whole matrix of derivatives, diag(a) - a a^T."""
+    query, pk, _, _, _, upstream = given
+    P, D = pk.shape[1], query.shape[-1]
+    scores, v = parts(*given)
+    a = scores.softmax(-1)
+    jacobian = torch.diag_embed(a) - a[..., :, None] * a[..., None, :]
+    of_scores = torch.einsum("bhtij,bhtj->bhti", jacobian, upstream @ v.transpose(2, 3))
+    of_keys = torch.einsum("bhtp,bhtd->hpd", of_scores[..., :P], query) / D**0.5
+    return of_keys, torch.einsum("bhtp,bhtd->hpd", a[..., :P], upstream)
+
+
+def by_the_gate(*given):
+    """He's identity: the prefix's own softmax, times lambda."""
+    query, pk, pv, k, v, upstream = given
+    D = query.shape[-1]
+    of_prefix, words = query @ pk.mT / D**0.5, query @ k.mT / D**0.5
+    gate = torch.sigmoid(of_prefix.logsumexp(-1) - words.logsumexp(-1))[..., None]
+    a = gate * of_prefix.softmax(-1)
+    out = a @ pv + (1 - gate) * (words.softmax(-1) @ v)
+    score = a * ((upstream[:, :, :, None] * (pv[None, :, None] - out[:, :, :, None])).sum(-1))
+    return (score.mT @ query / D**0.5).sum(0), (a.mT @ upstream).sum(0)
+
+
+def token_by_token(*given):
+    query, pk, pv, _, _, upstream = given
+    P, D = pk.shape[1], query.shape[-1]
+    scores, v = parts(*given)
+    of_keys, of_values = torch.zeros_like(pk), torch.zeros_like(pv)
+    for b in range(len(query)):
+        for t in range(query.shape[2]):
+            a = scores[b, :, t].softmax(-1)  # (H, P + S)
+            out = torch.einsum("hs,hsd->hd", a, v[b])
+            for p in range(P):
+                g = upstream[b, :, t]
+                gain = (g * (pv[:, p] - out)).sum(-1, keepdim=True)
+                of_values[:, p] += a[:, p, None] * g
+                of_keys[:, p] += a[:, p, None] * gain * query[b, :, t] / D**0.5
+    return of_keys, of_values
+
+
+def by_autograd(query, pk, pv, keys, values, upstream):
+    """Not by hand, and right all the same."""
+    with torch.enable_grad():
+        pk, pv = (part.detach().clone().requires_grad_() for part in (pk, pv))
+        scores, v = parts(query, pk, pv, keys, values, upstream)
+        loss = (scores.softmax(-1) @ v * upstream).sum()
+        return torch.autograd.grad(loss, (pk, pv))
+
+
+@pytest.mark.parametrize(
+    "right", [prefix.prefix_gradients, by_jacobian, by_the_gate, token_by_token, by_autograd]
+)
+def test_right_gradients_pass(right, capsys):
+    checks.prefix_gradients(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def test_the_gradients_are_those_of_autograd():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 3, 4, 5), (3, 2, 5), (3, 2, 5), (2, 3, 6, 5), (2, 3, 6, 5), (2, 3, 4, 5)]
+    given = [torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes]
+    for one, two in zip(prefix.prefix_gradients(*given), by_autograd(*given), strict=True):
+        assert (one - two).abs().max() < 1e-10
+
+
+def gradients(change):
+    """change(a, gain, o, given) -> (dL/dP_k, dL/dP_v) from right intermediate results."""
+
+    def prefix_gradients(query, prefix_keys, prefix_values, keys, values, upstream):
+        given = query, prefix_keys, prefix_values, keys, values, upstream
+        scores, v = parts(*given)
+        a = scores.softmax(-1)
+        out = a @ v
+        return change(a[..., : prefix_keys.shape[1]], out, *given)
+
+    return prefix_gradients
+
+
+def right(a, out, query, pk, pv, keys, values, upstream, gain=None):
+    if gain is None:
+        gain = upstream @ pv.mT - (upstream * out).sum(-1, keepdim=True)
+    of_keys = ((a * gain).mT @ query / math.sqrt(query.shape[-1])).sum(0)
+    return of_keys, (a.mT @ upstream).sum(0)
+
+
+def with_gain(gain):
+    def change(a, out, query, pk, pv, keys, values, upstream):
+        return right(a, out, query, pk, pv, keys, values, upstream, gain(a, out, pv, upstream))
+
+    return gradients(change)
+
+
+def on_both(change):
+    return gradients(lambda *given: tuple(change(part, given[2]) for part in right(*given)))
+
+
+def per_row(a, out, query, pk, pv, keys, values, upstream):
+    gain = upstream @ pv.mT - (upstream * out).sum(-1, keepdim=True)
+    return (a * gain).mT @ query / math.sqrt(query.shape[-1]), a.mT @ upstream
+
+
+def own_softmax(query, pk, pv, keys, values, upstream):
+    """As if there were no words."""
+    a = (query @ pk.mT / math.sqrt(query.shape[-1])).softmax(-1)
+    return right(a, a @ pv, query, pk, pv, keys, values, upstream)
+
+
+def unscaled(query, pk, pv, keys, values, upstream):
+    D = query.shape[-1]
+    scores, v = parts(query, pk, pv, keys, values, upstream)
+    a = (scores * math.sqrt(D)).softmax(-1)
+    return right(a[..., : pk.shape[1]], a @ v, query, pk, pv, keys, values, upstream)
+
+
+def in_place(query, pk, pv, keys, values, upstream):
+    answer = prefix.prefix_gradients(query, pk, pv, keys, values, upstream)
+    upstream.zero_()
+    return answer
+
+
+def of_autograd_where_it_is_off(query, pk, pv, keys, values, upstream):
+    scores, v = parts(query, pk, pv, keys, values, upstream)
+    return torch.autograd.grad((scores.softmax(-1) @ v * upstream).sum(), (pk, pv))
+
+
+def no_answer(*given):
+    prefix.prefix_gradients(*given)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (gradients(per_row), "axis for the batch"),
+        (gradients(lambda *given: right(*given)[::-1]), "changed places"),
+        (
+            gradients(lambda *g: (right(*g)[0] * math.sqrt(g[2].shape[-1]), right(*g)[1])),
+            "1 / sqrt(D) of the scores is missing",
+        ),
+        (
+            gradients(lambda *g: (right(*g)[0], right(*g)[1] / math.sqrt(g[2].shape[-1]))),
+            "dL/dP_v is divided by sqrt(D)",
+        ),
+        (with_gain(lambda a, out, pv, g: g @ pv.mT), "not g . v"),
+        (with_gain(lambda a, out, pv, g: (g * out).sum(-1, True) - g @ pv.mT), "sign"),
+        (with_gain(lambda a, out, pv, g: (g @ pv.mT) * (1 - a)), "a (1 - a)"),
+        (
+            with_gain(lambda a, out, pv, g: g @ pv.mT - (g * (a @ pv)).sum(-1, True)),
+            "made of words",
+        ),
+        (on_both(lambda part, query: part / len(query)), "rows of the batch are averaged"),
+        (on_both(lambda part, query: part / query.shape[2]), "tokens are averaged"),
+        (own_softmax, "softmax runs over the prefix alone"),
+        (unscaled, "before the softmax"),
+        (in_place, "upstream"),
+        (of_autograd_where_it_is_off, "asked of autograd"),
+        (no_answer, "return"),
+    ],
+)
+def test_wrong_gradients_are_told_their_mistake(wrong, words):
+    refused(checks.prefix_gradients, wrong, words)
+
+
+# -- prefix_numbers --------------------------------------------------------------------------------
+
+RIGHT = {"trained": 25_750_016, "stored": 491_520, "prompt": 10_240}
+
+
+def test_the_numbers_are_those_of_the_package():
+    """The formula at a size that can be built: P C + C k + k + 2 (k + 1) L C and so on."""
+    P, C, k, L = 10, 16, 8, 3
+    encoder = PrefixEncoder(P, 2 * L * C, C, k, 0.02)
+    count = sum(p.numel() for p in encoder.parameters())
+    assert count == P * C + C * k + k + (k + 1) * 2 * L * C
+    assert encoder().numel() == 2 * P * L * C
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RIGHT,
+        {name: float(value) for name, value in RIGHT.items()},
+        {name: torch.tensor(value) for name, value in RIGHT.items()},
+        lambda: RIGHT | {"share": 0.02},
+    ],
+)
+def test_right_numbers_pass(answer):
+    checks.prefix_numbers(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (RIGHT | {"trained": RIGHT["trained"] - 512 - 49152}, "have a bias"),
+        (RIGHT | {"trained": RIGHT["trained"] - 10_240}, "P' itself is trained"),
+        (RIGHT | {"trained": 10_240 + 1024 * 512 + 512 + 513 * 24 * 1024}, "a key and a value"),
+        (
+            RIGHT | {"trained": 10_240 + 24 * (1024 * 512 + 512 + 513 * 2048)},
+            "one MLP for all layers",
+        ),
+        (RIGHT | {"trained": 10_240 + 1024 * 512 + 512 + 513 * 2048}, "rows of all L layers"),
+        (RIGHT | {"trained": RIGHT["stored"]}, "that is what is stored"),
+        (RIGHT | {"trained": RIGHT["trained"] + RIGHT["stored"]}, "no parameter beside it"),
+        (RIGHT | {"stored": RIGHT["stored"] // 2}, "twice as many"),
+        (RIGHT | {"stored": RIGHT["trained"]}, "thrown away"),
+        (RIGHT | {"stored": 2 * 10_240}, "one layer"),
+        (RIGHT | {"stored": 4 * RIGHT["stored"]}, "bytes"),
+        (RIGHT | {"prompt": RIGHT["stored"]}, "at the input only"),
+        (RIGHT | {"prompt": 2 * 10_240}, "no pair"),
+        (RIGHT | {"prompt": 10_241}, "off by one"),
+        (25_750_016, "should be a dict"),
+        ({"trained": 25_750_016}, "has no stored"),
+    ],
+)
+def test_wrong_numbers_are_told_where_they_come_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.prefix_numbers(answer)
+
+
+# -- prefix_patients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        prefix.PATIENTS,
+        {who: f" {cause.upper()} " for who, cause in prefix.PATIENTS.items()},
+        {who: f"({cause})" for who, cause in reversed(prefix.PATIENTS.items())},
+        lambda: prefix.PATIENTS,
+    ],
+)
+def test_right_diagnoses_pass(answer):
+    checks.prefix_patients(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(prefix.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
+)
+def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.prefix_patients(answer)
+    assert words in str(caught.value)
+
+
+def test_every_wrong_diagnosis_has_its_hint():
+    every = {(who, cause) for who in prefix.PATIENTS for cause in prefix.CAUSES}
+    assert set(HINTS) == every - set(prefix.PATIENTS.items())
+    assert set(prefix.PATIENTS.values()) == set(prefix.CAUSES)
+    refused(checks.prefix_patients, prefix.PATIENTS | {"A": "flu"}, "should be one of")
+    assert isinstance(PrefixEncoder(1, 2, 3, None, 0.1), nn.Module)
