@@ -158,13 +158,13 @@ allowed = [i for i in range(14, len(tokenizer)) if tokenizer.decode([i]) not in 
 rows = [task.batches("train", tokenizer, batch_size=40)(0)]
 searched = []
 for seed in SEEDS:
-    found = mp.prompt_search.search(
+    best_words = mp.prompt_search.search(
         *(base, lesson.AROUND, rows, tokenizer),
         **dict(steps=SEARCH_STEPS, candidates=SEARCH_TRIES, allowed=allowed, seed=seed),
         progress=False,
     )
-    searched.append(lesson.scores_with(base, [found.template], test_rows)[0][1])
-    print(f"{100 * searched[-1]:4.0f} %  {found.words(tokenizer)}")
+    searched.append(lesson.scores_with(base, [best_words.template], test_rows)[0][1])
+    print(f"{100 * searched[-1]:4.0f} %  {best_words.words(tokenizer)}")
 
 # %%
 from functools import cache

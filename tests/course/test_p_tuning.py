@@ -117,10 +117,10 @@ def test_an_encoder_that_is_not_written_is_replaced_and_one_that_is_stays():
 
 def test_only_the_lstm_couples_the_pseudo_tokens():
     torch.manual_seed(0)
-    apart = p_tuning.coupling(PromptEncoder(4, 6, "mlp"))
+    separate = p_tuning.coupling(PromptEncoder(4, 6, "mlp"))
     coupled = p_tuning.coupling(PromptEncoder(4, 6, "lstm"))
     off = ~torch.eye(4, dtype=torch.bool)
-    assert (apart[off] == 0).all() and (apart.diagonal() > 0).all()
+    assert (separate[off] == 0).all() and (separate.diagonal() > 0).all()
     assert (coupled > 0).all()
 
 
