@@ -147,4 +147,4 @@ def test_the_words_of_the_house_are_used():
                     if where is not None and name.startswith(tuple(where.split()) or ""):
                         wrong.append(f"{name}:{token.start[0]} {word}")
                 before = token.string
-    assert not wrong
+    assert not wrong, f"call the thing by what it is: {wrong}"
