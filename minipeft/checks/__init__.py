@@ -11,6 +11,7 @@ from minipeft.checks.exercises.adapter import adapter
 from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
 from minipeft.checks.exercises.attend import attend
 from minipeft.checks.exercises.attention import attention
+from minipeft.checks.exercises.behind_last import behind_last
 from minipeft.checks.exercises.block import block
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
@@ -27,7 +28,9 @@ from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
 from minipeft.checks.exercises.prefix_numbers import prefix_numbers
 from minipeft.checks.exercises.prefix_patients import prefix_patients
+from minipeft.checks.exercises.promising import promising
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
+from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
@@ -52,6 +55,9 @@ EXERCISES = {
         adapter,
         adapter_parameters,
         adapter_faults,
+        behind_last,
+        promising,
+        shots_bytes,
         lora,
         lora_parameters,
         prompt_encoder,
@@ -65,6 +71,9 @@ EXERCISES = {
 }
 
 __all__ = [
+    "behind_last",
+    "promising",
+    "shots_bytes",
     "EXERCISES",
     "CheckFailed",
     "NotFinished",

@@ -16,27 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
+from minipeft.course.capitals import spelt
 from minipeft.course.runs import quality
 from minipeft.model.anatomy import Anatomy
+from minipeft.report import Table
 from minipeft.tasks import Task, load, make
 from minipeft.tasks.encoding import Example
-
-SMALL_WORDS = ("and", "of", "the")
-
-# Eleven ways in which a person may ask SmolLM2; an answer follows each.
-ELEVEN = (
-    "The capital of {x} is the city of",
-    "The capital city of {x} is called",
-    "The capital of {x} is called",
-    "The capital of {x} is",
-    "My friend from {x} lives in the capital,",
-    "{x}. The capital:",
-    "{x}'s capital is",
-    "In {x} the government sits in",
-    "Q: What is the capital of {x}? A:",
-    "People in {x} call",
-    "{x}",
-)
 
 
 def wordings(task: Task) -> dict[str, bool]:
@@ -53,15 +38,9 @@ def wordings(task: Task) -> dict[str, bool]:
 
 def ordinary(task: Task) -> dict[str, list[Example]]:
     """The splits of a Tinyland task in ordinary spelling: el_salvador -> El Salvador."""
-
-    def spell(word: str) -> str:
-        parts = word.split("_")
-        return " ".join(p if p in SMALL_WORDS else p.capitalize() for p in parts)
-
     return {
-        split: [Example(spell(e.input), spell(e.target)) for e in examples]
-        for split, examples in task.splits.items()
-        if split != "ood"
+        split: [Example(spelt(e.input), spelt(e.target)) for e in task.examples(split)]
+        for split in ("train", "dev", "test")
     }
 
 
@@ -111,7 +90,18 @@ def next_logits(model: nn.Module, tokenizer, texts: Sequence[str]) -> Tensor:
             cache.batch_repeat_interleave(len(rows))
             batch["past_key_values"] = cache
         logits = model(**batch).logits  # (N, T, V)
-    return logits[range(len(rest)), [len(row) - 1 for row in rest]]
+    return behind_last(logits, batch["attention_mask"][:, shared:])
+
+
+def behind_last(logits: Tensor, mask: Tensor) -> Tensor:
+    """The prediction behind each row's last token: logits (B, T, V) -> (B, V).
+
+    mask: (B, T), 1 at tokens and 0 at padding, which may stand behind a row or before it.
+    """
+    rows = torch.arange(len(mask), device=mask.device)  # (B,)
+    places = torch.arange(mask.shape[1], device=mask.device)  # (T,)
+    last = (mask * places).argmax(dim=1)  # (B,), the rightmost place with a 1
+    return logits[rows, last]
 
 
 def _common(rows: list[list[int]]) -> int:
@@ -164,3 +154,26 @@ def string_functions() -> tuple[str, ...]:
     """What Tinyland's rows of nouns can be asked for by name."""
     names = ("copy", "double", "last", "reverse", "rotate", "swap")
     return tuple(name for name in names if load(name).family == "latent")
+
+
+def passport(model: nn.Module, tokenizer, template: str, latent: float, novel: float) -> Table:
+    """The answers of a written prompt to the questions of `minipeft.course.passport`.
+
+    Args:
+        latent, novel: exact match on the two tasks of the passports, as measured by the caller.
+    """
+    fixed = len(_ids(tokenizer, template.replace("{x}", ""), special=False))
+    rows = [
+        ("door", "words"),
+        ("parameters trained", "0"),
+        ("bytes on disk", f"{len(template.encode())} (the text)"),
+        ("identity at the start", "no: words that are read change the answer, as they should"),
+        ("can be merged", "no"),
+        ("mixed batches", "yes: each row has its own words"),
+        ("costs with every question", f"{fixed} tokens in every layer, and as many positions"),
+        ("latent task: exact match", f"{100 * latent:.0f} %"),
+        ("novel task: exact match", f"{100 * novel:.0f} % (best of all that were tried)"),
+        ("forgotten", "0.0 %: no weight moves"),
+        ("learning rate", "none; labelled examples are needed to choose the wording"),
+    ]
+    return Table(f"Passport of a written prompt, {template!r}", ("", "measured"), rows, [])

@@ -1,0 +1,96 @@
+"""Where the answer is read when rows have unequal lengths."""
+
+from __future__ import annotations
+
+import torch
+
+from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+
+LAST = "(mask * places).argmax(dim=1)"
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """Row b has T - b tokens (one or more), the padding behind it or before it."""
+    lengths = [max(1, case.T - case.step * row) for row in range(case.B)]
+    rows = [[1] * length + [0] * (case.T - length) for length in lengths]
+    rows = [row[::-1] if case.side == "left" else row for row in rows]
+    mask = torch.tensor(rows)  # (B, T)
+    return {
+        "logits": draw.normal(case.B, case.T, case.V),
+        "mask": mask.bool() if case.kind == "bool" else mask,
+    }
+
+
+behind_last = Check(
+    "behind_last",
+    "minipeft.course.written_prompts:behind_last",
+    "the logits at each row's last token, with padding behind it or before it",
+    [
+        Trial(
+            "the logits behind the last tokens",
+            inputs,
+            lambda behind_last, case, given: behind_last(given.logits, given.mask),
+            axes={
+                "B": (3, 1, 2),
+                "T": (5, 3, 1),
+                "V": (4, 1, 2),
+                "step": (1, 0, 2),
+                "side": ("right", "left"),
+                "kind": ("int", "bool"),
+            },
+        )
+    ],
+    [
+        mistake(
+            "with padding before the row the number of tokens is not the place of the last one: "
+            "look for the rightmost 1 of the mask",
+            (LAST, "mask.long().sum(dim=1) - 1"),
+        ),
+        mistake(
+            "the last column is padding in a short row that is padded behind: look for the "
+            "rightmost 1 of the mask",
+            (LAST, "torch.full((len(mask),), mask.shape[1] - 1)"),
+        ),
+        mistake(
+            "argmax of the mask alone finds the first 1, the row's first token",
+            (LAST, "mask.long().argmax(dim=1)"),
+        ),
+        mistake(
+            "off by one: that is the place behind the last token",
+            (LAST, "(mask * places).argmax(dim=1).add(1).clamp(max=mask.shape[1] - 1)"),
+        ),
+        mistake(
+            "off by one: that is the token before the last, which predicts the last token itself",
+            (LAST, "(mask * places).argmax(dim=1).sub(1).clamp(min=0)"),
+        ),
+        mistake(
+            "the leftmost place is taken, of the row's first token",
+            ("return logits[rows, last]", "return logits[:, 0]"),
+        ),
+        mistake(
+            "every row is read at the place of the first row's last token",
+            ("return logits[rows, last]", "return logits[:, last[0]]"),
+        ),
+        mistake(
+            "the result pairs every row with every place, (B, B, V): index rows and places "
+            "together, logits[rows, last]",
+            ("return logits[rows, last]", "return logits[:, last]"),
+        ),
+        mistake(
+            "the logits are averaged over the tokens of a row: only the last one predicts what "
+            "comes behind",
+            (
+                "return logits[rows, last]",
+                "return (logits * mask[..., None]).sum(1) / mask[..., None].sum(1)",
+            ),
+        ),
+        mistake(
+            "that is the softmax: give the logits as they are",
+            ("return logits[rows, last]", "return logits[rows, last].softmax(dim=-1)"),
+        ),
+        mistake(
+            "that is the chosen token: give the logits of all V tokens",
+            ("return logits[rows, last]", "return logits[rows, last].argmax(dim=-1)"),
+        ),
+    ],
+)
