@@ -61,6 +61,20 @@ EQUIVALENT = {
         "forward: 1 -> 0": NO_FUTURE,
         "forward: torch.minimum(mask, future) -> torch.minimum(future, mask)": ORDER,
     },
+    "behind_last": {
+        "behind_last: mask detached": "a mask is made of zeros and ones, not learnt",
+        "behind_last: torch.arange(len(mask), device=mask.device) -> torch.arange(len(mask))": (
+            ONE_DEVICE
+        ),
+        "behind_last: torch.arange(mask.shape[1], device=mask.device) -> "
+        "torch.arange(mask.shape[1])": ONE_DEVICE,
+    },
+    "promising": {
+        "promising: under no_grad": WHOLE,
+        "promising: E detached": WHOLE,
+        "promising: gradient detached": WHOLE,
+        "promising: min(count, len(E)) -> min(len(E), count)": ORDER,
+    },
     "block": {
         "forward: cache.setdefault('self', {}) -> cache": NAME_OF_CACHE,
         "forward: 'self' -> 'self_'": NAME_OF_CACHE,

@@ -139,8 +139,8 @@ colours = [plots.GREY if wordings[text] else plots.COLOURS["written prompt"] for
 bars = axes.barh(order, [100 * scores[text] for text in order], color=colours)
 axes.bar_label(bars, [f"{100 * scores[text]:.0f}" for text in order], padding=3)
 axes.set_xlim(0, 110)
-plots.finish(axes, "right answers on 50 countries, %", "", "One fact, nineteen wordings",
-             legend=False, caption="Grey: read in pretraining. The others ask the same in words "
+axes = plots.finish(axes, "right answers on 50 countries, %", "", "One fact, nineteen wordings",
+                    legend=False, caption="Grey: read in pretraining. The others ask the same in words "
              "that every reader understands, and score anything.")  # fmt: skip
 
 # %%
@@ -163,13 +163,13 @@ print(f"{len(same)} of {len(unread)} find less than one capital in ten")
 vocabulary = sorted({word for text in wordings for word in text.split() if "{x}" not in word})
 
 
-def one_wrong_word(model, tokenizer, template, vocabulary, dev, test):
+def one_wrong_word(model, tokenizer, template, vocabulary, dev, test, start=""):
     """Score of the template on test, and for each word: (dev, test) of every draw."""
     places = [word for word in template.split() if "{x}" not in word]
     hurt = {place: [] for place in range(len(places))}
     for seed in seeds:
         for place, text in enumerate(written.one_word_changed(template, vocabulary, seed)):
-            pair = [written.accuracy(model, tokenizer, text, rows) for rows in (dev, test)]
+            pair = [written.accuracy(model, tokenizer, start + text, rows) for rows in (dev, test)]
             hurt[place].append((*pair, text))
     worst = min(hurt, key=lambda place: sum(dev for dev, _, _ in hurt[place]))
     print(f"{'replaced':<12}{'right on test, each draw':<28}worst text")
@@ -269,7 +269,7 @@ print(f"searched - written: {gap.text}")
 axes = plots.figure(height=3.0)[1]
 for seed, found in searched.items():
     axes.plot(found.losses, label=f"search, seed {seed}")
-plots.finish(axes, "words tried", "loss of the answers, nats", "Five words, one swap at a time",
+axes = plots.finish(axes, "words tried", "loss of the answers, nats", "Five words, one swap at a time",
              caption="The gradient names candidates, the model judges them.")  # fmt: skip
 
 # %%
@@ -316,7 +316,10 @@ lora = experiments.contest({"LoRA": [3e-3, 1e-2, 3e-2]}, learn, seeds, label="Lo
 for name, skill in skills.items():
     print(f"{name + ' alone, asked by its name':<36}{100 * skill:.0f} %")
 print(f"{f'best of {tried} written prompts':<36}{100 * share:.0f} %   ({best})")
-print(f"{'LoRA, 0.9 % of the weights':<36}{experiments.spread(lora.values('test'))}")
+trained = lora.runs[0]["trained"] / sum(p.numel() for p in model.parameters())
+print(
+    f"{f'LoRA, {100 * trained:.1f} % as many numbers':<36}{experiments.spread(lora.values('test'))}"
+)
 
 # %%
 if share < 0.2 < min(lora.values("test")):
@@ -427,7 +430,7 @@ if loaded:
         print(f"{name:<20}{100 * share:4.0f} %")
     common = sorted({w for text in WORDINGS for w in text.split() if w.isalpha()})
     real_word, real_changed = one_wrong_word(
-        big, words, START + chosen, common, splits["dev"], splits["test"]
+        big, words, chosen, common, splits["dev"], splits["test"], START
     )
     real_drop = experiments.difference(real_changed, [eleven[chosen][1]] * len(seeds), CATASTROPHE)
     print(f"\nthe worst place on dev is {real_word!r}; on test it costs {real_drop.text}")

@@ -21,8 +21,10 @@ from minipeft import checks
 from minipeft.checks.framework import Check
 from minipeft.course import transfer
 from minipeft.methods.adapter import AdapterPatch
+from minipeft.course.written_prompts import behind_last as behind
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.p_tuning import PromptEncoder
+from minipeft.tasks.prompt_search import promising as words_to_try
 from tiny_transformer import objectives
 from tiny_transformer.pretraining import learning_rate
 
@@ -791,6 +793,26 @@ WRONG = [
     ("forgotten", lambda b, a, t: transfer.forgotten(b, a, t) or None, "return missing"),
     ("forgotten", lambda b, a, t: -transfer.forgotten(b, a, t), ""),
     ("forgotten", rolling(transfer.forgotten), "Python's global generator"),
+    ("behind_last", without_gradients(behind), "no_grad"),
+    ("behind_last", seeding(behind), "generator"),
+    ("behind_last", drawing(behind), "numpy's global generator"),
+    ("behind_last", rolling(behind), "Python's global generator"),
+    ("behind_last", remembering(behind), "earlier call"),
+    ("behind_last", switching(behind), "gradients"),
+    ("behind_last", in_double(behind), "float64"),
+    ("behind_last", lambda logits, mask: behind(logits, mask).tolist(), "tensor"),
+    ("behind_last", lambda logits, mask: behind(logits, mask.bitwise_not_()), ""),
+    ("behind_last", lambda logits, mask: behind(logits, mask)[:1], "shape"),
+    ("promising", lambda E, g, count: words_to_try(E, g.neg_(), count), "changed"),
+    ("promising", seeding(words_to_try), "generator"),
+    ("promising", drawing(words_to_try), "numpy's global generator"),
+    ("promising", rolling(words_to_try), "Python's global generator"),
+    ("promising", remembering(words_to_try), "should be 1 things"),
+    ("promising", switching(words_to_try), "gradients"),
+    ("promising", lambda E, g, count: words_to_try(E, g, 3), ""),
+    ("promising", lambda E, g, count: set(words_to_try(E, g, count)), "list"),
+    ("promising", lambda E, g, count: words_to_try(E, g, count)[0], "list"),
+    ("promising", lambda E, g, count: [str(w) for w in words_to_try(E, g, count)], ""),
 ]
 
 

@@ -10,8 +10,8 @@ LAST = "(mask * places).argmax(dim=1)"
 
 
 def inputs(case: Case, draw: Draw) -> dict:
-    """Row b has T - b tokens (one or more), the padding behind it or before it."""
-    lengths = [max(1, case.T - case.step * row) for row in range(case.B)]
+    """Rows of unequal lengths, the longest one last, with padding behind them or before them."""
+    lengths = [max(1, case.T - case.step * ((row + 1) % case.B)) for row in range(case.B)]
     rows = [[1] * length + [0] * (case.T - length) for length in lengths]
     rows = [row[::-1] if case.side == "left" else row for row in rows]
     mask = torch.tensor(rows)  # (B, T)
