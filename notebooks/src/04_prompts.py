@@ -249,10 +249,11 @@ def person(seed):
     return max(five, key=lambda text: written.accuracy(model, tokenizer, text, task.dev))
 
 
+FIVE = "[P][P][P] {x} [P][P] {mask}"  # places for words; the answer stands at {mask}
 batches = [task.batches("train", tokenizer, batch_size=40)(0)]
 by_hand = {seed: person(seed) for seed in seeds}
 searched = {
-    seed: search(model, "[P][P][P] {x} [P][P] {mask}", batches, tokenizer, search_steps, seed=seed)
+    seed: search(model, FIVE, batches, tokenizer, steps=search_steps, seed=seed, progress=False)
     for seed in seeds
 }
 by_search = {s: found.words(tokenizer).removesuffix(" {mask}") for s, found in searched.items()}
