@@ -255,7 +255,7 @@ searched = {
     seed: search(model, FIVE, batches, tokenizer, steps=search_steps, seed=seed, progress=False)
     for seed in seeds
 }
-by_search = {s: found.words(tokenizer).removesuffix(" {mask}") for s, found in searched.items()}
+by_search = {s: result.words(tokenizer).removesuffix(" {mask}") for s, result in searched.items()}
 
 contest = {}
 for name, prompts in (("written", by_hand), ("searched", by_search)):
@@ -267,8 +267,8 @@ print(f"searched - written: {gap.text}")
 
 # %% tags=["hide-input"]
 axes = plots.figure(height=3.0)[1]
-for seed, found in searched.items():
-    axes.plot(found.losses, label=f"search, seed {seed}")
+for seed, result in searched.items():
+    axes.plot(result.losses, label=f"search, seed {seed}")
 axes = plots.finish(axes, "words tried", "loss of the answers, nats", "Five words, one swap at a time",
              caption="The gradient names candidates, the model judges them.")  # fmt: skip
 
