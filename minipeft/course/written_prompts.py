@@ -22,6 +22,7 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.report import Table
 from minipeft.tasks import Task, load, make
 from minipeft.tasks.encoding import Example
+from tiny_transformer.models import Stack
 
 
 def wordings(task: Task) -> dict[str, bool]:
@@ -76,7 +77,7 @@ def next_logits(model: nn.Module, tokenizer, texts: Sequence[str]) -> Tensor:
     its keys and values are kept and shared by all rows.
     """
     rows = [_ids(tokenizer, text) for text in texts]
-    shared = 0 if hasattr(model.config, "kind") else _common(rows)  # "kind": a tiny_transformer
+    shared = 0 if isinstance(model, Stack) else _common(rows)  # Stack: of tiny_transformer
     rest = [row[shared:] for row in rows]
     T, pad = max(map(len, rest)), tokenizer.pad_token_id
     device = Anatomy(model).words().module.weight.device

@@ -362,12 +362,13 @@ small = [k for k in sizes if k <= 8]  # what fits into 96 positions
 tiny = shots_curve(model, tokenizer, task.splits, "{x} => {y} . ", " =>", small)
 for k, row in zip(small, tiny, strict=True):
     print(f"{k:>2} shots {experiments.spread(row)}")
+print("trend:", experiments.trend(small, tiny).text)
 print("weights unchanged:", mp.fingerprint(model) == before)
 
 # %% [markdown]
-# It does not: to learn from examples in the prompt has to be learned first, from long and varied text, and
-# Tinyland's documents are one line each. This is an honest limit of our small models. The real one below
-# has read enough.
+# Where the curve does not rise, that is an honest limit of our small models. To learn from examples in the
+# prompt has to be learned first, from long and varied text, and Tinyland's documents are one line each. The
+# real model below has read more.
 #
 # ### Exercise: what shots cost
 #
