@@ -132,6 +132,11 @@ def pip_download(source: Source, work: Path) -> Path:
 
     pip's temporary folder is put into `work` too: nothing stays behind, and its growth is the bar.
     """
+    if find_spec("pip") is None:
+        raise ImportError(
+            f"Fetching {source.title} needs pip, which this Python has not: python -m ensurepip "
+            "puts it there."
+        )
     inside, target = work / "pip", work / "wheel"
     inside.mkdir()
     environment = {**os.environ, "TMPDIR": str(inside), "TEMP": str(inside), "TMP": str(inside)}

@@ -173,6 +173,13 @@ def test_a_missing_package_is_said_before_anything_is_downloaded(source, cache, 
     assert one_sentence(caught.value) and not copied.calls and not cache.exists()
 
 
+def test_a_python_without_pip_is_told_what_to_do(source, cache, monkeypatch):
+    monkeypatch.setattr(fetching, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="ensurepip") as caught:
+        fetch(source, cache)
+    assert one_sentence(caught.value) and visible(cache) == []
+
+
 PROGRAM = """
 import sys, time
 sys.path[:0] = [{root!r}, {here!r}]
