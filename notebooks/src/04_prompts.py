@@ -92,7 +92,8 @@ rows = [tokenizer.encode(t.replace("{x}", x)) for t in known for x, _ in task.te
 answers = torch.tensor([tokenizer.encode(y, add_special_tokens=False)[0] for _, y in task.test * 2])
 
 
-def careless(side):
+def share_right(side, read):
+    """Share of right answers with padding behind or before the short rows; `read` finds the place."""
     T, pad = max(map(len, rows)), tokenizer.pad_token_id
     fill = [[pad] * (T - len(row)) for row in rows]
     pairs = [(row, p) if side == "behind" else (p, row) for row, p in zip(rows, fill, strict=True)]
@@ -100,12 +101,15 @@ def careless(side):
     mask = (ids != pad).long()
     with torch.no_grad():
         logits = model(input_ids=ids, attention_mask=mask).logits  # (B, T, V)
-    return logits[torch.arange(len(ids)), mask.sum(dim=1) - 1].argmax(dim=1)  # (B,)
+    return (read(logits, mask).argmax(dim=1) == answers).float().mean().item()
+
+
+def colleague(logits, mask):
+    return logits[torch.arange(len(mask)), mask.sum(dim=1) - 1]  # (B, V)
 
 
 for side in ("behind", "before"):
-    right = (careless(side) == answers).float().mean().item()
-    print(f"padding {side} the short rows: {right:.2f}")
+    print(f"padding {side} the short rows: {share_right(side, colleague):.2f}")
 
 # %% [markdown]
 # Same prompts, same model, two scores. What is wrong? Mend the function. It gets `logits` (B, T, V) and `mask` (B, T), 1 (or True)
@@ -116,6 +120,8 @@ for side in ("behind", "before"):
 
 # %%
 checks.behind_last(behind_last)
+for side in ("behind", "before"):
+    print(f"padding {side} the short rows: {share_right(side, behind_last):.2f}")
 
 # %% [markdown]
 # ## How far wordings lie apart
