@@ -17,6 +17,7 @@ from minipeft.checks.framework.cases import OMIT, every_pair
 from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.numbers import NumberCheck
 from minipeft.checks.framework.randomness import distribution_differs
+from minipeft.checks.framework.source import is_made_of
 from minipeft.methods.lora import LoRAPatch
 
 
@@ -273,3 +274,16 @@ def test_a_wrong_number_is_told_where_it_comes_from(check, answer, words):
 
 def test_a_number_that_is_still_dots_is_not_finished():
     assert isinstance(rejected(count, ...), checks.NotFinished)
+
+
+@pytest.mark.parametrize("by", ["file", "statement"])
+def test_what_was_given_is_known_however_it_was_compiled(by):
+    """Python's bytecode of a call depends on whether the import stands in the same compilation."""
+    given = "import torch\n\n\ndef wrong(x):\n    return torch.relu(x) + torch.arange(3).sum()\n"
+    parts = [given] if by == "file" else given.split("\n\n\n")
+    space = {}
+    for part in parts:
+        exec(compile(part, "cell", "exec"), space)
+    assert is_made_of(given, "wrong", space["wrong"])
+    exec("def wrong(x):\n    return torch.relu(x) - torch.arange(3).sum()\n", space)
+    assert not is_made_of(given, "wrong", space["wrong"])

@@ -66,12 +66,20 @@ class Source:
 
 def is_made_of(text: str, name: str, made: Any) -> bool:
     """Do the functions of an object hold the same code as those of `name` in this text?"""
-    wanted = _functions(compile(text, "<given>", "exec", dont_inherit=True), name)
-    objects = vars(made) if inspect.isclass(made) else {name: made}
-    codes = {n: getattr(objects.get(n), "__code__", None) for n in wanted}
-    return bool(wanted) and all(
-        codes[n] is not None and _body(codes[n]) == _body(code) for n, code in wanted.items()
-    )
+    tree = ast.parse(text)
+    alone = [node for node in tree.body if getattr(node, "name", None) == name][-1:]
+    parts = vars(made) if inspect.isclass(made) else {name: made}
+    # Python calls the functions of a module in another way where it sees the module's import. A
+    # notebook compiles every statement by itself, a file all of them together.
+    for body in (tree.body, alone):
+        module = compile(ast.Module(body, []), "<given>", "exec", dont_inherit=True)
+        wanted = _functions(module, name)
+        codes = {n: getattr(parts.get(n), "__code__", None) for n in wanted}
+        if wanted and all(
+            codes[n] is not None and _body(codes[n]) == _body(code) for n, code in wanted.items()
+        ):
+            return True
+    return False
 
 
 def _functions(module: CodeType, name: str) -> dict[str, CodeType]:
