@@ -20,8 +20,8 @@ import tiny_transformer as tt
 from minipeft import checks
 from minipeft.checks.framework import Check
 from minipeft.course import transfer
-from minipeft.methods.adapter import AdapterPatch
 from minipeft.course.written_prompts import behind_last as behind
+from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.p_tuning import PromptEncoder
 from minipeft.tasks.prompt_search import promising as words_to_try
