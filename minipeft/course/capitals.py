@@ -32,7 +32,7 @@ WORDINGS = (
     "People in {x} call",
     "{x}",
 )
-SPELT = {"dr_congo": "DR Congo", "port_au_prince": "Port-au-Prince", "washington": "Washington"}
+SPELT = {"dr_congo": "DR Congo", "port_au_prince": "Port-au-Prince"}
 
 Row = tuple[list[int], int]  # ids of " France", first id of " Paris"
 
