@@ -183,6 +183,11 @@ class Tuner(Installer):
             tensors |= {f"{path}.{key}": tensor for key, tensor in twin.state_dict().items()}
         return tensors
 
+    @property
+    def places(self) -> list[tuple[Place, nn.Module]]:
+        """An older name of `patches`, which stays readable."""
+        return self.patches
+
     def wrap(self, batch: dict) -> dict:
         """The batch as the model must see it with this tuner. `train` and `generate` call it."""
         if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):

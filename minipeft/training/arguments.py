@@ -27,6 +27,8 @@ def check_arguments(
     for name, value in (counts | dict(checkpoint_every=checkpoint_every)).items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+    if isinstance(learning_rate, str):
+        raise ValueError(f"learning_rate must be a number, not the text {learning_rate!r}.")
     if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive, not {learning_rate!r}.")
     if not is_number(warmup) or not 0 <= warmup <= steps:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
 
 
 class Feed:
@@ -63,10 +62,3 @@ class Feed:
             raise ValueError(
                 "The batches ran out and cannot begin again: give a list or a function of the step."
             ) from None
-
-
-def to_device(batch: Mapping, device: torch.device) -> dict:
-    """The batch with its tensors on the device; what is no tensor stays."""
-    if not isinstance(batch, Mapping):
-        raise TypeError(f"A batch must be a dict of tensors, not {type(batch).__name__}.")
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()}

@@ -15,8 +15,9 @@ from contextlib import nullcontext
 
 from torch import nn
 
+from minipeft.training.batches import tidy
 from minipeft.training.distributed import SingleProcess
-from minipeft.training.feed import Feed, to_device
+from minipeft.training.feed import Feed
 from minipeft.training.precision import Precision
 from minipeft.training.savings.kept_trunk import Trunk
 
@@ -80,7 +81,7 @@ class Gradients:
         self.precision.clear()
         for part, whole in enumerate(batches):
             number = step * self.accumulate + part
-            batch, times = self.processes.share(to_device(whole, self.device))
+            batch, times = self.processes.share(tidy(whole, self.device))
             weight = 1 / (self.accumulate * times)
             with self.processes.noise(number), self.kept(number):
                 loss += weight * forward_backward(batch, weight * self.precision.scale)

@@ -24,6 +24,7 @@ from minipeft.contexts import modes_kept, seeded
 from minipeft.in_training import chosen, said
 from minipeft.training import callbacks as after
 from minipeft.training.arguments import check_arguments
+from minipeft.training.batches import explained
 from minipeft.training.distributed import process_group
 from minipeft.training.feed import Feed
 from minipeft.training.gradients import Gradients
@@ -102,7 +103,8 @@ def train(
     around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]
 
     def forward_backward(batch: dict, weight: float) -> float:
-        loss = loss_of(model, batch)
+        with explained(model, batch):
+            loss = loss_of(model, batch)
         (weight * loss).backward()
         return loss.item()
 

@@ -27,6 +27,11 @@ def loss_of(model: nn.Module, batch: dict) -> Tensor:
         loss = labelled_loss(model, batch) if loss is None else loss
     if loss is None:
         loss = model(**batch).loss
+    if loss is None:
+        raise ValueError(
+            "The model gives no loss for this batch: it has no labels. Add labels, with -100 where "
+            "nothing is asked (minipeft.tasks does it)."
+        )
     for tuner in in_training(model):
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty

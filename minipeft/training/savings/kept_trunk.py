@@ -22,7 +22,7 @@ from tqdm import tqdm
 from minipeft.attached import anatomy_of
 from minipeft.reach import partly
 from minipeft.routing import wrap
-from minipeft.training.feed import to_device
+from minipeft.training.batches import tidy
 from minipeft.training.savings.shared_prompt import drops
 
 
@@ -130,7 +130,7 @@ def keep(model: nn.Module, batches: Sequence[dict], processes, progress: bool) -
     if processes.size > 1:
         raise ValueError("keep_trunk=True works in one process: leave it out under torchrun.")
     device = next(model.parameters()).device
-    trunk = Trunk(model.train(), batches, lambda batch: wrap(model, to_device(batch, device)))
+    trunk = Trunk(model.train(), batches, lambda batch: wrap(model, tidy(batch, device)))
     if progress:
         tqdm.write(
             f"{len(trunk.frozen)} frozen blocks run once for each of {len(batches)} batches; what "
