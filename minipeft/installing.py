@@ -61,6 +61,20 @@ class Installer:
             raise ValueError(f"{unused[0]!r} is none of the targets ({targets}): check its name.")
         return values
 
+    def tied(self, place: Place) -> list[Place]:
+        """The other modules that compute with an embedding's matrix: the head, as a rule.
+
+        Raises ValueError where a merged copy stands in the place of one, which shares it no more.
+        """
+        for module, (parameters, _) in self.record.originals.tensors.items():
+            if any(parameter is place.module.weight for parameter in parameters.values()):
+                door = next(d for d in self.record.doors_of(module) if isinstance(d, CopyDoor))
+                raise ValueError(
+                    f"{door.last_merged()!r} is merged into {door.path or 'the head'}, which "
+                    f"shares its matrix with {place.path}: unmerge it first."
+                )
+        return self.anatomy.tied(place)
+
     def add(self, place: Place, patch: nn.Module) -> None:
         """Put a patch into the weights door of a place; the door is made when it is not there."""
         weight = place.module.weight

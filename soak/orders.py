@@ -15,6 +15,7 @@ parameters, buffers, flags, modes, module tree, hooks and attention. Everything 
 from __future__ import annotations
 
 import copy
+import linecache
 import pickle
 import random
 import sys
@@ -185,7 +186,10 @@ def interrupted(after: int):
         nonlocal left
         if "/minipeft/" not in frame.f_code.co_filename:
             return None
-        if event == "line" and frame.f_code.co_name not in ("__enter__", "__exit__", "finish"):
+        # python says the line of a `with` again when it is left, where it looks for no signal
+        line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+        inside = frame.f_code.co_name in ("__enter__", "__exit__", "finish")
+        if event == "line" and not inside and not line.startswith("with "):
             left -= 1
             if left == 0:
                 sys.settrace(None)

@@ -67,14 +67,9 @@ class MemoryDoor(Door):
         captured = getattr(self.base, "captured", None)  # see `capture_keys_values`
         if captured is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
             kwargs["cache"] = captured
-        known = "memory" in vars(self.base)
-        memory = self.base.memory = self.gather(x, self.past(kwargs))
-        try:
+        memory = self.gather(x, self.past(kwargs))
+        with Given(self.base, memory):
             y = self.base(*args, **kwargs)
-        finally:
-            self.base.memory = None
-            if not known:
-                del self.base.memory
         if memory is not None and not memory.read:
             name = next(name for name in self.patches if self.marks[name].read)
             raise ValueError(
@@ -135,6 +130,22 @@ class MemoryDoor(Door):
         """(1 or rows, H, P, D) -> (B, H, P, D), zeros in the other rows, which do not see it."""
         whole = part.new_zeros(B, *part.shape[1:])
         return whole.index_copy(0, rows, part.expand(len(rows), -1, -1, -1))
+
+
+class Given:
+    """Inside, an attention layer has a memory; an interrupted pass leaves nothing of it behind."""
+
+    def __init__(self, layer: nn.Module, memory: Memory | None) -> None:
+        self.layer, self.memory, self.kept = layer, memory, "memory" in vars(layer)
+
+    def __enter__(self) -> None:
+        self.layer.memory = self.memory
+
+    def __exit__(self, *_) -> None:
+        if self.kept:
+            self.layer.memory = None
+        else:
+            vars(self.layer).pop("memory", None)
 
 
 class PositionDoor(Door):

@@ -119,7 +119,7 @@ class TokenRows(Method):
         ids = torch.tensor(self.ids, device=first.module.weight.device)
         patch = TokenRowsPatch(first.module, ids)
         tuner.add(first, patch)
-        for place in tuner.anatomy.tied(first):
+        for place in tuner.tied(first):
             if isinstance(place.module, nn.Embedding):
                 tuner.add(place, TiedEmbeddingPatch(patch, place.module))
             else:

@@ -19,6 +19,7 @@ import minipeft as mp
 from minipeft.doors.weights import CopyDoor, WeightDoor, doors
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.lora import LoRAPatch
+from minipeft.methods.token_rows import TokenRows
 from soak import orders
 
 EXACT = dict(rtol=0, atol=0)
@@ -407,3 +408,34 @@ def test_an_interrupted_step_is_undone_or_finished(act):
         assert orders.photograph(model) == before, after
     assert len(seen) > 20
     assert torch.equal(orders.logits(model, inputs), base)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "bert", "encoder"])
+def test_an_interrupted_pass_leaves_nothing_of_a_memory(kind):
+    """In each of the lines of a pass; the prefix acts, or is disabled."""
+    model, inputs = copy.deepcopy(orders.base(kind)).eval(), orders.batch(kind)
+    tuner = mp.attach(model, mp.Prefix(length=2), "a", seed=0)
+    expected = orders.logits(model, inputs)
+    for switch in (tuner.enable, tuner.disable):
+        switch()
+        before = orders.photograph(model)
+        for after in range(1, 2000):
+            with contextlib.suppress(KeyboardInterrupt), orders.interrupted(after):
+                orders.logits(model, inputs)
+                break
+            assert orders.photograph(model) == before, after
+        assert after > 100
+    tuner.enable()
+    assert torch.equal(orders.logits(model, inputs), expected)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "decoder"])
+def test_rows_of_a_matrix_of_which_a_copy_is_merged_are_refused(kind):
+    """A merged copy of the head shares no matrix with the words, so that the rows would miss it."""
+    model = copy.deepcopy(orders.base(kind))
+    head = mp.attach(model, mp.HeadOnly(), "head")
+    head.merge()
+    with pytest.raises(ValueError, match="'head' is merged into .* unmerge it first"):
+        mp.attach(model, TokenRows(ids=(3, 4)), "rows")
+    head.unmerge()
+    mp.attach(model, TokenRows(ids=(3, 4)), "rows")

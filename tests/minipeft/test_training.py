@@ -202,7 +202,7 @@ def test_a_model_without_tuners_is_trained_whole():
         (dict(betas=(0.9, 1.0)), "betas must be two numbers"),
         (dict(betas=0.9), "betas must be two numbers"),
         (dict(weight_decay=-0.1), "weight_decay must be"),
-        (dict(learning_rate="fast"), "learning_rate must be positive"),
+        (dict(learning_rate="fast"), "learning_rate must be a number, not the text"),
         (dict(learning_rate=math.nan), "learning_rate must be positive"),
         (dict(warmup=None), "warmup must be"),
         (dict(evaluate=lambda m: {}), "evaluate must give a number, or a dict"),

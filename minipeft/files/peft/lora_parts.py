@@ -233,7 +233,7 @@ def token_table(tuner, place) -> str:
     """The path where PEFT looks for rows of this matrix, the others being tied to it."""
     ask = getattr(tuner.model, "get_input_embeddings", None)
     words = bottom(ask()) if ask else None
-    tied = [place, *tuner.anatomy.tied(place)]
+    tied = [place, *tuner.tied(place)]
     return next((other.path for other in tied if other.module is words), place.path)
 
 
