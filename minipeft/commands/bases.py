@@ -129,6 +129,12 @@ def is_tiny(name: str) -> bool:
     return name.startswith("tiny-") and not Path(name).is_dir()
 
 
+def is_path(name: str) -> bool:
+    """Can this only be a folder? A name on the Hub is NAME or OWNER/NAME."""
+    first, *others = Path(name).parts or ("",)
+    return len(others) > 1 or first in ("runs", ".", "..", "~", "/") or Path(first).is_dir()
+
+
 def absolute(name: str) -> str:
     """A folder as an absolute path, anything else as it is."""
     return str(Path(name).resolve()) if Path(name).is_dir() else name
@@ -265,6 +271,8 @@ def _allowed(options: argparse.Namespace) -> dict:
 
 
 def _config(name: str, options: argparse.Namespace):
+    if is_path(name) and not Path(name).expanduser().is_dir():
+        raise FileNotFoundError(f"There is no folder {name}: check its name.")
     hf = _transformers()
     try:
         return hf, hf.AutoConfig.from_pretrained(name, **_allowed(options))

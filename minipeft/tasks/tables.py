@@ -3,7 +3,10 @@
     tables.read("train.tsv")        # [{"sentence": "a fine film", "label": "1"}, ...]
 
 A .conll file has a word and its tag on every line and an empty line between sentences; it becomes
-the columns "input" (words with spaces between them) and "target" (as many tags).
+the columns "input" (words with spaces between them) and "target" (as many tags). Of more columns,
+as in CoNLL-2003, the first is the word and the last the tag; of the ten of CoNLL-U the second and
+the fourth (the part of speech). Lines that begin a document (-DOCSTART-) are left out, and comments
+(# name = value).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+CONLL_U = 10  # its columns
 ENDINGS = (".jsonl", ".tsv", ".csv", ".conll")
 LONGEST = 1_000_000  # characters of a line; what is longer is no text to train on
 
@@ -23,7 +27,7 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
     Raises:
         FileNotFoundError: no such file.
         ValueError: another ending, another encoding than UTF-8, nothing in it, a line that is
-            broken or too long, a row with more or fewer fields than the header has.
+            broken, empty or too long, a row with more or fewer fields than the header has.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,6 +39,11 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
     try:
         for number, row in reader(path):
             for column in columns:
+                if row.get(column) is not None and not row[column].strip():
+                    raise ValueError(
+                        f"{path}, line {number}, has nothing in {column!r}: fill it, or leave the "
+                        "row out."
+                    )
                 if row.get(column) is None:
                     filled = ", ".join(key for key in row if row[key] is not None)[:200]
                     raise ValueError(
@@ -121,12 +130,19 @@ def _conll(path: Path) -> Iterator[tuple[int, dict]]:
     number = 0
     for number, line in enumerate(_lines(path), start=1):
         line = line.rstrip("\r\n")
+        if line.startswith("-DOCSTART-") or (line.startswith("# ") and " = " in line):
+            continue
         if line.strip():
-            word, separator, tag = line.strip(" ").rpartition("\t" if "\t" in line else " ")
-            if not separator or not tag.strip():
+            tabbed = "\t" in line
+            fields = line.strip(" ").split("\t") if tabbed else line.split(" ")
+            fields = [field.strip() for field in fields if field or tabbed]
+            if len(fields) == CONLL_U and not fields[0].isdigit():  # "3-4", several words at once
+                continue
+            word, tag = fields[1:4:2] if len(fields) == CONLL_U else (fields[0], fields[-1])
+            if len(fields) < 2 or not tag:
                 raise ValueError(f"{path}, line {number}, must be a word and its tag.")
-            words.append("".join(word.split("\t")[0].split()) or "_")  # no spaces inside a word
-            tags.append(tag.strip())
+            words.append("".join(word.split()) or "_")  # no spaces inside a word
+            tags.append(tag)
         elif words:
             yield number, {"input": " ".join(words), "target": " ".join(tags)}
             words, tags = [], []

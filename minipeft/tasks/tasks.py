@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,16 +216,36 @@ def read(path: str | Path, input: str = "input", target: str = "target") -> tupl
 def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) -> Task:
     """A task of your own: `make("mine", "generate", train=examples, test=examples)`.
 
-    Examples are `Example`s, (input, target) pairs, or a path that `read` opens. For classify and
-    tag, labels are those of the train split, in order of appearance, when not given.
+    Examples are `Example`s, (input, target) pairs, dicts with "input" and "target" (such as the
+    rows of a datasets.Dataset), or a path that `read` opens. For classify and tag, labels are those
+    of the train split, in order of appearance, when not given.
+
+    Raises:
+        ValueError: a split or a row that cannot be read.
     """
     filled = {}
     for split, given in splits.items():
         if split not in SPLITS:
             raise ValueError(f"Splits are {', '.join(SPLITS)}, not {split!r}.")
         rows = read(given) if isinstance(given, (str, Path)) else given
-        filled[split] = tuple(r if isinstance(r, Example) else Example(*r) for r in rows)
+        filled[split] = tuple(map(example, rows))
     if labels is None and kind in ("classify", "tag"):
         said = [e.target for e in filled.get("train", ())]
         labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
     return Task(name, kind, filled, labels=tuple(labels) if labels else None)
+
+
+def example(row) -> Example:
+    """An `Example` of an (input, target) pair or of a dict with these two columns."""
+    if isinstance(row, Example):
+        return row
+    if isinstance(row, Mapping):
+        if not {"input", "target"} <= set(row):
+            raise ValueError(
+                f"A row has the columns {', '.join(map(repr, row))}, but needs 'input' and "
+                "'target': rename them, as in dict(input=row['text'], target=row['label'])."
+            )
+        return Example(str(row["input"]), str(row["target"]))
+    if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
+        raise ValueError(f"An example is an (input, target) pair or a dict, not {row!r:.80}.")
+    return Example(*row)

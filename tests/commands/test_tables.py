@@ -28,6 +28,29 @@ def test_the_same_rows_from_every_form(tmp_path, name, content):
     assert [(row["input"], row["target"]) for row in rows] == [("a, b", first), ("c", "y")]
 
 
+CONLL_2003 = "-DOCSTART- -X- -X- O\n\nOslo NNP B-NP B-LOC\nlies VBZ B-VP O\n\n# NN I-NP O\n"
+CONLL_U = (
+    "# sent_id = 1\n1-2\tdu\t_\t_\t_\t_\t_\t_\t_\t_\n1\tde\tde\tADP\t_\t_\t2\tcase\t_\t_\n"
+    "2\tle\tle\tDET\t_\t_\t0\troot\t_\t_\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs"),
+    [(CONLL_2003, [("Oslo lies", "B-LOC O"), ("#", "O")]), (CONLL_U, [("de le", "ADP DET")])],
+)
+def test_other_columns_of_conll_are_left_out(tmp_path, content, pairs):
+    rows = tables.read(write(tmp_path / "a.conll", content))
+    assert [(row["input"], row["target"]) for row in rows] == pairs
+
+
+@pytest.mark.parametrize("content", ["input,target\na,b\nc,\n", "input,target\na,b\n  ,d\n"])
+def test_a_row_with_an_empty_column_is_refused(tmp_path, content):
+    file = write(tmp_path / "a.csv", content)
+    with pytest.raises(ValueError, match="line 3, has nothing in '(in|tar)"):
+        tables.read(file, ("input", "target"))
+
+
 def test_numbers_and_lists_become_text(tmp_path):
     line = json.dumps({"input": ["a b", "c"], "target": 3})
     (row,) = tables.read(write(tmp_path / "a.jsonl", line))

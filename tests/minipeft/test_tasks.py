@@ -329,3 +329,15 @@ def test_what_does_not_fit_together_is_refused():
     classes = make("m", "classify", train=[("a", "maybe")], labels=["yes", "no"])
     with pytest.raises(ValueError, match="'maybe' is no label"):
         classes.batches("train", tokenizer(), "encoder")(0)
+
+
+def test_a_task_of_dicts():
+    rows = [{"input": "fine soup", "target": "good"}, {"input": "cold soup", "target": 0}]
+    task = mp.tasks.make("mine", "classify", train=rows)
+    assert [(e.input, e.target) for e in task.train] == [("fine soup", "good"), ("cold soup", "0")]
+    assert task.labels == ("good", "0")
+    with pytest.raises(ValueError, match="columns 'text', 'label', but needs 'input' and 'target'"):
+        mp.tasks.make("mine", "classify", train=[{"text": "a", "label": "b"}])
+    for odd in ("ab", ("a",), 3):
+        with pytest.raises(ValueError, match="An example is"):
+            mp.tasks.make("mine", "classify", train=[odd])
