@@ -9,6 +9,8 @@ close()                 in any case
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -188,11 +190,43 @@ class Checkpoints(Callback):
         self.snapshots.random()
 
     def after_step(self, run: Run, step: int) -> None:
-        if self.folder is None or not ((step + 1) % self.every == 0 or run.is_last(step)):
-            return
+        if self.folder is not None and ((step + 1) % self.every == 0 or run.is_last(step)):
+            self.write(run, step)
+            run.processes.wait()
+
+    def write(self, run: Run, step: int) -> None:
         if run.processes.rank == 0:
             self.snapshots.write(step + 1, run.history, run.best_weights)
-        run.processes.wait()
+
+
+class Interruption(Callback):
+    """With a folder for checkpoints, the first Ctrl-C ends the run behind the step that it is in,
+    when its state has been written down; a second one ends it at once.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints, self.asked, self.before = checkpoints, False, None
+
+    def begin(self, run: Run) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self.checkpoints.folder is not None and main and ours and run.processes.size == 1:
+            self.before = signal.signal(signal.SIGINT, self.ask)
+
+    def ask(self, *_) -> None:
+        self.asked = True
+        self.close()
+
+    def after_step(self, run: Run, step: int) -> None:
+        if self.asked:
+            if not run.is_last(step):
+                self.checkpoints.write(run, step)
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
+            self.before = None
 
 
 class Processes(Callback):

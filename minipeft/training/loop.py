@@ -101,6 +101,7 @@ def train(
     checkpoints = after.Checkpoints(checkpoint, checkpoint_every, resume)
     around = [after.Tuners(), after.Evaluation(evaluate, evaluate_every, best), after.Stopwatch()]
     around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]
+    around.append(after.Interruption(checkpoints))
 
     def forward_backward(batch: dict, weight: float) -> float:
         with explained(model, batch):

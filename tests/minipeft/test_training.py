@@ -458,3 +458,36 @@ def test_a_snapshot_that_cannot_be_written_is_a_sentence_and_the_last_one_stays(
     again, _ = tuned()
     history = mp.train(again, batches(), 4, checkpoint=tmp_path, resume=True, progress=False)
     assert len(history.losses) == 4
+
+
+def test_ctrl_c_ends_a_run_behind_its_step_and_it_resumes_to_the_same_bits(tmp_path):
+    """Also before the first checkpoint was due; the handler is then what it was before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        data, numbers = batches(5), []
+
+        def attempt(folder, stop=None, resume=False):
+            model = zoo.build("tiny-decoder", dropout=0.2)
+            tuner = mp.attach(model, mp.LoRA(rank=2, dropout=0.2), seed=0)
+
+            def batch(step):
+                if step == stop:
+                    signal.raise_signal(signal.SIGINT)
+                numbers.append(step)
+                return data[step % 5]
+
+            options = dict(checkpoint=folder, checkpoint_every=50, resume=resume, progress=False)
+            history = mp.train(model, batch, 9, 1e-2, **options)
+            return history.losses, tuner.named_tensors()
+
+        losses, tensors = attempt(tmp_path / "whole")
+        numbers.clear()
+        with pytest.raises(KeyboardInterrupt):
+            attempt(tmp_path / "broken", stop=4)
+        assert numbers == [0, 1, 2, 3, 4]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        again, resumed = attempt(tmp_path / "broken", resume=True)
+        assert numbers == list(range(9)) and again == losses
+        assert all(torch.equal(resumed[key], value) for key, value in tensors.items())
+    finally:
+        signal.signal(signal.SIGINT, before)
