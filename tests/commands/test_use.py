@@ -109,7 +109,7 @@ def test_several_adapters_in_one_batch(cli, run, gpt2, tmp_path):
         (["tiny-decoder-0.1m"], "Give prompts"),
         (["tiny-decoder-0.1m", " "], "Prompt 1 is empty"),
         (["tiny-encoder", "a"], "cannot write"),
-        (["nowhere/at/all", "a"], "cannot be opened"),
+        (["nowhere/at/all", "a"], "There is no folder nowhere"),
         (["tiny-decoder-0.1m", "a", "--temperature", "0"], "must be above 0"),
     ],
 )
