@@ -12,6 +12,7 @@ from minipeft.training.distributed import named
 COMMANDS = (
     "train",
     "evaluate",
+    "predict",
     "generate",
     "merge",
     "inspect",

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import sys
 from pathlib import Path
 
 from minipeft import tasks
-from minipeft.commands import data, opened, options, scoring
+from minipeft.commands import data, opened, options, predict, runs, scoring
+from minipeft.commands.writers import WRITERS
 from minipeft.report import Table
+from minipeft.tasks import tables
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 from tiny_transformer.files import write_text
 
@@ -70,6 +69,9 @@ def run(given: argparse.Namespace) -> int:
     elif given.split:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:
+        target = target_of(given)
+        if given.predictions and not tables.has_column(given.data, target):
+            return label_only(given, kind)
         examples = file_examples(given)
         if kind:
             labels = data.labels_of(kind, examples)
@@ -97,10 +99,28 @@ def run(given: argparse.Namespace) -> int:
     return judged(scores, wanted)
 
 
+def target_of(given: argparse.Namespace) -> str:
+    """The column of the answers: as named, or as in the run's training."""
+    run = runs.run_of(given.what)
+    return given.target or (run[1]["options"].get("target") if run else None) or "target"
+
+
+def label_only(given: argparse.Namespace, kind: str | None) -> int:
+    """A file without answers: nothing is measured, but what the model says is written down."""
+    texts = predict.texts_of(given)[: given.limit]
+    said = predict.answers(opened.open_it(given, kind), texts, given.batch_size)
+    rows = list(zip(texts, said, strict=True))
+    write_text(Path(given.predictions), WRITERS[Path(given.predictions).suffix](
+        ("input", "prediction"), rows))  # fmt: skip
+    print(
+        f"{given.data} has no column {target_of(given)!r}, so that nothing is measured; the "
+        f"model's answers are in {given.predictions}"
+    )
+    return 0
+
+
 def file_examples(given: argparse.Namespace):
     """The examples of --data, with the columns that the run was trained on if none are named."""
-    from minipeft.commands import runs
-
     run = runs.run_of(given.what)
     before = run[1]["options"] if run else {}
     input = given.input or before.get("input")
@@ -133,22 +153,3 @@ def write_answers(path: Path, inputs, true, said) -> None:
     """One row per example: input, target, prediction."""
     rows = list(zip(inputs, true, said, strict=True))
     write_text(path, WRITERS[path.suffix](("input", "target", "prediction"), rows))
-
-
-def _jsonl(header, rows) -> str:
-    lines = (json.dumps(dict(zip(header, row, strict=True)), ensure_ascii=False) for row in rows)
-    return "\n".join(lines)
-
-
-def _csv(header, rows) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows([header, *rows])
-    return file.getvalue()
-
-
-def _tsv(header, rows) -> str:
-    lines = ([" ".join(cell.split()) for cell in row] for row in [header, *rows])
-    return "\n".join("\t".join(line) for line in lines)
-
-
-WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}

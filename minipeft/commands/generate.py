@@ -12,7 +12,7 @@ from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import opened, options, runs
-from minipeft.commands.evaluate import WRITERS
+from minipeft.commands.writers import WRITERS
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
@@ -66,7 +66,10 @@ def run(given: argparse.Namespace) -> int:
     loaded = opened.open_it(given, head="language" if given.adapter else None)
     base = loaded.base
     if base.kind == "encoder" or base.head != "language":
-        raise ValueError(f"{given.what} has an encoder or another head: it cannot write.")
+        raise ValueError(
+            f"{given.what} has an encoder or another head, so that it cannot write: let it label "
+            "texts with predict."
+        )
     names = adapters(given, base)
     for number, (_, name) in enumerate(rows, start=1):
         if name and name not in names:

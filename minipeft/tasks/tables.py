@@ -63,6 +63,11 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
     return rows
 
 
+def has_column(path: str | Path, column: str) -> bool:
+    """Has the first row of a file this column?"""
+    return column in read(path)[0]
+
+
 def _lines(path: Path) -> Iterator[str]:
     """Lines of sensible length, with their ends; a byte-order mark is skipped."""
     with path.open(encoding="utf-8-sig", newline="") as file:

@@ -144,7 +144,11 @@ def test_a_base_that_is_none_is_one_sentence(cli, pairs, tmp_path):
     [
         ([("a", "x"), ("b", "x")] * 9, "classification", "only 'x'"),
         ([(f"a {i}", "x y") for i in range(20)], "tagging", "only 1 words"),
-        ([("", "x"), *((f"a {i}", "y") for i in range(20))], "text-to-text", "has nothing in 'input'"),
+        (
+            [("", "x"), *((f"a {i}", "y") for i in range(20))],
+            "text-to-text",
+            "has nothing in 'input'",
+        ),
         ([("a " * 200, "b"), *((f"a {i}", "y") for i in range(20))], "text-to-text", "positions"),
         ([("a", "b")], "text-to-text", "cannot be held out"),
     ],

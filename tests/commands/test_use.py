@@ -315,3 +315,36 @@ def test_a_classifiers_adapter_of_pefts_brings_its_head(cli, gpt2, tmp_path):
     merged = Classifier.from_pretrained("merged").eval()
     ids = torch.arange(14, 20)[None]
     torch.testing.assert_close(merged(ids).logits, theirs(ids).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("kind", "target"), [("classification", "{}"), ("tagging", "{0} {0}")])
+def test_texts_without_answers_are_labelled(cli, kind, target):
+    rows = [(f"{'good' if n % 2 else 'bad'} w{n}", target.format(n % 2)) for n in range(20)]
+    Path("d.tsv").write_text("text\tlabel\n" + "".join(f"{x}\t{y}\n" for x, y in rows))
+    Path("new.tsv").write_text("text\ngood film\nbad film\n")
+    columns = ("--input", "text", "--target", "label")
+    done = cli("train", "--base", "tiny-encoder", "--data", "d.tsv", "--kind", kind, *columns,
+               *FEW, "--out", "r")  # fmt: skip
+    assert done.code == 0, done.err
+    done = cli("predict", "r", "--data", "new.tsv", "--out", "out.tsv")
+    assert done.code == 0, done.err
+    header, *lines = [line.split("\t") for line in Path("out.tsv").read_text().splitlines()]
+    assert header == ["input", "prediction"] and [x for x, _ in lines] == ["good film", "bad film"]
+    known = {str(y) for _, labels in rows for y in labels.split()}
+    assert all(set(said.split()) <= known for _, said in lines)
+    done = cli("predict", "r", "good film", "bad film")
+    assert done.code == 0 and all(f"{said}" in done.out for _, said in lines)
+    done = cli("evaluate", "r", "--data", "new.tsv", "--predictions", "again.tsv")
+    assert done.code == 0 and "no column 'label'" in done.out
+    assert Path("again.tsv").read_text() == Path("out.tsv").read_text()
+    for words, sentence in [
+        ((), "Give texts"),
+        (("a", "--data", "new.tsv"), "Give texts"),
+        ((" ",), "A text is empty"),
+        (("a", "--out", "x.xlsx"), "must end in"),
+        (("a", "--batch-size", "0"), "must be at least 1"),
+        (("--data", "new.tsv", "--input", "no"), "has no 'no'"),
+    ]:
+        done = cli("predict", "r", *words)
+        assert done.code == 2 and sentence in done.err
+    assert "let it label texts with predict" in cli("generate", "r", "a").err

@@ -1,0 +1,82 @@
+"""`python -m minipeft predict`: what a run, an adapter or a base says where nobody knows it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from minipeft.commands import data, opened, options, runs, scoring
+from minipeft.commands.writers import WRITERS
+from minipeft.report import Table
+from minipeft.tasks import tables
+from minipeft.tasks.encoding import Example
+from tiny_transformer.files import write_text
+
+EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
+predict runs/reviews --data test.tsv --input sentence --out answers.tsv"""
+
+
+def add(commands, arguments: list[str]) -> None:
+    parser = options.add_parser(
+        commands,
+        "predict",
+        "label texts, or a file without answers",
+        "Label texts, or every row of a file that has no answers. `evaluate` measures where the\n"
+        "answers are known, `generate` writes on with a language model.",
+        EXAMPLES,
+        "Exit code: 0 done, 2 what was given cannot be used (one sentence says why).",
+    )
+    opened.add_flags(parser)
+    parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; or give --data")
+    parser.add_argument(
+        "--data", metavar="FILE", help="a .jsonl, .csv, .tsv or .conll file of texts"
+    )
+    parser.add_argument("--kind", choices=tuple(data.KINDS), help="where no run tells it")
+    parser.add_argument("--input", metavar="COLUMN", help="of the texts (default: as in training)")
+    parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
+    parser.add_argument("--out", metavar="FILE", help="write here, as .jsonl, .csv or .tsv")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> int:
+    if bool(given.texts) == bool(given.data):
+        raise ValueError('Give texts, predict WHAT "a text", or a file of them, --data FILE.')
+    if given.batch_size < 1:
+        raise ValueError("--batch-size must be at least 1.")
+    if given.out and Path(given.out).suffix not in WRITERS:
+        raise ValueError(f"--out must end in {', '.join(WRITERS)}.")
+    texts = given.texts or texts_of(given)
+    loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
+    said = answers(loaded, texts, given.batch_size)
+    rows = list(zip(texts, said, strict=True))
+    if given.out:
+        write_text(given.out, WRITERS[Path(given.out).suffix](("input", "prediction"), rows))
+        print(f"The answers are in {given.out}")
+    else:
+        print(Table(f"{given.what}, {len(rows):,} texts", ("text", "prediction"), rows))
+    return 0
+
+
+def answers(loaded: opened.Opened, texts: list[str], batch_size: int = 32) -> list[str]:
+    """One answer for each text.
+
+    Raises:
+        ValueError: a text is empty, or longer than the model can read.
+    """
+    if not all(text.strip() for text in texts):
+        raise ValueError("A text is empty: write at least one word, or leave it out.")
+    any_tag = (loaded.labels or ("",))[0]  # a tagger's rows have as many tags as words
+    tags = {text: " ".join([any_tag] * len(text.split())) for text in texts}
+    examples = [Example(text, tags[text] if loaded.kind == "tag" else "") for text in texts]
+    task = opened.task_for(loaded, examples, "texts")
+    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
+    return scoring.answers(task, loaded.base, texts, batch_size, sys.stderr.isatty())
+
+
+def texts_of(given: argparse.Namespace) -> list[str]:
+    """The column of a file that the run was trained on, if none is named."""
+    trained = runs.run_of(given.what)
+    before = trained[1]["options"] if trained else {}
+    column = given.input or before.get("input") or "input"
+    return [row[column] for row in tables.read(given.data, (column,))]
