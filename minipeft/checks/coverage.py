@@ -3,15 +3,18 @@
 For each exercise: how many cases there are, which parameters never have two values, which pairs of
 options never meet in two values each. A gap is a mistake that a check cannot see; the exit code is
 1 then. With --mutants every small change of the reference goes through the check, and those it
-accepts are listed.
+accepts are listed. With --mistakes every usual mistake does, and must be named by its sentence.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import inspect
+import io
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -19,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.checks import EXERCISES
-from minipeft.checks.framework import Check, NumberCheck
+from minipeft.checks.framework import Check, CheckFailed, NumberCheck
 from minipeft.checks.framework.mutants import mutants
+from minipeft.checks.framework.naming import wrong_object
 from minipeft.checks.framework.surroundings import surroundings
 
 Calls = list[dict[str, set]]  # for each case: parameter -> the values it had
@@ -159,11 +163,16 @@ def _vary_together(calls: Calls, a: str, b: str) -> bool:
     return any(len(one & two) > 1 for one, two in itertools.combinations(by_x.values(), 2))
 
 
-def survivors(check: Check) -> tuple[int, list[str]]:
-    """How many mutants there are, and the keys of those that the check accepts."""
+def survivors(check: Check, known: Collection[str] = ()) -> tuple[int, list[str]]:
+    """How many mutants there are, and the keys of those that the check accepts.
+
+    known: keys of mutants that are not tried, since a person has read them.
+    """
     count, accepted = 0, []
     for mutant in mutants(check.source, check.blank):
         count += 1
+        if mutant.key in known:
+            continue
         try:
             wrong = check.source.build(mutant.tree)
         except Exception:  # it does not compile: nobody can hand it in
@@ -171,6 +180,31 @@ def survivors(check: Check) -> tuple[int, list[str]]:
         if check.accepts(wrong):
             accepted.append(mutant.key)
     return count, accepted
+
+
+def misnamed(check: Check, most: int | None = None) -> list[str]:
+    """The usual mistakes that are accepted, or rejected with a sentence of no mistake.
+
+    Of two mistakes in one object the one that shows first may be named. most: so many of them,
+    spread over the list, are asked for their sentence, the others for their verdict only.
+    """
+    sentences = {entry.sentence for entry in check.mistakes if isinstance(entry.sentence, str)}
+    made = [(entry, wrong_object(check, entry)) for entry in check.mistakes]
+    made = [(entry, wrong) for entry, wrong in made if wrong is not None]
+    step = 1 if most is None else max(1, math.ceil(len(made) / most))
+    gaps = []
+    for place, (entry, wrong) in enumerate(made):
+        if place % step:
+            said = entry.sentence if not check.accepts(wrong) else "accepted"
+        else:
+            try:
+                check(wrong)
+                said = "accepted"
+            except CheckFailed as error:
+                said = str(error)
+        if said not in sentences and said != entry.sentence:
+            gaps.append(f"{entry.sentence}: {said}")
+    return gaps
 
 
 def unexplained(check: NumberCheck) -> list[str]:
@@ -189,6 +223,9 @@ def unexplained(check: NumberCheck) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m minipeft.checks.coverage", description=__doc__)
     parser.add_argument("names", nargs="*", help="checks, all of them when none is named")
+    parser.add_argument(
+        "--mistakes", action="store_true", help="also list usual mistakes that are not named"
+    )
     parser.add_argument("--mutants", action="store_true", help="also list the mutants that survive")
     options = parser.parse_args(arguments)
     gaps = 0
@@ -203,6 +240,13 @@ def main(arguments: list[str] | None = None) -> int:
         coverage = report(check)
         gaps += len(coverage.never_varied) + len(coverage.pairs_never_varied)
         print(coverage.line(), flush=True)
+        if options.mistakes:
+            with contextlib.redirect_stdout(io.StringIO()):
+                missed = misnamed(check)
+            gaps += len(missed)
+            print(f"  {len(check.mistakes)} usual mistakes, {len(missed)} not named", flush=True)
+            for line in missed:
+                print(f"    {line}", flush=True)
         if options.mutants:
             count, accepted = survivors(check)
             print(f"  {count} mutants, {len(accepted)} accepted", flush=True)

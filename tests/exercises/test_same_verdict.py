@@ -2,21 +2,37 @@
 
 Every test module here that tries solutions on a check becomes a notebook: its source is one cell,
 and a last cell gives one of its solutions the exercise's name. What the sandbox says of it must be
-what the check says of the solution itself.
+what the check says of the solution itself: accepted or not for every solution, and word for word
+for the first right one and three wrong ones of each exercise.
 """
+
+from collections import Counter
 
 import pytest
 from submitted import MODULES, said_by, solutions, space_of
 
 from minipeft import checks
 from minipeft.checks import sandbox
+from minipeft.checks.framework import Check
+
+WORD_FOR_WORD = {"passed": 1, "failed": 3}
+
+
+def verdict_only(check):
+    """The check without its sentences, which take most of its time."""
+
+    def judge(candidate):
+        if not check.accepts(candidate):
+            raise checks.CheckFailed("")
+
+    return judge
 
 
 @pytest.mark.parametrize("reference", checks.EXERCISES)
 def test_notebook_and_command_line_say_the_same(reference, monkeypatch):
     monkeypatch.setattr(sandbox, "limit", lambda order: None)
     check, name = checks.EXERCISES[reference], reference.partition(":")[2]
-    tried = set()
+    tried = Counter()
     for path in MODULES:
         source = path.read_text(encoding="utf-8")
         if f"checks.{check.__name__}" not in source:
@@ -26,12 +42,16 @@ def test_notebook_and_command_line_say_the_same(reference, monkeypatch):
             if exercise != reference:
                 continue
             seen = said_by(check, eval(expression, space))
+            whole = tried[seen[0]] < WORD_FOR_WORD.get(seen[0], 9) or not isinstance(check, Check)
             cells = [source, f"{name} = {expression}"]
             order = {"reference": reference, "source": cells[1], "cells": cells, "uses": {}}
-            judged = sandbox.verdict(order | {"marks": [None, reference]}, "too much memory")
+            with monkeypatch.context() as patch:
+                if not whole:
+                    patch.setitem(checks.EXERCISES, reference, verdict_only(check))
+                judged = sandbox.verdict(order | {"marks": [None, reference]}, "too much memory")
             if "is the package's: write it in the notebook instead" in judged[1]:
                 assert seen[0] == "passed"  # the package's own, which a notebook must not import
             else:
-                assert judged == seen, expression
-            tried.add(seen[0])
-    assert {"passed", "failed"} <= tried
+                assert judged[: 2 if whole else 1] == seen[: 2 if whole else 1], expression
+                tried[seen[0]] += 1
+    assert {"passed", "failed"} <= set(tried)

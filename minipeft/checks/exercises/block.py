@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from minipeft.checks.exercises.block_mistakes import MISTAKES
 from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call
@@ -17,21 +19,22 @@ class StandIn(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.map = nn.Linear(width, width)
-        self.of_context = nn.Linear(width, width)
-        self.of_mask, self.of_causal, self.of_cache = (nn.Linear(1, width) for _ in range(3))
+        self.map, self.of_context = (nn.Parameter(torch.zeros(width, width)) for _ in range(2))
+        self.of_mask, self.of_causal, self.of_cache = (
+            nn.Parameter(torch.zeros(width)) for _ in range(3)
+        )
 
     def forward(self, x, context=None, mask=None, causal=False, cache=None) -> Tensor:
-        y = self.map(x)
+        y = F.linear(x, self.map)
         if context is not None:
-            y = y + self.of_context(context.mean(1, keepdim=True))  # (B, 1, C)
+            y = y + F.linear(context.mean(1, keepdim=True), self.of_context)  # (B, 1, C)
         if mask is not None:
-            y = y + self.of_mask(mask.mean(dim=(1, 2, 3))[:, None, None].to(x.dtype))
+            y = y + self.of_mask * mask.mean(dim=(1, 2, 3))[:, None, None].to(x.dtype)
         if causal:
-            y = y + self.of_causal.bias
+            y = y + self.of_causal
         if cache is not None:
             cache["calls"] = cache.get("calls", 0) + 1
-            y = y + cache["calls"] * self.of_cache.bias
+            y = y + cache["calls"] * self.of_cache
         return y
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import zlib
 from collections.abc import Iterator, Mapping
@@ -82,8 +83,9 @@ class Draw:
         return leaf.clone()
 
 
-def fill(owner: nn.Module, name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
-    """The numbers that a parameter called `name` gets in a case."""
+@functools.lru_cache(maxsize=20_000)
+def fill(name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
+    """The numbers that a parameter called `name` gets in a case; not to be changed in place."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     return torch.randn(shape, generator=generator) / max(1, shape[-1] if shape else 1) ** 0.5 * 1.5
 

@@ -89,7 +89,9 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
         if trial.copies and _contradictions(check, wrong, passed[:3], key_of(entry)):
             continue  # it would not have come as far as this trial, where a case takes long
         first = _explains(check, trial, entry, failures[0])
-        count = sum(_explains(check, trial, entry, failure) for failure in failures[1:])
+        if not first and most[0]:
+            continue
+        count = _count(check, trial, entry, failures[1:], 0 if first else len(failures) / 2)
         if not first and 2 * count < len(failures):
             continue
         against = _contradictions(check, wrong, passed, key_of(entry))
@@ -103,6 +105,16 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
         example = next(f for f in failures if _explains(check, trial, best, f))
         return best.sentence(example.view(trial))
     return best.sentence
+
+
+def _count(check, trial: Trial, entry: Mistake, failures: list[Failure], needed: float) -> int:
+    """How many failures a mistake explains; counting ends where `needed` is out of reach."""
+    count = 0
+    for left, failure in zip(range(len(failures), 0, -1), failures, strict=True):
+        if count + left < needed:
+            break
+        count += _explains(check, trial, entry, failure)
+    return count
 
 
 def wrong_object(check, entry: Mistake) -> Any:

@@ -73,7 +73,7 @@ class Subject:
                 f"{name} of {kind} has shape {tuple(parameter.shape)}, it should be {tuple(shape)}",
             )
             with torch.no_grad():
-                parameter.copy_(fill(self.instance, name, self.case.seed, shape))
+                parameter.copy_(fill(name, self.case.seed, shape))
             self.parameters[name] = parameter
         if self.trial.cast:
             self.instance.to(getattr(torch, self.case.dtype))

@@ -57,7 +57,11 @@ def _nearest(rows: Tensor, outcomes: Tensor) -> Tensor:
 def distinct(rows: Tensor) -> Tensor:
     """(K, numbers): the outcomes among rows, those that are alike taken together."""
     size = max(1.0, rows.abs().max().item()) * ALIKE
-    _, inverse = torch.unique((rows / size).round(), dim=0, return_inverse=True)
+    whole = (rows / size).round().to(torch.int64)
+    # One number for each row: 64-bit products wrap around, two rows meet once in 2^64.
+    mixed = torch.Generator().manual_seed(0)
+    odd = torch.randint(-(2**62), 2**62, whole.shape[1:], generator=mixed) * 2 + 1
+    _, inverse = torch.unique((whole * odd).sum(1), return_inverse=True)
     first = torch.full((int(inverse.max()) + 1,), len(rows)).scatter_reduce(
         0, inverse, torch.arange(len(rows)), "amin"
     )
