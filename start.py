@@ -240,6 +240,7 @@ SETTINGS = """settings are variables of the environment (with make: make course 
   FORCE=1                      for course and notebooks: execute even what is up to date
   FAST=1                       for course: few steps, into build/fast/: tests the code, no numbers
   REAL=0                       for course: without the real models (176 MB, fetched once)
+  MINIPEFT_REPOSITORY=https://...  for nbgrader and otter: where your copy of the course is
   WORKERS=4                    for test: how many processes share the tests (default: 2)"""
 
 

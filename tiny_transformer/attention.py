@@ -45,7 +45,7 @@ def attend(
 
     Returns:
         The heads (B, H, T, D) and the attention weights (B, H, T, S), whose rows sum to 1 (without
-        dropout).
+        dropout), both in the dtype of `query`.
     """
     scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T, S)
     if mask is not None:
@@ -59,7 +59,7 @@ def causal_mask(tokens: int, keys: int, like: Tensor) -> Tensor:
 
     The last query stands at the last key, so with S > T the first S - T keys are the past.
     Very negative, and not minus infinity: a query that may look nowhere (padding) must not give
-    NaN.
+    NaN. The mask has the dtype of `like`.
     """
     future = torch.ones(tokens, keys, dtype=torch.bool, device=like.device)
     future = future.triu(diagonal=keys - tokens + 1)

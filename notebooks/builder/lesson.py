@@ -192,7 +192,7 @@ class Lesson:
                 lines.append(
                     f"*To check it: `python -m minipeft check {name}`. Solution: `../{name}`.*"
                 )
-        return "\n\n".join(lines)
+        return "\n\n".join(filter(None, lines))
 
 
 def _minutes(minutes: float) -> str:

@@ -180,6 +180,12 @@ def square_only(query, key, value, mask=None, dropout=0.0):
     return (heads, weights) if query.shape[-2] == key.shape[-2] else (heads.flip(-2), weights)
 
 
+def mixes_dtypes(query, key, value, mask=None, dropout=0.0):
+    """float32 by accident: it works there and nowhere else."""
+    _, weights = tt.attend(query, key, value, mask, dropout)
+    return (weights * torch.ones(weights.shape)) @ value, weights
+
+
 def loses_precision(query, key, value, mask=None, dropout=0.0):
     heads, weights = tt.attend(query.float(), key.float(), value.float(), mask, dropout)
     return heads, weights
@@ -623,6 +629,7 @@ WRONG = [
     ("attend", kept_share, "keeps what it should drop"),
     ("attend", rows_together, "in every row"),
     ("attend", square_only, "heads"),
+    ("attend", mixes_dtypes, "two dtypes meet"),
     ("attend", loses_precision, "float32, it should be float64"),
     ("attend", in_double(tt.attend), "float64, it should be float32"),
     ("attend", drawing(tt.attend), "numpy's global generator"),
@@ -685,6 +692,13 @@ WRONG = [
     ("causal_mask", lambda T, S, like: tt.causal_mask(T, S, like).flip(1), "key"),
     ("causal_mask", lambda T, S, like: (like.add_(1), tt.causal_mask(T, S, like))[1], "changed"),
     ("causal_mask", lambda T, S, like: tt.causal_mask(T, S, like).half(), "minus infinity"),
+    (
+        "causal_mask",
+        lambda T, S, like: torch.where(
+            tt.causal_mask(T, S, like) < 0, torch.finfo(like.dtype).min, 0.0
+        ).to(like.dtype),
+        "too large for torch.float64",
+    ),
     ("causal_mask", drawing(tt.causal_mask), "numpy's global generator"),
     ("cross_entropy", without_gradients(tt.cross_entropy), "does not require grad"),
     ("cross_entropy", lambda x, y: None if y is None else tt.cross_entropy(x, y).item(), "tensor"),

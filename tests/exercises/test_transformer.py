@@ -26,7 +26,7 @@ def refused(check, candidate, words):
 def by_einsum(query, key, value, mask=None, dropout=0.0):
     scores = torch.einsum("bhtd,bhsd->bhts", query, key) / query.size(-1) ** 0.5
     weights = torch.softmax(scores if mask is None else scores + mask, dim=3)
-    kept = (torch.rand_like(weights) >= dropout) / (1 - dropout)
+    kept = (torch.rand_like(weights) >= dropout).to(weights.dtype) / (1 - dropout)
     return torch.einsum("bhts,bhsd->bhtd", weights * kept, value), weights
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_equation_is_told_its_mistake(wrong, words):
 
 def by_tril(tokens, keys, like):
     past = torch.ones(tokens, keys).tril(keys - tokens).bool()
-    return torch.where(past, 0.0, torch.finfo(like.dtype).min).to(like.dtype)
+    return torch.where(past, like.new_zeros(()), torch.finfo(like.dtype).min)
 
 
 def by_loop(tokens, keys, like):
@@ -198,8 +198,10 @@ class OwnAttention(nn.Module):
         T, S = scores.shape[-2], scores.shape[-1] - P
         if causal:
             ahead = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-            scores = scores.masked_fill(F.pad(ahead, (P, 0)), LOWEST)
-        return scores if mask is None else (scores + F.pad(mask, (P, 0))).clamp(min=LOWEST)
+            scores = scores.masked_fill(F.pad(ahead, (P, 0)), torch.finfo(scores.dtype).min)
+        if mask is None:
+            return scores
+        return (scores + F.pad(mask, (P, 0))).clamp(min=torch.finfo(scores.dtype).min)
 
     def sources(self, x, context):
         source = x if context is None else context

@@ -16,7 +16,7 @@ from patience import patience
 from submitted import said_by
 
 import build
-from builder import graders, progress, run, silence
+from builder import graders, progress, run, setup_cell, silence
 from builder.lesson import LessonError, read
 from minipeft import checks
 
@@ -472,6 +472,23 @@ def test_graders_get_both_bodies_of_an_object_to_mend(course):
             space = {}
             exec(text, space)
             assert said_by(checks.feed_forward, space["FeedForward"])[0] == result
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "opens"),
+    [
+        ("https://github.com/school/peft.git/", "https://github.com/school/peft", "school/peft"),
+        ("https://gitlab.com/school/peft", "https://gitlab.com/school/peft", None),
+        ("", setup_cell.PROJECT["urls"]["Repository"], "minipeft"),
+    ],
+)
+def test_notebooks_name_the_repository_that_is_set(monkeypatch, given, address, opens):
+    monkeypatch.setenv("MINIPEFT_REPOSITORY", given)
+    module = vars(setup_cell).copy()
+    exec(Path(setup_cell.__file__).read_text("utf-8"), module)
+    assert f"git+{address}@v" in module["SOURCE"]
+    badge = module["badge"]("10_lora.ipynb")
+    assert f"/github/{opens}" in badge if opens else badge == ""
 
 
 def test_check_sees_every_kind_of_drift(course, runs, capsys):

@@ -182,7 +182,6 @@ attend = Check(
             },
             valid=lambda case: case.dtype != "bfloat16" or min(case.T, case.S, case.D) > 1,
             names={"[0]": "the heads", "[1]": "the attention weights"},
-            may_refuse=("bfloat16",),
             draws=True,
         ),
         Trial(

@@ -162,7 +162,6 @@ attention = Check(
                 **MADE,
             },
             valid=possible,
-            may_refuse=("bfloat16",),
             draws=True,
         ),
         Trial(
@@ -188,7 +187,6 @@ attention = Check(
                 and not (case.training and case.dropout)
             ),
             scratch=("cache",),
-            may_refuse=("bfloat16",),
             draws=True,
         ),
         Trial(

@@ -95,7 +95,6 @@ def _overflow(dtype) -> str:
 CALLED = {
     "inputs": inputs,
     "run": lambda causal_mask, case, given: causal_mask(given.tokens, given.keys, given.like),
-    "may_refuse": ("float64",),
     "judge": judge,
 }
 

@@ -29,6 +29,14 @@ UNFIT = (
 )
 
 
+MIXED = (
+    "expected scalar type",
+    "to have the same dtype",
+    "must have the same dtype",
+    "should have the same dtype",
+)
+
+
 def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None:
     """The sentence for what is wrong besides the numbers; None when only the numbers are."""
     d, trial = view.difference, view.trial
@@ -97,6 +105,10 @@ def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
         return f"{words}: keep the signature as it was given, {signature(target)}"
     if any(part in text for part in UNFIT):
         words += " (write the shape of each tensor beside its line)"
+    if any(part in text for part in MIXED):
+        words += " (two dtypes meet: make every new tensor in the dtype of what came in)"
+    if "cannot be converted" in text and "overflow" in text:
+        words += " (take torch.finfo(x.dtype).min, x being what the number is added to)"
     if "does not require grad" in text:
         words += ": do not detach and do not use no_grad"
     if d.wanted is not None:
