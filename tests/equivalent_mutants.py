@@ -185,13 +185,13 @@ def rejected() -> list[str]:
     from minipeft.checks import EXERCISES, coverage
     from minipeft.checks.framework import Check
 
-    found = []
+    stale = []
     for check in EXERCISES.values():
         if isinstance(check, Check):
             accepted = set(map(bare, coverage.survivors(check)[1]))
             listed = EQUIVALENT.get(check.name, {})
-            found += [f"{check.name}: {key}" for key in listed if bare(key) not in accepted]
-    return found
+            stale += [f"{check.name}: {key}" for key in listed if bare(key) not in accepted]
+    return stale
 
 
 def bare(key: str) -> str:
