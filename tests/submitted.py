@@ -1,6 +1,7 @@
 """What tests of the checker submit: a solution of one exercise, and those of tests/exercises."""
 
 import ast
+import builtins
 import contextlib
 import importlib.util
 import io
@@ -80,23 +81,39 @@ def space_of(path):
 
 
 def solutions(path, space):
-    """(reference, expression) of every solution that a module's tests are parametrized with."""
+    """(reference, expression) of every solution that a module's tests are parametrized with.
+
+    A test that calls one check, `checks.NAME(..)` or `refused(checks.NAME, ..)`, with what is made
+    of its parameters and of names of its module.
+    """
     for test in ast.parse(path.read_text(encoding="utf-8")).body:
-        if not isinstance(test, ast.FunctionDef):
+        called = list(_judged(test)) if isinstance(test, ast.FunctionDef) else []
+        if len({ast.unparse(pair[1]) for pair in called}) != 1:
             continue
-        called = re.findall(r"\bchecks\.(\w+)(?:\(|, )(\w+)", ast.unparse(test))
-        called = [pair for pair in called if pair[0] in BY_CHECK]
+        check, made = called[0]
         for mark in test.decorator_list:
-            if "parametrize" not in ast.unparse(mark) or len(called) != 1:
+            if "parametrize" not in ast.unparse(mark):
                 continue
             names = re.findall(r"\w+", ast.unparse(mark.args[0]).strip("'\""))
-            check, argument = called[0]
-            if argument not in names:
+            used = {n.id for n in ast.walk(made) if isinstance(n, ast.Name)}
+            if not used & set(names) or used - set(names) - set(space) - set(dir(builtins)):
                 continue
-            values = ast.unparse(mark.args[1])
+            values, star = ast.unparse(mark.args[1]), "*" if len(names) > 1 else ""
             for index in range(len(eval(values, space))):
-                place = f"[{index}]" + (f"[{names.index(argument)}]" if len(names) > 1 else "")
-                yield BY_CHECK[check], f"({values}){place}"
+                given = f"(lambda {', '.join(names)}: {ast.unparse(made)})"
+                yield BY_CHECK[check], f"{given}({star}list({values})[{index}])"
+
+
+def _judged(test):
+    """(name of a check, what it is given) in a test."""
+    for call in ast.walk(test):
+        if not isinstance(call, ast.Call) or not call.args:
+            continue
+        first = call.args[0]
+        if ast.unparse(call.func).removeprefix("checks.") in BY_CHECK and len(call.args) == 1:
+            yield ast.unparse(call.func).removeprefix("checks."), first
+        elif ast.unparse(first).removeprefix("checks.") in BY_CHECK and len(call.args) > 1:
+            yield ast.unparse(first).removeprefix("checks."), call.args[1]
 
 
 MODULES = [p for p in sorted(FOLDER.glob("test_*.py")) if "EXERCISES" not in p.read_text("utf-8")]
