@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 
 import torch
 
@@ -78,6 +79,7 @@ def run(given: argparse.Namespace) -> int:
 def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:
     """What `save` writes, and the name of the base, which PEFT keeps too."""
     loaded.tuner.save(folder)
+    runs.name_labels(Path(folder), runs.labels_of(runs.adapter_of(given.what)))
     path = f"{folder}/{files.CONFIG}"
     with open(path, encoding="utf-8") as file:
         settings = json.load(file)

@@ -74,7 +74,7 @@ def run(given: argparse.Namespace) -> int:
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
-            labels = data.labels_of(kind, examples)
+            labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
     examples = examples[: given.limit]
     loaded = opened.open_it(given, kind, labels)
     task = opened.task_for(loaded, examples, Path(given.data).stem)

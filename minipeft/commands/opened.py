@@ -75,6 +75,7 @@ def open_it(
         FileNotFoundError, ValueError: it cannot be opened; one sentence.
     """
     what = options.what
+    labels = runs.labels_of(what) or labels
     run = runs.run_of(what)
     config = run[1] if run else None
     if config is None and not is_adapter(what) and Path(what).is_dir():

@@ -21,6 +21,7 @@ from pathlib import Path
 from minipeft.training.history import History
 from tiny_transformer.files import write, write_text
 
+LABELS = "labels.json"  # in an adapter's folder
 CONFIG, RESULT, LOG, CHECKPOINT, ADAPTER = (
     "config.json",
     "result.json",
@@ -84,6 +85,24 @@ def run_of(folder: str | Path) -> tuple[Path, dict] | None:
             if config:
                 return place, config
     return None
+
+
+def name_labels(adapter: Path, labels) -> None:
+    """Keep the names of the classes in the adapter's folder, which may leave its run."""
+    if labels:
+        write_text(adapter / LABELS, json.dumps(list(labels), ensure_ascii=False))
+
+
+def labels_of(adapter: str | Path) -> tuple[str, ...] | None:
+    """The names of the classes that an adapter was trained for; None where none are kept."""
+    path = Path(adapter) / LABELS
+    try:
+        labels = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except ValueError:
+        labels = ()
+    if labels is not None and not (labels and all(isinstance(label, str) for label in labels)):
+        raise ValueError(f"{path} must be a list of names: mend it, or take it away.")
+    return tuple(labels) if labels else None
 
 
 def adapter_of(folder: str | Path) -> Path:

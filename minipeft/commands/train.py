@@ -338,6 +338,7 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report) -> None:
     entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
     config["scores"] = {key: value for key, value in entry.items() if key != "step"}
     tuner.save(folder / runs.ADAPTER)
+    runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
     runs.picture(folder / "curves.png", history.plot)
     write_text(folder / "README.md", runs.card(config, history, report, config["command"]))
     result = {

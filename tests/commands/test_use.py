@@ -348,3 +348,26 @@ def test_texts_without_answers_are_labelled(cli, kind, target):
         done = cli("predict", "r", *words)
         assert done.code == 2 and sentence in done.err
     assert "let it label texts with predict" in cli("generate", "r", "a").err
+
+
+def test_an_adapter_without_its_run_knows_its_classes(cli):
+    rows = [(f"{'good' if n % 2 else 'bad'} w{n}", "pos" if n % 2 else "neg") for n in range(20)]
+    for name, some in (("d.tsv", rows), ("one.tsv", rows[1::2])):
+        Path(name).write_text("input\ttarget\n" + "".join(f"{x}\t{y}\n" for x, y in some))
+    kind = ("--kind", "classification")
+    assert (
+        cli("train", "--base", "tiny-encoder", "--data", "d.tsv", *kind, *FEW, "--out", "r").code
+        == 0
+    )
+    assert json.loads(Path("r/adapter/labels.json").read_text()) == ["neg", "pos"]
+    base = ("--base", "tiny-encoder")
+    assert cli("convert", "r", "c", *base, "--head", "classification", "--labels", 2).code == 0
+    shutil.move("r/adapter", "a")
+    for folder in ("a", "c"):
+        done = cli("evaluate", folder, *base, *kind, "--data", "one.tsv")
+        assert done.code == 0 and "pos" in done.out and "neg" in done.out
+        done = cli("predict", folder, "good", *base, *kind)
+        assert done.code == 0 and ("pos" in done.out or "neg" in done.out)
+    Path("a/labels.json").write_text("{")
+    done = cli("predict", "a", "good", *base, *kind)
+    assert done.code == 2 and "must be a list of names" in done.err
