@@ -153,7 +153,7 @@ def examine(model: nn.Module, batch: dict[str, Tensor], patient: str) -> dict[st
 
 
 def patients_table(model: nn.Module, batch: dict[str, Tensor]) -> Table:
-    """What can be seen of every patient, see `examine`."""
+    """What can be seen of every patient at the start and after one step, see `examine`."""
     rows = []
     for who in PATIENTS:
         seen = examine(model, batch, who)
@@ -167,7 +167,7 @@ def patients_table(model: nn.Module, batch: dict[str, Tensor]) -> Table:
         "gradient of P_v",
         "base is the same after a step",
     )
-    return Table("Five prefixes after one step", head, rows)
+    return Table("Five prefixes and their first step", head, rows)
 
 
 # ---- what a prefix changes and needs ----

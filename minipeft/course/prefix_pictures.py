@@ -47,19 +47,21 @@ def prefix_picture():
 
 
 def share_pictures(shares: dict[str, Tensor], caption: str):
-    """Lambda by layer and head, one panel for each state of a prefix."""
+    """Lambda by layer and head, layer 0 at the bottom, one panel for each state of a prefix."""
     figure, panels = plots.figure(len(shares), height=3.4, squeeze=False)
     for axes, (title, share) in zip(panels[0], shares.items(), strict=True):
         layers, heads = share.shape
-        image = axes.imshow(share.numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+        image = axes.imshow(
+            share.numpy(), vmin=0, vmax=1, cmap="Blues", aspect="auto", origin="lower"
+        )
         axes.set_xticks(range(heads))
         axes.set_yticks(range(0, layers, 1 if layers < 12 else 5))
         if layers < 12:
             for i, j in torch.cartesian_prod(torch.arange(layers), torch.arange(heads)).tolist():
                 value = share[i, j].item()
-                ink = "w" if value > 0.5 else "k"
+                ink = "w" if value > 0.65 else "k"
                 axes.text(j, i, f"{value:.2f}", ha="center", va="center", color=ink)
-        axes.set(xlabel="head", ylabel="layer (0 is the lowest)", title=title)
+        axes.set(xlabel="head", ylabel="layer", title=title)
     figure.colorbar(image, ax=panels[0], label="share of attention on the prefix")
     plots.readable(figure)
     plots.add_caption(figure, caption)

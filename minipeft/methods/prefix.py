@@ -83,7 +83,7 @@ class PrefixEncoder(nn.Module):
         if self.table is not None:
             return self.table[:, columns]
         hidden = torch.tanh(self.down(self.embedding))  # eq. 1: tanh(P' W_down^T + b_down), (P, k)
-        return F.linear(hidden, self.up.weight[columns], self.up.bias[columns])  # eq. 1: (P, n)
+        return F.linear(hidden, self.up.weight[columns], self.up.bias[columns])  # eq. 1: R, (P, n)
 
 
 class PrefixPatch(nn.Module):

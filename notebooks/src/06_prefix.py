@@ -4,6 +4,8 @@
 #     title: Prefix-tuning
 #     question: Can keys and values that belong to no word steer a frozen model?
 #     minutes: 5
+#     sitting: 75
+#     attempts: 4
 # ---
 
 # %% [markdown]
@@ -106,7 +108,7 @@ METHOD = mp.Prefix(LENGTH, HIDDEN)
 print(f"L = {config.layers}, C = {config.width}, H = {config.heads}, {tokenizer.vocab_size} words")
 print(task.train[0].input, task.train[0].target)
 
-# Your encoder (the library's, if you left it out) makes the prefix of every layer.
+# The encoder that you wrote makes the prefix of every layer; unwritten, it says so.
 
 torch.manual_seed(0)
 H, D = config.heads, config.width // config.heads
@@ -197,10 +199,10 @@ print(f"by hand and by autograd differ by at most {largest:.1e}")
 lesson.patients_table(base, batch)
 
 # %% [markdown]
-# $\lambda$ is the mean share of attention on the prefix, "loss" the change against the base, then follow the lengths of
-# the gradients. Give each patient one cause: `"mask"` (the mask hides the prefix from every token), `"detached"` (keys
-# and values are cut off from the graph), `"size"` (its numbers are far too large at the start), `"base"` (the base is
-# trained, too), `"healthy"`. Write a dict from `"A"` to `"E"`.
+# All columns but the last were read before the step: $\lambda$, the mean share of attention on the prefix; "loss", the
+# change against the base; the lengths of the gradients. Give each patient one cause: `"mask"` (the mask hides the prefix
+# from every token), `"detached"` (keys and values are cut off from the graph), `"size"` (its numbers are far too large at
+# the start), `"base"` (the base is trained, too), `"healthy"`. Write a dict from `"A"` to `"E"`.
 
 # %% exercise="minipeft.checks:prefix_patients" difficulty=2 minutes=8
 # Each cause is used once.
@@ -268,8 +270,11 @@ claims.record(
 # %% [markdown]
 # ## 3. One prefix, looked at closely
 #
-# We train one, and one prompt at the input only, to look inside. **Predict:** will the trained prefix get more or less
-# attention than the random one?
+# Pairs ask as words do, if the text stands where it stood behind the words. The few misses come from a second `<bos>`:
+# the text still begins with one. Without the move, text and prefix share the positions 0 to 2, and most rows fail.
+#
+# We train one prefix, and one prompt at the input only, to look inside. **Predict:** will the trained prefix get more or
+# less attention than the random one?
 
 # %%
 batches = task.batches("train", tokenizer, batch_size=16)
@@ -381,13 +386,14 @@ claims.record(
 )
 
 # %% [markdown]
-# What is saved are gradients and Adam's two means *of the base's numbers*. All of the base is in memory, and both passes
-# go through it, as with adapters.
+# The file is refused by another base, and forced onto it the prefix is worth nothing. Against full fine-tuning it spares
+# the gradients and Adam's two means *of the base's numbers*. All of the base is in memory, and both passes go through
+# it, as with adapters.
 #
 # ## 5. Where the prompt stands, and who makes it
 #
 # Five ways to spend training, each with its own learning rate, chosen on dev from a grid that is extended at its edges
-# (the course's contest, five paired seeds, told on test):
+# (the course's contest, five paired seeds, measured on test):
 #
 # * **prefix**: all layers, through the MLP. **flat**: the numbers of $R$ themselves.
 # * **embedding only**: soft words at the input, the same MLP. **infix**: pairs as the prefix has, but seen only from the
@@ -435,11 +441,15 @@ right.set(xscale="log", ylim=(-0.02, 0.62))
 plots.finish(
     left, "", "exact match (share)", "test: ● headline, ■ reverse", limits=(0, 1), legend=False
 )
-best = max((n for n in headline if n != "full"), key=lambda n: sum(headline[n].values()))
+best, called = (
+    max((n for n in outcomes if n != "full"), key=lambda n: sum(outcomes[n].values()))
+    for outcomes in (headline, reversing)
+)
 right = plots.finish(
     right, "learning rate", "dev loss (nats), first seed", "headline: every rate tried",
-    caption=f"With the base frozen, {best} does best on headline; full fine-tuning reaches "
-    f"{100 * sum(headline['full'].values()) / len(SEEDS):.0f} %. The best rates lie between "
+    caption=f"Frozen, {best} has the highest mean on headline, {called} on reverse; full "
+    f"fine-tuning reaches {100 * sum(headline['full'].values()) / len(SEEDS):.0f} % and "
+    f"{100 * sum(reversing['full'].values()) / len(SEEDS):.0f} %. The best rates on headline lie between "
     f"{min(o.rate for o in headline.values()):g} and {max(o.rate for o in headline.values()):g}.",
 )  # fmt: skip
 
@@ -533,19 +543,19 @@ for outcomes, name, colour in (
     (lengths, f"{len(task.train):,} examples", plots.COLOURS["prefix"]),
     (scarce, f"{SCARCE} examples", "#93c5fd"),
 ):
-    plots.whiskers(left, LENGTHS, [o.values() for o in outcomes.values()], "", colour, marker="s")
-    for key, style in (("dev", "-"), ("train", ":")):
+    where = [P * (0.96 if outcomes is lengths else 1.04) for P in LENGTHS]
+    plots.whiskers(left, where, [o.values() for o in outcomes.values()], name, colour, marker="s")
+    for key, style, marker in (("dev", "-", "s"), ("train", ":", "o")):
         values = [o.values(key) for o in outcomes.values()]
-        plots.whiskers(right, LENGTHS, values, f"{name}, {key}", colour, limits=(0, 99),
-                       marker="s", linestyle=style)  # fmt: skip
+        plots.whiskers(right, where, values, "", colour, limits=(0, 99),
+                       marker=marker, linestyle=style)  # fmt: skip
 for axes in (left, right):
     axes.set_xscale("log")
     axes.set_xticks(LENGTHS, LENGTHS)
     axes.minorticks_off()
 change = trend(LENGTHS, [o.values() for o in lengths.values()], MARGIN, log=True)
 plots.finish(left, "length P", "exact match (share)", "headline, test", limits=(0, 1))
-plots.finish(right, "length P", "loss (nats)", "fresh (dev) and in training",
-             caption=f"From P = {LENGTHS[0]} to {LENGTHS[-1]}, exact match: {change.text}.")  # fmt: skip
+plots.finish(right, "length P", "loss (nats)", "■ fresh (dev), ● in training")
 
 top = max(LENGTHS, key=lambda P: sum(lengths[P].values()))
 longest = LENGTHS[-1]
@@ -554,6 +564,9 @@ fall_scarce = difference(scarce[longest].values("dev"), scarce[LENGTHS[1]].value
                          unit="nats", lower_is_better=True)  # fmt: skip
 gain_scarce = difference(scarce[longest].values("train"), scarce[LENGTHS[1]].values("train"), 0.02,
                          unit="nats", lower_is_better=True)  # fmt: skip
+plots.add_caption(figure, f"From P = {LENGTHS[0]} to {LENGTHS[-1]}, exact match with {len(task.train):,} "
+                  f"examples: {change.text}. With {SCARCE}, P = {longest} minus {LENGTHS[1]}: loss on "
+                  f"fresh examples {fall_scarce.text}; in training {gain_scarce.text}.")  # fmt: skip
 claims.record(
     20,
     measured=f"exact match over the lengths {LENGTHS}: {change.text}; the best is {top}",
@@ -616,7 +629,7 @@ for axes, name in zip(panels, ("reverse", "headline"), strict=True):
         if sizes:
             plots.whiskers(axes, where, values, start, colour, marker=marker)
     axes.set_xscale("log")
-    axes.set_xticks(SIZES, SIZES)
+    axes.set_xticks(SIZES, [f"{n:,}" for n in SIZES])
     axes.minorticks_off()
     plots.finish(axes, "examples to learn from", "exact match (share)", name, limits=(0, 1))
 few = {
@@ -708,12 +721,12 @@ if loaded:
 
 # %% tags=["hide-input"]
 if loaded:
-    means = {
-        name: mp.interval([100 * value for value in values]) for name, values in learnt.items()
-    }
-    said = ", ".join(f"{name} {mean:.0f} ± {half:.0f} %" for name, (mean, half) in means.items())
+    said = "; ".join(
+        f"{name} " + ", ".join(f"{100 * value:.0f}" for value in values) + " %"
+        for name, values in learnt.items()
+    )
     figure = share_pictures(
-        real_shares, f"SmolLM2 after {REAL_STEPS} steps: {said} of 50 capitals."
+        real_shares, f"SmolLM2 after {REAL_STEPS} steps, capitals right: {said} (shown: the first)."
     )
 
 # %% [markdown]

@@ -250,6 +250,8 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
         (count, -2048, "sign"),
         (count, 8192, "bytes of a float32"),
         (count, 3000, "too large, by a factor of 1.46"),
+        (count, 2050, "too large, by less than 5 % (a small part"),
+        (count, 2016, "too small, by less than 5 %"),
         (count, None, "is a return missing"),
         (count, "2048", "should be a number"),
         (count, (2048,), "should be a number"),

@@ -72,9 +72,28 @@ class Gathered(PrefixEncoder):
         return R.index_select(1, torch.arange(R.shape[1])[columns])
 
 
-@pytest.mark.parametrize(
-    "right", [PrefixEncoder, WholeThenCut, Matrices, TheTableItself, RowByRow, Gathered]
-)
+class ColumnByColumn(PrefixEncoder):
+    """One column of R after the other."""
+
+    def forward(self, columns=slice(None)):
+        R = self.table if self.table is not None else self.up(self.down(self.embedding).tanh())
+        return torch.stack([R[:, j] for j in range(*columns.indices(R.shape[1]))], dim=1)
+
+
+class Chosen(PrefixEncoder):
+    """Columns chosen by a product with a matrix of zeros and ones."""
+
+    def forward(self, columns=slice(None)):
+        R = self.table
+        if R is None:
+            R = nn.Sequential(self.down, nn.Tanh(), self.up)(self.embedding)
+        return R @ torch.eye(R.shape[1], dtype=R.dtype)[:, columns]
+
+
+RIGHT_ENCODERS = [PrefixEncoder, WholeThenCut, Matrices, TheTableItself, RowByRow, Gathered]
+
+
+@pytest.mark.parametrize("right", [*RIGHT_ENCODERS, ColumnByColumn, Chosen])
 def test_right_encoders_pass(right, capsys):
     checks.prefix_encoder(right)
     assert f"✓ {right.__name__}" in capsys.readouterr().out
@@ -130,6 +149,34 @@ def flat_detached(self, columns=slice(None)):
     return (self.table.data if self.table is not None else ignores(self))[:, columns]
 
 
+def kept_as_table(self, columns=slice(None)):
+    if self.table is None:
+        self.table = ignores(self)
+    return self.table[:, columns]
+
+
+def hidden_cut(self, columns=slice(None)):
+    hidden = None if self.table is not None else self.down(self.embedding).tanh()
+    return self.table[:, columns] if hidden is None else self.up(hidden[:, columns])
+
+
+def bias_from_the_first(self, columns=slice(None)):
+    if self.table is not None:
+        return self.table[:, columns]
+    weight = self.up.weight[columns]
+    return F.linear(self.down(self.embedding).tanh(), weight, self.up.bias[: len(weight)])
+
+
+def exchanged(self, columns=slice(None)):
+    if self.table is None:
+        return self.table[:, columns]
+    return self.up(torch.tanh(self.down(self.embedding)))[:, columns]
+
+
+def by_truth(self, columns=slice(None)):
+    return self.table[:, columns] if self.table else flat_ignored(self, columns)
+
+
 def remembered(self, columns=slice(None)):
     if not hasattr(self, "R"):
         self.R = ignores(self).detach()
@@ -162,6 +209,14 @@ def remembered(self, columns=slice(None)):
         (encoder(no_return), "is a return missing"),
         (encoder(transposed), "axes 0 and 1 interchanged"),
         (encoder(remembered), "R gets no gradient"),
+        (encoder(kept_as_table), "kept from an earlier call"),
+        (encoder(hidden_cut), "columns cuts the hidden features"),
+        (encoder(bias_from_the_first), "bias of up is cut otherwise"),
+        (encoder(exchanged), "the cases are exchanged"),
+        (encoder(by_truth), "there is no MLP"),
+        (made(lambda e: e.up(F.gelu(e.down(e.embedding)))), "GELU"),
+        (made(lambda e: 0.02 * e.up(e.down(e.embedding).tanh())), "0.02 times"),
+        (made(lambda e: e.up(e.down(e.embedding).tanh())[None]), "shape (1, 3, 12)"),
     ],
 )
 def test_a_wrong_encoder_is_told_its_mistake(wrong, words):
@@ -237,9 +292,39 @@ def by_autograd(query, pk, pv, keys, values, upstream):
         return torch.autograd.grad(loss, (pk, pv))
 
 
-@pytest.mark.parametrize(
-    "right", [prefix.prefix_gradients, by_jacobian, by_the_gate, token_by_token, by_autograd]
-)
+def by_vjp(query, pk, pv, keys, values, upstream):
+    """The transposed derivative, as torch.func has it."""
+
+    def attend(pk, pv):
+        scores, v = parts(query, pk, pv, keys, values, upstream)
+        return scores.softmax(-1) @ v
+
+    return torch.func.vjp(attend, pk, pv)[1](upstream)
+
+
+def tokens_of_all_rows(*given):
+    """Rows and tokens are one axis; the gradient of the whole softmax is cut at the end."""
+    query, pk, _, _, _, upstream = given
+    scores, v = parts(*given)
+    a = scores.softmax(-1)
+    of_weights = upstream @ v.mT
+    of_scores = a * (of_weights - (of_weights * a).sum(-1, keepdim=True))
+    a, of_scores, query, upstream = (
+        part.transpose(0, 1).flatten(1, 2) for part in (a, of_scores, query, upstream)
+    )
+    P = pk.shape[1]
+    of_keys = (of_scores.mT @ query)[:, :P] / math.sqrt(pk.shape[-1])
+    return of_keys, (a.mT @ upstream)[:, :P]
+
+
+def in_a_list(*given):
+    return list(prefix.prefix_gradients(*given))
+
+
+RIGHT_GRADIENTS = [prefix.prefix_gradients, by_jacobian, by_the_gate, token_by_token, by_autograd]
+
+
+@pytest.mark.parametrize("right", [*RIGHT_GRADIENTS, by_vjp, tokens_of_all_rows, in_a_list])
 def test_right_gradients_pass(right, capsys):
     checks.prefix_gradients(right)
     assert f"✓ {right.__name__}" in capsys.readouterr().out
@@ -287,6 +372,47 @@ def on_both(change):
 def per_row(a, out, query, pk, pv, keys, values, upstream):
     gain = upstream @ pv.mT - (upstream * out).sum(-1, keepdim=True)
     return (a * gain).mT @ query / math.sqrt(query.shape[-1]), a.mT @ upstream
+
+
+def last_token(a, out, query, pk, pv, keys, values, upstream):
+    a, out, query, upstream = (part[:, :, -1:] for part in (a, out, query, upstream))
+    return right(a, out, query, pk, pv, keys, values, upstream)
+
+
+def values_of_output(a, out, *given):
+    return right(a, out, *given)[0], (a.mT @ out).sum(0)
+
+
+def values_without_the_gate(a, out, *given):
+    return right(a, out, *given)[0], ((a / a.sum(-1, True)).mT @ given[-1]).sum(0)
+
+
+def keys_of_keys(a, out, query, pk, pv, keys, values, upstream):
+    gain = a * (upstream @ pv.mT - (upstream * out).sum(-1, keepdim=True))
+    of_keys = (gain.sum(-2)[..., None] * pk).sum(0) / math.sqrt(query.shape[-1])
+    return of_keys, (a.mT @ upstream).sum(0)
+
+
+def two_faults(a, out, query, pk, pv, keys, values, upstream):
+    return ((a * (upstream @ pv.mT)).mT @ query).sum(0), (a.mT @ upstream).sum(0)
+
+
+def keys_in_place_of_values(a, out, query, pk, pv, keys, values, upstream):
+    gain = upstream @ pk.mT - (upstream * out).sum(-1, keepdim=True)
+    return right(a, out, query, pk, pv, keys, values, upstream, gain)
+
+
+def of_words_alone(a, out, *given):
+    scores, v = parts(*given)
+    P = given[1].shape[1]
+    return right(a, scores.softmax(-1)[..., P:] @ v[:, :, P:], *given)
+
+
+def causal(*given):
+    scores, v = parts(*given)
+    P = given[1].shape[1]
+    a = scores.masked_fill(torch.ones(scores.shape[2:]).triu(P + 1).bool(), -math.inf).softmax(-1)
+    return right(a[..., :P], a @ v, *given)
 
 
 def own_softmax(query, pk, pv, keys, values, upstream):
@@ -339,6 +465,18 @@ def no_answer(*given):
         ),
         (on_both(lambda part, query: part / len(query)), "rows of the batch are averaged"),
         (on_both(lambda part, query: part / query.shape[2]), "tokens are averaged"),
+        (gradients(last_token), "only the last token"),
+        (gradients(values_of_output), "in dL/dP_v stands the output"),
+        (gradients(values_without_the_gate), "lambda is lost"),
+        (gradients(keys_of_keys), "stands the key where the query"),
+        (gradients(two_faults), "in dL/dP_k two things are missing"),
+        (gradients(keys_in_place_of_values), "g meets the keys"),
+        (gradients(of_words_alone), "words alone"),
+        (
+            with_gain(lambda a, out, pv, g: (1 - a) * (g @ pv.mT - (g * out).sum(-1, True))),
+            "1 - a is one too many",
+        ),
+        (causal, "no query is hidden"),
         (own_softmax, "softmax runs over the prefix alone"),
         (unscaled, "before the softmax"),
         (in_place, "upstream"),
@@ -381,6 +519,19 @@ def test_right_numbers_pass(answer):
     ("answer", "words"),
     [
         (RIGHT | {"trained": RIGHT["trained"] - 512 - 49152}, "have a bias"),
+        (RIGHT | {"trained": RIGHT["trained"] - 512}, "first map has a bias"),
+        (RIGHT | {"trained": RIGHT["trained"] - 49_152}, "second map has a bias"),
+        (RIGHT | {"trained": 10_240 + 1024 * 512 + 512 * 49_152 + 2}, "is a vector"),
+        (RIGHT | {"trained": RIGHT["trained"] - 24 * 1024}, "keys and values"),
+        (RIGHT | {"trained": 1024 * 512 + 512 * 49_152}, "and both maps have a bias"),
+        (RIGHT | {"trained": 10_240}, "P' alone"),
+        (RIGHT | {"trained": RIGHT["trained"] - 10_240 + 5_120}, "as wide as the model"),
+        (RIGHT | {"trained": RIGHT["trained"] + 23 * 10_240}, "one P' for all layers"),
+        (RIGHT | {"trained": RIGHT["trained"] + 1024 * 512 + 512}, "come out of one MLP"),
+        (RIGHT | {"trained": RIGHT["trained"] + 100}, "too large, by less than 5 %"),
+        (RIGHT | {"stored": RIGHT["stored"] + 10_240}, "thrown away with the MLP"),
+        (RIGHT | {"prompt": 10}, "each of C numbers"),
+        (RIGHT | {"prompt": 5_120}, "as wide as the model"),
         (RIGHT | {"trained": RIGHT["trained"] - 10_240}, "P' itself is trained"),
         (RIGHT | {"trained": 10_240 + 1024 * 512 + 512 + 513 * 24 * 1024}, "a key and a value"),
         (
@@ -416,6 +567,7 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
         {who: f" {cause.upper()} " for who, cause in prefix.PATIENTS.items()},
         {who: f"({cause})" for who, cause in reversed(prefix.PATIENTS.items())},
         lambda: prefix.PATIENTS,
+        {who: f'"{cause.title()}".' for who, cause in prefix.PATIENTS.items()},
     ],
 )
 def test_right_diagnoses_pass(answer):
@@ -430,6 +582,24 @@ def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
     with pytest.raises(checks.CheckFailed) as caught:
         checks.prefix_patients(answer)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (prefix.PATIENTS | {"A": "healthy", "B": "size"}, "lambda near 1 leaves nothing"),
+        (prefix.PATIENTS | {"C": "detached", "E": "mask"}, "a detached prefix is read"),
+        (prefix.PATIENTS | {"B": "base", "D": "healthy"}, "its base is the same"),
+        (dict.fromkeys(prefix.PATIENTS, "healthy"), "lambda near 1 leaves nothing"),
+        (list(prefix.PATIENTS.values()), "should be a dict"),
+        ({cause: who for who, cause in prefix.PATIENTS.items()}, "has no A, B, C, D, E"),
+        ({who: prefix.PATIENTS[who] for who in "ABCD"}, "has no E"),
+        (prefix.PATIENTS | {"C": "the mask hides it"}, "should be one of"),
+    ],
+)
+def test_wrong_answers_as_a_whole_are_told_what_to_do(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.prefix_patients(answer)
 
 
 def test_every_wrong_diagnosis_has_its_hint():

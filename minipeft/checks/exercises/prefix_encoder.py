@@ -18,6 +18,9 @@ COLUMNS = {
 }
 
 
+SMALL = {"P": (3,), "C": (4,), "std": (0.5,), "numbers": (12,)}
+
+
 def build(PrefixEncoder: type, case: Case):
     hidden = None if case.hidden == "none" else case.hidden
     return call(PrefixEncoder, case.P, case.numbers, case.C, hidden, case.std)
@@ -27,6 +30,18 @@ def run(encoder, case: Case, given):
     """R, or some columns of it; forward() alone gives all of them."""
     R = encoder() if case.columns == "left out" else encoder(COLUMNS[case.columns])
     return R + 0 if isinstance(R, Tensor) else R  # the parameter itself is an answer, too
+
+
+def after_a_step(encoder, case: Case, given):
+    """R once more, when every parameter has moved; then they are put back."""
+    run(encoder, case, given)
+    before = {name: p.clone() for name, p in encoder.named_parameters()}
+    for p in encoder.parameters():
+        p.mul_(-0.5)
+    R = run(encoder, case, given)
+    for name, p in encoder.named_parameters():
+        p.copy_(before[name])
+    return R
 
 
 def lacks_gradient(*names: str):
@@ -51,10 +66,19 @@ prefix_encoder = Check(
                 "P": (3, 1, 12),
                 "C": (4, 1, 5),
                 "std": (0.5, 0.0, 2.0),
-                "numbers": (12, 8),
+                "numbers": (12, 9),
             },
             layouts=("plain",),
             gradients=("on", "off"),
+        ),
+        Trial(
+            "R after a step of training",
+            lambda case, draw: {},
+            after_a_step,
+            build=build,
+            axes={"columns": ("left out", "middle"), "hidden": (5, "none"), **SMALL},
+            layouts=("plain",),
+            gradients=("off",),
         ),
     ],
     [
@@ -65,6 +89,10 @@ prefix_encoder = Check(
         mistake(
             "the non-linearity is a ReLU, the paper has tanh",
             (HIDDEN, "torch.relu(self.down(self.embedding))"),
+        ),
+        mistake(
+            "the non-linearity is a GELU, the paper has tanh",
+            (HIDDEN, "F.gelu(self.down(self.embedding))"),
         ),
         mistake(
             "the non-linearity is a sigmoid, the paper has tanh",
@@ -109,6 +137,24 @@ prefix_encoder = Check(
         mistake(
             "without MLP columns cuts the rows of the table: table[:, columns]",
             (FLAT, "self.table[columns]"),
+        ),
+        mistake(
+            "columns cuts the hidden features: it counts the columns of R, what comes out of up",
+            when=lambda view: (
+                "cannot be multiplied" in str(view.error) and view.case.columns != "left out"
+            ),
+        ),
+        mistake(
+            "the bias of up is cut otherwise than its weight: both have one entry for each column",
+            (UP, UP.replace("bias[columns]", "bias[: len(self.up.weight[columns])]")),
+        ),
+        mistake(
+            "R is kept from an earlier call: P' and the MLP learn, so make it anew in every call",
+            when=lambda view: view.trial.what == "R after a step of training",
+        ),
+        mistake(
+            "the cases are exchanged: with an MLP self.table is None, without it self.embedding",
+            when=lambda view: view.case.hidden != "none" and "NoneType" in str(view.error),
         ),
         mistake("the bias of up is missing", (UP, "F.linear(hidden, self.up.weight[columns])")),
         mistake(

@@ -6,6 +6,10 @@ from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
 
 SOFTMAX = "(query @ all_keys.mT / math.sqrt(D)).softmax(dim=-1)"
 SCORES = "(upstream @ prefix_values.mT - (upstream * output).sum(-1, True))"
+MASKED = (
+    "(query @ all_keys.mT / math.sqrt(D)).masked_fill(torch.ones(query.shape[2], "
+    "all_keys.shape[2], dtype=torch.bool).triu(P + 1), -math.inf).softmax(dim=-1)"
+)
 OF_KEYS = "(of_scores.mT @ query).sum(dim=0) / math.sqrt(D)"
 OF_VALUES = "(to_prefix.mT @ upstream).sum(dim=0)"
 FIRST = "weights[..., :P]"
@@ -80,6 +84,20 @@ prefix_gradients = Check(
             (OF_KEYS, OF_KEYS.replace(".sum(dim=0)", "[0]")),
             (OF_VALUES, OF_VALUES.replace(".sum(dim=0)", "[0]")),
         ),
+        mistake(
+            "only the last token counts: sum over all tokens, each of them reads the prefix",
+            (OF_KEYS, "(of_scores.mT[..., -1:] @ query[:, :, -1:]).sum(dim=0) / math.sqrt(D)"),
+            (OF_VALUES, "(to_prefix.mT[..., -1:] @ upstream[:, :, -1:]).sum(dim=0)"),
+        ),
+        mistake(
+            "in dL/dP_v stands the output where dL/do belongs: o = a v, so that dL/dv is a times g",
+            (OF_VALUES, "(to_prefix.mT @ output).sum(dim=0)"),
+        ),
+        mistake(
+            "in dL/dP_k stands the key where the query belongs: the score is q . k / sqrt(D), and "
+            "its derivative for k is q",
+            (OF_KEYS, "(of_scores.sum(-2)[..., None] * prefix_keys).sum(dim=0) / math.sqrt(D)"),
+        ),
         mistake("dL/dP_k and dL/dP_v have changed places", ("of_keys, of_values", SWAPPED)),
         mistake(
             "in dL/dP_k the factor 1 / sqrt(D) of the scores is missing",
@@ -101,6 +119,33 @@ prefix_gradients = Check(
             "in dL/dP_k the softmax counts as a constant factor: when one weight rises the others "
             "fall, so it is g . (v - o), not g . v",
             (SCORES, "(upstream @ prefix_values.mT)"),
+        ),
+        mistake(
+            "in dL/dP_k two things are missing: o, since it is g . (v - o) and not g . v, and the "
+            "factor 1 / sqrt(D)",
+            (SCORES, "(upstream @ prefix_values.mT)"),
+            (OF_KEYS, "(of_scores.mT @ query).sum(dim=0)"),
+        ),
+        mistake(
+            "in dL/dP_k g meets the keys: the output is made of values, so it is g . (v - o)",
+            (SCORES, SCORES.replace("prefix_values", "prefix_keys")),
+        ),
+        mistake(
+            "o is made of the words alone: the prefix is a part of the output of attention",
+            ("output = weights @ all_values", "output = weights[..., P:] @ values"),
+        ),
+        mistake(
+            "the factor 1 - a is one too many: o holds it, since dL/dscore = a (g . (v - o))",
+            (f"to_prefix * {SCORES}", f"to_prefix * (1 - to_prefix) * {SCORES}"),
+        ),
+        mistake(
+            "in dL/dP_v the weights are divided by their sum over the prefix: lambda is lost, and "
+            "a prefix that nobody looks at would learn",
+            (OF_VALUES, "((to_prefix / to_prefix.sum(-1, True)).mT @ upstream).sum(dim=0)"),
+        ),
+        mistake(
+            "queries are hidden from words behind them: no query is hidden from any key",
+            (SOFTMAX, MASKED),
         ),
         mistake(
             "the sign of g . (v - o) is turned round in dL/dP_k",

@@ -18,6 +18,42 @@ prefix_numbers = NumberCheck(
             {"trained": MLP - K - 2 * L * C},
             "trained: both maps of the MLP have a bias, of k and of 2 L C numbers",
         ),
+        (
+            {"trained": MLP - K},
+            "trained: the first map has a bias, too: one number for each of its k outputs",
+        ),
+        (
+            {"trained": MLP - 2 * L * C},
+            "trained: the second map has a bias, too: one number for each of its 2 L C outputs",
+        ),
+        (
+            {"trained": MLP - K - 2 * L * C + 2},
+            "trained: the bias of a map is a vector: one number for each of its outputs",
+        ),
+        (
+            {"trained": MLP - L * C},
+            "trained: the bias of the second map has 2 L C numbers: keys and values",
+        ),
+        (
+            {"trained": MLP - PROMPT - K - 2 * L * C},
+            "trained: P' itself is trained, too, and both maps have a bias",
+        ),
+        (
+            {"trained": PROMPT},
+            "trained: that is P' alone, and both maps of the MLP are trained with it",
+        ),
+        (
+            {"trained": MLP - PROMPT + P * K},
+            "trained: P' is as wide as the model, (P, C): the first map takes it from C to k",
+        ),
+        (
+            {"trained": MLP + (L - 1) * PROMPT},
+            "trained: there is one P' for all layers, not one for each",
+        ),
+        (
+            {"trained": MLP + C * K + K},
+            "trained: keys and values come out of one MLP, its first map counts once",
+        ),
         ({"trained": MLP - PROMPT}, "trained: P' itself is trained, too, P C numbers"),
         (
             {"trained": MLP - (K + 1) * L * C},
@@ -44,6 +80,10 @@ prefix_numbers = NumberCheck(
             "trained: R comes out of the MLP, it is no parameter beside it",
         ),
         ({"stored": P * L * C}, "stored: a key and a value, so twice as many"),
+        (
+            {"stored": STORED + PROMPT},
+            "stored: P' is thrown away with the MLP, R is all that is kept",
+        ),
         ({"stored": 2 * P * C}, "stored: that is one layer, the model has L of them"),
         ({"stored": PROMPT}, "stored: a key and a value in each of the L layers"),
         (
@@ -58,6 +98,8 @@ prefix_numbers = NumberCheck(
             {"prompt": STORED},
             "prompt: prompt tuning has P vectors at the input only, no keys and no values",
         ),
+        ({"prompt": P}, "prompt: P vectors, each of C numbers"),
+        ({"prompt": P * K}, "prompt: the vectors are as wide as the model, C: there is no MLP"),
         ({"prompt": P * L * C}, "prompt: at the input only, not in every layer"),
         ({"prompt": 2 * P * C}, "prompt: one vector per row, no pair of key and value"),
         (

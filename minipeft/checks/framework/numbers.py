@@ -190,6 +190,10 @@ FACTORS = {
 def _about(a: float, b: float) -> str:
     if a and b and a * b > 0:
         ratio = max(a / b, b / a)
+        if ratio < 1.05:
+            counted = float(a).is_integer() and float(b).is_integer()
+            part = " (a small part, such as a bias, left out or counted twice?)" if counted else ""
+            return f"by less than 5 %{part}"
         return f"by a factor of {ratio:.3g}"
     return f"by {abs(a - b):.3g}"
 
