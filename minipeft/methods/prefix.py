@@ -110,7 +110,7 @@ class PrefixPatch(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """P_k and P_v (1, H, P, D); x (N, T, C), what enters the layer, does not matter."""
         H, D = self.shape
-        rows = self.dropout(self.encoder(self.columns))  # eq. 2: (P, 2 H D)
+        rows = self.dropout(self.encoder(self.columns))  # eq. 2: of layer l, (P, 2 H D)
         keys, values = rows.view(-1, 2, H, D).permute(1, 2, 0, 3)  # eq. 2: P_k, P_v, (H, P, D)
         return keys[None], values[None]
 

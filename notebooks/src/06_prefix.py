@@ -58,8 +58,8 @@ checks.prefix_numbers(prefix_numbers)
 # %% [markdown]
 # ### Exercise: the network
 #
-# Write `forward` of the encoder, which is equation 1. A layer asks for its share of $R$ only: `columns` is a slice of the
-# columns of $R$, all of them if none is given. With `hidden=None` there is no network, and the numbers in `self.table`
+# Write `forward` of the encoder, which is equation 1. A layer asks for its share of $R$ only: `columns` is a slice that
+# picks n columns of $R$, all of them if none is given. After each step of training `forward` is called again. With `hidden=None` there is no network, and the numbers in `self.table`
 # (P, numbers) are $R$ itself ("flat").
 
 # %% exercise="minipeft.methods.prefix:PrefixEncoder" blank="forward" difficulty=2 minutes=10
@@ -268,10 +268,10 @@ claims.record(
 )
 
 # %% [markdown]
-# ## 3. One prefix, looked at closely
-#
 # Pairs ask as words do, if the text stands where it stood behind the words. The few misses come from a second `<bos>`:
 # the text still begins with one. Without the move, text and prefix share the positions 0 to 2, and most rows fail.
+#
+# ## 3. One prefix, looked at closely
 #
 # We train one prefix, and one prompt at the input only, to look inside. **Predict:** will the trained prefix get more or
 # less attention than the random one?

@@ -53,7 +53,7 @@ def lacks_gradient(*names: str):
 prefix_encoder = Check(
     "prefix_encoder",
     "minipeft.methods.prefix:PrefixEncoder",
-    "tanh(P' W_down^T + b_down) W_up^T + b_up, all columns or some; without MLP the numbers alone",
+    "tanh(P' W_down^T + b_down) W_up^T + b_up, all columns or some; flat: the numbers",
     [
         Trial(
             "R",
