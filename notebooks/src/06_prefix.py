@@ -447,7 +447,7 @@ best, called = (
 )
 right = plots.finish(
     right, "learning rate", "dev loss (nats), first seed", "headline: every rate tried",
-    caption=f"Frozen, {best} has the highest mean on headline, {called} on reverse; full "
+    caption=f"Base frozen: {best} has the highest mean on headline, {called} on reverse; full "
     f"fine-tuning reaches {100 * sum(headline['full'].values()) / len(SEEDS):.0f} % and "
     f"{100 * sum(reversing['full'].values()) / len(SEEDS):.0f} %. The best rates on headline lie between "
     f"{min(o.rate for o in headline.values()):g} and {max(o.rate for o in headline.values()):g}.",
