@@ -195,7 +195,7 @@ def heat(
     """A table of numbers as colours, with the numbers written in.
 
     Args:
-        matrix: (rows, columns), a tensor or nested lists.
+        matrix: (rows, columns), a tensor or nested lists; nan leaves a place empty.
         limits: the numbers at the ends of the colour bar.
         unit: what the numbers are, beside the colour bar.
     """
@@ -210,6 +210,8 @@ def heat(
     if numbers:
         for i in range(n_rows):
             for j in range(n_columns):
+                if table[i, j].isnan():
+                    continue
                 light = image.norm(table[i, j].item()) < 0.6
                 text = f"{table[i, j].item():.3g}"
                 axes.text(j, i, text, ha="center", va="center", color="w" if light else "k")

@@ -163,11 +163,11 @@ known = Known(base, tokenizer, rows=40)  # capitals, and string functions called
 
 
 @cache  # a run that a later part needs again is not run again
-def run(arm, rate, seed, steps=STEPS, examples=None):
+def run(arm, rate, seed, steps=STEPS):
     """Train one arm once; dev, test, what is forgotten, how many numbers were trained."""
     return tuned_task(
         *((base, tokenizer), METHODS[arm], TASK, rate, steps, seed),
-        **dict(batch_size=BATCH, rows=ROWS, known=known, examples=examples),
+        **dict(batch_size=BATCH, rows=ROWS, known=known),
     )
 
 
@@ -222,20 +222,21 @@ print(f"adapters, m from 1 to 64: {of_m}")
 # part. The lines above say how much is left for the adapters. (On MNLI, the paper measured layer norms alone 4 points
 # behind.)
 #
-# Are the adapters behind full fine-tuning for good, or only slower? The best one and full fine-tuning, both
-# at the rate that dev chose, four times as long:
+# Are the adapters behind full fine-tuning for good, or only slower? m = 16, whose share of the numbers is next to the
+# paper's 3.6 %, and full fine-tuning, both at the rate that dev chose, four times as long:
 
 # %% tags=["hide-input"]
+near = "adapter m = 16"
 long = {
-    arm: [run(arm, ladder[arm].rate, seed, steps=LONG) for seed in SEEDS] for arm in (best, "full")
+    arm: [run(arm, ladder[arm].rate, seed, steps=LONG) for seed in SEEDS] for arm in (near, "full")
 }
-short_gap = difference(ladder[best].values(), ladder["full"].values(), MARGIN)
-gap = difference([r["test"] for r in long[best]], [r["test"] for r in long["full"]], MARGIN)
-share = trained[best] / trained["full"]
+short_gap = difference(ladder[near].values(), ladder["full"].values(), MARGIN)
+gap = difference([r["test"] for r in long[near]], [r["test"] for r in long["full"]], MARGIN)
+share = trained[near] / trained["full"]
 VERDICTS = {"equal": "true", "better": "true", "worse": "not reproduced at this size"}
 claims.record(
     1,
-    f"{best} ({100 * share:.1f} % of the numbers) against full fine-tuning: {short_gap.text} after "
+    f"{near} ({100 * share:.1f} % of the numbers) against full fine-tuning: {short_gap.text} after "
     f"{STEPS} steps, {gap.text} after {LONG}",
     rule=f"after {LONG} steps; {gap.rule}",
     verdict=VERDICTS.get(gap.verdict, "undecided"),
@@ -249,9 +250,9 @@ claims.record(
     3,
     f"{sizes[0]} reaches {small} with {trained[sizes[0]]:,} numbers; of the arms from the top "
     f"{reached[0] if reached else 'none'} is the first to be as good, with "
-    f"{ratio:.0f} times as many",
-    rule="true if at least 100 times as many are needed, misleading if 10 to 100 times",
-    verdict="true" if ratio >= 100 else "misleading" if ratio >= 10 else "false",
+    f"{ratio:.0f} times as many (this model has {trained['full'] / trained[sizes[0]]:.0f} times)",
+    rule="true from 100 times as many on, not reproduced from 10 to 100 times, false below",
+    verdict="true" if ratio >= 100 else "not reproduced at this size" if ratio >= 10 else "false",
     ratio=ratio,
 )
 steps_up = [
@@ -419,6 +420,8 @@ claims.record(
 )
 
 # %% [markdown]
+# (The passport at the end judges rates by dev loss, which is milder than exact match.)
+#
 # ## 5. Plug in, plug out
 #
 # Two tasks, each with its own adapters on the *same* base. And the other way, for comparison: full fine-tuning on
@@ -557,16 +560,27 @@ plots.add_caption(axes.figure, needed[intact - cheap <= 0.02])
 #
 # ## 6. Too few numbers to over-fit?
 #
-# **Predict:** with 32 examples only, seen again and again: who learns them by heart?
+# **Predict:** with 32 examples only, seen again and again (other 32 for each seed): who learns them by heart?
 
 # %%
+from dataclasses import replace
+
+
+def run_few(arm, seed):
+    """FEW examples, which the seed chooses; the rate is that of part 2."""
+    few = {"train": task.train[FEW * seed : FEW * (seed + 1)]}
+    small_task = replace(task, splits={**task.splits, **few})
+    given = ((base, tokenizer), METHODS[arm], small_task, ladder[arm].rate, STEPS, seed)
+    return tuned_task(*given, batch_size=BATCH, rows=ROWS)
+
+
 gaps = {}
 for arm in ("adapter m = 1", "adapter m = 64", "full"):
-    runs = [run(arm, ladder[arm].rate, seed, examples=FEW) for seed in SEEDS]
+    runs = [run_few(arm, seed) for seed in SEEDS]
     losses = [sum(r["history"].losses[-5:]) / 5 for r in runs]
     gaps[arm] = [r["dev"] - loss for r, loss in zip(runs, losses, strict=True)]
     print(
-        f"{arm:<15} loss on the {FEW} examples {spread(losses, 'nats'):<16} "
+        f"{arm:<15} nats: on the {FEW} examples {spread(losses, 'nats'):<16} "
         f"on dev {spread([r['dev'] for r in runs], 'nats'):<16} test {spread([r['test'] for r in runs])}"
     )
 over = difference(gaps["adapter m = 64"], [0] * len(SEEDS), 0.1, unit="nats")
@@ -614,11 +628,11 @@ from minipeft.course import real
 words = real.vader()
 loaded = words and real.load("minilm", head="classification", labels=2)
 REAL = {
-    "head only": (mp.HeadOnly(), [3e-3, 1e-2, 3e-2]),
-    "top 1": (mp.TopLayers(1), [3e-4, 1e-3, 3e-3]),
-    "top 3": (mp.TopLayers(3), [1e-4, 3e-4, 1e-3]),
-    "adapter m = 16": (mp.Adapter(16), [1e-3, 3e-3, 1e-2]),
-    "full": (mp.FullFineTuning(), [1e-4, 3e-4]),
+    "head only": (mp.HeadOnly(), [1e-2, 3e-2, 1e-1]),
+    "top 1": (mp.TopLayers(1), [1e-3, 3e-3, 1e-2]),
+    "top 3": (mp.TopLayers(3), [3e-4, 1e-3, 3e-3]),
+    "adapter m = 16": (mp.Adapter(16), [3e-3, 1e-2, 3e-2]),
+    "full": (mp.FullFineTuning(), [3e-5, 1e-4, 3e-4]),
 }
 
 

@@ -91,6 +91,8 @@ def test_bars_heat_and_singular_values(axes):
     assert [bar.get_height() for bar in axes.patches] == [1.5, 4.0]
     heat = mp.plots.heat([[1, 2], [3, 4]], rows=["r", "s"], columns=["c", "d"])
     assert [t.get_text() for t in heat.texts] == ["1", "2", "3", "4"]
+    half = mp.plots.heat([[1, 2], [float("nan"), 4]])
+    assert [t.get_text() for t in half.texts] == ["1", "2", "4"]
     torch.manual_seed(0)
     low = torch.randn(6, 2) @ torch.randn(2, 6)
     line = mp.plots.singular_values({"BA": low}).lines[0].get_ydata()
