@@ -147,22 +147,23 @@ def symptoms(model: nn.Module, batch: dict, steps: int = 30, rate: float = 1e-2)
 # -- cost ------------------------------------------------------------------------------------------
 
 
-def cost(model: nn.Module, method: Method, batch: dict, repeats: int = 5) -> dict[str, float]:
+def cost(model: nn.Module, method: Method, batch: dict, repeats: int = 15) -> dict[str, float]:
     """What a training step of a method costs, forward and backward, without the optimizer's own.
 
     Returns:
         "numbers trained"; "weights, gradients and Adam, bytes", as `training_bytes` counts them;
         "products of a step, forward and backward": floating-point operations of all matrix
-        products, counted; "seconds of a step": the least of `repeats`.
+        products, counted; "seconds of a step": of the processor, the least of `repeats`, so that
+        what else the machine does hardly counts.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
     with attached(model, method, seed=0) as tuner:
         seconds = []
         for _ in range(repeats):
-            began = time.perf_counter()
+            began = time.process_time()
             loss_of(model, batch).backward()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(time.process_time() - began)
         with FlopCounterMode(display=False) as counter:
             loss_of(model, batch).backward()
         model.zero_grad(set_to_none=True)
