@@ -166,6 +166,7 @@ EQUIVALENT = {
         ),
         "forgotten: True -> False": CHECKED_TWICE,
     },
+    "place_vectors": {"place_vectors: ids detached": WHOLE},
     "lora": {"forward: self.A -> self.A.detach()": "only its dtype is asked there"},
     "prefix_gradients": {
         "prefix_gradients: under no_grad": BY_HAND,

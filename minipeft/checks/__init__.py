@@ -24,12 +24,15 @@ from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
+from minipeft.checks.exercises.place_vectors import place_vectors
 from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
 from minipeft.checks.exercises.prefix_numbers import prefix_numbers
 from minipeft.checks.exercises.prefix_patients import prefix_patients
 from minipeft.checks.exercises.promising import promising
+from minipeft.checks.exercises.prompt_costs import prompt_costs
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
+from minipeft.checks.exercises.prompt_patients import prompt_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
@@ -60,6 +63,9 @@ EXERCISES = {
         shots_bytes,
         lora,
         lora_parameters,
+        place_vectors,
+        prompt_costs,
+        prompt_patients,
         prompt_encoder,
         encoder_parameters,
         p_tuning_diagnosis,
@@ -98,7 +104,10 @@ __all__ = [
     "prefix_gradients",
     "prefix_numbers",
     "prefix_patients",
+    "place_vectors",
+    "prompt_costs",
     "prompt_encoder",
+    "prompt_patients",
     "span_corruption",
     "train_top",
     "training_bytes",

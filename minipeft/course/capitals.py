@@ -42,10 +42,10 @@ def spelt(name: str) -> str:
     return SPELT.get(name) or " ".join(word.capitalize() for word in name.split("_"))
 
 
-def questions(tokenizer, split: str) -> list[Row]:
-    """The countries of a split of the task `capital`, as ids of the tokenizer."""
+def questions(tokenizer, split: str, task: str = "capital") -> list[Row]:
+    """The countries of a split of a task, `capital` or `language` say, as ids of the tokenizer."""
     ids = lambda name: list(tokenizer(" " + spelt(name))["input_ids"])  # noqa: E731
-    return [(ids(country), ids(capital)[0]) for country, capital in load("capital").examples(split)]
+    return [(ids(country), ids(answer)[0]) for country, answer in load(task).examples(split)]
 
 
 def template(wording: str, tokenizer, n: int = 0) -> Template:

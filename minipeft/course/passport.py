@@ -279,6 +279,16 @@ def facts(model: nn.Module, tokenizer, method: Method) -> dict:
 
 def mixes(model: nn.Module, method: Method, batch: dict[str, Tensor]) -> bool:
     """Can one batch go through two tuners of this method and the bare base, each row its own?"""
+    difference = mixed_difference(model, method, batch)
+    return difference is not None and difference < 1e-3
+
+
+def mixed_difference(model: nn.Module, method: Method, batch: dict[str, Tensor]) -> float | None:
+    """Rows of two tuners and of the bare base in one batch against three separate runs.
+
+    The largest difference between their logits; None for a method that cannot be routed.
+    batch: of 4 rows.
+    """
     alone = [answers(model, batch)]
     for seed in (1, 2):
         with attached(model, method, name=f"number{seed}", seed=seed) as tuner:
@@ -295,8 +305,8 @@ def mixes(model: nn.Module, method: Method, batch: dict[str, Tensor]) -> bool:
             with route(model, [f"number{i}" if i else None for i in who]):
                 together = answers(model, batch)
     except ValueError:  # it trains the base's own numbers, which act on every row
-        return False
-    return largest_difference([alone[i][row] for row, i in enumerate(who)], together) < 1e-3
+        return None
+    return largest_difference([alone[i][row] for row, i in enumerate(who)], together)
 
 
 @torch.no_grad()

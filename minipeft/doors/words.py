@@ -66,8 +66,7 @@ class WordDoor(Door):
             known |= its_words
             self.marks[name].read = True
             self.marks[name].lengths.add(ids.shape[1])
-            vectors = patch().to(x.dtype)  # (n, C)
-            x = x.index_put((its_words,), vectors[ids[its_words] - span.start])
+            x = place_vectors(x, ids, span.start, patch())
         if not torch.equal(known, new):
             stray = ids[new & ~known][0].item()
             raise ValueError(
@@ -75,6 +74,24 @@ class WordDoor(Door):
                 "wrap the batch anew with the tuners that are attached and enabled."
             )
         return x
+
+
+def place_vectors(x: Tensor, ids: Tensor, first: int, vectors: Tensor) -> Tensor:
+    """The embedded text with the vectors of a prompt where its words stand.
+
+    The words of this prompt have the ids first, first + 1, .. first + n - 1. Every other id, below
+    or above, is somebody else's: its vector stays as it is.
+
+    Args:
+        x: (B, T, C), what the embedding gave. It is left as it is: a new tensor is given back.
+        ids: (B, T). The words of the prompt may stand anywhere, in any order, or nowhere.
+        vectors: (n, C), in x's dtype or another.
+
+    Returns:
+        (B, T, C) in the dtype of x. Gradients reach both x and `vectors`.
+    """
+    its_words = (ids >= first) & (ids < first + len(vectors))  # (B, T)
+    return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
 
 
 def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool = True) -> dict:

@@ -1,0 +1,271 @@
+"""Checks of lesson 07: they take what is right, however it is written, and name what is wrong."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft import checks
+from minipeft.checks.exercises.prompt_patients import HINTS
+from minipeft.course import prompt_tuning as lesson
+from minipeft.doors.words import place_vectors
+
+
+def refused(check, candidate, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(candidate)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- place_vectors ---------------------------------------------------------------------------------
+
+
+def by_where(x, ids, first, vectors):
+    its_words = (ids >= first) & (ids - first < len(vectors))
+    rows = vectors.to(x.dtype)[(ids - first).clamp(0, len(vectors) - 1)]  # (B, T, C)
+    return torch.where(its_words.unsqueeze(-1), rows, x)
+
+
+def by_one_hot(x, ids, first, vectors):
+    """A sum over the prompt's words, each where its id stands."""
+    hot = (ids[..., None] == first + torch.arange(len(vectors))).to(x.dtype)  # (B, T, n)
+    return x * (1 - hot.sum(-1, keepdim=True)) + hot @ vectors.to(x.dtype)
+
+
+def by_clone(x, ids, first, vectors):
+    y = x.clone()
+    for i, vector in enumerate(vectors):
+        y[ids == first + i] = vector.to(x.dtype)
+    return y
+
+
+def by_rows(x, ids, first, vectors):
+    words = range(first, first + len(vectors))
+    texts = []
+    for row, numbers in zip(x, ids.tolist(), strict=True):
+        texts.append(
+            torch.stack(
+                [
+                    vectors[i - first].to(x.dtype) if i in words else old
+                    for old, i in zip(row, numbers, strict=True)
+                ]
+            )
+        )
+    return torch.stack(texts)
+
+
+def by_one_table(x, ids, first, vectors):
+    """The places of the text and the prompt's rows in one table, looked up once."""
+    B, T, C = x.shape
+    its_words = (first <= ids) * (ids <= first + len(vectors) - 1)
+    whole = torch.cat([x.reshape(B * T, C), vectors.to(x.dtype)])
+    rows = torch.where(its_words, B * T + ids - first, torch.arange(B * T).view(B, T))
+    return F.embedding(rows, whole)
+
+
+@pytest.mark.parametrize(
+    "right", [place_vectors, by_where, by_one_hot, by_clone, by_rows, by_one_table]
+)
+def test_right_ways_to_place_vectors_pass(right, capsys):
+    checks.place_vectors(right)
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
+
+
+def in_place(x, ids, first, vectors):
+    its_words = (ids >= first) & (ids < first + len(vectors))
+    with torch.no_grad():
+        x[its_words] = vectors.to(x.dtype)[ids[its_words] - first]
+    return x
+
+
+def too_many(x, ids, first, vectors):
+    its_words = ids >= first
+    return x.index_put(
+        (its_words,), vectors.to(x.dtype)[(ids[its_words] - first).clamp(max=len(vectors) - 1)]
+    )
+
+
+def too_few(x, ids, first, vectors):
+    its_words = (ids > first) & (ids < first + len(vectors))
+    return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
+
+
+def without_last(x, ids, first, vectors):
+    its_words = (ids >= first) & (ids < first + len(vectors) - 1)
+    return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
+
+
+def without_mask(x, ids, first, vectors):
+    return vectors.to(x.dtype)[(ids - first).clamp(0, len(vectors) - 1)]
+
+
+def in_front(x, ids, first, vectors):
+    return torch.cat([vectors.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+
+
+def added(x, ids, first, vectors):
+    return by_where(x, ids, first, vectors) + x - by_where(x, ids, first, 0 * vectors)
+
+
+def detached(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors.detach())
+
+
+def text_detached(x, ids, first, vectors):
+    return place_vectors(x.detach(), ids, first, vectors)
+
+
+def wider(x, ids, first, vectors):
+    return place_vectors(x.to(vectors.dtype), ids, first, vectors)
+
+
+def turned(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors.flip(0))
+
+
+def first_only(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors[:1].expand(len(vectors), -1))
+
+
+def one_word(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors[:1])
+
+
+def text_gone(x, ids, first, vectors):
+    return place_vectors(0 * x, ids, first, vectors)
+
+
+def untouched(x, ids, first, vectors):
+    return x.clone()
+
+
+def without_gradients(x, ids, first, vectors):
+    with torch.no_grad():
+        return place_vectors(x, ids, first, vectors)
+
+
+WRONG = [
+    (in_place, "work on a copy"),
+    (too_many, "belong to another one"),
+    (too_few, "the first word of the prompt is left out"),
+    (without_last, "the last word of the prompt is left out"),
+    (without_mask, "words of the text get vectors"),
+    (in_front, "makes the row longer"),
+    (added, "added to what stood there"),
+    (detached, "cut off from the graph"),
+    (text_detached, "x is cut off"),
+    (wider, "should have that of x"),
+    (turned, "in the wrong order"),
+    (first_only, "gets the same vector"),
+    (one_word, "only the first word"),
+    (text_gone, "the words of the text are gone"),
+    (untouched, "nothing is put in"),
+    (without_gradients, "no_grad"),
+]
+
+
+@pytest.mark.parametrize(("candidate", "words"), WRONG)
+def test_a_wrong_way_is_told_its_mistake(candidate, words):
+    refused(checks.place_vectors, candidate, words)
+
+
+def test_vectors_stand_where_their_ids_stand_and_nowhere_else():
+    """By hand: a row with words of two prompts and of the text."""
+    x = torch.arange(8.0).view(1, 4, 2).requires_grad_()
+    vectors = torch.tensor([[10.0, 11.0], [20.0, 21.0]], requires_grad=True)
+    given = place_vectors(x, torch.tensor([[6, 3, 5, 7]]), 5, vectors)
+    assert given.tolist() == [[[20.0, 21.0], [2.0, 3.0], [10.0, 11.0], [6.0, 7.0]]]
+    given.sum().backward()
+    assert x.grad.tolist() == [[[0, 0], [1, 1], [0, 0], [1, 1]]] and vectors.grad.eq(1).all()
+
+
+# -- prompt_costs ----------------------------------------------------------------------------------
+
+
+def test_the_costs_are_what_the_package_counts():
+    """P C numbers: counted in a small model, with the same formula."""
+    base, _ = tt.load("tiny-decoder-0.1m")
+    tuner = mp.attach(base, mp.PromptTuning(5), seed=0)
+    report = tuner.report()
+    assert report.trainable == report.stored == 5 * base.config.width
+    right = checks.prompt_costs.right
+    assert right["trained"] == 5 * 4096 and right["prompts"] == 1000 * 4 * right["trained"]
+
+
+@pytest.mark.parametrize("form", [int, float, torch.tensor, Fraction, np.int64])
+def test_the_right_costs_in_any_form(form):
+    checks.prompt_costs({key: form(value) for key, value in checks.prompt_costs.right.items()})
+
+
+@pytest.mark.parametrize(
+    ("part", "answer", "words"),
+    [
+        ("trained", 4096, "that is one vector"),
+        ("trained", 5, "a vector of C numbers"),
+        ("trained", 40_960, "not keys and values"),
+        ("trained", 81_920, "that is bytes"),
+        ("trained", 11_000_000_000, "the model is frozen"),
+        ("prompts", 81_920, "that is one task"),
+        ("prompts", 20_480_000, "each has 4 bytes"),
+        ("prompts", 44_081_920_000, "the model is needed too"),
+        ("copies", 44_000_000_000, "a whole model for each task"),
+        ("copies", 11_000_000_000_000, "each has 4 bytes"),
+        ("room", 512, "take its places"),
+        ("room", 507, "100 soft words"),
+        ("room", 413, "off by one"),
+    ],
+)
+def test_a_wrong_cost_is_told_where_it_comes_from(part, answer, words):
+    refused(checks.prompt_costs, checks.prompt_costs.right | {part: answer}, words)
+
+
+# -- prompt_patients -------------------------------------------------------------------------------
+
+
+def test_every_patient_shows_its_fault():
+    base, tokenizer = tt.load("tiny-decoder-0.1m")
+    before = mp.fingerprint(base)
+    batch = mp.tasks.load("reverse").batches("train", tokenizer, batch_size=8)(0)
+    seen = {cause: lesson.examine(base, batch, who) for who, cause in lesson.PATIENTS.items()}
+    asked = int((batch["labels"] != -100).sum())
+    assert mp.fingerprint(base) == before
+    assert set(seen) == set(lesson.CAUSES)
+    assert {c for c, s in seen.items() if s["labels"] != asked} == {"labels"}
+    assert seen["labels"]["labels"] == asked + 8 * 5
+    assert {c for c, s in seen.items() if s["gradient"] == 0} == {"mask", "detached"}
+    assert {c for c, s in seen.items() if s["alone"] > 1e-3} == {"padding"}
+    assert {c for c, s in seen.items() if abs(s["loss"] - s["base"]) < 1e-5} == {"mask"}
+
+
+@pytest.mark.parametrize("form", [str, str.upper, lambda cause: f" {cause}. "])
+def test_the_right_diagnosis_in_any_form(form):
+    checks.prompt_patients({who: form(cause) for who, cause in lesson.PATIENTS.items()})
+
+
+@pytest.mark.parametrize(("who", "cause"), HINTS)
+def test_every_wrong_cause_is_answered_by_what_can_be_seen(who, cause):
+    answer = {**lesson.PATIENTS, who: cause}
+    refused(checks.prompt_patients, answer, HINTS[who, cause])
+
+
+def test_there_is_a_hint_for_every_wrong_cause():
+    wrong = {(w, c) for w in lesson.PATIENTS for c in lesson.CAUSES if lesson.PATIENTS[w] != c}
+    assert set(HINTS) == wrong
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("mask", "should be a dict"),
+        ({"A": "padding"}, "has no"),
+        (lesson.PATIENTS | {"A": "rate"}, "should be one of"),
+        (None, "is a return missing"),
+    ],
+)
+def test_other_answers_are_refused_in_words(answer, words):
+    refused(checks.prompt_patients, answer, words)
