@@ -469,7 +469,7 @@ for name, label in STARTS.items():
 noise = lesson.nearest_words(torch.randn(200, words.shape[1]), words)[0].mean().item()
 claims.show(
     Table(
-        "Prompts of five, three seeds",
+        "Prompts of five soft words",
         ("start", "as trained", "cosine", "read out", "turned round", "nearest words of one"),
         read,
         [f"Random vectors have a cosine of {noise:.2f} with their nearest word."],
@@ -488,8 +488,8 @@ claims.record(
 )
 
 # %% [markdown]
-# The words of a start are a place to begin. What comes out is not a sentence. Now and then the word `reverse` is among
-# the nearest ones: here, where one known word does the job, a prompt may find it. But read out, with the nearest words in
+# The words of a start are a place to begin. What comes out is not a sentence. The word `reverse` may be among the
+# nearest ones: here, where one known word does the job, a prompt can find it. But read out, with the nearest words in
 # its place, it is not the prompt any more (the column "read out"), and the other words mean nothing.
 #
 # ## 4. One prompt for each task
@@ -556,8 +556,8 @@ claims.record(
 )
 
 # %% [markdown]
-# With equal inputs, one prompt has one answer: for `reverse`, `copy` and `swap` together it can be right in about a third of the
-# rows (a bit more: the swap of two words is their reverse). What *is* mixed are rows, when the model answers. All five tasks in **one
+# With equal inputs, one prompt has one answer: to a row of nouns it can be right for `copy` or for `reverse`, never for both
+# (`swap` and `reverse` agree on the shorter rows: the matrix shows it). What *is* mixed are rows, when the model answers. All five tasks in **one
 # batch**, in random order, each row with the prompt of its task, in float64. **Predict:** is any row disturbed by its neighbours?
 
 # %%
