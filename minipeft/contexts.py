@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
-import torch
 from torch import nn
+
+from tiny_transformer.run_state import seeded
+
+__all__ = ["evaluating", "modes_kept", "seeded"]
 
 
 @contextmanager
@@ -26,17 +29,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     with modes_kept(model):
         model.eval()
         yield
-
-
-def seeded(seed: int | None):
-    """A block of code with its own random numbers; torch's generator is as before afterwards."""
-    if seed is None:
-        return nullcontext()
-
-    @contextmanager
-    def block() -> Iterator[None]:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-
-    return block()

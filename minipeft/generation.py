@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+import tiny_transformer as tt
 from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
-from minipeft.model.libraries import unwrapped
+from minipeft.model.libraries import is_tiny, unwrapped
 from minipeft.routing import positions_to_write_on, wrap
 
 
@@ -59,7 +60,7 @@ def generate(
         max_new_tokens = min(max_new_tokens, room)
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
     with evaluating(model), forward_lock(model), seeded(seed):
-        if hasattr(model, "generate"):  # transformers
+        if not is_tiny(model):  # transformers
             shared |= dict(num_beams=beams, do_sample=sample)
             if sample:
                 shared |= dict(temperature=temperature, top_k=top_k or 0)
@@ -67,8 +68,6 @@ def generate(
                 shared["eos_token_id"] = eos_token_id
             written = model.generate(**batch, **shared, streamer=stream and Streamer(stream))
         else:
-            import tiny_transformer as tt
-
             shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
             shared |= dict(eos_token_id=eos_token_id, stream=stream)
             written = tt.generate(model, **batch, **shared)

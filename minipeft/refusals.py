@@ -10,6 +10,7 @@ from minipeft.attached import tuners
 from minipeft.doors.weights import CopyDoor, bottom, is_linear
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Site
+from minipeft.model.libraries import is_sharded
 
 
 def check_attach(model: nn.Module, method: Method, name: str, head) -> None:
@@ -35,7 +36,7 @@ def check_merge(tuner) -> None:
     """Raise ValueError, in one sentence, where a tuner cannot be merged as things are."""
     if not tuner.enabled:
         raise ValueError(f"{tuner.name!r} is disabled: call enable() before merge().")
-    if hasattr(tuner.model, "unshard"):  # FSDP
+    if is_sharded(tuner.model):
         raise ValueError(
             f"{tuner.name!r} cannot be merged into a sharded base: save it, and merge it where "
             "the base is whole."

@@ -12,13 +12,8 @@ ANY_WHOLE = "True and False serve as 1 and 0 in an attention mask: a model takes
 MADE_ANEW = "the mask is made anew, so there is no history to cut"
 OWN_TENSOR = "what is changed in place is the function's own tensor"
 NOTHING = "None is given back either way"
-SPARED = (
-    "leaving out the labels of -100 before the softmax only saves time: F.cross_entropy leaves "
-    "them out by itself"
-)
 NEVER_EQUAL = "a float drawn from [0, 1) equals the border once in 2^24 draws"
 CHECKED_TWICE = "the lengths are compared twice: the other comparison raises the ValueError"
-NO_FUTURE = "one token has no future: its causal mask is all zeros, so it may as well be added"
 NAME_OF_CACHE = "the cache is the block's own affair: only that two sublayers do not share one dict"
 ABOUT = "`about this share` of the words: round and int are both about"
 ANY_PLACE = (
@@ -56,11 +51,6 @@ EQUIVALENT = {
         "forward: context is None and cache -> cache": (
             "with a context and a filled cache this branch is not reached"
         ),
-        "forward: without causal = causal and T > 1": NO_FUTURE,
-        "forward: causal and T > 1 -> causal": NO_FUTURE,
-        "forward: T > 1 -> T >= 1": NO_FUTURE,
-        "forward: 1 -> 0": NO_FUTURE,
-        "forward: torch.minimum(mask, future) -> torch.minimum(future, mask)": ORDER,
     },
     "behind_last": {
         "behind_last: mask detached": "a mask is made of zeros and ones, not learnt",
@@ -87,22 +77,6 @@ EQUIVALENT = {
         "cross_entropy: _detached return None": NOTHING,
         "cross_entropy: _as_float return None": NOTHING,
         "cross_entropy: no value: return None": NOTHING,
-        "cross_entropy: 0 -> -1 (2)": "nonzero of one axis has one column: the first is the last",
-        "cross_entropy: -100 -> -99": SPARED,
-        "cross_entropy: -100 -> -101": SPARED,
-        "cross_entropy: 100 -> 101": SPARED,
-        "cross_entropy: 100 -> 99": SPARED,
-        "cross_entropy: without if 2 * len(asked) < len(labels)": SPARED,
-        "cross_entropy: not (if 2 * len(asked) < len(labels))": SPARED,
-        "cross_entropy: always if 2 * len(asked) < len(labels)": SPARED,
-        "cross_entropy: 2 * len(asked) < len(labels) -> 2 * len(asked) <= len(labels)": SPARED,
-        "cross_entropy: 2 * len(asked) < len(labels) -> 2 * len(asked) > len(labels)": SPARED,
-        "cross_entropy: without logits, labels = "
-        "(logits.index_select(0, asked), labels[asked])": SPARED,
-        "cross_entropy: 2 * len(asked) -> 2": SPARED,
-        "cross_entropy: 2 * len(asked) -> len(asked)": SPARED,
-        "cross_entropy: 2 -> 3 (2)": SPARED,
-        "cross_entropy: 2 -> 1 (2)": SPARED,
         "cross_entropy: _as_float return F.cross_entropy(logits.float(), labels, "
         "ignore_index=-100)": "the loss is float32 already",
         "cross_entropy: F.cross_entropy(logits.float(), labels, ignore_index=-100) -> "

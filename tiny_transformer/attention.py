@@ -20,6 +20,8 @@ Parameters: 4 C^2 + 4 C.
 are put before the keys and values of the context, and every query may look at them. They never
 enter the cache and take no position. Prefix-tuning and P-Tuning v2 live here; with
 `memory = None` nothing happens.
+
+The models compute `mix` by torch's kernel for the same: see fused_attention.py.
 """
 
 from __future__ import annotations
@@ -146,16 +148,31 @@ class Attention(nn.Module):
                 value = torch.cat([cache["value"], value], dim=2)
         if cache is not None:
             cache["key"], cache["value"] = key, value
-        T, S = query.shape[2], key.shape[2]
-        causal = causal and T > 1  # the newest token alone has no future to be hidden
-        plain = mask is None and self.memory is None and not self.keep_weights and T == S
-        if causal and not plain:
-            future = causal_mask(T, S, query)  # (T, S)
-            mask = future if mask is None else torch.minimum(mask, future)  # (B, 1, T, S)
         if self.memory is not None:
             key, value, mask = self.add_memory(key, value, mask)
-        heads = self.mix(query, key, value, mask, causal and plain)  # (B, H, T, D)
+        heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)
         return self.output(self.join(heads))
+
+    def mix(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Equation 1 in every head: query (B, H, T, D), key and value (B, H, S, D) -> (B, H, T, D).
+
+        causal: the future is still to be hidden.
+        """
+        if causal:
+            mask = self.hide_future(query, key, mask)
+        dropout = self.dropout if self.training else 0.0
+        heads, weights = attend(query, key, value, mask, dropout)
+        if self.keep_weights:
+            self.weights = weights.detach()
+        return heads
+
+    def hide_future(self, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+        """The mask (or None) with the future hidden as well; a memory lies in the past of all."""
+        T, S = query.shape[2], key.shape[2]
+        future = causal_mask(T, S, query)  # (T, S)
+        return future if mask is None else torch.minimum(mask, future)  # (B, 1, T, S)
 
     def add_memory(
         self, key: Tensor, value: Tensor, mask: Tensor | None
@@ -180,16 +197,3 @@ class Attention(nn.Module):
         key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
         value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)
         return key, value, mask
-
-    def mix(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
-    ) -> Tensor:
-        """Equation 1: by hand when the weights are wanted, else by torch's kernel for the same."""
-        dropout = self.dropout if self.training else 0.0
-        if self.keep_weights:
-            heads, weights = attend(query, key, value, mask, dropout)
-            self.weights = weights.detach()
-            return heads
-        return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, dropout_p=dropout, is_causal=causal
-        )

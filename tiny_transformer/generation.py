@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .heads import LanguageHead
 from .models import EncoderDecoder
+from .tokenizer import padded
 
 
 class Writer:
@@ -216,6 +217,5 @@ def beam_search(
                 ids = writer.ids[b * beams + k, T:].tolist()
                 finished[b].append((scores[b, k].item() / len(ids) ** penalty, ids))
         answers.append(max(finished[b], key=lambda pair: pair[0])[1])
-    longest = max(len(ids) for ids in answers)
-    new = torch.tensor([ids + [pad] * (longest - len(ids)) for ids in answers], device=device)
+    new = padded(answers, pad).to(device)  # (B, longest)
     return torch.cat([writer.ids[::beams, :T], new], dim=1)  # (B, T + longest)

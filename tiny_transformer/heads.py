@@ -115,7 +115,4 @@ def cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tensor | None
     if labels is None:
         return None
     logits, labels = logits.flatten(0, -2), labels.flatten()  # (N, V), (N)
-    asked = (labels != -100).nonzero()[:, 0]
-    if 2 * len(asked) < len(labels):  # of masked words few are asked: no softmax for the others
-        logits, labels = logits.index_select(0, asked), labels[asked]
     return F.cross_entropy(logits.float(), labels, ignore_index=-100)

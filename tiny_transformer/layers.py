@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import Attention
 from .config import TransformerConfig
+from .fused_attention import FusedAttention as Attention  # attention.py's, by torch's kernel
 
 ACTIVATION = {
     "gelu": F.gelu,

@@ -28,7 +28,8 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import causal_mask, padding_mask
 from .config import TransformerConfig
-from .heads import LanguageHead, TaggingHead, cross_entropy
+from .heads import LanguageHead, TaggingHead
+from .labelled_loss import labelled_cross_entropy
 from .layers import Block, Embeddings, count_positions
 
 
@@ -148,7 +149,7 @@ class Decoder(Stack):
             labels = F.pad(labels[:, 1:], (0, 1), value=-100)  # (B, T)
             if attention_mask is not None:  # padding is asked nothing, nor for the first word
                 labels = labels.masked_fill(attention_mask[:, -labels.shape[1] :] == 0, -100)
-        return Output(logits, cross_entropy(logits, labels), states, cache)
+        return Output(logits, labelled_cross_entropy(logits, labels), states, cache)
 
 
 class Encoder(Stack):
@@ -175,7 +176,7 @@ class Encoder(Stack):
         """Ids (B, T) -> Output; labels stand at the positions they belong to."""
         states = self.run(input_ids, attention_mask, token_type_ids)  # (B, T, C)
         logits = None if self.head is None else self.head(states, attention_mask)
-        return Output(logits, cross_entropy(logits, labels), states)
+        return Output(logits, labelled_cross_entropy(logits, labels), states)
 
 
 class EncoderDecoder(nn.Module):
@@ -251,7 +252,7 @@ class EncoderDecoder(nn.Module):
             cache=cache,
         )  # (B, T, C)
         logits = self.head(states, decoder_attention_mask)
-        return Output(logits, cross_entropy(logits, labels), states, cache, encoder_states)
+        return Output(logits, labelled_cross_entropy(logits, labels), states, cache, encoder_states)
 
 
 def expect(config: TransformerConfig, kind: str) -> None:

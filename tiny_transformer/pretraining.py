@@ -22,6 +22,7 @@ from tqdm import trange
 
 from . import objectives
 from .files import write_tensors
+from .run_state import first_difference, optimizer_tensors, restore_optimizer, seeded
 
 
 class Stream:
@@ -143,7 +144,7 @@ def pretrain(
         warmup: steps in which the rate rises to it.
         weight_decay: AdamW's, on every weight.
         clip: longest gradient, over all weights together.
-        seed: of dropout.
+        seed: of dropout. torch's own generator is left as it was.
         folder: where a snapshot is kept every `every` steps; a run that finds one goes on from it.
         every: steps between snapshots; the last step always leaves one.
         progress: show a bar.
@@ -154,41 +155,42 @@ def pretrain(
     Raises:
         ValueError: the loss is not a number any more, or the snapshot is damaged or of another run.
     """
-    torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay
-    )
-    run = {"steps": steps, "peak": peak, "warmup": warmup, "seed": seed}
-    run |= {"weight_decay": weight_decay, "clip": clip, "model": model.config.to_dict()}
-    path = None if folder is None else Path(folder) / "pretraining.safetensors"
-    losses = _restore(path, model, optimizer, run) if path and path.is_file() else []
-    model.train()
-    bar = trange(len(losses), steps, initial=len(losses), total=steps, disable=not progress)
-    for step in bar:
-        rate = learning_rate(step, steps, peak, warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = model(**batches(step)).loss
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"The loss is {losses[-1]} at step {step}; lower the learning rate.")
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-        optimizer.step()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-        if path and ((step + 1) % every == 0 or step + 1 == steps):
-            _snapshot(path, model, optimizer, run, losses)
-    model.eval()
-    return losses
+    with seeded(seed):
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=weight_decay
+        )
+        run = {"steps": steps, "peak": peak, "warmup": warmup, "seed": seed}
+        run |= {"weight_decay": weight_decay, "clip": clip, "model": model.config.to_dict()}
+        path = None if folder is None else Path(folder) / "pretraining.safetensors"
+        losses = _restore(path, model, optimizer, run) if path and path.is_file() else []
+        model.train()
+        bar = trange(len(losses), steps, initial=len(losses), total=steps, disable=not progress)
+        for step in bar:
+            rate = learning_rate(step, steps, peak, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = model(**batches(step)).loss
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise ValueError(
+                    f"The loss is {losses[-1]} at step {step}; lower the learning rate."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
+            if path and ((step + 1) % every == 0 or step + 1 == steps):
+                _snapshot(path, model, optimizer, run, losses)
+        model.eval()
+        return losses
 
 
 def _snapshot(path: Path, model, optimizer, run: dict, losses: list[float]) -> None:
     """Weights, optimizer state, random state and losses, in one file that is moved into place."""
     tensors = {f"model.{name}": value for name, value in model.named_parameters()}
-    for number, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{number}.{name}": value for name, value in state.items()}
+    tensors |= optimizer_tensors(optimizer)
     tensors["random"] = torch.get_rng_state()
     tensors["losses"] = torch.tensor(losses, dtype=torch.float64)
     write_tensors(path, tensors, {"format": "pt", "run": json.dumps(run)})
@@ -202,21 +204,15 @@ def _restore(path: Path, model, optimizer, run: dict) -> list[float]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, KeyError, ValueError) as problem:
         raise ValueError(f"{path} is no whole snapshot ({problem}); delete it.") from None
-    other = [name for name, value in stored.items() if run.get(name) != value]
-    if other:
+    other = first_difference(stored, {name: run.get(name) for name in stored})
+    if other is not None:
         raise ValueError(
-            f"{path} belongs to a run with another {other[0]}, {stored[other[0]]} and not "
-            f"{run.get(other[0])}; give another folder or delete the file."
+            f"{path} belongs to a run with another {other}, {stored[other]} and not "
+            f"{run.get(other)}; give another folder or delete the file."
         )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
-    state: dict[int, dict] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, number, key = name.split(".")
-            state.setdefault(int(number), {})[key] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    restore_optimizer(optimizer, tensors)
     torch.set_rng_state(tensors["random"])
     return tensors["losses"].tolist()

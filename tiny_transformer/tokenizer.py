@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .files import write_text
 
@@ -20,6 +22,15 @@ SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<mask>", "<sep>", *SENTINELS)
 WORD = r"\w+|[^\w\s]"
 # The same in the regular expressions of tokenizer.json, where \w and \s hold other characters.
 RUST_WORD = r"[\p{L}\p{N}_]+|[^\p{L}\p{N}_\s\x{1C}-\x{1F}]"
+
+
+def padded(rows: Sequence[Sequence[int]], value: int, side: str = "right") -> Tensor:
+    """Rows of whole numbers, of any length -> (B, T), filled up with `value` on that side."""
+    T = max((len(row) for row in rows), default=0)
+    fill = [[value] * (T - len(row)) for row in rows]
+    first, second = (fill, rows) if side == "left" else (rows, fill)
+    whole = [[*a, *b] for a, b in zip(first, second, strict=True)]
+    return torch.tensor(whole, dtype=torch.long).view(len(rows), T)  # (B, T)
 
 
 class WordTokenizer:
@@ -142,15 +153,11 @@ class WordTokenizer:
 
     def pad(self, rows: list[list[int]], padding_side: str | None = None) -> dict:
         """Rows of ids of any length -> tensors (B, T) with their mask."""
-        T = max((len(row) for row in rows), default=0)
-        ids = torch.full((len(rows), T), self.pad_token_id)
-        mask = torch.zeros(len(rows), T, dtype=torch.long)
-        left = (padding_side or self.padding_side) == "left"
-        for number, row in enumerate(rows):
-            where = slice(T - len(row), T) if left else slice(0, len(row))
-            ids[number, where] = torch.tensor(row, dtype=torch.long)
-            mask[number, where] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        side = padding_side or self.padding_side
+        return {
+            "input_ids": padded(rows, self.pad_token_id, side),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0, side),
+        }
 
     def save(self, folder: str | Path, positions: int = 128) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer opens."""

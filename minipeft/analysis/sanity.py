@@ -18,12 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+import tiny_transformer as tt
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating, seeded
+from minipeft.doors.weights import bottom
 from minipeft.doors.words import mask_of
 from minipeft.methods.method import Method
 from minipeft.model.fingerprint import fingerprint
 from minipeft.model.kind import kind_of
+from minipeft.model.libraries import is_tiny
 from minipeft.report import Table
 from minipeft.training.loop import train
 from minipeft.training.loss import loss_of
@@ -142,11 +145,11 @@ def _untrained_loss(model, batch, untrained, seed) -> tuple:
 
 def _fresh(model: nn.Module) -> nn.Module:
     """A model of the same class and config with random weights."""
-    head = getattr(model, "head", None)
-    for labels in ("classes", "tags"):  # a tiny_transformer with a task head
-        if hasattr(head, labels):
-            head = type(head)(model.config, getattr(head, labels).out_features)
-            return type(model)(model.config, head)
+    head = bottom(model.head) if is_tiny(model) else None
+    if isinstance(head, tt.ClassificationHead):
+        return type(model)(model.config, type(head)(model.config, head.classes.out_features))
+    if isinstance(head, tt.TaggingHead):
+        return type(model)(model.config, type(head)(model.config, head.tags.out_features))
     return type(model)(model.config)
 
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from minipeft.contexts import seeded
 from minipeft.model.kind import kind_in
+from minipeft.tasks.encoding import TargetTokenizer
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
 from tiny_transformer.files import check_fetched, write_text
 
@@ -55,7 +56,7 @@ class Base:
             self.name_labels(Path(folder) / "config.json")
             return
         self.model.save_pretrained(folder)
-        if hasattr(self.tokenizer, "save_pretrained"):
+        if not isinstance(self.tokenizer, Letters):
             self.tokenizer.save_pretrained(folder)
 
     def name_labels(self, path: Path) -> None:
@@ -67,11 +68,10 @@ class Base:
             write_text(path, json.dumps(config, indent=1, sort_keys=True))
 
 
-class Letters:
+class Letters(TargetTokenizer):
     """A model of pronunciation has no tokenizer: its letters and phonemes are in its config."""
 
     mask_token_id = sep_token_id = bos_token_id = None
-    letters = True  # answers are compared symbol by symbol
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from minipeft.commands.bases import Base
+from minipeft.commands.bases import Base, Letters
 from minipeft.report import Table
 from minipeft.tasks import metrics, scoring
 from minipeft.tasks.encoding import Encoding
@@ -17,7 +17,7 @@ from minipeft.tasks.tasks import Task
 
 def by_letters(base: Base) -> bool:
     """Are answers compared symbol by symbol?"""
-    return getattr(base.tokenizer, "letters", False)
+    return isinstance(base.tokenizer, Letters)
 
 
 def answers(

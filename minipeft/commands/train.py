@@ -265,7 +265,7 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
     for split, name in (("train", given.data), ("dev", given.dev or given.data)):
         count = len(task.splits[split])
         files.append({"name": name, "split": split, "examples": count, "sha256": data.digest(name)})
-    letters = getattr(base.tokenizer, "alphabet", None)
+    letters = base.tokenizer.alphabet if isinstance(base.tokenizer, bases.Letters) else None
     return {
         "form": runs.FORM,
         "command": config["command"],

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
+from minipeft.model.libraries import is_sharded_tensor
 
 
 class Routing(list):
@@ -636,7 +637,7 @@ def check_plain(path: str, module: nn.Module) -> None:
     for key, value in parameters.items():
         if value is None:
             what = f"has no {key}"
-        elif type(value) not in (Tensor, nn.Parameter) and not hasattr(value, "placements"):
+        elif type(value) not in (Tensor, nn.Parameter) and not is_sharded_tensor(value):
             what = f"keeps its {key} as {type(value).__name__}"
         elif not value.is_floating_point() or value.element_size() < 2:
             what = f"keeps its {key} as {str(value.dtype).removeprefix('torch.')}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.weights import walk
-from minipeft.model.libraries import unwrapped
+from minipeft.model.libraries import is_sharded_tensor, unwrapped
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -115,4 +115,4 @@ def raw_bytes(tensor: Tensor) -> memoryview:
 def whole(tensor: Tensor) -> Tensor:
     """Its values; of one that FSDP has sharded the parts of all processes, which must all ask."""
     tensor = tensor.detach()
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return tensor.full_tensor() if is_sharded_tensor(tensor) else tensor

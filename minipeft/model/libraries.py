@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from tiny_transformer.models import EncoderDecoder, Stack
 
@@ -28,9 +28,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def is_tiny(model: nn.Module) -> bool:
+    """A model of tiny_transformer, or of a subclass?"""
+    return isinstance(model, Stack | EncoderDecoder)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Does FSDP2 keep the model in pieces, so that a forward pass needs every process?"""
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    return fsdp is not None and isinstance(model, fsdp.FSDPModule)
+
+
+def is_sharded_tensor(tensor: Tensor) -> bool:
+    """Are its numbers spread over processes?"""
+    spread = sys.modules.get("torch.distributed.tensor")
+    return spread is not None and isinstance(tensor, spread.DTensor)
+
+
 def is_library_model(module: nn.Module) -> bool:
     """A model of transformers or of tiny_transformer, or a subclass of one?"""
-    if isinstance(module, Stack | EncoderDecoder):
+    if is_tiny(module):
         return True
     hub = sys.modules.get("transformers.modeling_utils")
     return hub is not None and isinstance(module, hub.PreTrainedModel)

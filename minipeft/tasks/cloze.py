@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from minipeft.attached import anatomy_of, tuners
 from minipeft.doors.words import mask_of
 from minipeft.routing import wrap
+from tiny_transformer.models import EncoderDecoder
 
 
 def cloze(
@@ -60,8 +61,8 @@ def at_mask(
     ids = batch["input_ids"]  # (B, T) with the prompt
     rows = torch.arange(len(ids), device=ids.device)
     if anatomy.is_encoder_decoder():
-        start = getattr(model, "start_token_id", None)  # of a tiny_transformer
-        start = model.config.decoder_start_token_id if start is None else start
+        tiny = isinstance(model, EncoderDecoder)  # of tiny_transformer
+        start = model.start_token_id if tiny else model.config.decoder_start_token_id
         begin = torch.tensor([start, *given], device=ids.device).expand(len(ids), -1)
         return model(**batch, decoder_input_ids=begin).logits[:, -1]
     logits = model(**batch).logits  # (B, T, V)

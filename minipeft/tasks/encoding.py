@@ -23,6 +23,7 @@ from minipeft.generation import generate
 from minipeft.model.kind import KINDS, kind_of
 from minipeft.routing import wrap
 from minipeft.tasks import metrics
+from tiny_transformer.tokenizer import WordTokenizer, padded
 
 
 class Example(NamedTuple):
@@ -30,6 +31,14 @@ class Example(NamedTuple):
 
     input: str
     target: str
+
+
+class TargetTokenizer:
+    """A tokenizer whose targets have an alphabet of their own: phonemes for letters, say."""
+
+    def target(self, text: str) -> list[int]:
+        """The ids that the model should write for this target."""
+        raise NotImplementedError(f"{type(self).__name__} does not say what is to be written.")
 
 
 class Encoding:
@@ -63,29 +72,22 @@ class Encoding:
 
     def target_ids(self, target: str) -> list[int]:
         """A target as the model should write it: with <eos> when it writes whole texts."""
-        if hasattr(self.tokenizer, "target"):  # what is written has an alphabet of its own
+        if isinstance(self.tokenizer, TargetTokenizer):
             return self.tokenizer.target(target)
         ends = [self.tokenizer.eos_token_id] if self.task.kind == "generate" else []
         if self.model_kind == "encoder-decoder":
             # transformers' models expect what their tokenizer puts around a text (BART <s> x </s>)
-            ours = hasattr(self.tokenizer, "ends")
+            ours = isinstance(self.tokenizer, WordTokenizer)
             return self.ids(target, special=False) + ends if ours else self.ids(target)
         return self.ids(" " + target, special=False) + ends
-
-    def pad(self, rows: list[list[int]], value: int, side: str = "right") -> Tensor:
-        """Rows of any length -> (B, T)."""
-        T = max(map(len, rows))
-        padding = [[value] * (T - len(row)) for row in rows]
-        left, right = (rows, padding) if side == "right" else (padding, rows)
-        return torch.tensor([a + b for a, b in zip(left, right, strict=True)])
 
     def inputs(self, rows: list[list[int]], side: str = "right") -> dict[str, Tensor]:
         """Rows of ids -> input_ids and attention_mask (B, T), padded on that side."""
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
         return {
-            "input_ids": self.pad(rows, pad, side),
-            "attention_mask": self.pad([[1] * len(row) for row in rows], 0, side),
+            "input_ids": padded(rows, pad, side),
+            "attention_mask": padded([[1] * len(row) for row in rows], 0, side),
         }
 
     def batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -95,7 +97,7 @@ class Encoding:
             return self.inputs([self.ids(e.input) for e in examples]) | {"labels": labels}
         if self.head == "tagging":
             rows, labels = zip(*[self.tagged(e.input, e.target) for e in examples], strict=True)
-            return self.inputs(list(rows)) | {"labels": self.pad(list(labels), -100)}
+            return self.inputs(list(rows)) | {"labels": padded(list(labels), -100)}
         if self.model_kind == "encoder":
             rows = [self.masked(example.input) for example in examples]
             answers = [self.ids(" " + example.target, special=False)[0] for example in examples]
@@ -103,16 +105,16 @@ class Encoding:
                 [answer if token == self.mask else -100 for token in row]
                 for row, answer in zip(rows, answers, strict=True)
             ]
-            return self.inputs(rows) | {"labels": self.pad(labels, -100)}
+            return self.inputs(rows) | {"labels": padded(labels, -100)}
         targets = [self.target_ids(example.target) for example in examples]
         prompts = [self.ids(example.input) for example in examples]
         if self.model_kind == "encoder-decoder":
-            return self.inputs(prompts) | {"labels": self.pad(targets, -100)}
+            return self.inputs(prompts) | {"labels": padded(targets, -100)}
         rows = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
         labels = [
             [-100] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)
         ]
-        return self.inputs(rows) | {"labels": self.pad(labels, -100)}
+        return self.inputs(rows) | {"labels": padded(labels, -100)}
 
     def label(self, target: str) -> int:
         """The number of a label; ValueError where the task has no such label."""
@@ -163,7 +165,7 @@ class Encoding:
             return [self.task.labels[i] for i in classes]
         if self.head == "tagging":
             rows, places = zip(*[self.tagged(text, None) for text in inputs], strict=True)
-            batch = self.inputs(list(rows)) | {"labels": self.pad(list(places), -100)}
+            batch = self.inputs(list(rows)) | {"labels": padded(list(places), -100)}
             batch, logits = run(model, batch, both=True)  # labels of 0 where a word begins
             kinds, where = logits.argmax(dim=-1).tolist(), batch["labels"].tolist()  # (B, T)
             return [

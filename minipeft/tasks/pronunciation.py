@@ -40,6 +40,7 @@ from torch import Tensor
 
 from minipeft.contexts import evaluating
 from minipeft.tasks.encoding import write
+from tiny_transformer.tokenizer import padded
 
 PAD, BOS, EOS, UNKNOWN = 0, 1, 2, 3
 BRITISH = {"a": "æ", "Q": "O", "ɒ": "ᵻ", "ː": "ʔ"}
@@ -112,12 +113,12 @@ class Alphabet:
 
     def inputs(self, spellings: Sequence[str]) -> dict[str, Tensor]:
         """B spellings -> input_ids and attention_mask (B, T), padded on the right."""
-        ids = _padded([self.letters(word) for word in spellings], PAD)
+        ids = padded([self.letters(word) for word in spellings], PAD)
         return {"input_ids": ids, "attention_mask": (ids != PAD).long()}
 
     def batch(self, words: Sequence[Word]) -> dict[str, Tensor]:
         """B words -> inputs, and labels (B, T') of their phonemes with -100 after the end."""
-        labels = _padded([self.sounds(word.phonemes) for word in words], -100)
+        labels = padded([self.sounds(word.phonemes) for word in words], -100)
         return self.inputs([word.spelling for word in words]) | {"labels": labels}
 
     def batches(self, words: Sequence[Word], size: int = 32, seed: int = 0):
@@ -210,9 +211,3 @@ def _hash(seed: int, purpose: str, text: str) -> float:
 
 def _id(chars: str, char: str) -> int:
     return max(chars.find(char, 4), UNKNOWN)  # not there: -1, so unknown
-
-
-def _padded(rows: list[list[int]], value: int) -> Tensor:
-    """Rows of any length -> (B, T)."""
-    T = max(map(len, rows))
-    return torch.tensor([row + [value] * (T - len(row)) for row in rows])

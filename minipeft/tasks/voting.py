@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from minipeft.attached import tuners
 from minipeft.generation import generate
+from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.routing import wrap
 
 
 def members(model: nn.Module) -> int:
     """E of the ensemble that is attached and enabled."""
-    ensembles = [t for t in tuners(model).values() if t.enabled and hasattr(t.method, "ensemble")]
+    ensembles = [
+        t for t in tuners(model).values() if t.enabled and isinstance(t.method, PromptTuning)
+    ]
     if len(ensembles) != 1 or model.minipeft.routing is not None:
         raise ValueError(
             "A vote needs exactly one enabled PromptTuning on the model, and no route(): disable "

@@ -38,7 +38,9 @@ from minipeft.attached import tuners
 from minipeft.contexts import seeded
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.kind import head_of
+from minipeft.model.libraries import is_sharded, is_sharded_tensor, unwrapped
 from minipeft.routing import wrap
+from tiny_transformer.models import Stack
 
 
 def process_group(
@@ -87,7 +89,7 @@ class SingleProcess:
 
 class MultiProcess(SingleProcess):
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], seed: int) -> None:
-        if any(hasattr(p, "placements") for p in parameters.values()):
+        if any(map(is_sharded_tensor, parameters.values())):
             raise ValueError(
                 "What is to be trained is sharded: leave it whole by fully_shard(model, "
                 "ignored_params=set(tuner.parameters()))."
@@ -95,9 +97,10 @@ class MultiProcess(SingleProcess):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.model, self.parameters, self.seed = model, list(parameters.values()), seed
         self.device = self.parameters[0].device
-        self.sharded = hasattr(model, "unshard")  # FSDP: a forward pass needs every process
-        causal = getattr(model, "causal", None)  # of a tiny_transformer
-        causal = Anatomy(model).is_decoder() if causal is None else causal
+        self.sharded = is_sharded(model)  # a forward pass needs every process
+        inner = unwrapped(model)
+        self.tiny = isinstance(inner, Stack)
+        causal = inner.causal if self.tiny else Anatomy(model).is_decoder()
         self.shifted = causal and head_of(model) == "language"
         self.mark = 0  # of the batches of this step: they must be the same everywhere
         for parameter in self.parameters:
@@ -134,7 +137,7 @@ class MultiProcess(SingleProcess):
         asked = labels.flatten(1) != -100 if labels.dim() > 1 else labels[:, None] != -100
         if self.shifted:  # position t answers for t + 1
             asked = asked[:, 1:]
-            if mask is not None and hasattr(self.model, "run"):  # a tiny_transformer
+            if mask is not None and self.tiny:
                 asked = asked & (mask[:, 1:] != 0)
         return asked.sum(dim=1)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from minipeft.in_training import in_training
-from minipeft.model.libraries import unwrapped
+from minipeft.model.libraries import is_sharded, unwrapped
 from minipeft.routing import wrap
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
@@ -36,8 +36,3 @@ def loss_of(model: nn.Module, batch: dict) -> Tensor:
         penalty = tuner.method.penalty(tuner)
         loss = loss if penalty is None else loss + penalty
     return loss
-
-
-def is_sharded(model: nn.Module) -> bool:
-    """Does FSDP keep the model in pieces?"""
-    return callable(getattr(model, "unshard", None))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from tiny_transformer.pretraining import learning_rate
 
 SCHEDULES = ("linear", "cosine", "constant")
 
@@ -17,7 +17,7 @@ def learning_rate_at(step: int, steps: int, peak: float, warmup: float, schedule
     warmup = warmup_steps(warmup, steps)
     if step < warmup:
         return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, steps - warmup)  # 0 at the peak, almost 1 at the last step
-    if schedule == "cosine":
-        return peak * (1 + math.cos(math.pi * done)) / 2
-    return peak * (1 - done) if schedule == "linear" else peak
+    done, rest = step - warmup, max(1, steps - warmup)  # done is 0 at the peak
+    if schedule == "cosine":  # the one of pretraining, down to 0
+        return learning_rate(done, rest, peak, warmup=0, floor=0.0)
+    return peak * (1 - done / rest) if schedule == "linear" else peak

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tiny_transformer.files import sentences, write_tensors, write_text
+from tiny_transformer.run_state import first_difference, optimizer_tensors, restore_optimizer
 
 
 class Snapshots:
@@ -64,8 +65,7 @@ class Snapshots:
         tensors = {f"weights.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"buffers.{name}": b for name, b in self.buffers.items()}
         tensors |= {f"best.{name}": value for name, value in best.items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             for number, state in enumerate(torch.cuda.get_rng_state_all()):
@@ -103,9 +103,8 @@ class Snapshots:
             raise ValueError(f"{path} cannot be read ({error}): delete it to start anew.") from None
         for what in ("settings", "parameters"):
             old, new = kept[what], json.loads(json.dumps(self.run[what]))
-            differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-            if differing:
-                key = differing[0]
+            key = first_difference(old, new)
+            if key is not None:
                 raise ValueError(
                     f"{path} belongs to another run: {key} is {old.get(key)} there and "
                     f"{new.get(key)} here; give another folder or the same {what}."
@@ -113,7 +112,6 @@ class Snapshots:
         for key, value in kept["history"].items():
             setattr(history, key, value)
         best: dict[str, Tensor] = {}
-        state: dict[int, dict[str, Tensor]] = {}
         with torch.no_grad():
             for name, value in tensors.items():
                 kind, _, rest = name.partition(".")
@@ -126,11 +124,7 @@ class Snapshots:
                     best[rest] = value
                 elif kind == "random":
                     self.random_states[rest] = value
-                else:
-                    number, _, key = rest.partition(".")
-                    state.setdefault(int(number), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        restore_optimizer(self.optimizer, tensors)
         return step, best
 
     def random(self) -> None:

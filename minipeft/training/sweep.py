@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minipeft.contexts import seeded
+from minipeft.doors import words
 from minipeft.doors.weights import features
 from minipeft.in_training import chosen
 from minipeft.methods.lora import LoRA, LoRAPatch
@@ -319,20 +320,17 @@ def exact_and_loss(model: nn.Module, batch: dict[str, Tensor], runs: int = 1) ->
 
 def together(batches: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """S batches (B, T_s) -> one (S B, T), padded on the right to the longest."""
-    fill = {"input_ids": 0, "attention_mask": 0, "labels": -100}
     for batch in batches:
-        if set(batch) != set(fill):
+        if set(batch) != {"input_ids", "attention_mask", "labels"}:
             raise ValueError(
                 f"Side by side a batch has input_ids, attention_mask and labels and nothing else, "
                 f"not {', '.join(map(str, batch))}."
             )
     if len({len(batch["input_ids"]) for batch in batches}) > 1:
         raise ValueError("Side by side the batches of all runs need the same number of rows.")
-    T = max(batch["input_ids"].shape[1] for batch in batches)
-    return {
-        key: torch.cat([F.pad(b[key], (0, T - b[key].shape[1]), value=value) for b in batches])
-        for key, value in fill.items()
-    }
+    B = len(batches[0]["input_ids"])
+    rows = [range(B * number, B * (number + 1)) for number in range(len(batches))]
+    return words.together(batches, rows, left=False, padding=0)
 
 
 def _measure(model: nn.Module, batch: dict[str, Tensor], runs: int) -> tuple[Tensor, Tensor]:

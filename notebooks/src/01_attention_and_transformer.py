@@ -274,14 +274,14 @@ for name, kind in last.items():
 # The usual mistake is to write `x.view(B, H, T, D)` at once. The shape is right and the numbers are
 # wrong: a head gets pieces of other tokens. Nothing complains, the loss only falls more slowly.
 #
-# This layer also keeps a **cache** (section 8) and has a **memory** (section 10). `add_memory` and `mix` are
-# given; read them first.
+# This layer also keeps a **cache** (section 8) and has a **memory** (section 10). `mix`, `hide_future` and
+# `add_memory` are given; read them first.
 
 # %% exercise="tiny_transformer.attention:Attention" blank="split,join,forward" difficulty=4 minutes=25
 # forward: query from x; key and value from the context, or from x when there is none; split all three
 # forward: cache, self-attention: put cache["key"], cache["value"] before the new ones (dim 2), store both
 # forward: cache, cross-attention: the context never changes, so keys and values are made once
-# forward: memory: self.add_memory gives key, value, mask; its mask is causal already, so causal is off
+# forward: memory: self.add_memory gives key, value, mask; mix hides the future behind it
 # forward: then self.mix, self.join, self.output
 
 # %%

@@ -247,3 +247,11 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, bad):
         tt.pretrain(model, poisoned, 12, folder=tmp_path, every=5, progress=False)
     kept = load_file(tmp_path / "pretraining.safetensors")
     assert all(value.isfinite().all() for name, value in kept.items() if "model" in name)
+
+
+def test_the_global_generator_is_left_alone():
+    """Dropout draws numbers of its own: a run changes nothing that comes after it."""
+    model, stream = toy()
+    before = torch.get_rng_state()
+    tt.pretrain(model, stream, 3, seed=5, progress=False)
+    assert torch.equal(torch.get_rng_state(), before)

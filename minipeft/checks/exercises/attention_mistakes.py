@@ -12,9 +12,7 @@ QUERY, KEY, VALUE = (
 SPLIT = "x.view(B, T, self.heads, C // self.heads).transpose(1, 2)"
 JOIN = "heads.transpose(1, 2).reshape(B, T, H * D)"
 SOURCE = "source = x if context is None else context"
-SIZES = "T, S = query.shape[2], key.shape[2]"
-CAUSAL = "causal = causal and T > 1"
-KERNEL = "and not self.keep_weights and T == S"
+MEMORY = "if self.memory is not None:"
 FUTURE = "causal_mask(T, S, query)"
 REMEMBER = "key, value, mask = self.add_memory(key, value, mask)"
 STORE = 'cache["key"], cache["value"] = key, value'
@@ -25,13 +23,19 @@ AT_ITS_END = "the mask is lengthened at its end: the memory stands in front"
 
 
 def masking(sentence: str, future: str):
-    """The causal pattern is another one, whichever way it comes."""
-    return mistake(sentence, (KERNEL, "and False"), (FUTURE, future))
+    """The causal pattern is another one."""
+    return mistake(sentence, (FUTURE, future))
+
+
+def before_mask(line: str) -> tuple[str, str]:
+    """This line first, then what uses causal and mask."""
+    return MEMORY, f"{line}\n        {MEMORY}"
 
 
 def remembering(sentence: str, mask: str):
     """The mask over memory and keys is another one."""
-    return mistake(sentence, (REMEMBER, f"{REMEMBER}{INDENT}{mask}"))
+    sizes = before_mask("T, S = query.shape[2], key.shape[2]")
+    return mistake(sentence, sizes, (REMEMBER, f"{REMEMBER}{INDENT}{mask}"))
 
 
 def triangle(width: str) -> str:
@@ -113,7 +117,7 @@ MISTAKES = [
         "the scores are scaled twice: mix divides by sqrt(D) itself",
         (QUERY, f"{QUERY} / (x.shape[-1] // self.heads) ** 0.5"),
     ),
-    mistake("causal=True is ignored: every token sees its future", (CAUSAL, "causal = False")),
+    mistake("causal=True is ignored: every token sees its future", before_mask("causal = False")),
     masking(
         "with causal=True a token sees a token of its future",
         "F.pad(causal_mask(T, S, query), (1, 0))[:, :S]",
@@ -128,19 +132,17 @@ MISTAKES = [
     ),
     mistake(
         "attention is always causal: it is when causal=True",
-        (CAUSAL, "causal = T > 1 and context is None"),
+        before_mask("causal = context is None"),
     ),
-    mistake("the mask is ignored: hand it on to mix", (SIZES, f"mask = None\n        {SIZES}")),
+    mistake("the mask is ignored: hand it on to mix", before_mask("mask = None")),
     mistake(
         "with causal=True the mask is ignored",
-        (SIZES, f"mask = None if causal else mask\n        {SIZES}"),
+        before_mask("mask = None if causal else mask"),
     ),
-    mistake(
-        "with a mask causal=True is ignored", (CAUSAL, "causal = causal and T > 1 and mask is None")
-    ),
+    mistake("with a mask causal=True is ignored", before_mask("causal = causal and mask is None")),
     mistake(
         "with a cache the mask is ignored",
-        (SIZES, f"mask = mask if cache is None else None\n        {SIZES}"),
+        before_mask("mask = mask if cache is None else None"),
     ),
     mistake("the context is ignored: keys and values come from it", (SOURCE, "source = x")),
     mistake(
@@ -176,7 +178,7 @@ MISTAKES = [
     ),
     mistake(
         "with a cache causal=True is ignored: the new tokens see each other's future",
-        (CAUSAL, "causal = causal and T > 1 and cache is None"),
+        before_mask("causal = causal and cache is None"),
     ),
     mistake(
         "with a cache the first keys are taken for the present: the last query stands at the last "
@@ -192,12 +194,11 @@ MISTAKES = [
     ),
     mistake(
         "the memory is ignored: when there is one, `add_memory` puts it in front",
-        ("if self.memory is not None:", "if False:"),
+        (MEMORY, "if False:"),
     ),
     mistake(
-        "with a memory every token sees its future: `add_memory` gives back a mask that holds the "
-        "causal part, hand that one to mix",
-        (CAUSAL, "causal = causal and T > 1 and self.memory is None"),
+        "with a memory every token sees its future: hand causal on to mix, which hides it",
+        before_mask("causal = causal and self.memory is None"),
     ),
     mistake(
         "with a memory the mask is ignored: hand it to `add_memory`",

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from minipeft.attached import active
 from minipeft.model.kind import head_of
+from tiny_transformer.models import Decoder
 
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 
@@ -55,9 +56,10 @@ def fits(model: nn.Module) -> bool:
         return False
     if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return False
-    arguments = inspect.signature(model.forward).parameters
-    if "cache" not in arguments and not {"past_key_values", "logits_to_keep"} <= set(arguments):
-        return False
+    if not isinstance(model, Decoder):  # of tiny_transformer
+        arguments = inspect.signature(model.forward).parameters
+        if not {"past_key_values", "logits_to_keep"} <= set(arguments):
+            return False
     return not model.training or not drops(model)
 
 
@@ -94,7 +96,7 @@ def run(model: nn.Module, front: Tensor, rest: Tensor, columns: Tensor) -> tuple
     columns: m of the T; their logits are (B, m, V).
     """
     B = len(rest)
-    if "cache" in inspect.signature(model.forward).parameters:  # a tiny_transformer
+    if isinstance(model, Decoder):
         cache: list = []
         first = model.head(model.run(front, cache=cache)[:, -1:])
         for layer in cache:

@@ -1,0 +1,23 @@
+"""The loss of heads.py without the softmax of what is not asked; the models use it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .heads import cross_entropy
+
+
+def labelled_cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tensor | None:
+    """As `cross_entropy`: where most labels are -100, as of masked words, their logits go first.
+
+    Args:
+        logits: (..., V).
+        labels: (...), None for no loss.
+    """
+    if labels is None:
+        return None
+    logits, labels = logits.flatten(0, -2), labels.flatten()  # (N, V), (N)
+    asked = (labels != -100).nonzero()[:, 0]  # (n,)
+    if 2 * len(asked) < len(labels):
+        logits, labels = logits.index_select(0, asked), labels[asked]  # (n, V), (n)
+    return cross_entropy(logits, labels)
