@@ -31,17 +31,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import Door, Originals, bottom, doors, walk
 from minipeft.doors.memory import MemoryDoor, PositionDoor
-from minipeft.doors.weights import (
-    CopyDoor,
-    Door,
-    Originals,
-    Routing,
-    WeightDoor,
-    bottom,
-    doors,
-    walk,
-)
+from minipeft.doors.rows import Routing
+from minipeft.doors.weights import WeightDoor
 from minipeft.doors.words import WordDoor
 from minipeft.in_training import WITH_TUNERS
 from minipeft.model.anatomy import Anatomy

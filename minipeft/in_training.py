@@ -24,7 +24,7 @@ from weakref import WeakSet
 import torch
 from torch import nn
 
-from minipeft.doors.weights import doors
+from minipeft.doors.door import doors
 from minipeft.model.libraries import unwrapped
 
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some

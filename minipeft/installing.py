@@ -10,23 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import Attached, tuners
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import Door, bottom, doors, walk
+from minipeft.doors.fused import Parts
 from minipeft.doors.hub_attention import OpenedAttention, models_around
+from minipeft.doors.layers import check_plain, dtype_of, features
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor, PositionDoor
-from minipeft.doors.weights import (
-    CopyDoor,
-    Door,
-    Frozen,
-    Parts,
-    WeightDoor,
-    bottom,
-    check_plain,
-    doors,
-    dtype_of,
-    features,
-    walk,
-)
+from minipeft.doors.patch import PositionShift, as_patch
+from minipeft.doors.weights import Frozen, WeightDoor
 from minipeft.doors.words import WordDoor
+from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy, AttentionSite, Place, Site, keys_at
 
 
@@ -43,6 +37,13 @@ class Installer:
     base_values: dict[nn.Parameter, Tensor]
     base_value_names: dict[nn.Parameter, str]
     marks: dict[str, Mark]
+    shares: list[Share]
+
+    def install_part(self, part: Method) -> None:
+        """Install one of several methods of this tuner, which then has a share of the patches."""
+        already = len(self.patches)
+        part.install(self)
+        self.shares.append(Share(self, self.patches[already:]))
 
     def find(self, targets: Iterable[str], layers: Iterable[int] | None = None) -> list[Place]:
         """The linear maps that the targets name; see `Anatomy.find`."""
@@ -81,8 +82,7 @@ class Installer:
         # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         door = self.record.door(place.module, WeightDoor, self.name)
-        if hasattr(patch, "bind_base"):
-            patch.bind_base(Frozen(door, place.columns, self.name))
+        as_patch(patch).bind_base(Frozen(door, place.columns, self.name))
         if place.columns is None:
             door.add(self.name, patch)
         else:
@@ -134,9 +134,7 @@ class Installer:
         for path, module in self.anatomy.position_layers():
             if within and not path.startswith(f"{within}."):
                 continue
-            patch = nn.Module()
-            patch.shift = shift
-            self._put(module, patch, PositionDoor)
+            self._put(module, PositionShift(shift), PositionDoor)
 
     def _install(self, site: Site, patch: nn.Module, kind: type[Door]) -> None:
         like = next(self.model.parameters())
@@ -159,7 +157,7 @@ class Installer:
         copies = [d for d in self.record.doors_of(bottom(door)) if isinstance(d, CopyDoor)]
         patch = door.patches[self.name] if self.name in door.patches else None
         patch = around(patch).train(door.training)
-        if copies and getattr(patch, "replacement", None) is not None:
+        if copies and as_patch(patch).base_replacement() is not None:
             raise ValueError(
                 f"{next(iter(copies[0].patches))!r} trains a copy of {path}, which would not be "
                 "asked any more: detach it first."
@@ -241,6 +239,18 @@ class Installer:
             self.base_value_names[parameter] = names[parameter]
             self.base_values[parameter] = parameter.detach().clone()
             parameter.requires_grad_(True)
+
+
+class Share:
+    """The tuner as one of several parts sees it: with the patches of that part only."""
+
+    def __init__(self, tuner, patches: list) -> None:
+        self.whole, self.patches = tuner, patches
+
+    def __getattr__(self, name: str):
+        if name == "whole":  # of a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.whole, name)
 
 
 def heads_to_train(tuner: Installer, head: bool | str | Sequence[str]) -> Sequence[str]:

@@ -7,7 +7,10 @@ import re
 from torch import nn
 
 from minipeft.attached import tuners
-from minipeft.doors.weights import CopyDoor, bottom, is_linear
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import bottom
+from minipeft.doors.layers import is_linear
+from minipeft.doors.patch import as_patch
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Site
 from minipeft.model.libraries import is_sharded
@@ -54,7 +57,7 @@ def check_merge(tuner) -> None:
                 "there is no weight that it could be added to."
             )
         weight, bias = (place.module._parameters.get(key) for key in ("weight", "bias"))
-        shared = uses[weight] if getattr(patch, "changes_weight", True) else []
+        shared = uses[weight] if as_patch(patch).changes_weight else []
         if len(shared) < 2 and bias is not None:
             shared = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
         if len(shared) > 1:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from minipeft import state
 from minipeft.attached import Attached, finish, tuners
 from minipeft.contexts import seeded
+from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
 from minipeft.doors.positions import (
@@ -27,13 +28,9 @@ from minipeft.doors.positions import (
     keep_positions,
 )
 from minipeft.doors.rounding import lost_share, tell
-from minipeft.doors.weights import (
-    Door,
-    doors,
-)
 from minipeft.doors.words import choice_by_choice
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
-from minipeft.installing import Installer, heads_to_train
+from minipeft.installing import Installer, Share, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
 from minipeft.model.anatomy import Anatomy, Place, Site, name_of
@@ -115,9 +112,9 @@ class Tuner(Installer):
         self.anatomy = Anatomy(model, family)
         self.patches: list[tuple[Place, nn.Module]] = []  # every patch, and where it sits
         self.copies: dict[str, nn.Module] = {}  # path of a layer -> its trained copy
-        self.base_values: dict[
-            nn.Parameter, Tensor
-        ] = {}  # base parameter in training -> its first value
+        self.shares: list[Share] = []  # of the parts, where the method is several
+        # base parameter in training -> its first value
+        self.base_values: dict[nn.Parameter, Tensor] = {}
         self.base_value_names: dict[nn.Parameter, str] = {}  # their names in the model
         self.trained: dict[nn.Parameter, Tensor] = {}  # -> its trained value, while disabled
         self.words: range | None = None  # the ids of this tuner's own words
@@ -204,8 +201,7 @@ class Tuner(Installer):
     @property
     def as_in_peft(self) -> bool:
         """Has this tuner's method, or a part of it, `compatibility="peft"`?"""
-        parts = getattr(self.method, "methods", (self.method,))
-        return any(getattr(part, "compatibility", None) == "peft" for part in parts)
+        return any(part.compatibility == "peft" for part in self.method.parts())
 
     @property
     def counts(self) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 import tiny_transformer as tt
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating, seeded
-from minipeft.doors.weights import bottom
+from minipeft.doors.door import bottom
 from minipeft.doors.words import mask_of
 from minipeft.methods.method import Method
 from minipeft.model.fingerprint import fingerprint

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
+from minipeft.doors.door import Door, doors
 from minipeft.doors.memory import PositionDoor
-from minipeft.doors.weights import Door, Routing, doors
+from minipeft.doors.rows import Routing
 from minipeft.doors.words import WordDoor
 
 KNOWN = ("transformers.", "tiny_transformer.")  # whose classes of the listed families we know

@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.contexts import evaluating
-from minipeft.doors.weights import Door
+from minipeft.doors.door import Door
+from minipeft.doors.patch import as_patch
 
 
 class Memory(tuple):
@@ -92,7 +93,8 @@ class MemoryDoor(Door):
         """The memories of all active patches, one after the other; None when there is none."""
         B, T = x.shape[:2]
         keys, values, visible, biases = [], [], [], []
-        for patch, rows in self.active(B):
+        for module, rows in self.active(B):
+            patch = as_patch(module)
             if rows is None:
                 k, v = patch(x)  # (B or 1, H, P, D)
                 seen = torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device)
@@ -101,18 +103,18 @@ class MemoryDoor(Door):
                 k, v = (self.spread(part, rows, B) for part in patch(x[rows]))  # (B, H, P, D)
                 seen = torch.zeros(B, k.shape[2], dtype=torch.bool, device=x.device)
                 seen[rows] = True
-            since = getattr(patch, "since", None)
-            if since is not None:
-                since = since.to(x.device).repeat_interleave(B // len(since))  # one for each beam
+            if patch.since is not None:
+                beams = B // len(patch.since)
+                since = patch.since.to(x.device).repeat_interleave(beams)  # (B,)
                 place = past + torch.arange(T, device=x.device)  # (T,)
                 seen = seen[:, None] & (place >= since[:, None])[..., None]  # (B, T, P)
-            window, P = getattr(patch, "window", None), k.shape[2]
+            window, P = patch.window, k.shape[2]
             if window is not None and P + past + T > window:
                 distance = P + past + torch.arange(T)[:, None] - torch.arange(P)  # (T, P)
                 near = (distance < window).to(x.device)
                 seen = (seen if seen.dim() == 3 else seen[:, None]) & near  # (B, T, P)
             keys.append(k), values.append(v), visible.append(seen)
-            biases.append((k.shape[2], getattr(patch, "bias", None)))
+            biases.append((k.shape[2], patch.bias))
         if not keys:
             return None
         B = max(k.shape[0] for k in keys)
@@ -151,7 +153,7 @@ class Given:
 class PositionDoor(Door):
     """Where positions are looked up: every token stands `shift` places further back.
 
-    A patch is a module with a whole number `shift`. Padding keeps the position that it has by
+    A patch is a PositionShift. Padding keeps the position that it has by
     itself in models which give it one (RoBERTa, OPT).
     """
 

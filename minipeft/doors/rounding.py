@@ -17,16 +17,11 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import (
-    CopyDoor,
-    Door,
-    WeightDoor,
-    bottom,
-    dtype_of,
-    fold,
-    is_transposed,
-    mergeable,
-)
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import Door, bottom
+from minipeft.doors.layers import dtype_of, is_transposed
+from minipeft.doors.patch import as_patch
+from minipeft.doors.weights import WeightDoor
 
 TOLD = 0.1  # a share above this is worth a warning
 
@@ -50,14 +45,13 @@ def _changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtyp
     if isinstance(door, CopyDoor):
         for old, new in zip(base.parameters(), patch.parameters(), strict=True):
             yield old.float(), new.float(), old.dtype
-    elif isinstance(door, WeightDoor) and mergeable(patch):
+    elif isinstance(door, WeightDoor) and as_patch(patch).unmergeable() is None:
+        patch = as_patch(patch)
         weight, bias = base.weight.float(), base._parameters.get("bias")  # an embedding has none
         bias = None if bias is None else bias.float()
         weight = weight.T if is_transposed(base) else weight  # (out, in)
-        new, new_bias = fold(patch, weight, bias)
-        if getattr(patch, "replacement", None) is not None:
-            weight = patch.replacement.weight(weight.dtype)
-        yield weight, new, base.weight.dtype
+        new, new_bias = patch.fold(weight, bias)
+        yield patch.trained_on(weight), new, base.weight.dtype
         if bias is not None:
             yield bias, new_bias, base.bias.dtype
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.doors.weights import Door
+from minipeft.doors.door import Door
 
 
 class WordDoor(Door):

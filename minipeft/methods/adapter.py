@@ -60,6 +60,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.input_tap import InputTap, taps_at_up
 from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
@@ -68,7 +69,7 @@ PLACEMENTS = {"houlsby": ("output", "down"), "pfeiffer": ("down",), "parallel": 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
 
-class AdapterPatch(nn.Module):
+class AdapterPatch(Patch):
     """One adapter, behind the last map of a sublayer.
 
     Args:

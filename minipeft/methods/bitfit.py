@@ -42,11 +42,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.validation import check_flag, check_layers, check_names
 
 
-class BiasPatch(nn.Module):
+class BiasPatch(Patch):
     """y <- y + d: d (out,), 0 at the start."""
 
     changes_weight = False  # merging it touches the bias alone

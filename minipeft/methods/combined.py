@@ -75,6 +75,9 @@ class Combined(Method):
     def counts_steps(self, tuner) -> bool:
         return any(part.counts_steps(share) for part, share in self._parts(tuner))
 
+    def parts(self) -> tuple[Method, ...]:
+        return self.methods
+
     def settings(self) -> dict:
         parts = [{"method": type(p).__name__, "settings": p.settings()} for p in self.methods]
         return {"methods": parts}
@@ -93,11 +96,8 @@ class Combined(Method):
         return Combined(tuple(parts)), tensors
 
     def install(self, tuner) -> None:
-        tuner.shares = []
         for part in self.methods:
-            already = len(tuner.patches)
-            part.install(tuner)  # eq. 1: one more change of h
-            tuner.shares.append(Share(tuner, tuner.patches[already:]))
+            tuner.install_part(part)  # eq. 1: one more change of h
 
     def _parts(self, tuner):
         """Each part, and the tuner as that part knows it."""
@@ -141,18 +141,6 @@ class Combined(Method):
 
 
 Together = Combined  # its name in version 0.1, and in the files of that version
-
-
-class Share:
-    """The tuner as one of several parts sees it: with the patches of that part only."""
-
-    def __init__(self, tuner, patches: list) -> None:
-        self.whole, self.patches = tuner, patches
-
-    def __getattr__(self, name: str):
-        if name == "whole":  # of a copy that is being made
-            raise AttributeError(name)
-        return getattr(self.whole, name)
 
 
 def mam(length: int = 30, bottleneck: int = 512, scale: float = 4.0) -> Combined:

@@ -39,11 +39,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.validation import check_layers, check_names
 
 
-class OutputScale(nn.Module):
+class OutputScale(Patch):
     """y <- l * y: l (out,), 1 at the start."""
 
     def __init__(self, out_features: int) -> None:
@@ -60,7 +61,7 @@ class OutputScale(nn.Module):
         return l[:, None] * weight, None if bias is None else l * bias
 
 
-class InputScale(nn.Module):
+class InputScale(Patch):
     """The map reads l * x instead of x: l (in,), 1 at the start."""
 
     def __init__(self, in_features: int) -> None:

@@ -47,12 +47,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.lora_plus import lora_plus
 from minipeft.methods.parts.validation import check_lora
 
 
-class LoRAPatch(nn.Module):
+class LoRAPatch(Patch):
     """The trained detour beside one linear map: A (r, in), B (out, r).
 
     Args:
@@ -84,21 +85,6 @@ class LoRAPatch(nn.Module):
         low = self.scale * F.linear(x, self.A)  # eq. 3: (alpha / r) A x, (N, T, r)
         detour = F.linear(low, self.B)  # eq. 3: (alpha / r) B A x, (N, T, out)
         return (y + detour).to(y.dtype)  # eq. 3: h, (N, T, out)
-
-    def can_group(self, patches: list) -> bool:
-        """Can `forward_grouped` take these?"""
-        if any(type(p) is not LoRAPatch for p in patches) or (self.training and self.dropout.p):
-            return False
-        return len({(p.A.shape, p.B.shape, p.scale, p.A.dtype) for p in patches}) == 1
-
-    @staticmethod
-    def forward_grouped(patches: list, x: Tensor, y: Tensor) -> Tensor:
-        """S detours, each for its own rows: x (S, n, T, in), y (S, n, T, out) -> as y."""
-        A = torch.stack([patch.A for patch in patches])  # (S, r, in)
-        B = torch.stack([patch.B for patch in patches])  # (S, out, r)
-        low = patches[0].scale * (x.flatten(1, -2).to(A.dtype) @ A.mT)  # (S, n T, r)
-        detour = (low @ B.mT).reshape(y.shape)  # (S, n, T, out)
-        return (y + detour).to(y.dtype)
 
     def delta(self) -> Tensor:
         """The detour as one matrix, scale B A: (out, r) (r, in) -> (out, in). Merge: W0 + delta."""

@@ -34,11 +34,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
 
 
-class LoRAEmbeddingPatch(nn.Module):
+class LoRAEmbeddingPatch(Patch):
     """A (r, V), B (C, r).
 
     Args:

@@ -21,6 +21,12 @@ class Method:
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
     identity_at_start = True  # does the model answer as before when this is attached?
+    compatibility: str | None = None  # "peft": it does what PEFT does, see the methods with prompts
+
+    def parts(self) -> tuple[Method, ...]:
+        """The methods that this one is made of: itself, or several under one name."""
+        return (self,)
+
     renamed: Mapping[str, str] = {}  # old name of a setting -> its name, see parts/renamed.py
 
     def install(self, tuner) -> None:

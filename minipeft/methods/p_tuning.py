@@ -63,6 +63,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 from minipeft.doors.words import insert_as_peft
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prompt_options
@@ -71,7 +72,7 @@ from minipeft.methods.parts.templates import Template
 from minipeft.methods.prompt_tuning import Prompt
 
 
-class PromptEncoder(nn.Module):
+class PromptEncoder(Patch):
     """e (n, C) -> h (n, C). kind: "lstm" or "mlp"; hidden: S, the width of one direction."""
 
     def __init__(self, n: int, width: int, kind: str = "lstm", hidden: int | None = None) -> None:

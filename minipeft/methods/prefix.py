@@ -57,6 +57,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.doors.patch import MemoryPatch
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prefix_options
 from minipeft.methods.parts.renamed import renamed
@@ -86,7 +87,7 @@ class PrefixEncoder(nn.Module):
         return F.linear(hidden, self.up.weight[columns], self.up.bias[columns])  # eq. 1: R, (P, n)
 
 
-class PrefixPatch(nn.Module):
+class PrefixPatch(MemoryPatch):
     """The prefix of one attention layer.
 
     encoder: gives R, the same object in every layer.  index: which columns of R are this layer's,

@@ -53,13 +53,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 from minipeft.doors.words import insert, insert_as_peft
 from minipeft.methods.method import Method
 from minipeft.methods.parts import prompt_options
 from minipeft.methods.parts.renamed import renamed
 
 
-class Prompt(nn.Module):
+class Prompt(Patch):
     """P_e: the vectors of new words, (n, C)."""
 
     def __init__(self, vectors: Tensor) -> None:

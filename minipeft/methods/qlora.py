@@ -48,7 +48,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import check_plain, fold, is_map, is_transposed
+from minipeft.doors.layers import check_plain, is_map, is_transposed
+from minipeft.doors.patch import Patch, as_patch
 from minipeft.methods.lora import LoRA
 from minipeft.methods.parts.quantization import KINDS, Quantized
 from minipeft.methods.parts.validation import check_choice, check_flag, check_number
@@ -56,7 +57,7 @@ from minipeft.methods.parts.validation import check_choice, check_flag, check_nu
 COMPUTE = ("float32", "bfloat16", "float16")
 
 
-class QLoRAPatch(nn.Module):
+class QLoRAPatch(Patch):
     """Four bits that answer in place of the base, and the LoRA on top of them (None: no LoRA)."""
 
     def __init__(self, quantized: Quantized, lora: nn.Module | None) -> None:
@@ -68,10 +69,16 @@ class QLoRAPatch(nn.Module):
         """x (N, T, in), y = x dequantize(W0)^T + b (N, T, out) -> h (N, T, out)."""
         return y if self.lora is None else self.lora(x, y)  # eq. 5: h, (N, T, out)
 
+    def base_replacement(self) -> Quantized | None:
+        return self.replacement
+
+    def trained_on(self, weight: Tensor) -> Tensor:
+        return self.replacement.weight(weight.dtype)
+
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The map that does the same: (dequantize(W0) + scale B A (out, in), b (out,))."""
         weight = self.replacement.weight(weight.dtype)
-        return (weight, bias) if self.lora is None else fold(self.lora, weight, bias)
+        return (weight, bias) if self.lora is None else as_patch(self.lora).fold(weight, bias)
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
 from minipeft.methods.parts.validation import LARGEST, as_tuple, shorten
 
 
-class TokenRowsPatch(nn.Module):
+class TokenRowsPatch(Patch):
     """R (n, C), in place of rows of an embedding that the ids (n,) name."""
 
     def __init__(self, embedding: nn.Embedding, ids: Tensor) -> None:
@@ -63,7 +64,7 @@ class TokenRowsPatch(nn.Module):
         return weight.index_copy(0, self.ids, self.rows.to(weight)), bias
 
 
-class TiedRowsPatch(nn.Module):
+class TiedRowsPatch(Patch):
     """The same R in place of rows of the head that shares the embedding's matrix."""
 
     def __init__(self, first: TokenRowsPatch, head: nn.Module) -> None:

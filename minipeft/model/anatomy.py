@@ -24,7 +24,8 @@ from functools import cached_property
 
 from torch import Tensor, nn
 
-from minipeft.doors.weights import bottom, check_plain, features, is_linear, is_map, walk
+from minipeft.doors.door import bottom, walk
+from minipeft.doors.layers import check_plain, features, is_linear, is_map
 from minipeft.model.described import check_family
 from minipeft.model.families import (
     COUNT_OWN_TOKENS,

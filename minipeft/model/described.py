@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from torch import nn
 
-from minipeft.doors.weights import is_linear
+from minipeft.doors.layers import is_linear
 from minipeft.model.families import FAMILIES, Family, Slice
 
 BY_THE_END = (

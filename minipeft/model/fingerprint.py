@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from minipeft.doors.weights import walk
+from minipeft.doors.door import walk
 from minipeft.model.libraries import is_sharded_tensor, unwrapped
 
 DTYPES = {str(d).removeprefix("torch."): d for d in (torch.float32, torch.bfloat16, torch.float16)}

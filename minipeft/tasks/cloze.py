@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of, tuners
 from minipeft.doors.words import mask_of
+from minipeft.methods.p_tuning import PTuning
 from minipeft.routing import wrap
 from tiny_transformer.models import EncoderDecoder
 
@@ -69,8 +70,8 @@ def at_mask(
     if anatomy.is_decoder():
         padding = mask_of(batch).flip(1).int().argmax(dim=1)  # (B,) tokens behind the last own one
         return logits[rows, ids.shape[1] - 1 - padding]
-    methods = [tuner.method for tuner in tuners(model).values()]
-    known = [mask, *(getattr(method, "mask", None) for method in methods)]
+    methods = [part for tuner in tuners(model).values() for part in tuner.method.parts()]
+    known = [mask, *(method.mask for method in methods if isinstance(method, PTuning))]
     mask = next((i for i in known if i is not None), None)
     is_mask = ids == (-1 if mask is None else mask)
     if not bool((is_mask.sum(dim=1) == 1).all()):

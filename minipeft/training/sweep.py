@@ -27,10 +27,11 @@ from tqdm import tqdm
 
 from minipeft.contexts import seeded
 from minipeft.doors import words
-from minipeft.doors.weights import features
+from minipeft.doors.layers import features
 from minipeft.in_training import chosen
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
+from minipeft.methods.parts.grouped_lora import GroupedLoRA
 from minipeft.methods.parts.validation import shorten
 from minipeft.model.anatomy import Anatomy
 from minipeft.training.arguments import check_arguments
@@ -52,42 +53,6 @@ class Run:
     learning_rate: float = 1e-3
     seed: int = 0
     start: Callable[[LoRAPatch], None] | None = None
-
-
-class GroupedLoRA(nn.Module):
-    """LoRA of several runs beside one linear map: A (s, r, in), B (s, out, r), one slice per run.
-
-    Smaller ranks are filled up with zeros. These stay zero: a zero row of A and the zero column of
-    B beside it give each other no gradient.
-
-    Args:
-        patches: number of the run -> its LoRAPatch, whose first values are taken.
-        runs: S, how many runs share the batch; those without a patch leave y as it is.
-    """
-
-    def __init__(self, patches: dict[int, LoRAPatch], runs: int) -> None:
-        super().__init__()
-        r = max(len(patch.A) for patch in patches.values())
-        rows = [F.pad(p.A.detach(), (0, 0, 0, r - len(p.A))) for p in patches.values()]
-        columns = [F.pad(p.B.detach(), (0, r - len(p.A))) for p in patches.values()]
-        self.A = nn.Parameter(torch.stack(rows))  # (s, r, in)
-        self.B = nn.Parameter(torch.stack(columns))  # (s, out, r)
-        scale = torch.tensor([p.scale for p in patches.values()], dtype=torch.float64)
-        self.register_buffer("scale", scale[:, None, None])  # (s, 1, 1)
-        self.register_buffer("who", torch.tensor(list(patches)))  # (s,) numbers of the runs
-        self.runs = runs
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """x (S B, T, in), y (S B, T, out) -> y plus each run's own detour, in the dtype of y."""
-        rows = x.reshape(self.runs, -1, x.shape[-1]).to(self.A.dtype)  # (S, B T, in)
-        rows = rows if len(self.who) == self.runs else rows[self.who]  # (s, B T, in)
-        detour = self.scale.to(self.A.dtype) * (rows @ self.A.mT @ self.B.mT)  # (s, B T, out)
-        flat = y.reshape(self.runs, -1, y.shape[-1]).to(self.A.dtype)  # (S, B T, out)
-        return flat.index_add(0, self.who, detour).reshape(y.shape).to(y.dtype)
-
-    def delta(self) -> Tensor:
-        """scale B A of every run here: (s, out, in)."""
-        return self.scale.to(self.A.dtype) * (self.B @ self.A)
 
 
 @dataclass(frozen=True)
@@ -179,7 +144,7 @@ def train_side_by_side(
             scores = exact_and_loss(model, evaluate, len(runs)) if evaluate else [{} for _ in runs]
         deltas: list[dict[str, Tensor]] = [{} for _ in runs]
         for place, patch in tuner.patches:
-            for number, delta in zip(patch.who.tolist(), patch.delta().detach(), strict=True):
+            for number, delta in zip(patch.who.tolist(), patch.deltas().detach(), strict=True):
                 if place.columns is not None:  # (out of the part, in) -> (out, in)
                     whole = deltas[number].get(place.path)
                     if whole is None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.weights import doors
+from minipeft.doors.door import doors
 from minipeft.methods.adapter import AdapterPatch, ParallelAdapterPatch
 from minipeft.methods.parts.input_tap import InputTap
 

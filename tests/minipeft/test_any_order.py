@@ -16,7 +16,9 @@ import zoo
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.weights import CopyDoor, WeightDoor, doors
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import doors
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.token_rows import TokenRows

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.weights import WeightDoor, doors
+from minipeft.doors.door import doors
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.model.fingerprint import identity
 

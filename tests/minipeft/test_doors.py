@@ -7,16 +7,12 @@ import torch
 from closeness import close
 from torch import nn
 
-from minipeft.doors.weights import (
-    CopyDoor,
-    Parts,
-    Routing,
-    WeightDoor,
-    doors,
-    features,
-    is_transposed,
-    walk,
-)
+from minipeft.doors.copies import CopyDoor
+from minipeft.doors.door import doors, walk
+from minipeft.doors.fused import Parts
+from minipeft.doors.layers import features, is_transposed
+from minipeft.doors.rows import Routing
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.lora import LoRAPatch
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.weights import WeightDoor, doors
+from minipeft.doors.door import doors
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.ia3 import InputScale, OutputScale
 from minipeft.model.fingerprint import identity
 

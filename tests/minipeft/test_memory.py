@@ -10,7 +10,7 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.doors.memory import MemoryDoor, PositionDoor, capture_keys_values, reading_memory
-from minipeft.doors.weights import Routing
+from minipeft.doors.rows import Routing
 from minipeft.methods.method import Method
 from minipeft.reach import partly
 from tiny_transformer.attention import Attention

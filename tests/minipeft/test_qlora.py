@@ -15,7 +15,9 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.analysis.drift import full_precision
-from minipeft.doors.weights import WeightDoor, doors, is_linear, is_transposed
+from minipeft.doors.door import doors
+from minipeft.doors.layers import is_linear, is_transposed
+from minipeft.doors.weights import WeightDoor
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.parts.quantization import KINDS, Quantized
 from minipeft.methods.qlora import QLoRAPatch, quantized_patches

@@ -10,7 +10,8 @@ from torch import nn
 import minipeft as mp
 from minipeft.analysis import support
 from minipeft.doors import followed_rows
-from minipeft.doors.weights import doors, is_linear
+from minipeft.doors.door import doors
+from minipeft.doors.layers import is_linear
 from minipeft.doors.words import WordDoor
 from minipeft.model.anatomy import Anatomy
 from minipeft.reach import partly

@@ -9,7 +9,7 @@ from closeness import HALF, close
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.weights import bottom, doors
+from minipeft.doors.door import bottom, doors
 
 METHODS = {
     "lora": mp.LoRA(rank=2, alpha=4),

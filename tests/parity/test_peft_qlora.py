@@ -7,7 +7,7 @@ from closeness import close
 
 import minipeft as mp
 from minipeft.analysis.drift import full_precision
-from minipeft.doors.weights import is_transposed
+from minipeft.doors.layers import is_transposed
 from minipeft.methods.qlora import QLoRAPatch
 
 peft = pytest.importorskip("peft")

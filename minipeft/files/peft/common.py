@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import check_plain, features, is_linear, is_map, is_transposed
+from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
 from minipeft.model.anatomy import Anatomy, keys_at
 

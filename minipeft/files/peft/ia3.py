@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import features
+from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
     check_same_modules,

@@ -27,7 +27,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import Frozen, features, is_transposed
+from minipeft.doors.layers import features, is_transposed
+from minipeft.doors.weights import Frozen
 from minipeft.files.peft.common import (
     PREFIX,
     by_module,

@@ -19,7 +19,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from minipeft.doors.weights import bottom, features
+from minipeft.doors.door import bottom
+from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
     by_module,

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 from minipeft.model.anatomy import name_of
 
 
@@ -54,7 +55,7 @@ class Schedule:
         return int((self.b0 - self.bT) * left**3 + self.bT)
 
 
-class Triplets(nn.Module):
+class Triplets(Patch):
     """P (out, r), Lambda (r,), Q (r, in), and what is known of the r triplets during a run."""
 
     P: nn.Parameter

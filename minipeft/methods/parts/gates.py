@@ -12,10 +12,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.patch import MemoryPatch, Patch
 from minipeft.methods.prefix import PrefixPatch
 
 
-class GatedPatch(nn.Module):
+class GatedPatch(Patch):
     """A patch whose change of y is multiplied by a gate.
 
     inner: a LoRA, whose change of y is what it makes of y = 0; or an adapter without skip.
@@ -34,7 +35,7 @@ class GatedPatch(nn.Module):
         return (y + g * change).to(y.dtype)
 
 
-class GatedMemory(nn.Module):
+class GatedMemory(MemoryPatch):
     """A layer's prefix, keys and values multiplied by a gate."""
 
     def __init__(self, inner: PrefixPatch, gate: nn.Module) -> None:

@@ -6,10 +6,12 @@ taps[stack, layer].pop()          what it saved in this pass, called at "down"
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from minipeft.doors.patch import Patch
 
 
-class InputTap(nn.Module):
+class InputTap(Patch):
     """Stands at a feed-forward layer's first map, saves what it reads and changes nothing."""
 
     saved_input: Tensor | None = None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from minipeft.doors.patch import Patch
 
-class TiedEmbeddingPatch(nn.Module):
+
+class TiedEmbeddingPatch(Patch):
     """Sits at another embedding with the same matrix and does what the first one's patch does.
 
     first: a patch with `look_up(ids, y, factor)`.  embedding: the one it sits at.
