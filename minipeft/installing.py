@@ -21,7 +21,8 @@ from minipeft.doors.patch import PositionShift, as_patch
 from minipeft.doors.weights import Frozen, WeightDoor
 from minipeft.doors.words import WordDoor
 from minipeft.methods.method import Method
-from minipeft.model.anatomy import Anatomy, AttentionSite, Place, Site, keys_at
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import AttentionSite, Place, Site, keys_at
 
 
 class Installer:

@@ -25,23 +25,18 @@ that was given a memory and did not read it (see `MemoryDoor`).
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from types import FrameType
 
 import torch
 from torch import Tensor, nn
 
+from minipeft.call_arguments import CACHES, encoded, named_arguments, past_tokens, takes
 from minipeft.doors.marks import Mark
-from minipeft.doors.words import cached_tokens
 from minipeft.model.libraries import is_library_model
 from tiny_transformer.models import EncoderDecoder
-
-CACHES = ("past_key_values", "cache")
-ENCODED = ("encoder_outputs", "encoder_states")
 
 
 class Reach:
@@ -344,45 +339,6 @@ def frame_outside() -> FrameType:
     while frame.f_code.co_filename == __file__:
         frame = frame.f_back
     return frame
-
-
-def named_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
-    """The arguments of a call by name."""
-    if not args:
-        return kwargs
-    try:
-        signature = inspect.signature(module.forward)
-        named = dict(signature.bind_partial(*args, **kwargs).arguments)
-    except TypeError:  # the call itself will say what is wrong
-        return kwargs
-    for parameter in signature.parameters.values():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            named |= named.pop(parameter.name, {})
-    return named
-
-
-def takes(module: nn.Module, name: str) -> bool:
-    """Is this an argument of the module?"""
-    names = argument_names(getattr(module.forward, "__func__", module.forward))
-    return name in names or "**" in names
-
-
-@lru_cache(maxsize=256)
-def argument_names(function: Callable) -> frozenset[str]:
-    """The names of a function's arguments, and "**" if it takes any other as well."""
-    parameters = inspect.signature(function).parameters.values()
-    return frozenset("**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters)
-
-
-def past_tokens(given: dict) -> int:
-    """How many tokens stand in the cache that was given."""
-    return cached_tokens(next((given[name] for name in CACHES if name in given), None))
-
-
-def encoded(given: dict) -> Tensor | None:
-    """An encoder's outputs (B, S, C) that were given."""
-    states = next((given[name] for name in ENCODED if name in given), None)
-    return states if states is None or isinstance(states, Tensor) else states[0]
 
 
 def reading_models(model: nn.Module) -> dict[str, nn.Module]:

@@ -12,8 +12,8 @@ from minipeft.doors.door import bottom
 from minipeft.doors.layers import is_linear
 from minipeft.doors.patch import as_patch
 from minipeft.methods.method import Method
-from minipeft.model.anatomy import Site
 from minipeft.model.libraries import is_sharded
+from minipeft.model.sites import Site
 
 
 def check_attach(model: nn.Module, method: Method, name: str, head) -> None:

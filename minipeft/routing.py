@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import active, anatomy_of, forward_lock, tuners
+from minipeft.call_arguments import takes
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
 from minipeft.doors.rows import Routing
 from minipeft.doors.words import choice_by_choice, is_left_padded, mask_of, together
 from minipeft.model.libraries import unwrapped
-from minipeft.reach import takes
 
 
 @contextmanager

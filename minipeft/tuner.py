@@ -13,29 +13,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 
 from torch import Tensor, nn
 
 from minipeft import state
 from minipeft.attached import Attached, finish, tuners
+from minipeft.batch_wrapping import BatchWrapping
 from minipeft.contexts import seeded
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
-from minipeft.doors.positions import (
-    columns_as_positions,
-    keep_positions,
-)
 from minipeft.doors.rounding import lost_share, tell
-from minipeft.doors.words import choice_by_choice
 from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.installing import Installer, Share, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
-from minipeft.model.anatomy import Anatomy, Place, Site, name_of
+from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import Family
 from minipeft.model.libraries import unwrapped
+from minipeft.model.sites import Place, name_of
 from minipeft.reach import Reach
 from minipeft.refusals import check_attach, check_merge
 from minipeft.report import Report
@@ -101,7 +97,7 @@ def attach(
     return tuner
 
 
-class Tuner(Installer):
+class Tuner(Installer, BatchWrapping):
     """One method on one model under one name. Made by `attach` and by `load`."""
 
     def __init__(self, model: nn.Module, method: Method, name: str, family: Family | None = None):
@@ -184,35 +180,6 @@ class Tuner(Installer):
     def places(self) -> list[tuple[Place, nn.Module]]:
         """An older name of `patches`, which stays readable."""
         return self.patches
-
-    def wrap(self, batch: dict) -> dict:
-        """The batch as the model must see it with this tuner. `train` and `generate` call it."""
-        if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):
-            return batch
-        if batch["input_ids"].dim() == 3:
-            return choice_by_choice(batch, self.wrap)
-        wrap = partial(self.method.wrap, self)
-        if self.words is None:
-            return wrap(batch)
-        if self.as_in_peft:
-            return columns_as_positions(batch, wrap, spell=self.anatomy.takes_positions())
-        return keep_positions(batch, wrap, self.anatomy.positions())
-
-    @property
-    def as_in_peft(self) -> bool:
-        """Has this tuner's method, or a part of it, `compatibility="peft"`?"""
-        return any(part.compatibility == "peft" for part in self.method.parts())
-
-    @property
-    def counts(self) -> bool:
-        """Do the rows it acts on count their own tokens? See `minipeft.doors.positions`."""
-        return not self.as_in_peft and any(isinstance(place, Site) for place, _ in self.patches)
-
-    def words_in(self, ids: Tensor) -> bool:
-        """Are this tuner's words in these ids already?"""
-        if self.words is None:
-            return False
-        return bool(((ids >= self.words.start) & (ids < self.words.stop)).any())
 
     def disable(self) -> Tuner:
         """The base answers as if this tuner were not there."""

@@ -52,7 +52,7 @@ from minipeft.methods.method import Method
 from minipeft.methods.parts.budget import Budgeted, Triplets
 from minipeft.methods.parts.own_steps import complaint
 from minipeft.methods.parts.validation import check_layers, check_names, check_number, check_table
-from minipeft.model.anatomy import name_of
+from minipeft.model.sites import name_of
 
 
 class AdaLoRAPatch(Triplets):

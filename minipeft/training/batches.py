@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of
-from minipeft.doors.weights import bottom
+from minipeft.doors.door import bottom
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
 

@@ -30,7 +30,8 @@ from minipeft.files.peft.common import (
 )
 from minipeft.files.peft.options import check_options, check_start
 from minipeft.methods.adalora import AdaLoRA
-from minipeft.model.anatomy import Anatomy, name_of
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import name_of
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "init_lora_weights"}
 READ |= {"init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"}

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
-from minipeft.model.anatomy import Anatomy, keys_at
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import keys_at
 
 PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
 BASE = "base_model."

@@ -30,7 +30,8 @@ from minipeft.files.peft.common import (
 )
 from minipeft.files.peft.options import check_options
 from minipeft.methods.ia3 import IA3, InputScale
-from minipeft.model.anatomy import Anatomy, name_of
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import name_of
 
 END = ".ia3_l"
 KNOWN = {"feedforward_modules", "init_ia3_weights", "peft_type"}

@@ -45,7 +45,8 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.lora_bias import LoRABias
 from minipeft.methods.parts.validation import shorten
 from minipeft.methods.pissa import PiSSA, PiSSAPatch, principal
-from minipeft.model.anatomy import Anatomy, name_of
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import name_of
 
 READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_pattern"}
 READ |= {"init_lora_weights", "use_dora", "use_rslora", "lora_bias", "bias"}

@@ -45,7 +45,8 @@ from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
-from minipeft.model.anatomy import Anatomy, name_of
+from minipeft.model.anatomy import Anatomy
+from minipeft.model.sites import name_of
 
 ROWS = ".token_adapter.trainable_tokens_delta"
 MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.patch import Patch
-from minipeft.model.anatomy import name_of
+from minipeft.model.sites import name_of
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,120 @@
+"""Tables that are looked up: embeddings of tokens and of positions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from functools import cached_property
+
+from torch import nn
+
+from minipeft.model.families import COUNT_OWN_TOKENS
+from minipeft.model.names import Names
+from minipeft.model.sites import EmbeddingSite, Place
+
+
+class Embeddings(Names):
+    """The words door's part of an `Anatomy`."""
+
+    def words(self) -> EmbeddingSite:
+        """The token embedding; in an encoder-decoder the encoder's."""
+        return self.embeddings()[0]
+
+    def embeddings(self) -> list[EmbeddingSite]:
+        """Every token embedding, the one first that reads the input.
+
+        Some models keep several which share one matrix; a classifier made of an encoder-decoder
+        hands the input to both.
+        """
+        family = self._known_family("words")
+        ends = tuple(f".{name}" for name in family.words)
+        paths = [p for p, m in self.modules.items() if f".{p}".endswith(ends)]
+        paths = [p for p in paths if hasattr(self.modules[p], "num_embeddings")]
+        if not paths:
+            raise ValueError(
+                f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
+                "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
+            )
+        paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
+        modules = [self.modules[path] for path in paths]
+        return [
+            EmbeddingSite(path, m, m.embedding_dim) for path, m in zip(paths, modules, strict=True)
+        ]
+
+    def tables(self, targets: Iterable[str]) -> list[Place]:
+        """Embeddings by their names, "words" for those of tokens, as places in the weights door.
+
+        Raises ValueError for a target that names none.
+        """
+        places = []
+        for target in targets:
+            if target == "words":
+                paths = [site.path for site in self.embeddings()]
+            else:
+                paths = [p for p in self.matching(target, f"*.{target}") if self._is_table(p)]
+            if not paths:
+                have = ", ".join(path for path in self.modules if self._is_table(path)) or "none"
+                raise ValueError(f"{target!r} is no embedding of this model; it has {have}.")
+            places += [self._table(target, path) for path in paths]
+        return places
+
+    def tied(self, place: Place) -> list[Place]:
+        """The other modules that compute with the matrix of an embedding: the head, as a rule."""
+        paths = self.uses()[place.module.weight]
+        return [self._table(place.target, path) for path in paths if path != place.path]
+
+    def _is_table(self, path: str) -> bool:
+        return isinstance(self.modules[path], nn.Embedding)
+
+    def _table(self, target: str, path: str) -> Place:
+        module = self.modules[path]
+        size = tuple(module.weight.shape)  # (V, C)
+        return Place(target, path, module, None, *size, *self._where(path))
+
+    def position_layers(self) -> list[tuple[str, nn.Module]]:
+        """(path, module) where positions are looked up; empty where there are none (T5)."""
+        ends = tuple(f".{name}" for name in self._known_family("positions").positions)
+        return [(p, m) for p, m in self.modules.items() if ends and f".{p}".endswith(ends)]
+
+    @cached_property
+    def limit(self) -> int | None:
+        """How many tokens of input the table of positions is for; None where there is no table."""
+        if self.family is None:
+            return None
+        sizes = []
+        for _, module in self.position_layers():
+            rows = getattr(module, "num_embeddings", None)
+            if rows is not None:
+                kept = getattr(module, "offset", None)  # rows that no token uses: BART, RoBERTa
+                if not isinstance(kept, int):
+                    kept = 0 if module.padding_idx is None else module.padding_idx + 1
+                sizes.append(rows - kept)
+        if self.model_type.startswith("tiny-"):
+            sizes = [self.config.positions]
+        return min(sizes, default=None)
+
+    def positions(self) -> int | None:
+        """How many numbers position_ids may have, from 0; None where there is no table."""
+        tables = [m for _, m in self.position_layers() if isinstance(m, nn.Embedding)]
+        offsets = [getattr(table, "offset", None) or 0 for table in tables]  # OPT adds 2 by itself
+        rows = [t.num_embeddings - o for t, o in zip(tables, offsets, strict=True)]
+        return min(rows, default=None)
+
+    def takes_positions(self) -> bool:
+        """Must the model be told positions where a row's own tokens are to count, from 0?"""
+        takes = "position_ids" in inspect.signature(self.model.forward).parameters
+        return takes and self.model_type not in COUNT_OWN_TOKENS
+
+    def padding(self) -> int:
+        """The id of a padding token, or one that does no harm."""
+        config = self.config
+        return getattr(config, "pad_token_id", None) or 0
+
+    def uses(self) -> dict[nn.Parameter, list[str]]:
+        """Every parameter of the model itself -> the modules that use it, the first one first."""
+        uses: dict[nn.Parameter, list[str]] = {}
+        for path, module in self.modules.items():
+            for parameter in module._parameters.values():
+                if parameter is not None:
+                    uses.setdefault(parameter, []).append(path)
+        return uses
