@@ -110,7 +110,7 @@ class WeightDoor(Door):
             alone = other == name or other in self.merged
             if not alone and patch.base_replacement() is not None:
                 raise ValueError(
-                    f"{name!r} cannot be merged into a base that {other!r} stands in for: detach "
+                    f"{name!r} cannot be merged into a base that {other!r} replaces: detach "
                     f"{other!r} first."
                 )
 

@@ -33,7 +33,7 @@ class Doubling(nn.Module):
         return (self.a * y).to(y.dtype)
 
 
-class Own(nn.Module):
+class UsersPatch(nn.Module):
     """Another one, with what the weights door has always asked for by name."""
 
     def __init__(self, n_in: int, n_out: int):
@@ -121,11 +121,11 @@ def test_a_module_with_a_forward_alone_works_in_every_model(name):
 
 def test_what_a_module_has_of_a_patch_s_methods_is_used():
     base, x = nn.Linear(4, 5).double(), torch.randn(2, 3, 4).double()
-    door, own = WeightDoor(base), Own(4, 5).double()
-    as_patch(own).bind_base(lambda: base.weight)
-    assert own.first is base.weight
-    door.add("own", own)
-    close(door(x), base(3 * x) + x @ own.D.T)
+    door, user_patch = WeightDoor(base), UsersPatch(4, 5).double()
+    as_patch(user_patch).bind_base(lambda: base.weight)
+    assert user_patch.first is base.weight
+    door.add("user_patch", user_patch)
+    close(door(x), base(3 * x) + x @ user_patch.D.T)
     before = door(x)
-    door.merge("own")
+    door.merge("user_patch")
     close(base(x), before)  # 3 W x + D x + b
