@@ -374,9 +374,10 @@ class Tuner(Installer, BatchWrapping):
 
 def prepare(model: nn.Module) -> None:
     """Before every pass: attention reads memories, whatever was set since the last one; methods
-    that count steps do so, in a copy of a model as well.
+    forget that one's batch, and those that count steps do so, in a copy of a model as well.
     """
     for tuner in model.minipeft.tuners.values():
+        tuner.method.before_pass(tuner)
         if tuner not in COUNTED and tuner.method.counts_steps(tuner):
             count_steps_of(tuner)
     if model.minipeft.attention:

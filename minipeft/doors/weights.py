@@ -66,10 +66,10 @@ class WeightDoor(Door):
         """The same where no row has two patches: y is copied once, equal patches are grouped."""
         y = self.base(x)
         patches = [patch for patch, _ in acting]
-        rows = [rows.to(x.device) for _, rows in acting]
-        order = torch.cat(rows)  # rows in the order of their patches
-        together = grouped(patches) if len({len(each) for each in rows}) == 1 else None
+        order = torch.cat([rows for _, rows in acting]).to(x.device)
+        together = grouped(patches) if len({len(rows) for _, rows in acting}) == 1 else None
         if together is None:
+            rows = [rows.to(x.device) for _, rows in acting]
             changed = torch.cat([p(x[i], y[i]) for p, i in zip(patches, rows, strict=True)])
             return y.index_copy(0, order, changed)
         sorted_already = torch.equal(order, torch.arange(len(x), device=x.device))

@@ -108,6 +108,10 @@ class Combined(Method):
             batch = part.wrap(share, batch)
         return batch
 
+    def before_pass(self, tuner) -> None:
+        for part, share in self._parts(tuner):
+            part.before_pass(share)
+
     def before_forward(self, tuner, batch: dict) -> None:
         for part, share in self._parts(tuner):
             part.before_forward(share, batch)

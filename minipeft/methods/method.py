@@ -61,6 +61,12 @@ class Method:
         """The batch as the model must see it: methods in the words door add their prompt ids."""
         return batch
 
+    def before_pass(self, tuner) -> None:
+        """Called when a pass begins and nothing is known of its batch: forget what was of another.
+
+        Not at the end of a pass, since checkpointed layers run once more in the backward pass.
+        """
+
     def before_forward(self, tuner, batch: dict) -> None:
         """Called with the batch as the model is about to see it, after every `wrap`."""
 

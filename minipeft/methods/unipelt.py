@@ -166,6 +166,10 @@ class UniPELT(Method):
                 gate = Gate(C, "token" if causal(place) else "mean")
                 tuner.add(place, GatedPatch(adapter, gate, taps[place.stack, place.layer]))
 
+    def before_pass(self, tuner) -> None:
+        for gate in gates(tuner).values():
+            gate.mask = None
+
     def before_forward(self, tuner, batch: dict) -> None:
         """Tell the gates which tokens are padding."""
         mask = batch.get("attention_mask")  # (B, T)

@@ -124,6 +124,18 @@ def test_padding_does_not_open_a_gate():
     close(model(input_ids=wide, attention_mask=mask).logits[:, :5], short)
 
 
+def test_a_gate_knows_nothing_of_the_batch_before():
+    """A pass of vectors brings no mask: it is the same whatever went through the model before."""
+    model, batch = zoo.build("bert"), zoo.batch("bert")
+    zoo.shake(mp.attach(model, mp.UniPELT(bottleneck=3, length=2, rank=2), seed=0))
+    vectors = torch.randn(*batch["input_ids"].shape, 16, generator=torch.Generator().manual_seed(1))
+    vectors = vectors.to(torch.float64)
+    first = model(inputs_embeds=vectors).logits
+    assert not bool(batch["attention_mask"].all())
+    model(**batch)
+    assert torch.equal(model(inputs_embeds=vectors).logits, first)
+
+
 def test_routed_gates_read_the_mask_of_their_own_rows():
     model, batch = zoo.build("bert"), zoo.batch("bert")
     method = mp.UniPELT(bottleneck=3, length=2, rank=2)
