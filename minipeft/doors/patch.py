@@ -86,7 +86,12 @@ class PositionShift(Patch):
         self.shift = shift
 
 
-class SomebodysPatch:
+METHODS = ("bind_base", "before", "delta", "fold")
+FLAGS = ("needs_bias", "changes_weight")
+OF_MEMORIES = ("since", "window", "bias")
+
+
+class ForeignPatch:
     """A module that is no Patch, seen as one: whatever it has of a Patch's methods is used."""
 
     needs_bias, changes_weight = Patch.needs_bias, Patch.changes_weight
@@ -94,7 +99,7 @@ class SomebodysPatch:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        for name in ("needs_bias", "changes_weight", "bind_base", "before", "delta", "fold"):
+        for name in (*METHODS, *FLAGS, *OF_MEMORIES):
             if hasattr(module, name):  # the one place that asks: whoever wrote it knew no Patch
                 setattr(self, name, getattr(module, name))
 
@@ -120,4 +125,4 @@ class SomebodysPatch:
 
 def as_patch(module: nn.Module) -> Patch:
     """The module itself, or, if it is none of ours, what it can do in the words of a Patch."""
-    return module if isinstance(module, Patch) else SomebodysPatch(module)
+    return module if isinstance(module, Patch) else ForeignPatch(module)
