@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import minipeft as mp
 from minipeft import methods
 from minipeft.doors.patch import MemoryPatch, Patch, as_patch
+from minipeft.doors.rows import Routing
 from minipeft.doors.weights import WeightDoor
 from minipeft.methods.method import Method
 
@@ -129,3 +130,33 @@ def test_what_a_module_has_of_a_patch_s_methods_is_used():
     before = door(x)
     door.merge("user_patch")
     close(base(x), before)  # 3 W x + D x + b
+
+
+class Replacing(Patch):
+    """Another map answers in place of the base."""
+
+    def __init__(self, replacement: nn.Module):
+        super().__init__()
+        self.replacement = replacement
+
+    def base_replacement(self) -> nn.Module:
+        return lambda x, bias: self.replacement(x) + bias
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return 2 * y
+
+
+def test_of_several_that_answer_for_the_base_the_last_does():
+    """And each still acts on what comes out; the base's bias is handed to it."""
+    base, one, two = (nn.Linear(4, 5, bias=i == 0).double() for i in range(3))
+    x = torch.randn(2, 3, 4).double()
+    door = WeightDoor(base)
+    door.add("one", Replacing(one))
+    close(door(x), 2 * (one(x) + base.bias))
+    door.add("two", Replacing(two))
+    assert door.is_replaced()
+    close(door(x), 4 * (two(x) + base.bias))
+    rows = Routing([("one",), ("two",), ("one", "two"), ()])
+    door.routing, x = rows, torch.randn(4, 3, 4).double()
+    wanted = [2 * (one(x) + base.bias), 2 * (two(x) + base.bias), 4 * (two(x) + base.bias), base(x)]
+    close(door(x), torch.stack([answer[i] for i, answer in enumerate(wanted)]))
