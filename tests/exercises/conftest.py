@@ -25,7 +25,7 @@ def each_solution_once(monkeypatch):
             error = VERDICTS[key][1]
             if error is not None:
                 raise error
-            return print(f"✓ {check.name} (judged before)")
+            return print(f"✓ {candidate.__name__} (judged before)")
         try:
             judge(check, candidate)
         except checks.CheckFailed as error:

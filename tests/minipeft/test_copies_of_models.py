@@ -6,6 +6,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 import torch
@@ -13,6 +14,9 @@ import zoo
 
 import minipeft as mp
 from soak import small
+
+with suppress(ImportError):  # torch's compiler wants it before anybody imports python's distutils
+    import setuptools  # noqa: F401
 
 
 def by_torch(model):

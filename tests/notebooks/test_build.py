@@ -557,7 +557,7 @@ def test_an_exercise_can_build_on_the_one_before(course):
     assert (first.number, second.number) == ("1.1", "1.2")
     assert second.cut.uses == ("FeedForward",)
     assert "import FeedForward" not in second.cut.solution
-    assert "import Attention" in second.cut.solution
+    assert "import FusedAttention as Attention" in second.cut.solution
 
 
 @pytest.mark.parametrize(
