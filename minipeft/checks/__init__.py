@@ -16,6 +16,8 @@ from minipeft.checks.exercises.block import block
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
 from minipeft.checks.exercises.cross_entropy import cross_entropy
+from minipeft.checks.exercises.deep_numbers import deep_numbers
+from minipeft.checks.exercises.deep_patients import deep_patients
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
@@ -24,6 +26,7 @@ from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
+from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
 from minipeft.checks.exercises.place_vectors import place_vectors
 from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
@@ -73,6 +76,9 @@ EXERCISES = {
         prefix_gradients,
         prefix_numbers,
         prefix_patients,
+        p_tuning_v2,
+        deep_numbers,
+        deep_patients,
     )
 }
 
@@ -92,6 +98,8 @@ __all__ = [
     "causal",
     "causal_mask",
     "cross_entropy",
+    "deep_numbers",
+    "deep_patients",
     "encoder_parameters",
     "feed_forward",
     "forgotten",
@@ -100,6 +108,7 @@ __all__ = [
     "lora_parameters",
     "masked",
     "p_tuning_diagnosis",
+    "p_tuning_v2",
     "prefix_encoder",
     "prefix_gradients",
     "prefix_numbers",

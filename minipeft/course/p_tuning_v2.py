@@ -1,0 +1,217 @@
+"""Lesson 09: a task about whole sentences made of tags, five deep prompts of which four are ill.
+
+mentions("food")                    # does a sentence name a food? yes or no, from the task "tags"
+patients_table(model, batch)        # what can be seen of every patient from outside
+side_by_side_settings()             # the settings of prefix-tuning beside those of P-Tuning v2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.contexts import evaluating
+from minipeft.course.runs import attached
+from minipeft.methods.p_tuning_v2 import PTuningV2
+from minipeft.methods.prefix import Prefix
+from minipeft.report import Table
+from minipeft.tasks.tasks import SPLITS, Task, load, make
+from minipeft.training.loop import train
+from minipeft.training.loss import loss_of
+from minipeft.training.warm_up import warm_up
+
+
+def mentions(tag: str) -> Task:
+    """The sentences of the task "tags", with one question each: does it hold a word with this tag?
+
+    Raises:
+        ValueError: no such tag.
+    """
+    tags = load("tags")
+    if tag not in tags.labels:
+        raise ValueError(f"tag is one of {', '.join(tags.labels)}, not {tag!r}.")
+    splits = {
+        split: [
+            (example.input, "yes" if tag in example.target.split() else "no")
+            for example in tags.examples(split)
+        ]
+        for split in SPLITS
+    }
+    return make(f"mentions-{tag}", "classify", labels=("yes", "no"), **splits)
+
+
+def side_by_side_settings() -> Table:
+    """Every setting of `Prefix` and of `PTuningV2` with its default."""
+    left, right = ({f.name: repr(f.default) for f in fields(kind)} for kind in (Prefix, PTuningV2))
+    rows = [
+        (name, left.get(name, "-"), right.get(name, "-")) for name in dict.fromkeys([*left, *right])
+    ]
+    return Table("The two files, setting by setting", ("", "06: Prefix", "09: PTuningV2"), rows)
+
+
+# ---- several tasks ----
+
+
+def warmed_up(
+    model: nn.Module,
+    tokenizer,
+    method: PTuningV2,
+    tasks: Sequence[Task],
+    steps: tuple[int, int],
+    rate: float,
+    seed: int,
+    rows: int = 100,
+) -> list[float]:
+    """Accuracy on the test split of each task, after a warm-up on all of them together.
+
+    The tasks need equally many labels, since they share a head while they warm up.
+
+    Args:
+        steps: of the warm-up, all tasks together; of each task afterwards.
+    """
+    feeds = [
+        task.batches("train", tokenizer, "encoder", batch_size=16, seed=seed, head="classification")
+        for task in tasks
+    ]
+    shared = {
+        task.name: [feed(i) for i in range(40)] for task, feed in zip(tasks, feeds, strict=True)
+    }
+    tuners = warm_up(model, method, shared, steps[0], rate, seed=seed, progress=False)
+    scores = []
+    try:
+        for task, feed in zip(tasks, feeds, strict=True):
+            tuners[task.name].enable()
+            train(model, feed, steps[1], rate, seed=seed, progress=False)
+            scores.append(task.score(model, tokenizer, "test", limit=rows)["accuracy"])
+            tuners[task.name].disable()
+    finally:
+        for tuner in tuners.values():
+            tuner.detach()
+    return scores
+
+
+# ---- patients ----
+
+CAUSES = {
+    "head": "the head stays as it was drawn: it is not trained",
+    "late": "every word has the tag of the word before it",
+    "layers": "only the highest layer has a prompt",
+    "size": "the numbers of the prompts are far too large at the start",
+    "healthy": "nothing is wrong",
+}
+PATIENTS = {"A": "late", "B": "head", "C": "healthy", "D": "size", "E": "layers"}
+
+
+def one_late(labels: Tensor) -> Tensor:
+    """Labels (B, T) moved to the next word; the first word of a row has none."""
+    return labels.roll(1, dims=1).masked_fill(labels == -100, -100)
+
+
+def examine(model: nn.Module, batch: dict[str, Tensor], patient: str, steps: int = 40) -> dict:
+    """A deep prompt with a fault, trained on one batch of a tagging task and seen from outside.
+
+    patient: one of PATIENTS. The model has a tagging head and is the same afterwards.
+
+    Returns:
+        "trained": how many numbers.  "prompts", "head": lengths of the first gradients.  "loss":
+        after training, on what it was trained on.  "right": share of words with their tag.
+        "late": share of words that get the tag of the word before them.
+    """
+    fault = PATIENTS[patient]
+    top = len(list(model.blocks)) - 1
+    method = PTuningV2(
+        8, layers=(top,) if fault == "layers" else None, std=300.0 if fault == "size" else 0.02
+    )
+    labels = batch["labels"]
+    given = batch | {"labels": one_late(labels)} if fault == "late" else batch
+    with attached(model, method, head=fault != "head", seed=0) as tuner:
+        prompts = {p for _, patch in tuner.patches for p in patch.parameters()}
+        trained = list(tuner.parameters())
+        with evaluating(model):
+            gradients = torch.autograd.grad(loss_of(model, given), trained)
+        lengths = {"prompts": 0.0, "head": 0.0}
+        for parameter, gradient in zip(trained, gradients, strict=True):
+            lengths["prompts" if parameter in prompts else "head"] += gradient.square().sum().item()
+        train(model, [given], steps, 3e-2, progress=False)
+        with evaluating(model), torch.no_grad():
+            output = model(**given)
+        said = output.logits.argmax(dim=-1)  # (B, T)
+        before = one_late(labels)
+        return {
+            "trained": sum(parameter.numel() for parameter in trained),
+            **{name: square**0.5 for name, square in lengths.items()},
+            "loss": output.loss.item(),
+            "right": (said == labels)[labels != -100].float().mean().item(),
+            "late": (said == before)[before != -100].float().mean().item(),
+        }
+
+
+def patients_table(model: nn.Module, batch: dict[str, Tensor], steps: int = 40) -> Table:
+    """What can be seen of every patient, see `examine`."""
+    rows = []
+    for who in PATIENTS:
+        seen = examine(model, batch, who, steps)
+        rows.append(
+            (
+                who,
+                f"{seen['trained']:,}",
+                f"{seen['prompts']:.2g}",
+                f"{seen['head']:.2g}" if seen["head"] else "-",
+                f"{seen['loss']:.2f}",
+                f"{100 * seen['right']:.0f} %",
+                f"{100 * seen['late']:.0f} %",
+            )
+        )
+    head = (
+        *("", "numbers trained", "gradient of the prompts", "of the head", "loss afterwards"),
+        *("words right", "words that got the tag of the word before"),
+    )
+    return Table(f"Five deep prompts, {steps} steps on one batch", head, rows)
+
+
+# ---- the picture ----
+
+
+def picture():
+    """Prompts in every layer, and a linear head on [CLS] or on every word."""
+    from matplotlib.patches import Rectangle
+
+    from minipeft.analysis import plots
+    from minipeft.course.pictures import DOORS, EDGE, FROZEN
+
+    figure, axes = plots.figure(width=8.4, height=4.0)
+    door = DOORS["memory"]
+
+    def box(x, y, width, text, colour):
+        axes.add_patch(Rectangle((x, y), width, 0.85, facecolor=colour, edgecolor=EDGE))
+        ink = "w" if colour == door else "k"
+        axes.text(x + width / 2, y + 0.42, text, ha="center", va="center", color=ink)
+
+    words = ("[CLS]", "the", "soup", "left")
+    for layer in range(3):
+        y = 1.2 * layer
+        for i in range(2):
+            box(0.9 * i, y, 0.8, f"$k_{i}v_{i}$", door)
+        for i in range(len(words)):
+            box(2.2 + 1.25 * i, y, 1.1, "k, v", FROZEN)
+        axes.text(7.4, y + 0.42, f"layer {layer}", va="center")
+    box(2.2, 3.7, 1.1, "head", door)
+    for i in range(1, len(words)):
+        box(2.2 + 1.25 * i, 3.7, 1.1, "(head)", door)
+    axes.text(7.4, 4.12, "a class at [CLS],\nor a tag at each word", va="center")
+    for i, word in enumerate(words):
+        axes.text(2.75 + 1.25 * i, -0.3, word, ha="center", va="top")
+        axes.annotate("", (2.75 + 1.25 * i, 3.65), (2.75 + 1.25 * i, 3.3),
+                      arrowprops={"arrowstyle": "->"})  # fmt: skip
+    axes.text(0.85, -0.3, "no words", ha="center", va="top", color=door)
+    axes.set(xlim=(-0.2, 10.2), ylim=(-0.9, 4.7))
+    axes.axis("off")
+    plots.finish(
+        axes,
+        legend=False,
+        caption="Blue is trained: pairs in every layer, each a free number, and a linear head.",
+    )
+    return figure

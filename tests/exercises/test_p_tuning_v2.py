@@ -1,0 +1,201 @@
+"""Checks of lesson 09: they take what is right, however it is written, and name what is wrong."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import minipeft as mp
+from minipeft import checks
+from minipeft.checks.exercises.deep_patients import HINTS
+from minipeft.course import p_tuning_v2 as lesson
+from minipeft.methods.p_tuning_v2 import PTuningV2
+from minipeft.methods.prefix import Prefix
+
+
+def written(prefix):
+    """A PTuningV2 with this prefix(self)."""
+    return type("PTuningV2", (PTuningV2,), {"prefix": prefix})
+
+
+def settings(method, **changed):
+    """The right settings, some of them changed; those that are "left out" go."""
+    right = {
+        "length": method.length,
+        "hidden": method.hidden if method.reparameterize == "mlp" else None,
+        **{name: getattr(method, name) for name in ("std", "dropout", "layers", "compatibility")},
+    }
+    given = {name: value for name, value in {**right, **changed}.items() if value != "left out"}
+    return Prefix(**given)
+
+
+# -- p_tuning_v2 -----------------------------------------------------------------------------------
+
+
+def step_by_step(self):
+    """One setting after the other."""
+    prefix = Prefix(self.length, None)
+    if self.reparameterize == "mlp":
+        prefix = replace(prefix, hidden=self.hidden)
+    for name in ("std", "dropout", "layers", "compatibility"):
+        prefix = replace(prefix, **{name: getattr(self, name)})
+    return prefix
+
+
+def in_order(self):
+    k = {"mlp": self.hidden}.get(self.reparameterize)
+    return Prefix(
+        self.length, k, self.dropout, "random", self.std, self.layers,
+        compatibility=self.compatibility,
+    )  # fmt: skip
+
+
+def with_its_mlp_kept(self):
+    """What is stored is the method's affair, not the prefix's."""
+    return replace(settings(self), keep_mlp=self.keep_mlp)
+
+
+def two_returns(self):
+    shared = {"std": self.std, "dropout": self.dropout, "compatibility": self.compatibility}
+    if self.reparameterize in (None, "embedding"):
+        return mp.Prefix(length=self.length, hidden=None, layers=self.layers, **shared)
+    return mp.Prefix(length=self.length, hidden=self.hidden, layers=self.layers, **shared)
+
+
+@pytest.mark.parametrize(
+    "right", [PTuningV2.prefix, settings, step_by_step, in_order, with_its_mlp_kept, two_returns]
+)
+def test_right_prefixes_pass(right, capsys):
+    checks.p_tuning_v2(written(right))
+    assert "✓ PTuningV2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda m: settings(m, hidden=m.hidden), "always is an MLP"),
+        (lambda m: settings(m, hidden=None), "never an MLP"),
+        (
+            lambda m: settings(m, hidden=None if m.reparameterize is None else m.hidden),
+            "table of free numbers",
+        ),
+        (
+            lambda m: settings(m, hidden=None if m.reparameterize == "mlp" else m.hidden),
+            "other way round",
+        ),
+        (
+            lambda m: settings(m, hidden=m.hidden if m.reparameterize == "mlp" else "left out"),
+            "none was asked for",
+        ),
+        (lambda m: settings(m, length="left out"), "length is left out"),
+        (lambda m: settings(m, std="left out"), "std is left out"),
+        (lambda m: settings(m, dropout="left out"), "dropout is left out"),
+        (lambda m: settings(m, layers="left out"), "layers are left out"),
+        (lambda m: settings(m, compatibility="left out"), "compatibility is left out"),
+        (lambda m: None, "return missing"),
+        (lambda m: mp.PromptTuning(m.length), "gives a PromptTuning"),
+        (lambda m: Prefix, "gives Prefix back: make a Prefix"),
+        (lambda m: settings(m, start="words"), "start"),
+    ],
+)
+def test_a_wrong_prefix_is_told_its_mistake(wrong, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.p_tuning_v2(written(wrong))
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unwritten_prefix_is_unfinished():
+    def unwritten(self):
+        raise NotImplementedError("PTuningV2.prefix is yours to write")
+
+    with pytest.raises(checks.NotFinished, match="yours to write"):
+        checks.p_tuning_v2(written(unwritten))
+
+
+# -- deep_numbers ----------------------------------------------------------------------------------
+
+RIGHT = {"prompts": 983_040, "head": 2050, "words": 960}
+
+
+def test_the_formulas_are_those_of_the_package():
+    """At a size that can be built: 2 P L C, C K + K, and 2 P L soft words of as many numbers."""
+    from tiny_models import fresh
+
+    model, P = fresh("gpt2"), 3
+    L, C = model.config.layers, model.config.width
+    counts = []
+    for method in (mp.PTuningV2(P), mp.PromptTuning(2 * P * L)):
+        tuner = mp.attach(model, method, seed=0)
+        counts.append(sum(parameter.numel() for parameter in tuner.parameters()))
+        tuner.detach()
+    assert counts == [2 * P * L * C] * 2
+    head = torch.nn.Linear(1024, 2)
+    assert sum(parameter.numel() for parameter in head.parameters()) == RIGHT["head"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        RIGHT,
+        {name: float(value) for name, value in RIGHT.items()},
+        {name: torch.tensor(value) for name, value in RIGHT.items()},
+        lambda: RIGHT | {"share": 0.3},
+    ],
+)
+def test_right_numbers_pass(answer):
+    checks.deep_numbers(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (RIGHT | {"prompts": 491_520}, "twice as many"),
+        (RIGHT | {"prompts": 40_960}, "one layer"),
+        (RIGHT | {"prompts": 20_480}, "prompt tuning"),
+        (RIGHT | {"prompts": 985_090}, "head is asked for by itself"),
+        (RIGHT | {"prompts": 4 * 983_040}, "bytes"),
+        (RIGHT | {"head": 2048}, "has a bias"),
+        (RIGHT | {"head": 1025}, "each of the two classes"),
+        (RIGHT | {"head": 24 * 2050}, "highest layer only"),
+        (RIGHT | {"words": 20}, "2 L times too few"),
+        (RIGHT | {"words": 480}, "a key and a value"),
+        (RIGHT | {"words": 983_040}, "divide by C"),
+        (RIGHT | {"words": 961}, "off by one"),
+        (983_040, "should be a dict"),
+    ],
+)
+def test_wrong_numbers_are_told_where_they_come_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.deep_numbers(answer)
+
+
+# -- deep_patients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lesson.PATIENTS,
+        {who: f" {cause.upper()} " for who, cause in lesson.PATIENTS.items()},
+        {who: f"({cause})" for who, cause in reversed(lesson.PATIENTS.items())},
+        lambda: lesson.PATIENTS,
+    ],
+)
+def test_right_diagnoses_pass(answer):
+    checks.deep_patients(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(lesson.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
+)
+def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.deep_patients(answer)
+    assert words in str(caught.value)
+
+
+def test_every_wrong_diagnosis_has_its_hint():
+    every = {(who, cause) for who in lesson.PATIENTS for cause in lesson.CAUSES}
+    assert set(HINTS) == every - set(lesson.PATIENTS.items())
+    assert set(lesson.PATIENTS.values()) == set(lesson.CAUSES)
