@@ -65,7 +65,7 @@ checks.deep_numbers(deep_numbers)
 #
 # **Predict:** `PTuningV2(8)` and `Prefix(8, hidden=None)`, with the same seed: do their answers differ?
 
-# %% fast="STEPS, LADDER, PATIENCE, SEEDS, REAL_STEPS, ROWS, QUICK = 2, 2, 3, [0, 1], 1, 8, True; SIZES, LENGTHS = SIZES[:1], LENGTHS[:2]; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; DEEP, WIDE = DEEP[:1], WIDE[:1]"
+# %% fast="STEPS, LADDER, PATIENCE, SEEDS, REAL_STEPS, ROWS, QUICK = 2, 2, 3, [0, 1], 1, 8, True; SIZES, LENGTHS = SIZES[:2], LENGTHS[:2]; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; DEEP, WIDE = DEEP[:1], WIDE[:1]"
 STEPS, LADDER, PATIENCE = 40, 40, 40  # steps of 16 examples; of the ladder; of the patients
 SEEDS, ROWS = [0, 1, 2], 100  # rows of dev and test that are measured
 MARGIN = 0.03  # three points make no difference
@@ -140,7 +140,7 @@ checks.deep_patients(deep_patients)
 # **Predict** the order on the smallest model, and whether the gap to full fine-tuning closes with size.
 
 # %%
-from minipeft.course.experiments import contest, difference, table
+from minipeft.course.experiments import contest, difference, table, trend
 
 METHODS = {
     "head only": mp.HeadOnly(),
@@ -157,7 +157,7 @@ def sized(arm, rate, seed):
 
 
 grid = {f"{size}, {name}": RATES[name] for size in SIZES for name in METHODS}
-sizes = contest(grid, sized, SEEDS, label="sizes")
+sizes = contest(grid, sized, SEEDS, extend=1, label="sizes")
 table(sizes)
 
 # %% tags=["hide-input"]
@@ -186,7 +186,15 @@ plots.finish(
 for (a, b), each in against.items():
     print(f"{a} - {b}: " + "; ".join(d.text for d in each))
 weak = against["prompt tuning", "full"][0].verdict
-full = [d.verdict for d in against["P-Tuning v2", "full"]]
+to_full = [d.verdict for d in against["P-Tuning v2", "full"]]
+gaps = [
+    [a - b for a, b in zip(*(sizes[f"{s}, {name}"].values() for name in ("P-Tuning v2", "full")), strict=True)]
+    for s in SIZES
+]  # fmt: skip
+print(
+    "v2 minus full, from the smallest base to the largest:",
+    trend(numbers, gaps, MARGIN, log=True).text,
+)
 claims.record(
     35,
     measured=f"tags on decoders of {', '.join(f'{n:,}' for n in numbers)} numbers, v2 minus prompt "
@@ -195,9 +203,9 @@ claims.record(
     rule="true if prompt tuning is worse than full on the smallest and v2 equal or better on all; "
     "misleading if v2 beats prompt tuning somewhere and is worse than full somewhere; otherwise "
     "undecided if one of these differences is, else false",
-    verdict="true" if weak == "worse" and set(full) <= {"equal", "better"}
-    else "misleading" if "better" in won and "worse" in full
-    else "undecided" if "undecided" in [*won, *full, weak] else "false",
+    verdict="true" if weak == "worse" and set(to_full) <= {"equal", "better"}
+    else "misleading" if "better" in won and "worse" in to_full
+    else "undecided" if "undecided" in [*won, *to_full, weak] else "false",
 )  # fmt: skip
 
 # %% [markdown]
@@ -236,7 +244,7 @@ def formed(arm, rate, seed):
 
 grid = {f"{name}, {form}": RATES["P-Tuning v2"] for name in BOTH for form in FORMS}
 grid |= {f"tags, {form}": RATES["P-Tuning v2"] for form in DEPTHS}
-forms = contest(grid, formed, SEEDS, label="forms")
+forms = contest(grid, formed, SEEDS, extend=1, label="forms")
 table(forms)
 
 # %% tags=["hide-input"]
@@ -329,7 +337,7 @@ def answering(arm, rate, seed):
     return runs.tuned_task("tiny-encoder", mp.PTuningV2(LENGTH), food, rate, STEPS, seed, **given)
 
 
-answers = contest(dict.fromkeys(("head", "verbalizer"), WIDE), answering, SEEDS)
+answers = contest(dict.fromkeys(("head", "verbalizer"), WIDE), answering, SEEDS, extend=1)
 table(answers)
 
 # %%
@@ -400,7 +408,7 @@ def run_real(arm, rate, seed):
 
 if loaded:
     arms = {arm: rates[: 1 if QUICK else 3] for arm, rates in REAL.items()}
-    outcomes = contest(arms, run_real, SEEDS, label="MiniLM")
+    outcomes = contest(arms, run_real, SEEDS, extend=1, label="MiniLM")
     claims.show(table(outcomes))
 
 # %% tags=["hide-input"]
@@ -412,6 +420,7 @@ for name, (task, head) in BOTH.items():
             "tiny-encoder", METHODS["full"], task, rate, STEPS, seed, head=head, rows=ROWS  # noqa: B023
         ),
         SEEDS,
+        extend=1,
     )  # fmt: skip
     key = "tags, encoder" if name == "tags" else name
     small[key] = difference(forms[f"{name}, {plain}"].values(), full["full"].values(), MARGIN)
