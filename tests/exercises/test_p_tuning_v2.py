@@ -63,44 +63,47 @@ def two_returns(self):
 
 
 @pytest.mark.parametrize(
-    "right", [PTuningV2.prefix, settings, step_by_step, in_order, with_its_mlp_kept, two_returns]
+    "right",
+    [PTuningV2, *map(written, (settings, step_by_step, in_order, with_its_mlp_kept, two_returns))],
 )
 def test_right_prefixes_pass(right, capsys):
-    checks.p_tuning_v2(written(right))
+    checks.p_tuning_v2(right)
     assert "✓ PTuningV2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda m: settings(m, hidden=m.hidden), "always is an MLP"),
-        (lambda m: settings(m, hidden=None), "never an MLP"),
+        (written(lambda m: settings(m, hidden=m.hidden)), "always is an MLP"),
+        (written(lambda m: settings(m, hidden=None)), "never an MLP"),
         (
-            lambda m: settings(m, hidden=None if m.reparameterize is None else m.hidden),
+            written(lambda m: settings(m, hidden=None if m.reparameterize is None else m.hidden)),
             "table of free numbers",
         ),
         (
-            lambda m: settings(m, hidden=None if m.reparameterize == "mlp" else m.hidden),
+            written(lambda m: settings(m, hidden=None if m.reparameterize == "mlp" else m.hidden)),
             "other way round",
         ),
         (
-            lambda m: settings(m, hidden=m.hidden if m.reparameterize == "mlp" else "left out"),
+            written(
+                lambda m: settings(m, hidden=m.hidden if m.reparameterize == "mlp" else "left out")
+            ),
             "none was asked for",
         ),
-        (lambda m: settings(m, length="left out"), "length is left out"),
-        (lambda m: settings(m, std="left out"), "std is left out"),
-        (lambda m: settings(m, dropout="left out"), "dropout is left out"),
-        (lambda m: settings(m, layers="left out"), "layers are left out"),
-        (lambda m: settings(m, compatibility="left out"), "compatibility is left out"),
-        (lambda m: None, "return missing"),
-        (lambda m: mp.PromptTuning(m.length), "gives a PromptTuning"),
-        (lambda m: Prefix, "gives Prefix back: make a Prefix"),
-        (lambda m: settings(m, start="words"), "start"),
+        (written(lambda m: settings(m, length="left out")), "length is left out"),
+        (written(lambda m: settings(m, std="left out")), "std is left out"),
+        (written(lambda m: settings(m, dropout="left out")), "dropout is left out"),
+        (written(lambda m: settings(m, layers="left out")), "layers are left out"),
+        (written(lambda m: settings(m, compatibility="left out")), "compatibility is left out"),
+        (written(lambda m: None), "return missing"),
+        (written(lambda m: mp.PromptTuning(m.length)), "gives a PromptTuning"),
+        (written(lambda m: Prefix), "gives Prefix back: make a Prefix"),
+        (written(lambda m: settings(m, start="words")), "start"),
     ],
 )
 def test_a_wrong_prefix_is_told_its_mistake(wrong, words):
     with pytest.raises(checks.CheckFailed) as caught:
-        checks.p_tuning_v2(written(wrong))
+        checks.p_tuning_v2(wrong)
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
