@@ -395,7 +395,7 @@ from minipeft.course import real
 
 lexicon = real.vader()
 loaded = lexicon and real.load("minilm", head="classification", labels=2)
-REAL = RATES | {"full": [3e-5, 1e-4, 3e-4]}
+REAL = {"head only": DEEP, "P-Tuning v2": DEEP, "full": [3e-5, 1e-4, 3e-4]}
 minilm = {}
 
 
@@ -475,7 +475,8 @@ passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", qui
 # * *Not shown:* the paper's sizes (330 million numbers and more), its tasks (SuperGLUE, named entities, question
 #   answering), its lengths near 100 and its hundred epochs. A run here has 40 steps; where the tables say "at the
 #   edge", a better rate may lie beyond those that were tried.
-# * *Not shown:* a sweep over single layers, and more than two tasks that share a prompt. The shared
+# * *Not shown:* a sweep over single layers, more than two tasks that share a prompt, prompt tuning on
+#   MiniLM. The shared
 #   warm-up was not tuned by itself, its rate is that of one task alone.
 #
 # **Next:** lesson 10 leaves the memory and goes to the weights.
