@@ -110,8 +110,13 @@ claims.record(
 mp.sanity_ladder(tagger, mp.PTuningV2(LENGTH), batch, steps=LADDER)
 
 # %% [markdown]
-# They are one mechanism. P-Tuning v2 is prefix-tuning without MLP, with a head, on other tasks. Like a prefix it is not
-# the identity at the start: its rows take a share of attention before they say anything.
+# They are one mechanism. These lines of lesson 06 run here as they stand:
+#
+# {lines prefix 2}
+#
+# What does not run is the MLP, equation 1 of lesson 06: $R$ is trained as it is. What is new is outside the layers: a head,
+# and other tasks. Like a prefix, a deep prompt is not the identity at the start: its rows take a share of attention
+# before they say anything.
 #
 # ### Exercise: five patients
 #
@@ -475,8 +480,7 @@ passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", qui
 # * *Not shown:* the paper's sizes (330 million numbers and more), its tasks (SuperGLUE, named entities, question
 #   answering), its lengths near 100 and its hundred epochs. A run here has 40 steps; where the tables say "at the
 #   edge", a better rate may lie beyond those that were tried.
-# * *Not shown:* a sweep over single layers, more than two tasks that share a prompt, prompt tuning on
-#   MiniLM. The shared
+# * *Not shown:* a sweep over single layers, more than two tasks that share a prompt, prompt tuning on MiniLM. The shared
 #   warm-up was not tuned by itself, its rate is that of one task alone.
 #
 # **Next:** lesson 10 leaves the memory and goes to the weights.

@@ -9,6 +9,7 @@ import functools
 import math
 import random
 from collections import Counter
+from dataclasses import asdict, replace
 from fractions import Fraction
 
 import numpy as np
@@ -26,6 +27,7 @@ from minipeft.course.written_prompts import behind_last as behind
 from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.p_tuning import PromptEncoder
+from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.tasks.prompt_search import promising as words_to_try
 from tiny_transformer import objectives
 from tiny_transformer.pretraining import learning_rate
@@ -843,6 +845,7 @@ def test_a_wrong_solution_of_every_kind_is_rejected(name, wrong, words):
 def test_there_are_eight_wrong_ones_of_each():
     counts = Counter(name for name, *_ in WRONG)
     counts["prompt_encoder"] += len(WRONG_ENCODERS)
+    counts["p_tuning_v2"] += len(WRONG_PREFIXES)
     for name, test in ELSEWHERE.items():
         (cases,) = [mark.args[1] for mark in test.pytestmark if mark.name == "parametrize"]
         counts[name] += len(cases)
@@ -1027,3 +1030,30 @@ RIGHT = [
 @pytest.mark.parametrize(("name", "right"), RIGHT, ids=[r.__name__ for _, r in RIGHT])
 def test_an_unusual_right_solution_is_accepted(name, right):
     getattr(checks, name)(right)
+
+
+# -- PTuningV2 -------------------------------------------------------------------------------------
+
+as_prefix = PTuningV2.prefix
+
+
+def deep(prefix):
+    return type("PTuningV2", (PTuningV2,), {"prefix": prefix})
+
+
+WRONG_PREFIXES = [
+    (seeding(as_prefix), "generator"),
+    (drawing(as_prefix), "numpy's global generator"),
+    (rolling(as_prefix), "Python's global generator"),
+    (switching(as_prefix), "gradients"),
+    (remembering(as_prefix), "hidden"),
+    (lambda m: asdict(as_prefix(m)), "gives a dict back"),
+    (lambda m: [as_prefix(m)], "gives a list back"),
+    (lambda m: as_prefix, "gives a function back"),
+    (lambda m: replace(as_prefix(m), length=m.length + 1), "length"),
+]
+
+
+@pytest.mark.parametrize(("prefix", "words"), WRONG_PREFIXES)
+def test_a_wrong_prefix_of_every_kind_is_rejected(prefix, words):
+    refused(checks.p_tuning_v2, deep(prefix), words)
