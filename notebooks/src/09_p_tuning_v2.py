@@ -3,7 +3,7 @@
 #   minipeft:
 #     title: P-Tuning v2
 #     question: Are prompts too weak for small models, or only too shallow?
-#     minutes: 7
+#     minutes: 4
 # ---
 
 # %% [markdown]
@@ -65,7 +65,7 @@ checks.deep_numbers(deep_numbers)
 #
 # **Predict:** `PTuningV2(8)` and `Prefix(8, hidden=None)`, with the same seed: do their answers differ?
 
-# %% fast="STEPS, LADDER, PATIENCE, SEEDS, REAL_STEPS, ROWS, QUICK = 2, 2, 3, [0, 1], 1, 8, True; SIZES, LENGTHS = SIZES[:2], LENGTHS[:2]; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; DEEP, WIDE = DEEP[:1], WIDE[:1]"
+# %% fast="STEPS, LADDER, PATIENCE, SEEDS, REAL_STEPS, ROWS, QUICK = 2, 2, 3, [0, 1], 1, 8, True; SIZES, LENGTHS = SIZES[:1], LENGTHS[:2]; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; DEEP, WIDE = DEEP[:1], WIDE[:1]"
 STEPS, LADDER, PATIENCE = 40, 40, 40  # steps of 16 examples; of the ladder; of the patients
 SEEDS, ROWS = [0, 1, 2], 100  # rows of dev and test that are measured
 MARGIN = 0.03  # three points make no difference
@@ -145,7 +145,7 @@ checks.deep_patients(deep_patients)
 # **Predict** the order on the smallest model, and whether the gap to full fine-tuning closes with size.
 
 # %%
-from minipeft.course.experiments import contest, difference, table, trend
+from minipeft.course.experiments import contest, difference, table
 
 METHODS = {
     "head only": mp.HeadOnly(),
@@ -162,7 +162,7 @@ def sized(arm, rate, seed):
 
 
 grid = {f"{size}, {name}": RATES[name] for size in SIZES for name in METHODS}
-sizes = contest(grid, sized, SEEDS, extend=1, label="sizes")
+sizes = contest(grid, sized, SEEDS, label="sizes")
 table(sizes)
 
 # %% tags=["hide-input"]
@@ -191,15 +191,7 @@ plots.finish(
 for (a, b), each in against.items():
     print(f"{a} - {b}: " + "; ".join(d.text for d in each))
 weak = against["prompt tuning", "full"][0].verdict
-to_full = [d.verdict for d in against["P-Tuning v2", "full"]]
-gaps = [
-    [a - b for a, b in zip(*(sizes[f"{s}, {name}"].values() for name in ("P-Tuning v2", "full")), strict=True)]
-    for s in SIZES
-]  # fmt: skip
-print(
-    "v2 minus full, from the smallest base to the largest:",
-    trend(numbers, gaps, MARGIN, log=True).text,
-)
+full = [d.verdict for d in against["P-Tuning v2", "full"]]
 claims.record(
     35,
     measured=f"tags on decoders of {', '.join(f'{n:,}' for n in numbers)} numbers, v2 minus prompt "
@@ -208,9 +200,9 @@ claims.record(
     rule="true if prompt tuning is worse than full on the smallest and v2 equal or better on all; "
     "misleading if v2 beats prompt tuning somewhere and is worse than full somewhere; otherwise "
     "undecided if one of these differences is, else false",
-    verdict="true" if weak == "worse" and set(to_full) <= {"equal", "better"}
-    else "misleading" if "better" in won and "worse" in to_full
-    else "undecided" if "undecided" in [*won, *to_full, weak] else "false",
+    verdict="true" if weak == "worse" and set(full) <= {"equal", "better"}
+    else "misleading" if "better" in won and "worse" in full
+    else "undecided" if "undecided" in [*won, *full, weak] else "false",
 )  # fmt: skip
 
 # %% [markdown]
@@ -249,7 +241,7 @@ def formed(arm, rate, seed):
 
 grid = {f"{name}, {form}": RATES["P-Tuning v2"] for name in BOTH for form in FORMS}
 grid |= {f"tags, {form}": RATES["P-Tuning v2"] for form in DEPTHS}
-forms = contest(grid, formed, SEEDS, extend=1, label="forms")
+forms = contest(grid, formed, SEEDS, label="forms")
 table(forms)
 
 # %% tags=["hide-input"]
@@ -342,7 +334,7 @@ def answering(arm, rate, seed):
     return runs.tuned_task("tiny-encoder", mp.PTuningV2(LENGTH), food, rate, STEPS, seed, **given)
 
 
-answers = contest(dict.fromkeys(("head", "verbalizer"), WIDE), answering, SEEDS, extend=1)
+answers = contest(dict.fromkeys(("head", "verbalizer"), WIDE), answering, SEEDS)
 table(answers)
 
 # %%
@@ -400,7 +392,7 @@ from minipeft.course import real
 
 lexicon = real.vader()
 loaded = lexicon and real.load("minilm", head="classification", labels=2)
-REAL = {"head only": DEEP, "P-Tuning v2": DEEP, "full": [3e-5, 1e-4, 3e-4]}
+REAL = RATES | {"full": [3e-5, 1e-4, 3e-4]}
 minilm = {}
 
 
@@ -413,7 +405,7 @@ def run_real(arm, rate, seed):
 
 if loaded:
     arms = {arm: rates[: 1 if QUICK else 3] for arm, rates in REAL.items()}
-    outcomes = contest(arms, run_real, SEEDS, extend=1, label="MiniLM")
+    outcomes = contest(arms, run_real, SEEDS, label="MiniLM")
     claims.show(table(outcomes))
 
 # %% tags=["hide-input"]
@@ -425,7 +417,6 @@ for name, (task, head) in BOTH.items():
             "tiny-encoder", METHODS["full"], task, rate, STEPS, seed, head=head, rows=ROWS  # noqa: B023
         ),
         SEEDS,
-        extend=1,
     )  # fmt: skip
     key = "tags, encoder" if name == "tags" else name
     small[key] = difference(forms[f"{name}, {plain}"].values(), full["full"].values(), MARGIN)
@@ -474,13 +465,14 @@ passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", qui
 # * P-Tuning v2 is prefix-tuning without the MLP, with a linear head, for encoders and for classifying and tagging: the same
 #   numbers to the bit (part 1).
 # * Depth gives numbers without taking tokens. Whether it wins at a given size stands beside the figure of part 2, and it
-#   must be read against *head only*.
+#   must be read against *head only*: in the run of these pages no prompt, deep or shallow, passed it on the three
+#   decoders, while on MiniLM P-Tuning v2 did (means of three seeds). Why so is open; 40 steps are few.
 # * Length, place, MLP, head or word, and a shared start are settings. What each one did here stands under its part, with
 #   its interval; none is a law.
 # * *Not shown:* the paper's sizes (330 million numbers and more), its tasks (SuperGLUE, named entities, question
 #   answering), its lengths near 100 and its hundred epochs. A run here has 40 steps; where the tables say "at the
 #   edge", a better rate may lie beyond those that were tried.
-# * *Not shown:* a sweep over single layers, more than two tasks that share a prompt, prompt tuning on MiniLM. The shared
+# * *Not shown:* a sweep over single layers, and more than two tasks that share a prompt. The shared
 #   warm-up was not tuned by itself, its rate is that of one task alone.
 #
 # **Next:** lesson 10 leaves the memory and goes to the weights.
