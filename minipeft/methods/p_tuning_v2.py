@@ -1,13 +1,21 @@
 """P-tuning v2: deep prompts for understanding tasks (Liu et al. 2022, arXiv 2110.07602).
 
-In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install of
-prefix.py, and from there as written in that file.
+In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install
+-> tuner.add_memory(site, PrefixPatch) -> MemoryDoor.forward, which calls PrefixPatch.forward(x) in
+every pass and puts the P_k, P_v that it gives before the keys and values of its attention layer.
 
 Section 3. It is prefix-tuning, brought to encoders and to classification and tagging:
 
     softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      P_k, P_v (H, P, D) in each of L layers   (eq. 1)
 
-What differs from prefix.py is all that this file says:
+One table R (P, 2 L H D) is trained. Layer l cuts its columns out of it, and that is its forward:
+
+    rows = R[:, columns of l]  (P, 2 H D) -> view (P, 2, H, D) -> P_k, P_v (H, P, D)
+
+    L = 4, H = 4, D = 16, P = 20: R (20, 512) -> (20, 128) -> two of (4, 20, 16), before K, V
+    (N, 4, T, 16).
+
+What differs from prefix.py is all else that this file says:
 
 | section 3.3           | prefix.py             | here                                             |
 |-----------------------|-----------------------|--------------------------------------------------|
@@ -23,10 +31,13 @@ What differs from prefix.py is all that this file says:
 | multi-task learning   | none                  | `minipeft.warm_up`: one prompt for several       |
 |                       |                       | tasks, then a copy each                          |
 
-Start, sizes and merge: as in prefix.py with hidden=None.
+Start: R is N(0, 0.02^2), so that all its scores are near zero and its values, too. The first answer
+is near the base's and not the same, since P rows take a share of attention. No gradient is zero.
 
-Parameters: 2 P L H D, with the MLP P C + k C + k + 2 (k + 1) L H D, and the head; trained and
-stored, the MLP only with `keep_mlp`.
+Merge: impossible, there is no weight that rows could be added to.
+
+Parameters: 2 P L H D trained and stored, and the head. With the MLP (k features), P C + k C + k +
+2 (k + 1) L H D are trained; stored are R, or all of them with `keep_mlp`.
 
 Departures.
 (1) Start. Paper: its code draws R from N(0, 1). PEFT: likewise. Here: N(0, 0.02^2), so that the

@@ -12,6 +12,10 @@ only for the moment of a multiplication:
     W0 (out, in) in 4 bits, b (out,) frozen    A (r, in), B (out, r) trained
     x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r) -> (N, T, out)
 
+    The whole forward: y = F.linear(x, dequantize(W0), b), by the door; then y + scale * F.linear(
+    F.linear(x, A), B), by lora.py's patch. In the memory, for out = in = 64 and blocks of 64: codes
+    (2048,) bytes, two weights in each; 64 scales of 8 bits and one of 32 for every 256 of them.
+
 Start: B = 0, so that h is the quantized base's answer, not the base's. Gradients go through
 dequantize(W0) to x, and into A and B (dL/dA = 0 at the first step); W0 and its scales get none.
 

@@ -4,14 +4,20 @@ arXiv 2110.07577, in the memory door and the weights door.
 
 Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
 tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which call them in every pass;
-these (parts/gates.py) call Gate.forward(x) and multiply what their submodule gives by it.
+these (parts/gates.py) call Gate.forward(x) and multiply by it what their submodule adds:
+
+    GatedPatch(x, y) = y + g change      change: what a LoRA makes of y = 0, an adapter without skip
+    GatedMemory(x) = g P_k, g P_v
 
 Section 3.2. One gate per submodule and layer opens it as far as the input asks (the numbers of the
 equations are ours):
 
     g = mean over the tokens of sigmoid(W_g x + b_g)                                    (eq. 1)
 
-    W_g (1, C), b_g (1,) trained       x (N, T, C) -> (N, T, 1) -> g (N, 1, 1)
+    W_g (C,), b_g (1,) trained         x (N, T, C) -> (N, T, 1) -> g (N, 1, 1)
+
+    C = 64, r = 8, P = 10, H = 4, D = 16: g (N, 1, 1) times LoRA's change (N, T, 64), times P_k and
+    P_v (4, 10, 16), which become (N, 4, 10, 16), and times the adapter's change (N, T, 64).
 
 | submodule | what its gate does                               | its gate reads x, the input of |
 |-----------|--------------------------------------------------|--------------------------------|
