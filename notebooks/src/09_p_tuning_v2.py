@@ -256,17 +256,17 @@ for name, colour, marker in (
 left.set_xscale("log")
 left.set_xticks(LENGTHS, LENGTHS)
 left.minorticks_off()
-shown = {
+labels = {
     "lowest\ntwo": "lowest two",
     "highest\ntwo": "highest two",
     "all, 8": plain,
     "all, MLP": "with an MLP",
 }
-for place, form in enumerate(shown.values()):
+for place, form in enumerate(labels.values()):
     plots.whiskers(
         right, [place], [forms[f"tags, {form}"].values()], colour=plots.COLOURS["P-Tuning v2"]
     )
-right.set_xticks(range(len(shown)), list(shown))
+right.set_xticks(range(len(labels)), list(labels))
 
 
 def of_forms(name, a, b):
