@@ -310,6 +310,8 @@ def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
                  "    time.sleep(0.05)")  # fmt: skip
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT / 'notebooks')!r})\n"
+        # where the tests run in the background, the shell has told everybody to ignore Ctrl-C
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pathlib import Path; import build\n"
         f"b = build.Builder(Path({str(course.solutions)!r}), Path({str(course.output)!r}))\n"
         "sys.exit(b.course(b.lessons(), force=False, fast=False, threads=1))"
