@@ -37,9 +37,8 @@ from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.rows import Routing
 from minipeft.doors.weights import WeightDoor
 from minipeft.doors.words import WordDoor
-from minipeft.in_training import WITH_TUNERS
+from minipeft.in_training import WITH_TUNERS, record_of, tuners
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.libraries import unwrapped
 
 if TYPE_CHECKING:
     from minipeft.doors.hub_attention import OpenedAttention
@@ -89,7 +88,7 @@ class ForwardLock:
 
 def forward_lock(model: nn.Module):
     """The lock of a model; nothing to wait for where there are no tuners."""
-    record = vars(unwrapped(model)).get("minipeft")
+    record = record_of(model)
     return record.forward_lock if record else nullcontext()
 
 
@@ -214,17 +213,6 @@ class Attached:
                     module._buffers[key] = value.clone()
         for module, mode in self.training:
             module.training = mode
-
-
-def tuners(model: nn.Module) -> dict[str, Tuner]:
-    """The tuners attached to a model, by name, in the order of attachment."""
-    record = vars(unwrapped(model)).get("minipeft")
-    return dict(record.tuners) if record else {}
-
-
-def active(model: nn.Module) -> list[Tuner]:
-    """The tuners that act now, in order: neither disabled nor merged."""
-    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
 
 
 def anatomy_of(model: nn.Module) -> Anatomy:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
@@ -27,24 +28,33 @@ from torch import nn
 from minipeft.doors.door import doors
 from minipeft.model.libraries import unwrapped
 
+if TYPE_CHECKING:
+    from minipeft.attached import Attached
+    from minipeft.tuner import Tuner
+
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
-def tuners_of(model: nn.Module) -> dict:
-    """The tuners attached to a model, by name; empty where there are none."""
-    record = vars(unwrapped(model)).get("minipeft")
+def record_of(model: nn.Module) -> Attached | None:
+    """What a model remembers about its tuners; None where it has none."""
+    return vars(unwrapped(model)).get("minipeft")
+
+
+def tuners(model: nn.Module) -> dict[str, Tuner]:
+    """The tuners attached to a model, by name, in the order of attachment."""
+    record = record_of(model)
     return dict(record.tuners) if record else {}
 
 
-def acting(model: nn.Module) -> list:
-    """The tuners that are neither disabled nor merged."""
-    return [tuner for tuner in tuners_of(model).values() if tuner.enabled and not tuner.merged]
+def active(model: nn.Module) -> list[Tuner]:
+    """The tuners that act now, in order: neither disabled nor merged."""
+    return [tuner for tuner in tuners(model).values() if tuner.enabled and not tuner.merged]
 
 
 def in_training(model: nn.Module) -> list:
     """The tuners that a step of training changes: they act and do not rest."""
-    return [tuner for tuner in acting(model) if not tuner.resting]
+    return [tuner for tuner in active(model) if not tuner.resting]
 
 
 def digest(tuner) -> int:
@@ -69,10 +79,10 @@ def changed(tuner) -> bool:
 def update(model: nn.Module) -> None:
     """Let those tuners rest that should, and wake the others. Called whenever one of them came,
     left or was switched."""
-    active = acting(model)
-    for tuner in tuners_of(model).values():
-        finished = any(tuner.name in later.finished for later in active)
-        tuner.rest(finished or bool(tuner.base_values and tuner not in active))
+    now = active(model)
+    for tuner in tuners(model).values():
+        finished = any(tuner.name in later.finished for later in now)
+        tuner.rest(finished or bool(tuner.base_values and tuner not in now))
 
 
 @contextmanager
@@ -87,7 +97,7 @@ def chosen(model: nn.Module, names: str | Sequence | None) -> Iterator[list]:
         _tell(model)
     else:
         names = _checked(model, [names] if isinstance(names, str) else names)
-        for name, tuner in tuners_of(model).items():
+        for name, tuner in tuners(model).items():
             tuner.rest(name not in names)
     try:
         yield in_training(model)
@@ -97,13 +107,13 @@ def chosen(model: nn.Module, names: str | Sequence | None) -> Iterator[list]:
 
 def _checked(model: nn.Module, names: Sequence) -> list[str]:
     """The names of tuners given by their names or as they are."""
-    known, checked = tuners_of(model), []
+    known, checked = tuners(model), []
     for name in names:
         name = getattr(name, "name", name)
         if name not in known:
             choice = f"those of this model are {', '.join(known)}" if known else "it has none"
             raise ValueError(f"There is no tuner named {name!r} on this model to train: {choice}.")
-        if known[name] not in acting(model):
+        if known[name] not in active(model):
             what = "merged: unmerge" if known[name].merged else "disabled: enable"
             raise ValueError(f"The tuner {name!r} cannot be trained while it is {what} it first.")
         checked.append(name)
@@ -114,7 +124,7 @@ def _checked(model: nn.Module, names: Sequence) -> list[str]:
 
 def _tell(model: nn.Module) -> None:
     """Warn where what is trained may not be what was meant."""
-    if not tuners_of(model):
+    if not tuners(model):
         parameters = list(model.parameters())
         if model in WITH_TUNERS and all(p.requires_grad for p in parameters):
             warnings.warn(
@@ -124,13 +134,13 @@ def _tell(model: nn.Module) -> None:
                 stacklevel=5,
             )
         return
-    resting = [tuner.name for tuner in acting(model) if tuner.resting]
+    resting = [tuner.name for tuner in active(model) if tuner.resting]
     if resting:
         trained = ", ".join(repr(tuner.name) for tuner in in_training(model))
         warnings.warn(
             f"Only {trained} is trained: {', '.join(map(repr, resting))}, finished before, acts as "
             f"well but stays as it is; disable it to train without it, or name what to train, "
-            f"tuners={tuple(tuner.name for tuner in acting(model))}.",
+            f"tuners={tuple(tuner.name for tuner in active(model))}.",
             stacklevel=5,
         )
 
@@ -143,13 +153,13 @@ def said(model: nn.Module) -> str:
 
 def check_alone(model: nn.Module) -> None:
     """Refuse a model that shares layers with another one that has tuners."""
-    known = tuners_of(model)
+    known = tuners(model)
     named = {name for door in doors(model) for name in door.patches}
     parts = {id(parameter) for parameter in model.parameters()}
     for other in WITH_TUNERS:
-        if other is not model and tuners_of(other):
+        if other is not model and tuners(other):
             if any(id(parameter) in parts for parameter in other.parameters()):
-                names = ", ".join(map(repr, tuners_of(other)))
+                names = ", ".join(map(repr, tuners(other)))
                 raise ValueError(
                     f"This model shares layers with another one, a {type(other).__name__} that has "
                     f"tuners attached ({names}): attach to that one, or detach them there first."

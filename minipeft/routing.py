@@ -15,12 +15,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import active, anatomy_of, forward_lock, tuners
+from minipeft.attached import anatomy_of, forward_lock
 from minipeft.call_arguments import takes
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
 from minipeft.doors.rows import Routing
 from minipeft.doors.words import choice_by_choice, is_left_padded, mask_of, together
+from minipeft.in_training import active, record_of, tuners
 from minipeft.model.libraries import unwrapped
 
 
@@ -57,7 +58,7 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
                 f"{tuner.name!r} is {what} the base's own weights, which act on every row: "
                 f"{'unmerge' if tuner.merged else 'disable'} it before routing."
             )
-    record = vars(model).get("minipeft")  # nothing to tell where there are no tuners
+    record = record_of(model)  # nothing to tell where there are no tuners
     before = record and record.routing
 
     def tell(names: Iterable[str], mask: Tensor | None) -> None:

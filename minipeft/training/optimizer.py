@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from minipeft.in_training import acting, in_training, tuners_of
+from minipeft.in_training import active, in_training, tuners
 from minipeft.training.precision import Precision
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter that `train` would change: they require a gradient and are not disabled."""
-    idle = [t for t in tuners_of(model).values() if t not in acting(model)]
+    idle = [t for t in tuners(model).values() if t not in active(model)]
     resting = {parameter for tuner in idle for parameter in tuner.parameters()}
     requiring = {
         name: parameter
