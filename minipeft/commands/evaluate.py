@@ -8,11 +8,10 @@ from pathlib import Path
 
 from minipeft import tasks
 from minipeft.commands import data, opened, options, predict, runs, scoring
-from minipeft.commands.writers import WRITERS
+from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
 from minipeft.tasks.scoring import LOWER_IS_BETTER
-from tiny_transformer.files import write_text
 
 EXAMPLES = """evaluate runs/example --data reverse
 evaluate runs/example --data reverse --split ood --predictions ood.jsonl
@@ -56,8 +55,7 @@ def add(commands, arguments: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     wanted = [requirement(text) for text in given.require]
-    if given.predictions and Path(given.predictions).suffix not in WRITERS:
-        raise ValueError(f"--predictions must end in {', '.join(WRITERS)}.")
+    check_ending(given.predictions, "--predictions")
     for name in ("limit", "batch_size"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
@@ -94,7 +92,8 @@ def run(given: argparse.Namespace) -> int:
     if table:
         print(f"\n{table}")
     if given.predictions:
-        write_answers(Path(given.predictions), inputs, true, said)
+        rows = zip(inputs, true, said, strict=True)
+        write_rows(given.predictions, ("input", "target", "prediction"), rows)
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
 
@@ -110,8 +109,7 @@ def label_only(given: argparse.Namespace, kind: str | None) -> int:
     texts = predict.texts_of(given)[: given.limit]
     said = predict.answers(opened.open_it(given, kind), texts, given.batch_size)
     rows = list(zip(texts, said, strict=True))
-    write_text(Path(given.predictions), WRITERS[Path(given.predictions).suffix](
-        ("input", "prediction"), rows))  # fmt: skip
+    write_rows(given.predictions, ("input", "prediction"), rows)
     print(
         f"{given.data} has no column {target_of(given)!r}, so that nothing is measured; the "
         f"model's answers are in {given.predictions}"
@@ -147,9 +145,3 @@ def judged(scores: dict[str, float], wanted: list[tuple[str, float]]) -> int:
             print(f"{name} is {scores[name]:.4f}, {'above' if lower else 'below'} {value:g}")
             code = 1
     return code
-
-
-def write_answers(path: Path, inputs, true, said) -> None:
-    """One row per example: input, target, prediction."""
-    rows = list(zip(inputs, true, said, strict=True))
-    write_text(path, WRITERS[path.suffix](("input", "target", "prediction"), rows))

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import opened, options, runs
-from minipeft.commands.writers import WRITERS
+from minipeft.commands.writers import check_ending, write_rows
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
-from tiny_transformer.files import write_text
 
 EXAMPLES = """generate runs/example "tree drum door =>"
 generate tiny-decoder "the cat" --tokens 20 --sample --temperature 0.8 --top-k 20 --seed 3
@@ -83,7 +81,7 @@ def run(given: argparse.Namespace) -> int:
     if given.out:
         header = ("input", "adapter", "output")
         table = [(text, name or "", out) for (text, name), out in zip(rows, written, strict=True)]
-        write_text(given.out, WRITERS[Path(given.out).suffix](header, table))
+        write_rows(given.out, header, table)
         print(f"The answers are in {given.out}")
     return 0
 
@@ -99,8 +97,7 @@ def check(given: argparse.Namespace) -> None:
         raise ValueError("--tokens and --batch-size must be at least 1.")
     if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):
         raise ValueError("--temperature must be above 0 and --top-k at least 1.")
-    if given.out and Path(given.out).suffix not in WRITERS:
-        raise ValueError(f"--out must end in {', '.join(WRITERS)}.")
+    check_ending(given.out, "--out")
 
 
 def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from minipeft.commands import data, opened, options, runs, scoring
-from minipeft.commands.writers import WRITERS
+from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import Example
-from tiny_transformer.files import write_text
 
 EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
 predict runs/reviews --data test.tsv --input sentence --out answers.tsv"""
@@ -44,14 +42,13 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError('Give texts, predict WHAT "a text", or a file of them, --data FILE.')
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
-    if given.out and Path(given.out).suffix not in WRITERS:
-        raise ValueError(f"--out must end in {', '.join(WRITERS)}.")
+    check_ending(given.out, "--out")
     texts = given.texts or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said = answers(loaded, texts, given.batch_size)
     rows = list(zip(texts, said, strict=True))
     if given.out:
-        write_text(given.out, WRITERS[Path(given.out).suffix](("input", "prediction"), rows))
+        write_rows(given.out, ("input", "prediction"), rows)
         print(f"The answers are in {given.out}")
     else:
         print(Table(f"{given.what}, {len(rows):,} texts", ("text", "prediction"), rows))

@@ -1,10 +1,14 @@
-"""Tables as the text of a .jsonl, .csv or .tsv file."""
+"""Tables as .jsonl, .csv or .tsv files."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tiny_transformer.files import write_text
 
 
 def _jsonl(header, rows) -> str:
@@ -24,3 +28,14 @@ def _tsv(header, rows) -> str:
 
 
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
+
+
+def check_ending(path: str | None, flag: str) -> None:
+    """ValueError, which names the flag, for a file that `write_rows` could not write."""
+    if path and Path(path).suffix not in WRITERS:
+        raise ValueError(f"{flag} must end in {', '.join(WRITERS)}.")
+
+
+def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """One line per row, in the form that the path's ending names."""
+    write_text(Path(path), WRITERS[Path(path).suffix](header, list(rows)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 CONLL_U = 10  # its columns
@@ -29,13 +30,23 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
         ValueError: another ending, another encoding than UTF-8, nothing in it, a line that is
             broken, empty or too long, a row with more or fewer fields than the header has.
     """
-    path = Path(path)
+    return list(_rows(Path(path), columns))
+
+
+def has_column(path: str | Path, column: str) -> bool:
+    """Has the first row of a file this column? Errors are those of `read`."""
+    with closing(_rows(Path(path), ())) as rows:
+        return column in next(rows)
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    """The rows one by one."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a {', '.join(ENDINGS)} file.")
     if path.suffix not in ENDINGS:
         raise ValueError(f"{path} is not {', '.join(ENDINGS)}; convert it to one of them.")
     reader = {".jsonl": _jsonl, ".conll": _conll}.get(path.suffix, _separated)
-    rows = []
+    empty = True
     try:
         for number, row in reader(path):
             for column in columns:
@@ -51,21 +62,16 @@ def read(path: str | Path, columns: tuple[str, ...] = ()) -> list[dict[str, str]
                         f"{filled or 'nothing'}: name its columns with input= and target= (--input "
                         "and --target)."
                     )
-            rows.append(row)
+            empty = False
+            yield row
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start} of a part of it): save it as UTF-8."
         ) from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a table that can be read: {error}.") from None
-    if not rows:
+    if empty:
         raise ValueError(f"{path} has no rows: it needs at least one example.")
-    return rows
-
-
-def has_column(path: str | Path, column: str) -> bool:
-    """Has the first row of a file this column?"""
-    return column in read(path)[0]
 
 
 def _lines(path: Path) -> Iterator[str]:
