@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.checks.exercises.adapter_mistakes import MISTAKES
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call
 
 
 def build(AdapterPatch: type, case: Case) -> nn.Module:
@@ -102,13 +102,8 @@ adapter = Check(
                 "skip": (OMIT, False),
                 "training": (True,),
             },
-            dtypes=("float64",),
-            layouts=("plain",),
-            gradients=("on",),
             cast=False,
-            draws=True,
-            copies=2048,
-            silenced=("dropout", 0.0),
+            **DROPOUT,
         ),
     ],
     MISTAKES,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, mistake
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call, mistake
 
 
 def inputs(case: Case, draw: Draw) -> dict:
@@ -198,12 +198,7 @@ attend = Check(
                 "H": (1, 2),
             },
             valid=lambda case: case.T * case.H < 4,
-            dtypes=("float64",),
-            layouts=("plain",),
-            gradients=("on",),
-            draws=True,
-            copies=2048,
-            silenced=("dropout", 0.0),
+            **DROPOUT,
         ),
     ],
     MISTAKES,

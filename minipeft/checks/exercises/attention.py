@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.checks.exercises.attention_mistakes import MISTAKES
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expect
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call, expect
 
 STEPS = {"one by one": (3, 1, 1), "several": (2, 3), "all single": (1, 1, 1), "whole": (4,)}
 
@@ -206,12 +206,7 @@ attention = Check(
                 "context": (None,),
             },
             valid=lambda case: case.T * case.heads < 4,
-            dtypes=("float64",),
-            layouts=("plain",),
-            gradients=("on",),
-            draws=True,
-            copies=2048,
-            silenced=("dropout", 0.0),
+            **DROPOUT,
         ),
     ],
     MISTAKES,

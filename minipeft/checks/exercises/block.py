@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.checks.exercises.block_mistakes import MISTAKES
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call
 from tiny_transformer.config import TransformerConfig
 
 
@@ -146,12 +146,7 @@ block = Check(
                 (case.context is OMIT or case.cross is True)
                 and case.T * case.width * (3 if case.context == "given" else 2) <= 8
             ),
-            dtypes=("float64",),
-            layouts=("plain",),
-            gradients=("on",),
-            draws=True,
-            copies=2048,
-            silenced=("dropout", 0.0),
+            **DROPOUT,
         ),
     ],
     MISTAKES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.checks.framework import NumberCheck
+from minipeft.checks.framework import diagnosis
 from minipeft.course.p_tuning_v2 import PATIENTS
 
 AS_MANY = "it trains as many numbers as three others do"
@@ -31,9 +31,9 @@ HINTS = {  # (patient, wrong cause): what speaks against it
     ("E", "healthy"): "compare how many numbers are trained",
 }
 
-deep_patients = NumberCheck(
+deep_patients = diagnosis(
     "deep_patients",
     "the count, the head's gradient, the loss and the last column tell every fault",
-    dict(PATIENTS),
-    [({who: cause}, f"{who} is not {cause!r}: {hint}") for (who, cause), hint in HINTS.items()],
+    PATIENTS,
+    HINTS,
 )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.checks.exercises.lora_mistakes import MISTAKES
-from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expect
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call, expect
 from minipeft.checks.framework.observing import find_parameter
 
 
@@ -175,13 +175,8 @@ lora = Check(
                 "rank_stabilized": (OMIT, True),
                 "training": (True,),
             },
-            dtypes=("float64",),
-            layouts=("plain",),
-            gradients=("on",),
             cast=False,
-            draws=True,
-            copies=2048,
-            silenced=("dropout", 0.0),
+            **DROPOUT,
         ),
     ],
     MISTAKES,

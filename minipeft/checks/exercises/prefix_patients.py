@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.checks.framework import NumberCheck
+from minipeft.checks.framework import diagnosis
 from minipeft.course.prefix import PATIENTS
 
 HINTS = {  # (patient, wrong cause): what speaks against it
@@ -28,9 +28,9 @@ HINTS = {  # (patient, wrong cause): what speaks against it
     ("E", "healthy"): "it is read and never learns: both gradients are 0",
 }
 
-prefix_patients = NumberCheck(
+prefix_patients = diagnosis(
     "prefix_patients",
     "lambda, the gradients and the fingerprint tell every fault from the others",
-    dict(PATIENTS),
-    [({who: cause}, f"{who} is not {cause!r}: {hint}") for (who, cause), hint in HINTS.items()],
+    PATIENTS,
+    HINTS,
 )

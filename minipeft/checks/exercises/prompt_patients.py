@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.checks.framework import NumberCheck
+from minipeft.checks.framework import diagnosis
 from minipeft.course.prompt_tuning import PATIENTS
 
 HINTS = {  # (patient, wrong cause): what speaks against it
@@ -31,9 +31,9 @@ HINTS = {  # (patient, wrong cause): what speaks against it
     ): "with such a prompt the loss is the base's to the last digit: nobody reads it",
 }
 
-prompt_patients = NumberCheck(
+prompt_patients = diagnosis(
     "prompt_patients",
     "labels, gradient, loss and the row alone tell every fault from the others",
-    dict(PATIENTS),
-    [({who: cause}, f"{who} is not {cause!r}: {hint}") for (who, cause), hint in HINTS.items()],
+    PATIENTS,
+    HINTS,
 )

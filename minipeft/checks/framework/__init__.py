@@ -11,10 +11,11 @@ from minipeft.checks.framework.check import Check
 from minipeft.checks.framework.comparing import compare
 from minipeft.checks.framework.errors import CheckFailed, NotFinished, expect
 from minipeft.checks.framework.inputs import Draw
-from minipeft.checks.framework.numbers import NumberCheck
-from minipeft.checks.framework.trial import Mistake, Trial, View, mistake
+from minipeft.checks.framework.numbers import NumberCheck, diagnosis
+from minipeft.checks.framework.trial import DROPOUT, Mistake, Trial, View, mistake
 
 __all__ = [
+    "DROPOUT",
     "OMIT",
     "Case",
     "Check",
@@ -27,6 +28,7 @@ __all__ = [
     "View",
     "call",
     "compare",
+    "diagnosis",
     "expect",
     "mistake",
 ]

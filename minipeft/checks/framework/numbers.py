@@ -218,3 +218,19 @@ def _word(text: str) -> str:
 
 def _kind(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def diagnosis(
+    name: str, shows: str, causes: Mapping[str, str], hints: Mapping[tuple[str, str], str]
+) -> NumberCheck:
+    """The check of an exercise in which every patient gets its cause.
+
+    Args:
+        name, shows: as for NumberCheck.
+        causes: patient -> the right cause.
+        hints: (patient, wrong cause) -> what can be seen that speaks against it.
+    """
+    wrong = [
+        ({who: cause}, f"{who} is not {cause!r}: {hint}") for (who, cause), hint in hints.items()
+    ]
+    return NumberCheck(name, shows, dict(causes), wrong)

@@ -13,6 +13,15 @@ from torch import nn
 from minipeft.checks.framework.cases import Case, every_pair
 from minipeft.checks.framework.inputs import DTYPES, LAYOUTS, Draw
 
+DROPOUT: dict[str, Any] = dict(  # of a trial that counts how often each outcome of a dropout occurs
+    dtypes=("float64",),
+    layouts=("plain",),
+    gradients=("on",),
+    draws=True,
+    copies=2048,
+    silenced=("dropout", 0.0),
+)
+
 
 @dataclass(frozen=True)
 class Trial:
