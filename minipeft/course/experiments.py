@@ -174,6 +174,15 @@ def _check(arms: Mapping[str, Sequence[float]], seeds: Sequence[int], extend: in
             raise ValueError(f"The rates of {name!r} must differ and lie above 0.")
 
 
+def _said(change: Difference | Trend, where: str = "") -> str:
+    """Mean, half width and verdict of a change in words."""
+    if math.isnan(change.mean):
+        return "a run failed: undecided"
+    digits = ".1f" if change.unit == "points" else ".3g"
+    half = "?" if math.isnan(change.half) else f"{change.half:{digits}}"
+    return f"{change.mean:+{digits}} ± {half} {change.unit}{where}: {change.verdict}"
+
+
 @dataclass(frozen=True)
 class Difference:
     """a - b, paired by seed. In `unit`: mean, half (of the 95 % interval), margin."""
@@ -187,11 +196,7 @@ class Difference:
     @property
     def text(self) -> str:
         """Such as "+4.1 ± 1.2 points: better"."""
-        if math.isnan(self.mean):
-            return "a run failed: undecided"
-        digits = ".1f" if self.unit == "points" else ".3g"
-        half = "?" if math.isnan(self.half) else f"{self.half:{digits}}"
-        return f"{self.mean:+{digits}} ± {half} {self.unit}: {self.verdict}"
+        return _said(self)
 
     @property
     def rule(self) -> str:
@@ -257,11 +262,7 @@ class Trend:
     @property
     def text(self) -> str:
         """Such as "+12.0 ± 3.1 points over the sweep: rises"."""
-        if math.isnan(self.mean):
-            return "a run failed: undecided"
-        digits = ".1f" if self.unit == "points" else ".3g"
-        half = "?" if math.isnan(self.half) else f"{self.half:{digits}}"
-        return f"{self.mean:+{digits}} ± {half} {self.unit} over the sweep: {self.verdict}"
+        return _said(self, " over the sweep")
 
     @property
     def rule(self) -> str:

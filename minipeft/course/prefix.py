@@ -13,9 +13,9 @@ import random
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minipeft.contexts import evaluating
+from minipeft.course.prompt_tuning import nearest_words
 from minipeft.methods.method import Method
 from minipeft.methods.prefix import Prefix, PrefixPatch
 from minipeft.model.fingerprint import base_tensors, fingerprint
@@ -198,7 +198,7 @@ def output_changes(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> 
 
 def nearest(vectors: Tensor, words: Tensor) -> Tensor:
     """The cosine of every vector (n, C) with the word (V, C) that is nearest to it: (n,)."""
-    return (F.normalize(vectors, dim=-1) @ F.normalize(words, dim=-1).T).max(dim=-1).values
+    return nearest_words(vectors, words)[0]
 
 
 def words_as_pairs(model: Decoder, words: Tensor) -> Tensor:
