@@ -417,7 +417,9 @@ def test_an_interrupted_pass_leaves_nothing_of_a_memory(kind):
     """In each of the lines of a pass; the prefix acts, or is disabled."""
     model, inputs = copy.deepcopy(orders.base(kind)).eval(), orders.batch(kind)
     tuner = mp.attach(model, mp.Prefix(length=2), "a", seed=0)
+    fresh = orders.photograph(model)  # before any pass
     expected = orders.logits(model, inputs)
+    assert orders.photograph(model) == fresh
     for switch in (tuner.enable, tuner.disable):
         switch()
         before = orders.photograph(model)
