@@ -24,6 +24,7 @@ from weakref import WeakSet
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from minipeft.doors.door import doors
 from minipeft.model.libraries import unwrapped
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from minipeft.tuner import Tuner
 
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
+KNOWN: WeakSet[Tuner] = WeakSet()  # tuners that were attached and have not been given up
+HOOKS: list = []  # on the steps of every optimizer, as soon as there is a tuner
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
@@ -80,6 +83,9 @@ def update(model: nn.Module) -> None:
     """Let those tuners rest that should, and wake the others. Called whenever one of them came,
     left or was switched."""
     now = active(model)
+    KNOWN.update(tuners(model).values())
+    if KNOWN and not HOOKS:
+        HOOKS.append(register_optimizer_step_pre_hook(say_that_nothing_changes))
     for tuner in tuners(model).values():
         finished = any(tuner.name in later.finished for later in now)
         tuner.rest(finished or bool(tuner.base_values and tuner not in now))
@@ -143,6 +149,41 @@ def _tell(model: nn.Module) -> None:
             f"tuners={tuple(tuner.name for tuner in active(model))}.",
             stacklevel=5,
         )
+
+
+def why_untrained(tuner: Tuner) -> str | None:
+    """What keeps a tuner from being trained and what to do; None where nothing does."""
+    if tuner.detached:
+        return "was detached: attach it again, or train the model's parameters if you mean these"
+    if tuner.merged:
+        return "is merged: unmerge it first"
+    if not tuner.enabled:
+        return "is disabled: enable it first"
+    if tuner.resting:
+        return (
+            "was finished before a later one came: disable the later one to train it alone, or "
+            "train both with minipeft.train(..., tuners=(...))"
+        )
+    return None
+
+
+def say_that_nothing_changes(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Warn, once for a tuner, of a step over its parameters of which none has a gradient."""
+    told = [(tuner, why_untrained(tuner)) for tuner in list(KNOWN) if not tuner.told_of_idle_step]
+    idle = [(tuner, why) for tuner, why in told if why]
+    if not idle:
+        return
+    parameters = {p for group in optimizer.param_groups for p in group["params"]}
+    if any(p.grad is not None for p in parameters):
+        return
+    for tuner, why in idle:
+        if parameters.intersection(tuner.parameters()):
+            tuner.told_of_idle_step = True
+            warnings.warn(
+                f"This step of the optimizer changes nothing: {tuner.name!r}, whose parameters it "
+                f"has, {why}.",
+                stacklevel=3,
+            )
 
 
 def said(model: nn.Module) -> str:

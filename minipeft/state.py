@@ -6,7 +6,8 @@
 So `save_pretrained` and the checkpoints of transformers' Trainer hold a base that opens as it was,
 and `load_state_dict` on a model with the same tuners, as the Trainer goes on from a checkpoint,
 brings back both. A door says nothing of itself (`Door.state_dict`). A merged tuner is part of the
-base's weights and has no tensors of its own.
+base's weights and has no tensors of its own. What a patch has made of the base's weights, such as
+QLoRA's four bits, it makes anew when others are loaded (`Patch.base_loaded`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from minipeft.doors.door import bottom
+from minipeft.doors.patch import as_patch
+
 BEGIN = "minipeft."
 DOOR_NAMES = re.compile(r"(^|\.)patches\.")  # as states of versions up to 0.1 were written
 
 
 def register(model: nn.Module) -> Iterator:
-    """Handles of the two hooks, to be removed with the last tuner."""
+    """Handles of the hooks, to be removed with the last tuner."""
     yield model.register_state_dict_post_hook(add_tuners)
     yield model.register_load_state_dict_pre_hook(take_tuners)
+    yield model.register_load_state_dict_post_hook(tell_patches)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -72,3 +77,10 @@ def take_tuners(model, state: dict, prefix: str, _, strict, missing, unexpected,
                 f"{begin}{key} has shape {tuple(given[key].shape)} in the state, but "
                 f"{tuple(tensors[key].shape)} in this tuner."
             )
+
+
+def tell_patches(model: nn.Module, _) -> None:
+    """A hook after `load_state_dict`: patches made something of weights that may be others now."""
+    for door in vars(model)["minipeft"].doors if "minipeft" in vars(model) else ():
+        for patch in door.patches.values():
+            as_patch(patch).base_loaded(bottom(door))

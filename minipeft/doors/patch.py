@@ -29,6 +29,9 @@ class Patch(nn.Module):
     def bind_base(self, frozen: Callable[[], Tensor]) -> None:
         """Called once, when the patch comes into its door. frozen() is W without what is merged."""
 
+    def base_loaded(self, module: nn.Module) -> None:
+        """Called when `load_state_dict` may have given the frozen module other weights."""
+
     def before(self, x: Tensor) -> Tensor:
         """What the map, and the patches attached before this one, read instead of x."""
         return x
@@ -86,7 +89,7 @@ class PositionShift(Patch):
         self.shift = shift
 
 
-METHODS = ("bind_base", "before", "delta", "fold")
+METHODS = ("bind_base", "base_loaded", "before", "delta", "fold")
 FLAGS = ("needs_bias", "changes_weight")
 OF_MEMORIES = ("since", "window", "bias")
 
@@ -107,7 +110,7 @@ class ForeignPatch:
         return self.module(*inputs)
 
     bind_base, before, delta, fold = Patch.bind_base, Patch.before, Patch.delta, Patch.fold
-    trained_on = Patch.trained_on
+    base_loaded, trained_on = Patch.base_loaded, Patch.trained_on
 
     def base_replacement(self) -> nn.Module | None:
         return getattr(self.module, "replacement", None)

@@ -76,6 +76,9 @@ class QLoRAPatch(Patch):
     def base_replacement(self) -> Quantized | None:
         return self.replacement
 
+    def base_loaded(self, module: nn.Module) -> None:
+        self.replacement.keep(weight_of(module))
+
     def trained_on(self, weight: Tensor) -> Tensor:
         return self.replacement.weight(weight.dtype)
 
@@ -154,8 +157,7 @@ class QLoRA(LoRA):
             for patch in door.patches.values():
                 if isinstance(patch, QLoRAPatch) and patch.replacement.settings == settings:
                     return patch.replacement
-        weight = linear.weight.T if is_transposed(linear) else linear.weight  # (out, in)
-        return Quantized(weight, *settings)
+        return Quantized(weight_of(linear), *settings)
 
     def notes(self, tuner) -> list[str]:
         """Bytes of the quantized weights, and of the originals that stay."""
@@ -170,6 +172,11 @@ class QLoRA(LoRA):
             f"{small:,} bytes, {8 * small / numbers:.4g} bits each; the originals, {whole:,} "
             "bytes, are kept beside them for disable, detach and the rows of others"
         ]
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """W (out, in) of a linear map."""
+    return linear.weight.T if is_transposed(linear) else linear.weight
 
 
 def quantized_patches(tuner) -> list[QLoRAPatch]:

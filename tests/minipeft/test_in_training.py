@@ -8,6 +8,7 @@ import torch
 import zoo
 
 import minipeft as mp
+from minipeft.training.loss import loss_of
 
 QUIET = dict(progress=False, weight_decay=0.1)
 METHODS = {
@@ -284,6 +285,60 @@ def test_parameters_that_somebody_froze_need_no_warning():
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("norm" in name)
     assert train(model)[1] == []
+
+
+# ---- loops of one's own over a tuner that is not in training ----
+
+
+def own_loop(model, parameters, steps: int = 2) -> list[str]:
+    """Steps of an optimizer over these parameters, and what was warned of."""
+    optimizer = torch.optim.AdamW(parameters, 1e-2)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for batch in data()[:steps]:
+            optimizer.zero_grad()
+            loss = loss_of(model, batch)
+            if loss.requires_grad:
+                loss.backward()
+            optimizer.step()
+    return [str(warning.message) for warning in said]
+
+
+WHY = {
+    "rests": "'a', whose parameters it has, was finished before a later one came: disable",
+    "disabled": "'a', whose parameters it has, is disabled: enable it first",
+    "merged": "'a', whose parameters it has, is merged: unmerge it first",
+    "detached": "'a', whose parameters it has, was detached: attach it again",
+}
+
+
+@pytest.mark.parametrize("state", WHY)
+def test_a_step_over_a_tuner_that_is_not_in_training_says_so_once(state):
+    model = zoo.build("tiny-decoder")
+    tuner = mp.attach(model, mp.LoRA(rank=2), "a")
+    parameters = tuner.parameters()
+    assert own_loop(model, parameters) == []
+    if state == "rests":
+        mp.attach(model, mp.LoRA(rank=2), "b")
+    else:
+        {"disabled": tuner.disable, "merged": tuner.merge, "detached": tuner.detach}[state]()
+    for parameter in parameters:
+        parameter.grad = None
+    (sentence,) = own_loop(model, parameters)
+    assert sentence.startswith("This step of the optimizer changes nothing: " + WHY[state])
+    assert own_loop(model, parameters) == []
+
+
+def test_a_step_that_changes_something_needs_no_warning():
+    model = zoo.build("tiny-decoder")
+    first = mp.attach(model, mp.LoRA(rank=2), "a")
+    own_loop(model, first.parameters())
+    second = mp.attach(model, mp.LoRA(rank=2), "b")
+    assert own_loop(model, first.parameters() + second.parameters()) == []
+    other = torch.nn.Linear(2, 2)  # an optimizer that has nothing of the tuners
+    torch.optim.SGD(other.parameters(), 0.1).step()
+    second.detach()
+    assert own_loop(model, first.parameters()) == []
 
 
 # ---- two models around one backbone ----

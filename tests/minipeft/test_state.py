@@ -20,8 +20,8 @@ pairs = pytest.mark.parametrize("name, method", PAIRS)
 
 
 def tuned(name: str, method, seed: int = 0):
-    """A model with a tuner that does something."""
-    model = zoo.build(name)
+    """A model with a tuner that does something; another seed is another base as well."""
+    model = zoo.build(name, seed=seed)
     tuner = mp.attach(model, METHODS.get(method, method), seed=seed)
     zoo.shake(tuner)
     return model, tuner

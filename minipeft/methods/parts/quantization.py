@@ -126,6 +126,17 @@ class Quantized(nn.Module):
         compute: str | None = None,
     ) -> None:
         super().__init__()
+        self.settings = (kind, block, double, compute)
+        self.kind, self.block, self.double = kind, block, double
+        self.compute = None if compute is None else getattr(torch, compute)
+        self.keep(weight)
+
+    def keep(self, weight: Tensor) -> None:
+        """Remember W (out, in) in four bits, in the place of another one that was there.
+
+        Raises:
+            ValueError: W is empty, no matrix or not finite.
+        """
         if weight.dim() != 2 or not weight.numel() or not weight.is_floating_point():
             raise ValueError(
                 f"Only a matrix of floats can be quantized, not {tuple(weight.shape)} numbers of "
@@ -134,14 +145,11 @@ class Quantized(nn.Module):
         values = weight.detach().reshape(-1).float()  # (n,)
         if not bool(torch.isfinite(values).all()):
             raise ValueError("A weight with values that are not finite cannot be quantized.")
-        self.settings = (kind, block, double, compute)
-        self.kind, self.block, self.double = kind, block, double
-        self.compute = None if compute is None else getattr(torch, compute)
         self.shape, self.dtype = weight.shape, weight.dtype
-        codes, absmax = quantize_blocks(values, levels(kind), block)
+        codes, absmax = quantize_blocks(values, levels(self.kind), self.block)
         high, low = F.pad(codes, (0, len(codes) % 2)).view(-1, 2).unbind(1)  # pairs: (n / 2,) each
         self.register_buffer("packed", high << 4 | low)  # (ceil(n / 2),) uint8
-        if double:
+        if self.double:
             mean = absmax.mean()
             small, scales = quantize_blocks(absmax - mean, dynamic_levels(), SCALES_PER_BLOCK)
             self.register_buffer("mean", mean)  # () fp32
