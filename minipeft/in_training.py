@@ -85,7 +85,7 @@ def update(model: nn.Module) -> None:
     now = active(model)
     KNOWN.update(tuners(model).values())
     if KNOWN and not HOOKS:
-        HOOKS.append(register_optimizer_step_pre_hook(say_that_nothing_changes))
+        HOOKS.append(register_optimizer_step_pre_hook(look_at_step))
     for tuner in tuners(model).values():
         finished = any(tuner.name in later.finished for later in now)
         tuner.rest(finished or bool(tuner.base_values and tuner not in now))
@@ -167,23 +167,36 @@ def why_untrained(tuner: Tuner) -> str | None:
     return None
 
 
-def say_that_nothing_changes(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Warn, once for a tuner, of a step over its parameters of which none has a gradient."""
-    told = [(tuner, why_untrained(tuner)) for tuner in list(KNOWN) if not tuner.told_of_idle_step]
-    idle = [(tuner, why) for tuner, why in told if why]
-    if not idle:
+def look_at_step(optimizer: torch.optim.Optimizer, *_) -> None:
+    """Before a step: warn, once for a tuner, where it does not do to it what it seems to."""
+    suspects = [t for t in list(KNOWN) if not t.told_of_step and (why_untrained(t) or half_of(t))]
+    if not suspects:
         return
     parameters = {p for group in optimizer.param_groups for p in group["params"]}
-    if any(p.grad is not None for p in parameters):
-        return
-    for tuner, why in idle:
-        if parameters.intersection(tuner.parameters()):
-            tuner.told_of_idle_step = True
-            warnings.warn(
-                f"This step of the optimizer changes nothing: {tuner.name!r}, whose parameters it "
-                f"has, {why}.",
-                stacklevel=3,
+    gradients = any(p.grad is not None for p in parameters)
+    for tuner in suspects:
+        sentence = None
+        if not gradients and (why := why_untrained(tuner)):
+            if parameters.intersection(tuner.parameters()):
+                sentence = (
+                    f"This step of the optimizer changes nothing: {tuner.name!r}, whose parameters "
+                    f"it has, {why}."
+                )
+        elif half := parameters.intersection(half_of(tuner)):
+            dtype = str(next(iter(half)).dtype).removeprefix("torch.")
+            sentence = (
+                f"{tuner.name!r} trains {sum(p.numel() for p in half):,} parameters in {dtype}, "
+                "where a small step is rounded away: train with minipeft.train, which keeps them "
+                "in float32, or load the base in float32."
             )
+        if sentence:
+            tuner.told_of_step = True
+            warnings.warn(sentence, stacklevel=3)
+
+
+def half_of(tuner: Tuner) -> list[nn.Parameter]:
+    """Base parameters in half precision that a tuner trains in place."""
+    return [p for p in tuner.base_values if p.element_size() < 4]
 
 
 def said(model: nn.Module) -> str:

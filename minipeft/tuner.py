@@ -127,7 +127,7 @@ class Tuner(Installer, BatchWrapping):
         self.first_digest = 0  # of the values that it came with
         self.finished: set[str] = set()  # tuners that had been trained when this one came
         self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
-        self.told_of_idle_step = False  # see in_training.say_that_nothing_changes
+        self.told_of_step = False  # see in_training.look_at_step
 
     # ---- what a user calls ----
 

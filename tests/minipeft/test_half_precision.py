@@ -249,3 +249,18 @@ def test_a_float64_base_and_a_float32_base_keep_their_dtype():
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             mp.train(model, [zoo.batch("bert", "classification")], 1, progress=False)
+
+
+@halves
+@pytest.mark.parametrize("method", IN_PLACE)
+def test_a_loop_of_ones_own_in_half_precision_is_told_once(method, dtype):
+    model = rounded("gpt2", dtype)
+    tuner = mp.attach(model, IN_PLACE[method])
+    optimizer = torch.optim.SGD(tuner.parameters(), 1e-5)
+    with pytest.warns(UserWarning, match="float16, where a small step is rounded away: train with"):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+        run(rounded("gpt2", dtype), "gpt2", IN_PLACE[method])  # minipeft.train keeps float32 values
+        run(rounded("gpt2", dtype, wide=True), "gpt2", IN_PLACE[method])
