@@ -2,7 +2,8 @@
 
 Path: attach(model, AdaLoRA(...)) -> AdaLoRA.install -> tuner.add(place, AdaLoRAPatch) ->
 WeightDoor.forward, which computes y = W0 x and calls AdaLoRAPatch.forward(x, y) in every pass. In
-training `penalty` is added to the loss and parts/budget.py prunes after every step.
+training `penalty` is added to the loss and parts/budget.py prunes after every step. A door stands
+in the place of a frozen layer and calls the patches of every tuner.
 
 Section 3.1. The detour has the form of a singular value decomposition, so that a direction can be
 taken away without touching the others:

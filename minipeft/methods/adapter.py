@@ -4,14 +4,16 @@ Houlsby et al. 2019 (arXiv 1902.00751), section 2.1 and figure 2.
 
 Path: attach(model, Adapter(...)) -> Adapter.install -> tuner.add(place, AdapterPatch) ->
 WeightDoor.forward of a sublayer's output projection, which computes y and calls
-AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream.
+AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream. A door stands in
+the place of a frozen layer and calls the patches of every tuner.
 
 What a sublayer gives back, h, is changed (the numbers of the equations are ours):
 
-    h <- h + W_up phi(W_down h + b_down) + b_up                                         (eq. 1)
+    h <- h + s (W_up phi(W_down h + b_down) + b_up)                                     (eq. 1)
     h <- h + s (W_up phi(W_down x + b_down) + b_up)           parallel, x the input     (eq. 2)
 
     W_down (m, C)   b_down (m,)   W_up (C, m)   b_up (C,)   all trained     m << C the bottleneck
+    s = `scale`, a fixed number; 1, as Houlsby et al. have it, unless it is set
     h (N, T, C) -> W_down h (N, T, m) -> phi -> W_up (..) (N, T, C), which is added to h
 
 | placement  | where it stands                                   | paper                          |

@@ -13,6 +13,10 @@ chosen per task. Base parameters that are trained keep a copy of their first val
 `detach` can give the base back bit for bit, and `disable` can compare. In a half-precision model
 they stay so, and `train` keeps float32 values beside them while it runs.
 
+Path: attach(model, TopLayers(2)) -> TopLayers.install -> tuner.unfreeze(parameters), which lets the
+base's own parameters ask for gradients: the one kind of tuner that changes no layer's forward and
+needs no door. HeadOnly.install -> tuner.copy(path) puts a trained copy in the head's place.
+
 Departure: a language head that shares its matrix with the word embeddings is not trained by
 TopLayers (it lies at both ends of the model); HeadOnly trains a separate copy of it.
 """

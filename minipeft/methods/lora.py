@@ -1,16 +1,17 @@
 """LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), in the weights door.
 
 Path: attach(model, LoRA(...)) -> LoRA.install -> tuner.add(place, LoRAPatch) -> WeightDoor.forward,
-which computes y = W0 x and calls LoRAPatch.forward(x, y) in every pass.
+which computes y = W0 x and calls LoRAPatch.forward(x, y) in every pass. A door stands in the place
+of a frozen layer and calls the patches of every tuner.
 
-Section 4.1. A frozen linear map W0 is followed by a low-rank detour, which alone is trained:
+Section 4.1. A frozen linear map W0 gets a low-rank detour beside it, which alone is trained:
 
     h = W0 x + (alpha / r) B A x                                                        (eq. 3)
 
     W0 (out, in) frozen    A (r, in) trained    B (out, r) trained    x (in,)    h (out,)
 
     With N rows of T tokens, in = out = 64 and r = 8: x (N, T, 64) -> A x (N, T, 8) ->
-    B A x (N, T, 64), which is scaled and added to W0 x (N, T, 64).
+    B A x (N, T, 64), added to W0 x (N, T, 64). The code scales A x, which has the fewest numbers.
 
 Start: B = 0, so that h = W0 x exactly; A is random. Then dL/dA = 0 at the first step and dL/dB is
 not: B moves first.

@@ -1,7 +1,8 @@
 """LoRA on an embedding, in the weights door (Hu et al. 2021, arXiv 2106.09685, and loralib).
 
 Path: attach(model, LoRAEmbedding(...)) -> LoRAEmbedding.install -> LoRAEmbeddingPatch in a
-WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y).
+WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y). A
+door stands in the place of a frozen layer and calls the patches of every tuner.
 
 An embedding is a linear map of one-hot vectors: row i of E is what it says of id i. So the detour
 of LoRA's equation 3 is a product of two small tables, of which row i is looked up as well:

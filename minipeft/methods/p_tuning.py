@@ -5,7 +5,8 @@
 Path: attach(model, PTuning(...)) -> PTuning.install -> tuner.add_virtual_tokens(PromptEncoder),
 which gives the pseudo tokens n ids beyond the vocabulary; tuner.wrap puts them and the template's
 words into a batch -> WordDoor, which stands where the token embedding stood, looks them up by
-calling PromptEncoder.forward().
+calling PromptEncoder.forward(). A door stands in the place of a frozen layer and calls the patches
+of every tuner.
 
 The input x is put into a template of pseudo tokens [P] and real words ("anchors"), with a place for
 the answer:

@@ -1,8 +1,9 @@
 """P-tuning v2: deep prompts for understanding tasks (Liu et al. 2022, arXiv 2110.07602).
 
-In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install
--> tuner.add_memory(site, PrefixPatch) -> MemoryDoor.forward, which calls PrefixPatch.forward(x) in
-every pass and puts the P_k, P_v that it gives before the keys and values of its attention layer.
+In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install ->
+tuner.add_memory(site, PrefixPatch) -> MemoryDoor.forward, which calls PrefixPatch.forward(x) in
+every pass and puts the P_k, P_v that it gives before the keys and values of its attention layer. A
+door stands in the place of a frozen layer and calls the patches of every tuner.
 
 Section 3. It is prefix-tuning, brought to encoders and to classification and tagging:
 

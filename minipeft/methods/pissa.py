@@ -1,7 +1,8 @@
 """PiSSA: principal singular values and vectors adaptation (Meng et al. 2024, arXiv 2404.02948).
 
 In the weights door. Path: attach(model, PiSSA(...)) -> LoRA.install -> tuner.add(place, PiSSAPatch)
--> WeightDoor.forward, which computes y = W0 x and calls PiSSAPatch.forward(x, y) in every pass.
+-> WeightDoor.forward, which computes y = W0 x and calls PiSSAPatch.forward(x, y) in every pass. A
+door stands in the place of a frozen layer and calls the patches of every tuner.
 
 Section 3. LoRA starts at zero; PiSSA starts at the best approximation of rank r that the weight
 itself has, W0 = U S V^T, and freezes the rest:

@@ -1,10 +1,11 @@
 """Prefix-tuning (Li & Liang 2021, arXiv 2101.00190), in the memory door.
 
 Path: attach(model, Prefix(...)) -> Prefix.install -> tuner.add_memory(site, PrefixPatch) ->
-MemoryDoor.forward, which calls PrefixPatch.forward(x) in every pass and lays what it gives before
-the keys and values of the attention layer:
+MemoryDoor.forward. A door stands in the place of a frozen layer, this one of an attention layer; in
+every pass it calls PrefixPatch.forward(x) and lays what it gives before the keys and values of its
+layer:
 
-    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      Q (N, H, T, D)   K, V (N, H, S, D), frozen
+    softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      Q (N, H, T, D)   K, V (N, H, S, D) frozen, S keys
 
 Section 4.3. The P_k and P_v of all L layers come out of one matrix P' through one MLP (row by row;
 the numbers of the equations are ours):
@@ -94,7 +95,8 @@ class PrefixPatch(MemoryPatch):
     counted in layers.  shape: (H, D).  dropout: of the numbers in P_k and P_v.
     """
 
-    since = bias = window = None  # what else a memory may say of itself: see MemoryDoor
+    # Every token reads all of it, and T5's scores of its keys get no bias: see MemoryPatch.
+    since = bias = window = None
 
     def __init__(self, encoder: PrefixEncoder, index: int, shape: tuple[int, int], dropout=0.0):
         super().__init__()

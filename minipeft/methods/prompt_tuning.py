@@ -4,7 +4,8 @@ arXiv 2104.08691, in the words door.
 
 Path: attach(model, PromptTuning(...)) -> PromptTuning.install -> tuner.add_virtual_tokens(Prompt),
 which gives the prompt P ids beyond the vocabulary; tuner.wrap puts them into a batch -> WordDoor,
-which stands where the token embedding stood, looks them up by calling Prompt.forward().
+which stands where the token embedding stood, looks them up by calling Prompt.forward(). A door
+stands in the place of a frozen layer and calls the patches of every tuner.
 
 Section 2. The frozen model reads the prompt, then the embedded input:
 

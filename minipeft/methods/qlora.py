@@ -2,7 +2,8 @@
 
 Path: attach(model, QLoRA(...)) -> QLoRA.install -> tuner.surround(path, QLoRAPatch) ->
 WeightDoor.forward, which calls the patch's four bits (`Quantized` of parts/quantization.py) in the
-place of the base's map, then QLoRAPatch.forward(x, y).
+place of the base's map, then QLoRAPatch.forward(x, y). A door stands in the place of a frozen layer
+and calls the patches of every tuner.
 
 Section 3. The frozen W0 is kept in NF4 with doubly quantized scales, and is made a matrix of floats
 only for the moment of a multiplication:

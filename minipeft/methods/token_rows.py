@@ -1,7 +1,8 @@
 """Rows of the vocabulary that are trained in full: 🤗 PEFT's `trainable_token_indices`.
 
 In the weights door. Path: attach(model, TokenRows(...)) -> TokenRows.install -> TokenRowsPatch in a
-WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y).
+WeightDoor around the embedding, which looks up y = E[ids] and calls the patch's forward(ids, y). A
+door stands in the place of a frozen layer and calls the patches of every tuner.
 
 New tokens, or a few that mean something else in this task, get vectors of their own, and all others
 stay as they are (the number of the equation is ours):

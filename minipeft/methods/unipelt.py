@@ -3,8 +3,9 @@
 arXiv 2110.07577, in the memory door and the weights door.
 
 Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
-tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which call them in every pass;
-these (parts/gates.py) call Gate.forward(x) and multiply by it what their submodule adds:
+tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which stand in the places of
+frozen layers and call them in every pass; these (parts/gates.py) call Gate.forward(x) and multiply
+by it what their submodule adds:
 
     GatedPatch(x, y) = y + g change      change: what a LoRA makes of y = 0, an adapter without skip
     GatedMemory(x) = g P_k, g P_v
