@@ -120,13 +120,24 @@ MODULES = [p for p in sorted(FOLDER.glob("test_*.py")) if "EXERCISES" not in p.r
 MODULES = [p for p in MODULES if re.search(r"\bchecks\.\w+\(", p.read_text("utf-8"))]
 
 
-def said_by(check, candidate):
-    """What a learner sees under the cell."""
+def error_of(check, candidate):
+    """What a check raises, None where it accepts."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             check(candidate)
-    except checks.NotFinished as error:
-        return "unfinished", sandbox.clean(error)
     except checks.CheckFailed as error:
-        return "failed", sandbox.clean(error)
-    return "passed", ""
+        return error
+    return None
+
+
+def verdict_of(error):
+    """What a learner sees under the cell."""
+    if error is None:
+        return "passed", ""
+    unfinished = isinstance(error, checks.NotFinished)
+    return "unfinished" if unfinished else "failed", sandbox.clean(error)
+
+
+def said_by(check, candidate):
+    """What a learner sees under the cell, of a solution."""
+    return verdict_of(error_of(check, candidate))

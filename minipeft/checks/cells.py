@@ -62,7 +62,13 @@ class Cell:
 
     @property
     def nodes(self) -> list[ast.stmt]:
-        return [] if self.text is None else ast.parse(self.text).body
+        return [] if self.text is None else _parsed(self.text)
+
+
+@functools.lru_cache(maxsize=128)
+def _parsed(text: str) -> list[ast.stmt]:
+    """The statements of a text that is Python; nobody changes them."""
+    return ast.parse(text).body
 
 
 def read_cells(notebook: dict) -> tuple[Cell, ...]:
@@ -78,6 +84,7 @@ def read_cells(notebook: dict) -> tuple[Cell, ...]:
     return tuple(cells)
 
 
+@functools.lru_cache(maxsize=128)
 def python_of(source: str) -> str | None:
     """A cell's text as Python of as many lines, without what only IPython understands.
 
@@ -141,16 +148,20 @@ def compiled(node: ast.stmt, label: str, flags: int) -> CodeType:
 def statements(cells: tuple[Cell, ...]) -> tuple[Statement, ...]:
     """Every statement at the top level of the cells, in order, that can run by itself."""
     flags = features(cells)
+    return tuple(s for index, cell in enumerate(cells) for s in _statements_of(cell, index, flags))
+
+
+@functools.lru_cache(maxsize=128)
+def _statements_of(cell: Cell, index: int, flags: int) -> tuple[Statement, ...]:
     result = []
-    for index, cell in enumerate(cells):
-        for node in cell.nodes:
-            try:
-                code = compiled(node, "<cell>", flags)
-            except (SyntaxError, ValueError, RecursionError, MemoryError):
-                continue  # `return` or `await` outside of a function
-            binds, needs = _global_names(code)
-            needs |= _annotated(node)
-            result.append(Statement(index, node, binds, needs, _changes(node)))
+    for node in cell.nodes:
+        try:
+            code = compiled(node, "<cell>", flags)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue  # `return` or `await` outside of a function
+        binds, needs = _global_names(code)
+        needs |= _annotated(node)
+        result.append(Statement(index, node, binds, needs, _changes(node)))
     return tuple(result)
 
 

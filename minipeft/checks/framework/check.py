@@ -310,7 +310,9 @@ class Check:
             text = small_case(
                 smallest.case, trial.every_axis, smallest.wanted.inputs, smallest.difference
             )
-        raise CheckFailed(sentence, text) from smallest.given.error
+        error = CheckFailed(sentence, text)
+        error.failed = trial, failures[0].case
+        raise error from smallest.given.error
 
     def _reduced(self, trial: Trial, candidate: Any, failure: Failure, simpler) -> Failure:
         """The simplest case that fails in the same way."""

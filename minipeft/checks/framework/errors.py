@@ -16,10 +16,12 @@ class CheckFailed(AssertionError):
     """The learner's object does not do what the exercise asks.
 
     The message is one sentence that names the mistake. `case` shows the smallest case that fails:
-    what came in, what is wanted, what was given.
+    what came in, what is wanted, what was given. `failed` is the trial and the case where it showed
+    first, if one call was enough to show it.
     """
 
     mark = f"{RED}✗"
+    failed = None
 
     def __init__(self, sentence: str, case: str = "") -> None:
         super().__init__(sentence)
