@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
@@ -115,8 +116,14 @@ def llamas() -> list[dict]:
     return [zoo.batch("llama", rows=3, seed=seed) for seed in range(3)]
 
 
+def write_end(out: Path, rank: int) -> None:
+    """Called as the process ends: is it still bound to the others?"""
+    (out / f"end-{rank}.json").write_text(json.dumps(torch.distributed.is_initialized()))
+
+
 def main(out: Path) -> None:
     rank = int(os.environ["RANK"])
+    atexit.register(write_end, out, rank)  # what is registered first is called last
     for case in CASES:  # the other process begins with other numbers: the first one's are taken
         history, tensors = train(case, out / "two", seed=rank)
         save_file(tensors, out / f"{case}-{rank}.safetensors")

@@ -24,6 +24,7 @@ The commands `train` and `compare` refuse torchrun: their processes would all wr
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -52,8 +53,16 @@ def process_group(
     if not dist.is_initialized() and named():
         device = next(iter(parameters.values())).device
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(leave)
     several = dist.is_initialized() and dist.get_world_size() > 1
     return MultiProcess(model, parameters, seed) if several else SingleProcess()
+
+
+def leave() -> None:
+    """Leave the other processes before Python ends: torch's threads that still wait for them then
+    would abort a process that has done all its work."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def named() -> bool:

@@ -123,6 +123,12 @@ def test_processes_that_read_different_batches_are_stopped(folder):
         assert "do not read the same batches" in sentence
 
 
+def test_a_process_leaves_the_others_before_it_ends(folder):
+    """Else torch's threads abort it now and then, after all its work is done."""
+    for rank in (0, 1):
+        assert json.loads((folder / f"end-{rank}.json").read_text()) is False
+
+
 def test_one_process_joins_nobody(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     model, _ = processes.start("decoder")
