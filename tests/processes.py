@@ -1,4 +1,9 @@
-"""What test_parallel.py starts with torchrun: runs on two processes, their results in a folder."""
+"""What test_parallel.py starts with torchrun: runs on two processes, their results in a folder.
+
+`processes.py OUT` does the runs of CASES, `processes.py OUT sharded` the one on a sharded base. The
+latter ends by `os._exit`: caches of torch's FSDP2 keep a process group that was destroyed, and its
+threads abort a process now and then while Python ends, long after its work is done.
+"""
 
 from __future__ import annotations
 
@@ -132,8 +137,6 @@ def main(out: Path) -> None:
     history, tensors = train("decoder", out / "begun by one", resume=True)
     save_file(tensors, out / f"resumed-{rank}.safetensors")
     history.save(out / f"resumed-{rank}.json")
-    sharded(out, rank)
-
     model, _ = start("decoder")
     batches = [zoo.batch("tiny-decoder", seed=rank)]
     try:
@@ -144,4 +147,8 @@ def main(out: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if sys.argv[2:] == ["sharded"]:
+        torch.distributed.init_process_group("gloo")
+        sharded(Path(sys.argv[1]), int(os.environ["RANK"]))
+        os._exit(0)
     main(Path(sys.argv[1]))

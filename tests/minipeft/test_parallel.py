@@ -45,6 +45,14 @@ def folder(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def sharded_folder(tmp_path_factory) -> Path:
+    """What two processes have written, each of which holds one half of the base."""
+    out = tmp_path_factory.mktemp("sharded")
+    torchrun(Path(processes.__file__), out, "sharded")
+    return out
+
+
 def same(ours: History, theirs: History) -> None:
     close(ours.losses, theirs.losses, dtype=torch.float32, roundings=LOSS)
     close(ours.gradient_norms, theirs.gradient_norms, dtype=torch.float32, roundings=LOSS)
@@ -92,7 +100,7 @@ def test_resumed_by_another_number_of_processes(folder, tmp_path):
     same_weights(tensors_again, tensors)
 
 
-def test_a_frozen_base_may_be_sharded(folder, tmp_path):
+def test_a_frozen_base_may_be_sharded(sharded_folder, tmp_path):
     """FSDP2: each process holds half of the base; outputs, gradients and the run are the same."""
     model = zoo.build("llama")
     tuner = mp.attach(model, processes.LORA, seed=0)
@@ -100,7 +108,7 @@ def test_a_frozen_base_may_be_sharded(folder, tmp_path):
     output = model(**zoo.batch("llama"))
     output.loss.backward()
     for rank in (0, 1):
-        tensors = load_file(folder / f"sharded-{rank}.safetensors")
+        tensors = load_file(sharded_folder / f"sharded-{rank}.safetensors")
         close(tensors["logits"], output.logits)
         for number, parameter in enumerate(tuner.parameters()):
             close(tensors[f"grad.{number}"], parameter.grad)
@@ -110,11 +118,11 @@ def test_a_frozen_base_may_be_sharded(folder, tmp_path):
         **dict(evaluate=lambda model: -model(**data[0]).loss.item(), progress=False),
     )
     for rank in (0, 1):
-        same(History.load(folder / f"sharded-{rank}.json"), history)
+        same(History.load(sharded_folder / f"sharded-{rank}.json"), history)
         whole = zoo.build("llama")  # the file knows the whole base by its fingerprint
-        loaded = mp.load(whole, folder / f"sharded-{rank}")
+        loaded = mp.load(whole, sharded_folder / f"sharded-{rank}")
         same_weights(loaded.named_tensors(), tuner.named_tensors())
-        assert "sharded base" in json.loads((folder / f"merge-{rank}.json").read_text())
+        assert "sharded base" in json.loads((sharded_folder / f"merge-{rank}.json").read_text())
 
 
 def test_processes_that_read_different_batches_are_stopped(folder):
