@@ -59,13 +59,14 @@ def seconds(way: dict[str, str], work: tuple[str, int, int]) -> float:
 def run(options) -> list[Sheet]:
     """One table: settings by loads, both trainings in each cell."""
     loads = dict(list(LOADS.items())[: 2 if options.quick else None])
-    works = [(name, rows, 1 if options.quick else steps) for name, rows, steps in WORK]
-    rounds = 1 if options.quick else 3
-    seconds_of = {(way, at): [[] for _ in works] for way in WAYS for at in loads}
+    works, ways, rounds = WORK, WAYS, 3
+    if options.quick:
+        works, ways, rounds = [(*WORK[0][:2], 1)], dict(list(WAYS.items())[-2:]), 1
+    seconds_of = {(way, at): [[] for _ in works] for way in ways for at in loads}
     for at, processes in loads.items():
         with load(processes) if processes else nullcontext():
             for _ in range(rounds):
-                for way, settings in WAYS.items():
+                for way, settings in ways.items():
                     for times, work in zip(seconds_of[way, at], works, strict=True):
                         times.append(seconds(settings, work))
     spreads = {key: [quartiles(values) for values in times] for key, times in seconds_of.items()}
@@ -77,11 +78,11 @@ def run(options) -> list[Sheet]:
         2,
         lambda axes: bars(
             axes,
-            {at: {way: spreads[way, at][-1] for way in WAYS} for at in loads},
+            {at: {way: spreads[way, at][-1] for way in ways} for at in loads},
             f"seconds for {works[-1][2]} steps of {works[-1][0]}",
         ),
     )
-    for way in WAYS:
+    for way in ways:
         cells = [" / ".join(f"{middle:.1f}" for _, middle, _ in spreads[way, at]) for at in loads]
         sheet.rows.append([way, *cells])
     sheet.notes.append(
