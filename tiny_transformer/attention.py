@@ -16,10 +16,14 @@ cross-attention it is what the encoder wrote.
 
 Parameters: 4 C^2 + 4 C.
 
+`MultiHeadAttention` is that and no more; `Attention` adds two things to it:
+
+**The cache.** To write word after word, keys and values of earlier tokens are kept (`remember`).
+
 **The memory door.** `attention.memory` may hold extra keys and values, each (B or 1, H, P, D). They
-are put before the keys and values of the context, and every query may look at them. They never
-enter the cache and take no position. Prefix-tuning and P-Tuning v2 live here; with
-`memory = None` nothing happens.
+are put before the keys and values of the context, and every query may look at them
+(`put_in_front`). They never enter the cache and take no position. Prefix-tuning and P-Tuning v2
+live here; with `memory = None` nothing happens.
 
 The models compute `mix` by torch's kernel for the same: see fused_attention.py.
 """
@@ -80,8 +84,49 @@ def padding_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
     return mask[:, None, None, :]  # (B, 1, 1, S)
 
 
-class Attention(nn.Module):
-    """Multi-head attention with a memory door and a key-value cache.
+def remember(cache: dict, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """The cache of one layer: what was computed for earlier tokens is not computed again.
+
+    Args:
+        cache: empty before the first step; afterwards "key" and "value" of all tokens so far.
+        key, value: of the new tokens, each (B, H, T, D).
+
+    Returns:
+        Keys and values of all tokens, the earlier ones first, each (B, H, past + T, D). The cache
+        holds the same two.
+    """
+    if cache:
+        key = torch.cat([cache["key"], key], dim=2)  # (B, H, past + T, D)
+        value = torch.cat([cache["value"], value], dim=2)  # (B, H, past + T, D)
+    cache["key"], cache["value"] = key, value
+    return key, value
+
+
+def put_in_front(
+    memory: tuple[Tensor, Tensor], key: Tensor, value: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The memory door: P pairs that belong to no token stand before those of the tokens.
+
+    Args:
+        memory: keys and values, each (B, H, P, D), or (1, H, P, D) for all rows of the batch.
+        key, value: of the tokens, each (B, H, S, D).
+        mask: added to the scores over the S keys, (B or 1, 1, T or 1, S); None hides nothing.
+
+    Returns:
+        Keys and values (B, H, P + S, D) and the mask (B or 1, 1, T or 1, P + S), in which every
+        query may look at the memory; None stays None.
+    """
+    more_keys, more_values = memory
+    B, P = len(key), more_keys.shape[2]
+    key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
+    value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)  # (B, H, P + S, D)
+    if mask is not None:
+        mask = F.pad(mask, (P, 0))  # (..., P + S): a zero means "may look"
+    return key, value, mask
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention in H heads.
 
     Args:
         width: C.
@@ -89,9 +134,7 @@ class Attention(nn.Module):
         dropout: share of attention weights set to zero in training.
 
     Attributes:
-        memory: None, or extra (keys, values), each (B or 1, H, P, D); a third entry, (B, P) of
-            True and False or None, says which of it a row may look at; (B, T, P): each token.
-        keep_weights: when True, `weights` holds the last attention weights (B, H, T, P + S).
+        keep_weights: when True, `weights` holds the last attention weights (B, H, T, S).
     """
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0):
@@ -102,12 +145,11 @@ class Attention(nn.Module):
         self.key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.output = nn.Linear(width, width)
-        self.memory: tuple[Tensor, ...] | None = None
         self.keep_weights = False
         self.weights: Tensor | None = None
 
     def split(self, x: Tensor) -> Tensor:
-        """(B, T, C) -> (B, H, T, D): each head gets its own D numbers."""
+        """(B, T, C) -> (B, H, T, D): each head gets D neighbouring numbers of every token."""
         B, T, C = x.shape
         return x.view(B, T, self.heads, C // self.heads).transpose(1, 2)
 
@@ -122,7 +164,6 @@ class Attention(nn.Module):
         context: Tensor | None = None,
         mask: Tensor | None = None,
         causal: bool = False,
-        cache: dict | None = None,
     ) -> Tensor:
         """Mix information between tokens.
 
@@ -130,26 +171,15 @@ class Attention(nn.Module):
             x: (B, T, C), the tokens that ask.
             context: (B, S, C), the tokens that answer; None for self-attention.
             mask: (B, 1, T, S), added to the scores, see `attend`.
-            causal: token i sees tokens 0..i only. With a cache, earlier tokens are the past.
-            cache: a dict that this layer fills and reads; pass the same one at the next step.
+            causal: token i sees tokens 0..i only.
 
         Returns:
             (B, T, C).
         """
+        source = x if context is None else context
         query = self.split(self.query(x))  # (B, H, T, D)
-        if context is not None and cache:  # cross-attention: the encoder's output does not change
-            key, value = cache["key"], cache["value"]
-        else:
-            source = x if context is None else context
-            key = self.split(self.key(source))  # (B, H, S, D)
-            value = self.split(self.value(source))  # (B, H, S, D)
-            if context is None and cache:
-                key = torch.cat([cache["key"], key], dim=2)  # (B, H, past + T, D)
-                value = torch.cat([cache["value"], value], dim=2)
-        if cache is not None:
-            cache["key"], cache["value"] = key, value
-        if self.memory is not None:
-            key, value, mask = self.add_memory(key, value, mask)
+        key = self.split(self.key(source))  # (B, H, S, D)
+        value = self.split(self.value(source))  # (B, H, S, D)
         heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)
         return self.output(self.join(heads))
 
@@ -174,10 +204,50 @@ class Attention(nn.Module):
         future = causal_mask(T, S, query)  # (T, S)
         return future if mask is None else torch.minimum(mask, future)  # (B, 1, T, S)
 
+
+class Attention(MultiHeadAttention):
+    """Multi-head attention with a memory door and a key-value cache.
+
+    Attributes:
+        memory: None, or extra (keys, values), each (B or 1, H, P, D); a third entry, (B, P) of
+            True and False or None, says which of it a row may look at; (B, T, P): each token.
+        keep_weights: when True, `weights` holds the last attention weights (B, H, T, P + S).
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__(width, heads, dropout)
+        self.memory: tuple[Tensor, ...] | None = None
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        cache: dict | None = None,
+    ) -> Tensor:
+        """As in MultiHeadAttention. With a cache, earlier tokens are the past.
+
+        cache: a dict that this layer fills and reads; pass the same one at the next step.
+        """
+        query = self.split(self.query(x))  # (B, H, T, D)
+        if context is not None and cache:  # cross-attention: the encoder's output does not change
+            key, value = cache["key"], cache["value"]  # (B, H, S, D)
+        else:
+            source = x if context is None else context
+            key = self.split(self.key(source))  # (B, H, S, D)
+            value = self.split(self.value(source))  # (B, H, S, D)
+            if cache is not None:
+                key, value = remember(cache, key, value)  # (B, H, past + T, D)
+        if self.memory is not None:
+            key, value, mask = self.add_memory(key, value, mask)
+        heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)
+        return self.output(self.join(heads))
+
     def add_memory(
         self, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Put the memory before the keys and values; every query of a row may look at it."""
+        """Put the memory before the keys and values; a third entry hides parts of it."""
         B, H, S, D = key.shape
         more_keys, more_values = (m.to(key.dtype) for m in self.memory[:2])  # (B or 1, H, P, D)
         visible = self.memory[2] if len(self.memory) == 3 else None  # (B, P) or (B, T, P)
@@ -187,13 +257,11 @@ class Attention(nn.Module):
                 f"The memory's keys {tuple(more_keys.shape)} and values {tuple(more_values.shape)} "
                 f"must both be ({B} or 1, {H}, P, {D}) for this batch."
             )
-        if mask is not None or visible is not None:
-            mask = key.new_zeros(1, 1, 1, S) if mask is None else mask
-            mask = F.pad(mask, (P, 0))  # (..., T, P + S): a zero means "may look"
+        if visible is not None and mask is None:
+            mask = key.new_zeros(1, 1, 1, S)
+        key, value, mask = put_in_front((more_keys, more_values), key, value, mask)
         if visible is not None:
             visible = visible[:, None] if visible.dim() == 2 else visible  # (B, 1 or T, P)
             hidden = F.pad(~visible, (0, S))[:, None]  # (B, 1, 1 or T, P + S)
             mask = mask.masked_fill(hidden, torch.finfo(mask.dtype).min)
-        key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
-        value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)
         return key, value, mask
