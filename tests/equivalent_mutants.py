@@ -48,9 +48,9 @@ EQUIVALENT = {
         "x.view(B, T, self.heads, C // self.heads).transpose(2, 1)": ORDER,
         "join: heads.transpose(1, 2) -> heads.transpose(2, 1)": ORDER,
         "forward: mask detached": "a mask is made of zeros and the lowest number, not learnt",
-        "forward: context is None and cache -> cache": (
-            "with a context and a filled cache this branch is not reached"
-        ),
+    },
+    "put_in_front": {
+        "put_in_front: mask detached": "a mask is made of zeros and the lowest number, not learnt",
     },
     "behind_last": {
         "behind_last: mask detached": "a mask is made of zeros and ones, not learnt",

@@ -11,8 +11,10 @@ from minipeft.checks.exercises.adapter import adapter
 from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
 from minipeft.checks.exercises.attend import attend
 from minipeft.checks.exercises.attention import attention
+from minipeft.checks.exercises.batch_patients import batch_patients
 from minipeft.checks.exercises.behind_last import behind_last
 from minipeft.checks.exercises.block import block
+from minipeft.checks.exercises.cache_costs import cache_costs
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
 from minipeft.checks.exercises.cross_entropy import cross_entropy
@@ -36,6 +38,10 @@ from minipeft.checks.exercises.promising import promising
 from minipeft.checks.exercises.prompt_costs import prompt_costs
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.prompt_patients import prompt_patients
+from minipeft.checks.exercises.put_in_front import put_in_front
+from minipeft.checks.exercises.puzzle_floor import puzzle_floor
+from minipeft.checks.exercises.remember import remember
+from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
@@ -48,12 +54,18 @@ EXERCISES = {
         attend,
         causal_mask,
         attention,
+        cache_costs,
+        remember,
         feed_forward,
         block,
+        seeing_patients,
+        put_in_front,
         cross_entropy,
         causal,
         masked,
+        batch_patients,
         span_corruption,
+        puzzle_floor,
         learning_rate,
         train_top,
         training_bytes,
@@ -94,7 +106,9 @@ __all__ = [
     "adapter_parameters",
     "attend",
     "attention",
+    "batch_patients",
     "block",
+    "cache_costs",
     "causal",
     "causal_mask",
     "cross_entropy",
@@ -117,6 +131,10 @@ __all__ = [
     "prompt_costs",
     "prompt_encoder",
     "prompt_patients",
+    "put_in_front",
+    "puzzle_floor",
+    "remember",
+    "seeing_patients",
     "span_corruption",
     "train_top",
     "training_bytes",

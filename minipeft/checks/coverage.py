@@ -135,8 +135,8 @@ def _described(value: Any) -> Any:
         )
     if isinstance(value, list | tuple):
         return ("data", type(value).__name__, len(value), repr(value)[:200])
-    if isinstance(value, dict):
-        return "given"
+    if isinstance(value, dict):  # a cache: before the first step, and later
+        return "given" if value else "empty"
     if is_dataclass(value):
         return ("data", repr(value))
     if value is None or isinstance(value, bool | int | float | str | slice):

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from exercises import test_prefix, test_prompt_tuning
+from exercises import test_prefix, test_prompt_tuning, test_transformer
 from torch import nn
 from torch.nn import functional as F
 
@@ -30,6 +30,7 @@ from minipeft.methods.p_tuning import PromptEncoder
 from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.tasks.prompt_search import promising as words_to_try
 from tiny_transformer import objectives
+from tiny_transformer.attention import MultiHeadAttention, put_in_front, remember
 from tiny_transformer.pretraining import learning_rate
 
 
@@ -364,53 +365,62 @@ def _start(self, in_features, out_features, rank, alpha, dropout=0.0, rank_stabi
 # -- Attention, Block, FeedForward -----------------------------------------------------------------
 
 
-class CacheHidesMask(tt.Attention):
-    def forward(self, x, context=None, mask=None, causal=False, cache=None):
-        return super().forward(x, context, mask if cache is None else None, causal, cache)
-
-
-class CacheForAll(tt.Attention):
-    """A default argument that is filled."""
-
-    def forward(self, x, context=None, mask=None, causal=False, cache=None, kept={}):  # noqa: B006
-        return super().forward(x, context, mask, causal, kept if context is None else cache)
-
-
-class AttentionNoGradient(tt.Attention):
+class AttentionNoGradient(MultiHeadAttention):
     @torch.no_grad()
     def forward(self, *given, **options):
         return super().forward(*given, **options)
 
 
-class ContextDetached(tt.Attention):
-    def forward(self, x, context=None, mask=None, causal=False, cache=None):
+class ContextDetached(MultiHeadAttention):
+    def forward(self, x, context=None, mask=None, causal=False):
         context = None if context is None else context.detach()
-        return super().forward(x, context, mask, causal, cache)
+        return super().forward(x, context, mask, causal)
 
 
-class NoneIsFalse(tt.Attention):
-    """With a batch of one it forgets the memory."""
-
-    def add_memory(self, key, value, mask):
-        if len(key) == 1:
-            return key, value, mask
-        return super().add_memory(key, value, mask)
-
-
-class ForgetsKey(tt.Attention):
+class ForgetsKey(MultiHeadAttention):
     def split(self, x):
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).detach()
 
 
-class ViewOfStrided(tt.Attention):
+class ViewOfStrided(MultiHeadAttention):
     def join(self, heads):
         return heads.transpose(1, 2).reshape(len(heads), -1, self.query.weight.shape[0]).float()
 
 
-class AlwaysCausalInTraining(tt.Attention):
-    def forward(self, x, context=None, mask=None, causal=False, cache=None):
+class AlwaysCausalInTraining(MultiHeadAttention):
+    def forward(self, x, context=None, mask=None, causal=False):
         causal = causal or (self.training and context is None)
-        return super().forward(x, context, mask, causal, cache)
+        return super().forward(x, context, mask, causal)
+
+
+class CausalAcross(MultiHeadAttention):
+    """Without a mask it forgets that it is causal."""
+
+    def forward(self, x, context=None, mask=None, causal=False):
+        return super().forward(x, context, mask, causal and mask is not None)
+
+
+def cache_for_all(cache, key, value, kept={}):  # noqa: B006
+    """A default argument that is filled."""
+    both = remember(kept, key, value)
+    cache.update(kept)
+    return both
+
+
+def in_front_in_place(memory, key, value, mask=None):
+    value[:, :, 0] = 0
+    return put_in_front(memory, key, value, mask)
+
+
+def opens_in_place(memory, key, value, mask=None):
+    if mask is not None:
+        mask[..., 0] = 0
+    return put_in_front(memory, key, value, mask)
+
+
+def row_zero(memory, key, value, mask=None):
+    """Every row of the batch gets the first row's memory."""
+    return put_in_front([part[:1] for part in memory], key, value, mask)
 
 
 class BlockNoGradient(tt.Block):
@@ -662,14 +672,30 @@ WRONG = [
     ("lora", SwitchesMode, "the call changes the layer itself"),
     ("lora", WrongDefault, "dropout"),
     ("lora", NoDelta, "has no method delta: it has dleta"),
-    ("attention", CacheHidesMask, "with a cache the mask is ignored"),
-    ("attention", CacheForAll, ""),
     ("attention", AttentionNoGradient, "does not require grad"),
     ("attention", ContextDetached, "context gets no gradient"),
-    ("attention", NoneIsFalse, "memory"),
     ("attention", ForgetsKey, "does not require grad"),
     ("attention", ViewOfStrided, "float32, it should be"),
     ("attention", AlwaysCausalInTraining, "always causal"),
+    ("attention", CausalAcross, "causal=True"),
+    ("remember", without_gradients(remember), "runs under no_grad"),
+    ("remember", cache_for_all, "key after step 1 has shape"),
+    ("remember", in_double(remember), "float64, it should be float32"),
+    ("remember", seeding(remember), "global generator"),
+    ("remember", switching(remember), "gradients are switched on or off"),
+    (
+        "remember",
+        lambda cache, key, value: remember(cache, key.mul_(2), value),
+        "the key that came in was changed",
+    ),
+    ("remember", misspelt, "AttributeError"),
+    ("put_in_front", without_gradients(put_in_front), "does not require grad"),
+    ("put_in_front", drawing(put_in_front), "numpy's global generator"),
+    ("put_in_front", rolling(put_in_front), "Python's global generator"),
+    ("put_in_front", in_front_in_place, "changed"),
+    ("put_in_front", opens_in_place, "the mask that came in was changed"),
+    ("put_in_front", row_zero, "row b has its own"),
+    ("put_in_front", raising, "not from the exercise"),
     ("block", BlockNoGradient, "is detached"),
     ("block", BlockInPlace, "in place"),
     ("block", BlockKeepsCache, "without a cache attention gets one anyway"),
@@ -854,6 +880,9 @@ def test_there_are_eight_wrong_ones_of_each():
 
 
 ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
+    "attention": test_transformer.test_a_wrong_attention_is_told_its_mistake,
+    "remember": test_transformer.test_a_wrong_cache_is_told_its_mistake,
+    "put_in_front": test_transformer.test_a_wrong_memory_is_told_its_mistake,
     "place_vectors": test_prompt_tuning.test_a_wrong_way_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
     "prefix_gradients": test_prefix.test_wrong_gradients_are_told_their_mistake,
@@ -890,8 +919,8 @@ def test_a_wrong_prompt_encoder_of_every_kind_is_rejected(forward, words):
 # -- unusual, and right ----------------------------------------------------------------------------
 
 
-class FusedAttention(tt.Attention):
-    """Heads as a loop, an own softmax by exp, the cache as one stacked tensor beside the two."""
+class FusedAttention(MultiHeadAttention):
+    """Heads cut by chunk and joined by cat."""
 
     def split(self, x):
         return torch.stack(x.chunk(self.heads, dim=-1), dim=1)

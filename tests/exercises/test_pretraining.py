@@ -1,5 +1,6 @@
 """Checks of lesson 02: they take what is right, however it is written, and name what is wrong."""
 
+import itertools
 import math
 import random
 
@@ -8,6 +9,7 @@ import torch
 
 import tiny_transformer as tt
 from minipeft import checks
+from minipeft.course import pretraining as lesson
 from tiny_transformer.objectives import SENTINELS, pairs
 from tiny_transformer.pretraining import learning_rate
 
@@ -396,3 +398,87 @@ WRONG_SCHEDULES = [
 @pytest.mark.parametrize(("wrong", "words"), WRONG_SCHEDULES)
 def test_a_wrong_schedule_is_told_its_mistake(wrong, words):
     refused(checks.learning_rate, wrong, words)
+
+
+# -- numbers and diagnoses -------------------------------------------------------------------------
+
+PRICES = {
+    "first": math.log(6),
+    "noun": math.log(9),
+    "answer": 0,
+    "whole": math.log(6 * 10 * 9 * 8),
+}
+
+
+def test_the_prices_are_those_of_all_texts_that_the_author_can_write():
+    """-log(share) of a text, and of each of its parts, by listing all of them."""
+    texts = [
+        (function, *row) for function in range(6) for row in itertools.permutations(range(10), 3)
+    ]
+    assert math.isclose(math.log(len(texts)), PRICES["whole"])
+    begins = [text for text in texts if text[:2] == texts[0][:2]]
+    goes_on = {text[2] for text in begins}
+    assert math.isclose(math.log(len(goes_on)), PRICES["noun"])
+    assert math.isclose(
+        -math.log(sum(text[0] == 0 for text in texts) / len(texts)), PRICES["first"]
+    )
+
+
+def test_right_prices_pass_in_any_form():
+    checks.puzzle_floor(PRICES)
+    checks.puzzle_floor({name: torch.tensor(float(value)) for name, value in PRICES.items()})
+    checks.puzzle_floor({"first": 1.79, "noun": 2.2, "answer": 0.0, "whole": 8.37})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"first": 1 / 6}, "the price is its -log"),
+        ({"first": math.log2(6)}, "in bits"),
+        ({"first": -math.log(6)}, "not negative"),
+        ({"first": math.log(885)}, "only 6 words"),
+        ({"noun": math.log(10)}, "cannot come again"),
+        ({"noun": math.log(8)}, "only one is gone"),
+        ({"answer": math.log(6)}, "the rule names the one"),
+        ({"answer": math.log(720)}, "the nouns are known by then"),
+        ({"whole": math.log(6) + 3 * math.log(10)}, "no noun comes twice"),
+        ({"whole": math.log(720)}, "the first word has its price"),
+        ({"whole": math.log(6) + 2 * math.log(720)}, "the answer costs nothing"),
+        ({"whole": math.log2(4320)}, "in bits"),
+        ({"whole": 3.0}, "too small"),
+    ],
+)
+def test_wrong_prices_are_told_where_they_come_from(changed, words):
+    refused(checks.puzzle_floor, PRICES | changed, words)
+
+
+def test_every_patient_is_what_its_name_says():
+    _, tokenizer = tt.load("tiny-decoder-0.1m")
+    batches, pad = lesson.patients(tokenizer), tokenizer.pad_token_id
+    ids = batches["C"]["input_ids"]
+    for name, cause in lesson.PATIENTS.items():
+        seen, labels = batches[name]["input_ids"], batches[name]["labels"]
+        asked, hidden = labels != -100, seen != ids
+        assert bool((asked & (ids == pad)).any()) == (cause == "padding")
+        assert bool((labels[asked] != ids[asked]).any()) == (cause == "shifted")
+        if lesson.AIMS[name] == "masked":
+            assert torch.equal(asked & hidden, hidden)
+            assert bool(hidden.any()) == (cause != "nothing hidden")
+            assert bool((asked & ~hidden & (ids != tokenizer.bos_token_id)).any()) == (
+                cause in ("nothing hidden", "all asked")
+            )
+        else:
+            assert not hidden.any()
+
+
+def test_every_wrong_diagnosis_is_told_what_speaks_against_it():
+    checks.batch_patients(dict(lesson.PATIENTS))
+    checks.batch_patients({who: cause.upper() for who, cause in lesson.PATIENTS.items()})
+    wrong = 0
+    for who, right in lesson.PATIENTS.items():
+        for cause in lesson.PATIENTS.values():
+            if cause != right:
+                refused(checks.batch_patients, dict(lesson.PATIENTS) | {who: cause}, f"{who} is")
+                wrong += 1
+    assert wrong == 20
+    refused(checks.batch_patients, {"A": "nothing hidden"}, "batch_patients has no B")

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 import tiny_transformer as tt
 from minipeft import checks
+from minipeft.course import attention as lesson
+from tiny_transformer.attention import MultiHeadAttention, put_in_front, remember
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -167,7 +169,7 @@ def test_a_wrong_mask_is_told_its_mistake(wrong, words):
     refused(checks.causal_mask, wrong, words)
 
 
-# -- Attention -------------------------------------------------------------------------------------
+# -- MultiHeadAttention ----------------------------------------------------------------------------
 
 
 class OwnAttention(nn.Module):
@@ -175,7 +177,7 @@ class OwnAttention(nn.Module):
 
     def __init__(self, width, heads, dropout=0.0):
         super().__init__()
-        self.heads, self.dropout, self.memory = heads, nn.Dropout(dropout), None
+        self.heads, self.dropout = heads, nn.Dropout(dropout)
         for name in ("query", "key", "value", "output"):
             setattr(self, name, nn.Linear(width, width))
 
@@ -185,54 +187,34 @@ class OwnAttention(nn.Module):
     def join(self, heads):
         return heads.permute(0, 2, 1, 3).flatten(2)
 
-    def past(self, cache, name, new):
-        if cache is not None:
-            new = torch.cat([cache[name], new], dim=2) if name in cache else new
-            cache[name] = new
-        return new
-
     def score(self, query, key):
         return torch.einsum("bhtd,bhsd->bhts", query, key) / query.shape[-1] ** 0.5
 
-    def hide(self, scores, mask, causal, P):
-        T, S = scores.shape[-2], scores.shape[-1] - P
+    def hide(self, scores, mask, causal):
+        T, S = scores.shape[-2:]
         if causal:
             ahead = torch.ones(T, S, dtype=torch.bool).triu(S - T + 1)
-            scores = scores.masked_fill(F.pad(ahead, (P, 0)), torch.finfo(scores.dtype).min)
+            scores = scores.masked_fill(ahead, torch.finfo(scores.dtype).min)
         if mask is None:
             return scores
-        return (scores + F.pad(mask, (P, 0))).clamp(min=torch.finfo(scores.dtype).min)
+        return (scores + mask).clamp(min=torch.finfo(scores.dtype).min)
 
     def sources(self, x, context):
         source = x if context is None else context
         return x, source, source
 
-    def kept(self, context, cache, key, value):
-        if context is None:
-            return self.past(cache, "key", key), self.past(cache, "value", value)
+    def made(self, key, value):
         return key, value
 
-    def remembered(self, key, value):
-        if self.memory is None:
-            return key, value, 0
-        B = len(key)
-        memory = [part.expand(B, -1, -1, -1) for part in self.memory]
-        return (
-            torch.cat([memory[0], key], dim=2),
-            torch.cat([memory[1], value], dim=2),
-            memory[0].shape[2],
-        )
-
-    def forward(self, x, context=None, mask=None, causal=False, cache=None):
+    def forward(self, x, context=None, mask=None, causal=False):
         parts = zip((self.query, self.key, self.value), self.sources(x, context), strict=True)
         query, key, value = (self.split(layer(source)) for layer, source in parts)
-        key, value = self.kept(context, cache, key, value)
-        key, value, P = self.remembered(key, value)
-        scores = self.hide(self.score(query, key), mask, causal, P)
+        key, value = self.made(key, value)
+        scores = self.hide(self.score(query, key), mask, causal)
         return self.output(self.join(self.dropout(scores.softmax(dim=-1)) @ value))
 
 
-class WithEquation(tt.Attention):
+class WithEquation(MultiHeadAttention):
     """The package's, but always by the equation."""
 
     def mix(self, query, key, value, mask, causal):
@@ -242,7 +224,7 @@ class WithEquation(tt.Attention):
         return tt.attend(query, key, value, mask, self.dropout if self.training else 0.0)[0]
 
 
-@pytest.mark.parametrize("right", [tt.Attention, OwnAttention, WithEquation])
+@pytest.mark.parametrize("right", [MultiHeadAttention, tt.Attention, OwnAttention, WithEquation])
 def test_right_attentions_pass(right):
     checks.attention(right)
 
@@ -274,8 +256,8 @@ class NoOutput(OwnAttention):
 
 
 class KeyIsValue(OwnAttention):
-    def kept(self, context, cache, key, value):
-        return super().kept(context, cache, value, key)
+    def made(self, key, value):
+        return value, key
 
 
 class ScaledByWidth(OwnAttention):
@@ -289,34 +271,34 @@ class NotScaled(OwnAttention):
 
 
 class NeverCausal(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        return super().hide(scores, mask, False, P)
+    def hide(self, scores, mask, causal):
+        return super().hide(scores, mask, False)
 
 
 class SeesNext(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        if not causal or P:
-            return super().hide(scores, mask, causal, P)
+    def hide(self, scores, mask, causal):
+        if not causal:
+            return super().hide(scores, mask, causal)
         T, S = scores.shape[-2:]
         return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(S - T + 2), LOWEST)
 
 
 class NotItself(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        if not causal or P:
-            return super().hide(scores, mask, causal, P)
+    def hide(self, scores, mask, causal):
+        if not causal:
+            return super().hide(scores, mask, causal)
         T, S = scores.shape[-2:]
         return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(S - T), LOWEST)
 
 
 class NoMask(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        return super().hide(scores, None, causal, P)
+    def hide(self, scores, mask, causal):
+        return super().hide(scores, None, causal)
 
 
 class MaskOrCausal(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        return super().hide(scores, mask, causal and mask is None, P)
+    def hide(self, scores, mask, causal):
+        return super().hide(scores, mask, causal and mask is None)
 
 
 class NoContext(OwnAttention):
@@ -338,80 +320,6 @@ class ValueFromX(OwnAttention):
             x if context is None else context,
             x if same_length else super().sources(x, context)[2],
         )
-
-
-class CacheNotFilled(OwnAttention):
-    def kept(self, context, cache, key, value):
-        return key, value
-
-
-class CacheNotRead(OwnAttention):
-    def past(self, cache, name, new):
-        if cache is not None:
-            cache[name] = new
-        return new
-
-
-class CacheOfOneStep(OwnAttention):
-    def past(self, cache, name, new):
-        whole = torch.cat([cache[name], new], dim=2) if cache and name in cache else new
-        if cache is not None:
-            cache[name] = new
-        return whole
-
-
-class NewBeforeOld(OwnAttention):
-    def past(self, cache, name, new):
-        if cache is not None:
-            new = torch.cat([new, cache[name]], dim=2) if name in cache else new
-            cache[name] = new
-        return new
-
-
-class CrossCacheGrows(OwnAttention):
-    def kept(self, context, cache, key, value):
-        return self.past(cache, "key", key), self.past(cache, "value", value)
-
-
-class NoMemory(OwnAttention):
-    def remembered(self, key, value):
-        return key, value, 0
-
-
-class MemoryOpensTheFuture(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        return super().hide(scores, mask, causal and not P, P)
-
-
-class MemoryHalfHidden(OwnAttention):
-    """The causal pattern starts at the first memory token instead of at the first key."""
-
-    def hide(self, scores, mask, causal, P):
-        if not P:
-            return super().hide(scores, mask, causal, P)
-        T, S = scores.shape[-2:]
-        return scores.masked_fill(torch.ones(T, S, dtype=torch.bool).triu(1), LOWEST)
-
-
-class MaskLengthenedAtItsEnd(OwnAttention):
-    def hide(self, scores, mask, causal, P):
-        if not P:
-            return super().hide(scores, mask, causal, P)
-        T, S = scores.shape[-2], scores.shape[-1] - P
-        ahead = torch.ones(T, S, dtype=torch.bool).triu(1)
-        return scores.masked_fill(F.pad(ahead, (0, P)), LOWEST)
-
-
-class MemoryInCache(OwnAttention):
-    def remembered(self, key, value):
-        key, value, P = super().remembered(key, value)
-        if P and self.cache is not None:
-            self.cache["key"] = key
-        return key, value, P
-
-    def forward(self, x, context=None, mask=None, causal=False, cache=None):
-        self.cache = cache
-        return super().forward(x, context, mask, causal, cache)
 
 
 class DropoutInEval(OwnAttention):
@@ -443,16 +351,6 @@ WRONG_ATTENTIONS = [
     (NoContext, "the context is ignored"),
     (QueryFromContext, "queries come from x"),
     (ValueFromX, "the value is made from x"),
-    (CacheNotFilled, "the cache stays empty"),
-    (CacheNotRead, "filled but not read"),
-    (CacheOfOneStep, "keys of the last step only"),
-    (NewBeforeOld, "several tokens at a time"),
-    (CrossCacheGrows, "the cache grows at every step"),
-    (NoMemory, "the memory is ignored"),
-    (MemoryOpensTheFuture, "with a memory every token sees its future"),
-    (MemoryHalfHidden, "begins at the memory"),
-    (MaskLengthenedAtItsEnd, "lengthened at its end"),
-    (MemoryInCache, "the memory enters the cache"),
     (DropoutInEval, "stays on in eval mode"),
     (NeverDropout, "never applied in training"),
 ]
@@ -461,6 +359,277 @@ WRONG_ATTENTIONS = [
 @pytest.mark.parametrize(("wrong", "words"), WRONG_ATTENTIONS)
 def test_a_wrong_attention_is_told_its_mistake(wrong, words):
     refused(checks.attention, wrong, words)
+
+
+# -- remember --------------------------------------------------------------------------------------
+
+
+def by_names(cache, key, value):
+    for name, new in (("key", key), ("value", value)):
+        cache[name] = torch.cat([cache[name], new], 2) if name in cache else new
+    return cache["key"], cache["value"]
+
+
+def in_one_tensor(cache, key, value):
+    """Both in one tensor, (2, B, H, T, D)."""
+    both = torch.stack([key, value])
+    both = both if not cache else torch.cat([cache["both"], both], dim=3)
+    cache["both"] = both
+    cache["key"], cache["value"] = both
+    return [both[0], both[1]]
+
+
+def with_zero_past(cache, key, value):
+    before = cache.get("key", key[:, :, :0]), cache.get("value", value[:, :, :0])
+    cache.update(
+        key=torch.cat([before[0], key], dim=-2), value=torch.cat([before[1], value], dim=-2)
+    )
+    return cache["key"], cache["value"]
+
+
+@pytest.mark.parametrize("right", [remember, by_names, in_one_tensor, with_zero_past])
+def test_right_caches_pass(right):
+    checks.remember(right)
+
+
+def caching(join=lambda old, new: torch.cat([old, new], dim=2), keep=None, give=None):
+    """A cache with one part replaced."""
+
+    def remember(cache, key, value):
+        new = key, value
+        if cache:
+            key, value = join(cache["key"], key), join(cache["value"], value)
+        cache["key"], cache["value"] = (key, value) if keep is None else keep(new, (key, value))
+        return (key, value) if give is None else give(new, (key, value))
+
+    return remember
+
+
+def only_the_first(cache, key, value):
+    both = remember(dict(cache), key, value)
+    cache.setdefault("key", key), cache.setdefault("value", value)
+    return both
+
+
+def value_left_alone(cache, key, value):
+    key, _ = remember(cache, key, value)
+    cache["value"] = value
+    return key, value
+
+
+WRONG_CACHES = [
+    (lambda cache, key, value: (key, value), "the cache stays empty"),
+    (lambda cache, key, value: remember({}, key, value), "the cache stays empty"),
+    (lambda cache, key, value: remember(cache, key, value) and None, "is a return missing"),
+    (lambda cache, key, value: remember(cache, key, value)[0], "should return two tensors"),
+    (caching(join=lambda old, new: new), "filled but not read"),
+    (caching(join=lambda old, new: torch.cat([new, old], dim=2)), "put the past first"),
+    (caching(keep=lambda new, all_: new), "keeps the new tokens only"),
+    (only_the_first, "keeps the first step only"),
+    (value_left_alone, "cached values are not put before"),
+    (caching(give=lambda new, all_: new), "only the new tokens are given back"),
+    (caching(give=lambda new, all_: all_[::-1]), "return the keys first"),
+    (caching(keep=lambda new, all_: all_[::-1]), "changed places in the cache"),
+    (caching(keep=lambda new, all_: [x.detach() for x in all_]), "cut off from the graph"),
+    (caching(join=lambda old, new: torch.cat([old, new], dim=1)), "along the heads"),
+    (caching(join=lambda old, new: torch.cat([old, new], dim=-1)), "along the last axis"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_CACHES)
+def test_a_wrong_cache_is_told_its_mistake(wrong, words):
+    refused(checks.remember, wrong, words)
+
+
+# -- put_in_front ----------------------------------------------------------------------------------
+
+
+def by_repeat(memory, key, value, mask=None):
+    times = len(key) // len(memory[0])
+    key, value = (
+        torch.cat([more.repeat(times, 1, 1, 1), some], dim=-2)
+        for more, some in zip(memory, (key, value), strict=True)
+    )
+    if mask is None:
+        return key, value, None
+    zeros = mask.new_zeros(*mask.shape[:-1], memory[0].shape[-2])
+    return key, value, torch.cat([zeros, mask], dim=-1)
+
+
+def by_copying(memory, key, value, mask=None):
+    """Writes into fresh tensors."""
+    P, S = memory[0].shape[2], key.shape[2]
+    both = []
+    for more, some in zip(memory, (key, value), strict=True):
+        whole = some.new_zeros(*some.shape[:2], P + S, some.shape[3])
+        whole[:, :, :P], whole[:, :, P:] = more, some
+        both.append(whole)
+    if mask is not None:
+        long = mask.new_zeros(*mask.shape[:3], P + S)
+        long[..., P:] = mask
+        mask = long
+    return [*both, mask]
+
+
+def by_rows(memory, key, value, mask=None):
+    """One row of the batch after the other."""
+    rows = range(len(key))
+    pick = lambda part, b: part[b if len(part) > 1 else 0]  # noqa: E731
+    both = [
+        torch.stack([torch.cat([pick(more, b), some[b]], dim=1) for b in rows])
+        for more, some in zip(memory, (key, value), strict=True)
+    ]
+    return *both, None if mask is None else F.pad(mask, [memory[0].shape[2], 0], value=0.0)
+
+
+@pytest.mark.parametrize("right", [put_in_front, by_repeat, by_copying, by_rows])
+def test_right_memories_pass(right):
+    checks.put_in_front(right)
+
+
+def in_front(
+    order=lambda more, some: [more, some],
+    pad=lambda mask, P: F.pad(mask, (P, 0)),
+    swap=False,
+    change=lambda more: more,
+):
+    """A memory with one part replaced."""
+
+    def put_in_front(memory, key, value, mask=None):
+        keys, values = memory[::-1] if swap else memory
+        keys, values = (change(part).expand(len(key), -1, -1, -1) for part in (keys, values))
+        mask = None if mask is None else pad(mask, keys.shape[2])
+        key, value = torch.cat(order(keys, key), 2), torch.cat(order(values, value), 2)
+        return key, value, mask
+
+    return put_in_front
+
+
+def not_expanded(memory, key, value, mask=None):
+    key, value = torch.cat([memory[0], key], 2), torch.cat([memory[1], value], 2)
+    return key, value, None if mask is None else F.pad(mask, (memory[0].shape[2], 0))
+
+
+def makes_a_mask(memory, key, value, mask=None):
+    mask = key.new_zeros(1, 1, 1, key.shape[2]) if mask is None else mask
+    return put_in_front(memory, key, value, mask)
+
+
+def keys_only(memory, key, value, mask=None):
+    long, _, mask = put_in_front(memory, key, value, mask)
+    return long, value, mask
+
+
+WRONG_MEMORIES = [
+    (lambda memory, key, value, mask=None: (key, value, mask), "the memory is ignored"),
+    (in_front(order=lambda more, some: [some, more]), "stands behind the tokens"),
+    (
+        in_front(order=lambda more, some: [some, more], pad=lambda mask, P: F.pad(mask, (0, P))),
+        "stands behind the tokens",
+    ),
+    (in_front(order=lambda more, some: [more]), "the tokens are gone"),
+    (in_front(pad=lambda mask, P: F.pad(mask, (0, P))), "lengthened at its end"),
+    (in_front(pad=lambda mask, P: F.pad(mask, (P, 0), value=1)), "0 means may look"),
+    (in_front(pad=lambda mask, P: F.pad(mask, (P, 0), value=LOWEST)), "closes the memory"),
+    (in_front(pad=lambda mask, P: mask), "P places more"),
+    (in_front(pad=lambda mask, P: None), "is thrown away"),
+    (in_front(swap=True), "changed places: the keys come first"),
+    (in_front(change=torch.Tensor.detach), "nothing could train it"),
+    (keys_only, "values of the memory are missing"),
+    (makes_a_mask, "None hides nothing"),
+    (not_expanded, "expand it to B rows"),
+    (lambda memory, key, value, mask=None: None, "is a return missing"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "words"), WRONG_MEMORIES)
+def test_a_wrong_memory_is_told_its_mistake(wrong, words):
+    refused(checks.put_in_front, wrong, words)
+
+
+# -- numbers and diagnoses -------------------------------------------------------------------------
+
+COSTS = {"without": 5950, "with": 109, "kept": 2_009_088}
+
+
+def test_the_costs_are_those_of_a_decoder_that_writes():
+    torch.manual_seed(0)
+    small = {"vocab_size": 20, "width": 8, "heads": 2, "layers": 3, "positions": 128}
+    model = tt.Decoder(tt.TransformerConfig.gpt2(**small)).eval()
+    prompt = torch.randint(20, (1, 10))
+    for name, use_cache in (("without", False), ("with", True)):
+        text, tokens, _ = lesson.writing(model, prompt, 100, use_cache, repeats=1)
+        assert tokens == COSTS[name] and text.shape == (1, 110)
+    cache = []
+    with torch.no_grad():
+        model(text[:, :-1], cache=cache)
+    kept = sum(part.numel() for layer in cache for part in layer["self"].values())
+    assert kept * (768 // 8) * (12 // 3) == COSTS["kept"]
+
+
+def test_right_costs_pass_in_any_form():
+    checks.cache_costs(COSTS)
+    checks.cache_costs({name: float(value) for name, value in COSTS.items()})
+    checks.cache_costs({name: torch.tensor(value) for name, value in COSTS.items()} | {"n": 100})
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"without": 1000}, "without: the text grows"),
+        ({"without": 6050}, "the last word is written and not read again"),
+        ({"without": 109}, "runs the whole text"),
+        ({"without": 4950}, "the prompt goes through at every step"),
+        ({"with": 110}, "not read again"),
+        ({"with": 100}, "the prompt goes through once"),
+        ({"kept": 2 * 768 * 109}, "one layer"),
+        ({"kept": 12 * 768 * 109}, "twice as many"),
+        ({"kept": 8_036_352}, "bytes in float32"),
+        ({"kept": 3 * 12 * 768 * 109}, "queries of earlier tokens"),
+        ({"kept": 7}, "too small"),
+        ({"with": None}, "cache_costs"),
+    ],
+)
+def test_wrong_costs_are_told_where_they_come_from(changed, words):
+    refused(checks.cache_costs, COSTS | changed, words)
+
+
+def test_a_missing_cost_is_asked_for():
+    refused(checks.cache_costs, {"without": 5950, "with": 109}, "has no kept")
+
+
+def test_every_patient_is_what_its_picture_says():
+    maps = lesson.patients()
+    T = len(maps["A"])
+    past, every = torch.ones(T, T).tril().bool(), torch.ones(T, T).bool()
+    assert torch.equal(maps["C"], past)
+    assert torch.equal(maps["A"], torch.ones(T, T).tril(1).bool())
+    assert torch.equal(maps["D"], torch.ones(T, T).triu().bool())
+    assert torch.equal(maps["E"], every)
+    for regular in (past, every, maps["A"], maps["D"]):
+        assert not torch.equal(maps["B"], regular)
+    assert (maps["B"] & ~past).any() and (~maps["B"]).any()
+
+
+def test_every_wrong_diagnosis_is_told_what_speaks_against_it():
+    checks.seeing_patients(dict(lesson.PATIENTS))
+    checks.seeing_patients({who: cause.upper() for who, cause in lesson.PATIENTS.items()})
+    wrong = 0
+    for who, right in lesson.PATIENTS.items():
+        for cause in lesson.PATIENTS.values():
+            if cause != right:
+                refused(checks.seeing_patients, dict(lesson.PATIENTS) | {who: cause}, f"{who} is")
+                wrong += 1
+    assert wrong == 20
+    refused(checks.seeing_patients, {"A": "off by one"}, "seeing_patients has no B")
+
+
+def test_families_see_what_their_names_promise():
+    maps = lesson.families()
+    assert maps["encoder"].all()
+    assert torch.equal(maps["decoder"], torch.ones(6, 6).tril().bool())
+    assert maps["encoder-decoder"][:, :6].all()
+    assert torch.equal(maps["encoder-decoder"][:, 6:], torch.ones(5, 5).tril().bool())
 
 
 # -- FeedForward -----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The usual mistakes of `Attention`."""
+"""The usual mistakes of `MultiHeadAttention`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,9 @@ QUERY, KEY, VALUE = (
 SPLIT = "x.view(B, T, self.heads, C // self.heads).transpose(1, 2)"
 JOIN = "heads.transpose(1, 2).reshape(B, T, H * D)"
 SOURCE = "source = x if context is None else context"
-MEMORY = "if self.memory is not None:"
+MIX = "heads = self.mix("
 FUTURE = "causal_mask(T, S, query)"
-REMEMBER = "key, value, mask = self.add_memory(key, value, mask)"
-STORE = 'cache["key"], cache["value"] = key, value'
 LOW = "torch.finfo(query.dtype).min"
-INDENT = "\n            "
-BEGINS = "the causal pattern begins at the memory: every query may look at all of it"
-AT_ITS_END = "the mask is lengthened at its end: the memory stands in front"
 
 
 def masking(sentence: str, future: str):
@@ -29,18 +24,7 @@ def masking(sentence: str, future: str):
 
 def before_mask(line: str) -> tuple[str, str]:
     """This line first, then what uses causal and mask."""
-    return MEMORY, f"{line}\n        {MEMORY}"
-
-
-def remembering(sentence: str, mask: str):
-    """The mask over memory and keys is another one."""
-    sizes = before_mask("T, S = query.shape[2], key.shape[2]")
-    return mistake(sentence, sizes, (REMEMBER, f"{REMEMBER}{INDENT}{mask}"))
-
-
-def triangle(width: str) -> str:
-    ones = f"torch.ones(T, {width}).triu(1) > 0"
-    return f"torch.zeros(T, {width}, dtype=query.dtype).masked_fill({ones}, {LOW})"
+    return MIX, f"{line}\n        {MIX}"
 
 
 def over(cut: str):
@@ -140,10 +124,6 @@ MISTAKES = [
         before_mask("mask = None if causal else mask"),
     ),
     mistake("with a mask causal=True is ignored", before_mask("causal = causal and mask is None")),
-    mistake(
-        "with a cache the mask is ignored",
-        before_mask("mask = mask if cache is None else None"),
-    ),
     mistake("the context is ignored: keys and values come from it", (SOURCE, "source = x")),
     mistake(
         "the query is made from the context: queries come from x",
@@ -157,57 +137,6 @@ MISTAKES = [
         "the key is made from x: with a context, keys and values come from it",
         (KEY, "self.split(self.key(x if x.shape == source.shape else source))"),
     ),
-    mistake("the cache stays empty: keep key and value there for the next step", (STORE, "pass")),
-    mistake(
-        "the cache is filled but not read: put the cached keys and values before the new",
-        ("if context is None and cache:", "if False:"),
-    ),
-    mistake(
-        "the cache keeps the keys of the last step only: store the past and the new ones together",
-        (
-            STORE,
-            'cache["key"], cache["value"] = '
-            "(p if context is not None else p[:, :, -x.shape[1]:] for p in (key, value))",
-        ),
-    ),
-    mistake(
-        "the new keys stand before the cached ones, which shows when there are several tokens at a "
-        "time: put the past first",
-        ('[cache["key"], key]', '[key, cache["key"]]'),
-        ('[cache["value"], value]', '[value, cache["value"]]'),
-    ),
-    mistake(
-        "with a cache causal=True is ignored: the new tokens see each other's future",
-        before_mask("causal = causal and cache is None"),
-    ),
-    mistake(
-        "with a cache the first keys are taken for the present: the last query stands at the last "
-        "key",
-        (
-            FUTURE,
-            "causal_mask(T, T, query) if T == S else F.pad(causal_mask(T, T, query), (0, S - T))",
-        ),
-    ),
-    mistake(
-        "with a cache the past is closed: the new tokens may look at all of it",
-        (FUTURE, f"F.pad(causal_mask(T, T, query), (S - T, 0), value={LOW})"),
-    ),
-    mistake(
-        "the memory is ignored: when there is one, `add_memory` puts it in front",
-        (MEMORY, "if False:"),
-    ),
-    mistake(
-        "with a memory every token sees its future: hand causal on to mix, which hides it",
-        before_mask("causal = causal and self.memory is None"),
-    ),
-    mistake(
-        "with a memory the mask is ignored: hand it to `add_memory`",
-        (REMEMBER, "key, value, mask = self.add_memory(key, value, None)"),
-    ),
-    remembering(BEGINS, f"mask = {triangle('key.shape[2]')}"),
-    remembering(BEGINS, f"mask = {triangle('key.shape[2]')} if causal else mask"),
-    remembering(AT_ITS_END, f"mask = F.pad({triangle('S')}, (0, key.shape[2] - S))"),
-    remembering(AT_ITS_END, "mask = None if mask is None else mask.roll(S - key.shape[2], -1)"),
     mistake(
         "dropout stays on in eval mode: two calls differ",
         when=lambda view: (
