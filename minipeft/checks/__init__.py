@@ -46,6 +46,7 @@ from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
+from minipeft.checks.exercises.transfer_numbers import adam_bytes, transfer_patients
 from minipeft.checks.framework import CheckFailed, NotFinished
 
 EXERCISES = {
@@ -68,8 +69,10 @@ EXERCISES = {
         puzzle_floor,
         learning_rate,
         train_top,
-        training_bytes,
+        transfer_patients,
         forgotten,
+        adam_bytes,
+        training_bytes,
         adapter,
         adapter_parameters,
         adapter_faults,
@@ -101,6 +104,7 @@ __all__ = [
     "EXERCISES",
     "CheckFailed",
     "NotFinished",
+    "adam_bytes",
     "adapter",
     "adapter_faults",
     "adapter_parameters",
@@ -138,4 +142,5 @@ __all__ = [
     "span_corruption",
     "train_top",
     "training_bytes",
+    "transfer_patients",
 ]

@@ -21,7 +21,7 @@ TEXTS: dict[int, tuple[str, str, tuple[str, ...]]] = {
         "Fine-tuning the top layers needs a hundred to a thousand times more trained parameters "
         "for the same quality.",
         HEARD + "; after Houlsby et al. 2019, figures 1 and 3",
-        ("03", "05"),
+        ("05",),
     ),
     4: (
         "Less freezing is always better.",

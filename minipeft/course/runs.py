@@ -116,6 +116,11 @@ class Known:
             for name, probe in self.probes.items()
         }
 
+    def right(self, model: nn.Module, kind: str) -> float:
+        """Share of the questions of a kind, "facts" or "strings", that are answered right now."""
+        scores = self.probes[kind].score(model, self.tokenizer)
+        return scores[deciding(scores)]
+
     def forgotten(self, model: nn.Module) -> dict[str, float]:
         """Share of the once right answers that are wrong now: "forgotten" is the mean of kinds."""
         now = self.answers(model)

@@ -1,13 +1,15 @@
 """Checks of lesson 03: they take what is right, however it is written, and name what is wrong."""
 
 import copy
+from fractions import Fraction
 
 import pytest
 import torch
 from torch import nn
 
 from minipeft import checks
-from minipeft.course import transfer
+from minipeft.checks.exercises.transfer_numbers import HINTS
+from minipeft.course import transfer, transfer_lesson
 from minipeft.tasks.metrics import exact, normal
 
 
@@ -338,3 +340,111 @@ WRONG_MEASURES = [
 @pytest.mark.parametrize(("wrong", "words"), WRONG_MEASURES)
 def test_wrong_measures_of_forgetting_are_named(wrong, words):
     refused(checks.forgotten, wrong, words)
+
+
+# -- adam_bytes ------------------------------------------------------------------------------------
+
+BYTES = {"full": 6_240_000, "top 1": 2_496_000, "head only": 2_692_800}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BYTES,
+        {
+            "head only": 2_692_800.0,
+            "top 1": torch.tensor(2_496_000),
+            "full": Fraction(12_480_000, 2),
+        },
+        lambda: {"full": 16 * 390_000, "top 1": 4 * 390_000 + 12 * 78_000, "head only": 2_692_800},
+        {**BYTES, "top 2": "not asked for"},
+    ],
+)
+def test_the_right_bytes_in_any_form_are_accepted(answer):
+    checks.adam_bytes(answer)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"head only": 2_409_600}, "the copy lies beside the frozen matrix"),
+        ({"head only": 2_496_000}, "that is top 1"),
+        ({"head only": 1_843_200}, "the gradients and Adam's two means of the copy"),
+        ({"head only": 1_132_800}, "head only: the frozen numbers must be in memory too"),
+        (
+            {"head only": 7_372_800},
+            "frozen numbers have no gradient, and Adam has no means of them",
+        ),
+        ({"head only": 2_126_400}, "head only: Adam's two running means are missing"),
+        ({"top 1": 1_248_000}, "top 1: the frozen numbers must be in memory too"),
+        ({"top 1": 6_240_000}, "frozen numbers have no gradient, and Adam has no means of them"),
+        ({"top 1": 4_992_000}, "top 1: Adam keeps means only of what it trains"),
+        ({"top 1": 2_184_000}, "top 1: Adam keeps two means"),
+        ({"top 1": 1_872_000}, "top 1: Adam's two running means are missing"),
+        ({"top 1": 624_000}, "top 1: that is how many numbers"),
+        ({"top 1": 1_248_001}, "too small"),
+        ({"full": 1_560_000}, "or these are no bytes"),
+        ({"full": 3_120_000}, "full: Adam's two running means are missing"),
+        ({"full": 4_680_000}, "full: Adam keeps two means"),
+        ({"full": 1_560_001}, "full"),
+        ({"full": 6_240}, "thousands"),
+    ],
+)
+def test_wrong_bytes_are_told_where_they_come_from(changed, words):
+    refused(checks.adam_bytes, BYTES | changed, words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (6_240_000, "should be a dict"),
+        ({"full": 6_240_000, "top 1": 2_496_000}, "has no head only"),
+        (None, "is a return missing"),
+    ],
+)
+def test_what_is_no_answer_about_bytes_is_told_so(answer, words):
+    refused(checks.adam_bytes, answer, words)
+
+
+def test_unanswered_bytes_and_patients_are_unfinished():
+    for check in (checks.adam_bytes, checks.transfer_patients):
+        with pytest.raises(checks.NotFinished, match="yours to work out"):
+            check(...)
+
+
+# -- transfer_patients -----------------------------------------------------------------------------
+
+DIAGNOSIS = {"A": "idle", "B": "again", "C": "lowest", "D": "decay"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        DIAGNOSIS,
+        dict(A="Idle", B="(again)", C=" lowest.", D="DECAY"),
+        {**DIAGNOSIS, "healthy": "-"},
+    ],
+)
+def test_the_right_diagnosis_is_accepted(answer):
+    checks.transfer_patients(answer)
+
+
+@pytest.mark.parametrize("patient", DIAGNOSIS)
+@pytest.mark.parametrize("cause", transfer_lesson.CAUSES)
+def test_every_wrong_cause_is_told_what_speaks_against_it(patient, cause):
+    if DIAGNOSIS[patient] != cause:
+        hint = HINTS[patient, cause]
+        refused(checks.transfer_patients, DIAGNOSIS | {patient: cause}, f"is not {cause!r}: {hint}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"A": "idle", "B": "again", "C": "lowest"}, "has no D"),
+        (DIAGNOSIS | {"D": "unlucky"}, "D should be one of"),
+        (["idle", "again", "lowest", "decay"], "should be a dict"),
+        ("idle", "should be a dict"),
+    ],
+)
+def test_what_is_no_diagnosis_is_told_so(answer, words):
+    refused(checks.transfer_patients, answer, words)
