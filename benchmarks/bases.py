@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Size:
-    """Of the base and the batch: L layers, C width, V words, B rows of T tokens."""
+    """Of the base and the batch: L layers, C width, V words, B rows of T tokens; where they are."""
 
     layers: int = 6
     width: int = 384
@@ -19,11 +19,16 @@ class Size:
     words: int = 8000
     rows: int = 8
     tokens: int = 128
+    device: str = "cpu"
 
     @classmethod
     def of(cls, options) -> Size:
-        """The size to measure: the standard one, or a tiny one under --quick."""
-        return cls(2, 32, 2, 64, 3, 8) if options.quick else cls()
+        """The size to measure: a tiny one under --quick, GPT-2's own on an accelerator."""
+        if options.quick:
+            return cls(2, 32, 2, 64, 3, 8, options.device)
+        if options.device != "cpu":
+            return cls(12, 768, 12, 50_257, 8, 512, options.device)
+        return cls()
 
     def __str__(self) -> str:
         return (
@@ -52,14 +57,14 @@ def gpt2(size: Size) -> nn.Module:
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return transformers.GPT2LMHeadModel(config)
+        return transformers.GPT2LMHeadModel(config).to(size.device)
 
 
 def batch_of(size: Size, rows: int | None = None, tokens: int | None = None) -> dict[str, Tensor]:
     """Random words without padding, a label on each."""
     generator = torch.Generator().manual_seed(0)
     shape = (rows or size.rows, tokens or size.tokens)
-    ids = torch.randint(3, size.words, shape, generator=generator)
+    ids = torch.randint(3, size.words, shape, generator=generator).to(size.device)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
 
 

@@ -88,6 +88,7 @@ def one_at_a_time(options) -> Sheet:
         ["method", "batch", "ms", "to the base", "processor", "FLOPs to the base"],
         options.threads,
         draw,
+        device=size.device,
     )
     for rows, (times, counts) in results.items():
         for name in models:
@@ -169,6 +170,7 @@ def mixed(options) -> Sheet:
         + ["mixed / one LoRA", "goal ", "PEFT's mixed / one LoRA", "ours / PEFT's"],
         options.threads,
         draw,
+        device=size.device,
     )
     for tokens, times in results.items():
         faster = ratio(times["separate"], times["mixed"])

@@ -41,6 +41,7 @@ def take_turns(
     for step in steps.values():
         for _ in range(warmup):
             step()
+    finish()
     gc.collect()
     gc.disable()
     try:
@@ -48,12 +49,19 @@ def take_turns(
             for name in order:
                 wall, busy = time.perf_counter(), time.process_time()
                 steps[name]()
+                finish()
                 times[name].processor.append(time.process_time() - busy)
                 times[name].wall.append(time.perf_counter() - wall)
             order.reverse()
     finally:
         gc.enable()
     return times
+
+
+def finish() -> None:
+    """Wait for an accelerator, where there is one; it works on after a step has returned."""
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -121,12 +129,15 @@ class Sheet:
     draw: Callable | None = None
     size: tuple[float, float] = (8, 5)  # of the picture, in inches
     panels: int = 1
+    device: str = "cpu"
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def machine(self) -> str:
         """What the numbers were measured with."""
         parts = [processor(), f"{self.threads} threads", f"Python {platform.python_version()}"]
+        if self.device != "cpu":
+            parts.insert(0, accelerator(self.device))
         parts += [f"{name} {version(name)}" for name in ("torch", "transformers", "peft")]
         return ", ".join(parts)
 
@@ -145,7 +156,9 @@ class Sheet:
     def write(self, folder: Path) -> list[Path]:
         """<name>.md, <name>.csv and, where there is something to draw, <name>.png."""
         folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{self.name}.{kind}" for kind in ("md", "csv", "png")]
+        kind_of_device = torch.device(self.device).type
+        name = self.name if kind_of_device == "cpu" else f"{self.name}_{kind_of_device}"
+        paths = [folder / f"{name}.{kind}" for kind in ("md", "csv", "png")]
         paths[0].write_text(self.markdown(), encoding="utf-8")
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self.head, *self.rows])
@@ -191,6 +204,12 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "missing"
+
+
+def accelerator(device: str) -> str:
+    """The name of an accelerator, where its back end tells it."""
+    backend = torch.get_device_module(device)
+    return backend.get_device_name(device) if hasattr(backend, "get_device_name") else device
 
 
 def processor() -> str:

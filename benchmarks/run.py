@@ -30,6 +30,7 @@ SECTIONS = (  # each a module of this folder
     "startup",
     "threads",
 )
+ON_A_DEVICE = ("training_step", "inference")  # sections that can be measured on an accelerator
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,8 +48,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--quick", action="store_true", help="tiny sizes: only to see that it runs")
     parser.add_argument("--threads", type=int, default=2, help="of torch (default 2)")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help=f"cuda, mps, ...: for {' and '.join(ON_A_DEVICE)} only (default cpu)",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
     options = parser.parse_args(arguments)
+    if options.device != "cpu" and not {*options.only} <= {*ON_A_DEVICE}:
+        parser.error(f"--device is for --only {' '.join(ON_A_DEVICE)}; the rest runs on the CPU.")
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
 
     import torch

@@ -88,7 +88,7 @@ def theirs(base: nn.Module, config, batch: dict) -> Callable[[], None]:
 def floor(base: nn.Module, batch: dict) -> Callable[[], None]:
     """The frozen base and one vector, added to every embedding."""
     base.train().requires_grad_(False)
-    base.shift = nn.Parameter(torch.zeros(base.config.n_embd))
+    base.shift = nn.Parameter(torch.zeros(base.config.n_embd, device=base.device))
     rest = {key: value for key, value in batch.items() if key != "input_ids"}
 
     def backward() -> None:
@@ -138,6 +138,7 @@ def run(options) -> list[Sheet]:
         options.threads,
         draw,
         (8, 7),
+        device=size.device,
     )
     for name, times in all_times.items():
         count = counts[name]

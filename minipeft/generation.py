@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import tiny_transformer as tt
 from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
+from minipeft.model.devices import on_device_of
 from minipeft.model.libraries import is_tiny, unwrapped
 from minipeft.routing import positions_to_write_on, wrap
 
@@ -38,7 +39,8 @@ def generate(
         stream: called with the newest word of every row (B,) as it comes; not with beams.
 
     Returns:
-        ids: a decoder's begin with the prompt, an encoder-decoder's with the start token.
+        ids, where the model is: a decoder's begin with the prompt, an encoder-decoder's with the
+        start token.
     """
     if stream and beams > 1:
         raise ValueError("Beams are not known before their end: stream with beams=1.")
@@ -46,6 +48,8 @@ def generate(
     batch = {"input_ids": input_ids}
     if attention_mask is not None:
         batch["attention_mask"] = attention_mask
+    batch = on_device_of(model, batch)
+    prompt = batch["input_ids"]
     anatomy = anatomy_of(model)
     decoder = bool(tuners(model)) and anatomy.is_decoder()
     batch = wrap(model, batch, left=decoder or None)
@@ -71,8 +75,8 @@ def generate(
             shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
             shared |= dict(eos_token_id=eos_token_id, stream=stream)
             written = tt.generate(model, **batch, **shared)
-    if decoder and batch["input_ids"] is not input_ids:  # soft prompts are not given back
-        written = torch.cat([input_ids, written[:, given:]], dim=1)
+    if decoder and batch["input_ids"] is not prompt:  # soft prompts are not given back
+        written = torch.cat([prompt, written[:, given:]], dim=1)
     return written
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from minipeft.contexts import evaluating
 from minipeft.methods.qlora import quantized_patches
+from minipeft.model.devices import on_device_of
 from minipeft.report import Table
 from minipeft.tuner import Tuner
 
@@ -38,7 +39,7 @@ def merge_drift(tuner: Tuner, batch: dict) -> Table:
     """
     if tuner.merged or not tuner.enabled:
         raise ValueError("merge_drift() needs a tuner that is enabled and not merged.")
-    model = tuner.model
+    model, batch = tuner.model, on_device_of(tuner.model, batch)
     variants: dict[str, Tensor] = {}
     with evaluating(model):
         unmerged = model(**tuner.wrap(batch)).logits

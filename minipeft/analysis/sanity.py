@@ -24,6 +24,7 @@ from minipeft.contexts import evaluating, seeded
 from minipeft.doors.door import bottom
 from minipeft.doors.words import mask_of
 from minipeft.methods.method import Method
+from minipeft.model.devices import on_device_of
 from minipeft.model.fingerprint import fingerprint
 from minipeft.model.kind import kind_of
 from minipeft.model.libraries import is_tiny
@@ -62,6 +63,7 @@ def sanity_ladder(
     """
     if tuners(model):
         raise ValueError(f"The model has tuners, {list(tuners(model))}: detach them first.")
+    batch = on_device_of(model, batch)
     rungs = [_untrained_loss(model, batch, untrained, seed)]
     modules = list(model.modules())
     before, hash_before = _logits(model, batch), fingerprint(model)
@@ -137,7 +139,7 @@ def _untrained_loss(model, batch, untrained, seed) -> tuple:
             return name, "ln V", "pass untrained=", None
     untrained.eval()
     with torch.no_grad():
-        out = untrained(**batch)
+        out = untrained(**on_device_of(untrained, batch))
     expected, measured = math.log(out.logits.shape[-1]), out.loss.item()
     right = abs(measured - expected) < max(0.1, 0.15 * expected)
     return name, f"ln {out.logits.shape[-1]} = {expected:.2f}", f"{measured:.2f}", right

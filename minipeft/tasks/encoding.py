@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from minipeft.generation import generate
+from minipeft.model.devices import on_device_of
 from minipeft.model.kind import KINDS, kind_of
 from minipeft.routing import wrap
 from minipeft.tasks import metrics
@@ -219,9 +220,7 @@ class Encoding:
 
 def wrapped(model, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """The batch on the model's device, with the prompts of each row's own tuners."""
-    device = next(model.parameters()).device
-    batch = {key: value.to(device) for key, value in batch.items()}
-    return wrap(model, batch)
+    return wrap(model, on_device_of(model, batch))
 
 
 def run(model, batch: dict[str, Tensor], both: bool = False):
@@ -233,8 +232,6 @@ def run(model, batch: dict[str, Tensor], both: bool = False):
 
 def write(model, batch: dict[str, Tensor], longest: int, tokenizer) -> list[list[int]]:
     """Greedy continuation: only the new ids, each row cut before <eos>."""
-    device = next(model.parameters()).device
-    batch = {key: value.to(device) for key, value in batch.items()}
     end = tokenizer.eos_token_id
     ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=end)  # wraps by itself
     start = batch["input_ids"].shape[1] if kind_of(model) == "decoder" else 1

@@ -33,6 +33,7 @@ from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.parts.prompt_options import at_least_fp32
 from minipeft.methods.parts.templates import Template
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.devices import on_device_of
 from minipeft.tuner import attach
 
 
@@ -71,7 +72,7 @@ def score_templates(
     """
     anatomy = Anatomy(model)
     measure = score or (lambda model, batch: -model(**batch).loss.item())
-    results = []
+    batches, results = [on_device_of(model, batch) for batch in batches], []
     for given in templates:
         template = Template.read(given, tokenizer, mask) if isinstance(given, str) else given
         if "P" in template.pieces:
@@ -111,6 +112,7 @@ def search(
     form = Template.read(template, tokenizer, mask) if isinstance(template, str) else template
     method = PTuning(template=form.pieces, mask=form.mask, frame=form.frame, encoder=None)
     tuner = attach(model, method, name="search", head=False, seed=seed)
+    batches = [on_device_of(model, batch) for batch in batches]
     with ExitStack() as stack:
         stack.callback(tuner.detach)
         stack.enter_context(evaluating(model))

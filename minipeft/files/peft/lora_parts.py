@@ -294,13 +294,16 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
             continue
         if path not in biases:
             raise ValueError(f"The file lacks the bias of {path}: it is incomplete.")
-        values[f"{key}.b"] = (biases[path] - base)[columns]
+        difference = biases[path].to(place.module.weight.device) - base
+        values[f"{key}.b"] = difference[columns]
         read.add(path)
     for place in anatomy.biased(True, True) if method.bias == "all" else ():
         if place.path not in adapted:
             base = place.module.bias.detach()
             shared = [path for path in names[place.module.bias] if path in biases]
-            values[f"{name_of(place)}.d"] = (biases[shared[0]] if shared else base) - base
+            values[f"{name_of(place)}.d"] = (
+                biases[shared[0]].to(base.device) if shared else base
+            ) - base
             read.update(shared)
     for path, bias in biases.items():
         if path in read:

@@ -107,7 +107,7 @@ def first_vectors(method, table: nn.Module) -> Tensor:
     P, V, C = method.length, table.num_embeddings, table.embedding_dim
     device = table.weight.device
     if method.start == "random":
-        return torch.empty(P, C, device=device).uniform_(-method.scale, method.scale)
+        return torch.empty(P, C).uniform_(-method.scale, method.scale).to(device)
     words = [(w,) if type(w) is int else w for w in method.words]
     unknown = [i for word in words for i in word if i >= V]
     if unknown:
@@ -125,8 +125,8 @@ def first_vectors(method, table: nn.Module) -> Tensor:
 
 def drawn_words(table: nn.Module, n: int) -> Tensor:
     """The vectors of n words drawn from the vocabulary: (n, C)."""
-    drawn = torch.randint(table.num_embeddings, (n,), device=table.weight.device)
-    return at_least_fp32(table(drawn))
+    drawn = torch.randint(table.num_embeddings, (n,))
+    return at_least_fp32(table(drawn.to(table.weight.device)))
 
 
 def at_least_fp32(values: Tensor) -> Tensor:
