@@ -15,7 +15,7 @@ FROZEN = "frozen numbers have no gradient, and Adam has no means of them"
 WEIGHTS = "the frozen numbers must be in memory too"
 ONE_MEAN = "Adam keeps two means, of the gradient and of its square"
 NO_MEANS = "Adam's two running means are missing"
-NUMBERS = "that is how many numbers: each of them has 4 bytes"
+NOT_BYTES = "that is how many numbers: each of them has 4 bytes"
 
 adam_bytes = NumberCheck(
     "adam_bytes",
@@ -33,7 +33,7 @@ adam_bytes = NumberCheck(
             ("top 1", E * N + E * TOP, NO_MEANS),
             ("top 1", E * N + 2 * E * TOP, ONE_MEAN),
             ("top 1", E * N, "gradients and Adam's two means are missing"),
-            ("top 1", N + 3 * TOP, NUMBERS),
+            ("top 1", N + 3 * TOP, NOT_BYTES),
             (
                 "head only",
                 E * N + 3 * E * COPY,
@@ -50,7 +50,7 @@ adam_bytes = NumberCheck(
                 "the gradients and Adam's two means of the copy are missing",
             ),
             ("head only", E * N, "its copy is a weight, and it is trained"),
-            ("head only", N + COPY + 3 * COPY, NUMBERS),
+            ("head only", N + COPY + 3 * COPY, NOT_BYTES),
         )
     ],
 )
