@@ -277,7 +277,8 @@ checks.block(Block)
 
 # %% [markdown]
 # Blocks only add, so the stream can be read after *any* of them with the model's last norm and head. **Predict** after
-# which block the capital is known. The loop is **the whole decoder**.
+# which block the capital is known. The loop is **the whole decoder**. (Equation 1 knows no order, so the embedding adds a
+# vector for each position.)
 #
 # Three checks. *Untrained it knows nothing*: its loss is near $\log V$. *Its parameters
 # can be counted on paper*: $VC + NC + L(12 C^2 + 13 C) + 2C$, with tied words and N positions. **Predict** GPT-2 small: $V =

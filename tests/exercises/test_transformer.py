@@ -10,7 +10,9 @@ from torch.nn import functional as F
 import tiny_transformer as tt
 from minipeft import checks
 from minipeft.course import attention as lesson
-from tiny_transformer.attention import MultiHeadAttention, put_in_front, remember
+from tiny_transformer.attention import MultiHeadAttention
+from tiny_transformer.attention import put_in_front as memory_first
+from tiny_transformer.attention import remember as keep_past
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -387,7 +389,7 @@ def with_zero_past(cache, key, value):
     return cache["key"], cache["value"]
 
 
-@pytest.mark.parametrize("right", [remember, by_names, in_one_tensor, with_zero_past])
+@pytest.mark.parametrize("right", [keep_past, by_names, in_one_tensor, with_zero_past])
 def test_right_caches_pass(right):
     checks.remember(right)
 
@@ -406,22 +408,22 @@ def caching(join=lambda old, new: torch.cat([old, new], dim=2), keep=None, give=
 
 
 def only_the_first(cache, key, value):
-    both = remember(dict(cache), key, value)
+    both = keep_past(dict(cache), key, value)
     cache.setdefault("key", key), cache.setdefault("value", value)
     return both
 
 
 def value_left_alone(cache, key, value):
-    key, _ = remember(cache, key, value)
+    key, _ = keep_past(cache, key, value)
     cache["value"] = value
     return key, value
 
 
 WRONG_CACHES = [
     (lambda cache, key, value: (key, value), "the cache stays empty"),
-    (lambda cache, key, value: remember({}, key, value), "the cache stays empty"),
-    (lambda cache, key, value: remember(cache, key, value) and None, "is a return missing"),
-    (lambda cache, key, value: remember(cache, key, value)[0], "should return two tensors"),
+    (lambda cache, key, value: keep_past({}, key, value), "the cache stays empty"),
+    (lambda cache, key, value: keep_past(cache, key, value) and None, "is a return missing"),
+    (lambda cache, key, value: keep_past(cache, key, value)[0], "should return two tensors"),
     (caching(join=lambda old, new: new), "filled but not read"),
     (caching(join=lambda old, new: torch.cat([new, old], dim=2)), "put the past first"),
     (caching(keep=lambda new, all_: new), "keeps the new tokens only"),
@@ -482,7 +484,7 @@ def by_rows(memory, key, value, mask=None):
     return *both, None if mask is None else F.pad(mask, [memory[0].shape[2], 0], value=0.0)
 
 
-@pytest.mark.parametrize("right", [put_in_front, by_repeat, by_copying, by_rows])
+@pytest.mark.parametrize("right", [memory_first, by_repeat, by_copying, by_rows])
 def test_right_memories_pass(right):
     checks.put_in_front(right)
 
@@ -512,11 +514,11 @@ def not_expanded(memory, key, value, mask=None):
 
 def makes_a_mask(memory, key, value, mask=None):
     mask = key.new_zeros(1, 1, 1, key.shape[2]) if mask is None else mask
-    return put_in_front(memory, key, value, mask)
+    return memory_first(memory, key, value, mask)
 
 
 def keys_only(memory, key, value, mask=None):
-    long, _, mask = put_in_front(memory, key, value, mask)
+    long, _, mask = memory_first(memory, key, value, mask)
     return long, value, mask
 
 
