@@ -1,27 +1,32 @@
-"""Lesson 09: a task about whole sentences made of tags, five deep prompts of which four are ill.
+"""Lesson 09: tasks made of tags, what a deep prompt costs at its start, five prompts, four ill.
 
 mentions("food")                    # does a sentence name a food? yes or no, from the task "tags"
+start_table(names, task, lengths)   # what a prompt that has learnt nothing does to a model
 patients_table(model, batch)        # what can be seen of every patient from outside
 side_by_side_settings()             # the settings of prefix-tuning beside those of P-Tuning v2
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
-from minipeft.course.runs import attached
+from minipeft.course.prefix import prefix_share
+from minipeft.course.runs import attached, base
 from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.methods.prefix import Prefix
+from minipeft.model.kind import kind_of
 from minipeft.report import Table
 from minipeft.tasks.tasks import SPLITS, Task, load, make
 from minipeft.training.loop import train
 from minipeft.training.loss import loss_of
 from minipeft.training.warm_up import warm_up
+from minipeft.tuner import Tuner
 
 
 def mentions(tag: str) -> Task:
@@ -50,6 +55,54 @@ def side_by_side_settings() -> Table:
         (name, left.get(name, "-"), right.get(name, "-")) for name in dict.fromkeys([*left, *right])
     ]
     return Table("The two files, setting by setting", ("", "06: Prefix", "09: PTuningV2"), rows)
+
+
+# ---- the start ----
+
+
+class AtItsStart(PTuningV2):
+    """A deep prompt that stays as it was drawn: only what stands beside it is trained."""
+
+    def install(self, tuner: Tuner) -> None:
+        before = len(tuner.patches)
+        super().install(tuner)
+        for _, patch in tuner.patches[before:]:
+            patch.requires_grad_(False)
+
+
+@torch.no_grad()
+def what_the_head_reads(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """What enters a tagging head at the words that have a tag, (words, C)."""
+    seen: list[Tensor] = []
+    hook = model.head.register_forward_pre_hook(lambda head, arguments: seen.append(arguments[0]))
+    try:
+        with evaluating(model):
+            model(**batch)
+    finally:
+        hook.remove()
+    return seen[0][batch["labels"] != -100]
+
+
+def start_table(names: Sequence[str], task: Task, lengths: Sequence[int]) -> Table:
+    """What a deep prompt does before its first step, on models with a tagging head.
+
+    The share of attention that falls on it (the mean of lambda over layers and heads), and how far
+    what the head reads is moved: the length of the change to the length of what it read before.
+    """
+    rows = []
+    for name in names:
+        model, tokenizer = base(name, "tagging", len(task.labels))
+        feed = task.batches("dev", tokenizer, kind_of(model), batch_size=64, head="tagging")
+        batch = feed(0)
+        before, cells = what_the_head_reads(model, batch), []
+        for P in lengths:
+            with attached(model, PTuningV2(P), seed=0) as tuner:
+                share = prefix_share(model, tuner, batch).mean().item()
+                moved = (what_the_head_reads(model, batch) - before).norm() / before.norm()
+            cells += [f"{100 * share:.0f} %", f"{100 * moved.item():.0f} %"]
+        rows.append((name, *cells))
+    head = [words for P in lengths for words in (f"attention, P = {P}", f"moved, P = {P}")]
+    return Table("A deep prompt that has learnt nothing", ("", *head), rows)
 
 
 # ---- several tasks ----
@@ -172,7 +225,13 @@ def patients_table(model: nn.Module, batch: dict[str, Tensor], steps: int = 40) 
     return Table(f"Five deep prompts, {steps} steps on one batch", head, rows)
 
 
-# ---- the picture ----
+# ---- pictures ----
+
+
+def room_for(rows: Iterable[Sequence[float]]) -> tuple[float, float]:
+    """Limits of an axis of shares: from the lowest value, a tenth below it and rounded, to 1."""
+    lowest = min(value for row in rows for value in row)
+    return max(0.0, math.floor(10 * lowest) / 10 - 0.1), 1.0
 
 
 def picture():
@@ -212,6 +271,6 @@ def picture():
     plots.finish(
         axes,
         legend=False,
-        caption="Blue is trained: pairs in every layer, each a free number, and a linear head.",
+        caption="Blue is trained: in every layer other pairs, of free numbers, and a linear head.",
     )
     return figure

@@ -24,7 +24,7 @@ from minipeft.routing import wrap
 from minipeft.tasks.tasks import Task, make
 from minipeft.tasks.tasks import load as load_task
 from minipeft.tuner import Tuner, attach
-from tiny_transformer import Decoder
+from tiny_transformer import Decoder, Encoder
 
 
 def prefix_gradients(
@@ -71,7 +71,7 @@ def prefix_share(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> Te
     P = tuner.method.length
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     with evaluating(model):
-        if isinstance(model, Decoder):
+        if isinstance(model, Decoder | Encoder):
             layers = [place.module for place, _ in tuner.patches]
             for layer in layers:
                 layer.keep_weights = True

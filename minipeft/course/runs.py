@@ -23,7 +23,7 @@ from minipeft.course.experiments import failure
 from minipeft.course.transfer import forgotten
 from minipeft.methods.lora import LoRA
 from minipeft.methods.method import Method
-from minipeft.model.kind import kind_of
+from minipeft.model.kind import head_of, kind_of
 from minipeft.routing import wrap
 from minipeft.tasks.scoring import deciding
 from minipeft.tasks.tasks import Task
@@ -58,14 +58,15 @@ def rows_of(task: Task, split: str, tokenizer, model: nn.Module, head=None, rows
 def loss_and_exact(model: nn.Module, batch: dict[str, Tensor]) -> tuple[float, float]:
     """(mean loss in nats, share of rows in which every label is the model's first choice).
 
-    In a decoder that share is what greedy writing gets right, in one pass: where all words before
-    are right, the next one is written after the same words. Soft prompts are put in here.
+    In a decoder that writes, that share is what greedy writing gets right, in one pass: where all
+    words before are right, the next one is written after the same words. With a tagging head every
+    position answers for itself. Soft prompts are put in here.
     """
     with evaluating(model):
         batch = wrap(model, batch)
         output = model(**batch)
     labels, predicted = batch["labels"], output.logits.argmax(dim=-1)
-    if labels.dim() == 2 and kind_of(model) == "decoder":
+    if labels.dim() == 2 and kind_of(model) == "decoder" and head_of(model) != "tagging":
         labels, predicted = labels[:, 1:], predicted[:, :-1]  # position t answers for t + 1
     right = (predicted == labels) | (labels == -100)
     return output.loss.item(), right.reshape(len(right), -1).all(dim=1).float().mean().item()

@@ -1,6 +1,6 @@
 """Checks of lesson 09: they take what is right, however it is written, and name what is wrong."""
 
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 
 import pytest
 import torch
@@ -62,18 +62,91 @@ def two_returns(self):
     return mp.Prefix(length=self.length, hidden=self.hidden, layers=self.layers, **shared)
 
 
-@pytest.mark.parametrize(
-    "right",
-    [PTuningV2, *map(written, (settings, step_by_step, in_order, with_its_mlp_kept, two_returns))],
+def std_where_it_acts(self):
+    """With an MLP no number is drawn from N(0, std^2)."""
+    return settings(self, std=0.02 if self.reparameterize == "mlp" else self.std)
+
+
+def layers_in_a_list(self):
+    return settings(self, layers=None if self.layers is None else list(self.layers))
+
+
+class MyPrefix(Prefix):
+    """A Prefix all the same."""
+
+
+def of_a_subclass(self):
+    return MyPrefix(**asdict(settings(self)))
+
+
+RIGHT_PREFIXES = (
+    *(settings, step_by_step, in_order, with_its_mlp_kept, two_returns),
+    *(std_where_it_acts, layers_in_a_list, of_a_subclass),
 )
+
+
+@pytest.mark.parametrize("right", [PTuningV2, *map(written, RIGHT_PREFIXES)])
 def test_right_prefixes_pass(right, capsys):
     checks.p_tuning_v2(right)
     assert "✓ PTuningV2" in capsys.readouterr().out
 
 
+kept = {}
+
+
+def first_answer(self):
+    return kept.setdefault("prefix", settings(self))
+
+
+def one_for_each_length(self):
+    return kept.setdefault(self.length, settings(self))
+
+
+def without_hidden_for_ever(self):
+    """Right answers, but the method is another one afterwards."""
+    if self.reparameterize != "mlp":
+        object.__setattr__(self, "hidden", None)
+    return Prefix(
+        self.length, self.hidden, self.dropout, std=self.std, layers=self.layers,
+        compatibility=self.compatibility,
+    )  # fmt: skip
+
+
+def interchanged(self):
+    return settings(self, std=self.dropout, dropout=self.std)
+
+
+def all_fields(self):
+    names = {field.name for field in fields(Prefix)}
+    return Prefix(**{name: value for name, value in asdict(self).items() if name in names})
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (written(first_answer), "gives the same object"),
+        (written(one_for_each_length), "gives the same object"),
+        (written(without_hidden_for_ever), "changes the method's settings"),
+        (written(interchanged), "dropout with no MLP is wrong: it should be 0 and is 0.02"),
+        (written(all_fields), "always is an MLP"),
+        (written(lambda m: settings(m, length=20)), "a number is written where length belongs"),
+        (written(lambda m: settings(m, length=2 * m.length)), "it should be 20 and is 40"),
+        (written(lambda m: settings(m, std=1.0)), "a number is written where std belongs"),
+        (
+            written(lambda m: settings(m, hidden=512 if m.reparameterize == "mlp" else None)),
+            "a number is written where hidden belongs",
+        ),
+        (
+            written(lambda m: settings(m, hidden=m.length if m.reparameterize == "mlp" else None)),
+            "hidden with mlp is wrong: it should be 7 and is 20",
+        ),
+        (
+            written(lambda m: settings(m, position="infix", after=5)),
+            "it should be 'prefix' and is 'infix'",
+        ),
+        (written(lambda m: Prefix(m.length, m.layers, m.dropout, m.std)), "start must be"),
+        (written(lambda m: settings(m, hidden=m.hidden if m.keep_mlp else None)), "never an MLP"),
+        (written(lambda m: asdict(settings(m))), "gives a dict back"),
         (written(lambda m: settings(m, hidden=m.hidden)), "always is an MLP"),
         (written(lambda m: settings(m, hidden=None)), "never an MLP"),
         (
@@ -158,6 +231,16 @@ def test_right_numbers_pass(answer):
         (RIGHT | {"prompts": 985_090}, "head is asked for by itself"),
         (RIGHT | {"prompts": 4 * 983_040}, "bytes"),
         (RIGHT | {"head": 2048}, "has a bias"),
+        (RIGHT | {"prompts": 61_440}, "one head of width 64"),
+        (RIGHT | {"prompts": 1_024_000}, "embedding is no layer"),
+        (RIGHT | {"prompts": 1_474_560}, "no query"),
+        (RIGHT | {"prompts": 2050, "head": 983_040}, "interchanged"),
+        (RIGHT | {"prompts": float("nan")}, "that is no number"),
+        (RIGHT | {"head": 2049}, "each of the two classes has a bias"),
+        (RIGHT | {"words": 512}, "how many tokens BERT reads"),
+        (RIGHT | {"words": 40}, "for one layer"),
+        (RIGHT | {"words": 40_960}, "count all L layers"),
+        (RIGHT | {"words": 49_152}, "count all P rows"),
         (RIGHT | {"head": 1025}, "each of the two classes"),
         (RIGHT | {"head": 24 * 2050}, "highest layer only"),
         (RIGHT | {"words": 20}, "2 L times too few"),

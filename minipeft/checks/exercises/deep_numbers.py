@@ -24,6 +24,23 @@ deep_numbers = NumberCheck(
             {"prompts": PROMPTS + HEAD},
             "prompts: the head is asked for by itself",
         ),
+        (
+            {"prompts": 2 * P * L * 64},
+            "prompts: that is one head of width 64, and the heads together have C numbers",
+        ),
+        (
+            {"prompts": 2 * P * C * (L + 1)},
+            "prompts: the embedding is no layer of attention, there are L of them",
+        ),
+        (
+            {"prompts": 3 * P * L * C},
+            "prompts: a key and a value, and no query: the prompt asks nothing",
+        ),
+        (
+            {"prompts": HEAD, "head": PROMPTS},
+            "prompts and head are interchanged: the head is the small one",
+        ),
+        ({"head": C * CLASSES + 1}, "head: each of the two classes has a bias"),
         ({"head": C * CLASSES}, "head: a linear map has a bias, one number for each class"),
         ({"head": C + 1}, "head: one row of C numbers and a bias for each of the two classes"),
         ({"head": C}, "head: one row of C numbers and a bias for each of the two classes"),
@@ -39,6 +56,10 @@ deep_numbers = NumberCheck(
         ({"words": P * L}, "words: each pair is a key and a value, two vectors"),
         ({"words": PROMPTS}, "words: divide by C, the numbers of one soft word"),
         ({"words": 2 * L}, "words: that is for one row of the deep prompt, which has P"),
+        ({"words": 2 * L * C}, "words: divide by C, and count all P rows of the deep prompt"),
+        ({"words": 2 * P * C}, "words: divide by C, and count all L layers of the deep prompt"),
+        ({"words": 2 * P}, "words: that is for one layer, and there are L of them"),
+        ({"words": 512}, "words: that is how many tokens BERT reads; how many would be needed?"),
         ({"words": WORDS + 2}, "words: only the prompts' numbers are to be equal, not the head's"),
     ],
 )

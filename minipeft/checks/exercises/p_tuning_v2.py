@@ -22,9 +22,18 @@ def build(PTuningV2: type, case: Case):
 def run(method, case: Case, given) -> dict:
     """The settings of the prefix, for each way to make its numbers.
 
-    keep_mlp is left out: the method itself writes its file.
+    keep_mlp is left out: the method itself writes its file; and so is std where there is an MLP,
+    since it is the start of free numbers.
     """
-    made = {kind: replace(method, reparameterize=kind).prefix() for kind in KINDS}
+    made = {}
+    for kind in KINDS:
+        asked = replace(method, reparameterize=kind)
+        settings = asdict(asked)
+        made[kind] = asked.prefix()
+        expect(
+            asdict(asked) == settings,
+            "prefix() changes the method's settings: read them, and leave them as they are",
+        )
     for prefix in made.values():
         expect(prefix is not None, "prefix() gives None back: is a return missing?")
         what = prefix.__name__ if isinstance(prefix, type) else f"a {type(prefix).__name__}"
@@ -32,8 +41,12 @@ def run(method, case: Case, given) -> dict:
             isinstance(prefix, Prefix),
             f"prefix() gives {what} back: make a Prefix(...), the method of lesson 06",
         )
+    expect(
+        made[None] is not made["mlp"],
+        "prefix() gives the same object for other settings: something is kept between calls",
+    )
     return {
-        f"{name} with {kind or 'no MLP'}": value
+        f"{name} with {kind or 'no MLP'}": None if name == "std" and prefix.hidden else value
         for kind, prefix in made.items()
         for name, value in asdict(prefix).items()
         if name != "keep_mlp"

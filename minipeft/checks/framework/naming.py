@@ -232,9 +232,15 @@ def _earlier(check, trial: Trial, name: str, failure: Failure, passed: Passed) -
         if earlier is not None and compare(earlier, failure.given.result, trial) is None:
             return (
                 f"{name} gives the answer of an earlier call, whose arguments were others: "
-                "something is kept between calls"
+                f"something is kept between calls{_or_written(one, failure.case, case)}"
             )
     return None
+
+
+def _or_written(trial: Trial, failing: Case, passed: Case) -> str:
+    """A number that is written into the code answers every call alike, too."""
+    others = [name for name in trial.every_axis if failing[name] != passed[name]]
+    return f", or a number is written where {others[0]} belongs" if len(others) == 1 else ""
 
 
 def _unknown(check, trial: Trial, failure: Failure) -> str:
@@ -250,9 +256,19 @@ def _unknown(check, trial: Trial, failure: Failure) -> str:
     if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
         gap = (given.double() - wanted.double()).abs().max().item()
         worst = f": the largest difference is {gap:.3g}"
+    elif _short(wanted) and _short(given):
+        worst = f": it should be {_short(wanted)} and is {_short(given)}"
     words = conditions(failure.case, trial.every_axis)
     words = f" (with {words})" if 0 < len(words) < 60 else ""
     return (
         f"{what} is wrong{words}{worst}, and it is none of the usual mistakes; work the small "
         "case below out on paper"
     )
+
+
+def _short(value: Any) -> str:
+    """A setting in words: a number, a word, nothing; "" for what is long."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    plain = value is None or isinstance(value, int | str)
+    return repr(value) if plain and len(repr(value)) < 30 else ""

@@ -147,6 +147,8 @@ class NumberCheck:
             missing = " (is a return missing?)" if answer is None else ""
             return f"{self.name} should be a number, not {_kind(answer)}{missing}"
         a, b = wanted[0], given[0]
+        if math.isnan(b):
+            return f"{said}: that is no number (0 / 0, or infinity minus infinity?)"
         if a == -b:
             return f"{said}: the sign is wrong"
         if abs(a - b) == 1 and float(a).is_integer():
