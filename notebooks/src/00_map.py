@@ -16,8 +16,7 @@
 # small module placed in one of them.**
 
 # %%
-import matplotlib.pyplot as plt
-
+from minipeft.analysis import plots
 from minipeft.course.pictures import DOORS, three_doors
 
 figure = three_doors()
@@ -82,11 +81,28 @@ print(write(bare))
 
 # %% [markdown]
 # The skill is there; what is missing is the word that calls it. We now get that skill back through each
-# door in turn. The weights of the model stay as they are, and to be sure of that we take a fingerprint
-# (a hash of every bit).
+# door in turn, and count on 100 rows how much of it comes back. The weights of the model stay as they are, and
+# to be sure of that we take a fingerprint (a hash of every bit).
+
+# %% fast="rows = 5"
+rows = 100
 
 # %%
+task = mp.tasks.load("reverse")  # rows of words without the word `reverse`
 before = mp.fingerprint(model)
+
+
+def score(*prompt):
+    """How many rows are reversed to the last word, with the ids of `prompt` in front of each."""
+    right = 0
+    for row in task.test[:rows]:
+        bos, *rest = tokenizer.encode(row.input)
+        right += write([bos, *prompt, *rest], words=10) == row.target
+    return f"{right} of {rows} rows"
+
+
+print(task.test[0])
+print("as it is:", score(), "  with the word:", score(*tokenizer.encode("reverse :")[1:]))
 before[:16]
 
 # %% [markdown]
@@ -103,7 +119,7 @@ prompt = table.weight[trigger].detach()  # (P, C)
 
 model.embeddings.words = nn.Embedding.from_pretrained(torch.cat([table.weight, prompt]).detach())
 bos, *rest = bare
-print(write([bos, V, V + 1, *rest]))
+print(write([bos, V, V + 1, *rest]), "  ", score(V, V + 1))
 model.embeddings.words = table  # the door is closed again
 
 # %% [markdown]
@@ -122,7 +138,7 @@ with torch.no_grad():
 for block, layer in zip(model.blocks, cache, strict=True):
     keys, values = layer["self"]["key"], layer["self"]["value"]  # each (1, H, P, D)
     block.attention.memory = keys, values
-print(write(bare))
+print(write(bare), "  ", score())
 for block in model.blocks:
     block.attention.memory = None  # the door is closed again
 print(tuple(keys.shape), "per layer")
@@ -138,15 +154,12 @@ print(tuple(keys.shape), "per layer")
 steps = 120
 
 # %%
-task = mp.tasks.load("reverse")
-print(task.train[0])
-
 tuner = mp.attach(model, mp.LoRA(rank=4, targets=("query", "value")), name="reverse", seed=0)
-print("before training:", write(bare))
+print("before training:", write(bare), "  ", score())
 history = mp.train(
     model, task.batches("train", tokenizer), steps=steps, learning_rate=1e-2, progress=False
 )
-print("after training: ", write(bare))
+print("after training: ", write(bare), "  ", score())
 tuner.report()
 
 # %% [markdown]
@@ -182,21 +195,19 @@ for name, (layers, C, vocabulary) in models.items():
         "words": P * C,
     }
 
-figure, panels = plt.subplots(1, 3, figsize=(10, 2.4), sharey=True, dpi=90)
-colours = ["#9ca3af", *(DOORS[door] for door in ("weights", "memory", "words"))]
+figure, panels = plots.figure(3, height=2.6, sharey=True)
+colours = [plots.GREY, *(DOORS[door] for door in ("weights", "memory", "words"))]
 for panel, (name, numbers) in zip(panels, counts.items(), strict=True):
     whole = numbers["all of it"]
     bars = panel.barh(list(numbers), list(numbers.values()), color=colours)
-    labels = [f"{n:,} ({100 * n / whole:.3g} %)" for n in numbers.values()]
-    panel.bar_label(bars, labels, padding=3, fontsize=8)
-    panel.set(xscale="log", title=name, xlabel="numbers trained", xlim=(1e3, 1e16))
+    panel.bar_label(bars, [f"{100 * n / whole:.3g} %" for n in numbers.values()], padding=3)
+    panel.set(xscale="log", xlim=(1e3, 1e13))
     panel.set_xticks([1e4, 1e7, 1e10])
-    panel.spines[["top", "right"]].set_visible(False)
-figure.suptitle("What each door holds, as a count and as a share of the model", fontsize=10)
-figure.tight_layout()
+    plots.finish(panel, "numbers trained", title=name, legend=False)
+plots.add_caption(figure, "What each door holds: the larger the model, the smaller the share.")
 
 # %% [markdown]
-# The larger the model, the smaller the share. A formula is worth checking against the real thing:
+# A formula is worth checking against the real thing:
 
 # %%
 tuner = mp.attach(model, mp.LoRA(rank=r, targets=("query", "value")), name="count")
