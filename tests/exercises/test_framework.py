@@ -3,6 +3,7 @@
 import math
 import random
 import warnings
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -16,8 +17,10 @@ from minipeft.checks.framework import Case, Check
 from minipeft.checks.framework.cases import OMIT, every_pair
 from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.numbers import NumberCheck
+from minipeft.checks.framework.observing import share_memory
 from minipeft.checks.framework.randomness import distribution_differs
 from minipeft.checks.framework.source import is_made_of
+from minipeft.doors.words import place_vectors
 from minipeft.methods.lora import LoRAPatch
 
 
@@ -289,3 +292,28 @@ def test_what_was_given_is_known_however_it_was_compiled(by):
     assert is_made_of(given, "wrong", space["wrong"])
     exec("def wrong(x):\n    return torch.relu(x) - torch.arange(3).sum()\n", space)
     assert not is_made_of(given, "wrong", space["wrong"])
+
+
+def test_a_result_that_must_be_new_shares_no_memory_with_its_argument():
+    """Where a trial says so, and there only: `feed_forward` may give back what it likes."""
+
+    def shifted(x, ids, first, vectors):
+        return place_vectors(x, ids, first, vectors) if (ids >= first).any() else x
+
+    def seen(x, ids, first, vectors):
+        return shifted(x, ids, first, vectors).view_as(x)
+
+    for wrong in (shifted, seen):
+        assert "a new tensor is asked for" in str(rejected(checks.place_vectors, wrong))
+    assert share_memory(torch.ones(2, 3)[0], (torch.zeros(1),)) is False
+    x = torch.ones(2, 3)
+    assert share_memory(x, {"y": x[1].view(3, 1)}) and not share_memory(x, x.clone())
+    assert not share_memory(torch.empty(0), torch.empty(0))
+
+
+def test_part_of_an_answer_that_is_still_dots_is_not_finished():
+    check = NumberCheck("sizes", "both", {"a": 2, "b": 3})
+    with pytest.raises(checks.NotFinished, match="b is still"):
+        check({"a": 2, "b": ...})
+    check({"a": Decimal(2), "b": 3})
+    assert "megabytes" in str(rejected(NumberCheck("n", "", 3_000_000), 3))

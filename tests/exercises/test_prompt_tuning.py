@@ -1,5 +1,6 @@
 """Checks of lesson 07: they take what is right, however it is written, and name what is wrong."""
 
+from decimal import Decimal
 from fractions import Fraction
 
 import numpy as np
@@ -68,9 +69,47 @@ def by_one_table(x, ids, first, vectors):
     return F.embedding(rows, whole)
 
 
-@pytest.mark.parametrize(
-    "right", [place_vectors, by_where, by_one_hot, by_clone, by_rows, by_one_table]
-)
+def words_of(ids, first, vectors):
+    return (ids >= first) & (ids < first + len(vectors))
+
+
+def masked_scatter(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors)
+    rows = vectors.to(x.dtype)[ids[mask] - first]
+    return x.masked_scatter(mask[..., None].expand_as(x), rows)
+
+
+def by_scatter(x, ids, first, vectors):
+    B, T, C = x.shape
+    at = words_of(ids, first, vectors).reshape(-1).nonzero()[:, 0]
+    return (
+        x.reshape(-1, C)
+        .index_copy(0, at, vectors.to(x.dtype)[ids.reshape(-1)[at] - first])
+        .view(B, T, C)
+    )
+
+
+def by_einsum(x, ids, first, vectors):
+    hot = torch.stack([(ids == first + i) for i in range(len(vectors))], -1)
+    return torch.einsum("btn,nc->btc", hot.to(x.dtype), vectors.to(x.dtype)) + x.masked_fill(
+        hot.any(-1, keepdim=True), 0
+    )
+
+
+def padded_lookup(x, ids, first, vectors):
+    n = len(vectors)
+    tab = F.pad(vectors.to(x.dtype), (0, 0, 0, 1))
+    j = ids - first
+    j = torch.where((j < 0) | (j >= n), n, j)
+    keep = (j == n)[..., None]
+    return tab[j] + x * keep
+
+
+RIGHT = [place_vectors, by_where, by_one_hot, by_clone, by_rows, by_one_table]
+RIGHT += [masked_scatter, by_scatter, by_einsum, padded_lookup]
+
+
+@pytest.mark.parametrize("right", RIGHT)
 def test_right_ways_to_place_vectors_pass(right, capsys):
     checks.place_vectors(right)
     assert f"✓ {right.__name__}" in capsys.readouterr().out
@@ -149,6 +188,175 @@ def without_gradients(x, ids, first, vectors):
         return place_vectors(x, ids, first, vectors)
 
 
+def batch_one_mask(x, ids, first, vectors):
+    mask = words_of(ids[0], first, vectors)
+    y = x.clone()
+    y[:, mask] = vectors.to(x.dtype)[ids[0][mask] - first]
+    return y
+
+
+def any_row(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors).any(0, keepdim=True).expand_as(ids)
+    return x.index_put((mask,), vectors.to(x.dtype)[(ids[mask] - first).clamp(0, len(vectors) - 1)])
+
+
+def only_last_row(x, ids, first, vectors):
+    y = x.clone()
+    mask = words_of(ids[-1], first, vectors)
+    y[-1, mask] = vectors.to(x.dtype)[ids[-1][mask] - first]
+    return y
+
+
+def contiguous_front(x, ids, first, vectors):
+    y = x.clone()
+    if (ids >= first).any():
+        y[:, : len(vectors)] = vectors.to(x.dtype)[: y.shape[1]]
+    return y
+
+
+def contiguous_run(x, ids, first, vectors):
+    y = x.clone()
+    for b in range(len(x)):
+        at = (ids[b] == first).nonzero()
+        for p in at[:, 0].tolist():
+            k = min(len(vectors), x.shape[1] - p)
+            y[b, p : p + k] = vectors.to(x.dtype)[:k]
+    return y
+
+
+def first_occurrence_only(x, ids, first, vectors):
+    y = x.clone()
+    for b in range(len(x)):
+        for i in range(len(vectors)):
+            at = (ids[b] == first + i).nonzero()
+            if len(at):
+                y[b, at[0, 0]] = vectors[i].to(x.dtype)
+    return y
+
+
+def inclusive_upper(x, ids, first, vectors):
+    mask = (ids >= first) & (ids <= first + len(vectors))
+    return x.index_put(
+        (mask,), vectors.to(x.dtype)[(ids[mask] - first).clamp(max=len(vectors) - 1)]
+    )
+
+
+def modulo(x, ids, first, vectors):
+    mask = ids >= first
+    return x.index_put((mask,), vectors.to(x.dtype)[(ids[mask] - first) % len(vectors)])
+
+
+def negative_index(x, ids, first, vectors):
+    mask = ids < first + len(vectors)
+    mask = mask & (ids >= first - 1)
+    return x.index_put((mask,), vectors.to(x.dtype)[ids[mask] - first])
+
+
+def index_by_id(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors)
+    return x.index_put((mask,), vectors.to(x.dtype)[ids[mask] % len(vectors)])
+
+
+def from_one_based(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors)
+    return x.index_put((mask,), vectors.to(x.dtype)[(ids[mask] - first + 1) % len(vectors)])
+
+
+def hard_first(x, ids, first, vectors):
+    return place_vectors(x, ids, 885, vectors)
+
+
+def hard_five(x, ids, first, vectors):
+    mask = (ids >= first) & (ids < first + 5)
+    return x.index_put(
+        (mask,), vectors.to(x.dtype)[(ids[mask] - first).clamp(max=len(vectors) - 1)]
+    )
+
+
+def data_copy(x, ids, first, vectors):
+    y = x.clone()
+    mask = words_of(ids, first, vectors)
+    y.data[mask] = vectors.data.to(x.dtype)[ids[mask] - first]
+    return y
+
+
+def fresh_parameter(x, ids, first, vectors):
+    return place_vectors(x, ids, first, torch.nn.Parameter(vectors.clone()))
+
+
+def straight_through(x, ids, first, vectors):  # right forward, x keeps gradient at soft places
+    y = place_vectors(x, ids, first, vectors)
+    return y + (x - x.detach()) * words_of(ids, first, vectors)[..., None]
+
+
+def double_gradient(x, ids, first, vectors):
+    return place_vectors(x, ids, first, 2 * vectors - vectors.detach())
+
+
+def rounded_through_half(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors.half())
+
+
+def x_in_half(x, ids, first, vectors):
+    return place_vectors(x.to(vectors.dtype), ids, first, vectors).to(x.dtype)
+
+
+def mutates_ids(x, ids, first, vectors):
+    y = place_vectors(x, ids, first, vectors)
+    ids[words_of(ids, first, vectors)] -= first
+    return y
+
+
+def index_put_in_place(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors)
+    return x.index_put_((mask,), vectors.to(x.dtype)[ids[mask] - first])
+
+
+def nowhere_same_object(x, ids, first, vectors):  # "a new tensor is given back"
+    return place_vectors(x, ids, first, vectors) if words_of(ids, first, vectors).any() else x
+
+
+def nowhere_is_none(x, ids, first, vectors):
+    if words_of(ids, first, vectors).any():
+        return place_vectors(x, ids, first, vectors)
+
+
+def averaged(x, ids, first, vectors):
+    return (place_vectors(x, ids, first, vectors) + x) / 2
+
+
+def scaled(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors * x.shape[-1] ** 0.5)
+
+
+def transposed_out(x, ids, first, vectors):
+    return place_vectors(x, ids, first, vectors).transpose(0, 1)
+
+
+def zero_where_other(x, ids, first, vectors):
+    y = place_vectors(x, ids, first, vectors)
+    return y.masked_fill((ids >= first + len(vectors))[..., None], 0.0)
+
+
+def dropout(x, ids, first, vectors):
+    return place_vectors(x, ids, first, F.dropout(vectors, 0.1))
+
+
+def no_cast(x, ids, first, vectors):
+    mask = words_of(ids, first, vectors)
+    return x.index_put((mask,), vectors[ids[mask] - first])
+
+
+KEPT = {}
+
+
+def cached(x, ids, first, vectors):
+    k = (x.shape, len(vectors))
+    if k not in KEPT:
+        KEPT[k] = place_vectors(x, ids, first, vectors)
+    return KEPT[k]
+
+
 WRONG = [
     (in_place, "work on a copy"),
     (too_many, "belong to another one"),
@@ -166,6 +374,36 @@ WRONG = [
     (text_gone, "the words of the text are gone"),
     (untouched, "nothing is put in"),
     (without_gradients, "no_grad"),
+    (batch_one_mask, "places of one row"),
+    (any_row, "filled in all rows"),
+    (only_last_row, "only one row"),
+    (contiguous_front, "the first n places"),
+    (contiguous_run, "as one block"),
+    (first_occurrence_only, "stands in a row twice"),
+    (inclusive_upper, "first + n is taken"),
+    (modulo, "belong to another one"),
+    (negative_index, "first - 1 is taken"),
+    (index_by_id, "the id itself is taken"),
+    (from_one_based, "are shifted"),
+    (hard_first, "nothing is put in"),
+    (hard_five, "belong to another one"),
+    (data_copy, "where autograd does not look"),
+    (fresh_parameter, "cut off from the graph"),
+    (straight_through, "x gets a gradient where the prompt stands"),
+    (double_gradient, "2 times as large"),
+    (rounded_through_half, "vectors are rounded"),
+    (x_in_half, "x went through"),
+    (mutates_ids, "the ids that came in were changed"),
+    (index_put_in_place, "the x that came in was changed"),
+    (nowhere_same_object, "a new tensor is asked for"),
+    (nowhere_is_none, "is a return missing"),
+    (averaged, "a mean of the prompt"),
+    (scaled, "are scaled"),
+    (transposed_out, "interchanged"),
+    (zero_where_other, "set to zero"),
+    (dropout, "random numbers are drawn"),
+    (no_cast, "two dtypes meet"),
+    (cached, "an earlier call"),
 ]
 
 
@@ -197,7 +435,7 @@ def test_the_costs_are_what_the_package_counts():
     assert right["trained"] == 5 * 4096 and right["prompts"] == 1000 * 4 * right["trained"]
 
 
-@pytest.mark.parametrize("form", [int, float, torch.tensor, Fraction, np.int64])
+@pytest.mark.parametrize("form", [int, float, torch.tensor, Fraction, Decimal, np.int64])
 def test_the_right_costs_in_any_form(form):
     checks.prompt_costs({key: form(value) for key, value in checks.prompt_costs.right.items()})
 
@@ -218,10 +456,26 @@ def test_the_right_costs_in_any_form(form):
         ("room", 512, "take its places"),
         ("room", 507, "100 soft words"),
         ("room", 413, "off by one"),
+        ("room", 407, "one prompt stands there"),
+        ("room", "412", "not a str"),
+        ("trained", (5, 4096), "not a tuple"),
+        ("prompts", 81.92, "millions, or megabytes"),
+        ("prompts", 82_000_000, "to the last byte"),
+        ("prompts", 1_638_400_000, "not 100"),
+        ("prompts", 655_360_000, "bits and bytes"),
+        ("copies", 44, "terabytes"),
+        ("copies", 44_000_081_920_000, "no prompts beside"),
+        ("copies", 43_956_000_000_000, "the first one too"),
+        ("copies", 44_044_000_000_000, "without the model"),
     ],
 )
 def test_a_wrong_cost_is_told_where_it_comes_from(part, answer, words):
     refused(checks.prompt_costs, checks.prompt_costs.right | {part: answer}, words)
+
+
+def test_costs_that_are_half_done_are_no_mistake():
+    with pytest.raises(checks.NotFinished, match="copies, room is still"):
+        checks.prompt_costs(checks.prompt_costs.right | {"copies": ..., "room": ...})
 
 
 # -- prompt_patients -------------------------------------------------------------------------------
@@ -265,6 +519,13 @@ def test_there_is_a_hint_for_every_wrong_cause():
         ({"A": "padding"}, "has no"),
         (lesson.PATIENTS | {"A": "rate"}, "should be one of"),
         (None, "is a return missing"),
+        (list(lesson.PATIENTS.values()), "not a list"),
+        ({cause: who for who, cause in lesson.PATIENTS.items()}, "has no A, B, C, D, E"),
+        (lesson.PATIENTS | {"B": "detatched"}, "should be one of"),
+        (lesson.PATIENTS | {"B": ("mask", "detached")}, "should be one of"),
+        (lesson.PATIENTS | {"B": "mask", "E": "detached"}, "a prompt that is hidden"),
+        (dict.fromkeys(lesson.PATIENTS, "healthy"), "should not depend on who else"),
+        (lesson.PATIENTS | {"E": "detached"}, "a detached prompt is read"),
     ],
 )
 def test_other_answers_are_refused_in_words(answer, words):

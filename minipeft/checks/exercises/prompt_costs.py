@@ -31,13 +31,28 @@ prompt_costs = NumberCheck(
             {"prompts": PROMPTS + MODEL * BYTES},
             "prompts: the model is needed too, once for all; asked are the prompts beside it",
         ),
+        ({"prompts": 82_000_000}, "prompts: work it out to the last byte, rounding comes later"),
+        ({"prompts": 20 * PROMPTS}, "prompts: these have P = 5 vectors, not 100"),
         ({"copies": MODEL * BYTES}, "copies: full fine-tuning keeps a whole model for each task"),
         ({"copies": TASKS * MODEL}, "copies: that is numbers, each has 4 bytes"),
         ({"copies": 2 * TASKS * MODEL}, "copies: fp32 has 4 bytes a number, not 2"),
         ({"copies": PROMPTS}, "copies: full fine-tuning has no prompts, it changes the model"),
+        (
+            {"copies": COPIES + PROMPTS},
+            "copies: full fine-tuning has no prompts beside its copies",
+        ),
+        (
+            {"copies": COPIES + MODEL * BYTES},
+            "copies: asked are the 1,000 copies, without the model that they come from",
+        ),
+        (
+            {"copies": COPIES - MODEL * BYTES},
+            "copies: every one of the 1,000 tasks has its copy, the first one too",
+        ),
         ({"room": ROOM}, "room: soft words stand in the input and take its places"),
         ({"room": ROOM + 100}, "room: the prompt takes places away"),
         ({"room": 100}, "room: that is the prompt; asked is what is left for the text"),
+        ({"room": ROOM - 100 - P}, "room: one prompt stands there, of 100 soft words"),
         ({"room": ROOM - P}, "room: this prompt has 100 soft words"),
     ],
 )

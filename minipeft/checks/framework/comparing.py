@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from numbers import Number
 from typing import Any
@@ -25,8 +26,9 @@ class Difference:
     kind    "error" something was raised; "no error" nothing was, and should have been;
             "type", "parts", "extra parts", "shape", "dtype", "device", "nan", "value": the result;
             "gradient missing", "gradient extra", "gradient";
-            "argument" one was changed; "random" a global generator was touched; "generator" the
-            given one was not; "settings" something was switched;
+            "argument" one was changed; "shared" the result has the memory of one; "random" a
+            global generator was touched; "generator" the given one was not; "settings" something
+            was switched;
             "rule" the trial's judge objects; "outcomes", "repeats" of a dropout
     where   the part of the result, the argument, the parameter
     """
@@ -53,6 +55,9 @@ def differs(wanted: Observation, given: Observation, trial) -> Difference | None
         difference = compare(wanted.result, given.result, trial)
         if difference is not None:
             return difference
+    for name in given.shared:
+        if name not in wanted.shared:
+            beside = beside or Difference("shared", name, wanted.result, given.result)
     return beside or _gradients(wanted, given)
 
 
@@ -181,10 +186,10 @@ def close(wanted: Tensor, given: Tensor, slack: float = 1.0) -> bool:
 
 
 def as_number(value: Any) -> float | None:
-    """The number that an int, a float, a fraction, a numpy scalar or a tensor of one number is."""
+    """The number that an int, a float, a fraction, a decimal, a numpy scalar or a tensor is."""
     if isinstance(value, bool | numpy.bool_):
         return None
-    if isinstance(value, int | float | Fraction | numpy.number):
+    if isinstance(value, int | float | Fraction | Decimal | numpy.number):
         return float(value)
     if isinstance(value, Tensor | numpy.ndarray) and value.ndim == 0:
         return None if value.dtype in (torch.bool, bool) else float(value)

@@ -34,6 +34,7 @@ MIXED = (
     "to have the same dtype",
     "must have the same dtype",
     "should have the same dtype",
+    "source and destination dtypes match",
 )
 
 
@@ -74,6 +75,9 @@ def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None
             return f"{d.where} gets a gradient, but it must not learn: is a detach missing?"
         case "argument":
             return _changed(d, view)
+        case "shared":
+            words = f"what is given back is the {d.where} that came in, or a view of it"
+            return f"{words}: a new tensor is asked for, such as a clone"
         case "generator":
             return (
                 "nothing is drawn from `generator`: draw every random number from `generator`, so "

@@ -15,7 +15,7 @@ from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Mistake, Trial, View
 
 # what a call does besides answering has no other explanation than itself
-BESIDE = ("argument", "random", "generator", "settings")
+BESIDE = ("argument", "shared", "random", "generator", "settings")
 Passed = list[tuple[Trial, Case]]  # cases that the learner's object passes
 
 
@@ -260,6 +260,11 @@ def _unknown(check, trial: Trial, failure: Failure) -> str:
         worst = f": it should be {_short(wanted)} and is {_short(given)}"
     words = conditions(failure.case, trial.every_axis)
     words = f" (with {words})" if 0 < len(words) < 60 else ""
+    if not trial.draws and set(failure.given.moved) - set(failure.wanted.moved):
+        return (
+            f"{what} is wrong{words}, and random numbers are drawn (a dropout, a noise?): nothing "
+            "is random here"
+        )
     return (
         f"{what} is wrong{words}{worst}, and it is none of the usual mistakes; work the small "
         "case below out on paper"

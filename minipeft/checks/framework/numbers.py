@@ -94,6 +94,9 @@ class NumberCheck:
                     raise NotFinished(str(error)) from None
                 words = f"{type(error).__name__}: {error}"[:200]
                 raise CheckFailed(f"{self.name} stopped with {words}") from error
+        if isinstance(answer, Mapping) and any(part is ... for part in answer.values()):
+            parts = ", ".join(str(key) for key, part in answer.items() if part is ...)
+            raise NotFinished(f"{self.name} is yours to work out: {parts} is still ...")
         right = self.right
         if self.equal(answer, right):
             return
@@ -184,7 +187,11 @@ FACTORS = {
     100: " (per cent, or a share?)",
     1000: " (thousands?)",
     1024: " (kilobytes?)",
+    10**6: " (millions, or megabytes?)",
+    10**9: " (billions, or gigabytes?)",
+    10**12: " (millions of millions, or terabytes?)",
     2**20: " (megabytes, or bytes?)",
+    2**30: " (gigabytes, or bytes?)",
     0.6931471805599453: " (nats, or bits?)",
 }
 

@@ -32,6 +32,7 @@ class Observation:
     gradients   of every input and parameter, None where there is none
     after       what the arguments hold after the call
     changed     arguments (and parts of the object) that the call has changed
+    shared      arguments that must stay apart from the result, and share memory with it
     moved       global generators that were drawn from or seeded
     settings    what the call has switched, in words
     """
@@ -43,10 +44,24 @@ class Observation:
     tracked: bool = False  # does the result require a gradient?
     after: dict[str, Any] = field(default_factory=dict)
     changed: list[str] = field(default_factory=list)
+    shared: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
     raw: Any = None  # the result itself, to see whether a later call overwrites it
     outcomes: Any = None  # of many rows, see randomness
+
+
+def share_memory(one: Any, other: Any) -> bool:
+    """Would a change in place of one be seen in the other? Both tensors, or nested ones."""
+    places = [
+        {t.untyped_storage().data_ptr() for _, t in leaves_of(value) if _holds_numbers(t)}
+        for value in (one, other)
+    ]
+    return bool(places[0] & places[1])
+
+
+def _holds_numbers(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() > 0
 
 
 class Subject:
@@ -121,6 +136,8 @@ class Subject:
         seen.moved = [name for name in states if states[name] != now[name]]
         seen.after = snapshot(held)
         seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
+        if seen.error is None:
+            seen.shared = [k for k in trial.apart if share_memory(inputs[k], seen.result)]
         if seen.error is None and gradients and case.gradients != "off":
             self._differentiate(seen, inputs, draw)
         if seen.error is None:
