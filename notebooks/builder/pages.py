@@ -23,11 +23,12 @@ from builder.lesson import HIDDEN, Lesson
 from builder.measure import measure
 from minipeft.course import claims
 
-# Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one.
+# Code (fenced or in backticks) is matched first, so that a dollar sign in it stays one. An equation
+# may go on in the next line of its paragraph, as it may in Jupyter.
 MATH = re.compile(
     r"(?P<code>^(?P<fence>```|~~~).*?^(?P=fence)[^\n]*$|(?P<tick>`+)(?!`).+?(?<!`)(?P=tick)(?!`))"
     r"|\$\$(?P<block>.+?)\$\$"
-    r"|(?<![\\$\w])\$(?P<inline>[^\s$](?:[^$\n]*?[^\s$\\])?)\$(?![\w$])",
+    r"|(?<![\\$\w])\$(?P<inline>[^\s$](?:(?:[^$\n]|\n(?!\s*\n))*?[^\s$\\])?)\$(?![\w$])",
     re.DOTALL | re.MULTILINE,
 )
 

@@ -616,7 +616,10 @@ def test_equations_are_drawn_and_dollars_in_code_are_not(course, runs):
         "01_toy",
         r"""
         # %% [markdown]
-        # Inline $a_1 * b_1 * c$ and `$HOME$`, it costs $5 or $6.
+        # Inline $a_1 * b_1 * c$ and `$HOME$`, it costs $5 or $6. The ids are $V, V + 1,
+        # V + 2$ and not $7.
+        #
+        # A new paragraph ends with $8.
         #
         # $$ h = W_0 x + \frac{\alpha}{r} B A x $$
         #
@@ -628,9 +631,10 @@ def test_equations_are_drawn_and_dollars_in_code_are_not(course, runs):
     course_run(course)
     page = (course.output / "01_toy.html").read_text()
     body = page[page.index("<main>") :]
-    assert body.count("<math") == 3  # the question's, the inline one, the block
+    assert body.count("<math") == 4  # the question's, the inline one, one over two lines, the block
     assert 'display="block"' in body and "<mfrac>" in body
     assert "$HOME$" in body and "$5 or $6" in body and "$not_math$" in body
+    assert "and not $7" in body and "ends with $8" in body
     assert "EQUATION" not in body
     assert body.count("<em>") == 1  # the builder's own; the stars of an equation are no emphasis
 
