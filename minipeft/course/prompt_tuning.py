@@ -1,7 +1,6 @@
 """What lesson 07 measures: prompts seen from outside, words near a prompt, votes, mixed batches.
 
 examine(model, batch, "A")                       # what can be seen of a prompt that has a fault
-feed = of_equal_length(task, tokenizer)           # seed -> batches without padding
 vectors = trained_prompt(model, method, batches, rate, steps, seed=0)   # (P, C)
 with prompts(model, {"a": vectors, "b": others}): ...             # attached, ready for route
 """
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.analysis.plots import interval
 from minipeft.contexts import evaluating
 from minipeft.course.passport import answers, largest_difference
 from minipeft.course.runs import attached, loss_and_exact
@@ -251,19 +249,6 @@ def nearest_words(vectors: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
     """For each vector (P, C) the word (V, C) of the highest cosine: (cosines, ids), both (P,)."""
     cosines = F.normalize(vectors, dim=-1) @ F.normalize(words, dim=-1).T  # (P, V)
     return cosines.max(dim=-1)
-
-
-# ---- sizes ----
-
-
-def line_to(sizes: Sequence[float], rows: Sequence[Sequence[float]], size: float) -> tuple:
-    """A straight line over log size for every seed, carried on to another size: (mean, half)."""
-    logs = torch.tensor(sizes, dtype=torch.float64).log()
-    A = torch.stack([torch.ones_like(logs), logs], dim=1)  # (n, 2)
-    Y = torch.tensor(rows, dtype=torch.float64)  # (n, seeds)
-    line = torch.linalg.lstsq(A, Y).solution  # (2, seeds)
-    at = torch.tensor([1.0, torch.tensor(size, dtype=torch.float64).log()], dtype=torch.float64)
-    return interval((at @ line).tolist())
 
 
 # ---- picture ----

@@ -1,7 +1,6 @@
 """What lesson 07 measures, where the right answer is known beforehand."""
 
 import copy
-import math
 
 import pytest
 import torch
@@ -92,13 +91,6 @@ def test_the_nearest_word_of_a_word_is_itself(base):
     cosines, ids = lesson.nearest_words(3.0 * words[[7, 300]], words)
     assert ids.tolist() == [7, 300]
     torch.testing.assert_close(cosines, torch.ones(2))
-
-
-def test_a_line_over_log_size_goes_on():
-    """y = 2 log10 x + seed: at 10,000 it is 8 + seed."""
-    rows = [[2.0 * k + seed for seed in (0, 1, 2)] for k in (1, 2, 3)]
-    mean, half = lesson.line_to([10, 100, 1000], rows, 1e4)
-    assert mean == pytest.approx(9.0) and half == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
 
 
 def test_mixed_difference_is_none_for_what_trains_the_base(base):
