@@ -345,8 +345,8 @@ claims.record(
 
 # %% [markdown]
 # **An honest word.** The paper's gap closes between 0.1 and 11 *billion* numbers; whatever gap we see lies below 3 *million*.
-# Our task is one that these models can do when they are asked; a soft word only has to ask. And patience counts: the dotted
-# line is the same prompts with four times as many steps. A trend at this size is a reason to look at larger models; it is no
+# Our task is one that these models can do when they are asked; a soft word only has to ask. And 40 steps are few: the
+# dotted line is the same prompts with four times as many. A trend at this size is a reason to look at larger models; it is no
 # measurement of them.
 #
 # ## 3. Does it over-fit?
@@ -715,7 +715,7 @@ passport(
 #
 # * A soft prompt is new vocabulary: ids beyond $V$, vectors that are trained, ones in the mask, −100 in the labels. Each can
 #   go wrong without an error (part 1).
-# * How far a prompt stays behind full fine-tuning depends on the size of the model and on patience (part 2).
+# * Where a prompt is shown to stay behind full fine-tuning, where not, and where our seeds cannot tell (part 2).
 # * Over-fitting is a question of where one tests: look at the longer rows (part 3).
 # * One prompt is one task; a *batch* may hold many (part 4). Five of them can vote (part 5).
 #
