@@ -353,7 +353,8 @@ claims.record(
 #
 # It is said that a frozen model with a small prompt over-fits and that fine-tuning is safer. Two questions: how far apart are
 # training and fresh examples, and what happens **out of domain**: rows of five and six words, where all training rows
-# had two to four? With all examples, and with only 32. **Predict** the order of the three on the longer rows.
+# had two to four? With all examples, and with only 32; LoRA beside
+# the two. **Predict** the order on the longer rows.
 
 # %% tags=["hide-input"]
 OOD_BASE = SIZES[-2]
