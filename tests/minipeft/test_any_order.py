@@ -57,6 +57,36 @@ def test_one_on_top_of_the_other_for_all_pairs(kind):
     assert merged > 60
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "encoder"])
+def test_a_file_means_the_same_on_a_base_into_which_something_is_merged(kind, tmp_path):
+    """What a file says in terms of the base is read beneath what is merged, whatever it is."""
+    opened, beneath = 0, (mp.LoRABias(rank=1, bias="all"), mp.BitFit(), mp.LoRAEmbedding(rank=1))
+    above = (*orders.MERGEABLE, *orders.OTHERS, mp.LoRABias(rank=1, bias="all"))
+    for number, (lower, upper) in enumerate(itertools.product(beneath, above)):
+        model = copy.deepcopy(orders.base(kind))
+        folder = tmp_path / str(number)
+        try:
+            tuner = mp.attach(model, upper, "b", seed=0)
+        except ValueError:  # not for this model
+            continue
+        zoo.shake(tuner)
+        tuner.save(folder)
+        tuner.detach()
+        tuner = mp.load(model, folder, "b")
+        values = orders.values(tuner)
+        tuner.detach()
+        lower = mp.attach(model, lower, "a", seed=1)
+        zoo.shake(lower, 1.0)
+        try:
+            lower.merge()
+            tuner = mp.load(model, folder, "b")
+        except ValueError:  # a matrix with two uses; a copy of what something is merged into
+            continue
+        assert orders.values(tuner) == values, upper
+        opened += 1
+    assert opened > 30
+
+
 # ---- copies of heads ----
 
 

@@ -10,15 +10,15 @@ from safetensors.torch import load_file
 
 import minipeft as mp
 
-FOLDER = (
-    Path(__file__).parents[1] / "files_of_0_1"
-)  # written with the base zoo.build("tiny-decoder")
+FOLDER = Path(__file__).parents[1] / "files_of_0_1"
 NAMES = sorted(path.name for path in FOLDER.iterdir() if path.is_dir())
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_file_of_version_0_1_opens_and_means_the_same(name, tmp_path):
     model, batch = zoo.build("tiny-decoder", dtype=torch.float32), zoo.batch("tiny-decoder")
+    # torch draws other float32 numbers on a processor without vectors
+    model.load_state_dict(load_file(FOLDER / "base.safetensors"))
     tuner = mp.load(model, FOLDER / name)
     written = load_file(FOLDER / "logits.safetensors")[name]  # of size 1, in fp32
     close(zoo.logits(model, batch), written)

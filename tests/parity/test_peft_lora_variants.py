@@ -124,6 +124,22 @@ def test_a_pissa_that_peft_converted_opens_as_a_lora(tmp_path, name):
     close(zoo.logits(model, zoo.batch(name)), expected)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_pissa_of_pefts_opens_beneath_what_is_merged(tmp_path, name):
+    """Its start is taken off the base's own weights, not off what is merged into them."""
+    with_peft(name, init_lora_weights="pissa").save_pretrained(tmp_path)
+    values = []
+    for merged in (False, True):
+        model = zoo.build(name, dtype=torch.float32)
+        if merged:
+            other = mp.attach(model, mp.LoRA(rank=2), "other", seed=0)
+            zoo.shake(other, 1.0)
+            other.merge()
+        values.append(mp.load(model, tmp_path, "pissa").named_tensors())
+    assert values[0].keys() == values[1].keys()
+    assert all(torch.equal(value, values[1][key]) for key, value in values[0].items())
+
+
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 @pytest.mark.parametrize("variant", ["dora", "pissa"])
 def test_gradients_with_dropout_are_the_same_numbers(tmp_path, name, variant):

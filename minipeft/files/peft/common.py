@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
+from minipeft.in_training import record_of
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import keys_at
 
@@ -147,6 +148,12 @@ def pop_ending(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
     return taken
 
 
+def base_value(anatomy: Anatomy, parameter: nn.Parameter) -> Tensor:
+    """A parameter of the base as files mean it: without what tuners have merged into it."""
+    record = record_of(anatomy.model)
+    return parameter.detach() if record is None else record.originals.value(parameter)
+
+
 def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
     """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
     for path, weight in pop_ending(named, ".base_layer.weight").items():
@@ -159,7 +166,7 @@ def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
                 f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
                 "added to the base."
             )
-        if not torch.equal(matrix.detach().to(weight), weight):
+        if not torch.equal(base_value(anatomy, matrix).to(weight), weight):
             raise ValueError(
                 f"The file holds a matrix of {path} that is not this base's: it was trained, or "
                 "made for another base; save the base that it was made for, and load that one."

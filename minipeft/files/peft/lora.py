@@ -31,6 +31,7 @@ from minipeft.doors.layers import features, is_transposed
 from minipeft.doors.weights import Frozen
 from minipeft.files.peft.common import (
     PREFIX,
+    base_value,
     by_module,
     by_pattern,
     check_same_modules,
@@ -141,7 +142,8 @@ def read_maps(
         by_path.setdefault(place.path, []).append(place)
     for path, places in by_path.items():
         if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
-            A0, B0 = principal(_weight(places[0].module), *_rank_and_scale(places[0], method))
+            weight = _weight(anatomy, places[0].module).to(A[path].device)
+            A0, B0 = principal(weight, *_rank_and_scale(places[0], method))
             A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
         values |= _unstack(path, places, A[path], B[path], method)
         for place in places if path in m else ():
@@ -236,6 +238,7 @@ def _bias_kind(settings: dict) -> str | None:
     return {"all": "all", "lora_only": "adapted"}.get(bias)
 
 
-def _weight(linear) -> Tensor:
-    """(out, in), whichever way the layer keeps it."""
-    return linear.weight.detach().T if is_transposed(linear) else linear.weight.detach()
+def _weight(anatomy: Anatomy, linear) -> Tensor:
+    """The base's (out, in), whichever way the layer keeps it."""
+    weight = base_value(anatomy, linear.weight)
+    return weight.T if is_transposed(linear) else weight

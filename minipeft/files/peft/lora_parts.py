@@ -23,6 +23,7 @@ from minipeft.doors.door import bottom
 from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
+    base_value,
     by_module,
     common_settings,
     copied,
@@ -289,7 +290,7 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
         if method.bias == "detour":
             path, base = f"{place.path}.lora_B", 0.0
         elif place.module.bias is not None:
-            path, base = place.path, place.module.bias.detach()
+            path, base = place.path, base_value(anatomy, place.module.bias)
         else:
             continue
         if path not in biases:
@@ -299,7 +300,7 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
         read.add(path)
     for place in anatomy.biased(True, True) if method.bias == "all" else ():
         if place.path not in adapted:
-            base = place.module.bias.detach()
+            base = base_value(anatomy, place.module.bias)
             shared = [path for path in names[place.module.bias] if path in biases]
             values[f"{name_of(place)}.d"] = (
                 biases[shared[0]].to(base.device) if shared else base
@@ -312,7 +313,7 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
         if (
             base is None
             or base.shape != bias.shape
-            or not torch.equal(base.detach().to(bias), bias)
+            or not torch.equal(base_value(anatomy, base).to(bias), bias)
         ):
             raise ValueError(
                 f"The file trains the bias of {path}, which is no bias of a linear map or a layer "
