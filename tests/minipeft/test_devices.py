@@ -40,8 +40,8 @@ METHODS = {
     "top": mp.TopLayers(1),
 }
 every = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
-NUMBERS = ("qlora",)  # looks at the weights' values, of which "meta" has none
-SHAPES = {key: method for key, method in METHODS.items() if key not in NUMBERS}
+NEED_VALUES = ("qlora",)  # looks at the weights' values, of which "meta" has none
+SHAPES = {key: method for key, method in METHODS.items() if key not in NEED_VALUES}
 of_shapes = pytest.mark.parametrize("method", SHAPES.values(), ids=SHAPES)
 models = pytest.mark.parametrize("name", ["tiny-decoder", "gpt2"])
 
@@ -97,10 +97,10 @@ def test_generate_writes_where_the_model_is(monkeypatch):
 def device():
     if not torch.accelerator.is_available():
         pytest.skip("no accelerator here")
-    found = torch.accelerator.current_accelerator()
-    if found.type == "mps":
+    accelerator = torch.accelerator.current_accelerator()
+    if accelerator.type == "mps":
         pytest.skip("mps has no float64")
-    return found
+    return accelerator
 
 
 def near(value, expected) -> None:
@@ -119,15 +119,15 @@ def test_a_method_answers_and_learns_as_on_the_processor(device, name, method, t
         before = copy.deepcopy(model.state_dict())
         tuner = mp.attach(model, method, seed=0)
         zoo.shake(tuner)
-        here = on_device_of(model, tuner.wrap(batch))
-        start = zoo.logits(model, here)
+        inputs = on_device_of(model, tuner.wrap(batch))
+        start = zoo.logits(model, inputs)
         losses = mp.train(model, [batch], 2, 1e-3, progress=False).losses
         tuner.save(tmp_path / str(place))
-        answer = zoo.logits(model.eval(), here)
+        answer = zoo.logits(model.eval(), inputs)
         tuner.detach()
         assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
         mp.load(model, tmp_path / str(place))
-        near(zoo.logits(model, here), answer.cpu())
+        near(zoo.logits(model, inputs), answer.cpu())
         results.append((start, losses))
     near(results[1][0], results[0][0])
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-5)
@@ -138,10 +138,10 @@ def test_whatever_takes_a_batch_takes_one_of_the_processor(device):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mp.sanity_ladder(model, mp.LoRA(rank=2), batch, steps=2)
-    found = mp.prompt_search.search(
+    result = mp.prompt_search.search(
         model, mp.Template(("P", 3, "P", "{x}")), [batch], steps=2, progress=False
     )
-    assert len(found.losses) == 3
+    assert len(result.losses) == 3
     zoo.shake(mp.attach(model, mp.LoRA(rank=2)))
     mp.merge_drift(mp.tuners(model)["default"], batch)
     assert mp.generate(model, batch["input_ids"], max_new_tokens=2).device.type == device.type
