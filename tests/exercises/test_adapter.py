@@ -52,17 +52,51 @@ class ByEinsum(Plain):
         return (float(self.skip) * y + self.change(y)).to(y.dtype)
 
 
-class RowByRow(Plain):
-    """Another: one row of the batch after the other (slow, and right)."""
+class TokenByToken(Plain):
+    """Another: one token after the other (slow, and right)."""
 
     def change(self, h):
-        kind = self.down.weight.dtype
-        rows = [F.linear(self.phi(self.down(row.to(kind))), torch.eye(len(self.down.weight),
-                dtype=kind)) for row in h]  # fmt: skip
-        return self.up(self.drop(torch.stack(rows))) * self.scale
+        tokens = [self.phi(self.down(token)) for token in h.to(self.up.weight.dtype).unbind(1)]
+        return self.up(self.drop(torch.stack(tokens, dim=1))) * self.scale
 
 
-@pytest.mark.parametrize("candidate", [AdapterPatch, Plain, ByMatrices, ByEinsum, RowByRow])
+class RoundedFirst(Plain):
+    """Another: the change comes to the dtype of y before the sum."""
+
+    def forward(self, x, y):
+        change = self.change(y).to(y.dtype)
+        return y + change if self.skip else change
+
+
+class ByConvolution(Plain):
+    """Another: the two maps as convolutions of width 1 over the tokens."""
+
+    def change(self, h):
+        h = h.to(self.up.weight.dtype).mT  # (N, C, T)
+        low = self.drop(self.phi(F.conv1d(h, self.down.weight[..., None], self.down.bias)))
+        return self.scale * F.conv1d(low, self.up.weight[..., None], self.up.bias).mT
+
+
+class InPlaceOnItsOwn(Plain):
+    """Another: in-place steps, on tensors that it has made itself."""
+
+    def change(self, h):
+        up = self.up(self.drop(self.phi(self.down(h.to(self.up.weight.dtype)))))
+        up *= self.scale
+        return up
+
+    def forward(self, x, y):
+        out = self.change(y)
+        if self.skip:
+            out += y
+        return out.type_as(y)
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [AdapterPatch, Plain, ByMatrices, ByEinsum, TokenByToken, RoundedFirst]
+    + [ByConvolution, InPlaceOnItsOwn],
+)
 def test_right_solutions_pass(candidate, capsys):
     checks.adapter(candidate)
     assert f"✓ {candidate.__name__}" in capsys.readouterr().out
@@ -193,9 +227,158 @@ class OnlyOneArgument(Plain):
         return super().forward(y, y)
 
 
+class AlwaysRelu(Plain):
+    def change(self, h):
+        return self.scale * self.up(self.drop(F.relu(self.down(h.to(self.up.weight.dtype)))))
+
+
+class ReshapesDown(Plain):
+    def change(self, h):
+        h = h.to(self.up.weight.dtype)
+        low = h @ self.down.weight.view(h.shape[-1], -1) + self.down.bias
+        return self.scale * self.up(self.drop(self.phi(low)))
+
+
+class SwapsTheMaps(Plain):
+    def change(self, h):
+        low = self.phi(h.to(self.up.weight.dtype) @ self.up.weight + self.down.bias)
+        return self.scale * (self.drop(low) @ self.down.weight + self.up.bias)
+
+
+class NormalizesFirst(Plain):
+    def change(self, h):
+        return super().change(F.layer_norm(h.to(self.up.weight.dtype), h.shape[-1:]))
+
+
+class GatesWithPhi(Plain):
+    def change(self, h):
+        low = self.down(h.to(self.up.weight.dtype))
+        return self.scale * self.up(self.drop(low * self.phi(low)))
+
+
+class LastToken(Plain):
+    def change(self, h):
+        return super().change(h[:, -1:]).expand(h.shape)
+
+
+class MeanOfTokens(Plain):
+    def change(self, h):
+        return super().change(h.mean(1, keepdim=True)).expand(h.shape)
+
+
+class AddsNothing(Plain):
+    def change(self, h):
+        return torch.zeros_like(h, dtype=self.up.weight.dtype)
+
+
+class ScalesTheSkip(Plain):
+    def forward(self, x, y):
+        change = self.change(y)
+        return (self.scale * y + change if self.skip else change).to(y.dtype)
+
+
+class AddsXAsWell(Plain):
+    def forward(self, x, y):
+        near = x + y if x.shape == y.shape else y
+        return (near + self.change(y) if self.skip else self.change(y)).to(y.dtype)
+
+
+class FixedShare(Plain):
+    def change(self, h):
+        low = self.phi(self.down(h.to(self.up.weight.dtype)))
+        return self.scale * self.up(F.dropout(low, 0.5, self.training))
+
+
+class DropsBeforePhi(Plain):
+    def change(self, h):
+        return self.scale * self.up(self.phi(self.drop(self.down(h.to(self.up.weight.dtype)))))
+
+
+class DropsTokens(Plain):
+    def change(self, h):
+        low = self.phi(self.down(h.to(self.up.weight.dtype)))
+        return self.scale * self.up(low * self.drop(torch.ones_like(low[..., :1])))
+
+
+class NotDivided(Plain):
+    def change(self, h):
+        low = self.phi(self.down(h.to(self.up.weight.dtype)))
+        if self.training:
+            low = low * (torch.rand_like(low) > self.drop.p)
+        return self.scale * self.up(low)
+
+
+class DropsTwice(Plain):
+    def forward(self, x, y):
+        change = self.drop(self.change(y))
+        return (y + change if self.skip else change).to(y.dtype)
+
+
+class ChangesY(Plain):
+    def forward(self, x, y):
+        change = self.change(y)
+        if not self.skip:
+            return change.to(y.dtype)
+        y += change
+        return y
+
+
+class Remembers(Plain):
+    def forward(self, x, y):
+        if not hasattr(self, "kept"):
+            self.kept = self.change(y)
+        return (y + self.kept if self.skip else self.kept).to(y.dtype)
+
+
+class FewerLater(Plain):
+    def forward(self, x, y):
+        answer = super().forward(x, y)
+        later, self.later = hasattr(self, "later"), True
+        return (answer, answer) if later else answer
+
+
+class NoGradInside(Plain):
+    def forward(self, x, y):
+        with torch.no_grad():
+            change = self.change(y)
+        return (y + change if self.skip else change).to(y.dtype)
+
+
+class DetachedSkip(Plain):
+    def forward(self, x, y):
+        change = self.change(y)
+        return (y.detach() + change if self.skip else change).to(y.dtype)
+
+
+class WeightsToItsDtype(Plain):
+    def change(self, h):
+        return self.to(h.dtype) and self.scale * self.up(self.drop(self.phi(self.down(h))))
+
+
 @pytest.mark.parametrize(
     ("candidate", "words"),
     [
+        (AlwaysRelu, "always ReLU"),
+        (ReshapesDown, "reshaped where it should be transposed"),
+        (SwapsTheMaps, "changed places"),
+        (NormalizesFirst, "a layer norm stands before W_down"),
+        (GatesWithPhi, "phi gates W_down h"),
+        (LastToken, "along axis 1: the last is used for all"),
+        (MeanOfTokens, "along axis 1: each place has an answer of its own"),
+        (AddsNothing, "0 everywhere"),
+        (ScalesTheSkip, "h is scaled as well"),
+        (AddsXAsWell, "x is added beside y"),
+        (FixedShare, "with a dropout of 0: use self.dropout"),
+        (DropsBeforePhi, "dropout falls before phi"),
+        (DropsTokens, "all hidden features of a token together"),
+        (NotDivided, "not divided by 1 - p"),
+        (DropsTwice, "dropout falls twice"),
+        (ChangesY, "changed in place"),
+        (Remembers, "what it has kept from the first call"),
+        (FewerLater, "of another form when it is called again"),
+        (NoGradInside, "runs under no_grad"),
+        (DetachedSkip, "the gradient of y is not"),
+        (WeightsToItsDtype, "changes the layer itself"),
         (NoPhi, "phi is missing"),
         (AlwaysGelu, "always GELU"),
         (PhiAtTheEnd, "phi comes after W_up"),

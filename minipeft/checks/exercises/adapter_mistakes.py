@@ -9,6 +9,7 @@ LOW = "self.phi(self.down(h.to(self.down.weight.dtype)))"
 LINEAR = "self.down(h.to(self.down.weight.dtype))"
 UP = "self.scale * self.up(self.dropout(low))"
 DRY = "self.scale * self.up(low)"
+CAST = "h.to(self.down.weight.dtype)"
 
 
 def gradient_of(name: str):
@@ -19,6 +20,10 @@ MISTAKES = [
     mistake(
         "the activation is always GELU: use self.phi, which the settings choose",
         (LOW, f"F.gelu({LINEAR})"),
+    ),
+    mistake(
+        "the activation is always ReLU: use self.phi, which the settings choose",
+        (LOW, f"F.relu({LINEAR})"),
     ),
     mistake("phi is missing: without it two maps are one, and could be merged", (LOW, LINEAR)),
     mistake(
@@ -34,6 +39,27 @@ MISTAKES = [
         "phi comes a second time, after W_up: it belongs between the two maps only",
         (UP, "self.scale * self.phi(self.up(self.dropout(low)))"),
     ),
+    mistake(
+        "phi is added to W_down h: it takes its place",
+        (LOW, f"{LINEAR} + self.phi({LINEAR})"),
+    ),
+    mistake(
+        "phi gates W_down h: it takes its place, nothing is multiplied with it",
+        (LOW, f"{LINEAR} * self.phi({LINEAR})"),
+    ),
+    mistake(
+        "W_down is reshaped where it should be transposed: self.down(h) does it",
+        (LINEAR, f"{CAST} @ self.down.weight.reshape(h.shape[-1], -1) + self.down.bias"),
+    ),
+    mistake(
+        "W_down and W_up have changed places: self.down comes first",
+        (LINEAR, f"{CAST} @ self.up.weight + self.down.bias"),
+        (UP, "self.scale * (self.dropout(low) @ self.down.weight + self.up.bias)"),
+    ),
+    mistake(
+        "a layer norm stands before W_down: the equation has none",
+        (LINEAR, f"self.down(F.layer_norm({CAST}, h.shape[-1:]))"),
+    ),
     mistake("b_down is missing", (LINEAR, "h.to(self.down.weight.dtype) @ self.down.weight.T")),
     mistake("b_up is missing", (UP, "self.scale * (self.dropout(low) @ self.up.weight.T)")),
     mistake(
@@ -46,6 +72,10 @@ MISTAKES = [
     mistake(
         "s is applied twice: once is enough",
         (SUM, "y + self.scale * change if self.skip else self.scale * change"),
+    ),
+    mistake(
+        "h is scaled as well: s multiplies only what is added",
+        (SUM, "self.scale * y + change if self.skip else change"),
     ),
     mistake(
         "s stands before phi: it multiplies what comes out of W_up",
@@ -82,6 +112,10 @@ MISTAKES = [
         (SUM, "(x if x.shape == y.shape else y) + change if self.skip else change"),
     ),
     mistake(
+        "x is added beside y: the frozen map has read it, and it is not needed",
+        (SUM, "(x + y if x.shape == y.shape else y) + change if self.skip else change"),
+    ),
+    mistake(
         "forward turns y into another dtype: give the sum back in y's dtype",
         when=lambda view: (
             view.difference.kind == "dtype"
@@ -108,6 +142,31 @@ MISTAKES = [
         when=gradient_of("h"),
     ),
     mistake("dropout is never applied in training", (UP, DRY)),
+    mistake(
+        "features are dropped in training with a dropout of 0: use self.dropout, it has the share",
+        when=lambda view: (
+            view.case.training
+            and view.case.dropout in (OMIT, 0.0)
+            and view.difference.kind == "value"
+        ),
+    ),
+    mistake(
+        "dropout falls before phi: drop hidden features, after phi",
+        (LOW, f"self.phi(self.dropout({LINEAR}))"),
+        (UP, DRY),
+    ),
+    mistake(
+        "dropout drops all hidden features of a token together: give it the features themselves",
+        (UP, "self.scale * self.up(low * self.dropout(torch.ones_like(low[..., :1])))"),
+    ),
+    mistake(
+        "what is kept is not divided by 1 - p, so the mean shrinks: self.dropout does it",
+        (UP, "self.scale * self.up(low * (torch.rand_like(low) >= self.dropout.p))"),
+    ),
+    mistake(
+        "dropout falls twice, on the hidden features and on what is added: drop the first only",
+        (UP, "self.dropout(self.scale * self.up(self.dropout(low)))"),
+    ),
     mistake(
         "dropout falls on what is added: drop hidden features, before W_up",
         (UP, "self.dropout(self.scale * self.up(low))"),

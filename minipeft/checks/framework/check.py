@@ -29,7 +29,7 @@ from minipeft.checks.framework.randomness import (
     repeats,
     rows_of,
 )
-from minipeft.checks.framework.repeating import Kept, call_again
+from minipeft.checks.framework.repeating import Kept, call_again, stopped_again
 from minipeft.checks.framework.showing import small_case
 from minipeft.checks.framework.source import Source, is_made_of
 from minipeft.checks.framework.surroundings import careful_kernels, surroundings
@@ -193,13 +193,23 @@ class Check:
         return self._expected[key]
 
     def seen(self, trial: Trial, subject: Subject) -> Observation:
-        """One observation; for counted outcomes with the rows of two calls beside it."""
+        """One observation; for counted outcomes with the rows of two calls beside it.
+
+        Raises:
+            CheckFailed: the first call goes well, the second stops or gives another form.
+        """
         seen = subject.observe()
         if trial.copies and seen.error is None:
             again = subject.observe(shift=1)
-            if again.error is None:
-                rows = [rows_of(part, trial.copies) for part in (seen, again)]
-                seen.outcomes = Outcomes(*rows)
+            if again.error is not None:
+                raise CheckFailed(stopped_again(_name(subject.instance), again.error))
+            first, second = (rows_of(part, trial.copies) for part in (seen, again))
+            if first.shape != second.shape:
+                raise CheckFailed(
+                    f"{_name(subject.instance)} gives something of another form when it is called "
+                    "again: something is kept between calls"
+                )
+            seen.outcomes = Outcomes(first, second)
         return seen
 
     def shown_by(self, trial: Trial, wrong: Any, case: Case, key: Any) -> Observation | None:

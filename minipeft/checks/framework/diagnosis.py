@@ -204,6 +204,8 @@ def by_numbers(view: View) -> str | None:
         return None
     if (wanted.abs() > 1e6).any():
         return None
+    if wanted.any() and not given.any():
+        return f"{what} is 0 everywhere"
     relation = same_numbers(wanted, given) or _factor(wanted, given) or _rows(wanted, given)
     return f"{what} {relation}" if relation else None
 
@@ -261,6 +263,12 @@ def _rows(wanted: Tensor, given: Tensor) -> str | None:
                 return f"is shifted by one place along axis {axis}: off by one"
         if close(wanted.select(axis, 0).unsqueeze(axis).expand_as(wanted), given):
             return f"is the same everywhere along axis {axis}: the first is used for all"
+        if close(wanted.select(axis, -1).unsqueeze(axis).expand_as(wanted), given):
+            return f"is the same everywhere along axis {axis}: the last is used for all"
+        if close(given.select(axis, 0).unsqueeze(axis).expand_as(given), given) and not close(
+            wanted.select(axis, 0).unsqueeze(axis).expand_as(wanted), wanted
+        ):
+            return f"is the same everywhere along axis {axis}: each place has an answer of its own"
     return None
 
 

@@ -118,8 +118,10 @@ class NumberCheck:
         wanted, given = _plain(right), _plain(answer)
         if wanted is None or given is None or len(wanted) != len(given):
             return False
-        if (as_number(right) is None) != (as_number(answer) is None):
+        if as_number(right) is None and as_number(answer) is not None:
             return False
+        if as_number(right) is not None and isinstance(answer, list | tuple):
+            return False  # a shape is no number, even one of a single axis
         near = self.tolerance or 1e-9
         return all(
             math.isclose(a, b, rel_tol=near, abs_tol=near * 1e-3)
@@ -146,12 +148,14 @@ class NumberCheck:
                 return f"{said}: the sizes are right, their order is not"
             off = [i for i, (a, b) in enumerate(zip(wanted, given, strict=True)) if a != b]
             return f"{said}: axis {off[0]} is another size"
-        if given is None or as_number(answer) is None:
+        if given is None or len(given) != 1 or isinstance(answer, list | tuple):
             missing = " (is a return missing?)" if answer is None else ""
             return f"{self.name} should be a number, not {_kind(answer)}{missing}"
         a, b = wanted[0], given[0]
         if math.isnan(b):
             return f"{said}: that is no number (0 / 0, or infinity minus infinity?)"
+        if math.isinf(b):
+            return f"{said}: that is infinite, is something divided by 0?"
         if a == -b:
             return f"{said}: the sign is wrong"
         if abs(a - b) == 1 and float(a).is_integer():

@@ -37,10 +37,18 @@ def call_again(name: str, kept: list[Kept]) -> str | None:
     return None
 
 
+def stopped_again(name: str, error: Exception) -> str:
+    """The sentence for a first call that went well and a second that stopped."""
+    why = first_line(error)
+    if "backward through the graph a second time" in str(error):
+        why = "it uses what it has kept from the first call, whose graph is gone"
+    return f"{name} stops when it is called again: {why}"
+
+
 def _compare(name: str, entry: Kept, again: Observation) -> str | None:
     trial, case, _, first = entry
     if again.error is not None:
-        return f"{name} stops when it is called again: {first_line(again.error)}"
+        return stopped_again(name, again.error)
     same = compare(first.result, again.result, trial) is None
     if trial.judge is None and not same:
         return (
