@@ -7,6 +7,7 @@ symptoms(model, batch)              # four broken adapters, measured
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,18 +77,24 @@ def at_the_start(model: nn.Module, method: Method, batch: dict, seed: int = 0) -
 
     Returns:
         "moved": the largest change of a logit.  "loss": on the batch.  "gradient": length of the
-        loss's gradient with respect to the adapters of the lowest block.
+        loss's gradient with respect to the adapters of the lowest block.  "passed": length of what
+        the lowest adapter gives back, divided by the length of what it gets.
     """
     before = _logits(model, batch)
     with attached(model, method, seed=seed) as tuner, evaluating(model):
+        lengths: list[float] = []
+        hook = tuner.patches[0][1].register_forward_hook(
+            lambda _, given, h: lengths.append((h.norm() / given[1].norm()).item())
+        )
         moved = (_logits(model, batch) - before).abs().max().item()
         loss = loss_of(model, batch)
         lowest = [
             p for place, patch in tuner.patches if not place.layer for p in patch.parameters()
         ]
         gradients = torch.autograd.grad(loss, lowest)
+        hook.remove()
         length = torch.stack([g.norm() for g in gradients]).norm().item()
-    return {"moved": moved, "loss": loss.item(), "gradient": length}
+    return {"moved": moved, "loss": loss.item(), "gradient": length, "passed": lengths[0]}
 
 
 @torch.no_grad()
@@ -130,40 +137,57 @@ def symptoms(model: nn.Module, batch: dict, steps: int = 30, rate: float = 1e-2)
     """What can be seen of each of PATIENTS from outside, on one batch."""
     rows = []
     for name, method in PATIENTS.items():
-        moved = at_the_start(model, method, batch)["moved"]
+        start = at_the_start(model, method, batch)
         with attached(model, method, seed=0) as tuner:
             trained = sum(parameter.numel() for parameter in tuner.parameters())
             maps = [w for _, patch in tuner.patches for w in (patch.down.weight, patch.up.weight)]
             first = [w.detach().clone() for w in maps]
             losses = train(model, [batch], steps, rate, progress=False).losses
             still = sum(torch.equal(w, old) for w, old in zip(maps, first, strict=True))
-        rows.append(
-            (name, f"{trained:,}", f"{moved:.2g}", f"{still} of {len(maps)}", f"{losses[-1]:.2f}")
-        )
-    head = ("", "numbers trained", "logits moved at the start", "matrices that never moved", "loss")
+        seen = f"{start['moved']:.2g}", f"{start['passed']:.2f}", f"{still} of {len(maps)}"
+        rows.append((name, f"{trained:,}", *seen, f"{losses[-1]:.2f}"))
+    head = (
+        *("", "numbers trained", "logits moved at first", "length of h at first"),
+        *("matrices that never moved", "loss"),
+    )
     return Table(f"Four patients, {steps} steps on one batch", head, rows)
 
 
 # -- cost ------------------------------------------------------------------------------------------
 
 
-def cost(model: nn.Module, method: Method, batch: dict, repeats: int = 15) -> dict[str, float]:
-    """What a training step of a method costs, forward and backward, without the optimizer's own.
+def costs(
+    model: nn.Module, methods: Sequence[Method], batch: dict, repeats: int = 15
+) -> list[dict[str, float]]:
+    """What a training step of each method costs, forward and backward, without the optimizer's own.
+
+    The methods take turns, so that a machine that is busy for a while is busy for all of them.
 
     Returns:
-        "numbers trained"; "weights, gradients and Adam, bytes", as `training_bytes` counts them;
-        "products of a step, forward and backward": floating-point operations of all matrix
-        products, counted; "seconds of a step": of the processor, the least of `repeats`, so that
-        what else the machine does hardly counts.
+        For each method "numbers trained"; "weights, gradients and Adam, bytes", as
+        `training_bytes` counts them; "products of a step, forward and backward": floating-point
+        operations of all matrix products, counted; "seconds of a step": of the processor, the
+        least of `repeats`, so that what else the machine does hardly counts.
     """
+    seconds = [math.inf] * len(methods)
+    for _ in range(repeats):
+        for i, method in enumerate(methods):
+            with attached(model, method, seed=0):
+                loss_of(model, batch).backward()  # the first makes the gradients' memory
+                began = time.process_time()
+                loss_of(model, batch).backward()
+                seconds[i] = min(seconds[i], time.process_time() - began)
+            model.zero_grad(set_to_none=True)
+    return [
+        _counted(model, method, batch) | {"seconds of a step": least}
+        for method, least in zip(methods, seconds, strict=True)
+    ]
+
+
+def _counted(model: nn.Module, method: Method, batch: dict) -> dict[str, float]:
     from torch.utils.flop_counter import FlopCounterMode
 
     with attached(model, method, seed=0) as tuner:
-        seconds = []
-        for _ in range(repeats):
-            began = time.process_time()
-            loss_of(model, batch).backward()
-            seconds.append(time.process_time() - began)
         with FlopCounterMode(display=False) as counter:
             loss_of(model, batch).backward()
         model.zero_grad(set_to_none=True)
@@ -171,7 +195,6 @@ def cost(model: nn.Module, method: Method, batch: dict, repeats: int = 15) -> di
             "numbers trained": sum(parameter.numel() for parameter in tuner.parameters()),
             "weights, gradients and Adam, bytes": sum(training_bytes(model).values()),
             "products of a step, forward and backward": counter.get_total_flops(),
-            "seconds of a step": min(seconds),
         }
 
 
@@ -187,7 +210,7 @@ def block_with_adapters():
     figure, (left, right) = plots.figure(2, height=4.2)
     for y, name in ((0.0, "attention"), (4.2, "feed-forward")):
         _path(left, (0, y - 0.4), (0, y + 3.3))
-        _path(left, (0, y), (2.6, y), (2.6, y + 3.5), (0.3, y + 3.5))  # the residual path
+        _path(left, (0, y), (2.6, y), (2.6, y + 3.5), (0.17, y + 3.5))  # the residual path
         _box(left, y + 0.7, "layer norm", trained)
         _box(left, y + 1.65, name, FROZEN)
         _box(left, y + 2.6, "adapter", trained)
@@ -195,7 +218,7 @@ def block_with_adapters():
     _path(left, (0, 7.9), (0, 8.5))
     left.set(xlim=(-2, 3.2), ylim=(-0.5, 8.6), title="one block, its input below")
     _path(right, (0, -0.4), (0, 4.5))
-    _path(right, (0, 0.1), (2.4, 0.1), (2.4, 4.7), (0.3, 4.7))
+    _path(right, (0, 0.1), (2.4, 0.1), (2.4, 4.7), (0.17, 4.7))
     _path(right, (0, 4.9), (0, 5.6))
     _box(right, 0.95, r"$W_{down}$: C $\to$ m", trained)
     _box(right, 2.1, r"$\varphi$", FROZEN, 1.2)
@@ -233,5 +256,5 @@ def _path(axes, *points: tuple[float, float]) -> None:
     from minipeft.course.pictures import EDGE
 
     axes.plot(*zip(*points[:-1], strict=True), color=EDGE, zorder=1)
-    style = {"arrowstyle": "->", "color": EDGE}
+    style = {"arrowstyle": "->", "color": EDGE, "shrinkA": 0, "shrinkB": 0}
     axes.annotate("", points[-1], points[-2], arrowprops=style, zorder=1)

@@ -101,6 +101,7 @@ def test_at_the_start_a_zero_adapter_moves_nothing_and_none_is_left_behind(model
     near = adapters.at_the_start(model, mp.Adapter(4), batch)
     bare = adapters.at_the_start(model, mp.Adapter(4, skip=False), batch)
     assert 0 < near["moved"] < bare["moved"]
+    assert zero["passed"] == 1 and abs(near["passed"] - 1) < 0.01 and bare["passed"] < 0.01
     assert mp.fingerprint(model) == before
     assert all(p.grad is None for p in model.parameters())
 
@@ -111,9 +112,8 @@ def test_norms_only_trains_the_layer_norms(model):
 
 
 def test_cost_counts_what_a_step_computes(model, batch):
-    full = adapters.cost(model, mp.FullFineTuning(), batch, repeats=1)
-    small = adapters.cost(model, mp.Adapter(4), batch, repeats=1)
-    top = adapters.cost(model, mp.TopLayers(1), batch, repeats=1)
+    methods = [mp.FullFineTuning(), mp.Adapter(4), mp.TopLayers(1)]
+    full, small, top = adapters.costs(model, methods, batch, repeats=1)
     products = "products of a step, forward and backward"
     assert full["numbers trained"] == sum(p.numel() for p in model.parameters())
     assert top[products] < small[products] < full[products]

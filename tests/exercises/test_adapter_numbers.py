@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,11 @@ def test_the_answer_is_what_the_package_counts():
 
 
 @pytest.mark.parametrize(
-    "answer", [22688, 22688.0, torch.tensor(22688), Fraction(45376, 2), lambda: 8 * 2656 + 9 * 160]
+    "answer",
+    [
+        *(22688, 22688.0, torch.tensor(22688), Fraction(45376, 2), lambda: 8 * 2656 + 9 * 160),
+        *(np.int64(22688), torch.tensor([22688]), np.array([[22688.0]])[0]),
+    ],
 )
 def test_the_right_number_in_any_form_is_accepted(answer):
     checks.adapter_parameters(answer)
@@ -38,9 +43,27 @@ def test_the_right_number_in_any_form_is_accepted(answer):
         (21968, "a weight and a bias"),
         (12448, "two matrices"),
         (23200, "b_down has m numbers"),
+        (22176, "b_up has C numbers"),
+        (22560, "b_down is missing"),
+        (22048, "b_up or a norm"),
+        (21888, "that makes nine"),
+        (23456, "each map has one bias"),
+        (1440, "the layer norms alone"),
+        (6752, "adapters of one layer"),
+        (4096, "one adapter beside the norms"),
+        (33312, "three adapters per layer"),
+        (53280, "goes through m numbers"),
         (45376, "2 times too large"),
         (22689, "off by one"),
         ("22688", "a number, not a str"),
+        ([22688], "a number, not a list"),
+        (torch.tensor([22688, 0]), "a number, not a Tensor"),
+        (torch.tensor([22689]), "off by one"),
+        (True, "a number, not a bool"),
+        (float("nan"), "no finite number"),
+        (float("inf"), "no finite number"),
+        (-22688, "the sign is wrong"),
+        (22688e3, "1000 times too large"),
         (None, "is a return missing"),
     ],
 )
@@ -64,10 +87,16 @@ def test_the_right_diagnosis_is_accepted(answer):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"A": "a", "B": "d", "C": "b", "D": "c"}, "what one adapter per layer would do"),
-        ({"A": "c", "B": "b", "C": "d", "D": "a"}, "which matrices never moved"),
-        ({"A": "c", "B": "d", "C": "e", "D": "a"}, "how far are its logits"),
+        ({"A": "a", "B": "d", "C": "b", "D": "c"}, "A has fewer"),
+        ({"A": "e", "B": "e", "C": "e", "D": "e"}, "what one adapter per layer would do"),
+        ({"A": "c", "B": "b", "C": "d", "D": "a"}, "which matrices moved"),
+        ({"A": "c", "B": "a", "C": "b", "D": "d"}, "this fault takes some away"),
+        ({"A": "c", "B": "d", "C": "e", "D": "a"}, "large weights make h longer"),
+        ({"A": "c", "B": "d", "C": "d", "D": "a"}, "what is zero adds nothing to h"),
+        ({"A": "c", "B": "d", "C": "b", "D": "c"}, "half of all adapters"),
         ({"A": "c", "B": "d", "C": "b", "D": "e"}, "the difference is 1,440"),
+        ({"a": "c", "b": "d", "c": "b", "d": "a"}, "has no A, B, C, D"),
+        ({"A": ["c"], "B": "d", "C": "b", "D": "a"}, "A should be one of a, b, c, d, e"),
         ({"A": "c", "B": "d", "C": "b"}, "has no D"),
         ({"A": "c", "B": "d", "C": "b", "D": "f"}, "D should be one of a, b, c, d, e"),
         ("cdba", "should be a dict"),
@@ -90,5 +119,9 @@ def test_the_patients_show_what_the_lesson_says_of_them():
     assert trained["healthy"] == trained["B"] == trained["C"] == 22_688
     assert trained["healthy"] - trained["D"] == 1_440 and trained["A"] == 12_064
     assert moved["B"] == 0 and moved["C"] > 20 * moved["healthy"] > 0
-    assert rows["B"][3] == "16 of 16" and rows["healthy"][3] == "0 of 16"
+    length = {name: float(row[3]) for name, row in rows.items()}
+    assert length["C"] < 0.1 and all(length[who] == 1 for who in ("healthy", "A", "B", "D"))
+    large = adapters.at_the_start(base, mp.Adapter(bottleneck=16, sigma=1.0), batch)
+    assert large["passed"] > 2, "fault e must look unlike b"
+    assert rows["B"][4] == "16 of 16" and rows["healthy"][4] == "0 of 16"
     assert set(checks.adapter_faults.right.values()) < set(adapters.FAULTS)
