@@ -230,6 +230,7 @@ cause = NumberCheck("cause", "", "b", {"a": "the mask is right", "c": "the scale
     [
         *[(count, a) for a in (2048, 2048.0, torch.tensor(2048), np.int64(2048), Fraction(2048))],
         (count, lambda: 2048),
+        *[(count, a) for a in (torch.tensor([2048]), np.array([2048.0]))],
         *[(shape, a) for a in ((2, 4, 5, 16), [2, 4, 5, 16], torch.Size([2, 4, 5, 16]))],
         (shape, torch.tensor([2, 4, 5, 16])),
         (shape, np.array([2.0, 4, 5, 16])),
@@ -259,7 +260,9 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
         (count, "2048", "should be a number"),
         (count, (2048,), "should be a number"),
         (count, True, "should be a number"),
-        (count, math.nan, "is not nan"),
+        (count, math.nan, "is not nan: that is no finite number"),
+        (count, math.inf, "that is no finite number"),
+        (count, torch.tensor([2048, 1]), "should be a number"),
         (shape, (2, 5, 4, 16), "transpose T and H"),
         (shape, (2, 16, 5, 4), "their order is not"),
         (shape, (2, 4, 80), "4 axes, not 3"),
