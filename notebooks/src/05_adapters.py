@@ -3,7 +3,9 @@
 #   minipeft:
 #     title: Adapters
 #     question: How little of a model must be trained, if what we train stands inside it?
-#     minutes: 4
+#     minutes: 6
+#     sitting: 75
+#     attempts: 6
 # ---
 
 # %% [markdown]

@@ -1075,7 +1075,7 @@ WRONG_PREFIXES = [
     (drawing(as_prefix), "numpy's global generator"),
     (rolling(as_prefix), "Python's global generator"),
     (switching(as_prefix), "gradients"),
-    (remembering(as_prefix), "hidden"),
+    (remembering(as_prefix), "something is kept between calls"),
     (lambda m: asdict(as_prefix(m)), "gives a dict back"),
     (lambda m: [as_prefix(m)], "gives a list back"),
     (lambda m: as_prefix, "gives a function back"),
