@@ -20,7 +20,7 @@ from minipeft.files.saving import load
 from minipeft.generation import generate
 from minipeft.methods import *  # noqa: F403  every method that has its line there
 from minipeft.methods.parts.templates import Template
-from minipeft.model.families import Family, Slice
+from minipeft.model.family import Family, Slice
 from minipeft.model.fingerprint import fingerprint
 from minipeft.routing import route
 from minipeft.tasks import metrics, prompt_search, tables

@@ -29,7 +29,7 @@ from minipeft.installing import Installer, Share, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.families import Family
+from minipeft.model.family import Family
 from minipeft.model.libraries import unwrapped
 from minipeft.model.sites import Place, name_of
 from minipeft.reach import Reach

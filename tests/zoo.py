@@ -20,10 +20,25 @@ MODELS = (
     *("gpt2", "bert", "roberta", "electra", "distilbert", "bart", "mbart", "t5", "t5-gated"),
     *("llama", "qwen2", "qwen3", "mistral", "gpt_neox", "opt", "phi", "glm4"),
 )
-MORE = ("mt5", "glm", "bloom", "gpt_neo", "deberta-v2")  # in the table of support only
-SINGLE = ("gpt_neo", "bloom")  # scores in fp32; padding is hidden with the minimum of fp32
-SEQ2SEQ = ("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated", "mt5")
-ENCODERS = ("tiny-encoder", "bert", "roberta", "electra", "distilbert", "deberta-v2")
+MORE = (  # in the table of support only
+    *("mt5", "glm", "bloom", "gpt_neo", "deberta-v2"),
+    *("gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "cohere", "starcoder2"),
+    *("stablelm", "smollm3", "qwen2_moe", "mixtral", "falcon", "gpt_bigcode", "gptj", "codegen"),
+    *("xlm-roberta", "camembert", "albert", "modernbert", "marian", "pegasus", "m2m_100"),
+    *("xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text"),
+    *("umt5", "longt5"),
+)
+# scores in fp32; padding is hidden with the minimum of fp32
+SINGLE = ("gpt_neo", "bloom", "gptj", "codegen", "gemma2")
+SEQ2SEQ = (
+    *("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated", "mt5"),
+    *("marian", "pegasus", "m2m_100", "umt5", "longt5"),
+)
+ENCODERS = (
+    *("tiny-encoder", "bert", "roberta", "electra", "distilbert", "deberta-v2"),
+    *("xlm-roberta", "camembert", "albert", "modernbert"),
+    *("xlm-roberta-xl", "roberta-prelayernorm", "data2vec-text"),
+)
 
 
 def build(
@@ -82,7 +97,42 @@ def _hub(name, head, layers):
     neo = dict(hidden_size=16, num_layers=layers, num_heads=4, intermediate_size=32)
     neo |= dict(max_position_embeddings=32, attention_types=[[["global"], layers]])
     neo |= dict(resid_dropout=0.0, embed_dropout=0.0, attention_dropout=0.0)
+    experts = dict(num_experts=4, num_local_experts=4, num_experts_per_tok=2)
+    experts |= dict(moe_intermediate_size=16, shared_expert_intermediate_size=16)
+    experts |= dict(experts_implementation="eager")  # the grouped product knows no float64
+    gptj = dict(n_embd=16, n_layer=layers, n_head=4, n_positions=32, rotary_dim=4)
+    gptj |= dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    falcon = dict(hidden_size=16, num_hidden_layers=layers, num_attention_heads=4)
+    falcon |= dict(hidden_dropout=0.0, attention_dropout=0.0, multi_query=False)
     names = {
+        "gemma": ("Gemma", llama | dict(head_dim=4)),
+        "gemma2": ("Gemma2", llama | dict(head_dim=4, query_pre_attn_scalar=4)),
+        "gemma3_text": ("Gemma3", llama | dict(head_dim=4, query_pre_attn_scalar=4)),
+        "phi3": ("Phi3", llama),
+        "olmo2": ("Olmo2", llama),
+        "granite": ("Granite", llama),
+        "cohere": ("Cohere", llama),
+        "starcoder2": ("Starcoder2", llama),
+        "stablelm": ("StableLm", llama | dict(partial_rotary_factor=0.5)),
+        "smollm3": ("SmolLM3", llama),
+        "qwen2_moe": ("Qwen2Moe", llama | experts),
+        "mixtral": ("Mixtral", llama | experts),
+        "falcon": ("Falcon", falcon | dict(new_decoder_architecture=True, num_kv_heads=2)),
+        "gpt_bigcode": ("GPTBigCode", gpt2),
+        "gptj": ("GPTJ", gptj),
+        "codegen": ("CodeGen", gptj),
+        "xlm-roberta": ("XLMRoberta", bert | quiet),
+        "camembert": ("Camembert", bert | quiet),
+        "xlm-roberta-xl": ("XLMRobertaXL", bert | quiet),
+        "roberta-prelayernorm": ("RobertaPreLayerNorm", bert | quiet),
+        "data2vec-text": ("Data2VecText", bert | quiet),
+        "albert": ("Albert", bert | quiet | dict(embedding_size=8)),
+        "modernbert": ("ModernBert", bert | dict(cls_token_id=1, sep_token_id=2)),
+        "marian": ("Marian", bart),
+        "pegasus": ("Pegasus", bart),
+        "m2m_100": ("M2M100", bart),
+        "umt5": ("UMT5", t5),
+        "longt5": ("LongT5", t5),
         "gpt2": ("GPT2", gpt2),
         "bert": ("Bert", bert | quiet),
         "roberta": ("Roberta", bert | quiet),
@@ -110,10 +160,12 @@ def _hub(name, head, layers):
     language = "ForMaskedLM" if name in ENCODERS else "ForCausalLM"
     language = "LMHeadModel" if name == "gpt2" else language
     language = "ForConditionalGeneration" if name in SEQ2SEQ else language
+    language = "MTModel" if name == "marian" else language
     end = {"classification": "ForSequenceClassification", "tagging": "ForTokenClassification"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        config = getattr(hf, f"{prefix}Config")(**(ids | numbers))
+        text = "Text" if name == "gemma3_text" else ""
+        config = getattr(hf, f"{prefix}{text}Config")(**(ids | numbers))
         return getattr(hf, f"{prefix}{end.get(head, language)}")(config)
 
 

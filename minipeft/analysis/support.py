@@ -7,7 +7,7 @@ and nothing else, so a cell cannot say "tested" without a test.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from minipeft import methods
 from minipeft.methods.combined import mam
@@ -43,6 +43,17 @@ ARCHITECTURES = {
     "bloom": ALL,
     "gpt_neo": ALL,
     "deberta-v2": ALL,
+    # one head each, so that the tests stay quick
+    **dict.fromkeys(
+        (
+            *("gemma", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "cohere", "starcoder2"),
+            *("stablelm", "smollm3", "qwen2_moe", "mixtral", "falcon", "gpt_bigcode", "gptj"),
+            *("codegen", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm"),
+            *("data2vec-text", "albert", "modernbert", "marian", "pegasus"),
+            *("m2m_100", "umt5", "longt5"),
+        ),
+        ("language",),
+    ),
 }
 
 # method -> the settings that it is tested with on every architecture
@@ -70,8 +81,15 @@ METHODS: dict[str, Method] = {
 }
 
 NEED_MEMORY = ("Prefix", "PTuningV2", "UniPELT", "MAM")
-NO_MEMORY = ("bloom", "gpt_neo", "deberta-v2")  # attention cannot be extended from outside
-NO_BIAS = ("t5", "mt5", "llama", "qwen3", "mistral")
+NO_MEMORY = (  # attention cannot be extended from outside
+    *("bloom", "gpt_neo", "deberta-v2", "falcon", "gptj", "codegen", "longt5"),
+)
+NO_BIAS = (
+    *("t5", "mt5", "llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3"),
+    *("olmo2", "granite", "cohere", "smollm3", "mixtral", "umt5", "longt5"),
+)
+NEED_FEED_FORWARD = ("IA3", "Adapter", "UniPELT", "MAM")
+EXPERTS = ("qwen2_moe", "mixtral")  # feed-forward layers that are no linear maps
 
 
 @dataclass(frozen=True)
@@ -100,7 +118,18 @@ def why_not(method: str, architecture: str) -> str | None:
         return "no memory door"
     if method == "BitFit" and architecture in NO_BIAS:
         return "no biases"
+    if method in NEED_FEED_FORWARD and architecture in EXPERTS:
+        return "experts are no linear maps"
     return None
+
+
+def settings(method: str, architecture: str) -> Method:
+    """The settings that a method is tested with there."""
+    usual = METHODS[method]
+    fits = architecture not in EXPERTS or method in NEED_FEED_FORWARD
+    if fits or "down" not in (getattr(usual, "targets", None) or ()):
+        return usual
+    return replace(usual, targets=("output",))
 
 
 def table() -> Table:

@@ -13,7 +13,7 @@ import minipeft as mp
 from minipeft.commands import data, opened, options, runs
 from minipeft.files import saving as files
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.families import TARGETS
+from minipeft.model.family import TARGETS
 from minipeft.report import Table
 
 EXAMPLES = """inspect runs/example

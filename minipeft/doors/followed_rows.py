@@ -134,7 +134,7 @@ def marking(size: int, last: slice, inputs: dict):
 
     def hook(module: nn.Module, args: tuple, y: Tensor) -> Tensor:
         ids = args[0] if args else None
-        if ids is None or ids.dim() != 2 or size not in ids.shape or len(ids) == 1:
+        if not isinstance(ids, Tensor) or ids.dim() != 2 or size not in ids.shape or len(ids) == 1:
             return y
         square = len(ids) == ids.shape[1]
         y = y.clone()

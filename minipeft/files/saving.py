@@ -26,7 +26,7 @@ from minipeft.files.older import names_of_today
 from minipeft.files.other_shapes import check_heads, in_names_of
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.families import Family
+from minipeft.model.family import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
 from minipeft.model.libraries import unwrapped
 from minipeft.tuner import Tuner, attach

@@ -29,8 +29,8 @@ from minipeft.model.families import (
     NO_FIRST_TOKEN,
     TASK_HEADS,
     TINY_TASK_HEADS,
-    Family,
 )
+from minipeft.model.family import Family
 from minipeft.model.libraries import own_modules, own_parameters
 from minipeft.model.linear_maps import LinearMaps
 from minipeft.model.sites import Place, Site
@@ -117,6 +117,7 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
             for root in roots
             for name in family.norms
             for full in self.matching(f"{root}.{name}" if root else name)
+            if any(True for _ in self.modules[full].parameters())  # ModernBERT's first is none
         }
         if not paths:
             raise ValueError(

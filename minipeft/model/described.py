@@ -15,7 +15,8 @@ from dataclasses import fields
 from torch import nn
 
 from minipeft.doors.layers import is_linear
-from minipeft.model.families import FAMILIES, Family, Slice
+from minipeft.model.families import FAMILIES
+from minipeft.model.family import Family, Slice
 
 BY_THE_END = (
     "blocks",

@@ -103,7 +103,17 @@ class Embeddings(Names):
     def takes_positions(self) -> bool:
         """Must the model be told positions where a row's own tokens are to count, from 0?"""
         takes = "position_ids" in inspect.signature(self.model.forward).parameters
-        return takes and self.model_type not in COUNT_OWN_TOKENS
+        return takes and not self.counts_own_tokens()
+
+    def counts_own_tokens(self) -> bool:
+        """Does the model count a row's own tokens by itself, whatever the side of the padding?
+
+        So do those that have a row for padding in their table of positions, as RoBERTa has.
+        """
+        if self.model_type in COUNT_OWN_TOKENS:
+            return True
+        tables = self.position_layers() if self.family else []
+        return any(getattr(table, "padding_idx", None) is not None for _, table in tables)
 
     def padding(self) -> int:
         """The id of a padding token, or one that does no harm."""

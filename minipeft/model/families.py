@@ -6,94 +6,16 @@ A model that nobody listed: fill in a `Family` and pass it on,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-
-import torch
-from torch import Tensor
-
-TARGETS = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
+from minipeft.model.family import Family, Slice
 
 
-@dataclass(frozen=True)
-class Slice:
-    """One of several projections that are fused into a single linear map.
-
-    module: the fused map.  index, of: the index-th of so many equal parts of the output.
-    per_head: the parts alternate inside every head, as in GPT-NeoX: (H, of, D) instead of (of, C).
-    """
-
-    module: str
-    index: int
-    of: int
-    per_head: bool = False
-
-    def columns(self, out_features: int, heads: int) -> Tensor:
-        """Which output features belong to this part: (out_features / of,)."""
-        groups = heads if self.per_head else 1
-        index = torch.arange(out_features).view(groups, self.of, -1)  # (H or 1, of, D or C)
-        return index[:, self.index].flatten()
-
-
-def thirds(module: str, per_head: bool = False) -> dict:
-    """query, key and value of one fused map."""
-    parts = [(Slice(module, index, 3, per_head),) for index in range(3)]
+def thirds(module: str, **how) -> dict:
+    """query, key and value of one fused map. how: the other fields of `Slice`."""
+    parts = [(Slice(module, index, 3, **how),) for index in range(3)]
     return dict(zip(("query", "key", "value"), parts, strict=True), qkv=(module,))
 
 
-@dataclass(frozen=True)
-class Family:
-    """The names of one architecture. Names of maps are relative to a block; * stands for a part.
-
-    model_types: config.model_type of the models.  blocks: the lists of blocks, by how their path
-    ends.  words: the input embeddings.  attention, cross_attention: the memory doors of a block.
-    positions: where positions are looked up (a table, or the angles of rotary embeddings).
-    query .. down: linear maps of a block, each a tuple (self- and cross-attention, say).
-    top: what lies above the last block and below the head.
-    norms: layer norms, relative to a block, or to any module that the blocks stand in.
-    rowless: modules in which layers read what belongs to no row of the batch (relative positions).
-    """
-
-    model_types: tuple[str, ...]
-    blocks: tuple[str, ...]
-    words: tuple[str, ...] = ()
-    positions: tuple[str, ...] = ()
-    attention: tuple[str, ...] = ()
-    cross_attention: tuple[str, ...] = ()
-    query: tuple[str | Slice, ...] = ()
-    key: tuple[str | Slice, ...] = ()
-    value: tuple[str | Slice, ...] = ()
-    qkv: tuple[str, ...] = ()
-    output: tuple[str, ...] = ()
-    up: tuple[str | Slice, ...] = ()
-    gate: tuple[str | Slice, ...] = ()
-    down: tuple[str, ...] = ()
-    top: tuple[str, ...] = ()
-    norms: tuple[str, ...] = ()
-    rowless: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            names = getattr(self, field.name)
-            names = (names,) if isinstance(names, str | Slice) else names
-            fitting = isinstance(names, list | tuple)
-            if not fitting or not all(isinstance(n, str | Slice) and n for n in names):
-                raise ValueError(
-                    f"A Family's {field.name} must be a tuple of names, such as "
-                    f'("self_attn",), not {str(names)[:60]!r}.'
-                )
-            object.__setattr__(self, field.name, tuple(names))
-
-    def names(self, target: str) -> tuple[str | Slice, ...]:
-        """The maps that a word of the field stands for."""
-        if target == "qkv" and not self.qkv:
-            return self.query + self.key + self.value
-        return getattr(self, target)
-
-    def targets(self) -> list[str]:
-        """The words of the field that this family has."""
-        return [target for target in TARGETS if self.names(target)]
-
-
+GROUPED_QUERIES = ("heads", "key_value_heads", "key_value_heads")
 _BERT_CROSS = "crossattention.self"
 _BART_CROSS = "encoder_attn"
 _GATED = dict(up=("mlp.up_proj",), gate=("mlp.gate_proj",), down=("mlp.down_proj",))
@@ -109,7 +31,8 @@ _LLAMA = dict(
     top=("norm",),
     norms=(  # of Llama and its kin, each model has some of them
         *("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm"),
-        *("post_mlp_layernorm", "self_attn_layer_norm"),
+        *("post_mlp_layernorm", "self_attn_layer_norm", "post_feedforward_layernorm"),
+        *("pre_feedforward_layernorm",),
         *("norm", "final_layernorm", "final_layer_norm"),
     ),
 )
@@ -149,7 +72,23 @@ FAMILIES = (
         norms=("ln_1", "ln_cross_attn", "ln_2", "ln_f"),
     ),
     Family(
-        model_types=("bert", "roberta", "electra"),
+        model_types=("gpt_bigcode",),
+        blocks=("h",),
+        words=("wte",),
+        positions=("wpe",),
+        attention=("attn",),
+        **thirds("attn.c_attn", sizes=GROUPED_QUERIES, groups="key_value_heads"),
+        output=("attn.c_proj",),
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_2", "ln_f"),
+    ),
+    Family(
+        model_types=(
+            *("bert", "roberta", "electra", "xlm-roberta", "camembert", "xlm-roberta-xl"),
+            *("roberta-prelayernorm", "data2vec-text"),
+        ),
         blocks=("encoder.layer",),
         words=("embeddings.word_embeddings",),
         positions=("embeddings.position_embeddings",),
@@ -164,7 +103,37 @@ FAMILIES = (
         norms=(
             *("attention.output.LayerNorm", "crossattention.output.LayerNorm"),
             *("output.LayerNorm", "embeddings.LayerNorm"),
+            *("attention.self_attn_layer_norm", "crossattention.self_attn_layer_norm"),  # XL
+            *("attention.LayerNorm", "intermediate.LayerNorm", "LayerNorm"),  # pre-norm
         ),
+    ),
+    Family(  # all layers are one
+        model_types=("albert",),
+        blocks=("albert_layers",),
+        words=("embeddings.word_embeddings",),
+        positions=("embeddings.position_embeddings",),
+        attention=("attention",),
+        query=("attention.query",),
+        key=("attention.key",),
+        value=("attention.value",),
+        output=("attention.dense",),
+        up=("ffn",),
+        down=("ffn_output",),
+        norms=("attention.LayerNorm", "full_layer_layer_norm", "embeddings.LayerNorm"),
+    ),
+    Family(
+        model_types=("modernbert",),
+        blocks=("layers",),
+        words=("embeddings.tok_embeddings",),
+        positions=("rotary_emb",),
+        attention=("attn",),
+        **thirds("attn.Wqkv"),
+        output=("attn.Wo",),
+        gate=(Slice("mlp.Wi", 0, 2),),
+        up=(Slice("mlp.Wi", 1, 2),),
+        down=("mlp.Wo",),
+        top=("final_norm",),
+        norms=("attn_norm", "mlp_norm", "embeddings.norm", "final_norm"),
     ),
     Family(
         model_types=("distilbert",),
@@ -181,7 +150,7 @@ FAMILIES = (
         norms=("sa_layer_norm", "output_layer_norm", "embeddings.LayerNorm"),
     ),
     Family(
-        model_types=("t5", "mt5"),
+        model_types=("t5", "mt5", "umt5"),
         blocks=("encoder.block", "decoder.block"),
         words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
         attention=("layer.0.SelfAttention",),
@@ -197,7 +166,7 @@ FAMILIES = (
         norms=("layer.*.layer_norm", "final_layer_norm"),
     ),
     Family(
-        model_types=("bart", "mbart"),
+        model_types=("bart", "mbart", "marian", "pegasus", "m2m_100"),
         blocks=("encoder.layers", "decoder.layers"),
         words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
         positions=("encoder.embed_positions", "decoder.embed_positions"),
@@ -215,7 +184,28 @@ FAMILIES = (
             *("layernorm_embedding", "layer_norm"),
         ),
     ),
-    Family(model_types=("llama", "mistral", "qwen2", "qwen3"), **_LLAMA, **_GATED),
+    Family(
+        model_types=(
+            *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
+            *("olmo2", "granite", "cohere", "stablelm", "smollm3"),
+        ),
+        **_LLAMA,
+        **_GATED,
+    ),
+    Family(model_types=("qwen2_moe", "mixtral"), **_LLAMA),  # experts are no linear maps
+    Family(
+        model_types=("starcoder2",),
+        **_LLAMA,
+        up=("mlp.c_fc",),
+        down=("mlp.c_proj",),
+    ),
+    Family(
+        model_types=("phi3",),
+        **_LLAMA | thirds("self_attn.qkv_proj", sizes=GROUPED_QUERIES),
+        gate=(Slice("mlp.gate_up_proj", 0, 2),),
+        up=(Slice("mlp.gate_up_proj", 1, 2),),
+        down=("mlp.down_proj",),
+    ),
     Family(
         model_types=("glm", "glm4"),
         **_LLAMA,
@@ -253,7 +243,60 @@ FAMILIES = (
         top=("final_layer_norm",),
         norms=("input_layernorm", "post_attention_layernorm", "final_layer_norm"),
     ),
-    # attention of the next three cannot be extended from outside: they have no memory door
+    # attention of the next ones cannot be extended from outside: they have no memory door
+    Family(
+        model_types=("falcon",),
+        blocks=("h",),
+        words=("word_embeddings",),
+        positions=("rotary_emb",),
+        **thirds("self_attention.query_key_value", sizes=GROUPED_QUERIES, groups="key_value_heads"),
+        output=("self_attention.dense",),
+        up=("mlp.dense_h_to_4h",),
+        down=("mlp.dense_4h_to_h",),
+        top=("ln_f",),
+        norms=("input_layernorm", "post_attention_layernorm", "ln_attn", "ln_mlp", "ln_f"),
+    ),
+    Family(
+        model_types=("gptj",),
+        blocks=("h",),
+        words=("wte",),
+        query=("attn.q_proj",),
+        key=("attn.k_proj",),
+        value=("attn.v_proj",),
+        output=("attn.out_proj",),
+        up=("mlp.fc_in",),
+        down=("mlp.fc_out",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_f"),
+    ),
+    Family(  # cut for four devices; in each part query, value, key
+        model_types=("codegen",),
+        blocks=("h",),
+        words=("wte",),
+        query=(Slice("attn.qkv_proj", 0, 3, groups=4),),
+        key=(Slice("attn.qkv_proj", 2, 3, groups=4),),
+        value=(Slice("attn.qkv_proj", 1, 3, groups=4),),
+        qkv=("attn.qkv_proj",),
+        output=("attn.out_proj",),
+        up=("mlp.fc_in",),
+        down=("mlp.fc_out",),
+        top=("ln_f",),
+        norms=("ln_1", "ln_f"),
+    ),
+    Family(
+        model_types=("longt5",),
+        blocks=("encoder.block", "decoder.block"),
+        words=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        query=("layer.*.*Attention.q",),
+        key=("layer.*.*Attention.k",),
+        value=("layer.*.*Attention.v",),
+        output=("layer.*.*Attention.o",),
+        up=("layer.*.DenseReluDense.wi", "layer.*.DenseReluDense.wi_1"),
+        gate=("layer.*.DenseReluDense.wi_0",),
+        down=("layer.*.DenseReluDense.wo",),
+        top=("decoder.final_layer_norm",),
+        norms=("layer.*.layer_norm", "final_layer_norm"),
+    ),
     Family(
         model_types=("bloom",),
         blocks=("h",),
@@ -298,7 +341,7 @@ FAMILIES = (
     ),
 )
 
-COUNT_OWN_TOKENS = ("roberta", "opt")  # by themselves, whatever the side of the padding
+COUNT_OWN_TOKENS = ("opt", "m2m_100")  # by themselves, whatever the side of the padding
 
 NO_FIRST_TOKEN = ("t5", "mt5", "umt5", "longt5")  # encoders without [CLS]
 

@@ -7,10 +7,13 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from minipeft.doors.door import bottom
 from minipeft.doors.layers import check_plain, features, is_linear, is_map
-from minipeft.model.families import TARGETS, Slice
+from minipeft.model.family import TARGETS, Slice
 from minipeft.model.names import Names
 from minipeft.model.sites import Place
+
+FEED_FORWARD = ("up", "gate", "down")
 
 
 class LinearMaps(Names):
@@ -42,14 +45,31 @@ class LinearMaps(Names):
         return places
 
     def _spelt_out(self, targets: Iterable[str]) -> Iterator[str]:
-        """The targets; for "all-linear" the words that name every linear map of a block, once."""
+        """The targets; for "all-linear" the words that name every linear map of a block, once, and
+        in a model that nobody listed, as in PEFT, the paths of all linear maps but a head's.
+        """
         for target in targets:
             if target != "all-linear":
                 yield target
                 continue
+            if self.family is None:
+                yield from self._maps_below_heads()
+                continue
             twice = ("query", "key", "value") if self._known_family(target).qkv else ("qkv",)
             spelt = self._targets_here()
             yield from (word for word in TARGETS if repr(word) in spelt and word not in twice)
+
+    def _maps_below_heads(self) -> list[str]:
+        """Paths of the linear maps of which none writes words or belongs to a task's head."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        writes = bottom(ask() if ask else None)
+        heads = (*self.heads(), *(path for path, m in self.modules.items() if m is writes))
+        inside = tuple(f"{path}." for path in heads)
+        paths = [path for path, module in self.modules.items() if is_map(module)]
+        paths = [p for p in paths if p not in heads and not p.startswith(inside)]
+        if not paths:
+            raise ValueError('"all-linear" names nothing: this model has no linear map.')
+        return paths
 
     def _is_word(self, target: str) -> bool:
         """Is it a word of the field? A model of unknown family may call its modules so itself."""
@@ -73,6 +93,9 @@ class LinearMaps(Names):
                 without.append(path)
         if without:
             targets = ", ".join(self._targets_here())
+            first = self.modules[without[0]]
+            if target in FEED_FORWARD and any(p.dim() == 3 for p in first.parameters()):
+                targets += " (its experts are three-dimensional parameters, which no door reaches)"
             some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
             raise ValueError(
                 f"The target {target!r} is not in this model ({self.model_type}: {some}, "
@@ -116,7 +139,7 @@ class LinearMaps(Names):
             )
         columns, (n_in, n_out) = None, features(module)
         if isinstance(name, Slice):
-            columns = name.columns(n_out, self.heads_count)
+            columns = name.columns(n_out, self.heads_count, self.key_value_heads)
             n_out = len(columns)
         stack, layer = self._where(path)
         return Place(target, path, module, columns, n_in, n_out, stack, layer)

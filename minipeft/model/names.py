@@ -11,8 +11,20 @@ from torch import nn
 
 from minipeft.doors.door import walk
 from minipeft.doors.layers import is_linear
-from minipeft.model.families import FAMILIES, Family, Slice
+from minipeft.model.families import FAMILIES
+from minipeft.model.family import Family, Slice
 from minipeft.model.kind import config_of, kind_of
+
+
+def key_value_heads(config) -> int | None:
+    """How many heads keys and values have, where a config says that it differs from queries."""
+    if getattr(config, "multi_query", False) and not getattr(
+        config, "new_decoder_architecture", False
+    ):
+        return 1  # Falcon and GPTBigCode
+    if hasattr(config, "num_kv_heads"):
+        return config.num_kv_heads
+    return getattr(config, "num_key_value_heads", None)
 
 
 class Names:
@@ -28,6 +40,7 @@ class Names:
             (known for known in FAMILIES if self.model_type in known.model_types), None
         )
         self.heads_count = getattr(config, "num_attention_heads", None) or 1
+        self.key_value_heads = key_value_heads(config) or self.heads_count
         self.modules = dict(walk(model))
         self.lists = [path for path, m in self.modules.items() if isinstance(m, nn.ModuleList)]
 

@@ -9,10 +9,11 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.families import Slice
+from minipeft.model.family import Slice
 
 # words that every model of the zoo has, and how many maps they are in a model of two layers
 ATTENTION = ("query", "key", "value", "output")
+OLD_FALCON = dict(new_decoder_architecture=False, num_ln_in_parallel_attn=None)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +91,58 @@ def test_slices_are_written_down_right():
     assert Slice("m", 1, 3).columns(12, heads=2).tolist() == [4, 5, 6, 7]
     # two heads, each [q q | k k | v v]
     assert Slice("m", 1, 3, per_head=True).columns(12, heads=2).tolist() == [2, 3, 8, 9]
+    # 4 heads of queries, 2 of keys, 2 of values
+    unequal = dict(sizes=("heads", "key_value_heads", "key_value_heads"))
+    assert Slice("m", 1, 3, **unequal).columns(8, 4, 2).tolist() == [4, 5]
+    # the same in two groups [q q k v | q q k v]
+    grouped = [Slice("m", i, 3, **unequal, groups="key_value_heads") for i in range(3)]
+    assert [s.columns(8, 4, 2).tolist() for s in grouped] == [[0, 1, 4, 5], [2, 6], [3, 7]]
+    assert Slice("m", 0, 2, sizes=(3, 1)).columns(8, 1).tolist() == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match="10 output features of m cannot be cut into 1 x 3 parts"):
+        Slice("m", 0, 3).columns(10, 2)
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        *((name, {}) for name in ("gpt2", "gpt_neox", "bloom", "phi3", "codegen", "modernbert")),
+        ("gpt_bigcode", {}),  # one head of keys
+        ("gpt_bigcode", dict(multi_query=False, num_key_value_heads=4)),
+        ("falcon", {}),
+        ("falcon", dict(OLD_FALCON, multi_query=True)),
+        ("falcon", dict(OLD_FALCON, multi_query=False, num_kv_heads=4)),
+    ],
+)
+def test_a_part_of_a_fused_map_is_what_attention_takes_it_for(name, settings):
+    """Without values attention gives nothing; without queries it does not matter what keys are."""
+    model = zoo.build(name)
+    if settings:
+        config = type(model.config)(**(model.config.to_dict() | settings))
+        model = type(model)(config).to(model.dtype).eval()
+    anatomy, batch, outputs = Anatomy(model), zoo.batch(name), []
+    for place in anatomy.find(("output",)):
+        place.module.register_forward_pre_hook(lambda _, given: outputs.append(given[0].clone()))
+
+    @torch.no_grad()
+    def without(target: str) -> torch.Tensor:
+        """What the first output projection reads when this part gives zeros."""
+        place = anatomy.find((target,))[0]
+        kept = {n: p.clone() for n, p in place.module.named_parameters()}
+        for parameter in place.module.parameters():  # (out, in), in GPT-2 (in, out), and (out,)
+            conv = parameter.dim() == 2 and type(place.module).__name__ == "Conv1D"
+            (parameter.T if conv else parameter)[place.columns] = 0
+        outputs.clear()
+        model(batch["input_ids"], attention_mask=batch["attention_mask"])
+        result = outputs[0]
+        if target == "query":
+            with_keys = without("key")
+            assert torch.equal(with_keys, result) and result.abs().max() > 0
+        for n, p in place.module.named_parameters():
+            p.copy_(kept[n])
+        return result
+
+    assert without("value").abs().max() == 0
+    without("query")
 
 
 def test_raw_names_ends_of_names_and_patterns(models):

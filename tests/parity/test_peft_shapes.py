@@ -2,6 +2,7 @@
 the sentence says which model to load. PEFT opens most of these files and ignores what is inside.
 """
 
+import copy
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ import zoo
 from closeness import close
 
 import minipeft as mp
+from minipeft.model.anatomy import Anatomy
 
 peft = pytest.importorskip("peft")
 hf = pytest.importorskip("transformers")
@@ -150,3 +152,23 @@ def test_a_pointer_of_git_lfs_is_called_so(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_text(pointer)
     with pytest.raises(ValueError, match="a pointer of Git LFS.*git lfs pull"):
         mp.load(build("bert", "BertModel"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind", ["MPNetForMaskedLM", "Olmo3ForCausalLM", "MPNetForTokenClassification"]
+)
+def test_all_linear_maps_of_a_model_that_nobody_listed(kind):
+    """As in PEFT: every linear map but the one that writes words, and a task's head."""
+    small = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
+    cls = getattr(hf, kind)
+    torch.manual_seed(0)
+    model = (
+        cls(cls.config_class(**small, vocab_size=48, max_position_embeddings=40)).double().eval()
+    )
+    assert Anatomy(model).family is None
+    task = "TOKEN_CLS" if "Token" in kind else None
+    settings = peft.LoraConfig(target_modules="all-linear", r=2, task_type=task)
+    theirs = peft.get_peft_model(copy.deepcopy(model), settings)
+    adapted = {n.split(".lora_A")[0] for n, _ in theirs.named_parameters() if ".lora_A" in n}
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("all-linear",)))
+    assert {f"base_model.model.{place.path}" for place, _ in tuner.patches} == adapted
