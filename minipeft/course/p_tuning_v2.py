@@ -1,6 +1,7 @@
 """Lesson 09: tasks made of tags, what a deep prompt costs at its start, five prompts, four ill.
 
 mentions("food")                    # does a sentence name a food? yes or no, from the task "tags"
+said_at_the_mask(model, .., task)   # how likely every word is as an answer
 start_table(names, task, lengths)   # what a prompt that has learnt nothing does to a model
 patients_table(model, batch)        # what can be seen of every patient from outside
 side_by_side_settings()             # the settings of prefix-tuning beside those of P-Tuning v2
@@ -9,13 +10,14 @@ side_by_side_settings()             # the settings of prefix-tuning beside those
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 import torch
 from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
+from minipeft.course.experiments import Difference
 from minipeft.course.prefix import prefix_share
 from minipeft.course.runs import attached, base
 from minipeft.methods.p_tuning_v2 import PTuningV2
@@ -29,8 +31,10 @@ from minipeft.training.warm_up import warm_up
 from minipeft.tuner import Tuner
 
 
-def mentions(tag: str) -> Task:
+def mentions(tag: str, yes: str = "yes", no: str = "no") -> Task:
     """The sentences of the task "tags", with one question each: does it hold a word with this tag?
+
+    yes, no: the labels, which are the words of a verbalizer.
 
     Raises:
         ValueError: no such tag.
@@ -40,12 +44,37 @@ def mentions(tag: str) -> Task:
         raise ValueError(f"tag is one of {', '.join(tags.labels)}, not {tag!r}.")
     splits = {
         split: [
-            (example.input, "yes" if tag in example.target.split() else "no")
+            (example.input, yes if tag in example.target.split() else no)
             for example in tags.examples(split)
         ]
         for split in SPLITS
     }
-    return make(f"mentions-{tag}", "classify", labels=("yes", "no"), **splits)
+    return make(f"mentions-{tag}", "classify", labels=(yes, no), **splits)
+
+
+@torch.no_grad()
+def said_at_the_mask(model: nn.Module, tokenizer, task: Task, rows: int = 64) -> dict[str, float]:
+    """What an encoder says at the mask behind a text: word -> log10 of its mean probability.
+
+    The likeliest word first.
+    """
+    feed = task.batches("train", tokenizer, "encoder", batch_size=rows, head="language")
+    batch = feed(0)
+    with evaluating(model):
+        spoken = model(**batch).logits[batch["labels"] != -100]  # (rows, V)
+    mean = spoken.double().softmax(dim=-1).mean(dim=0).log10()  # (V,)
+    said: dict[str, float] = {}
+    for i in mean.argsort(descending=True).tolist():
+        said.setdefault(tokenizer.decode([i]).strip(), mean[i].item())
+    return said
+
+
+def differences(
+    title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Difference]]
+) -> Table:
+    """Differences with their verdicts: a row for each comparison, a column for each condition."""
+    cells = [(name, *(one.text for one in row)) for name, row in rows.items()]
+    return Table(title, ("", *columns), cells)
 
 
 def side_by_side_settings() -> Table:

@@ -24,6 +24,23 @@ def test_a_sentence_mentions_what_a_word_of_it_is():
         lesson.mentions("weather")
 
 
+def test_the_words_of_a_verbalizer_may_be_others_and_have_a_probability():
+    model, tokenizer = runs.base("tiny-encoder")
+    food = lesson.mentions("food")
+    said = lesson.said_at_the_mask(model, tokenizer, food, rows=8)
+    values = [*said.values()]
+    assert values == sorted(values, reverse=True)
+    assert 0.99 < sum(10**value for value in values) < 1 + 1e-9
+    best = [*said][:2]
+    other = lesson.mentions("food", *best)
+    assert other.labels == tuple(best)
+    for asked, again in zip(food.test, other.test, strict=True):
+        assert asked.input == again.input
+        assert again.target == best[asked.target == "no"]
+    alone = mp.tasks.make("one", "cloze", test=[(food.train[0].input, best[0])])
+    assert alone.predict(model, tokenizer, [food.train[0].input]) == [best[0]]
+
+
 def test_tags_move_to_the_next_word():
     labels = torch.tensor([[-100, 3, 1, 2, -100], [-100, 4, 0, -100, -100]])
     moved = [[-100, -100, 3, 1, -100], [-100, -100, 4, -100, -100]]
