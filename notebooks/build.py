@@ -59,9 +59,10 @@ class Builder:
         self._shared_hash: str | None = None
 
     def lessons(self, only: str | None = None) -> list[Lesson]:
-        """The lessons in order; only: a number ("10") or the beginning of a name."""
+        """The lessons in order; only: a number ("10", "10b") or the beginning of a name."""
         paths = sorted(self.sources.glob("*.py"))
-        chosen = [p for p in paths if only is None or p.stem.startswith(only)]
+        chosen = [p for p in paths if only is None or p.stem.partition("_")[0] == only]
+        chosen = chosen or [p for p in paths if p.stem.startswith(only)]
         if not chosen:
             names = ", ".join(p.stem for p in paths)
             raise LessonError(f"no lesson begins with {only!r}; there are {names or 'none'}")

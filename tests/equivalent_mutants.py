@@ -20,6 +20,8 @@ ANY_PLACE = (
     "a run that never reaches the last word is a run all the same; the text does not say more"
 )
 
+ALREADY_OFF = "the method is under no_grad as it is given"
+A_NUMBER = "a number of Python has no gradient"
 BY_HAND = "a gradient worked out by hand needs no graph of its own"
 
 EQUIVALENT = {
@@ -142,6 +144,29 @@ EQUIVALENT = {
     },
     "place_vectors": {"place_vectors: ids detached": WHOLE},
     "lora": {"forward: self.A -> self.A.detach()": "only its dtype is asked there"},
+    "lora_gradients": {
+        "lora_gradients: under no_grad": BY_HAND,
+        "lora_gradients: x detached": BY_HAND,
+        "lora_gradients: A detached": BY_HAND,
+        "lora_gradients: B detached": BY_HAND,
+        "lora_gradients: upstream detached": BY_HAND,
+        "lora_gradients: _detached return (of_A, of_B)": BY_HAND,
+    },
+    "lora_merge": {
+        "merge: under no_grad": ALREADY_OFF,
+        "merge: self.B -> self.B.detach()": ALREADY_OFF,
+        "merge: self.A -> self.A.detach()": ALREADY_OFF,
+        "unmerge: under no_grad": ALREADY_OFF,
+    },
+    "similarity": {
+        "similarity: under no_grad": A_NUMBER,
+        "similarity: one detached": A_NUMBER,
+        "similarity: other detached": A_NUMBER,
+        "similarity: ((u.T @ v) ** 2).sum().item() -> ((u.T @ v) ** 2).sum()": (
+            "a tensor of one number is a number"
+        ),
+        "similarity: min(i, j) -> min(j, i)": ORDER,
+    },
     "prefix_gradients": {
         "prefix_gradients: under no_grad": BY_HAND,
         "prefix_gradients: query detached": BY_HAND,

@@ -25,6 +25,8 @@ from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.learning_rate import learning_rate
 from minipeft.checks.exercises.lora import lora
+from minipeft.checks.exercises.lora_gradients import lora_gradients
+from minipeft.checks.exercises.lora_merge import lora_merge
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
@@ -40,9 +42,11 @@ from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.prompt_patients import prompt_patients
 from minipeft.checks.exercises.put_in_front import put_in_front
 from minipeft.checks.exercises.puzzle_floor import puzzle_floor
+from minipeft.checks.exercises.rank_floor import rank_floor
 from minipeft.checks.exercises.remember import remember
 from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
+from minipeft.checks.exercises.similarity import overlaps, similarity
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
@@ -81,6 +85,11 @@ EXERCISES = {
         shots_bytes,
         lora,
         lora_parameters,
+        lora_gradients,
+        rank_floor,
+        lora_merge,
+        similarity,
+        overlaps,
         place_vectors,
         prompt_costs,
         prompt_patients,
@@ -123,6 +132,8 @@ __all__ = [
     "forgotten",
     "learning_rate",
     "lora",
+    "lora_gradients",
+    "lora_merge",
     "lora_parameters",
     "masked",
     "p_tuning_diagnosis",
@@ -139,6 +150,9 @@ __all__ = [
     "puzzle_floor",
     "remember",
     "seeing_patients",
+    "rank_floor",
+    "overlaps",
+    "similarity",
     "span_corruption",
     "train_top",
     "training_bytes",

@@ -107,9 +107,9 @@ def lesson_of(notebook: dict, cells: list[Cell], file: Path) -> Lesson | None:
     for slug in known:
         if slug in file.stem:
             return known[slug]
-    numbers = {slug[:2]: slug for slug in known}
+    numbers = {slug.partition("_")[0]: slug for slug in known}
     for cell in notebook["cells"]:
-        title = re.match(r"# (\d\d) · ", "".join(cell.get("source", "")))
+        title = re.match(r"# (\d\d[a-z]?) · ", "".join(cell.get("source", "")))
         if cell.get("cell_type") == "markdown" and title and title[1] in numbers:
             return known[numbers[title[1]]]
     listed = [entry["exercise"] for entry in facts.get("exercises", [])]

@@ -218,7 +218,7 @@ TEXTS: dict[int, tuple[str, str, tuple[str, ...]]] = {
     41: (
         "LoRA is a rotation along eigenvectors.",
         HEARD,
-        ("10",),
+        ("10b",),
     ),
     42: (
         "LoRA sits on the feed-forward layers.",

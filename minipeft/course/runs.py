@@ -219,6 +219,9 @@ def side_by_side(
     Args:
         methods: name of an arm -> its LoRA, or (LoRA, what else to do to a fresh patch).
         at_once: how many runs share a pass.
+
+    A result has "dev", "test", "losses" by step, and "deltas": path of a linear map -> what the run
+    would add to its weight (out, in), if it were merged.
     """
     task = tasks.load(task) if isinstance(task, str) else task
     model, tokenizer = base(base_model) if isinstance(base_model, str) else base_model
@@ -245,7 +248,9 @@ def side_by_side(
                 model, runs, lambda seed, step: order(seed)(step), steps, evaluate=measured
             )
         return [
-            failure("The loss is nan.") if result.losses[-1] != result.losses[-1] else result.scores
+            failure("The loss is nan.")
+            if result.losses[-1] != result.losses[-1]
+            else result.scores | {"losses": result.losses, "deltas": result.deltas}
             for result in results
         ]
 

@@ -66,7 +66,7 @@ class LessonError(ValueError):
 class Exercise:
     """One exercise of a lesson.
 
-    number      "10.1"
+    number      "10.1", or "10b.1"
     check       the name of its check in minipeft.checks
     cut         the object, taken out of the package
     alone       the same with the names of earlier exercises imported: graded one by one
@@ -94,7 +94,10 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One source file: its header, its cells as jupytext read them, its exercises by cell index."""
+    """One source file: its header, its cells as jupytext read them, its exercises by cell index.
+
+    number: "10"; "10b" is a second notebook to 10, outside the main path.
+    """
 
     path: Path
     number: str
@@ -206,9 +209,9 @@ def _plural(count: float, noun: str) -> str:
 def read(path: Path, root: Path = ROOT) -> Lesson:
     """Read one source; raises LessonError with a sentence when a field is missing or unknown."""
     where = path.name
-    match = re.fullmatch(r"(\d\d)_[a-z0-9_]+", path.stem)
+    match = re.fullmatch(r"(\d\d[a-z]?)_[a-z0-9_]+", path.stem)
     if not match:
-        raise LessonError(f"{where}: a source is named NN_name.py, in lower case")
+        raise LessonError(f"{where}: a source is named NN_name.py or NNb_name.py, in lower case")
     number = match[1]
     notebook = jupytext.read(path, fmt="py:percent")
     header = notebook.metadata.get("minipeft", {})
@@ -225,7 +228,7 @@ def read(path: Path, root: Path = ROOT) -> Lesson:
             _fields(where, "a cell", cell.metadata, {"fast": str, "tags": list}, required=())
             continue
         given = [e.cut.name for e in exercises.values() if not is_worked(e.cut.reference)]
-        label = f"{int(number)}.{len(exercises) + 1}"
+        label = f"{int(number[:2])}{number[2:]}.{len(exercises) + 1}"
         try:
             exercises[index] = _exercise(label, cell, cells[index + 1 :], given, root)
         except (CutError, LessonError) as error:

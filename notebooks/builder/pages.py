@@ -132,12 +132,14 @@ def _claims_page(records: Sequence[claims.Record], lessons: Sequence[str]) -> st
         about = [one for one in records if one.claim == claim.number]
         said = [
             f"<b>{_text(one.verdict)}</b>: {_text(one.measured)} "
-            f'<a href="{one.lesson}.html#cell-id={one.cell}">lesson {one.lesson[:2]}</a>'
+            f'<a href="{one.lesson}.html#cell-id={one.cell}">'
+            f"lesson {one.lesson.partition('_')[0]}</a>"
             f"<br><small class=soft>rule: {_text(one.rule)}</small>"
             for one in about
         ]
         if not said:
-            pages = {slug[:2]: f'<a href="{slug}.html">{slug[:2]}</a>' for slug in lessons}
+            numbers = {slug.partition("_")[0]: slug for slug in lessons}
+            pages = {n: f'<a href="{slug}.html">{n}</a>' for n, slug in numbers.items()}
             where = ", ".join(pages.get(number, number) for number in claim.lessons)
             said = [f"<span class=soft>not recorded yet (lesson {where})</span>"]
         rows.append(

@@ -130,11 +130,12 @@ def test_bodies_of_exercises_are_no_lines_to_read(lesson):
         ("# %%\n" + "x = 1\n" * 351, "351 visible lines"),
     ],
 )
-def test_a_lesson_past_a_limit_is_told_so(lesson, body, words):
+def test_a_lesson_past_a_limit_is_told_so(lesson, body, words, monkeypatch):
     one = lesson(body)
     (said,) = measure.too_long(one, measure.measure(one))
     assert words in said
-    known = lesson(body, name="10_toy")
+    monkeypatch.setattr(measure, "STILL_TOO_LONG", {"06"})
+    known = lesson(body, name="06_toy")
     assert measure.too_long(known, measure.measure(known)) == []
 
 
@@ -197,3 +198,43 @@ def test_what_a_lesson_records_while_it_runs_is_found_again(lesson, tmp_path):
     page = (tmp_path / "out" / "05_toy.html").read_text()
     assert page.count("the hash is equal") == 2  # in the code, and in the line to read
     assert one.address == "05_toy.ipynb#cell-id=05-001" and 'id="cell-id=05-001"' in page
+
+
+def test_a_second_notebook_to_a_lesson_has_a_letter(lesson, tmp_path):
+    lesson("# %%\nx = 1\n" + EXERCISE, name="10_toy")
+    more = lesson("# %%\nx = 1\n" + EXERCISE, name="10b_more")
+    lesson("# %%\nx = 1\n", name="11_next")
+    assert (more.number, [e.number for e in more.exercises.values()]) == ("10b", ["10b.1"])
+    builder = build.Builder(tmp_path / "notebooks", tmp_path / "out")
+    chosen = {
+        only: [one.slug for one in builder.lessons(only)]
+        for only in (None, "10", "10b", "1", "10b_m")
+    }
+    assert chosen == {
+        **dict.fromkeys((None, "1"), ["10_toy", "10b_more", "11_next"]),
+        **{"10": ["10_toy"], "10b": ["10b_more"], "10b_m": ["10b_more"]},
+    }
+    folder = tmp_path / "out"
+    folder.mkdir()
+    record = claims.make_record(41, "it is none", "by its rest", "false")
+    output = nbformat.v4.new_output("display_data", record._repr_mimebundle_())
+    nbformat.write(executed(more, outputs=[output]), folder / "10b_more.ipynb")
+    index = pages.write_pages(builder.lessons(), folder, tmp_path / "exercises").read_text()
+    assert index.index("10 · Toy") < index.index("10b · Toy") < index.index("11 · Toy")
+    assert ">lesson 10b</a>" in (folder / "claims.html").read_text()
+
+
+def test_a_claim_without_a_record_links_the_notebook_that_answers_it(lesson, tmp_path):
+    more = lesson("# %%\nx = 1\n", name="10b_more")
+    (tmp_path / "out").mkdir()
+    nbformat.write(executed(more), tmp_path / "out" / "10b_more.ipynb")
+    pages.write_pages([more], tmp_path / "out", tmp_path / "exercises")
+    page = (tmp_path / "out" / "claims.html").read_text()
+    assert claims.CLAIMS[41].lessons == ("10b",)
+    assert 'not recorded yet (lesson <a href="10b_more.html">10b</a>)' in page
+
+
+def test_a_letter_after_two_digits_and_nothing_else(lesson):
+    for name in ("10bb_toy", "1b_toy", "10B_toy", "b10_toy"):
+        with pytest.raises(LessonError, match="NN_name.py"):
+            lesson("# %%\nx = 1\n", name=name)

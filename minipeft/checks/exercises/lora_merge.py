@@ -1,0 +1,162 @@
+"""A detour merged into the weight of a linear map, and taken out again."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+
+KEEP = "self.original = self.linear.weight.clone()"
+ADD = "self.linear.weight += self.scale * (self.B @ self.A)"
+BACK = "self.linear.weight.copy_(self.original)"
+FIRST, LATER = "if self.original is None:", "if self.original is not None:"
+DELTA = "self.scale * (self.B @ self.A)"
+FORGET = f"{BACK}\n            self.original = None"
+CALLS = {
+    "merge": "M",
+    "merge, unmerge": "MU",
+    "merge twice": "MM",
+    "merge twice, unmerge": "MMU",
+    "unmerge": "U",
+    "merge, unmerge twice": "MUU",
+    "merge, unmerge, merge": "MUM",
+    "merge, unmerge, merge, unmerge": "MUMU",
+}
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    return {
+        "W": draw.normal(case.out, case.inside),
+        "A": draw.normal(case.r, case.inside),
+        "B": draw.normal(case.out, case.r),
+    }
+
+
+def run(Merge, case: Case, given) -> dict:
+    """The weight after all the calls, and whether its bits and the parameter are the old ones."""
+    linear = nn.Linear(case.inside, case.out, case.bias == "with", dtype=given.W.dtype)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.fill_(0.25)
+        linear.weight.copy_(given.W)
+    bits, parameter = linear.weight.detach().clone(), linear.weight
+    detour = Merge(linear, given.A, given.B, case.scale)
+    for call in CALLS[case.calls]:
+        (detour.merge if call == "M" else detour.unmerge)()
+    result = {"weight": linear.weight.detach().clone()}
+    if linear.bias is not None:
+        result["bias"] = linear.bias.detach().clone()
+    same = torch.equal(linear.weight, bits)
+    return result | {"old bits": same, "same parameter": linear.weight is parameter}
+
+
+def wrong_at(place: str):
+    """Does the failing case differ in this part of the result?"""
+    return lambda view: view.difference.where == place
+
+
+lora_merge = Check(
+    "lora_merge",
+    "minipeft.course.lora:Merge",
+    "W0 + s B A, once and in place; and the old bits again",
+    [
+        Trial(
+            "what merge and unmerge leave",
+            inputs,
+            run,
+            axes={
+                "calls": tuple(CALLS),
+                "inside": (5, 1, 4),
+                "out": (4, 1, 5),
+                "r": (2, 1, 3),
+                "scale": (0.5, 4.0, 1.0),
+                "bias": ("without", "with"),
+            },
+            dtypes=("float32", "float64"),
+            layouts=("plain",),
+            gradients=("frozen", "off"),
+            names={
+                "weight": "the weight",
+                "bias": "the bias",
+                "old bits": "whether the weight has its old bits",
+                "same parameter": "whether the weight is the parameter that it was",
+            },
+        ),
+    ],
+    [
+        mistake(
+            "after unmerge the bits are others: (W + D) - D is not W in floating point, so keep W0",
+            (BACK, f"self.linear.weight -= {DELTA}"),
+        ),
+        mistake(
+            "unmerge gives the merged weight: keep a copy of W0 (clone) before the detour is added",
+            (KEEP, "self.original = self.linear.weight"),
+        ),
+        mistake("unmerge leaves zeros: put W0 back", (BACK, "self.linear.weight.zero_()")),
+        mistake("the scale s is missing", (DELTA, "self.B @ self.A")),
+        mistake("the detour is divided by s: multiply", (DELTA, "(self.B @ self.A) / self.scale")),
+        mistake("the detour is subtracted: add it", (ADD, ADD.replace("+=", "-="))),
+        mistake(
+            "the weight is the detour alone: add it to W0",
+            (ADD, f"self.linear.weight.copy_({DELTA})"),
+        ),
+        mistake(
+            "B A is transposed: the weight is (out, in), and so is B A",
+            (DELTA, "self.scale * (self.B @ self.A).T"),
+        ),
+        mistake(
+            "B A is transposed: the weight is (out, in), and so is B A",
+            (DELTA, "self.scale * (self.A.T @ self.B.T)"),
+        ),
+        mistake(
+            "that is A B: x meets A first, so the product is B A",
+            (DELTA, "self.scale * (self.A @ self.B)"),
+        ),
+        mistake(
+            "the second merge adds the detour once more, and forgets W0: what is merged stays so",
+            (FIRST, "if True:"),
+        ),
+        mistake(
+            "the second merge adds the detour once more: what is merged stays so",
+            (
+                f"{FIRST}\n            {KEEP}\n            {ADD}",
+                f"{FIRST}\n            {KEEP}\n        {ADD}",
+            ),
+        ),
+        mistake(
+            "after unmerge it still counts as merged, so the next merge does nothing",
+            (FORGET, BACK),
+        ),
+        mistake(
+            "where nothing is merged unmerge should do nothing",
+            (LATER, "if True:"),
+        ),
+        mistake(
+            "unmerge does nothing",
+            (FORGET, "pass"),
+        ),
+        mistake(
+            "merge does nothing to the weight",
+            (ADD, "pass"),
+        ),
+        mistake(
+            "the linear map has another parameter than before, which nobody else knows: change the "
+            "weight in place (+=, copy_)",
+            when=wrong_at("same parameter"),
+        ),
+        mistake(
+            "the bias has changed: the detour goes into the weight alone",
+            when=wrong_at("bias"),
+        ),
+        mistake(
+            "after unmerge the bits are others: (W + D) - D is not W in floating point, so keep W0",
+            when=lambda view: wrong_at("old bits")(view) and "unmerge" in view.case.calls,
+        ),
+        mistake(
+            "where nothing is merged unmerge should do nothing",
+            when=lambda view: view.error is not None and view.case.calls.startswith("unmerge"),
+        ),
+    ],
+    blank=("merge", "unmerge"),
+)
