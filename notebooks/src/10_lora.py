@@ -4,6 +4,8 @@
 #     title: LoRA
 #     question: Can a change of low rank do what a change of every number does?
 #     minutes: 4
+#     sitting: 75
+#     attempts: 10
 # ---
 
 # %% [markdown]
@@ -104,6 +106,8 @@ print(task.train[0])
 mp.sanity_ladder(base, LORA, batch, steps=60)
 
 # %% [markdown]
+# Not at all: $B = 0$. What follows from that for learning?
+#
 # ### Exercise: the first gradients, by hand
 #
 # From above comes $g = \partial \mathcal L / \partial h$, (N, T, out). With $s = \frac{\alpha}{r}$ and $h = W_0 x + s B A x$, write

@@ -4,6 +4,8 @@
 #     title: Inside LoRA
 #     question: What does a change of low rank look like from inside?
 #     minutes: 2
+#     sitting: 40
+#     attempts: 4
 # ---
 
 # %% [markdown]

@@ -110,4 +110,8 @@ def test_side_by_side_is_the_same_as_one_after_the_other():
         assert together[name].rate == alone[name].rate
         # float32, losses of about 5 nats, three steps of Adam
         assert together[name].values("dev") == pytest.approx(alone[name].values("dev"), abs=1e-4)
+    one = together["r4"].runs[0]
+    assert len(one["losses"]) == 3
+    assert {path.rpartition(".")[2] for path in one["deltas"]} == {"value"}
+    assert all(torch.linalg.matrix_rank(change) == 4 for change in one["deltas"].values())
     assert torch.is_grad_enabled()

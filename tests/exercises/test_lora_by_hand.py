@@ -129,6 +129,7 @@ def one_gradient(*given):
         (after(lambda a, b: (-a, -b)), "the signs are turned round"),
         (after(lambda a, b: (torch.zeros_like(a), b)), "only where B is zero"),
         (on(lambda x, A, B, s, g: (x, A, B, s, g / len(g))), "rows are averaged"),
+        (lambda *given: (lora.lora_gradients(*given)[0], per_row(*given)[1].mean(0)), "in dL/dB"),
         (on(lambda x, A, B, s, g: (x, A, B, s, g.mean(1, True).expand_as(g))), "dL/dA"),
         (on(lambda x, A, B, s, g: (x[:1], A, B, s, g[:1])), "only the first row"),
         (on(lambda x, A, B, s, g: (x[:, -1:], A, B, s, g[:, -1:])), "only the last token"),

@@ -85,6 +85,14 @@ lora_gradients = Check(
             (BOTH, BOTH.replace("upstream", "(upstream / len(upstream))")),
         ),
         mistake(
+            "in dL/dA rows are averaged: every row's gradient is added",
+            (OF_A, f"{OF_A} / len(upstream)"),
+        ),
+        mistake(
+            "in dL/dB rows are averaged: every row's gradient is added",
+            (OF_B, f"{OF_B} / len(upstream)"),
+        ),
+        mistake(
             "tokens are averaged: every token's gradient is added",
             (BOTH, BOTH.replace("upstream", "(upstream / upstream.shape[1])")),
         ),
