@@ -3,7 +3,7 @@
 #   minipeft:
 #     title: Inside LoRA
 #     question: What does a change of low rank look like from inside?
-#     minutes: 2
+#     minutes: 3
 #     sitting: 40
 #     attempts: 4
 # ---
@@ -376,21 +376,19 @@ for axes, (title, methods) in zip(panels, SCALES.items(), strict=True):
     )
 figure.colorbar(image, ax=list(panels), label="log10 of dev loss (nats)")
 plots.readable(figure)
-plots.add_caption(
-    figure,
-    f"Red: the best rate of a row, after {HEAT_STEPS} steps.",
-)
-print("\n".join(said))
 of_alpha, plain, root = trends
 kept = [name for name, one in (("α / r", plain), ("α / √r", root)) if one.verdict == "flat"]
-print(
-    "Conclusion: "
-    + ("α and the rate do the same work, so tune one of them." if of_alpha.verdict == "falls"
-       else "the best rate does not surely fall as α grows.")
-    + " The best rate is the same for all ranks, to within an octave, with "
-    + (" and with ".join(kept) if kept else "neither scale")
-    + "."
-)  # fmt: skip
+conclusion = (
+    "α and the rate do the same work: tune one of them."
+    if of_alpha.verdict == "falls"
+    else "The best rate does not surely fall as α grows."
+)
+conclusion += " To within an octave, all ranks want the same rate with " + (
+    " and with ".join(kept) + "." if kept else "neither scale."
+)
+plots.add_caption(figure, f"Red: the best rate of a row, after {HEAT_STEPS} steps. {conclusion}")
+print("\n".join(said))
+print(f"Conclusion: {conclusion}")
 
 # %% [markdown]
 # ## What this lesson showed, and what it did not
