@@ -124,7 +124,7 @@ def first_steps(model: nn.Module, method: LoRA, batch: dict[str, Tensor]) -> Tab
                     parts = [getattr(patch, which).grad.norm() for _, patch in tuner.patches]
                     lengths.append(torch.stack(parts).norm().item())
                 optimizer.step()
-        rows.append((name, f"{moved:.2g}", *(f"{length:.2g}" for length in lengths)))
+        rows.append((name, f"{moved:.2g}", *(f"{length:.3g}" for length in lengths)))
     head = ("start", "logits moved", "step 1: A", "step 1: B", "step 2: A", "step 2: B")
     return Table("Four starts and the lengths of their gradients", head, rows)
 

@@ -151,7 +151,7 @@ lesson.first_steps(base, LORA, batch)
 # One of the two must be zero, so that training starts at the model that was there. Not both: each gradient carries the other
 # matrix as a factor, so nothing would ever move. With $B = 0$, $B$ moves first, and as soon as it has moved, $A$ can.
 #
-# ## 2. What can rank $r$ do?
+# ## 2. What can a low rank do?
 #
 # Build a **teacher**: one map plus a change $\Delta$ of rank exactly $k$. The student has the map and LoRA of
 # rank $r$, and must give the teacher's outputs. For inputs of white noise the error is $\lVert \Delta - BA \rVert^2$. How small it
