@@ -6,6 +6,7 @@ A set of changes is a dict, path of a linear map -> what is added to its weight 
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -36,6 +37,11 @@ def full_changes(
         batches = task.batches("train", tokenizer, batch_size=batch_size, seed=seed)
         train(model, batches, steps, rate, seed=seed, progress=False)
         return {path: model.get_submodule(path).weight.detach() - before[path] for path in maps}
+
+
+def conclude(*sentences: str) -> None:
+    """Print what a part of the lesson has shown, in lines that a page shows whole."""
+    print(textwrap.fill(f"Conclusion: {' '.join(sentences)}", 92))
 
 
 def over_maps(measure: Callable[[Tensor], float | Tensor], changes: Changes) -> Tensor:

@@ -101,14 +101,10 @@ plots.finish(
 used = [inside.over_maps(spectra.effective_rank, one).item() for one in full]
 print(f"held by 8 directions: {100 * share:.1f} ± {100 * half:.1f} %; effective rank of full's change: "
       f"{plots.interval(used)[0]:.0f} of {C}")  # fmt: skip
-print(
-    "Conclusion: full fine-tuning's change has "
-    + (
-        "few strong directions and a tail."
-        if share > 0.5
-        else "no small number of strong directions."
-    )
-    + " That LoRA solves the task with fewer says that it need not copy this change."
+inside.conclude(
+    "full fine-tuning's change has "
+    + ("few strong directions and a tail." if share > 0.5 else "no few strong directions."),
+    "That LoRA solves the task with fewer says that it need not copy this change.",
 )
 
 # %% [markdown]
@@ -204,13 +200,13 @@ for name in COMPARED:
     print(f"{name:<18} {'; '.join(words)} (chance {1 / C:.2f}, {by_chance:.2f})")
 gap = [a - b for a, b in zip(both["out"], both["in"], strict=True)]
 mean, half = plots.interval(gap)
-print(
-    "Conclusion: "
-    + ("two runs agree more in what they write than in what they read." if mean > half
-       else "two runs agree more in what they read than in what they write." if -mean > half
-       else "reading or writing: no sure difference.")
-    + f" ({mean:+.2f} ± {half:.2f} at four directions)"
-)  # fmt: skip
+sides = ["in what they write than in what they read", "in what they read than in what they write"]
+inside.conclude(
+    f"two runs agree more {sides[mean < 0]}"
+    if abs(mean) > half
+    else "in reading and in writing two runs agree equally, as far as three seeds tell",
+    f"({mean:+.2f} ± {half:.2f} at four directions).",
+)
 
 # %% [markdown]
 # ## 3. Does LoRA turn up what was faint?
@@ -242,16 +238,14 @@ claims.show(
 factors = {r: plots.interval([one["factor"] for one in all_]) for r, all_ in amplified.items()}
 low, high = (factors[r][0] for r in (4, 16))
 faint = [one["by update"] / one["by base"] for one in amplified[4]]
-print(
-    f"Conclusion: the factor is {low:.1f} ± {factors[4][1]:.1f} at r = 4 and {high:.1f} ± {factors[16][1]:.1f} at r = 16: it "
-    + ("falls with the rank, as in the paper" if high < low else "does not fall with the rank")
-    + (", but is not near 21.5. " if low < 10 else ". ")
-    + f"W₀ is {1 / plots.interval(faint)[0]:.1f} times as strong along its own directions as along the update's: LoRA "
-    + (
-        "amplifies what was faint."
-        if plots.interval(faint)[0] < 0.5
-        else "works where the base was strong already."
-    )
+times = 1 / plots.interval(faint)[0]
+inside.conclude(
+    f"the factor is {low:.1f} ± {factors[4][1]:.1f} at r = 4 and {high:.1f} ± {factors[16][1]:.1f}",
+    "at r = 16: it falls with the rank, as in the paper."
+    if high < low
+    else "at r = 16: it does not fall with the rank.",
+    f"W₀ is {times:.1f} times as strong along its own directions as along the update's:",
+    "LoRA amplifies what was faint." if times > 2 else "LoRA works where the base was strong.",
 )
 
 # %% [markdown]
@@ -270,10 +264,11 @@ left_over, of_noise, along = (
 )
 claims.record(
     41,
-    f"no rotation explains {100 * left_over[0]:.0f} ± {100 * left_over[1]:.0f} % of the update's length (random: "
-    f"{100 * of_noise[0]:.0f} %); overlap of what it reads with W0's 8 strongest directions {along[0]:.2f} ± "
-    f"{along[1]:.2f}, by chance {8 / C:.2f}",
-    rule="true if under 10 % is left and the overlap is above 0.5; false if over half is left; else misleading",
+    f"no rotation explains {100 * left_over[0]:.0f} ± {100 * left_over[1]:.0f} % of the update's "
+    f"length (random: {100 * of_noise[0]:.0f} %); overlap of what it reads with W0's 8 strongest "
+    f"directions {along[0]:.2f} ± {along[1]:.2f}, by chance {8 / C:.2f}",
+    rule="true if under 10 % is left and the overlap is above 0.5; false if over half is left; "
+    "else misleading",
     verdict="true"
     if left_over[0] < 0.1 and along[0] > 0.5
     else "false"
@@ -317,13 +312,12 @@ plots.finish(
     f"mean of {len(SEEDS)} seeds, over 5 steps",
     caption=f"The paper's start against the other way round, exact match on test: {change}.",
 )
-print(
-    "Conclusion: with both at zero nothing is learnt, for ever; with both random the model that was there is lost at step 1; "
-    + (
-        f"which of the two is zero: {change.verdict} for the paper's choice."
-        if change.verdict != "equal"
-        else "which of the two is zero does not matter here."
-    )
+inside.conclude(
+    "with both at zero nothing is learnt, for ever; with both random the model that was there is "
+    "lost at step 1.",
+    "Which of the two is zero does not matter here."
+    if change.verdict == "equal"
+    else f"With B = 0 instead of A = 0 it is {change.verdict} ({change.mean:+.1f} ± {change.half:.1f} points).",
 )
 
 # %% [markdown]
@@ -388,7 +382,7 @@ conclusion += " To within an octave, all ranks want the same rate with " + (
 )
 plots.add_caption(figure, f"Red: the best rate of a row, after {HEAT_STEPS} steps. {conclusion}")
 print("\n".join(said))
-print(f"Conclusion: {conclusion}")
+inside.conclude(conclusion)
 
 # %% [markdown]
 # ## What this lesson showed, and what it did not

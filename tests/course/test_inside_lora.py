@@ -64,3 +64,10 @@ def test_a_rotation_is_told_from_noise():
     u, s, vt = torch.linalg.svd(W)
     along = u[:, :2] @ vt[:2]
     assert inside.rotation({"a": along}, {"a": W}, 2)["along"] == pytest.approx(1)
+
+
+def test_a_conclusion_is_shown_in_lines_that_a_page_shows_whole(capsys):
+    inside.conclude("it is " + "very " * 40 + "long.", "And short.")
+    said = capsys.readouterr().out
+    assert said.startswith("Conclusion: it is very") and "long. And short." in said
+    assert max(map(len, said.splitlines())) <= 92
