@@ -55,6 +55,8 @@ def _lesson_page(
     lesson: Lesson, notebook: NotebookNode, before: Lesson | None, after: Lesson | None
 ) -> str:
     body, _ = _exporter().from_notebook_node(_without_math(notebook, equations := []))
+    # a heading is the name of its place too, and a name cannot hold an equation
+    body = re.sub(r'(?<=[ "])(id|href)="[^"]*"', lambda m: TOKEN.sub("", m[0]), body)
     for number, equation in enumerate(equations):
         body = body.replace(_token(number), equation)
     links = [
@@ -208,7 +210,11 @@ def _inline(text: str) -> str:
     return "".join(mathml(p) if i % 2 else _text(p) for i, p in enumerate(pieces))
 
 
+TOKEN = re.compile(r"EQUATION\d+X")
+
+
 def _token(number: int) -> str:
+    """What TOKEN finds."""
     return f"EQUATION{number}X"
 
 

@@ -15,7 +15,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from exercises import test_prefix, test_prompt_tuning, test_transformer
+from exercises import (
+    test_lora_by_hand,
+    test_prefix,
+    test_prompt_tuning,
+    test_similarity,
+    test_transformer,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -883,6 +889,9 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "attention": test_transformer.test_a_wrong_attention_is_told_its_mistake,
     "remember": test_transformer.test_a_wrong_cache_is_told_its_mistake,
     "put_in_front": test_transformer.test_a_wrong_memory_is_told_its_mistake,
+    "lora_gradients": test_lora_by_hand.test_a_wrong_gradient_is_told_its_mistake,
+    "lora_merge": test_lora_by_hand.test_a_wrong_merge_is_told_its_mistake,
+    "similarity": test_similarity.test_a_wrong_similarity_is_told_its_mistake,
     "place_vectors": test_prompt_tuning.test_a_wrong_way_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
     "prefix_gradients": test_prefix.test_wrong_gradients_are_told_their_mistake,

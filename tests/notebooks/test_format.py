@@ -238,3 +238,10 @@ def test_a_letter_after_two_digits_and_nothing_else(lesson):
     for name in ("10bb_toy", "1b_toy", "10B_toy", "b10_toy"):
         with pytest.raises(LessonError, match="NN_name.py"):
             lesson("# %%\nx = 1\n", name=name)
+
+
+def test_a_heading_may_hold_an_equation(lesson, tmp_path):
+    one = lesson("# %% [markdown]\n# ## What can rank $r$ do?\n")
+    page = pages._lesson_page(one, one.solution(), None, None)
+    assert '<h2 id="What-can-rank--do?">What can rank <math ' in page
+    assert 'href="#What-can-rank--do?"' in page and "EQUATION" not in page
