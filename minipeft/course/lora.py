@@ -302,5 +302,5 @@ def opened_elsewhere(model: nn.Module, tokenizer, method: Method, task: Task) ->
             ours = model(**words).logits
             opened = PeftModel.from_pretrained(theirs, folder).eval()(**words).logits
         disk = sum(file.stat().st_size for file in Path(folder).iterdir())
-    apart = (ours - opened).abs().max().item()
-    print(f"{disk:,} bytes stored; opened by PEFT, logits differ by at most {apart:.0e}")
+    distance = (ours - opened).abs().max().item()
+    print(f"{disk:,} bytes stored; opened by PEFT, logits differ by at most {distance:.0e}")

@@ -132,10 +132,10 @@ x, y, g = (torch.randn(3, 5, n, dtype=torch.float64) for n in (6, 4, 4))
 for when in ("at the start", "once B has moved"):
     of_A, of_B = torch.autograd.grad((patch(x, y) * g).sum(), (patch.A, patch.B))
     mine_A, mine_B = lora_gradients(x, patch.A.detach(), patch.B.detach(), patch.scale, g)
-    apart = max((mine_A - of_A).abs().max(), (mine_B - of_B).abs().max())
+    distance = max((mine_A - of_A).abs().max(), (mine_B - of_B).abs().max())
     print(
         f"{when}: length {mine_A.norm():.3g} for A, {mine_B.norm():.3g} for B; "
-        f"autograd differs by at most {apart:.0e}"
+        f"autograd differs by at most {distance:.0e}"
     )
     torch.nn.init.normal_(patch.B)
 
@@ -186,8 +186,8 @@ axes.plot(students, floors, "--", color=plots.GREY, label="floor of Eckart and Y
 plots.whiskers(axes, students, left, "LoRA", lw=0, elinewidth=1)
 axes.axvline(4, color=plots.GREY, ls=":")
 worst = max(max(row) for row in left[3:])
-apart = max(abs(e / f - 1) for row, f in zip(left[:3], floors[:3], strict=True) for e in row)
-reached = apart < 0.01 and worst < 1e-6
+excess = max(abs(e / f - 1) for row, f in zip(left[:3], floors[:3], strict=True) for e in row)
+reached = excess < 0.01 and worst < 1e-6
 plots.finish(
     axes,
     "rank r of the student",
@@ -198,7 +198,7 @@ plots.finish(
     if reached
     else "Not every student reached its floor.",
 )
-print(f"r < 4: at most {100 * apart:.2g} % above the floor;  r >= 4: at most {worst:.0e} is left")
+print(f"r < 4: at most {100 * excess:.2g} % above the floor;  r >= 4: at most {worst:.0e} is left")
 
 # %% [markdown]
 # What this does **not** say: that the change which a *task* asks for has low rank. Nature must be asked, in part 4.
@@ -475,23 +475,23 @@ rate = relatives["LoRA"].rate
 claims.show(table(relatives))
 
 # %% tags=["hide-input"]
-own, borrowed = {}, {}
+tuned, borrowed = {}, {}
 for arm in list(relatives)[1:]:
     same = run_relative([(arm, rate, seed) for seed in SEEDS])
     borrowed[arm] = difference(
         [one.get("test", 0.0) for one in same], relatives["LoRA"].values(), MARGIN
     )
-    own[arm] = difference(relatives[arm].values(), relatives["LoRA"].values(), MARGIN)
-    print(f"{arm:<7} at LoRA's rate {borrowed[arm]}\n{'':<7} at its own    {own[arm]}")
-winners = [arm for arm, gap in own.items() if gap.verdict == "better"]
-moved = max(abs(own[arm].mean - borrowed[arm].mean) for arm in own)
+    tuned[arm] = difference(relatives[arm].values(), relatives["LoRA"].values(), MARGIN)
+    print(f"{arm:<7} at LoRA's rate {borrowed[arm]}\n{'':<7} at its own    {tuned[arm]}")
+winners = [arm for arm, gap in tuned.items() if gap.verdict == "better"]
+moved = max(abs(tuned[arm].mean - borrowed[arm].mean) for arm in tuned)
 claims.record(
     59,
-    f"each at its best rate against LoRA: {', '.join(f'{arm} {gap.text}' for arm, gap in own.items())}; "
+    f"each at its best rate against LoRA: {', '.join(f'{arm} {gap.text}' for arm, gap in tuned.items())}; "
     f"choosing the rate moves one of them by up to {moved:.0f} points",
     rule="true if every one is better under equal tuning; misleading if not; "
-    + next(iter(own.values())).rule,
-    verdict="true" if len(winners) == len(own) else "misleading",
+    + next(iter(tuned.values())).rule,
+    verdict="true" if len(winners) == len(tuned) else "misleading",
 )
 
 # %% [markdown]

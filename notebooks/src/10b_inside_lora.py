@@ -69,12 +69,12 @@ held = {
 
 # %% tags=["hide-input"]
 figure, (left, right) = plots.figure(columns=2)
-shown = "blocks.1.attention.value"
+one_map = "blocks.1.attention.value"
 matrices = {
-    "base": weights[shown],
-    "full": full[0][shown],
-    "LoRA r = 16": changes[16][0][shown],
-    "LoRA r = 4": changes[4][0][shown],
+    "base": weights[one_map],
+    "full": full[0][one_map],
+    "LoRA r = 16": changes[16][0][one_map],
+    "LoRA r = 4": changes[4][0][one_map],
 }
 for (name, matrix), style in zip(matrices.items(), ("--", "-", "-", ":"), strict=True):
     values = spectra.singular_values(matrix)
@@ -88,7 +88,7 @@ for name, label in (("full", "full"), ("base", "base"), ("random", "random matri
 right.axvline(8, color=plots.GREY, ls=":")
 top = {name: torch.stack(rows)[:, 7].tolist() for name, rows in held.items()}
 share, half = plots.interval(top["full"])
-plots.finish(left, "number", "singular value", f"{shown}, seed {SEEDS[0]}", legend=False)
+plots.finish(left, "number", "singular value", f"{one_map}, seed {SEEDS[0]}", legend=False)
 plots.finish(
     right,
     "strongest directions",
@@ -339,8 +339,8 @@ SCALES = {
 heat = {}
 for title, methods in SCALES.items():
     grid = [(value, rate, seed) for value in methods for rate in HEAT_RATES for seed in SEEDS]
-    found = runs.side_by_side(pair, methods, task, HEAT_STEPS, **given)(grid)
-    heat[title] = {job: result["dev"] for job, result in zip(grid, found, strict=True)}
+    results = runs.side_by_side(pair, methods, task, HEAT_STEPS, **given)(grid)
+    heat[title] = {job: result["dev"] for job, result in zip(grid, results, strict=True)}
 
 # %% tags=["hide-input"]
 from minipeft.course.experiments import trend

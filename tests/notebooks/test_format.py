@@ -202,9 +202,9 @@ def test_what_a_lesson_records_while_it_runs_is_found_again(lesson, tmp_path):
 
 def test_a_second_notebook_to_a_lesson_has_a_letter(lesson, tmp_path):
     lesson("# %%\nx = 1\n" + EXERCISE, name="10_toy")
-    more = lesson("# %%\nx = 1\n" + EXERCISE, name="10b_more")
+    second = lesson("# %%\nx = 1\n" + EXERCISE, name="10b_more")
     lesson("# %%\nx = 1\n", name="11_next")
-    assert (more.number, [e.number for e in more.exercises.values()]) == ("10b", ["10b.1"])
+    assert (second.number, [e.number for e in second.exercises.values()]) == ("10b", ["10b.1"])
     builder = build.Builder(tmp_path / "notebooks", tmp_path / "out")
     chosen = {
         only: [one.slug for one in builder.lessons(only)]
@@ -218,17 +218,17 @@ def test_a_second_notebook_to_a_lesson_has_a_letter(lesson, tmp_path):
     folder.mkdir()
     record = claims.make_record(41, "it is none", "by its rest", "false")
     output = nbformat.v4.new_output("display_data", record._repr_mimebundle_())
-    nbformat.write(executed(more, outputs=[output]), folder / "10b_more.ipynb")
+    nbformat.write(executed(second, outputs=[output]), folder / "10b_more.ipynb")
     index = pages.write_pages(builder.lessons(), folder, tmp_path / "exercises").read_text()
     assert index.index("10 · Toy") < index.index("10b · Toy") < index.index("11 · Toy")
     assert ">lesson 10b</a>" in (folder / "claims.html").read_text()
 
 
 def test_a_claim_without_a_record_links_the_notebook_that_answers_it(lesson, tmp_path):
-    more = lesson("# %%\nx = 1\n", name="10b_more")
+    second = lesson("# %%\nx = 1\n", name="10b_more")
     (tmp_path / "out").mkdir()
-    nbformat.write(executed(more), tmp_path / "out" / "10b_more.ipynb")
-    pages.write_pages([more], tmp_path / "out", tmp_path / "exercises")
+    nbformat.write(executed(second), tmp_path / "out" / "10b_more.ipynb")
+    pages.write_pages([second], tmp_path / "out", tmp_path / "exercises")
     page = (tmp_path / "out" / "claims.html").read_text()
     assert claims.CLAIMS[41].lessons == ("10b",)
     assert 'not recorded yet (lesson <a href="10b_more.html">10b</a>)' in page
