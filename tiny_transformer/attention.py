@@ -18,7 +18,8 @@ Parameters: 4 C^2 + 4 C.
 
 `MultiHeadAttention` is that and no more; `Attention` adds two things to it:
 
-**The cache.** To write word after word, keys and values of earlier tokens are kept (`remember`).
+**The cache.** To write word after word, keys and values of earlier tokens are kept
+(`extend_cache`).
 
 **The memory door.** `attention.memory` may hold extra keys and values, each (B or 1, H, P, D). They
 are put before the keys and values of the context, and every query may look at them
@@ -84,7 +85,7 @@ def padding_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
     return mask[:, None, None, :]  # (B, 1, 1, S)
 
 
-def remember(cache: dict, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def extend_cache(cache: dict, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """The cache of one layer: what was computed for earlier tokens is not computed again.
 
     Args:
@@ -238,7 +239,7 @@ class Attention(MultiHeadAttention):
             key = self.split(self.key(source))  # (B, H, S, D)
             value = self.split(self.value(source))  # (B, H, S, D)
             if cache is not None:
-                key, value = remember(cache, key, value)  # (B, H, past + T, D)
+                key, value = extend_cache(cache, key, value)  # (B, H, past + T, D)
         if self.memory is not None:
             key, value, mask = self.add_memory(key, value, mask)
         heads = self.mix(query, key, value, mask, causal)  # (B, H, T, D)

@@ -21,6 +21,7 @@ from minipeft.checks.exercises.cross_entropy import cross_entropy
 from minipeft.checks.exercises.deep_numbers import deep_numbers
 from minipeft.checks.exercises.deep_patients import deep_patients
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
+from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.learning_rate import learning_rate
@@ -43,7 +44,6 @@ from minipeft.checks.exercises.prompt_patients import prompt_patients
 from minipeft.checks.exercises.put_in_front import put_in_front
 from minipeft.checks.exercises.puzzle_floor import puzzle_floor
 from minipeft.checks.exercises.rank_floor import rank_floor
-from minipeft.checks.exercises.remember import remember
 from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.similarity import overlaps, similarity
@@ -60,7 +60,7 @@ EXERCISES = {
         causal_mask,
         attention,
         cache_costs,
-        remember,
+        extend_cache,
         feed_forward,
         block,
         seeing_patients,
@@ -148,7 +148,7 @@ __all__ = [
     "prompt_patients",
     "put_in_front",
     "puzzle_floor",
-    "remember",
+    "extend_cache",
     "seeing_patients",
     "rank_floor",
     "overlaps",

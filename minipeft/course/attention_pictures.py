@@ -138,7 +138,7 @@ def seen(maps: Mapping[str, Tensor], caption: str, source: int = 0) -> None:
     plots.add_caption(figure, caption)
 
 
-def told(scores: Mapping[str, Mapping[str, float]]) -> None:
+def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     """Bars: what tells the model -> function -> share of rows that are right."""
     figure, axes = plots.figure(height=3.2, width=8.4)
     colours = (plots.GREY, plots.COLOURS["prefix"], plots.COLOURS["written prompt"])

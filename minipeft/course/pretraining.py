@@ -211,12 +211,12 @@ class Counts:
 
 def questions(corpus: Corpus, rows: int, countries: int) -> dict[str, Asked]:
     """What the finished models are asked: name -> questions and answers."""
-    told = sorted(set(re.findall(r"\w+ is next to \w+ \.", " ".join(corpus["facts"]))))
+    neighbours = sorted(set(re.findall(r"\w+ is next to \w+ \.", " ".join(corpus["facts"]))))
     follows = [text for text in corpus["entailment"] if text.startswith("follows")]
     unused = [w for w in load("capital").details["unused_wordings"] if "{x}" in w.split("{y}")[0]]
     return {
         "capitals": capitals(countries=countries),
-        "neighbours": _cut(told[:countries], " next to "),
+        "neighbours": _cut(neighbours[:countries], " next to "),
         "capitals, wordings never read": _together(capitals(w, countries) for w in unused),
         "puzzles": _together(puzzles(name, rows) for name in FUNCTIONS),
         "tags": _asked("tags", rows),

@@ -79,8 +79,8 @@ def sizes(results: Mapping[str, Mapping], counts: Mapping[str, int], early: Sequ
         grey = str(0.75 - 0.75 * shade / max(1, len(early) - 1))
         left.plot(x, losses, ".-", color=grey, label=f"loss at step {step:,}")
     looks = zip(("#2563a8", "#d97706", "#15803d", "#b91c1c"), "o^sD", strict=True)
-    shown = ("capitals", "capitals, wordings never read", "headlines", "follows (read)")
-    for what, (colour, marker) in zip(shown, looks, strict=True):
+    kinds = ("capitals", "capitals, wordings never read", "headlines", "follows (read)")
+    for what, (colour, marker) in zip(kinds, looks, strict=True):
         shares = [result["right"][what] for result in results.values()]
         ends = [wilson(share, counts[what]) for share in shares]
         error = [

@@ -210,16 +210,16 @@ cache_costs["kept"] = 2 * layers * width * through
 checks.cache_costs(cache_costs)
 
 # %% [markdown]
-# ### Exercise: remember
+# ### Exercise: extend_cache
 #
 # The cache of one layer is a dict: empty before the first step, then `"key"` and `"value"` of all tokens so far. A step may
 # bring one new token or several.
 
-# %% exercise="tiny_transformer.attention:remember" difficulty=1 minutes=6
-# remember: torch.cat joins tensors along a dim; of (B, H, T, D) the tokens are dim 2
+# %% exercise="tiny_transformer.attention:extend_cache" difficulty=1 minutes=6
+# extend_cache: torch.cat joins tensors along a dim; of (B, H, T, D) the tokens are dim 2
 
 # %%
-checks.remember(remember)
+checks.extend_cache(extend_cache)
 
 # %% [markdown]
 # Token by token through one layer of the model, with your cache, must give what the whole text gives at once. **Predict**
@@ -234,7 +234,7 @@ try:
         query, key, value = (
             layer.split(part(x[:, t : t + 1])) for part in (layer.query, layer.key, layer.value)
         )
-        heads, _ = tt.attend(query, *remember(cache, key, value))  # (1, H, 1, D)
+        heads, _ = tt.attend(query, *extend_cache(cache, key, value))  # (1, H, 1, D)
         steps_of_one.append(layer.output(layer.join(heads)))
     difference = (torch.cat(steps_of_one, 1) - layer(x, causal=True)).abs().max()
     print(f"largest difference: {difference:.0e}")
@@ -382,7 +382,7 @@ for name in tinyland.FUNCTIONS:
     scores["the word itself"][name] = tinyland.exact(
         model, tokenizer, *tinyland.puzzles(name, rows)
     )
-pictures.told(scores)
+pictures.print_scores(scores)
 print(f"{'% right, one sublayer silent':<32}" + "".join(f"   block {i}" for i in range(L)))
 for name, score in right.items():
     for kind, row in zip(("attention", "FFN"), lesson.silent_sublayers(model, score), strict=True):

@@ -36,7 +36,7 @@ from minipeft.methods.p_tuning import PromptEncoder
 from minipeft.methods.p_tuning_v2 import PTuningV2
 from minipeft.tasks.prompt_search import promising as words_to_try
 from tiny_transformer import objectives
-from tiny_transformer.attention import MultiHeadAttention, put_in_front, remember
+from tiny_transformer.attention import MultiHeadAttention, extend_cache, put_in_front
 from tiny_transformer.pretraining import learning_rate
 
 
@@ -408,7 +408,7 @@ class CausalAcross(MultiHeadAttention):
 
 def cache_for_all(cache, key, value, kept={}):  # noqa: B006
     """A default argument that is filled."""
-    both = remember(kept, key, value)
+    both = extend_cache(kept, key, value)
     cache.update(kept)
     return both
 
@@ -684,17 +684,17 @@ WRONG = [
     ("attention", ViewOfStrided, "float32, it should be"),
     ("attention", AlwaysCausalInTraining, "always causal"),
     ("attention", CausalAcross, "causal=True"),
-    ("remember", without_gradients(remember), "runs under no_grad"),
-    ("remember", cache_for_all, "key after step 1 has shape"),
-    ("remember", in_double(remember), "float64, it should be float32"),
-    ("remember", seeding(remember), "global generator"),
-    ("remember", switching(remember), "gradients are switched on or off"),
+    ("extend_cache", without_gradients(extend_cache), "runs under no_grad"),
+    ("extend_cache", cache_for_all, "key after step 1 has shape"),
+    ("extend_cache", in_double(extend_cache), "float64, it should be float32"),
+    ("extend_cache", seeding(extend_cache), "global generator"),
+    ("extend_cache", switching(extend_cache), "gradients are switched on or off"),
     (
-        "remember",
-        lambda cache, key, value: remember(cache, key.mul_(2), value),
+        "extend_cache",
+        lambda cache, key, value: extend_cache(cache, key.mul_(2), value),
         "the key that came in was changed",
     ),
-    ("remember", misspelt, "AttributeError"),
+    ("extend_cache", misspelt, "AttributeError"),
     ("put_in_front", without_gradients(put_in_front), "does not require grad"),
     ("put_in_front", drawing(put_in_front), "numpy's global generator"),
     ("put_in_front", rolling(put_in_front), "Python's global generator"),
@@ -887,7 +887,7 @@ def test_there_are_eight_wrong_ones_of_each():
 
 ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "attention": test_transformer.test_a_wrong_attention_is_told_its_mistake,
-    "remember": test_transformer.test_a_wrong_cache_is_told_its_mistake,
+    "extend_cache": test_transformer.test_a_wrong_cache_is_told_its_mistake,
     "put_in_front": test_transformer.test_a_wrong_memory_is_told_its_mistake,
     "lora_gradients": test_lora_by_hand.test_a_wrong_gradient_is_told_its_mistake,
     "lora_merge": test_lora_by_hand.test_a_wrong_merge_is_told_its_mistake,

@@ -11,8 +11,8 @@ import tiny_transformer as tt
 from minipeft import checks
 from minipeft.course import attention as lesson
 from tiny_transformer.attention import MultiHeadAttention
+from tiny_transformer.attention import extend_cache as keep_past
 from tiny_transformer.attention import put_in_front as memory_first
-from tiny_transformer.attention import remember as keep_past
 
 LOWEST = torch.finfo(torch.float32).min
 
@@ -363,7 +363,7 @@ def test_a_wrong_attention_is_told_its_mistake(wrong, words):
     refused(checks.attention, wrong, words)
 
 
-# -- remember --------------------------------------------------------------------------------------
+# -- extend_cache ----------------------------------------------------------------------------------
 
 
 def by_names(cache, key, value):
@@ -391,20 +391,20 @@ def with_zero_past(cache, key, value):
 
 @pytest.mark.parametrize("right", [keep_past, by_names, in_one_tensor, with_zero_past])
 def test_right_caches_pass(right):
-    checks.remember(right)
+    checks.extend_cache(right)
 
 
 def caching(join=lambda old, new: torch.cat([old, new], dim=2), keep=None, give=None):
     """A cache with one part replaced."""
 
-    def remember(cache, key, value):
+    def extend_cache(cache, key, value):
         new = key, value
         if cache:
             key, value = join(cache["key"], key), join(cache["value"], value)
         cache["key"], cache["value"] = (key, value) if keep is None else keep(new, (key, value))
         return (key, value) if give is None else give(new, (key, value))
 
-    return remember
+    return extend_cache
 
 
 def only_the_first(cache, key, value):
@@ -440,7 +440,7 @@ WRONG_CACHES = [
 
 @pytest.mark.parametrize(("wrong", "words"), WRONG_CACHES)
 def test_a_wrong_cache_is_told_its_mistake(wrong, words):
-    refused(checks.remember, wrong, words)
+    refused(checks.extend_cache, wrong, words)
 
 
 # -- put_in_front ----------------------------------------------------------------------------------
@@ -449,8 +449,8 @@ def test_a_wrong_cache_is_told_its_mistake(wrong, words):
 def by_repeat(memory, key, value, mask=None):
     times = len(key) // len(memory[0])
     key, value = (
-        torch.cat([more.repeat(times, 1, 1, 1), some], dim=-2)
-        for more, some in zip(memory, (key, value), strict=True)
+        torch.cat([front.repeat(times, 1, 1, 1), some], dim=-2)
+        for front, some in zip(memory, (key, value), strict=True)
     )
     if mask is None:
         return key, value, None
@@ -462,9 +462,9 @@ def by_copying(memory, key, value, mask=None):
     """Writes into fresh tensors."""
     P, S = memory[0].shape[2], key.shape[2]
     both = []
-    for more, some in zip(memory, (key, value), strict=True):
+    for front, some in zip(memory, (key, value), strict=True):
         whole = some.new_zeros(*some.shape[:2], P + S, some.shape[3])
-        whole[:, :, :P], whole[:, :, P:] = more, some
+        whole[:, :, :P], whole[:, :, P:] = front, some
         both.append(whole)
     if mask is not None:
         long = mask.new_zeros(*mask.shape[:3], P + S)
@@ -478,8 +478,8 @@ def by_rows(memory, key, value, mask=None):
     rows = range(len(key))
     pick = lambda part, b: part[b if len(part) > 1 else 0]  # noqa: E731
     both = [
-        torch.stack([torch.cat([pick(more, b), some[b]], dim=1) for b in rows])
-        for more, some in zip(memory, (key, value), strict=True)
+        torch.stack([torch.cat([pick(front, b), some[b]], dim=1) for b in rows])
+        for front, some in zip(memory, (key, value), strict=True)
     ]
     return *both, None if mask is None else F.pad(mask, [memory[0].shape[2], 0], value=0.0)
 
@@ -490,10 +490,10 @@ def test_right_memories_pass(right):
 
 
 def in_front(
-    order=lambda more, some: [more, some],
+    order=lambda front, some: [front, some],
     pad=lambda mask, P: F.pad(mask, (P, 0)),
     swap=False,
-    change=lambda more: more,
+    change=lambda front: front,
 ):
     """A memory with one part replaced."""
 
@@ -524,12 +524,12 @@ def keys_only(memory, key, value, mask=None):
 
 WRONG_MEMORIES = [
     (lambda memory, key, value, mask=None: (key, value, mask), "the memory is ignored"),
-    (in_front(order=lambda more, some: [some, more]), "stands behind the tokens"),
+    (in_front(order=lambda front, some: [some, front]), "stands behind the tokens"),
     (
-        in_front(order=lambda more, some: [some, more], pad=lambda mask, P: F.pad(mask, (0, P))),
+        in_front(order=lambda front, some: [some, front], pad=lambda mask, P: F.pad(mask, (0, P))),
         "stands behind the tokens",
     ),
-    (in_front(order=lambda more, some: [more]), "the tokens are gone"),
+    (in_front(order=lambda front, some: [front]), "the tokens are gone"),
     (in_front(pad=lambda mask, P: F.pad(mask, (0, P))), "lengthened at its end"),
     (in_front(pad=lambda mask, P: F.pad(mask, (P, 0), value=1)), "0 means may look"),
     (in_front(pad=lambda mask, P: F.pad(mask, (P, 0), value=LOWEST)), "closes the memory"),

@@ -7,12 +7,12 @@ from minipeft.checks.framework import NumberCheck
 P, N, L, C = 10, 100, 12, 768  # a prompt, new words, GPT-2 small
 WITHOUT = N * P + N * (N - 1) // 2
 WITH = P + N - 1
-NUMBERS = 2 * L * C * WITH
+COUNTS = 2 * L * C * WITH
 
 cache_costs = NumberCheck(
     "cache_costs",
     "n P + n (n - 1) / 2 tokens without, P + n - 1 with, and 2 L C numbers kept for each of them",
-    {"without": WITHOUT, "with": WITH, "kept": NUMBERS},
+    {"without": WITHOUT, "with": WITH, "kept": COUNTS},
     [
         ({"without": N * P}, "without: the text grows, and each word written is read again"),
         ({"without": P + N}, "without: every step runs the whole text, not its newest word"),
@@ -37,9 +37,9 @@ cache_costs = NumberCheck(
         ({"kept": 2 * L * WITH}, "kept: a key has C = 768 numbers, all heads together"),
         ({"kept": C * WITH}, "kept: a key and a value, and in each of the 12 layers"),
         ({"kept": 2 * L * C}, "kept: that is one token, and all that went through are kept"),
-        ({"kept": 4 * NUMBERS}, "kept: that is bytes in float32, the question is how many numbers"),
+        ({"kept": 4 * COUNTS}, "kept: that is bytes in float32, the question is how many numbers"),
         (
-            {"kept": 12 * NUMBERS},
+            {"kept": 12 * COUNTS},
             "kept: the 12 heads share the C numbers of a token: they do not multiply them",
         ),
         (

@@ -242,7 +242,7 @@ place_vectors = Check(
             "the embedded text with the prompt",
             inputs,
             run,
-            apart=("x",),
+            not_shared=("x",),
             axes={
                 "B": (2, 1, 3),
                 "T": (7, 1, 4),

@@ -137,7 +137,7 @@ class Subject:
         seen.after = snapshot(held)
         seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
         if seen.error is None:
-            seen.shared = [k for k in trial.apart if share_memory(inputs[k], seen.result)]
+            seen.shared = [k for k in trial.not_shared if share_memory(inputs[k], seen.result)]
         if seen.error is None and gradients and case.gradients != "off":
             self._differentiate(seen, inputs, draw)
         if seen.error is None:

@@ -17,15 +17,17 @@ def inputs(case: Case, draw: Draw) -> dict:
     return {"key": draw.normal(*shape), "value": draw.normal(*shape), "cache": {}}
 
 
-def run(remember, case: Case, given) -> dict:
+def run(extend_cache, case: Case, given) -> dict:
     """What every step gives back, and what the cache holds in the end."""
     steps = []
     for a, b in pairwise(accumulate(STEPS[case.steps], initial=0)):
-        both = remember(given.cache, given.key[:, :, a:b], given.value[:, :, a:b])
-        expect(both is not None, "remember should return keys and values (is a return missing?)")
+        both = extend_cache(given.cache, given.key[:, :, a:b], given.value[:, :, a:b])
+        expect(
+            both is not None, "it should return keys and values (is a return missing?)"
+        )
         expect(
             isinstance(both, (tuple, list)) and len(both) == 2,
-            "remember should return two tensors, the keys and the values of all tokens so far",
+            "extend_cache should return two tensors, the keys and the values of all tokens so far",
         )
         steps.append(tuple(both))
     expect(
@@ -117,9 +119,9 @@ MISTAKES = [
     ),
 ]
 
-remember = Check(
-    "remember",
-    "tiny_transformer.attention:remember",
+extend_cache = Check(
+    "extend_cache",
+    "tiny_transformer.attention:extend_cache",
     "the past before the new tokens, given back and kept, in steps of any size",
     [
         Trial(
