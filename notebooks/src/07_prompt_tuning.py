@@ -303,10 +303,10 @@ for size, full, prompt in zip(SIZES, rows_of("full"), rows_of("P = 5"), strict=T
         print(f"  {'':<19}{difference(*longer, MARGIN).text} (both with {LONGER} steps)")
 print(f"Shown to be less than five points behind, {STEPS} steps: {', '.join(near) or 'nowhere'}")
 starts = difference(ranges_by["start"][0], ranges_by["length"][0], MARGIN)
-more = {"better": "the start", "worse": "the length", "equal": "neither"}
+weightier = {"better": "the start", "worse": "the length", "equal": "neither"}
 print(
     f"In the smallest model, what starts make different minus what lengths do: {starts.mean:+.1f} ± "
-    f"{starts.half:.1f} points.\nWhat matters more: {more.get(starts.verdict, 'undecided')}"
+    f"{starts.half:.1f} points.\nWhat matters more: {weightier.get(starts.verdict, 'undecided')}"
 )
 one = [difference(a, b, MARGIN) for a, b in zip(rows_of("P = 1"), rows_of("full"), strict=True)]
 twenty = {P: [difference(b, a, MARGIN) for a, b in

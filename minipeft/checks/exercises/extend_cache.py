@@ -22,9 +22,7 @@ def run(extend_cache, case: Case, given) -> dict:
     steps = []
     for a, b in pairwise(accumulate(STEPS[case.steps], initial=0)):
         both = extend_cache(given.cache, given.key[:, :, a:b], given.value[:, :, a:b])
-        expect(
-            both is not None, "it should return keys and values (is a return missing?)"
-        )
+        expect(both is not None, "it should return keys and values (is a return missing?)")
         expect(
             isinstance(both, (tuple, list)) and len(both) == 2,
             "extend_cache should return two tensors, the keys and the values of all tokens so far",
