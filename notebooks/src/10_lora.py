@@ -4,8 +4,6 @@
 #     title: LoRA
 #     question: Can a change of low rank do what a change of every number does?
 #     minutes: 6
-#     sitting: 75
-#     attempts: 10
 # ---
 
 # %% [markdown]

@@ -4,8 +4,6 @@
 #     title: Inside LoRA
 #     question: What does a change of low rank look like from inside?
 #     minutes: 3
-#     sitting: 40
-#     attempts: 4
 # ---
 
 # %% [markdown]
