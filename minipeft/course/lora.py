@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from minipeft.contexts import evaluating
 from minipeft.course.experiments import Outcome, failure
-from minipeft.course.passport import shake
+from minipeft.course.passport_facts import shake
 from minipeft.course.runs import Known, attached
 from minipeft.course.transfer import training_bytes
 from minipeft.methods.lora import LoRA, LoRAPatch

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.contexts import evaluating
-from minipeft.course.passport import answers, largest_difference
+from minipeft.course.passport_facts import answers, largest_difference
 from minipeft.course.runs import attached, loss_and_exact
 from minipeft.doors.words import together
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning

@@ -602,7 +602,7 @@ print("the base has the same bits:", mp.fingerprint(base) == bits)
 # one method and rows without any, in one batch against separate runs:
 
 # %%
-from minipeft.course.passport import mixed_difference
+from minipeft.course.passport_facts import mixed_difference
 
 EVERY = {
     **{"prompt tuning": mp.PromptTuning(5), "P-tuning": mp.PTuning(5), "prefix": mp.Prefix(5)},

@@ -7,7 +7,7 @@ import torch
 
 import minipeft as mp
 from minipeft import tasks
-from minipeft.course import capitals, passport, runs
+from minipeft.course import capitals, passport_facts, runs
 from minipeft.course import prompt_tuning as lesson
 
 BASE = "tiny-decoder-0.1m"
@@ -96,9 +96,9 @@ def test_the_nearest_word_of_a_word_is_itself(base):
 def test_mixed_difference_is_none_for_what_trains_the_base(base):
     model, tokenizer = base
     four = runs.rows_of(tasks.load("reverse"), "dev", tokenizer, model, rows=4)
-    assert passport.mixed_difference(model, mp.FullFineTuning(), four) is None
-    assert passport.mixed_difference(model, mp.PromptTuning(3), four) < 1e-3
-    assert not passport.mixes(model, mp.FullFineTuning(), four)
+    assert passport_facts.mixed_difference(model, mp.FullFineTuning(), four) is None
+    assert passport_facts.mixed_difference(model, mp.PromptTuning(3), four) < 1e-3
+    assert not passport_facts.mixes(model, mp.FullFineTuning(), four)
 
 
 def test_questions_of_another_relation():
