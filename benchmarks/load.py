@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import subprocess
 import sys
 import time
@@ -16,16 +17,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-def _busy() -> None:
-    while True:
-        pass
+def _busy(parent: int) -> None:
+    """Compute until killed, or until the process that asked for it is gone."""
+    while os.getppid() == parent:
+        for _ in range(1_000_000):
+            pass
 
 
 @contextmanager
 def load(processes: int = 2) -> Iterator[None]:
     """So many processes that compute without pause, while the block runs."""
     context = multiprocessing.get_context("spawn")  # the caller may have threads
-    crowd = [context.Process(target=_busy, daemon=True) for _ in range(processes)]
+    crowd = [context.Process(target=_busy, args=(os.getpid(),), daemon=True) for _ in range(processes)]
     for process in crowd:
         process.start()
     try:

@@ -9,8 +9,8 @@ import pytest
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.course import passport as p
+from minipeft.course import passport_facts
 from minipeft.course.experiments import Outcome
-from minipeft.course.passport_facts import facts
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 NAME = "tiny-decoder-0.1m"
@@ -42,7 +42,7 @@ def test_facts_of_every_method(base, name):
     model, tokenizer = base
     method, door, identity, mergeable, mixed = METHODS[name]
     before = mp.fingerprint(model)
-    facts = facts(model, tokenizer, method)
+    facts = passport_facts.facts(model, tokenizer, method)
     assert (facts["door"], facts["identity"] == 0) == (door, identity)
     assert (facts["mergeable"], facts["mixed"]) == (mergeable, mixed)
     assert mp.fingerprint(model) == before and not hasattr(model, "minipeft")
@@ -53,10 +53,10 @@ def test_facts_of_every_method(base, name):
 
 
 def test_known_counts(base):
-    facts = facts(*base, mp.LoRA(rank=2))
+    facts = passport_facts.facts(*base, mp.LoRA(rank=2))
     config = base[0].config
     assert facts["trained"] == facts["stored"] == 2 * config.layers * 2 * (2 * config.width)
-    prefix = facts(*base, mp.Prefix(length=3, hidden=8))
+    prefix = passport_facts.facts(*base, mp.Prefix(length=3, hidden=8))
     assert prefix["stored"] == 2 * config.layers * 3 * config.width < prefix["trained"]
 
 
