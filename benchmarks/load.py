@@ -28,7 +28,9 @@ def _busy(parent: int) -> None:
 def load(processes: int = 2) -> Iterator[None]:
     """So many processes that compute without pause, while the block runs."""
     context = multiprocessing.get_context("spawn")  # the caller may have threads
-    crowd = [context.Process(target=_busy, args=(os.getpid(),), daemon=True) for _ in range(processes)]
+    crowd = [
+        context.Process(target=_busy, args=(os.getpid(),), daemon=True) for _ in range(processes)
+    ]
     for process in crowd:
         process.start()
     try:
