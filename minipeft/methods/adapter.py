@@ -4,8 +4,8 @@ Houlsby et al. 2019 (arXiv 1902.00751), section 2.1 and figure 2.
 
 Path: attach(model, Adapter(...)) -> Adapter.install -> tuner.add(place, AdapterPatch) ->
 WeightDoor.forward of a sublayer's output projection, which computes y and calls
-AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream. A door stands in
-the place of a frozen layer and calls the patches of every tuner.
+AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream. A `place` is a
+linear map that the targets name; a door stands where it stood and calls the patches of every tuner.
 
 What a sublayer gives back, h, is changed (the numbers of the equations are ours):
 
@@ -15,6 +15,7 @@ What a sublayer gives back, h, is changed (the numbers of the equations are ours
     W_down (m, C)   b_down (m,)   W_up (C, m)   b_up (C,)   all trained     m << C the bottleneck
     s = `scale`, a fixed number; 1, as Houlsby et al. have it, unless it is set
     h (N, T, C) -> W_down h (N, T, m) -> phi -> W_up (..) (N, T, C), which is added to h
+    (N rows of T tokens)
 
 | placement  | where it stands                                   | paper                          |
 |------------|---------------------------------------------------|--------------------------------|
@@ -90,7 +91,7 @@ class AdapterPatch(Patch):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.down = nn.Linear(width, bottleneck)  # uniform on +-1/sqrt C at first
+        self.down = nn.Linear(width, bottleneck)  # +-1/sqrt C; drawn anew below unless sigma = 0
         self.up = nn.Linear(bottleneck, width)
         self.phi = ACTIVATIONS[activation]
         self.dropout = nn.Dropout(dropout)

@@ -2,7 +2,8 @@
 
 In the weights door. Path: attach(model, BitFit(...)) -> BitFit.install -> tuner.add(place,
 BiasPatch) -> WeightDoor.forward, which computes y = W x + b and calls BiasPatch.forward(x, y). A
-door stands in the place of a frozen layer and calls the patches of every tuner.
+`place` is a linear map that the targets name; a door stands where it stood and calls the patches of
+every tuner.
 
 Section 3. Every linear map and every layer norm of a block ends in "+ b": Q = W_q x + b_q, and so
 on. These b are trained, the matrices are not. Here a bias is trained as a difference d (the number

@@ -1,8 +1,8 @@
 """DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, arXiv 2402.09353), weights door.
 
 Path: attach(model, DoRA(...)) -> LoRA.install -> tuner.add(place, DoRAPatch) -> WeightDoor.forward,
-which computes y = W0 x and calls DoRAPatch.forward(x, y) in every pass. A door stands in the place
-of a frozen layer and calls the patches of every tuner.
+which computes y = W0 x and calls DoRAPatch.forward(x, y) in every pass. A `place` is a linear map
+that the targets name; a door stands where it stood and calls the patches of every tuner.
 
 Section 4.1. Every row of W0, the weights that make one output feature, has a length and a
 direction. LoRA turns the direction; the length m is trained by itself:

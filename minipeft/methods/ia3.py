@@ -2,8 +2,8 @@
 
 In the weights door. Path: attach(model, IA3(...)) -> IA3.install -> tuner.add(place, OutputScale or
 InputScale) -> WeightDoor.forward, which calls InputScale.before(x), then the map, then
-OutputScale.forward(x, y). A door stands in the place of a frozen layer and calls the patches of
-every tuner.
+OutputScale.forward(x, y). A `place` is a linear map that the targets name; a door stands where it
+stood and calls the patches of every tuner.
 
 Section 3.3. In every block keys, values and the hidden features of the feed-forward layer are
 multiplied, number by number, with vectors that are trained (the numbers of the equations are ours):

@@ -1,8 +1,8 @@
 """LoRA: low-rank adaptation (Hu et al. 2021, arXiv 2106.09685), in the weights door.
 
 Path: attach(model, LoRA(...)) -> LoRA.install -> tuner.add(place, LoRAPatch) -> WeightDoor.forward,
-which computes y = W0 x and calls LoRAPatch.forward(x, y) in every pass. A door stands in the place
-of a frozen layer and calls the patches of every tuner.
+which computes y = W0 x and calls LoRAPatch.forward(x, y) in every pass. A `place` is a linear map
+that the targets name; a door stands where it stood and calls the patches of every tuner.
 
 Section 4.1. A frozen linear map W0 gets a low-rank detour beside it, which alone is trained:
 
@@ -31,7 +31,7 @@ Departures.
 (3) Dropout. Paper: none in the equation. PEFT: on x on its way into A. Here: as PEFT and loralib.
     Shown by test_lora.py::test_dropout_falls_on_the_input_of_a_and_keeps_its_mean
 (4) Precision. Paper: not said. PEFT: A and B in fp32 on a half-precision base. Here: the same,
-    since small steps would be lost in the 8 bits of a bf16 mantissa.
+    since small steps would be lost in the 8 significant bits of bf16.
     Shown by test_lora.py::test_a_half_precision_base_gets_fp32_patches
 (5) Learning rate of B. Paper: that of A. PEFT: that of A, or create_loraplus_optimizer. Here: that
     of A; `plus=16` multiplies it (LoRA+, Hayou et al. 2024, arXiv 2402.12354), see

@@ -2,8 +2,8 @@
 
 In the weights door. Path: attach(model, LoRABias(...)) -> LoRABias.install -> tuner.add(place,
 LoRABiasPatch) -> WeightDoor.forward, which computes y = W0 x + b0 and calls
-LoRABiasPatch.forward(x, y). A door stands in the place of a frozen layer and calls the patches of
-every tuner.
+LoRABiasPatch.forward(x, y). A `place` is a linear map that the targets name; a door stands where it
+stood and calls the patches of every tuner.
 
 LoRA's equation 3 (Hu et al. 2021, arXiv 2106.09685) with a bias b that is trained (the numbers of
 the equations are ours):

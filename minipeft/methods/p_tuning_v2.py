@@ -3,7 +3,7 @@
 In the memory door. Path: attach(model, PTuningV2(...)) -> PTuningV2.install -> Prefix.install ->
 tuner.add_memory(site, PrefixPatch) -> MemoryDoor.forward, which calls PrefixPatch.forward(x) in
 every pass and puts the P_k, P_v that it gives before the keys and values of its attention layer. A
-door stands in the place of a frozen layer and calls the patches of every tuner.
+`site` is an attention layer; a door stands where it stood and calls the patches of every tuner.
 
 Section 3. It is prefix-tuning, brought to encoders and to classification and tagging:
 
@@ -11,10 +11,11 @@ Section 3. It is prefix-tuning, brought to encoders and to classification and ta
 
 One table R (P, 2 L H D) is trained. Layer l cuts its columns out of it, and that is its forward:
 
-    rows = R[:, columns of l]  (P, 2 H D) -> view (P, 2, H, D) -> P_k, P_v (H, P, D)
+    rows = R[:, 2 H D l : 2 H D (l + 1)]                      (P, 2 H D), dropout on them if asked
+    P_k, P_v = rows.view(P, 2, H, D).permute(1, 2, 0, 3)      two of (H, P, D), for every row
 
     L = 4, H = 4, D = 16, P = 20: R (20, 512) -> (20, 128) -> two of (4, 20, 16), before K, V
-    (N, 4, T, 16).
+    (N, 4, T, 16), N rows of T tokens. H counts key-value heads, C is the model's width.
 
 What differs from prefix.py is all else that this file says:
 

@@ -2,7 +2,8 @@
 
 In the weights door. Path: attach(model, PiSSA(...)) -> LoRA.install -> tuner.add(place, PiSSAPatch)
 -> WeightDoor.forward, which computes y = W0 x and calls PiSSAPatch.forward(x, y) in every pass. A
-door stands in the place of a frozen layer and calls the patches of every tuner.
+`place` is a linear map that the targets name; a door stands where it stood and calls the patches of
+every tuner.
 
 Section 3. LoRA starts at zero; PiSSA starts at the best approximation of rank r that the weight
 itself has, W0 = U S V^T, and freezes the rest:

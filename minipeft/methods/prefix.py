@@ -1,9 +1,9 @@
 """Prefix-tuning (Li & Liang 2021, arXiv 2101.00190), in the memory door.
 
 Path: attach(model, Prefix(...)) -> Prefix.install -> tuner.add_memory(site, PrefixPatch) ->
-MemoryDoor.forward. A door stands in the place of a frozen layer, this one of an attention layer; in
-every pass it calls PrefixPatch.forward(x) and lays what it gives before the keys and values of its
-layer:
+MemoryDoor.forward. A door stands where a frozen layer stood, this one where an attention layer (a
+`site`) stood; in every pass it calls PrefixPatch.forward(x) and lays what it gives before the keys
+and values of its layer:
 
     softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      Q (N, H, T, D)   K, V (N, H, S, D) frozen, S keys
 

@@ -2,8 +2,8 @@
 
 Path: attach(model, QLoRA(...)) -> QLoRA.install -> tuner.surround(path, QLoRAPatch) ->
 WeightDoor.forward, which calls the patch's four bits (`Quantized` of parts/quantization.py) in the
-place of the base's map, then QLoRAPatch.forward(x, y). A door stands in the place of a frozen layer
-and calls the patches of every tuner.
+place of the base's map, then QLoRAPatch.forward(x, y). A door stands where the frozen map stood and
+calls the patches of every tuner.
 
 Section 3. The frozen W0 is kept in NF4 with doubly quantized scales, and is made a matrix of floats
 only for the moment of a multiplication:
@@ -11,7 +11,7 @@ only for the moment of a multiplication:
     h = x dequantize(W0)^T + b + (alpha / r) x A^T B^T                                  (eq. 5)
 
     W0 (out, in) in 4 bits, b (out,) frozen    A (r, in), B (out, r) trained
-    x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r) -> (N, T, out)
+    N rows of T tokens: x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r)
 
     The whole forward: y = F.linear(x, dequantize(W0), b), by the door; then y + scale * F.linear(
     F.linear(x, A), B), by lora.py's patch. In the memory, for out = in = 64 and blocks of 64: codes
@@ -38,8 +38,8 @@ counts both. Two tuners that quantize alike share their four bits. If another Lo
 rows, both add to the quantized base.
 
 Departures.
-(1) Precision. Paper: multiplies in bf16. PEFT: in bnb_4bit_compute_dtype. Here: in the base's dtype
-    unless `compute` names one. Shown by test_qlora.py::test_computing_in_bf16_on_an_fp32_base
+(1) Precision. Paper: multiplies in bf16. PEFT: in bnb_4bit_compute_dtype. Here: in the dtype of
+    x unless `compute` names one. Shown by test_qlora.py::test_computing_in_bf16_on_an_fp32_base
 (2) Optimizer. Paper: pages its state between GPU and CPU. PEFT: leaves it to bitsandbytes. Here: no
     paging. Shown by test_qlora.py::test_the_report_counts_bytes_of_both
 (3) What is quantized. Paper: its code takes every linear map but the language head, so a pooler or

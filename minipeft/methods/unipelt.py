@@ -3,9 +3,9 @@
 arXiv 2110.07577, in the memory door and the weights door.
 
 Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
-tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which stand in the places of
-frozen layers and call them in every pass; these (parts/gates.py) call Gate.forward(x) and multiply
-by it what their submodule adds:
+tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which stand where a linear map (a
+`place`) and an attention layer (a `site`) stood and call them in every pass; these (parts/gates.py)
+call Gate.forward(x) and multiply by it what their submodule adds:
 
     GatedPatch(x, y) = y + g change      change: what a LoRA makes of y = 0, an adapter without skip
     GatedMemory(x) = g P_k, g P_v
@@ -17,8 +17,12 @@ equations are ours):
 
     W_g (C,), b_g (1,) trained         x (N, T, C) -> (N, T, 1) -> g (N, 1, 1)
 
-    C = 64, r = 8, P = 10, H = 4, D = 16: g (N, 1, 1) times LoRA's change (N, T, 64), times P_k and
-    P_v (4, 10, 16), which become (N, 4, 10, 16), and times the adapter's change (N, T, 64).
+    LoRA: A (r, in), B (out, r)   adapter: W_down (m, C), b_down (m,), W_up (C, m), b_up (C,), phi a
+    GELU   prefix: P_k, P_v (H, P, D)                                                   all trained
+
+    C = 64, r = 8, m = 48, P = 10, H = 4, D = 16, N rows of T tokens: LoRA x (N, T, 64) -> A x
+    (N, T, 8) -> B A x (N, T, 64), adapter h (N, T, 64) -> (N, T, 48) -> (N, T, 64), each times
+    g (N, 1, 1); P_k and P_v (4, 10, 16) times g become (N, 4, 10, 16).
 
 | submodule | what its gate does                               | its gate reads x, the input of |
 |-----------|--------------------------------------------------|--------------------------------|
