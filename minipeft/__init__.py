@@ -11,6 +11,7 @@ from tiny_transformer import process  # noqa: F401  it must come before torch is
 # isort: split
 from minipeft import methods, tasks
 from minipeft.analysis import plots
+from minipeft.analysis.doctor import Diagnosis, doctor
 from minipeft.analysis.drift import merge_drift
 from minipeft.analysis.plots import interval
 from minipeft.analysis.sanity import sanity_ladder
@@ -34,6 +35,7 @@ from minipeft.tuner import Tuner, attach
 
 __all__ = [
     *methods.__all__,
+    "Diagnosis",
     "Family",
     "History",
     "Slice",
@@ -42,6 +44,7 @@ __all__ = [
     "WeightDoor",
     "attach",
     "cloze",
+    "doctor",
     "fingerprint",
     "generate",
     "interval",

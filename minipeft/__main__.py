@@ -16,6 +16,7 @@ COMMANDS = (
     "generate",
     "merge",
     "inspect",
+    "doctor",
     "compare",
     "convert",
     "support",

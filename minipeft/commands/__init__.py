@@ -3,9 +3,9 @@
 | file                          | what                                                             |
 |-------------------------------|------------------------------------------------------------------|
 | train, evaluate, generate,    | the commands                                                     |
-| merge, inspect, compare,      |                                                                  |
-| convert, support, lessons,    |                                                                  |
-| claims, fetch, check          |                                                                  |
+| merge, inspect, doctor,       |                                                                  |
+| compare, convert, support,    |                                                                  |
+| lessons, claims, fetch, check |                                                                  |
 | options                       | flags made from the dataclasses of the methods                   |
 | bases                         | a name or folder -> a model with its tokenizer                   |
 | opened                        | a run, an adapter or a base -> a model that is ready to answer   |

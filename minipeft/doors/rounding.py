@@ -26,20 +26,24 @@ from minipeft.doors.weights import WeightDoor
 TOLD = 0.1  # a share above this is worth a warning
 
 
-@torch.no_grad()
 def lost_share(doors: Iterable[Door], name: str) -> float | None:
     """The share of a tuner's change that a merge would round away; None on a base that is not in
     half precision, or where nothing is changed."""
+    return share_of(change for door in doors for change in changes(door, name))
+
+
+@torch.no_grad()
+def share_of(changes: Iterable[tuple[Tensor, Tensor, torch.dtype]]) -> float | None:
+    """The same for changes (what a parameter was, what it becomes, the dtype it is stored in)."""
     lost = change = 0.0
-    for door in doors:
-        for start, goal, dtype in _changes(door, name):
-            if dtype.itemsize < 4:
-                lost += float((goal.to(dtype).to(goal) - goal).square().sum())
-                change += float((goal - start).square().sum())
+    for start, goal, dtype in changes:
+        if dtype.itemsize < 4:
+            lost += float((goal.to(dtype).to(goal) - goal).square().sum())
+            change += float((goal - start).square().sum())
     return (lost / change) ** 0.5 if change else None
 
 
-def _changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtype]]:
+def changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtype]]:
     """(what a parameter was, what it becomes, both in fp32, its dtype) for those of a door."""
     base, patch = bottom(door), door.patches[name]
     if isinstance(door, CopyDoor):
