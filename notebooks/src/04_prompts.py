@@ -160,7 +160,8 @@ print(f"{len(same)} of {len(unread)} find less than one capital in ten")
 #
 # The spread could have many causes. So we change a single word, by rule: each word of a template in turn
 # gives way to another word drawn from all the wordings, three draws. The place that hurts most is chosen
-# on dev; what it costs is told on test.
+# on dev; what it costs is told on test. The rule: the claim is true if the 95 % interval of the loss lies
+# below 0 and its mean beyond 20 points.
 #
 # **Predict.** Which word of `the capital of {x} is` can be replaced without harm?
 
@@ -188,10 +189,6 @@ template = "the capital of {x} is"
 word, changed = one_wrong_word(model, tokenizer, template, vocabulary, task.dev, task.test)
 drop = experiments.difference(changed, [scores[template]] * len(seeds), CATASTROPHE)
 print(f"\nthe worst place on dev is {word!r}; on test it costs {drop.text}")
-
-# %% [markdown]
-# The rule, stated before: the claim is true if the 95 % interval of the loss lies below 0 and its mean
-# beyond 20 points.
 
 
 # %%

@@ -39,7 +39,19 @@ def by_product(logits, mask):
     return torch.einsum("bt,btv->bv", ((later == 1) & mask.bool()).to(logits.dtype), logits)
 
 
-@pytest.mark.parametrize("right", [at_last, by_flip, by_gather, by_loop, by_product])
+def by_first_zero(logits, mask):
+    """The place before the first 0, or the last column: right for padding on one side of a row."""
+    return logits[torch.arange(len(mask)), (mask == 0).long().argmax(1) - 1]
+
+
+def by_where(logits, mask):
+    places = torch.where(mask.bool(), torch.arange(mask.shape[1]), -1)
+    return logits.take_along_dim(places.amax(1)[:, None, None], 1)[:, 0]
+
+
+@pytest.mark.parametrize(
+    "right", [at_last, by_flip, by_gather, by_loop, by_product, by_first_zero, by_where]
+)
 def test_every_way_to_find_the_last_token_passes(right, capsys):
     checks.behind_last(right)
     assert "✓" in capsys.readouterr().out
@@ -54,9 +66,42 @@ def in_place(logits, mask):
     return at_last(logits, mask)
 
 
+def by_first_row(logits, mask):
+    """One side for the whole batch, read off its first row."""
+    if not mask[0, 0]:
+        return logits[:, -1]
+    return logits[torch.arange(len(mask)), mask.long().sum(1) - 1]
+
+
+def by_last_column(logits, mask):
+    """One side for the whole batch, read off its last column."""
+    if mask[:, -1].all():
+        return logits[:, -1]
+    return logits[torch.arange(len(mask)), mask.long().sum(1) - 1]
+
+
+def without_gradient(logits, mask):
+    with torch.no_grad():
+        return at_last(logits, mask).clone()
+
+
+def mask_in_place(logits, mask):
+    answer = at_last(logits, mask).clone()
+    mask.zero_()
+    return answer
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (by_first_row, "may differ from row to row"),
+        (by_last_column, "may differ from row to row"),
+        (at(lambda mask: mask.long().flip(1).argmax(1)), "was not turned back"),
+        (lambda logits, mask: (logits * mask[..., None]).sum(1), "summed over the tokens"),
+        (lambda logits, mask: at_last(logits, mask).log_softmax(-1), "logarithm of the softmax"),
+        (without_gradient, "no_grad"),
+        (mask_in_place, "the mask that came in was changed"),
+        (lambda logits, mask: at_last(logits, mask).float(), "float64"),
         (at(lambda mask: mask.long().sum(1) - 1), "the number of tokens is not the place"),
         (lambda logits, mask: logits[:, -1], "the last column is padding"),
         (at(lambda mask: mask.long().argmax(1)), "finds the first 1"),

@@ -7,13 +7,18 @@ import torch
 from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
 
 LAST = "(mask * places).argmax(dim=1)"
+SIDE = (
+    "the side of the padding is decided once for the whole batch: it may differ from row to row, "
+    "so look for the rightmost 1 of each row"
+)
 
 
 def inputs(case: Case, draw: Draw) -> dict:
-    """Rows of unequal lengths, the longest one last, with padding behind them or before them."""
+    """Rows of unequal lengths, the longest one last, padded behind, before, or each in turn."""
     lengths = [max(1, case.T - case.step * ((row + 1) % case.B)) for row in range(case.B)]
     rows = [[1] * length + [0] * (case.T - length) for length in lengths]
-    rows = [row[::-1] if case.side == "left" else row for row in rows]
+    before = {"right": (), "left": range(case.B), "mixed": range(0, case.B, 2)}[case.side]
+    rows = [row[::-1] if place in before else row for place, row in enumerate(rows)]
     mask = torch.tensor(rows)  # (B, T)
     return {
         "logits": draw.normal(case.B, case.T, case.V),
@@ -35,12 +40,20 @@ behind_last = Check(
                 "T": (5, 3, 1),
                 "V": (4, 1, 2),
                 "step": (1, 0, 2),
-                "side": ("right", "left"),
+                "side": ("right", "left", "mixed"),
                 "kind": ("int", "bool"),
             },
         )
     ],
     [
+        mistake(
+            SIDE,
+            (LAST, "mask.long().sum(dim=1) - 1 if mask[0, 0] else 0 * mask.sum(dim=1).long() - 1"),
+        ),
+        mistake(
+            SIDE,
+            (LAST, "0 * mask.long().sum(dim=1) - 1 if mask[:, -1].all() else mask.sum(dim=1) - 1"),
+        ),
         mistake(
             "with padding before the row the number of tokens is not the place of the last one: "
             "look for the rightmost 1 of the mask",
@@ -54,6 +67,10 @@ behind_last = Check(
         mistake(
             "argmax of the mask alone finds the first 1, the row's first token",
             (LAST, "mask.long().argmax(dim=1)"),
+        ),
+        mistake(
+            "the mask was turned round, and the place found in it was not turned back",
+            (LAST, "mask.long().flip(1).argmax(dim=1)"),
         ),
         mistake(
             "off by one: that is the place behind the last token",
@@ -83,6 +100,15 @@ behind_last = Check(
                 "return logits[rows, last]",
                 "return (logits * mask[..., None]).sum(1) / mask[..., None].sum(1)",
             ),
+        ),
+        mistake(
+            "the logits are summed over the tokens of a row: only the last one predicts what "
+            "comes behind",
+            ("return logits[rows, last]", "return (logits * mask[..., None]).sum(1)"),
+        ),
+        mistake(
+            "that is the logarithm of the softmax: give the logits as they are",
+            ("return logits[rows, last]", "return logits[rows, last].log_softmax(dim=-1)"),
         ),
         mistake(
             "that is the softmax: give the logits as they are",
