@@ -79,6 +79,8 @@ def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
         head = path.split(".")[0]
         if head not in (*TASK_HEADS, "head") or not key.startswith(BASE):
             continue
+        if ADAPTED.search(key) and ADAPTED.split(path)[0] in anatomy.modules:
+            continue  # an adapter on a map of the head, and no head
         module, _, parameter = path.rpartition(".")
         layer = anatomy.modules.get(module)
         parameter = None if layer is None else layer._parameters.get(parameter)

@@ -89,7 +89,7 @@ class Embeddings(Names):
                 if not isinstance(kept, int):
                     kept = 0 if module.padding_idx is None else module.padding_idx + 1
                 sizes.append(rows - kept)
-        if self.model_type.startswith("tiny-"):
+        if str(self.model_type).startswith("tiny-"):
             sizes = [self.config.positions]
         return min(sizes, default=None)
 

@@ -395,3 +395,22 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
             tuner.save(folder)
     assert (folder / TENSORS).read_bytes() == old
     assert sorted(os.listdir(folder)) == [CONFIG, TENSORS]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "target"),
+    [
+        ("tiny-decoder", "language", "head.words"),
+        ("tiny-encoder", "classification", "head.pooler"),
+        ("roberta", "classification", "classifier.dense"),
+        ("llama", "classification", "score"),
+    ],
+)
+def test_an_adapter_on_a_map_of_the_head_is_no_head(name, head, target, tmp_path):
+    model, batch = zoo.build(name, head), zoo.batch(name, head)
+    tuner = mp.attach(model, mp.LoRA(rank=3, targets=(target,)), head=False)
+    zoo.shake(tuner)
+    tuner.save(tmp_path)
+    again = zoo.build(name, head)
+    mp.load(again, tmp_path)
+    close(zoo.logits(again, batch), zoo.logits(model, batch))

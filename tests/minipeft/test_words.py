@@ -297,3 +297,21 @@ def test_route_names_every_row():
     mp.attach(model, mp.PromptTuning(length=2), name="a", seed=0)
     with mp.route(model, ["a", None]), pytest.raises(ValueError, match="names 2 rows, .* has 3"):
         model(**zoo.batch("tiny-decoder"))
+
+
+def test_a_model_without_a_config_is_described_by_its_family():
+    class Sums(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.out = nn.Embedding(zoo.WORDS, 8), nn.Linear(8, zoo.WORDS)
+            self.layers = nn.ModuleList([nn.Identity()])
+
+        def forward(self, input_ids, attention_mask=None):
+            return self.out(self.words(input_ids).cumsum(dim=1))
+
+    model, ids = Sums().double(), torch.randint(0, zoo.WORDS, (2, 5))
+    family = mp.Family(model_types=(), blocks=("layers",), words=("words",))
+    tuner = mp.attach(model, mp.PromptTuning(length=3), family=family, head=False)
+    prompt = tuner.patches[0][1]()
+    expected = model.out(torch.cat([prompt.expand(2, -1, -1), model.words.base(ids)], 1).cumsum(1))
+    close(model(ids), expected)
