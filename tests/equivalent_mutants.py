@@ -54,6 +54,10 @@ EQUIVALENT = {
     "put_in_front": {
         "put_in_front: mask detached": "a mask is made of zeros and the lowest number, not learnt",
     },
+    "asked_for": {
+        "asked_for: labels detached": WHOLE,
+        "asked_for: _detached return asked": WHOLE,
+    },
     "behind_last": {
         "behind_last: mask detached": "a mask is made of zeros and ones, not learnt",
         "behind_last: torch.arange(len(mask), device=mask.device) -> torch.arange(len(mask))": (

@@ -9,6 +9,7 @@ the object that a learner writes, or "minipeft.checks:NAME" where the answer is 
 
 from minipeft.checks.exercises.adapter import adapter
 from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
+from minipeft.checks.exercises.asked_for import asked_for
 from minipeft.checks.exercises.attend import attend
 from minipeft.checks.exercises.attention import attention
 from minipeft.checks.exercises.batch_patients import batch_patients
@@ -30,6 +31,7 @@ from minipeft.checks.exercises.lora_gradients import lora_gradients
 from minipeft.checks.exercises.lora_merge import lora_merge
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
+from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
 from minipeft.checks.exercises.place_vectors import place_vectors
@@ -103,10 +105,18 @@ EXERCISES = {
         p_tuning_v2,
         deep_numbers,
         deep_patients,
+        room_one,
+        smallest_step,
+        asked_for,
+        room_two,
     )
 }
 
 __all__ = [
+    "asked_for",
+    "room_one",
+    "room_two",
+    "smallest_step",
     "behind_last",
     "promising",
     "shots_bytes",

@@ -193,6 +193,12 @@ def test_experts_that_stayed_frozen():
     model = experts()
     mp.attach(model, mp.LoRA(targets=maps))
     only(model, batch, "experts", "model.layers.0.mlp.experts.gate_up_proj", "stay frozen")
+    model = experts()
+    mp.attach(model, mp.LoRA(targets=("all-linear",)))
+    only(model, batch, "experts", "stay frozen")
+    model = experts()
+    mp.attach(model, mp.LoRA())
+    assert examined(model, batch).passed
     model = wrapped(experts(), peft.LoraConfig(target_modules=list(maps)))
     only(model, batch, "experts", "mlp.experts.gate_up_proj", "target_parameters")
     few = peft.LoraConfig(target_modules=["q_proj", "v_proj"])

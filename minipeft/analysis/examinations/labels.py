@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
 from minipeft.analysis.examinations.subject import Finding
@@ -46,8 +45,13 @@ def labels(visit: Visit) -> Iterator[Finding]:
 
 
 def asked_for(labels: Tensor, shifted: bool) -> Tensor:
-    """Which labels are asked for: bool, (B, T), or (B,) for one label a row."""
-    asked = torch.ones_like(labels, dtype=torch.bool)
-    if not labels.is_floating_point():  # numbers to be told have no -100
-        asked = labels != -100
-    return asked[:, 1:] if shifted and labels.dim() == 2 else asked
+    """Which labels a model is asked for: True or False, in the shape of `labels`.
+
+    Args:
+        labels: (B, T), or (B,) with one label a row; -100 where nothing is asked.
+        shifted: does place t answer the label at t + 1? Then nobody answers a row's first label.
+    """
+    asked = labels != -100
+    if shifted and labels.dim() == 2:
+        asked[:, 0] = False
+    return asked

@@ -33,8 +33,8 @@ def head(visit: Visit) -> Iterator[Finding]:
             yield Finding(
                 "head",
                 lost[0],
-                f"{first_and_more(lost)} is trained with the adapter and not saved with it, so "
-                f"that the file will meet another head: {advice}.",
+                f"{first_and_more(lost)} would be trained with the adapter and not saved with "
+                f"it, so that the file meets another head: {advice}.",
             )
         elif not has_copy(visit, path) and not any(p.requires_grad for p in inside.values()):
             drawn = [n for n, p in inside.items() if p.dim() > 1 and looks_drawn(visit, inside, n)]

@@ -32,7 +32,7 @@ class TunedHere(Subject):
         "experts": "name the experts' maps in targets=, or keep to methods of other doors",
         "float32": "train with minipeft.train, which keeps them in float32, or attach to a base in "
         "float32",
-        "reentrant": "call model.gradient_checkpointing_enable("
+        "reentrant": "checkpoint with use_reentrant=False (in transformers "
         'gradient_checkpointing_kwargs={{"use_reentrant": False}})',
         "prompt": 'leave compatibility="peft" out, so that it stands right before the text, or pad '
         "on the other side",
