@@ -33,8 +33,8 @@ steps = 20
 run = museum.exhibit("zero start", mended=True)
 losses = run.train(steps)
 print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
-for name, tensor in list(run.model.named_parameters()):
-    if ".patches." in name and ("blocks.0" in name):
+for name, tensor in run.model.named_parameters():
+    if ".patches." in name and "blocks.0" in name:
         print(f"{name.split('attention.')[-1]:45} gradient {tensor.grad.norm():.1e}")
 
 # %% [markdown]

@@ -16,14 +16,14 @@ An examination is given the visit and yields a `Finding` for each thing that is 
 """
 
 from minipeft.analysis.examinations.answers import padding, start
-from minipeft.analysis.examinations.labels import labels
+from minipeft.analysis.examinations.labels import examine_labels
 from minipeft.analysis.examinations.reach import gradients, passes
 from minipeft.analysis.examinations.saved import base, head
 from minipeft.analysis.examinations.targets import targets
 from minipeft.analysis.examinations.weights import merge, precision, tied
 
 EXAMINATIONS = {
-    "labels": labels,
+    "labels": examine_labels,
     "passes": passes,
     "targets": targets,
     "gradients": gradients,

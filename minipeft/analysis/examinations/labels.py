@@ -11,7 +11,7 @@ from minipeft.analysis.examinations.visit import Visit
 from minipeft.model.kind import head_of, kind_of
 
 
-def labels(visit: Visit) -> Iterator[Finding]:
+def examine_labels(visit: Visit) -> Iterator[Finding]:
     """Labels of -100 ask for nothing; a decoder is never asked for a row's first token either.
 
     Rows without any are told of decoders and encoder-decoders: of a masked text a short row may
