@@ -38,7 +38,7 @@ asked_for = Check(
         mistake(
             "the last label of a row is left out: place t answers label t + 1, so that the first "
             "label has nobody to answer it",
-            (FIRST, "asked[:, -1] = False"),
+            (FIRST, "asked[:, asked.shape[1] - 1] = False"),
         ),
         mistake("the first label of a row is asked for: nobody answers it", (FIRST, "pass")),
         mistake(
