@@ -163,7 +163,8 @@ print(f"{len(same)} of {len(unread)} find less than one capital in ten")
 # on dev; what it costs is told on test. The rule: the claim is true if the 95 % interval of the loss lies
 # below 0 and its mean beyond 20 points.
 #
-# **Predict.** Which word of `the capital of {x} is` can be replaced without harm?
+# **Predict.** Which word of `the capital of {x} is` can be replaced without harm (no draw
+# loses 5 points)?
 
 # %%
 vocabulary = sorted({word for text in wordings for word in text.split() if "{x}" not in word})
@@ -287,6 +288,7 @@ print(f"the search ran {search_steps} x 16 times through the model for each prom
       f"the person needed {5 * len(task.dev)} questions")  # fmt: skip
 
 # %% [markdown]
+# Both used answers: the person those of 20 countries, to choose; the search those of 40.
 # What the search writes need not mean anything to us. It is the first hint that the words of a prompt are
 # only *vectors* to the model, and that other vectors may do better than any word (lesson 07).
 #
