@@ -127,10 +127,10 @@ def all_fields(self):
         (written(first_answer), "gives the same object"),
         (written(one_for_each_length), "gives the same object"),
         (written(without_hidden_for_ever), "changes the method's settings"),
-        (written(interchanged), "dropout with no MLP is wrong: it should be 0 and is 0.02"),
+        (written(interchanged), "std and dropout have changed places"),
         (written(all_fields), "always is an MLP"),
         (written(lambda m: settings(m, length=20)), "a number is written where length belongs"),
-        (written(lambda m: settings(m, length=2 * m.length)), "it should be 20 and is 40"),
+        (written(lambda m: settings(m, length=2 * m.length)), "twice as many rows"),
         (written(lambda m: settings(m, std=1.0)), "a number is written where std belongs"),
         (
             written(lambda m: settings(m, hidden=512 if m.reparameterize == "mlp" else None)),
@@ -138,7 +138,7 @@ def all_fields(self):
         ),
         (
             written(lambda m: settings(m, hidden=m.length if m.reparameterize == "mlp" else None)),
-            "hidden with mlp is wrong: it should be 7 and is 20",
+            "as many features as there are prompts",
         ),
         (
             written(lambda m: settings(m, position="infix", after=5)),

@@ -7,6 +7,7 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
+from minipeft.analysis.support import ARCHITECTURES
 from minipeft.commands import bases
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.kind import head_of, kind_of
@@ -33,6 +34,7 @@ def kind_in_anatomy(model) -> str:
         (name, head)
         for name in (*zoo.MODELS, *zoo.MORE)
         for head in HEADS
+        if head in ARCHITECTURES.get(name, HEADS)
         if head != "tagging" or name not in WITHOUT_TAGGING
     ],
 )

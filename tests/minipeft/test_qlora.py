@@ -396,10 +396,11 @@ def test_the_report_counts_bytes_of_both():
         tuner.merge()
 
 
-def test_a_model_of_unknown_anatomy_needs_targets():
+def test_of_a_model_of_unknown_anatomy_what_the_targets_name_is_quantized():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
-    with pytest.raises(ValueError, match="keeps its 'all-linear'"):
-        mp.attach(model, mp.QLoRA())
+    every = mp.attach(model, mp.QLoRA())  # "all-linear", as in PEFT
+    assert len(quantized_patches(every)) == 2
+    every.detach()
     tuner = mp.attach(model, mp.QLoRA(targets="2"))
     assert len(quantized_patches(tuner)) == 1 and type(model[0]) is nn.Linear
 

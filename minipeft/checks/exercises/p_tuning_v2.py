@@ -110,6 +110,19 @@ p_tuning_v2 = Check(
             'the MLP is there when it should not be, and the other way round: compare with "mlp"',
             (MLP, 'hidden=None if self.reparameterize == "mlp" else self.hidden,'),
         ),
+        mistake(
+            "the MLP has as many features as there are prompts: it has `hidden` features",
+            (MLP, MLP.replace("self.hidden if", "self.length if")),
+        ),
+        mistake(
+            "there are twice as many rows: one row holds the keys and the values of a prompt",
+            ("length=self.length,", "length=2 * self.length,"),
+        ),
+        mistake(
+            "std and dropout have changed places: hand each on by its name",
+            ("std=self.std,", "std=self.dropout,"),
+            ("dropout=self.dropout,", "dropout=self.std,"),
+        ),
         left_out("length", "the length is left out: the prefix has 10 rows then, whatever is set"),
         left_out("std", "std is left out: the start of the numbers is a setting"),
         left_out("dropout", "dropout is left out: hand it on"),
