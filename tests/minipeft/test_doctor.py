@@ -610,3 +610,14 @@ def test_the_table_shows_itself():
     assert "1 finding" in str(table) and "<table>" in table._repr_html_()
     assert not table.passed and len(table.rows) == len(table.findings) == 1
     assert table.header == ("kind", "place", "what is wrong, and what to do")
+
+
+def test_a_model_that_gives_no_loss_is_told_in_one_sentence():
+    class Silent(Mixture):
+        def forward(self, input_ids, labels=None, attention_mask=None):
+            return hf.modeling_outputs.BaseModelOutput(self.experts[0](self.words(input_ids)))
+
+    model = Silent(1).eval()
+    mp.attach(model, mp.LoRA(targets=("experts.0",)))
+    with pytest.raises(ValueError, match="gives a loss and logits"):
+        mp.doctor(model, zoo.batch("gpt2"))

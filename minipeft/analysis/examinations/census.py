@@ -72,9 +72,23 @@ def census(subject: Subject, batch: Mapping, rate: float, training: bool, steps:
     return result
 
 
+def part_of(output, name: str) -> Tensor:
+    """The loss or the logits of a pass.
+
+    Raises:
+        ValueError: the model does not give them.
+    """
+    if not hasattr(output, name):
+        raise ValueError(
+            f"The doctor needs a model that gives a loss and logits, and this one gives no {name}: "
+            "load it with the head that it is trained with."
+        )
+    return getattr(output, name)
+
+
 def loss_of(model: nn.Module, batch: Mapping) -> Tensor:
     """The loss of a pass as it is called by anybody, without the savings of `train`."""
-    loss = model(**batch).loss
+    loss = part_of(model(**batch), "loss")
     if loss is None:
         raise ValueError(
             "The doctor needs a batch with labels: the model gives no loss for this one; add "

@@ -75,7 +75,7 @@ class Subject:
         targets: what was asked for, by name.
         unmatched_copies: names of modules to be trained whole that matched none.
         prompt: soft words in front of the text.
-        advice: words that differ between the two, see below.
+        advice: what to do, in the words of the library that is used, by the fault.
     """
 
     model: nn.Module

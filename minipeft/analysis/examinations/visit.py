@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from minipeft.analysis.examinations.census import Census, census
+from minipeft.analysis.examinations.census import Census, census, part_of
 from minipeft.analysis.examinations.subject import Subject, answering
 
 
@@ -43,7 +43,7 @@ class Visit:
         with answering(self.subject), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             call = self.subject.model if module is None else module
-            logits = call(**(self.batch if batch is None else batch)).logits
+            logits = part_of(call(**(self.batch if batch is None else batch)), "logits")
         self.dtype = logits.dtype
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
