@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--mutants", action="store_true", help="also list the mutants that survive")
     options = parser.parse_args(arguments)
-    gaps = 0
+    gaps = tried = passed = 0
     checks = [c for c in EXERCISES.values() if c.name in options.names or not options.names]
     for check in checks:
         if isinstance(check, NumberCheck):
@@ -249,10 +249,13 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"    {line}", flush=True)
         if options.mutants:
             count, accepted = survivors(check)
+            tried, passed = tried + count, passed + len(accepted)
             print(f"  {count} mutants, {len(accepted)} accepted", flush=True)
             for key in accepted:
                 print(f"    {key}", flush=True)
     print(f"{len(checks)} exercises, options never varied: {gaps}")
+    if options.mutants:
+        print(f"{tried:,} mutants, {passed} accepted: see tests/equivalent_mutants.py")
     return 1 if gaps else 0
 
 
