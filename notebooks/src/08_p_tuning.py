@@ -61,7 +61,7 @@ checks.prompt_encoder(PromptEncoder)
 #
 # For one direction of one layer, an LSTM has four *gates*. Each gate has a matrix for its input, $(S,
 # \text{inputs})$, one for its state, $(S, S)$, and two biases of $S$ numbers (PyTorch keeps two). The MLP
-# has the maps $W_1$ and $W_2$ with their biases. Do not forget $e$.
+# has the maps $W_1$, $(2 S, 2 S)$, and $W_2$, $(C, 2 S)$, with their biases. Do not forget $e$.
 
 # %% exercise="minipeft.checks:encoder_parameters" difficulty=2 minutes=8
 # A dict: {"trained": a number, "stored": a number}
@@ -260,7 +260,8 @@ claims.record(
 # ## 4. On top of written prompts
 #
 # One may keep the written words and add pseudo tokens: `[P][P][P] the main city of {x} is [P][P][P] {mask}`.
-# The paper reports that the spread between wordings shrinks from 10.1 to 0.46 points on LAMA.
+# The paper reports that the spread between wordings shrinks from 10.1 to 0.46 points on LAMA, a benchmark
+# that asks language models for facts.
 #
 # **Predict:** the wordings above spread from 0 to 98 %. What is left of the spread when each one gets six
 # pseudo tokens and 30 steps?
@@ -569,15 +570,17 @@ passport(mp.PTuning.from_template(around, tokenizer), rates=[1e-2, 3e-2, 1e-1], 
 # %% [markdown]
 # ## What this lesson showed, and what it did not
 #
-# * P-tuning learns the wording. Six vectors ask as well as the best of fourteen sentences, which we would have
-#   had to guess, and on top of any of the fourteen they do the same. A search for real words came as far.
-# * The encoder is a help in training: more learning rates work, fewer steps are needed. It is not kept.
+# * P-tuning learns the wording. Six vectors ask as well as the best of fourteen sentences, which somebody has to
+#   think of first, and on top of any of the fourteen they do the same. Against a search for real words the
+#   difference is undecided.
+# * The encoder is a help in training: more learning rates work, for the BiLSTM than for the MLP and for the MLP
+#   than without. Whether it also saves steps is undecided. It is not kept.
 # * The base stays as it is, embedding included. What a moved embedding costs depends on the learning rate.
 # * Who "beats" whom depends on whether the language model is tuned along, and on the baseline: fine-tuning with
 #   a good written prompt is a hard one.
 #
 # *Not shown.* The task here is latent and small: the model knows every answer, so that scores stand at their
 # ceiling. How far a prompt carries on a task that the base has never seen, the passport says: less far, and less
-# surely. Nor does anything here say that the 64.2 on LAMA, which is an 11 B model's, would beat a discrete search
-# on the *same* model. The weights of SmolLM2 are those of a 4-bit file. The learnt vectors are no words, and we
+# surely. The paper's best score on LAMA, 64.2 %, is an 11 B model's, and its discrete searches ran on far smaller
+# ones; which would win on the *same* model, nothing above says. The weights of SmolLM2 are those of a 4-bit file. The learnt vectors are no words, and we
 # did not try to read them.
