@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,11 @@ import pytest
 # Before transformers is imported: a test that reaches for the Hub is a mistake.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+# torch.compile keeps what it built for one instruction set and hands it to another: NaN.
+if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
+    compiled = Path(tempfile.gettempdir()) / f"torchinductor_{getpass.getuser()}_{isa}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled))
 
 import tiny_transformer  # noqa: E402, F401  before torch: threads that wait shall not spin
 

@@ -122,7 +122,7 @@ SCRIPT = """
 import sys, time
 sys.path[:0] = {paths!r}
 import torch
-torch.set_num_threads(1)
+torch.set_num_threads({threads})
 import tiny_transformer as tt
 from test_pretraining import toy
 
@@ -143,7 +143,7 @@ def start(folder: Path, layout: str, slow: float) -> subprocess.Popen:
     """The toy run in a process of its own; it prints each step before it takes it."""
     this_file = Path(__file__).resolve()
     paths = [str(this_file.parents[2]), str(this_file.parents[1]), str(this_file.parent)]
-    script = SCRIPT.format(paths=paths, layout=layout)
+    script = SCRIPT.format(paths=paths, layout=layout, threads=torch.get_num_threads())
     command = [sys.executable, "-c", script, str(folder), str(slow)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
