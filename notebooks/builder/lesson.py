@@ -27,6 +27,8 @@ Cells are plain, except for what their marker line says:
     # %% tags=["solution-only"]      only in the solution notebook
     # %% tags=["student-only"]       only in the student notebook
     # %% tags=["hide-input"]         its code is folded: plots and sweeps, which stand in the way
+    # %% tags=["slide"]              also a slide of the lesson's presentation, see slides.py
+    # %% [markdown] tags=["slide"]   the same for text
 
 A line `{equations lora 3}` in a Markdown cell becomes a table, see tables.py. The header may also
 say what it took when the lesson was tried as a new student would: `sitting: 75` minutes,
@@ -53,8 +55,12 @@ FIELDS = {"title": str, "question": str, "minutes": (int, float)}
 EXERCISE_FIELDS = {"exercise": str, "blank": str, "difficulty": int, "minutes": (int, float)}
 EXERCISE_FIELDS |= {"broken": (str, list)}
 TRIED = {"sitting": (int, float), "attempts": int}  # may stand in the header
-HIDDEN = "hide-input"
-KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only", HIDDEN}
+HIDDEN, SLIDE = "hide-input", "slide"
+KNOWN_TAGS = {"raises-exception", "not-fast", "solution-only", "student-only", HIDDEN, SLIDE}
+KEPT_TAGS = {  # in the notebooks
+    "student": ("raises-exception", HIDDEN),
+    "solution": ("raises-exception", HIDDEN, SLIDE),
+}
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -132,11 +138,13 @@ class Lesson:
             tags = cell.metadata.get("tags", [])
             if other in tags or (fast and "not-fast" in tags):
                 continue
+            kept = [tag for tag in KEPT_TAGS[kind] if tag in tags]
+            metadata: dict = {"tags": kept} if kept else {}
             if cell.cell_type == "markdown":
                 text = tables.fill(cell.source, kind == "student", self.modules())
-                cells.append(nbformat.v4.new_markdown_cell(text))
+                cells.append(nbformat.v4.new_markdown_cell(text, metadata=metadata))
                 continue
-            source, metadata = cell.source, {}
+            source = cell.source
             if index in self.exercises:
                 exercise = self.exercises[index]
                 text = exercise.cut.solution if kind == "solution" else exercise.cut.stub
@@ -146,9 +154,6 @@ class Lesson:
                 metadata["minipeft"] = self._describe(exercise)
             elif fast and "fast" in cell.metadata:
                 source += "\n" + cell.metadata["fast"]
-            kept = [tag for tag in ("raises-exception", HIDDEN) if tag in tags]
-            if kept:
-                metadata["tags"] = kept
             if HIDDEN in tags:
                 metadata["jupyter"] = {"source_hidden": True}
             cells.append(nbformat.v4.new_code_cell(source, metadata=metadata))

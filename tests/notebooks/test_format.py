@@ -56,6 +56,13 @@ def test_a_folded_cell_is_folded_in_notebooks_and_pages(lesson, tmp_path):
     assert measure.measure(one)["lines"] == 1  # what is folded does not count
 
 
+def test_the_mark_of_a_slide_is_in_the_solution_only(lesson):
+    body = '# %% [markdown] tags=["slide"]\n# Look.\n\n# %% tags=["slide", "hide-input"]\nx = 1\n'
+    marked = [cell.metadata.get("tags") for cell in lesson(body).solution().cells]
+    assert marked == [None, ["slide"], ["hide-input", "slide"]]
+    assert "slide" not in str([cell.metadata for cell in lesson(body).student().cells])
+
+
 def test_equations_come_from_the_method_file_and_students_see_no_lines(lesson):
     one = lesson("# %% [markdown]\n# Look:\n#\n# {equations lora 3}\n" + EXERCISE)
     marked = [line for line in equations.lines(equations.METHODS / "lora.py") if line.number == "3"]
