@@ -135,7 +135,7 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
 def test_examples(given: argparse.Namespace) -> Task | None:
     """The split that is reported, which nothing is chosen by."""
     if given.test:
-        examples = data.read(given.test, given.input, given.target, given.cut)
+        examples = data.read(given.test, given.input, given.target, given.cut, given.columns)
         kind = data.kind_named(given.kind)
         labels = data.training_task(given).labels
         task = Task(Path(given.test).stem, kind, {"test": examples}, labels=labels)

@@ -34,6 +34,11 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
     group.add_argument("--input", help="column of the texts (default input)")
     group.add_argument("--target", help="column of the answers (default target)")
     group.add_argument(
+        "--columns",
+        metavar="NAME,..",
+        help="names of all columns of a .csv or .tsv file that has no header",
+    )
+    group.add_argument(
         "--cut",
         type=int,
         metavar="WORDS",
@@ -72,21 +77,30 @@ def kind_named(kind: str | None) -> str:
 
 def is_shipped(name: str) -> bool:
     """A task of the project, or a folder made like one."""
-    if Path(name).suffix in tables.ENDINGS or Path(name).is_file():
+    if tables.is_table(name) or Path(name).is_file():
         return False
     return (Path(name) / "task.json").is_file() or name in tasks.names()
 
 
 def read(
-    path: str, input: str | None = None, target: str | None = None, cut: int | None = None
+    path: str,
+    input: str | None = None,
+    target: str | None = None,
+    cut: int | None = None,
+    columns: str | None = None,
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
-    examples = tasks.read(path, input or "input", target or "target")
+    examples = tasks.read(path, input or "input", target or "target", names_of(columns))
     if cut is None:
         return examples
     if cut < 1:
         raise ValueError(f"--cut must be at least 1 word, not {cut}.")
     return tuple(replaced(example, cut) for example in examples)
+
+
+def names_of(columns: str | None) -> tuple[str, ...] | None:
+    """--columns as names."""
+    return None if columns is None else tuple(name.strip() for name in columns.split(","))
 
 
 def replaced(example: Example, cut: int) -> Example:
@@ -111,9 +125,10 @@ def training_task(options: argparse.Namespace) -> Task:
         dev = limited(task.examples("dev"), options)
         return replace(task, splits={"train": task.examples("train"), "dev": dev})
     kind = kind_named(options.kind)
-    train = read(options.data, options.input, options.target, options.cut)
+    how = (options.input, options.target, options.cut, options.columns)
+    train = read(options.data, *how)
     if options.dev:
-        dev = read(options.dev, options.input, options.target, options.cut)
+        dev = read(options.dev, *how)
     else:
         train, dev = split(train, options.dev_share, options.seed)
     labels = labels_of(kind, train)

@@ -33,7 +33,7 @@ def add(commands, arguments: list[str]) -> None:
     )
     opened.add_flags(parser)
     parser.add_argument("--data", metavar="FILE", required=True,
-                        help=".jsonl, .csv, .tsv or .conll, or a task of the project")  # fmt: skip
+                        help="as in train: a file or a task of the project")  # fmt: skip
     parser.add_argument(
         "--split", help="of a task of the project: train, dev, test or ood (default test)"
     )
@@ -68,7 +68,9 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:
         target = target_of(given)
-        if given.predictions and not tables.has_column(given.data, target):
+        if given.predictions and not tables.has_column(
+            given.data, target, data.names_of(given.columns)
+        ):
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
@@ -123,7 +125,8 @@ def file_examples(given: argparse.Namespace):
     before = run[1]["options"] if run else {}
     input = given.input or before.get("input")
     target = given.target or before.get("target")
-    return data.read(given.data, input, target, given.cut or before.get("cut"))
+    columns = given.columns or before.get("columns")
+    return data.read(given.data, input, target, given.cut or before.get("cut"), columns)
 
 
 def requirement(text: str) -> tuple[str, float]:

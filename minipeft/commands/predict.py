@@ -28,10 +28,13 @@ def add(commands, arguments: list[str]) -> None:
     opened.add_flags(parser)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="a text; or give --data")
     parser.add_argument(
-        "--data", metavar="FILE", help="a .jsonl, .csv, .tsv or .conll file of texts"
+        "--data",
+        metavar="FILE",
+        help="a file of texts, as `train` reads them",
     )
     parser.add_argument("--kind", choices=tuple(data.KINDS), help="where no run tells it")
     parser.add_argument("--input", metavar="COLUMN", help="of the texts (default: as in training)")
+    parser.add_argument("--columns", metavar="NAME,..", help="of a file that has no header")
     parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write here, as .jsonl, .csv or .tsv")
     parser.set_defaults(run=run)
@@ -76,4 +79,5 @@ def texts_of(given: argparse.Namespace) -> list[str]:
     trained = runs.run_of(given.what)
     before = trained[1]["options"] if trained else {}
     column = given.input or before.get("input") or "input"
-    return [row[column] for row in tables.read(given.data, (column,))]
+    names = data.names_of(given.columns)
+    return [row[column] for row in tables.read(given.data, (column,), names)]

@@ -48,8 +48,9 @@ def add(commands, arguments: list[str]) -> None:
     )
     parser.usage = "%(prog)s [--base BASE --data FILE --kind KIND] [--method METHOD] [options]"
     parser.add_argument("--base", help="tiny-decoder, ..., a folder, or a name on the Hub")
-    parser.add_argument("--data", metavar="FILE", help=".jsonl, .csv, .tsv or .conll, or a task of "
-                        "the project (reverse, capital, ...)")  # fmt: skip
+    parser.add_argument("--data", metavar="FILE", help=".jsonl, .json, .csv, .tsv, .conll or "
+                        ".parquet, also .gz; a folder of 🤗 datasets; or a task of the project "
+                        "(reverse, capital, ...)")  # fmt: skip
     parser.add_argument(
         "--out", metavar="RUN", help="folder to write (default: a new one in runs/)"
     )

@@ -201,15 +201,23 @@ def load(name: str | Path) -> Task:
     )
 
 
-def read(path: str | Path, input: str = "input", target: str = "target") -> tuple[Example, ...]:
-    """Examples of a .jsonl, .tsv, .csv or .conll file; `input` and `target` name its columns.
+def read(
+    path: str | Path,
+    input: str = "input",
+    target: str = "target",
+    names: tuple[str, ...] | None = None,
+) -> tuple[Example, ...]:
+    """Examples of a data file (see `tables`); `input` and `target` name two of its columns.
+
+    Args:
+        names: of all columns of a .csv or .tsv file that has no header.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another ending, a missing column, or a broken line (its number is told); see
             `tables.read`.
     """
-    rows = tables.read(path, (input, target))
+    rows = tables.read(path, (input, target), names)
     return tuple(Example(row[input], row[target]) for row in rows)
 
 

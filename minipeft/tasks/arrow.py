@@ -1,0 +1,74 @@
+"""Rows of .parquet files and of folders that 🤗 datasets saved, read by pyarrow."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+INSTALL = 'install it with `pip install "minipeft[data]"`, or save the table as .csv'
+
+
+def is_dataset(path: Path) -> bool:
+    """Is this a folder of `Dataset.save_to_disk` or `DatasetDict.save_to_disk`?"""
+    return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
+
+
+def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, row) of a .parquet file or of a folder of 🤗 datasets.
+
+    A class label of 🤗 datasets is given by its name where the table knows the names.
+
+    Raises:
+        ValueError: pyarrow is not installed, the folder holds several splits, or the file is
+            damaged.
+    """
+    if (path / "dataset_dict.json").is_file():
+        splits = sorted(p.name for p in path.iterdir() if (p / "dataset_info.json").is_file())
+        raise ValueError(
+            f"{path} holds several splits: name one of them, such as "
+            f"{path / (splits[0] if splits else 'train')} (it has {', '.join(splits)})."
+        )
+    try:
+        import pyarrow
+        from pyarrow import ipc, parquet
+    except ImportError:
+        raise ValueError(f"{path} can only be read with the package pyarrow: {INSTALL}.") from None
+    try:
+        if path.is_dir():
+            files = sorted(path.glob("*.arrow"))
+            tables = [ipc.open_stream(file.read_bytes()).read_all() for file in files]
+            table = pyarrow.concat_tables(tables) if tables else pyarrow.table({})
+        else:
+            table = parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].split("'")[-1].strip(" :.")[:120]
+        raise ValueError(f"{path} is not a table that pyarrow can read: {reason}.") from None
+    names = class_names(table.schema.metadata)
+    number = 0
+    for batch in table.to_batches():
+        for row in batch.to_pylist():
+            number += 1
+            yield number, {key: plain(value, names.get(key)) for key, value in row.items()}
+
+
+def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Column -> names of its classes, as 🤗 datasets writes them into the schema of a table."""
+    features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    columns = features.get("info", {}).get("features", {})
+    return {
+        column: kind["names"]
+        for column, kind in columns.items()
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")
+    }
+
+
+def plain(value: Any, names: list[str] | None) -> Any:
+    """A value as JSON has it; a class by its name."""
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value
