@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from .heads import cross_entropy
 
@@ -12,10 +13,13 @@ def labelled_cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tens
 
     Args:
         logits: (..., V).
-        labels: (...), None for no loss.
+        labels: (...), None for no loss. Numbers, and not classes, are compared with the first
+            logit: mean squared error, as transformers' heads of one label have it.
     """
     if labels is None:
         return None
+    if labels.is_floating_point():
+        return F.mse_loss(logits[..., 0].float(), labels.float())
     logits, labels = logits.flatten(0, -2), labels.flatten()  # (N, V), (N)
     asked = (labels != -100).nonzero()[:, 0]  # (n,)
     if 2 * len(asked) < len(labels):

@@ -109,6 +109,9 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
     """Train one cell on a base that is afterwards as it was."""
     started, tuner = time.perf_counter(), None
     try:
+        task, test = (
+            split and data.shortened(split, base, given.max_length)[0] for split in (task, test)
+        )
         tuner = mp.attach(base.model, method, "task", seed=given.seed)
         for split in filter(None, (task, test)):
             data.check_fits(split, base, extra=len(tuner.words or ()))
@@ -119,10 +122,12 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
         result = {"dev": {key: value for key, value in entry.items() if key != "step"}}
         if test:
             examples = test.splits["test"]
-            said = scoring.answers(test, base, [e.input for e in examples], progress=False)
+            inputs = [example.input for example in examples]
+            said = scoring.answers(test, base, inputs, progress=False)
+            names = scoring.named(given.metric, test.kind)
             letters = scoring.by_letters(base)
             true = [e.target for e in examples]
-            result["test"] = scoring.scores(test, said, true, letters)
+            result["test"] = scoring.scores(test, said, true, letters, names, inputs)
         result |= {"trainable": report.trainable, "head": report.head, "losses": history.losses}
     except ValueError as error:
         result = {"error": " ".join(str(error).split())}

@@ -5,20 +5,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from minipeft import tasks
-from minipeft.tasks import tables
-from minipeft.tasks.encoding import Encoding, Example
+from minipeft.commands.bases import Letters
+from minipeft.tasks import metrics, tables
+from minipeft.tasks.encoding import PAIR, Encoding, Example, join
 from minipeft.tasks.scoring import OTHER
-from minipeft.tasks.tasks import Task
+from minipeft.tasks.tasks import NUMBER, Task
+
+SHOWN_LABELS = 12
+SAMPLE = 2000  # examples whose tokens are looked at before training
 
 KINDS = {
     "classification": "classify",
     "tagging": "tag",
     "cloze": "cloze",
     "text-to-text": "generate",
+    "regression": "regress",
 }
 
 
@@ -31,7 +37,10 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
         metavar="KIND",
         help=f"what is asked: {', '.join(KINDS)}",
     )
-    group.add_argument("--input", help="column of the texts (default input)")
+    group.add_argument(
+        "--input",
+        help="column of the texts (default input), or the two of pairs: premise,hypothesis",
+    )
     group.add_argument("--target", help="column of the answers (default target)")
     group.add_argument(
         "--columns",
@@ -45,7 +54,16 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
         help="keep this many words of a longer input; without it a text that does not fit the "
         "model is refused",
     )
+    group.add_argument(
+        "--max-length",
+        type=int,
+        metavar="TOKENS",
+        help="shorten every longer input, by words, until it has at most so many tokens",
+    )
     if dev:
+        group.add_argument(
+            "--limit", type=int, metavar="N", help="train on N examples, chosen by the seed"
+        )
         group.add_argument("--dev", metavar="FILE", help="file to validate on while training")
         group.add_argument(
             "--dev-share",
@@ -90,7 +108,15 @@ def read(
     columns: str | None = None,
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
-    examples = tasks.read(path, input or "input", target or "target", names_of(columns))
+    names, pair = names_of(columns), (input or "input").split(",")
+    if len(pair) == 2 and not tables.has_column(path, input, names):
+        rows = tables.read(path, (*pair, target or "target"), names)
+        examples = tuple(
+            Example(join(*(row[column] for column in pair)), row[target or "target"])
+            for row in rows
+        )
+    else:
+        examples = tasks.read(path, input or "input", target or "target", names)
     if cut is None:
         return examples
     if cut < 1:
@@ -104,12 +130,51 @@ def names_of(columns: str | None) -> tuple[str, ...] | None:
 
 
 def replaced(example: Example, cut: int) -> Example:
-    """Tags are cut with their words: a target of as many words is cut alike."""
-    words, tags = example.input.split(), example.target.split()
-    if len(words) <= cut:
+    """Tags are cut with their words: a target of as many words is cut alike.
+
+    Both texts of a pair are cut, and a text without spaces by its signs.
+    """
+    texts = example.input.split(PAIR)
+    if all(len(text.split()) <= cut for text in texts) and any(" " in text for text in texts):
         return example
+    words, tags = example.input.split(), example.target.split()
+    if len(words) == 1:
+        return Example(join(*(text[:cut] for text in texts)), example.target)
     same = len(words) == len(tags)
-    return Example(" ".join(words[:cut]), " ".join(tags[:cut]) if same else example.target)
+    short = join(*(" ".join(text.split()[:cut]) for text in texts))
+    return Example(short, " ".join(tags[:cut]) if same else example.target)
+
+
+def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
+    """(the task, its inputs cut by words to so many tokens; how many were cut).
+
+    Raises:
+        ValueError: fewer tokens than the special tokens and one word need.
+    """
+    if longest is None:
+        return task, 0
+    encoding, count, splits = Encoding(task, base.tokenizer, base.kind, base.head), 0, {}
+    if longest <= len(encoding.ids("")):
+        raise ValueError(f"--max-length must leave room for a word: {longest} tokens are too few.")
+
+    def tokens(example: Example) -> int:
+        return len(encoding.ids(example.input))
+
+    def cut(example: Example) -> Example:
+        low, high = 1, len(example.input)  # words, or signs, that are kept
+        while low < high:
+            middle = (low + high + 1) // 2
+            fits = tokens(replaced(example, middle)) <= longest
+            low, high = (middle, high) if fits else (low, middle - 1)
+        return replaced(example, low)
+
+    for split, examples in task.splits.items():
+        long = [len(e.input) >= longest // 2 and tokens(e) > longest for e in examples]
+        count += sum(long)
+        splits[split] = tuple(
+            cut(e) if is_long else e for e, is_long in zip(examples, long, strict=True)
+        )
+    return replace(task, splits=splits), count
 
 
 def training_task(options: argparse.Namespace) -> Task:
@@ -123,7 +188,8 @@ def training_task(options: argparse.Namespace) -> Task:
         if options.kind and kind_named(options.kind) != task.kind:
             raise ValueError(f"Task {task.name!r} is of kind {task.kind!r}: leave --kind away.")
         dev = limited(task.examples("dev"), options)
-        return replace(task, splits={"train": task.examples("train"), "dev": dev})
+        train = drawn(task.examples("train"), options.limit, f"{options.seed}/train", "--limit")
+        return replace(task, splits={"train": train, "dev": dev})
     kind = kind_named(options.kind)
     how = (options.input, options.target, options.cut, options.columns)
     train = read(options.data, *how)
@@ -131,6 +197,7 @@ def training_task(options: argparse.Namespace) -> Task:
         dev = read(options.dev, *how)
     else:
         train, dev = split(train, options.dev_share, options.seed)
+    train = drawn(train, options.limit, f"{options.seed}/train", "--limit")
     labels = labels_of(kind, train)
     task = Task(Path(options.data).stem, kind, {"train": train, "dev": dev}, labels=labels)
     check_labels(task, "dev", options.dev or options.data)
@@ -158,16 +225,23 @@ def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple
 
 def limited(examples, options: argparse.Namespace) -> tuple[Example, ...]:
     """At most --dev-limit of them, in their order."""
-    if options.dev_limit < 1:
-        raise ValueError(f"--dev-limit must be at least 1, not {options.dev_limit}.")
-    if len(examples) <= options.dev_limit:
+    return drawn(examples, options.dev_limit, f"{options.seed}/limit", "--dev-limit")
+
+
+def drawn(examples, count: int | None, seed: str, flag: str) -> tuple[Example, ...]:
+    """At most `count` examples, chosen at random by the seed, in their order."""
+    if count is not None and count < 1:
+        raise ValueError(f"{flag} must be at least 1, not {count}.")
+    if count is None or len(examples) <= count:
         return tuple(examples)
-    drawn = random.Random(f"{options.seed}/limit").sample(range(len(examples)), options.dev_limit)
-    return tuple(examples[number] for number in sorted(drawn))
+    chosen = random.Random(seed).sample(range(len(examples)), count)
+    return tuple(examples[number] for number in sorted(chosen))
 
 
 def labels_of(kind: str, examples) -> tuple[str, ...] | None:
     """The labels in the examples, sorted; the tag of ordinary words comes first."""
+    if kind == "regress":
+        return NUMBER
     if kind not in ("classify", "tag"):
         return None
     rows = ([e.target] if kind == "classify" else e.target.split() for e in examples)
@@ -192,6 +266,9 @@ def check_labels(task: Task, split: str, file: str) -> None:
                 f"{file}, example {number}, has {len(words)} words but {len(tags)} tags: give one "
                 "tag for each word."
             )
+        if task.kind == "regress":
+            check_number(example.target, f"{file}, example {number},")
+            continue
         said = tags if task.kind == "tag" else [example.target]
         unknown = [label for label in said if task.labels and label not in task.labels]
         if unknown:
@@ -199,6 +276,51 @@ def check_labels(task: Task, split: str, file: str) -> None:
                 f"{file}, example {number}, has the label {unknown[0]!r}, which the training data "
                 f"has not (it has {', '.join(task.labels[:10])}{', ..' * (len(task.labels) > 10)})."
             )
+
+
+def check_number(text: str, where: str) -> None:
+    """A regression's target is a finite number."""
+    try:
+        metrics.numbers([text])
+    except ValueError:
+        raise ValueError(
+            f"{where} has the target {text[:40]!r}, which is not a number: --kind regression needs "
+            "one in every row."
+        ) from None
+
+
+def facts(task: Task, base) -> list[str]:
+    """What should be known of the data before anything is trained, a line each."""
+    lines, train, dev = [], task.splits["train"], task.splits["dev"]
+    if task.kind == "classify":
+        counts = Counter(example.target for example in train)
+        most = counts.most_common(SHOWN_LABELS)
+        listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
+        lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+    elif task.kind == "tag":
+        counts = Counter(tag for example in train for tag in example.target.split())
+        listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
+        lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+    elif task.kind == "regress":
+        values = sorted(metrics.numbers([example.target for example in train]))
+        middle = values[len(values) // 2]
+        lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+    known = {example.input for example in train}
+    both = sum(example.input in known for example in dev)
+    if both:
+        lines.append(
+            f"note: {both:,} of {len(dev):,} inputs of dev ({both / len(dev):.0%}) are in train, "
+            "too: what is measured on them is memory."
+        )
+    unknown = getattr(base.tokenizer, "unk_token_id", None)
+    ends = (getattr(base.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    if unknown is not None and unknown not in ends and not isinstance(base.tokenizer, Letters):
+        encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+        tokens = [token for e in train[:SAMPLE] for token in encoding.ids(e.input, special=False)]
+        share = tokens.count(unknown) / max(1, len(tokens))
+        if share:
+            lines.append(f"{share:.1%} of the tokens of train are unknown to the tokenizer")
+    return lines
 
 
 def check_fits(task: Task, base, extra: int = 0) -> None:

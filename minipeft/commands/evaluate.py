@@ -11,6 +11,7 @@ from minipeft.commands import data, opened, options, predict, runs, scoring
 from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
+from minipeft.tasks.encoding import PAIR
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 
 EXAMPLES = """evaluate runs/example --data reverse
@@ -38,7 +39,8 @@ def add(commands, arguments: list[str]) -> None:
         "--split", help="of a task of the project: train, dev, test or ood (default test)"
     )
     data.add_flags(parser)
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N examples")
+    parser.add_argument("--limit", type=int, metavar="N", help="only N examples, chosen at random")
+    scoring.add_flag(parser, "other scores, by name")
     parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
     parser.add_argument(
         "--predictions", metavar="FILE", help="write the answers here, as .jsonl, .csv or .tsv"
@@ -75,29 +77,49 @@ def run(given: argparse.Namespace) -> int:
         examples = file_examples(given)
         if kind:
             labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
-    examples = examples[: given.limit]
+    every, examples = len(examples), data.drawn(examples, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind, labels)
     task = opened.task_for(loaded, examples, Path(given.data).stem)
+    names = scoring.named(given.metric, task.kind)
+    task, shorter = data.shortened(task, loaded.base, given.max_length or trained_length(given))
+    examples = task.examples("test")
     data.check_labels(task, "test", given.data)
     data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
     for note in loaded.base.notes:
         print(f"note: {note}")
+    if len(examples) < every:
+        print(f"note: {len(examples):,} of {every:,} examples, chosen at random.")
+    if shorter:
+        print(f"note: {shorter:,} inputs were longer than --max-length and are shortened.")
     if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
         print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
     true = [example.target for example in examples]
     said = scoring.answers(task, loaded.base, inputs, given.batch_size, sys.stderr.isatty())
-    scores = scoring.scores(task, said, true, scoring.by_letters(loaded.base))
+    scores = scoring.scores(task, said, true, scoring.by_letters(loaded.base), names, inputs)
     rows = [(name, round(value, 4)) for name, value in scores.items()]
     print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
     table = scoring.label_table(task, said, true)
     if table:
         print(f"\n{table}")
+    if one := scoring.note_of_one_answer(task, said, true):
+        print(f"\n{one}")
     if given.predictions:
-        rows = zip(inputs, true, said, strict=True)
+        rows = zip(map(shown_input, inputs), true, said, strict=True)
         write_rows(given.predictions, ("input", "target", "prediction"), rows)
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
+
+
+def shown_input(text: str) -> str:
+    """An input as a file of answers has it: a pair with a bar between its texts."""
+    return text.replace(PAIR, " | ")
+
+
+def trained_length(given: argparse.Namespace) -> int | None:
+    """--max-length of the run's training."""
+    run = runs.run_of(given.what)
+    return run[1]["options"].get("max_length") if run else None
 
 
 def target_of(given: argparse.Namespace) -> str:

@@ -12,7 +12,7 @@ from minipeft.files.saving import read
 from minipeft.model.families import TASK_HEADS
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.pronunciation import Alphabet
-from minipeft.tasks.tasks import Task
+from minipeft.tasks.tasks import NUMBER, Task
 from minipeft.tuner import Tuner
 
 
@@ -131,7 +131,10 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     ]
     if head is None or not layers:
         return None
-    return head, kind, tuple(f"LABEL_{number}" for number in range(min(map(len, layers))))
+    count = min(map(len, layers))
+    if kind == "classify" and count == 1:  # one number and nothing to choose from
+        return head, "regress", NUMBER
+    return head, kind, tuple(f"LABEL_{number}" for number in range(count))
 
 
 def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | None:

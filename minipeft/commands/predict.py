@@ -9,7 +9,7 @@ from minipeft.commands import data, opened, options, runs, scoring
 from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
-from minipeft.tasks.encoding import Example
+from minipeft.tasks.encoding import PAIR, Example, join
 
 EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
 predict runs/reviews --data test.tsv --input sentence --out answers.tsv"""
@@ -49,7 +49,7 @@ def run(given: argparse.Namespace) -> int:
     texts = given.texts or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said = answers(loaded, texts, given.batch_size)
-    rows = list(zip(texts, said, strict=True))
+    rows = [(text.replace(PAIR, " | "), one) for text, one in zip(texts, said, strict=True)]
     if given.out:
         write_rows(given.out, ("input", "prediction"), rows)
         print(f"The answers are in {given.out}")
@@ -70,6 +70,9 @@ def answers(loaded: opened.Opened, texts: list[str], batch_size: int = 32) -> li
     tags = {text: " ".join([any_tag] * len(text.split())) for text in texts}
     examples = [Example(text, tags[text] if loaded.kind == "tag" else "") for text in texts]
     task = opened.task_for(loaded, examples, "texts")
+    longest = loaded.config and loaded.config["options"].get("max_length")
+    task, _ = data.shortened(task, loaded.base, longest)
+    texts = [example.input for example in task.examples("test")]
     data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
     return scoring.answers(task, loaded.base, texts, batch_size, sys.stderr.isatty())
 
@@ -80,4 +83,9 @@ def texts_of(given: argparse.Namespace) -> list[str]:
     before = trained[1]["options"] if trained else {}
     column = given.input or before.get("input") or "input"
     names = data.names_of(given.columns)
+    pair = column.split(",")
+    if len(pair) == 2 and not tables.has_column(given.data, column, names):
+        return [
+            join(*(row[c] for c in pair)) for row in tables.read(given.data, tuple(pair), names)
+        ]
     return [row[column] for row in tables.read(given.data, (column,), names)]

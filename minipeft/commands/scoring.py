@@ -1,18 +1,39 @@
 """What a base answers, how good that is, and for which labels.
 
 The scores are those of `minipeft.tasks.scoring`, the one that decides first; classify has
-macro_f1 as well.
+macro_f1 as well. `--metric` puts others before them (`minipeft.tasks.named_metrics`).
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 
 from minipeft.commands.bases import Base, Letters
 from minipeft.report import Table
-from minipeft.tasks import metrics, scoring
+from minipeft.tasks import metrics, named_metrics, scoring
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
+
+
+def add_flag(parser: argparse.ArgumentParser, what: str) -> None:
+    """--metric."""
+    parser.add_argument(
+        "--metric",
+        metavar="NAME,..",
+        help=f"{what}: {', '.join(named_metrics.METRICS)}",
+    )
+
+
+def named(option: str | None, kind: str) -> tuple[str, ...]:
+    """--metric as names.
+
+    Raises:
+        ValueError: a name that is none, or not for this kind of task.
+    """
+    names = tuple(name.strip() for name in option.split(",")) if option else ()
+    named_metrics.check(names, kind)
+    return names
 
 
 def by_letters(base: Base) -> bool:
@@ -29,19 +50,44 @@ def answers(
 
 
 def scores(
-    task: Task, predictions: Sequence[str], targets: Sequence[str], letters: bool = False
+    task: Task,
+    predictions: Sequence[str],
+    targets: Sequence[str],
+    letters: bool = False,
+    names: Sequence[str] = (),
+    inputs: Sequence[str] = (),
 ) -> dict[str, float]:
-    """Predictions against targets; the score that decides stands first, as `train` wants it."""
+    """Predictions against targets; the score that decides stands first, as `train` wants it.
+
+    names: of other scores, as --metric gives them; the first of them decides.
+    inputs: the texts that were answered; those that are equal have their targets in common.
+    """
     values = scoring.scores(task, predictions, targets, letters)
     if task.kind == "classify" and not letters:
         values["macro_f1"] = metrics.macro_f1(predictions, targets, task.labels)
     first = scoring.deciding(values)
-    return {first: values[first], **values}
+    asked = named_metrics.scores(names, predictions, targets, inputs) if names else {}
+    return asked | {first: values[first]} | values | asked
 
 
-def direction(base: Base) -> str:
+def direction(base: Base, names: Sequence[str] = ()) -> str:
     """ "max" or "min": what is better in the score that decides."""
-    return "min" if by_letters(base) else "max"
+    return "min" if by_letters(base) and not names else "max"
+
+
+def note_of_one_answer(
+    task: Task, predictions: Sequence[str], targets: Sequence[str]
+) -> str | None:
+    """A sentence where every answer is the same although the targets differ."""
+    only = scoring.always(task, predictions, targets)
+    if only is None:
+        return None
+    wanted = " ".join(targets).split() if task.kind == "tag" else targets
+    share = sum(target == only for target in wanted) / len(wanted)
+    return (
+        f"note: every answer is {only!r}, which is right for {share:.0%}: nothing was learnt that "
+        "tells inputs apart; try a higher learning rate, more steps or other data."
+    )
 
 
 def label_table(task: Task, predictions: Sequence[str], targets: Sequence[str]) -> Table | None:

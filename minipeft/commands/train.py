@@ -91,6 +91,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
          "a fifth of the run)")  # fmt: skip
     flag("--checkpoint-every", type=int, default=100, metavar="N", help="steps between two "
          "checkpoints (default %(default)s)")  # fmt: skip
+    scoring.add_flag(group, "scores to measure while training; the first one chooses the weights")
     flag("--head", choices=HEADS, help="default: tagging for tags, classification for "
          "classes on an encoder, language otherwise")  # fmt: skip
 
@@ -103,6 +104,8 @@ def run(given: argparse.Namespace) -> int:
     task = data.training_task(given)
     base = open_for(task, given)
     method = with_template(method, given, base)
+    scoring.named(given.metric, task.kind)
+    task, shorter = data.shortened(task, base, given.max_length)
     tuner = mp.attach(base.model, method, "task", seed=given.seed)
     data.check_fits(task, base, extra=len(tuner.words or ()))
     given.steps = steps_of(given, task)
@@ -114,6 +117,10 @@ def run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     train, dev = (len(task.splits[split]) for split in ("train", "dev"))
     print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
+    for fact in data.facts(task, base):
+        print(fact)
+    if shorter:
+        print(f"note: {shorter:,} inputs were longer than --max-length and are shortened.")
 
     log = runs.Log(folder / runs.LOG)
     try:
@@ -302,12 +309,13 @@ def fit(tuner: Tuner, task: Task, base: bases.Base, given, checkpoint=None, watc
     letters = scoring.by_letters(base)
     inputs = [example.input for example in task.splits["dev"]]
     true = [example.target for example in task.splits["dev"]]
+    names = scoring.named(given.metric, task.kind)
 
     def evaluate(model) -> dict[str, float]:
         said = scoring.answers(
             task, base, inputs, progress=watch is not None and sys.stderr.isatty()
         )
-        return scoring.scores(task, said, true, letters)
+        return scoring.scores(task, said, true, letters, names, inputs)
 
     return mp.train(
         tuner.model,
@@ -324,7 +332,7 @@ def fit(tuner: Tuner, task: Task, base: bases.Base, given, checkpoint=None, watc
         seed=given.seed,
         evaluate=evaluate,
         evaluate_every=given.validate_every or max(1, given.steps // 5),
-        best=scoring.direction(base),
+        best=scoring.direction(base, names),
         checkpoint=checkpoint,
         checkpoint_every=given.checkpoint_every,
         resume=checkpoint is not None,

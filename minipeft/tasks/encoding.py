@@ -5,14 +5,18 @@ This is the one place that knows what a decoder, an encoder and an encoder-decod
     decoder            <bos> cat sun => sun cat . <eos>      labels: -100 on the prompt
     encoder-decoder    <bos> cat sun => <eos>                labels: sun cat . <eos>
     encoder            <bos> france <mask> <eos>             labels: -100 but at the mask
-    a head             <bos> the soup was cold <eos>         labels: a class, or a tag per word
+    a head             <bos> the soup was cold <eos>         labels: a class, or a tag per word,
+                                                             or a number
+
+Two texts of one example (`PAIR` between them, as `join` puts it) are encoded as the tokenizer
+encodes a pair, with segments where the model has them; a decoder reads them one below the other.
 
 Shapes: B examples, T tokens, V words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,6 +29,13 @@ from minipeft.model.kind import KINDS, kind_of
 from minipeft.routing import wrap
 from minipeft.tasks import metrics
 from tiny_transformer.tokenizer import WordTokenizer, padded
+
+PAIR = "\x1f"  # the ASCII sign that separates fields: between the two texts of an example
+
+
+def join(*texts: str) -> str:
+    """Several texts as the input of one example."""
+    return PAIR.join(texts)
 
 
 class Example(NamedTuple):
@@ -51,14 +62,21 @@ class Encoding:
                 f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}."
             )
         if head is None:
-            by_head = task.kind == "classify" and model_kind == "encoder"
+            by_head = task.kind == "regress" or (
+                task.kind == "classify" and model_kind == "encoder"
+            )
             head = "tagging" if task.kind == "tag" else "classification" if by_head else "language"
         if (head == "tagging") != (task.kind == "tag"):
             raise ValueError(
                 f"Task {task.name!r} is of kind {task.kind!r}: a tagging head and kind 'tag' go "
                 "together; load the model with the head that the task needs."
             )
-        if head == "classification" and task.kind != "classify":
+        if task.kind == "regress" and head != "classification":
+            raise ValueError(
+                f"Task {task.name!r} asks for numbers: load the model with a "
+                "classification head of one label."
+            )
+        if head == "classification" and task.kind not in ("classify", "regress"):
             raise ValueError(f"Task {task.name!r} has no classes; load a language head instead.")
         if task.kind == "generate" and model_kind == "encoder":
             raise ValueError(f"An encoder cannot write; task {task.name!r} needs a decoder.")
@@ -68,8 +86,30 @@ class Encoding:
 
     def ids(self, text: str, special: bool = True) -> list[int]:
         """One text -> ids; the same call for both libraries' tokenizers."""
-        call = self.tokenizer(text, add_special_tokens=special, return_tensors=None)
-        return list(call["input_ids"])
+        return list(self.call(text, special)["input_ids"])
+
+    def call(self, text: str, special: bool = True) -> Mapping[str, list[int]]:
+        """What the tokenizer makes of a text, or of a pair of texts."""
+        texts = text.split(PAIR)
+        if len(texts) != 2 or not special or not self.reads_pairs:
+            texts = ["\n".join(texts)]
+        return self.tokenizer(*texts, add_special_tokens=special, return_tensors=None)
+
+    @property
+    def reads_pairs(self) -> bool:
+        """Does the tokenizer put a separator between two texts?"""
+        if isinstance(self.tokenizer, (WordTokenizer, TargetTokenizer)):
+            return False
+        return getattr(self.tokenizer, "sep_token_id", None) is not None
+
+    def texts(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """Texts -> input_ids and attention_mask (B, T), and the segments of pairs."""
+        calls = [self.call(text) for text in texts]
+        batch = self.inputs([list(call["input_ids"]) for call in calls])
+        if any(PAIR in text for text in texts) and all("token_type_ids" in call for call in calls):
+            rows = [list(call["token_type_ids"]) for call in calls]
+            batch["token_type_ids"] = padded(rows, 0)
+        return batch
 
     def target_ids(self, target: str) -> list[int]:
         """A target as the model should write it: with <eos> when it writes whole texts."""
@@ -94,8 +134,11 @@ class Encoding:
     def batch(self, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Examples -> a batch with labels."""
         if self.head == "classification":
-            labels = torch.tensor([self.label(example.target) for example in examples])
-            return self.inputs([self.ids(e.input) for e in examples]) | {"labels": labels}
+            if self.task.kind == "regress":
+                labels = torch.tensor(metrics.numbers([example.target for example in examples]))
+            else:
+                labels = torch.tensor([self.label(example.target) for example in examples])
+            return self.texts([example.input for example in examples]) | {"labels": labels}
         if self.head == "tagging":
             rows, labels = zip(*[self.tagged(e.input, e.target) for e in examples], strict=True)
             return self.inputs(list(rows)) | {"labels": padded(list(labels), -100)}
@@ -161,8 +204,10 @@ class Encoding:
     def answers(self, model, inputs: list[str]) -> list[str]:
         """What the model answers to every input, in the words of the task's targets."""
         if self.head == "classification":
-            batch = self.inputs([self.ids(text) for text in inputs])
-            classes = run(model, batch).logits.argmax(dim=-1).tolist()  # (B,)
+            logits = run(model, self.texts(inputs)).logits  # (B, labels)
+            if self.task.kind == "regress":
+                return [f"{number:.6g}" for number in logits[:, 0].tolist()]
+            classes = logits.argmax(dim=-1).tolist()  # (B,)
             return [self.task.labels[i] for i in classes]
         if self.head == "tagging":
             rows, places = zip(*[self.tagged(text, None) for text in inputs], strict=True)

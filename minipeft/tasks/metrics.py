@@ -8,17 +8,21 @@
 | entity_f1  | rows of tags    | F1 over words whose tag is not "other"                          |
 | span_f1    | rows of tags    | F1 over whole entities, tagged B-x I-x (as CoNLL counts)        |
 | macro_f1   | labels          | mean over the labels of the F1 of each                          |
+| correlation| numbers         | Pearson's, -1 to 1; 0 where one number is always said           |
+| squared    | numbers         | mean squared error                                              |
 | error_rate | rows of symbols | edit distance / target length (word or phoneme error rate)      |
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 
-def _same_length(predictions: Sequence, targets: Sequence) -> None:
+def check_lengths(predictions: Sequence, targets: Sequence) -> None:
+    """Refuse lists of two lengths, and nothing."""
     if len(predictions) != len(targets):
         raise ValueError(
             f"There are {len(predictions)} predictions for {len(targets)} targets; "
@@ -35,7 +39,7 @@ def normal(text: str) -> str:
 
 def accuracy(predictions: Sequence, targets: Sequence) -> float:
     """Share of predictions equal to their target, 0 to 1."""
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     return sum(p == t for p, t in zip(predictions, targets, strict=True)) / len(targets)
 
 
@@ -58,7 +62,7 @@ def common(a: Sequence, b: Sequence) -> int:
 
 def overlap(predictions: Sequence[str], targets: Sequence[str]) -> float:
     """Mean ROUGE-L F1 over words, 0 to 1; two empty texts agree."""
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     total = 0.0
     for prediction, target in zip(predictions, targets, strict=True):
         p, t = normal(prediction).split(), normal(target).split()
@@ -70,10 +74,10 @@ def entity_f1(
     predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str]], other: str = "other"
 ) -> float:
     """F1 of the words that are not `other`; a word is right when its tag is."""
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     right = said = wanted = 0
     for prediction, target in zip(predictions, targets, strict=True):
-        _same_length(prediction, target)
+        check_lengths(prediction, target)
         said += sum(tag != other for tag in prediction)
         wanted += sum(tag != other for tag in target)
         right += sum(p == t != other for p, t in zip(prediction, target, strict=True))
@@ -82,7 +86,7 @@ def entity_f1(
 
 def span_f1(predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str]]) -> float:
     """F1 of whole entities: one is right when its first word, last word and kind are."""
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     predicted = {(i, *span) for i, row in enumerate(predictions) for span in spans(row)}
     wanted = {(i, *span) for i, row in enumerate(targets) for span in spans(row)}
     total = len(predicted) + len(wanted)
@@ -90,18 +94,58 @@ def span_f1(predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str
 
 
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(kind, first, last) of every entity; an I- that continues nothing begins one."""
+    """(kind, first, last) of every entity, as seqeval counts them.
+
+    B begins one, I and E go on and S stands alone; an I or E that continues nothing begins one, and
+    what follows an E or S of its kind begins a new one.
+    """
     entities: list[tuple[str, int, int]] = []
+    open_kind = None  # of the entity that the next tag may continue
     for i, tag in enumerate(tags):
         mark, _, kind = tag.partition("-")
-        if mark not in ("B", "I"):
+        if mark not in ("B", "I", "E", "S"):
+            open_kind = None
             continue
-        last = entities[-1] if entities else None
-        if mark == "I" and last and last[0] == kind and last[2] == i - 1:
-            entities[-1] = (kind, last[1], i)
+        if mark in ("I", "E") and kind == open_kind:
+            entities[-1] = (kind, entities[-1][1], i)
         else:
             entities.append((kind, i, i))
+        open_kind = None if mark in ("E", "S") else kind
     return entities
+
+
+def numbers(texts: Sequence[str]) -> list[float]:
+    """Texts as numbers.
+
+    Raises:
+        ValueError: a text is none, or not finite.
+    """
+    values = []
+    for text in texts:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{str(text)[:40]!r} is not a number: a regression needs one a row.")
+        values.append(value)
+    return values
+
+
+def squared(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean squared difference of numbers written as texts."""
+    check_lengths(predictions, targets)
+    pairs = zip(numbers(predictions), numbers(targets), strict=True)
+    return sum((p - t) ** 2 for p, t in pairs) / len(targets)
+
+
+def correlation(predictions: Sequence[str], targets: Sequence[str]) -> float:
+    """Pearson's correlation of numbers written as texts; 0 where one number is always said."""
+    check_lengths(predictions, targets)
+    p, t = numbers(predictions), numbers(targets)
+    p, t = [x - sum(p) / len(p) for x in p], [x - sum(t) / len(t) for x in t]
+    length = math.hypot(*p) * math.hypot(*t)
+    return sum(x * y for x, y in zip(p, t, strict=True)) / length if length else 0.0
 
 
 class LabelScore(NamedTuple):
@@ -118,7 +162,7 @@ def by_label(
     predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]
 ) -> list[LabelScore]:
     """Precision, recall and F1 of every label; a ratio with nothing in it is 0."""
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     rows = []
     for label in labels:
         right = sum(p == t == label for p, t in zip(predictions, targets, strict=True))
@@ -151,7 +195,7 @@ def error_rate(predictions: Sequence[Sequence], targets: Sequence[Sequence]) -> 
 
     With lists of phonemes this is the phoneme error rate, with lists of words the word error rate.
     """
-    _same_length(predictions, targets)
+    check_lengths(predictions, targets)
     length = sum(len(target) for target in targets)
     if not length:
         raise ValueError("Every target is empty: an error rate needs at least one symbol.")

@@ -6,6 +6,7 @@
 | cloze        | accuracy among all words                                                  |
 | classify     | accuracy among the labels                                                 |
 | tag          | accuracy of all words, f1 of whole entities (B-x I-x tags) or of words    |
+| regress      | pearson (linear correlation), mse (mean squared error)                    |
 | in letters   | error_rate (edit distance / length), exact: for models of pronunciation   |
 
 `deciding` names the one score by which weights or settings are chosen, where one must be.
@@ -27,8 +28,14 @@ from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
 
 OTHER = ("O", "other")  # the tag of words that are nothing special
-DECIDING = ("error_rate", "overlap", "f1", "accuracy")  # the first of them that there is decides
-LOWER_IS_BETTER = ("error_rate",)
+DECIDING = (
+    "error_rate",
+    "overlap",
+    "f1",
+    "pearson",
+    "accuracy",
+)  # the first of them that there is decides
+LOWER_IS_BETTER = ("error_rate", "mse")
 
 
 def scores(
@@ -48,16 +55,31 @@ def scores(
             "exact": metrics.exact(predictions, targets),
             "overlap": metrics.overlap(predictions, targets),
         }
+    if task.kind == "regress":
+        return {
+            "pearson": metrics.correlation(predictions, targets),
+            "mse": metrics.squared(predictions, targets),
+        }
     if task.kind == "tag":
         predicted, true = [p.split() for p in predictions], [t.split() for t in targets]
         accuracy = metrics.accuracy(sum(predicted, []), sum(true, []))
-        if any(label.startswith("B-") for label in task.labels):
+        if any(label.startswith(("B-", "S-")) for label in task.labels):
             return {"accuracy": accuracy, "f1": metrics.span_f1(predicted, true)}
         other = next((label for label in task.labels if label in OTHER), task.labels[0])
         return {"accuracy": accuracy, "f1": metrics.entity_f1(predicted, true, other)}
     if task.kind == "classify" and set(targets) <= set(task.labels):  # A and a may be two labels
         return {"accuracy": metrics.accuracy(predictions, targets)}
     return {"accuracy": metrics.exact(predictions, targets)}
+
+
+def always(task, predictions: Sequence[str], targets: Sequence[str]) -> str | None:
+    """The one label, or number, that every prediction is although the targets differ; else None."""
+    if task.kind not in ("classify", "tag", "regress"):
+        return None
+    said, wanted = set(predictions), set(targets)
+    if task.kind == "tag":
+        said, wanted = set(" ".join(said).split()), set(" ".join(wanted).split())
+    return said.pop() if len(said) == 1 < len(wanted) else None
 
 
 def deciding(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@
 | classify | "the soup was cold =>" -> "left" | the likelier label word  | at a <mask>           |
 | classify with a ClassificationHead          | the head's class         | the head's class      |
 | tag      | "paris left" -> "person other"   | a TaggingHead            | a TaggingHead         |
+| regress  | "a fine film" -> "3.5"           | a head with one number   | likewise              |
 
 Works with the models and tokenizers of tiny_transformer and of transformers.
 """
@@ -32,7 +33,8 @@ from minipeft.tasks.encoding import Encoding, Example
 from tiny_transformer.checkpoints import data_folder
 
 SPLITS = ("train", "dev", "test", "ood")
-KINDS = ("generate", "cloze", "classify", "tag")
+KINDS = ("generate", "cloze", "classify", "tag", "regress")
+NUMBER = ("number",)  # the one label of a regression: what its head gives
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Task:
 
     Attributes:
         family: "latent" (the base can do it, the word that asks is missing) or "novel".
-        labels: the label words of classify and tag; None otherwise.
+        labels: the label words of classify and tag; NUMBER of regress; None otherwise.
         splits: name -> examples. "ood" is out of domain: unseen entities or longer inputs.
         details: what else task.json tells (descriptions, wordings of a relation).
     """
@@ -58,6 +60,8 @@ class Task:
             raise ValueError(f"A task's kind is one of {', '.join(KINDS)}, not {self.kind!r}.")
         if self.kind in ("classify", "tag") and not self.labels:
             raise ValueError(f"A task of kind {self.kind!r} needs labels; give labels=[...].")
+        if self.kind == "regress":
+            object.__setattr__(self, "labels", NUMBER)
 
     def __getattr__(self, name: str) -> tuple[Example, ...]:
         if name in SPLITS:  # task.train, task.dev, task.test, task.ood
@@ -107,8 +111,9 @@ class Task:
 
         Returns:
             generate: exact (whole text) and overlap (ROUGE-L); cloze: accuracy among all words;
-            classify: accuracy among the labels; tag: accuracy of all words and entity f1
-            (see `minipeft.tasks.scoring`).
+            classify: accuracy among the labels; tag: accuracy of all words and entity f1;
+            regress: Pearson's correlation and the mean squared error; see
+            `minipeft.tasks.scoring`.
         """
         examples = self.examples(split)[:limit]
         predictions = self.predict(model, tokenizer, [e.input for e in examples], batch_size)

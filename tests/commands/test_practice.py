@@ -1,0 +1,105 @@
+"""What practitioners bring: numbers, pairs of texts, long texts, scores by name."""
+
+import json
+
+import pytest
+from tiny_models import fresh
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft.commands import bases, data, scoring
+from minipeft.tasks.encoding import join
+
+FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Texts with a number each."""
+    rows = [f"{'good ' * (i % 4)}zzqx,{i % 4 + 0.5}" for i in range(40)]
+    path = tmp_path / "scored.csv"
+    path.write_text("text,score\n" + "\n".join(rows))
+    return path
+
+
+@pytest.fixture
+def premises(tmp_path):
+    """Pairs of texts with a label each."""
+    path = tmp_path / "premises.jsonl"
+    rows = [{"a": f"the {x}", "b": f"is {y}", "label": "yes" if x == y else "no"}
+            for x in ("cat", "dog", "sun") for y in ("cat", "dog", "sun")]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows * 4))
+    return path
+
+
+def test_a_regression_from_training_to_prediction(cli, scored):
+    how = ("--input", "text", "--target", "score", "--kind", "regression")
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--out", "r",
+               "--metric", "spearman")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "\ntargets: " in done.out and "dev: spearman" in done.out
+    done = cli("evaluate", "r", "--data", scored, "--metric", "pearson")
+    assert done.code == 0 and "mse" in done.out, done.err
+    assert cli("evaluate", "r", "--data", scored, "--require", "mse=1e-9").code == 1
+    done = cli("predict", "r", "a good zzqx")
+    assert done.code == 0, done.err
+    float(done.out.split("good zzqx")[1].split()[0])
+    done = cli("predict", "r/adapter", "a good zzqx", "--base", "tiny-encoder")
+    assert done.code == 0, done.err  # a head of one number says what it is
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, "--input", "score",
+               "--target", "text", "--kind", "regression", *FEW)  # fmt: skip
+    assert done.code == 2 and "not a number" in done.err
+
+
+def test_two_columns_of_text(cli, premises):
+    how = ("--input", "a,b", "--target", "label", "--kind", "classification")
+    done = cli("train", "--base", "tiny-encoder", "--data", premises, *how, *FEW, "--out", "r",
+               "--metric", "matthews", "--limit", 20)  # fmt: skip
+    assert done.code == 0, done.err
+    assert "labels: no" in done.out and "20 examples to train on" in done.out
+    done = cli("evaluate", "r", "--data", premises, "--predictions", "p.jsonl")
+    assert done.code == 0, done.err
+    with open("p.jsonl") as file:
+        assert json.loads(file.readline())["input"] == "the cat | is cat"
+    assert "| is" in cli("predict", "r", "--data", premises).out
+    for words, sentence in [
+        (["--metric", "bleu"], "does not fit"),
+        (["--metric", "f_one"], "not a score that is known"),
+        (["--limit", 0], "--limit must be"),
+        (["--input", "a,c"], "no 'c'"),
+    ]:
+        done = cli("train", "--base", "tiny-encoder", "--data", premises, *how, *FEW, *words)
+        assert done.code == 2 and sentence in done.err, done.err
+
+
+def test_inputs_are_shortened_to_so_many_tokens():
+    _, tokenizer = tt.load("tiny-decoder-0.4m")
+    base = bases.Base("b", fresh("bert"), tokenizer, "encoder", "classification", tiny=True)
+    rows = [("the cat sat in the sun", "x"), (join("the cat sat in", "the"), "y"), ("a" * 90, "x")]
+    task = mp.tasks.make("t", "classify", train=[*rows, ("cat", "y")])
+    short, count = data.shortened(task, base, 5)
+    assert count == 2 and short.train[3].input == "cat"  # one unknown word is one token
+    assert short.train[0].input == "the cat sat in"  # and <bos>
+    assert len(tokenizer(short.train[1].input)["input_ids"]) <= 5
+    with pytest.raises(ValueError, match="too few"):
+        data.shortened(task, base, 1)
+    tags = mp.tasks.make("t", "tag", train=[("the cat sat in the sun", "a b a a a b")])
+    tagger = bases.Base("b", fresh("bert"), tokenizer, "encoder", "tagging", tiny=True)
+    assert data.shortened(tags, tagger, 5)[0].train[0] == ("the cat sat in", "a b a a")
+
+
+def test_what_is_in_both_splits_and_unknown_words_are_told(cli, scored):
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, "--dev", scored, "--kind",
+               "text-to-text", "--input", "text", "--target", "score", *FEW)  # fmt: skip
+    assert done.code == 2  # an encoder cannot write
+    done = cli("train", "--base", "tiny-decoder", "--data", scored, "--dev", scored, "--kind",
+               "text-to-text", "--input", "text", "--target", "score", *FEW)  # fmt: skip
+    assert "inputs of dev (100%) are in train" in done.out, done.err
+    assert "of the tokens of train are unknown" in done.out
+
+
+def test_one_answer_for_everything_is_told():
+    task = mp.tasks.make("t", "classify", train=[("a", "x"), ("b", "y")])
+    note = scoring.note_of_one_answer(task, ["x"] * 4, ["x", "x", "x", "y"])
+    assert "every answer is 'x', which is right for 75%" in note and "higher learning rate" in note
+    assert scoring.note_of_one_answer(task, ["x", "y"], ["y", "x"]) is None
