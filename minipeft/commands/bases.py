@@ -250,6 +250,14 @@ def _check_loaded(name, model, info, head, notes) -> bool:
     return any(key.startswith(heads) for key in fresh)
 
 
+def trunk_print(base: Base) -> str:
+    """A hash of the base without its head, which is fresh for a fresh task."""
+    from minipeft.model.anatomy import Anatomy
+    from minipeft.model.fingerprint import identity
+
+    return identity(base.model, tuple(Anatomy(base.model).heads()))["exact"]
+
+
 def _transformers():
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # asks nobody to convert pickles
     try:

@@ -62,7 +62,9 @@ def add(commands, arguments: list[str]) -> None:
         metavar="METHOD",
         help="names, with settings behind a colon: lora:rank=4 'adapter:bottleneck=8;norms=false'",
     )
-    parser.add_argument("--learning-rates", nargs="+", type=float, default=[1e-3], metavar="RATE")
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=float, metavar="RATE", help="default: each method's"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="SEED")
     data.add_flags(parser, dev=True)
     train.add_training_flags(parser)
@@ -73,9 +75,13 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.learning_rate is not None:
         raise ValueError("compare takes several rates: --learning-rates 1e-3 1e-2.")
-    for rate in given.learning_rates:
-        train.check_numbers(seeded(given, given.seed, rate))
     methods = {text: options.from_text(text) for text in dict.fromkeys(given.methods)}
+    rates = {
+        text: tuple(dict.fromkeys(given.learning_rates or [method.default_rate]))
+        for text, method in methods.items()
+    }
+    for rate in {rate for some in rates.values() for rate in some}:
+        train.check_numbers(seeded(given, given.seed, rate))
     task, test = data.training_task(given), test_examples(given)
     folder = Path(given.out)
     given.steps = train.steps_of(given, task)
@@ -84,7 +90,7 @@ def run(given: argparse.Namespace) -> int:
         (seed, text, rate)
         for seed in dict.fromkeys(given.seeds)
         for text in methods
-        for rate in dict.fromkeys(given.learning_rates)
+        for rate in rates[text]
     ]
     missing = [cell for cell in cells if read_cell(folder, cell) is None]
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them are there; in {folder}")

@@ -13,6 +13,7 @@ from minipeft.commands.bases import Base, Letters
 from minipeft.report import Table
 from minipeft.tasks import metrics, named_metrics, scoring
 from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.scoring import one_answer
 from minipeft.tasks.tasks import Task
 
 
@@ -79,7 +80,7 @@ def note_of_one_answer(
     task: Task, predictions: Sequence[str], targets: Sequence[str]
 ) -> str | None:
     """A sentence where every answer is the same although the targets differ."""
-    only = scoring.always(task, predictions, targets)
+    only = one_answer(task, predictions, targets)
     if only is None:
         return None
     wanted = " ".join(targets).split() if task.kind == "tag" else targets

@@ -8,10 +8,11 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, data, options, runs, scoring
+from minipeft.commands import bases, data, find_rate, options, runs, scoring
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -66,6 +67,11 @@ def add(commands, arguments: list[str]) -> None:
     )
     data.add_flags(parser, dev=True)
     add_training_flags(parser)
+    parser.add_argument(
+        "--find-rate",
+        action="store_true",
+        help="first try a few learning rates for a few steps each, show the curve, take the best",
+    )
     bases.add_flags(parser)
     kind = options.method_class(options.chosen(arguments, "LoRA"))
     options.add_flags(parser, kind)
@@ -80,7 +86,7 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     flag("--epochs", type=float, help="instead of --steps: times through the training examples")
     flag("--batch-size", type=int, default=16, help="examples of a batch (default %(default)s)")
     flag("--accumulate", type=int, default=1, help="batches of a step (default %(default)s)")
-    flag("--learning-rate", type=float, help="the highest one (default 0.001)")
+    flag("--learning-rate", type=float, help="the highest one (default: the method's)")
     flag("--warmup", type=float, default=0.1, help="share of the steps, or number of steps, in "
          "which the rate rises (default %(default)s)")  # fmt: skip
     flag("--schedule", choices=SCHEDULES, default="linear", help="after that (default %(default)s)")
@@ -106,9 +112,12 @@ def run(given: argparse.Namespace) -> int:
     method = with_template(method, given, base)
     scoring.named(given.metric, task.kind)
     task, shorter = data.shortened(task, base, given.max_length)
+    given.steps = steps_of(given, task)
+    if given.find_rate:
+        given.learning_rate = find_rate.find(base, method, task, given, folder)
+        given.find_rate = False  # a run that goes on has its rate
     tuner = mp.attach(base.model, method, "task", seed=given.seed)
     data.check_fits(task, base, extra=len(tuner.words or ()))
-    given.steps = steps_of(given, task)
     config = describe(given, config, base, method, task)
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     report = tuner.report()
@@ -122,9 +131,9 @@ def run(given: argparse.Namespace) -> int:
     if shorter:
         print(f"note: {shorter:,} inputs were longer than --max-length and are shortened.")
 
-    log = runs.Log(folder / runs.LOG)
+    log, always = runs.Log(folder / runs.LOG), []
     try:
-        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, log.watch)
+        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, log.watch, always)
     except KeyboardInterrupt:
         print(f"minipeft: stopped; go on with --resume {folder}", file=sys.stderr)
         return 130
@@ -132,6 +141,8 @@ def run(given: argparse.Namespace) -> int:
         log.close()
     finish(folder, config, history, tuner, report)
     print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
+    for note in find_rate.advice(history.losses, always, given.learning_rate):
+        print(note)
     print(f"In {folder}: adapter/, README.md (the model card), curves.png, log.jsonl")
     print(next_steps(folder, given, base, task))
     return 0
@@ -154,7 +165,8 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
     template = isinstance(settings.get("template"), str)  # which only the tokenizer can read
     method = None if template else options.make(kind, settings)
     given.base = bases.absolute(given.base)
-    given.learning_rate = 1e-3 if given.learning_rate is None else given.learning_rate
+    if given.learning_rate is None:
+        given.learning_rate = kind.default_rate
     check_numbers(given)
     wished = "example" if example is True else run_name(given.base, kind.__name__, given.data)
     folder = runs.fresh_folder(given.out, wished)
@@ -250,6 +262,7 @@ def with_template(method: Method | None, given: argparse.Namespace, base: bases.
 
 
 def steps_of(given: argparse.Namespace, task: Task) -> int:
+    """--steps, or as many as --epochs need."""
     if given.epochs is None:
         return given.steps or 500
     per_epoch = len(task.splits["train"]) / (given.batch_size * given.accumulate)
@@ -262,7 +275,9 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
     Raises:
         ValueError: a run that goes on finds another base than it began with.
     """
-    print_of_base = mp.fingerprint(base.model) if base.head == "language" else trunk_print(base)
+    print_of_base = (
+        mp.fingerprint(base.model) if base.head == "language" else bases.trunk_print(base)
+    )
     before = config.get("base", {}).get("fingerprint")
     if before not in (None, print_of_base):
         raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
@@ -296,16 +311,19 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
     }
 
 
-def trunk_print(base: bases.Base) -> str:
-    """A hash of the base without its head, which is fresh for a fresh task."""
-    from minipeft.model.anatomy import Anatomy
-    from minipeft.model.fingerprint import identity
+def fit(
+    tuner: Tuner,
+    task: Task,
+    base: bases.Base,
+    given,
+    checkpoint: Path | None = None,
+    watch: Callable[[mp.History], None] | None = None,
+    always: list[str | None] | None = None,
+) -> mp.History:
+    """Train with validation; the weights with the best first score are kept.
 
-    return identity(base.model, tuple(Anatomy(base.model).heads()))["exact"]
-
-
-def fit(tuner: Tuner, task: Task, base: bases.Base, given, checkpoint=None, watch=None):
-    """Train with validation; the weights with the best first score are kept."""
+    always: at every validation the one answer to all inputs, if it is one, is appended.
+    """
     letters = scoring.by_letters(base)
     inputs = [example.input for example in task.splits["dev"]]
     true = [example.target for example in task.splits["dev"]]
@@ -315,6 +333,8 @@ def fit(tuner: Tuner, task: Task, base: bases.Base, given, checkpoint=None, watc
         said = scoring.answers(
             task, base, inputs, progress=watch is not None and sys.stderr.isatty()
         )
+        if always is not None:
+            always.append(scoring.one_answer(task, said, true))
         return scoring.scores(task, said, true, letters, names, inputs)
 
     return mp.train(

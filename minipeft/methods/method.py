@@ -20,6 +20,7 @@ from torch import Tensor, nn
 class Method:
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
+    default_rate = 1e-3  # learning rate that the command line trains with, see docs/rates.md
     identity_at_start = True  # does the model answer as before when this is attached?
     compatibility: str | None = None  # "peft": it does what PEFT does, see the methods with prompts
 

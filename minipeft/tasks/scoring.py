@@ -72,7 +72,7 @@ def scores(
     return {"accuracy": metrics.exact(predictions, targets)}
 
 
-def always(task, predictions: Sequence[str], targets: Sequence[str]) -> str | None:
+def one_answer(task, predictions: Sequence[str], targets: Sequence[str]) -> str | None:
     """The one label, or number, that every prediction is although the targets differ; else None."""
     if task.kind not in ("classify", "tag", "regress"):
         return None

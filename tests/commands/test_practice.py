@@ -1,13 +1,14 @@
 """What practitioners bring: numbers, pairs of texts, long texts, scores by name."""
 
 import json
+from pathlib import Path
 
 import pytest
 from tiny_models import fresh
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.commands import bases, data, scoring
+from minipeft.commands import bases, data, find_rate, scoring
 from minipeft.tasks.encoding import join
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
@@ -103,3 +104,40 @@ def test_one_answer_for_everything_is_told():
     note = scoring.note_of_one_answer(task, ["x"] * 4, ["x", "x", "x", "y"])
     assert "every answer is 'x', which is right for 75%" in note and "higher learning rate" in note
     assert scoring.note_of_one_answer(task, ["x", "y"], ["y", "x"]) is None
+
+
+def test_rates_are_tried_and_the_best_one_is_trained_with(cli, scored):
+    how = ("--input", "text", "--target", "score", "--kind", "regression", "--steps", 30)
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, "--out", "r",
+               "--learning-rate", 1e-5, "--find-rate", "--dev-limit", 6)  # fmt: skip
+    assert done.code == 0, done.err
+    (chosen,) = [line for line in done.out.splitlines() if "this one" in line]
+    rate = float(chosen.split()[0])
+    assert rate > 1e-4  # the grid around 1e-5 was extended beyond its edge
+    assert "rates.png" in {path.name for path in Path("r").iterdir()}
+    config = json.loads(Path("r", "config.json").read_text())
+    assert config["options"]["learning_rate"] == rate and not config["options"]["find_rate"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "always", "rate", "expected"),
+    [
+        ([2.0] * 30, [None], 1e-4, "from 2 to 2: try --learning-rate 0.001"),
+        ([1.0] * 15 + [3.0] * 15, [None], 1e-1, "from 1 to 3: try --learning-rate 0.01"),
+        ([2.0] * 15 + [1.0] * 15, ["x", "x"], 1e-3, "answer on dev is 'x': try --learning-rate 0"),
+        ([2.0] * 15 + [1.0] * 15, ["x", None], 1e-3, None),
+        ([2.0] * 5, ["x"], 1e-3, None),
+    ],
+)
+def test_a_run_that_learnt_nothing_says_which_rate_to_try(losses, always, rate, expected):
+    notes = find_rate.advice(losses, always, rate)
+    assert (not notes) if expected is None else expected in notes[0]
+
+
+def test_every_method_has_a_rate_and_the_command_line_trains_with_it(cli, scored):
+    how = ("--input", "text", "--target", "score", "--kind", "regression")
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--method",
+               "prompttuning", "--length", 2, "--out", "r")  # fmt: skip
+    assert done.code == 0, done.err
+    config = json.loads(Path("r", "config.json").read_text())
+    assert config["options"]["learning_rate"] == mp.PromptTuning.default_rate

@@ -1,0 +1,117 @@
+"""`train --find-rate`: short runs at a few learning rates, and the curve of what they reached; and
+what a run that learnt nothing should try.
+
+Each run begins with the same seed and the same batches and is taken away again; the rate whose loss
+is lowest at the end is the one to train with. A best rate at an edge of the grid is followed
+further.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import minipeft as mp
+from minipeft.commands import bases, runs
+from minipeft.methods.method import Method
+from minipeft.report import Table
+from minipeft.tasks.tasks import Task
+from minipeft.training.gradients import Diverged
+
+FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the rate that the grid stands around
+EXTEND = 3  # so many rates more, at most, beyond an edge
+MOVED = 0.05  # a loss that has moved by less than this share of it has not moved
+SHARE, FEWEST, MOST = 0.2, 20, 100  # of the run's steps; and its limits
+
+
+def steps_of(steps: int) -> int:
+    """How long each of the short runs is."""
+    return min(steps, max(FEWEST, min(MOST, round(SHARE * steps))))
+
+
+def reached(losses: list[float]) -> float:
+    """Mean loss of the last quarter of a run; infinite where it is no number."""
+    last = losses[-max(1, len(losses) // 4) :]
+    mean = sum(last) / len(last)
+    return mean if math.isfinite(mean) else math.inf
+
+
+def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> float:
+    """The best of a grid around `given.learning_rate`; the curve goes into the run's folder.
+
+    The base is afterwards as it was.
+
+    Raises:
+        ValueError: no rate gave a finite loss.
+    """
+    steps, curve = steps_of(given.steps), {}
+
+    def try_rate(rate: float) -> None:
+        tuner = mp.attach(base.model, method, "rate", seed=given.seed)
+        batches = task.batches(
+            "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
+        )
+        try:
+            losses = mp.train(
+                tuner.model, batches, steps, rate, warmup=0.1, seed=given.seed,
+                clip=given.clip, weight_decay=given.weight_decay, accumulate=given.accumulate,
+                progress=sys.stderr.isatty(),
+            ).losses  # fmt: skip
+        except Diverged:
+            losses = [math.inf]
+        finally:
+            tuner.detach()
+        curve[rate] = reached(losses)
+
+    print(f"--find-rate: {steps} steps at each rate")
+    for factor in FACTORS:
+        try_rate(float(f"{factor * given.learning_rate:.3g}"))
+    for _ in range(EXTEND):
+        best, rates = min(curve, key=curve.get), sorted(curve)
+        if best not in (rates[0], rates[-1]):
+            break
+        try_rate(float(f"{best / 3 if best == rates[0] else best * 3:.3g}"))
+    best = min(curve, key=curve.get)
+    if curve[best] == math.inf:
+        raise ValueError(
+            "--find-rate: no learning rate gave a finite loss; look at the data, and try --dtype "
+            "float32."
+        )
+    rows = [
+        (f"{rate:g}", f"{loss:.4f}", "<- this one" if rate == best else "")
+        for rate, loss in sorted(curve.items())
+    ]
+    print(Table("loss at the end of a short run", ("learning rate", "loss", ""), rows))
+    runs.picture(folder / "rates.png", lambda axes: draw(axes, curve, best))
+    return best
+
+
+def draw(axes, curve: dict[float, float], best: float) -> None:
+    """Loss by learning rate."""
+    rows = [(rate, loss) for rate, loss in sorted(curve.items()) if math.isfinite(loss)]
+    axes.plot(*zip(*rows, strict=True), marker="o")
+    axes.axvline(best, linestyle=":", color="grey")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss at the end of a short run")
+
+
+def advice(losses: list[float], always: list[str | None], rate: float) -> list[str]:
+    """What a run that learnt nothing says: which rate to try.
+
+    Args:
+        losses: of every step.
+        always: the one answer to all inputs, at every validation; None where answers differ.
+        rate: the learning rate of the run.
+    """
+    if len(losses) < FEWEST:
+        return []
+    few = len(losses) // 10
+    first, last = sum(losses[:few]) / few, sum(losses[-few:]) / few
+    moved = f"the loss went from {first:.3g} to {last:.3g}"
+    if last > (1 + MOVED) * first:
+        return [f"note: {moved}: try --learning-rate {rate / 10:g}, or --find-rate."]
+    only = always[-1] if always and all(always) else None
+    if only is None and last < (1 - MOVED) * first:
+        return []
+    same = f", and every answer on dev is {only!r}" if only else ""
+    return [f"note: {moved}{same}: try --learning-rate {10 * rate:g}, or --find-rate."]
