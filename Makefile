@@ -3,7 +3,7 @@
 
 export PYTHON TORCH_INDEX ONLY FORCE FAST REAL WORKERS SOAK
 
-COMMANDS := help setup course fetch lab test machines bench soak lint format notebooks nbgrader otter pictures clean
+COMMANDS := help setup course fetch lab test machines bench soak lint format notebooks nbgrader otter slides pictures clean
 PYTHONS  := .venv/bin/python python3.11 python3.12 python3.13 python3 python
 
 .DEFAULT_GOAL := help

@@ -215,6 +215,11 @@ def otter(place, rest):
     place.build("otter")
 
 
+def slides(place, rest):
+    """write a presentation of each lesson, without running anything, to build/slides/"""
+    place.build("slides")
+
+
 def pictures(place, rest):
     """redraw docs/*.svg"""
     place.run("-m", "minipeft.course.pictures", "docs")
@@ -229,14 +234,14 @@ COMMANDS = {
     function.__name__: function
     for function in (
         *(setup, course, fetch, lab, check, test, machines, bench, soak, lint, format),
-        *(notebooks, nbgrader, otter, pictures, clean),
+        *(notebooks, nbgrader, otter, slides, pictures, clean),
     )
 }
 WITHOUT_SETUP = ("clean",)
 SETTINGS = """settings are variables of the environment (with make: make course ONLY=10):
   PYTHON=/path/to/python3.12   which interpreter .venv is made with (default: one that is found)
   TORCH_INDEX=https://...      where pip takes torch from, such as PyTorch's CPU-only index
-  ONLY=10                      for course and notebooks: one lesson
+  ONLY=10                      for course, notebooks and slides: one lesson
   FORCE=1                      for course and notebooks: execute even what is up to date
   FAST=1                       for course: few steps, into build/fast/: tests the code, no numbers
   REAL=0                       for course: without the real models (176 MB, fetched once)

@@ -8,6 +8,7 @@
     build.py publish           run what changed, write notebooks/*.ipynb and the exercises
     build.py nbgrader          write the exercises as a course of nbgrader, to build/nbgrader/
     build.py otter             write them as assignments of otter-grader, to build/otter/
+    build.py slides            write presentations of the committed notebooks to build/slides/
     build.py check             do the committed notebooks correspond to their sources?
 
 A lesson is run again only when something it depends on has changed: its source, the packages,
@@ -45,7 +46,7 @@ from builder.run import THREADS, CellFailed, Stopped, execute  # noqa: E402
 from minipeft.course import real  # noqa: E402
 
 MOST_BYTES = 1_000_000
-COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "check"]
+COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "slides", "check"]
 
 
 class Builder:
@@ -135,6 +136,14 @@ class Builder:
             text = content if isinstance(content, str) else _text(content)
             _write_text(folder / name, text)
         print(f"wrote {os.path.relpath(folder)}")
+        return 0
+
+    def slides(self, lessons: list[Lesson], folder: Path = ROOT / "build" / "slides") -> int:
+        """Write a presentation of every committed notebook."""
+        from builder.slides import write_slides
+
+        for path in write_slides(lessons, self.solutions, folder):
+            print(f"open {os.path.relpath(path)}")
         return 0
 
     def publish(self, lessons: list[Lesson], force: bool, threads: int, jobs: int = 1) -> int:
@@ -380,7 +389,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed = builder.publish(lessons, options.force, options.threads, jobs)
         elif options.command in ("nbgrader", "otter"):
             failed = builder.graders(options.command, lessons)
-        elif options.command in ("student", "work"):
+        elif options.command in ("student", "work", "slides"):
             failed = getattr(builder, options.command)(lessons)
         else:
             failed = builder.check(lessons)

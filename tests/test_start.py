@@ -126,6 +126,7 @@ def test_an_interrupted_set_up_is_done_again(computer, capsys):
           ["-m", "pytest", "-n", "4", "--dist", "worksteal"]]),
         ("soak", {"SOAK": "--seconds 20"}, [["-m", "soak", "--seconds", "20"]]),
         ("bench", {}, [["benchmarks/run.py"]]),
+        ("slides", {"ONLY": "10"}, [["notebooks/build.py", "slides", "--only", "10"]]),
     ],
 )  # fmt: skip
 def test_variables_reach_the_command(computer, platform, command, variables, runs):

@@ -5,7 +5,9 @@
     tables.py  fills in tables of equations and the lines of code that are these equations
     measure.py counts words, cells, lines and figures, against what the format allows
     run.py     executes a notebook in a fresh kernel
+    rendering.py  cells and Markdown as HTML that needs no network
     pages.py   writes the web pages of the course
+    slides.py  writes a presentation of each lesson
 
 `python notebooks/build.py --help` is the command; CONTRIBUTING.md tells how to write a lesson.
 """

@@ -6,7 +6,7 @@
 #     minutes: 1
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # A pretrained transformer is large, and it is the same for everybody. To *fine-tune* it for a task
 # used to mean: change every number in it and keep the whole changed copy, one copy per task.
 # **Parameter-efficient fine-tuning** freezes the model and trains something small beside it.
@@ -15,7 +15,7 @@
 # has one idea that puts them in order: **a frozen transformer has three doors, and every method is a
 # small module placed in one of them.**
 
-# %%
+# %% tags=["slide"]
 from minipeft.analysis import plots
 from minipeft.course.pictures import DOORS, three_doors
 
@@ -71,11 +71,11 @@ def write(ids, words=5):
 for prompt in ("the capital of peru is", "reverse : kite box bell =>", "copy : kite box bell =>"):
     print(f"{prompt:<28} {write(tokenizer.encode(prompt))}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # It can reverse a row of words, if it is told to by the word `reverse`. **Predict:** what does it write
 # when nobody tells it?
 
-# %%
+# %% tags=["slide"]
 bare = tokenizer.encode("kite box bell =>")  # <bos> kite box bell = >
 print(write(bare))
 
@@ -105,13 +105,13 @@ print(task.test[0])
 print("as it is:", score(), "  with the word:", score(*tokenizer.encode("reverse :")[1:]))
 before[:16]
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### Door 1: words
 # A *soft prompt* is new vocabulary: P rows are added to the embedding table, with ids $V, V+1, \dots$
 # Here the new rows are not trained yet. They are copies of the vectors of `reverse` and `:`, so that we
 # know what they ought to do.
 
-# %%
+# %% tags=["slide"]
 table = model.embeddings.words  # (V, C), frozen
 V = table.num_embeddings
 trigger = tokenizer.encode("reverse :", add_special_tokens=False)
@@ -122,7 +122,7 @@ bos, *rest = bare
 print(write([bos, V, V + 1, *rest]), "  ", score(V, V + 1))
 model.embeddings.words = table  # the door is closed again
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Nobody says that these rows must be the vectors of words. Prompt tuning (lesson 07) finds them by
 # gradient descent, and usually they are near no word at all.
 #
@@ -131,7 +131,7 @@ model.embeddings.words = table  # the door is closed again
 # token. Here we take the pairs that the model computes for `<bos> reverse :` and put them into each
 # layer's memory: P extra keys and values per layer, and the input stays as it was.
 
-# %%
+# %% tags=["slide"]
 cache: list = []
 with torch.no_grad():
     model(torch.tensor([tokenizer.encode("reverse :")]), cache=cache)
@@ -149,7 +149,7 @@ model.embeddings.positions = places
 for block in model.blocks:
     block.attention.memory = None  # the door is closed again
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Memory takes no position: the row still begins at 0, as if nothing stood before it. These pairs were made for a row that
 # begins at 3. Prefix-tuning (lesson 06) does not copy such pairs, it trains them for where the row is.
 #
@@ -160,7 +160,7 @@ for block in model.blocks:
 # %% fast="steps = 3"
 steps = 120
 
-# %%
+# %% tags=["slide"]
 tuner = mp.attach(model, mp.LoRA(rank=4, targets=("query", "value")), name="reverse", seed=0)
 print("before training:", write(bare), "  ", score())
 history = mp.train(
@@ -178,7 +178,7 @@ tuner.detach()
 print(write(bare))
 print("same bits:", mp.fingerprint(model) == before)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What a door holds
 #
 # How many numbers are trained? Simple formulas, with P = 20 and r = 8 on query and value:
@@ -186,7 +186,7 @@ print("same bits:", mp.fingerprint(model) == before)
 # $$ \text{words: } P\,C \qquad \text{memory: } 2\,L\,P\,C \qquad
 #    \text{weights: } 2\,L \cdot r\,(C + C) $$
 
-# %%
+# %% tags=["slide"]
 P, r = 20, 8
 models = {
     "tiny-decoder": (config.layers, config.width, config.vocab_size),

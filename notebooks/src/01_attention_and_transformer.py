@@ -6,7 +6,7 @@
 #     minutes: 2
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Every method of this course changes what happens inside a transformer. So we build one first. Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
 # words. Where tokens look at others, T ask and S may be asked.
 #
@@ -43,7 +43,7 @@ cosine = (F.normalize(some, dim=-1) @ F.normalize(some, dim=-1).T).triu(1)  # (1
 a, b = divmod(cosine.argmax().item(), len(words))
 print(f"most alike: {words[a]} and {words[b]}, cosine {cosine.max():.2f}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # A word vector says **where a word is used**. Opposites stand in the same places; the blocks must tell them apart.
 #
 # ## 2 · Attention is a soft lookup
@@ -62,7 +62,7 @@ print(f"most alike: {words[a]} and {words[b]}, cosine {cosine.max():.2f}")
 # **Predict** the three weights when the query is the zero vector, and when it is very long. And without the division
 # by $\sqrt{D}$: how much of the weight does the best of 16 *random* keys get in a wide head?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 pictures.lookup(lesson.largest_weights())
 
 # %% [markdown]
@@ -98,12 +98,12 @@ checks.attend(attend)
 # %%
 checks.causal_mask(causal_mask)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # **What if the mask is missing?** Two small decoders learn texts of *random* words, 16 to choose from. Nothing can
 # be known: an honest model cannot get below $\log 16 = 2.77$ nats per word. **Predict** the loss of the leaking
 # one in training, and on a word that is not there yet.
 
-# %%
+# %% tags=["slide"]
 losses, ninth = {"honest": [], "leaking": []}, {"honest": [], "leaking": []}
 for seed in seeds:
     for name, kind in (("honest", tt.Decoder), ("leaking", lesson.Leaking)):
@@ -145,7 +145,7 @@ try:  # what you wrote, with your attend and your mask in it, computes in the tr
 except NotImplementedError as error:
     print(error)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ### What heads look at, and which are missed
 #
 # `reverse : a b c d e f => f e d c b a .` Something must know the task, something must walk backwards.
@@ -153,7 +153,7 @@ except NotImplementedError as error:
 # writes, and the one that looks most at (or beside) the word it needs. Then each head in turn is silenced: the D columns of
 # $W_O$ that read it become 0. **Predict:** which heads can the model not do without? The same for facts?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 asked, answers = tinyland.puzzles("reverse", rows)
 six = [i for i, question in enumerate(asked) if len(question.split()) == 9]  # rows of six nouns
 batch = tokenizer([f"{asked[i]} {answers[i]}" for i in six])
@@ -305,7 +305,7 @@ print(f"GPT-2 small has {sum(p.numel() for p in small.parameters()):,} parameter
 for dtype, difference in (lesson.against_transformers(noise) or {}).items():
     print(f"logits in {dtype}: largest difference to transformers {difference:.0e}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 7 · Three families, and a test for leaks
 #
 # We do not draw masks, we *measure* them: change one token, see which states move. **Predict** the first three pictures:
@@ -316,7 +316,7 @@ for dtype, difference in (lesson.against_transformers(noise) or {}).items():
 # A to E are untrained decoders of one block. Give each its cause: `"off by one"` (a token sees the next one), `"turned"` (the
 # mask is upside down), `"no mask"`, `"heads"` (they are cut by `view(B, H, T, D)`), `"healthy"`.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 maps = lesson.families()
 ahead = maps["decoder"].triu(1).sum().item()
 pictures.seen(maps, f"An encoder sees everything. Of a decoder {ahead} states move with a later token. An "
@@ -365,14 +365,14 @@ for vector in (matrix[france].clone(), matrix[italy].clone(), matrix[france].clo
 # %%
 checks.put_in_front(put_in_front)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # We keep the pairs that every layer makes of `<bos> reverse :`, throw the text away, and put them in front of `cat sun tree
 # =>`, with your function. **Predict:** as good as the word itself, useless, or between?
 #
 # **Weights.** Around a linear map we may put any module that gives something of the same shape: here a factor. With factor 0
 # a sublayer is silent. **Predict:** which sublayers do facts need, which does reversing need?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 scores = {"nothing": {}, "memory": {}, "the word itself": {}}
 for name in tinyland.FUNCTIONS:
     bare = tinyland.puzzles(name, rows, trigger=False)
@@ -388,7 +388,7 @@ for name, score in right.items():
     for kind, row in zip(("attention", "FFN"), lesson.silent_sublayers(model, score), strict=True):
         print(f"{name + ', ' + kind:<32}" + "".join(f"{100 * share:>10.0f}" for share in row))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The pairs were copied from a place where they fitted; prefix-tuning *trains* pairs until they fit. LoRA, adapters and (IA)³
 # are such wrappers with something trained inside.
 #

@@ -43,7 +43,7 @@ for kind, texts in corpus.items():
         f"{kind:<11}{len(texts):>7,} documents {lesson.tokens_of(texts) / total:>5.0%} | {texts[7]}"
     )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 2 · One text, several lessons
 #
 # A text has no labels. A pretraining *objective* makes them: it hides something and asks for it. **Causal** (decoders): the
@@ -162,12 +162,12 @@ puzzle_floor = {"first": first, "noun": nouns[1], "answer": 0, "whole": first + 
 # %%
 checks.puzzle_floor(puzzle_floor)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The real puzzles have 2 to 6 nouns (so at each noun it also costs something that the row goes on) and a larger stock.
 # **Predict** the bars for `reverse : ...` with four nouns. And does `tiny-decoder`, which the course ships, pay less for
 # puzzles that it has read many times?
 
-# %%
+# %% tags=["slide"]
 floor = lesson.PuzzleFloor(corpus, tokenizer)
 shares = lesson.first_words([text for texts in corpus.values() for text in texts])
 unread = lesson.unseen_puzzles(rows)
@@ -210,7 +210,7 @@ print(f"those it has read are {gap:+.3f} cheaper: {by_heart} (margin 0.02)")
 # %%
 checks.learning_rate(learning_rate)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Our model reads two of the seven kinds, facts and puzzles, so that two minutes are enough. Every fortieth text is kept away from
 # it. **Predict** before you start it: what comes first, facts or puzzles? Are the puzzles learned one by one, or all at
 # once? And what will the texts look like that it makes up on its way?
@@ -240,7 +240,7 @@ def watched(step):
 losses = tt.pretrain(model, watched, steps, peak=recipe.peak, warmup=min(200, steps), seed=0)
 seen[steps] = lesson.abilities(model, tokenizer, kept_away, rows, countries)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 of_two = lesson.first_words(reading)  # of these two kinds only
 floors = {
     "facts": lesson.kind_floor(corpus, "facts", kinds),
@@ -270,7 +270,7 @@ table = {
 }
 pictures.bits(torch.tensor(list(table.values())) / math.log(2), list(table), every_kind)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Where pairs do badly, something must be carried over many words: the rule of a puzzle, the country in a fact. (A model may stand
 # a little below a floor: these are 200 texts of each kind, and it has read them.)
 #
@@ -281,7 +281,7 @@ pictures.bits(torch.tensor(list(table.values())) / math.log(2), list(table), eve
 # what the finished models can do (right), size and reading together. `follows` asks whether a claim follows from a premise
 # (yes, no, maybe), on texts that they *have* read. **Predict:** what does thirty times the size do better?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 asked = lesson.questions(corpus, rows, countries)
 results = {name: lesson.finished(name, asked) for name in sizes}
 shortest = min(result["steps"] for result in results.values())
@@ -298,7 +298,7 @@ for result in results.values():
     guessing += low <= 1 / 3 <= high
 print(f"follows: guessing (33 %) lies inside the interval of {guessing} of {len(results)} models")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Look at the number of steps before you say "the larger one knows more". With **one run per size** a jump between
 # neighbours may be the luck of a seed. *Other words for the same fact* are harder than the fact. And a skill can be nearly
 # missing on texts that were read: the answer to `follows` is one word among twenty, which the loss hardly notices.
@@ -308,7 +308,7 @@ print(f"follows: guessing (33 %) lies inside the interval of {guessing} of {len(
 # **The word that asks.** The model can reverse a row when the text says `reverse :`. Take the word away: `cat sun tree =>`.
 # **New combinations.** It can rotate and it can reverse; can it write the reverse of the rotated row? **Predict** both.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 score = lambda pair: tinyland.exact(pretrained, tokenizer, *pair)  # noqa: E731
 named = {name: score(tinyland.puzzles(name, rows)) for name in tinyland.FUNCTIONS}
 bare = {name: score(tinyland.puzzles(name, rows, trigger=False)) for name in tinyland.FUNCTIONS}
@@ -321,7 +321,7 @@ ids = tokenizer("cat sun tree box =>")["input_ids"]  # (1, T)
 said = tt.generate(pretrained, ids, max_new_tokens=8)[0, ids.shape[1] :]
 print("without its word, 'cat sun tree box =>' goes on with:", tokenizer.decode(said))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Two kinds of tasks follow, and the whole course uses them. **Latent**: the skill is there, what is missing is what calls it;
 # something very small should bring it back (lessons 06 to 09). **Novel**: the skill is not there; something must learn it
 # (lessons 05 and 10).
@@ -329,7 +329,7 @@ print("without its word, 'cat sun tree box =>' goes on with:", tokenizer.decode(
 # **The wording.** In the corpus a capital is told in six wordings of unequal frequency; others use the same words and were never
 # read. **Predict:** does the model know the capital, or the sentence?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 details = tasks.load("capital").details
 wordings = [(text, f"in the corpus, {share} %") for share, text in details["wordings"]]
 wordings += [(text, "never read") for text in details["unused_wordings"]]
@@ -337,7 +337,7 @@ usable = [(text, kind) for text, kind in wordings if "{x}" in text.split("{y}")[
 scores = [(score(tinyland.capitals(text, countries)), text, kind) for text, kind in usable]
 pictures.wordings(sorted(scores, reverse=True), countries)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # (How wide the spread is says little about wordings in general: these were picked out of about sixty because they differ so
 # much on this very model.) A written prompt is a lottery ticket. Lesson **04** draws more of them, lesson **08** lets
 # gradient descent write them.

@@ -6,12 +6,12 @@
 #     minutes: 4
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # **Transfer** means: do not start from random numbers. Take a model that has learnt something else, and go on
 # from there. Before the methods of this course there were three ways to do it, and they are still what all
 # later ones are compared with: train the **head** only, train the **top k layers**, or train **everything**.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.course import transfer_lesson as lesson
@@ -120,7 +120,7 @@ digits = vision.draw(vision.DIGITS, 3000, seed=2)
 mp.train(pretrained, batches(*digits, 0), DIGITS, learning_rate=3e-3, progress=False)
 print(f"new digits: {100 * accuracy(pretrained, *vision.draw(vision.DIGITS, 1000, 3)):.0f} % right")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Now the letters. A head for ten digits is of no use, so each arm gets a fresh one:
 #
 # | arm | convolutions start from | trained |
@@ -155,7 +155,7 @@ STARTS = "from scratch", "head only", "full"
 arms = {(start, size): RATES["pictures"] for start in STARTS for size in SIZES}
 letters = contest(arms, to_letters, [*SEEDS, 3], label="letters")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course import claims
 
 figure, axes = plots.figure()
@@ -325,11 +325,11 @@ checks.transfer_patients(transfer_patients)
 # %%
 checks.forgotten(forgotten)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The base knows capitals, and four string functions that are called by name. We train everything on the novel task, once,
 # and ask again. **Predict:** the task has no country in it; what becomes of the capitals?
 
-# %%
+# %% tags=["slide"]
 share_lost = lesson.written(forgotten, library.forgotten)
 with attached(base, METHODS["full"], seed=0):
     feed = TASKS["novel"].batches("train", tokenizer, batch_size=BATCH, seed=0)
@@ -342,7 +342,7 @@ for kind, probe in known.probes.items():
     print(f"{kind}: {100 * share:.0f} % forgotten")
     print(f"  {probe.test[example].input!r}: {then[example]!r} became {now[example]!r}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Nobody asked the model to forget. But the numbers that held the capitals were moved to do something else, and nothing
 # pulled them back. This is **catastrophic forgetting**, and one reason to leave the base alone. (Whether a capital is
 # gone, or only not said any more, these questions cannot tell.) From here on, *forgotten* is the mean of both kinds.
@@ -357,7 +357,7 @@ for kind, probe in known.probes.items():
 arms = {(task, method): RATES[method] for method in METHODS for task in TASKS}
 ladder = contest(arms, run, SEEDS, label="how much must be trained")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.report import Table
 
 trained = {method: ladder["novel", method].runs[0]["trained"] for method in METHODS}
@@ -499,11 +499,11 @@ for rate, (task, old) in kept.items():
 free = [rate for rate, (t, o) in kept.items() if t.verdict == "equal" and o.verdict == "better"]
 print("as good on the task and gentler:", ", ".join(f"{rate:g}" for rate in free) or "none, surely")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # A search for the best dev score does not see the second curve. Now the arms, all at one rate (left) and each at its own
 # best rate (right). **Predict:** is it a law that whoever trains less forgets less?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 even = {m: [run(("novel", m), ONE_RATE, seed) for seed in SEEDS] for m in METHODS}
 figure, panels = plots.figure(2, sharey=True)
 rise = {}
@@ -568,7 +568,7 @@ checks.adam_bytes(adam_bytes)
 # The library takes one real step with each and adds up every tensor that is there.
 lesson.ledger(base, {name: METHODS[name] for name in ("full", "top 1", "head only")}, batch)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Most of it is gradients and Adam's two means, and these belong to the *trained* numbers. Freezing saves them. It does not
 # save the weights: the frozen model must be there, and its forward pass be run. And a task is as large on disk as what
 # was trained for it: fifty tasks with full fine-tuning are fifty models.
@@ -615,7 +615,7 @@ if loaded:
     outcomes = contest(arms, run_real, SEEDS, label="MiniLM")
     print({arm.replace("\n", " "): f"rate {outcome.rate:g}" for arm, outcome in outcomes.items()})
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 if loaded:
     labels = [row.target for row in words.train]
     usual = max(words.labels, key=labels.count)

@@ -6,7 +6,7 @@
 #     minutes: 4
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The first door needs no training at all. You write words around your question, the model reads them,
 # and its next word is the answer. Nothing is stored but a sentence. Before we train prompts (lessons 06
 # to 09) we want to know how far *written* ones carry, and where they break.
@@ -30,7 +30,7 @@ model, tokenizer = tt.load("tiny-decoder")
 before = mp.fingerprint(model)
 QUESTIONS = ("the capital city of peru is called", "the capital city of peru is")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, panels = plots.figure(columns=2, height=2.6)
 for panel, text in zip(panels, QUESTIONS, strict=True):
     chances = written.next_logits(model, tokenizer, [text])[0].softmax(0)  # (V,)
@@ -123,7 +123,7 @@ checks.behind_last(behind_last)
 for side in ("behind", "before"):
     print(f"padding {side} the short rows: {share_right(side, behind_last):.2f}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## How far wordings lie apart
 #
 # The model was pretrained on six wordings of this fact; four of them end where the answer begins. We add
@@ -137,7 +137,7 @@ wordings = written.wordings(task)  # template -> was it read in pretraining?
 scores = {text: written.accuracy(model, tokenizer, text, task.test) for text in wordings}
 unread = [text for text, read in wordings.items() if not read and text != "{x}"]
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 order = sorted(scores, key=scores.get)
 figure, axes = plots.figure(width=8.6, height=5.6)
 colours = [plots.GREY if wordings[text] else plots.COLOURS["written prompt"] for text in order]
@@ -155,7 +155,7 @@ print(f"unread wordings: {100 * values[0]:.0f} to {100 * values[-1]:.0f} %, "
       f"half of them below {100 * values[len(values) // 2]:.0f} %")  # fmt: skip
 print(f"{len(same)} of {len(unread)} find less than one capital in ten")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## One wrong word
 #
 # The spread could have many causes. So we change a single word, by rule: each word of a template in turn
@@ -192,7 +192,7 @@ drop = experiments.difference(changed, [scores[template]] * len(seeds), CATASTRO
 print(f"\nthe worst place on dev is {word!r}; on test it costs {drop.text}")
 
 
-# %%
+# %% tags=["slide"]
 def verdict_of(drop):
     catastrophe = drop.verdict == "worse" and drop.mean <= -100 * CATASTROPHE
     return "true" if catastrophe else "undecided" if drop.verdict == "undecided" else "false"
@@ -235,7 +235,7 @@ claims.record(
 # %%
 checks.promising(promising)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Now the contest. A **person** thinks of five of the fourteen unread wordings (three draws) and keeps the
 # best on dev. The **search** starts from five random words and sees the answers of 40 countries.
 #
@@ -269,14 +269,14 @@ for name, prompts in (("written", by_hand), ("searched", by_search)):
 gap = experiments.difference(contest["searched"], contest["written"], MARGIN)
 print(f"searched - written: {gap.text}")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 axes = plots.figure(height=3.0)[1]
 for seed, result in searched.items():
     axes.plot(result.losses, label=f"search, seed {seed}")
 axes = plots.finish(axes, "words tried", "loss of the answers, nats", "Five words, one swap at a time",
              caption="The gradient names candidates, the model judges them.")  # fmt: skip
 
-# %%
+# %% tags=["slide"]
 meaning = {
     "better": "The machine wins: it sees answers, the person only guesses.",
     "worse": "The person wins: sense beats search at this length of the search.",
@@ -390,7 +390,7 @@ shots_bytes = layers * kept_heads * 2 * D * tokens * size  # a key and a value e
 # %%
 checks.shots_bytes(shots_bytes)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # It is paid again for every question and every user, and the window of the model is shorter by as much. A
 # prompt is free to store and dear to use; with LoRA it is the other way round.
 #
@@ -416,7 +416,7 @@ if loaded:
     }
     chosen = max(eleven, key=lambda text: eleven[text][0])
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 if loaded:
     order = sorted(eleven, key=lambda text: eleven[text][1])
     figure, axes = plots.figure(width=8.6, height=4.2)
@@ -521,7 +521,7 @@ if loaded:
 # %% tags=["hide-input"]
 written.passport(model, tokenizer, "reverse : {x}", skills["reverse"], joined)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
 # **Shown.** A frozen model answers or fails depending on words that mean the same to us. One word can cost

@@ -8,12 +8,12 @@
 #     attempts: 6
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Lesson 03 had a bad choice: train everything, and keep one whole copy of the model per task, or train the
 # top layers, and learn little. **Adapters** (Houlsby et al. 2019) are the first way out. All layers stay
 # frozen. Inside every layer stand two tiny networks, and only these learn.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course import adapters
 
 figure = adapters.block_with_adapters()
@@ -115,7 +115,7 @@ print(task.train[0])
 batch = task.batches("train", tokenizer, batch_size=32)(0)
 sanity_ladder(base, mp.Adapter(bottleneck=16), batch, steps=60)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Near the identity, but not the identity: the first weights are small random numbers (standard deviation
 # σ = 0.01), so the logits move a little. With `sigma=0`, $W_{up}$ starts at zero and they do not move at all.
 #
@@ -173,7 +173,7 @@ ladder = contest(RATES, run, SEEDS, label="quality against parameters")
 trained = {arm: outcome.runs[0]["trained"] for arm, outcome in ladder.items()}
 table(ladder)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 captions = (
     "Here, a little everywhere does not beat the top.",
     "A little everywhere beats much at the top.",
@@ -221,7 +221,7 @@ print(f"adapters, m from 1 to 64: {of_m}")
 # Are the adapters behind full fine-tuning for good, or only slower? m = 16, whose share of the numbers is next to the
 # paper's 3.6 %, and full fine-tuning, both at the rate that dev chose, four times as long:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 near = "adapter m = 16"
 long = {
     arm: [run(arm, ladder[arm].rate, seed, steps=LONG) for seed in SEEDS] for arm in (near, "full")
@@ -273,7 +273,7 @@ claims.record(
     else "undecided",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 3. What is the skip for?
 #
 # A common answer: *against vanishing gradients*, as in a deep ResNet. The paper says something else: it makes the
@@ -314,7 +314,7 @@ METHODS |= {arm: mp.Adapter(16, sigma=arm[1], skip=arm[0]) for arm in CLIFF}
 rates = RATES["adapter m = 16"][:2]
 cliff = contest({arm: rates for arm in CLIFF}, run, SEEDS, extend=0, label="the start")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure()
 for skip, label, look in ((True, "with the skip", "adapter"), (False, "without it", "base")):
     arms = [arm for arm in CLIFF if arm[0] is skip]
@@ -392,7 +392,7 @@ adapter_faults = {"A": "c", "B": "d", "C": "b", "D": "a"}
 # %%
 checks.adapter_faults(adapter_faults)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Look at their losses once more: most of them learn, only less, and none crashes. That is how such faults stay in a
 # program.
 #
@@ -401,7 +401,7 @@ checks.adapter_faults(adapter_faults)
 # **Predict:** the paper finds adapters good over a wide range of rates. Which of the two curves is wider? Counted are
 # the rates whose exact match is at least nine tenths of that of the curve's best one.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 pair = ["full", "adapter m = 16"]
 swept = {arm: [[run(arm, rate, seed)["test"] for seed in SEEDS] for rate in SPEEDS] for arm in pair}
 figure, axes = plots.figure()
@@ -634,7 +634,7 @@ claims.record(
     verdict="misleading" if work > 3 * numbers else "true",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The gradient passes backward through every frozen layer down to the lowest adapter. Saved are the gradients of the
 # frozen weights and Adam's two means of them; lesson 13 counts the rest. Where the seconds shrink less than the
 # products: the model is so small that sixteen small products more, and what stands around them, take time too.
@@ -679,7 +679,7 @@ if loaded:
     outcomes = contest(arms, run_real, SEEDS, extend=1, label="MiniLM")
     claims.show(table(outcomes))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 if loaded:
     counts = {arm: outcome.runs[0]["trained"] for arm, outcome in outcomes.items()}
     named = {f"{arm}\n{counts[arm]:,}": outcome.values() for arm, outcome in outcomes.items()}
@@ -711,7 +711,7 @@ from minipeft.course.passport import passport
 
 passport(mp.Adapter(16), RATES["adapter m = 16"], name="adapter", quick=QUICK)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
 # * An adapter is two small matrices with a bend between them, inside every layer; the base keeps its bits.

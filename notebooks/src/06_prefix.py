@@ -8,13 +8,13 @@
 #     attempts: 4
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # You can steer a language model by writing something in front of its input. In every layer, attention then reads the
 # keys and values of the words you wrote. **Prefix-tuning** (Li & Liang 2021, [arXiv 2101.00190](https://arxiv.org/abs/2101.00190))
 # leaves out the words and keeps the rest: in every layer stand $P$ pairs of a key and a value that no word has made. They
 # are numbers, and gradient descent finds them. The model is frozen. This is the **memory** door.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.prefix_pictures import prefix_picture
 
 figure = prefix_picture()
@@ -128,7 +128,7 @@ finally:
 batch = task.batches("train", tokenizer, batch_size=16)(0)
 mp.sanity_ladder(base, METHOD, batch, steps=LADDER)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # It is not: a prefix cannot say nothing. Each head gives it a share of its attention, and what goes there is missing
 # elsewhere. He et al. (2022, [arXiv 2110.04366](https://arxiv.org/abs/2110.04366), eq. 5) wrote this as an identity. With
 # $\lambda$, the share of a query's attention that falls on the prefix,
@@ -267,7 +267,7 @@ claims.record(
     lost=lost,
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Pairs ask as words do, if the text stands where it stood behind the words. The few misses come from a second `<bos>`:
 # the text still begins with one. Without the move, text and prefix share the positions 0 to 2, and most rows fail.
 #
@@ -294,7 +294,7 @@ tuner.save("runs/prefix")
 exact_with = task.score(base, tokenizer, "test", limit=100)["exact"]
 print(f"exact match {100 * exact_with:.0f} %; weights the same: {mp.fingerprint(base) == bits}")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.prefix_pictures import share_pictures
 
 start, end = (100 * share.mean().item() for share in shares.values())
@@ -385,7 +385,7 @@ claims.record(
     verdict="false" if without < exact_with and min(norms) > 0 else "undecided",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The file is refused by another base, and forced onto it the prefix is worth nothing. Against full fine-tuning it spares
 # the gradients and Adam's two means *of the base's numbers*. All of the base is in memory, and both passes go through
 # it, as with adapters.
@@ -401,7 +401,7 @@ claims.record(
 #
 # **Predict** the order for `headline`, a small summarization, and for `reverse`.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.experiments import contest, difference, table, trend
 
 ARROW = tokenizer.encode("=>")[-1]
@@ -453,7 +453,7 @@ right = plots.finish(
     f"{min(o.rate for o in headline.values()):g} and {max(o.rate for o in headline.values()):g}.",
 )  # fmt: skip
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 
 
 def verdict(says, *differences):
@@ -586,7 +586,7 @@ claims.record(
     else "not reproduced at this size",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 7. Few examples, and where the prefix starts
 #
 # Three starts for a prefix of length 3: random; the activations of words drawn from the vocabulary; those of words that
@@ -597,7 +597,7 @@ claims.record(
 # ($P = 10$, the words repeated); so `headline` is here, too. Three seeds had left most differences undecided, so it became
 # five. And the rate is chosen on 100 dev examples, also where only 10 are learnt from.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 SAY, ENDS = "words that say it", (SIZES[0], SIZES[-1])
 
 
@@ -741,7 +741,7 @@ from minipeft.course.passport import passport
 
 passport(METHOD, rates=[3e-3, 1e-2, 3e-2], name="prefix", quick=QUICK)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
 # * A prefix is $P$ pairs in each layer, made by one MLP that is thrown away. It is a second attention, and $\lambda$ is its

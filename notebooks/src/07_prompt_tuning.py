@@ -6,14 +6,14 @@
 #     minutes: 4
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Lesson 04 wrote prompts by hand: words that tell a frozen model what to do. One wrong word could spoil it, and a search over
 # words is slow, because words are discrete. **Prompt tuning** (Lester, Al-Rfou & Constant 2021,
 # [arXiv 2104.08691](https://arxiv.org/abs/2104.08691)) gives the words up. In front of the input stand $P$ *vectors*, as wide
 # as the vectors of words, and gradient descent finds them. Nothing else is trained. It is the smallest method of the course,
 # and the simplest user of the **words** door.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.prompt_tuning import picture
 
 figure = picture()
@@ -164,7 +164,7 @@ prompt_patients = {"A": "padding", "B": "detached", "C": "healthy", "D": "labels
 # %%
 checks.prompt_patients(prompt_patients)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # `tuner.wrap(batch)` does it right, and `mp.train` and `mp.generate` call it themselves.
 #
 # ## 2. Size, length and start
@@ -176,7 +176,7 @@ checks.prompt_patients(prompt_patients)
 #
 # **Predict:** at which sizes is the gap below five points? Which matters more in the smallest model, length or start?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from matplotlib import pyplot as plt
 
 from minipeft import plots
@@ -251,7 +251,7 @@ axes = plots.finish(
     caption=f"The gap to full fine-tuning over the four sizes: {gap_trend.text}.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, (left, right) = plots.figure(2, height=3.4, sharey=True)
 SHADES = ("#fbbf24", plots.COLOURS["prompt tuning"], "#78350f")
 for shift, (P, colour, marker) in enumerate(zip(LENGTHS, SHADES, "vos", strict=True)):
@@ -291,7 +291,7 @@ axes = plots.finish(
     f"{spread(ranges_by['start'][0])} → {spread(ranges_by['start'][-1])}.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 print("Prompt tuning (P = 5) minus full fine-tuning:")
 near = []
 for size, full, prompt in zip(SIZES, rows_of("full"), rows_of("P = 5"), strict=True):
@@ -343,7 +343,7 @@ claims.record(
     start=[list(row) for row in ranges_by["start"]],
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # **An honest word.** The paper's gap closes between 0.1 and 11 *billion* numbers; whatever gap we see lies below 3 *million*.
 # Our task is one that these models can do when they are asked; a soft word only has to ask. And 40 steps are few: the
 # dotted line is the same prompts with four times as many. A trend at this size is a reason to look at larger models; it is no
@@ -356,7 +356,7 @@ claims.record(
 # had two to four? With all examples, and with only 32; LoRA beside
 # the two. **Predict** the order on the longer rows.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 OOD_BASE = SIZES[-2]
 ARMS = {
     "prompt tuning": (mp.PromptTuning(5, start="vocabulary"), PROMPT),
@@ -514,7 +514,7 @@ claims.record(
     verdict={"worse": "false", "undecided": "undecided"}.get(drops.verdict, "true"),
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The words of a start are a place to begin. `reverse` may be among the nearest words: where one known word does the job, a
 # prompt can find it. Is a vector more than its nearest word? Does its place count? The note under the table answers.
 #
@@ -524,7 +524,7 @@ claims.record(
 # a row of nouns, two ask about a country, and none says what. Each gets its prompt. A sixth is trained on all five, in turns,
 # with as many steps for each. **Predict** the matrix. Can the sixth be good at all five?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 NAMES = ("reverse", "copy", "swap", "capital", "language")
 five = {name: mp.tasks.load(name) for name in NAMES}
 asked_of = {name: runs.rows_of(one, "test", tokenizer, base, rows=50) for name, one in five.items()}
@@ -597,11 +597,11 @@ print(f"logits apart by at most {apart_by:.0e}; exact match of the mixed batch {
 print(f"each task by itself {100 * own_scores[-1].mean():.0f} %")
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Prefix-tuning's paper says that its users can share a batch and that adapters' users cannot. Can they? Two tuners of
 # one method and rows without any, in one batch against separate runs:
 
-# %%
+# %% tags=["slide"]
 from minipeft.course.passport_facts import mixed_difference
 
 EVERY = {

@@ -6,7 +6,7 @@
 #     minutes: 6
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Lesson 04 ended with a problem: two sentences that mean the same to us score 0 and 98 per cent. The model
 # knows the capital of Peru, and whether it says so depends on words that nobody can justify.
 #
@@ -16,7 +16,7 @@
 # new: the pseudo tokens stand *around* the question, and their vectors come out of a small network, the
 # **prompt encoder**.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.p_tuning import picture
 
 figure = picture()
@@ -127,7 +127,7 @@ for kind in ("lstm", "mlp"):
     moved = lesson.coupling(Encoder(6, base.config.width, kind))  # |dh_i / de_j|, (6, 6)
     print(kind, [f"{size:.3f}" for size in moved[:, 5].tolist()])
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The BiLSTM couples the pseudo tokens, the near ones more than the far ones. The MLP treats each one alone.
 #
 # ## 3. Held-out countries
@@ -185,7 +185,7 @@ held_out = contest(arms, run, SEEDS)  # dev chooses each arm's rate, test tells
 patient = contest({"vectors alone, more steps": RATES}, lambda *job: run(*job, steps=MORE), SEEDS)
 table(held_out | patient)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft import plots
 
 figure, (left, right) = plots.figure(2, height=3.9)
@@ -219,7 +219,7 @@ plots.finish(
 # The conclusion in numbers, by the rule of this course: *better* when the 95 % interval of the paired
 # difference leaves out 0, *equal* when it lies inside ±3 points, otherwise *undecided*.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course import claims
 
 lstm, alone = held_out["BiLSTM"].values(), held_out["vectors alone"].values()
@@ -253,7 +253,7 @@ claims.record(
     good=good,
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The encoder is scaffolding. It makes the six vectors easy to find, and then it is thrown away. What it does
 # *not* do is raise the ceiling: compare the last line of the table.
 #
@@ -279,7 +279,7 @@ before = torch.tensor(on_test).std().item()  # over wordings
 after = torch.tensor(topped).std(dim=0).tolist()  # one per seed
 shrunk = difference(after, [before] * len(SEEDS), MARGIN, lower_is_better=True)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure(height=4.6, width=8.6)
 order = sorted(range(len(templates)), key=lambda i: on_test[i])
 for place, i in enumerate(order):
@@ -346,7 +346,7 @@ p_tuning_diagnosis = {
 # %%
 checks.p_tuning_diagnosis(p_tuning_diagnosis)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 6. Against fine-tuning and against prompt tuning
 #
 # "P-tuning beats fine-tuning" and "P-tuning beats prompt tuning" are often read off one table. On LAMA the
@@ -397,7 +397,7 @@ square |= contest(
 )
 table(square, ("test", "forgotten"))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, (left, right) = plots.figure(2, height=4.4, sharey=True)
 for place, (name, arm) in enumerate(reversed(square.items())):
     colour = (plots.look(name) or (plots.GREY,))[0]
@@ -417,7 +417,7 @@ plots.finish(
 for axes in (left, right):
     axes.set_xlim(0, 1.05)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 same = all(one["same"] for one in square["P-tuning"].runs)
 hot = [compete("P-tuning + embedding", square["P-tuning"].rate, seed) for seed in SEEDS]
 claims.record(
@@ -467,7 +467,7 @@ claims.record(
     verdict="true" if all(fair) else "misleading" if any(fair) else "false",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Read the verdicts with their rules. They are about *this* task, which the base knows already and only has to
 # be asked about: the friendliest case for a prompt. The passport below adds a task that the base has never seen.
 #
@@ -517,7 +517,7 @@ if loaded:
     smol = contest({"P-tuning on top": REAL_RATES}, real_run, REAL_SEEDS, extend=0)
     claims.show(table(smol))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 if loaded:
     hindsight = max(exact for _, (_, exact) in scored.values())
     learnt, n_seeds = smol["P-tuning on top"].values(), len(REAL_SEEDS)

@@ -6,7 +6,7 @@
 #     minutes: 4
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Soft words at the input (lessons 07 and 08) do well on very large models. On smaller ones they stay behind, and on
 # *tagging*, where every word gets a label, far behind. So the paper of this lesson says. **P-Tuning v2** (Liu et al. 2022,
 # [arXiv 2110.07602](https://arxiv.org/abs/2110.07602)) says that the prompt is not deep enough. It puts prompts into
@@ -15,7 +15,7 @@
 # You know the pairs already: they are those of prefix-tuning (lesson 06). Same door, **memory**. What is new is the use:
 # encoders, classification and tagging.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course import p_tuning_v2 as lesson
 
 figure = lesson.picture()
@@ -142,7 +142,7 @@ deep_patients = {"A": "late", "B": "head", "C": "healthy", "D": "size", "E": "la
 # %%
 checks.deep_patients(deep_patients)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 2. Does depth help where the model is small?
 #
 # `tags` on three decoders, each with a tagging head. Four arms, equally tuned: three rates each, more where the best is at
@@ -176,7 +176,7 @@ grid = {f"{size}, {name}": RATES[name] for size in SIZES for name in METHODS}
 sizes = contest(grid, sized, SEEDS, label="sizes")
 table(sizes)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.analysis import plots
 
 numbers = [sizes[f"{size}, full"].runs[0]["trained"] for size in SIZES]
@@ -242,7 +242,7 @@ claims.record(
 # %%
 lesson.start_table((*SIZES, "tiny-encoder"), tags, (1, LENGTH))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # A row of numbers near 0 has scores near 0, and weighs $e^0 = 1$ before the division. Where one such row takes more than
 # half of the attention, all real words together weigh less than it does. A small start is a quiet start only where scores
 # are high.
@@ -270,7 +270,7 @@ times = contest(
     {f"{name}, {n}": DEEP for name in BESIDE for n in TIMES}, timed, SEEDS, label="times"
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure(height=3.8, width=7.6)
 for name in BESIDE:
     look = (plots.GREY, "s") if "start" in name else ()
@@ -303,7 +303,7 @@ display(
     )
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The grey line is the price of the start: the same head, reading through a prompt that says nothing. Training the prompt
 # must pay this back before it gains anything. In few steps a deep prompt is measured by its start, not by its depth.
 #
@@ -340,7 +340,7 @@ grid |= {f"tags, {form}": RATES["P-Tuning v2"] for form in DEPTHS}
 forms = contest(grid, formed, SEEDS, label="forms")
 table(forms)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 plain = f"P = {LENGTH}"
 figure, (left, right) = plots.figure(2, height=3.8)
 for name, colour, marker in (
@@ -414,7 +414,7 @@ claims.record(
     else "undecided" if seen == {"undecided"} else "false",
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 5. A head, or a word?
 #
 # P-Tuning v2 is said to drop "the prediction of verbs". The word in the paper is **verbalizer**: the map from labels to
@@ -462,7 +462,7 @@ for seed in SEEDS:
         ]
     )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 word = difference(answers["verbalizer"].values(), answers["head"].values(), MARGIN)
 likelier = difference(
     answers["verbalizer, likely words"].values(), answers["head"].values(), MARGIN
@@ -521,7 +521,7 @@ if loaded:
     outcomes = contest(arms, run_real, SEEDS, label="MiniLM")
     claims.show(table(outcomes))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 small = {"tags, encoder": None, "mentions-food": None}
 for name, (task, head) in BOTH.items():
     full = contest(
@@ -559,7 +559,7 @@ claims.record(
     else "undecided" if {"undecided", "better"} & set(seen) else "false",
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # The paper's table says 89.5 on RTE with RoBERTa-large, against 86.6 for full fine-tuning. The authors' own later run, in
 # their repository, says 86.6 for P-Tuning v2: equal. Both are single numbers, without an interval.
 #

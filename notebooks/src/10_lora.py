@@ -6,12 +6,12 @@
 #     minutes: 6
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Full fine-tuning moves every number of a matrix. **LoRA** (*low-rank adaptation*, Hu et al. 2021,
 # [arXiv 2106.09685](https://arxiv.org/abs/2106.09685)) leaves the matrix alone and trains a narrow **detour** around it:
 # first down to $r$ numbers, then up again. It comes in by the **weights** door.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.lora_pictures import detour_picture
 
 figure = detour_picture()
@@ -137,11 +137,11 @@ for when in ("at the start", "once B has moved"):
     )
     torch.nn.init.normal_(patch.B)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Look at your two formulas once more. **Predict** this table of four starts: which of them leaves the model as it is? Which of
 # them can learn at step 1, at step 2, ever?
 
-# %%
+# %% tags=["slide"]
 lesson.first_steps(base, LORA, batch)
 
 # %% [markdown]
@@ -198,7 +198,7 @@ plots.finish(
 )
 print(f"r < 4: at most {100 * excess:.2g} % above the floor;  r >= 4: at most {worst:.0e} is left")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # What this does **not** say: that the change which a *task* asks for has low rank. Nature must be asked, in part 4.
 #
 # ## 3. Which learning rate?
@@ -228,7 +228,7 @@ ARMS = [*LORAS, "full"]
 jobs = [(arm, rate, seed) for arm in ARMS for rate in RATES for seed in FEW]
 measured = dict(zip(jobs, run(jobs), strict=True))
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure()
 axes.set_yscale("log")
 dev = {
@@ -266,7 +266,7 @@ claims.record(
     multiples=list(middle.values()),
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 4. How much rank does the task need?
 #
 # **Claims: a few numbers are nearly the best, and more keep improving it. LoRA is as good as full fine-tuning.** We look with both
@@ -281,7 +281,7 @@ trained, weights = lesson.weigh(base, {**LORAS, "full": mp.FullFineTuning()})
 claims.show(table(ranks))
 weights
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, (left_axes, right_axes) = plots.figure(columns=2)
 for axes, values in (
     (left_axes, {arm: outcome.values() for arm, outcome in ranks.items()}),
@@ -326,7 +326,7 @@ claims.record(
     SAME.get(against.verdict, "undecided"),
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 5. Which maps?
 #
 # **Claim: LoRA sits on the feed-forward layers.** The equation says "a linear map", no more. Every place gets the same number of trained
@@ -347,7 +347,7 @@ many = runs.side_by_side((base, tokenizer), METHODS, task, STEPS, **given)
 placed = contest(dict.fromkeys(PLACES, RATES[-4:-1]), many, FEW, together=True)
 scores = {place: outcome.values() for place, outcome in placed.items()}
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 axes = plots.bars(scores, ylabel="exact match, test", title="the same budget", limits=(0, 1))
 on_dev = {place: outcome.tried[outcome.rate] for place, outcome in placed.items()}
 attention = min(("query", "value", "query, value", "output"), key=on_dev.get)
@@ -366,7 +366,7 @@ claims.record(
     verdict={"equal": "false", "better": "false", "worse": "true"}.get(inside.verdict, "undecided"),
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Another task may order the places differently. (The paper, on GPT-3: query alone 70.4, value alone 73.0, both 73.7.)
 #
 # ## 6. When is it full?
@@ -398,7 +398,7 @@ learnt = {
     for count in FACTS
 }
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure()
 known_by_heart = {
     arm: [learnt[count][arm].values() for count in FACTS] for arm in (*STORES, "full")

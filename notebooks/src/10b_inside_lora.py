@@ -53,7 +53,7 @@ full = [
 ]
 print(f"{len(maps)} maps of {C} x {C}, {len(SEEDS)} seeds")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 1. How many directions does full fine-tuning use?
 #
 # It was free to use all 80 in every map. **Predict:** which share of its change do the strongest 8 directions hold?
@@ -65,7 +65,7 @@ held = {
     "random": [inside.energies({n: torch.randn(C, C) for n in maps})[:32]],
 }
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, (left, right) = plots.figure(columns=2)
 one_map = "blocks.1.attention.value"
 matrices = {
@@ -105,7 +105,7 @@ inside.conclude(
     "That LoRA solves the task with fewer says that it need not copy this change.",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 2. Do two runs find the same directions?
 #
 # The paper's equation 4 compares the subspace of the $i$ strongest directions of one change with the $j$ strongest of another:
@@ -147,7 +147,7 @@ overlaps = {"contained": 2 / min(i, j), "half": 1 / min(i, j), "chance": i * (j 
 # %%
 checks.overlaps(overlaps)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Now for all maps. Two seeds differ in the first $A$ and in the order of the data. (With the *same* seed, $A$ would be equal from the
 # start, and a high $\phi$ would mean nothing.) **Predict:** which is larger, the similarity of what two runs *read* (rows of $A$, random at
 # the start) or of what they *write* (columns of $B$, zero at the start)?
@@ -166,7 +166,7 @@ similar = {
     for side in ("in", "out")
 }
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, panels = plots.figure(columns=3, rows=2, height=3.0)
 for row, side in zip(panels, ("in", "out"), strict=True):
     for axes, name in zip(row, COMPARED, strict=True):
@@ -246,14 +246,14 @@ inside.conclude(
     "LoRA amplifies what was faint." if times > 2 else "LoRA works where the base was strong.",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 4. Is it a rotation?
 #
 # **Claim: LoRA is a rotation along eigenvectors.** A rotation would be $W_0 + \Delta W = R W_0$ (or $W_0 R$) with an orthogonal $R$. The best $R$ is
 # known in closed form (Procrustes), so we can ask which share of the update *no* rotation explains. And "along eigenvectors"? We ask whether the
 # update reads the strong directions of $W_0$. **Predict:** which share is left? A random update of the same rank and length stands beside it.
 
-# %%
+# %% tags=["slide"]
 turned = [
     inside.rotation(one, weights, 8, seed) for seed, one in zip(SEEDS, changes[8], strict=True)
 ]
@@ -274,7 +274,7 @@ claims.record(
     else "misleading",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # What is true in the sentence: every matrix of rank $r$ has $r$ singular directions, also $BA$. They are directions of $BA$, not
 # eigenvectors of $W_0$, and nothing in the equation keeps lengths.
 #
@@ -290,7 +290,7 @@ four = {name: (loras[8], start) for name, start in STARTS.items()}
 run = runs.side_by_side(pair, four, task, STEPS, **given)
 started = contest(dict.fromkeys(four, [3e-3, 1e-2, 3e-2]), run, SEEDS, together=True)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure, axes = plots.figure()
 axes.set_yscale("log")
 colours = (plots.COLOURS["LoRA"], plots.COLOURS["PiSSA"], plots.GREY, plots.COLOURS["full"])
@@ -318,7 +318,7 @@ inside.conclude(
     else f"The paper's choice against the other way round: {change}.",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # (Hayou et al. 2024, [arXiv 2406.08447](https://arxiv.org/abs/2406.08447), argue that in very wide models the paper's choice stands
 # larger rates.)
 #
@@ -340,7 +340,7 @@ for title, methods in SCALES.items():
     results = runs.side_by_side(pair, methods, task, HEAT_STEPS, **given)(grid)
     heat[title] = {job: result["dev"] for job, result in zip(grid, results, strict=True)}
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 from minipeft.course.experiments import trend
 from minipeft.course.lora import valley
 
@@ -382,7 +382,7 @@ plots.add_caption(figure, f"Red: the best rate of a row, after {HEAT_STEPS} step
 print("\n".join(said))
 inside.conclude(conclusion)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
 # * A change of low rank is a handful of directions that are read and written; what full fine-tuning changes is a handful and a long tail.

@@ -6,7 +6,7 @@
 #     minutes: 1
 # ---
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # No line is red. The loss is a number, the file is written, the run is done. And nothing was learnt, or it was learnt and
 # lost on the way out. Fine-tuning a frozen model has many such faults, because most of the model is *meant* to stand still:
 # nobody notices when a little more of it does.
@@ -37,7 +37,7 @@ for name, tensor in run.model.named_parameters():
     if ".patches." in name and "blocks.0" in name:
         print(f"{name.split('attention.')[-1]:45} gradient {tensor.grad.norm():.1e}")
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Three questions belong to every run, whatever its loss says:
 #
 # 1. **Does a gradient come to every new tensor?** At the first step LoRA's $A$ gets none, since $B = 0$. So look after the
@@ -53,7 +53,7 @@ for name, tensor in run.model.named_parameters():
 # **Predict**, before you run the cell: the loss of three of the five does not fall at all, or hardly. The loss of the two
 # others falls. How can a loss fall while most new tensors learn nothing?
 
-# %%
+# %% tags=["slide"]
 charts.chart_one(museum.FIRST, steps)
 
 # %% [markdown]
@@ -85,7 +85,7 @@ checks.room_one(room_one)
 # It works on a model that was tuned here and on one that 🤗 PEFT has wrapped. What it finds is one sentence each, with what
 # to do.
 
-# %%
+# %% tags=["slide"]
 run = museum.exhibit("checkpointing")  # run A
 before = mp.fingerprint(run.model)
 print(mp.doctor(run.model, run.batch))
@@ -97,7 +97,7 @@ print("the same model afterwards:", mp.fingerprint(run.model) == before)
 # %%
 charts.answers_of(museum.FIRST)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 4. A number by hand: the step that is lost
 #
 # Run C has a gradient everywhere and a rate of 0.00001. Its weights are bfloat16: 8 bits for the digits, of which
@@ -117,7 +117,7 @@ smallest_step = gap / 2
 # %%
 checks.smallest_step(smallest_step)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure = charts.steps_that_move([10 ** (power / 4) for power in range(-32, -7)])
 
 # %% [markdown]
@@ -147,7 +147,7 @@ labels = museum.exhibit("labels").batch["labels"]
 print("labels that are not -100:", int((labels != -100).sum()))
 print("asked for:", int(asked_for(labels, shifted=True).sum()))
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 6. Room two: the loss falls, and something is wrong all the same
 #
 # Runs F to J train well. The chart asks what becomes of their answers. "Merged by hand" adds $s\,BA$ to the weights, as a
@@ -156,10 +156,10 @@ print("asked for:", int(asked_for(labels, shifted=True).sum()))
 #
 # **Predict**: which of these faults would you notice on the day of training, and which a month later?
 
-# %%
+# %% tags=["slide"]
 charts.chart_two(museum.SECOND, steps)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # None on the day of training: the loss of each falls as it should. Two show when the model leaves the process (merged, or
 # loaded). One shows when rows of other lengths come. And two never show: the model is only worse than it could be.
 #
@@ -186,7 +186,7 @@ for kind in ("head", "tied weights"):
     print(charts.examined(museum.exhibit(kind)), "\n")
 charts.answers_of(museum.SECOND)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # This library refuses to merge into a tied matrix. Others do it with a warning, or without. That is why the doctor tells you
 # before, and not the merge.
 #
@@ -195,7 +195,7 @@ charts.answers_of(museum.SECOND)
 # A doctor who finds something in everybody helps as little as one who finds nothing. So every examination is tested from two
 # sides: on broken runs, and on healthy runs of every method and many architectures, where it must be silent.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "slide"]
 figure = charts.who_sees_what(museum.FIRST | museum.SECOND)
 
 # %% [markdown]
@@ -217,7 +217,7 @@ tuner.save("runs/zero")
 code = main(["doctor", "runs/zero", "--base", "tiny-decoder-0.4m"])
 print("\nexit code:", code)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # `python -m minipeft doctor runs/mine --data mine.jsonl` is the line for your own runs.
 #
 # ## What this lesson showed, and what it did not
