@@ -9,6 +9,7 @@
     build.py nbgrader          write the exercises as a course of nbgrader, to build/nbgrader/
     build.py otter             write them as assignments of otter-grader, to build/otter/
     build.py slides            write presentations of the committed notebooks to build/slides/
+    build.py docs              write the pages of docs/ that are made from the lessons
     build.py check             do the committed notebooks correspond to their sources?
 
 A lesson is run again only when something it depends on has changed: its source, the packages,
@@ -46,7 +47,7 @@ from builder.run import THREADS, CellFailed, Stopped, execute  # noqa: E402
 from minipeft.course import real  # noqa: E402
 
 MOST_BYTES = 1_000_000
-COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "slides", "check"]
+COMMANDS = ["course", "work", "student", "publish", "nbgrader", "otter", "slides", "docs", "check"]
 
 
 class Builder:
@@ -144,6 +145,14 @@ class Builder:
 
         for path in write_slides(lessons, self.solutions, folder):
             print(f"open {os.path.relpath(path)}")
+        return 0
+
+    def docs(self, lessons: list[Lesson], folder: Path = ROOT / "docs") -> int:
+        """Write the pages of docs/ that are made from all lessons."""
+        from builder.docs import write_docs
+
+        for path in write_docs(self.lessons(), self.solutions, folder):
+            print(f"  wrote {os.path.relpath(path)}")
         return 0
 
     def publish(self, lessons: list[Lesson], force: bool, threads: int, jobs: int = 1) -> int:
@@ -389,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
             failed = builder.publish(lessons, options.force, options.threads, jobs)
         elif options.command in ("nbgrader", "otter"):
             failed = builder.graders(options.command, lessons)
-        elif options.command in ("student", "work", "slides"):
+        elif options.command in ("student", "work", "slides", "docs"):
             failed = getattr(builder, options.command)(lessons)
         else:
             failed = builder.check(lessons)

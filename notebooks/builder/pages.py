@@ -10,10 +10,13 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from builder import docs
 from builder.cut import ROOT
+from builder.docs import PAGES, sitting
 from builder.lesson import Lesson
 from builder.measure import measure
 from builder.rendering import escaped, inline, page, rendered, write_page
+from builder.slides import write_slides
 from minipeft.course import claims
 
 
@@ -28,6 +31,9 @@ def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Pat
         write_page(folder / f"{lesson.slug}.html", _lesson_page(lesson, notebook, before, after))
     slugs = [lesson.slug for lesson in done]
     write_page(folder / "claims.html", _claims_page(claims.records(folder), slugs))
+    for name, text in docs.html_pages(lessons, folder, folder).items():
+        write_page(folder / name, text)
+    write_slides(done, folder, folder / "slides")
     index = folder / "index.html"
     write_page(index, _index_page(lessons, folder, exercises))
     return index
@@ -39,6 +45,7 @@ def _lesson_page(
     links = [
         '<a href="index.html">All lessons</a>',
         '<a href="claims.html">Claims</a>',
+        '<a href="results.html">Results</a>',
         "<span></span>",
     ]
     if before:
@@ -61,6 +68,7 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
             took = f"{lesson.minutes:g} min (here {seconds} s)"
             size = _size(measure(lesson, notebook))
             name = f'<a href="{lesson.slug}.html">{name}</a>'
+            size += f', <a href="slides/{lesson.slug}.html">slides</a>'
         write = ""
         if lesson.exercises:
             target = os.path.relpath(exercises / f"{lesson.slug}.ipynb", folder)
@@ -70,9 +78,13 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
         rows.append(
             f"<tr><td>{name}<br><small class=soft>{size}</small></td>"
             f"<td>{inline(lesson.question)}</td>"
-            f'<td class="number">{_sitting(lesson)}</td><td class="number">{took}</td>'
+            f'<td class="number">{sitting(lesson)}</td><td class="number">{took}</td>'
             f"<td>{write}</td></tr>"
         )
+    others = "".join(
+        f'<li><a href="{Path(name).stem}.html">{escaped(says)}</a></li>'
+        for name, says in PAGES.items()
+    )
     body = f"""<main><h1>minipeft</h1>
 <p>A frozen transformer has three doors: its <b>words</b>, its <b>memory</b> and its
 <b>weights</b>. Every method of parameter-efficient fine-tuning is a small module placed in one of
@@ -81,21 +93,12 @@ them.</p>
 <table><tr><th>Lesson</th><th>Its question</th><th class="number">For you</th>
 <th class="number">Runs in</th><th>Exercises</th></tr>
 {"".join(rows)}</table>
-<p><a href="claims.html">What people say about these methods</a>: {len(claims.CLAIMS)} claims with
-their sources, and what the lessons measured.</p>
+<ul>{others}</ul>
 <p class="soft">The pages show the solutions with the outputs of the run on this machine. To work on
 the lessons, run <code>python start.py lab</code>: it puts a copy of each exercise notebook into
 <code>work/</code> and opens JupyterLab there. To check your work, run
 <code>python start.py check work/NOTEBOOK</code>.</p></main>"""
     return page("minipeft: the course", body)
-
-
-def _sitting(lesson: Lesson) -> str:
-    """How long a reader needs: as it was tried, else what the exercises plan."""
-    if "sitting" in lesson.tried:
-        return f"{lesson.tried['sitting']:g} min"
-    planned = sum(exercise.minutes for exercise in lesson.exercises.values())
-    return f"exercises {planned:g} min" if planned else ""
 
 
 def _size(measured: dict[str, int]) -> str:
@@ -138,5 +141,5 @@ lessons measured. The verdicts are read from the outputs of the notebooks; {answ
 
 def _picture() -> str:
     """The three doors, as SVG to put into a page."""
-    text = (ROOT / "docs" / "three_doors.svg").readescaped(encoding="utf-8")
+    text = (ROOT / "docs" / "three_doors.svg").read_text(encoding="utf-8")
     return text[text.index("<svg") :]

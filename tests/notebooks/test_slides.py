@@ -68,10 +68,10 @@ def executed(lesson):
 
 def test_a_presentation_asks_shows_and_answers_in_this_order(lesson):
     page = slides.presentation(lesson, executed(lesson))
-    shown = re.findall(r"<section.*?</section>", page, re.DOTALL)
-    kinds = [re.search(r'class="([\w ]+)"', slide)[1] for slide in shown]
+    every = re.findall(r"<section.*?</section>", page, re.DOTALL)
+    kinds = [re.search(r'class="([\w ]+)"', slide)[1] for slide in every]
     assert kinds == ["title", "text", "text", "text output", "picture", "answer"]
-    title, before, question, printed, picture, answer = shown
+    title, before, question, printed, picture, answer = every
     assert "05 · Toy &lt;or not&gt;" in title and "<math" in title
     assert "A second one." in before and "third" not in before
     assert "Is it so?" in question and question.count("<math") == 2
