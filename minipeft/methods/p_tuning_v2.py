@@ -130,3 +130,6 @@ class PTuningV2(Method):
 
     def notes(self, tuner) -> list[str]:
         return prefix_options.notes(self)
+
+
+PTuningV2.default_rate = 1e-2  # as of Prefix: the same rows of keys and values

@@ -140,6 +140,8 @@ class Prefix(Method):
         ValueError: when a value is impossible, alone or beside the others.
     """
 
+    default_rate = 1e-2  # lesson 06: 0.01 to 0.03 is good
+
     length: int = 10
     hidden: int | None = 512
     dropout: float = 0.0

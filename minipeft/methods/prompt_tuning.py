@@ -89,6 +89,9 @@ class PromptTuning(Method):
         ValueError: when a value is impossible.
     """
 
+    # SST-2 with MiniLM, 300 steps: 71 % (51 % at 1e-3); lesson 07: 0.01 to 3 is good
+    default_rate = 5e-2
+
     length: int = 20
     start: str = "random"
     scale: float = 0.5
