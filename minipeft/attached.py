@@ -11,7 +11,7 @@ record `model.minipeft`, and follows from four rules:
     training     Only one tuner trains a base parameter in place, and nothing is merged into it
                  meanwhile; its first value is kept in `Tuner.base_values`.
     sharing      Of two models around one backbone only one can have tuners (`check_alone` in
-                 minipeft/in_training.py).
+                 minipeft/attaching/in_training.py).
 
 A copy of a model (`copy.deepcopy`, `pickle`, `torch.save`) has a record and tuners of its own: what
 hooks and patches keep is made of plain functions and objects. `torch.compile` goes on past them,
@@ -31,18 +31,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from minipeft.attaching.in_training import WITH_TUNERS, record_of, tuners
 from minipeft.doors.copies import CopyDoor
 from minipeft.doors.door import Door, Originals, bottom, doors, walk
 from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.rows import Routing
 from minipeft.doors.weights import WeightDoor
 from minipeft.doors.words import WordDoor
-from minipeft.in_training import WITH_TUNERS, record_of, tuners
 from minipeft.model.anatomy import Anatomy
 
 if TYPE_CHECKING:
     from minipeft.doors.hub_attention import OpenedAttention
-    from minipeft.reach import Reach
+    from minipeft.passes.reach import Reach
     from minipeft.tuner import Tuner
 
 WAIT = 60  # seconds that a thread waits for the lock

@@ -3,7 +3,7 @@
     with route(model, ["a", None, "b"]): model(**batch)      one pass, a tuner per row
     batch = wrap(model, batch)                               soft prompts in, positions counted
 
-A model with tuners wraps a batch by itself when it is called (see minipeft.reach).
+A model with tuners wraps a batch by itself when it is called (see minipeft.passes.reach).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of, forward_lock
-from minipeft.call_arguments import takes
+from minipeft.attaching.in_training import active, record_of, tuners
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
 from minipeft.doors.rows import Routing
 from minipeft.doors.words import choice_by_choice, is_left_padded, mask_of, together
-from minipeft.in_training import active, record_of, tuners
 from minipeft.model.libraries import unwrapped
+from minipeft.passes.call_arguments import takes
 
 
 @contextmanager

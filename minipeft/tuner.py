@@ -16,24 +16,24 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from minipeft import state
 from minipeft.attached import Attached, finish, tuners
-from minipeft.batch_wrapping import BatchWrapping
+from minipeft.attaching import state
+from minipeft.attaching.in_training import WITH_TUNERS, changed, check_alone, digest, update
+from minipeft.attaching.installing import Installer, Share, heads_to_train
+from minipeft.attaching.refusals import check_attach, check_merge
 from minipeft.contexts import seeded
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
 from minipeft.doors.rounding import lost_share, tell
-from minipeft.in_training import WITH_TUNERS, changed, check_alone, digest, update
-from minipeft.installing import Installer, Share, heads_to_train
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
 from minipeft.model.libraries import unwrapped
 from minipeft.model.sites import Place, name_of
-from minipeft.reach import Reach
-from minipeft.refusals import check_attach, check_merge
+from minipeft.passes.batch_wrapping import BatchWrapping
+from minipeft.passes.reach import Reach
 from minipeft.report import Report
 from minipeft.routing import later, look_at_rows, wrap_now
 
@@ -115,7 +115,7 @@ class Tuner(Installer, BatchWrapping):
         self.trained: dict[nn.Parameter, Tensor] = {}  # -> its trained value, while disabled
         self.words: range | None = None  # the ids of this tuner's own words
         self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
-        self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See minipeft.reach
+        self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See passes/reach.py
         self.word_mark: Mark | None = None
         self.word_paths: list[str] = []  # of the embeddings that know the words
         self.enabled = True
@@ -139,7 +139,7 @@ class Tuner(Installer, BatchWrapping):
 
     @property
     def resting(self) -> bool:
-        """Is it left alone by training? See minipeft.in_training."""
+        """Is it left alone by training? See minipeft.attaching.in_training."""
         return self.asleep is not None
 
     def rest(self, resting: bool) -> None:

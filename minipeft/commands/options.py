@@ -16,18 +16,66 @@ import dataclasses
 import re
 import types
 import typing
+from difflib import get_close_matches
 
 from minipeft import methods
 from minipeft.methods.method import Method
+from minipeft.methods.parts import known_settings
 
 DEST = "method_"  # argparse keeps --rank of LoRA as options.method_rank
+
+
+SYNONYMS = {  # what other tools call these flags
+    "--lr": "--learning-rate",
+    "--model": "--base",
+    "--model-name-or-path": "--base",
+    "--model_name_or_path": "--base",
+    "--dataset": "--data",
+    "--train-file": "--data",
+    "--output": "--out",
+    "--output-dir": "--out",
+    "--output_dir": "--out",
+    "--bs": "--batch-size",
+    "--text": "--input",
+    "--label": "--target",
+    "--max-steps": "--steps",
+    "--max-seq-length": "--max-length",
+    "--validation": "--dev",
+}
 
 
 class Parser(argparse.ArgumentParser):
     """argparse, with mistakes told in one sentence."""
 
+    def parse_args(self, args=None, namespace=None):
+        """As argparse, and of what is not known the flag that was probably meant."""
+        options, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = list(self._option_string_actions)
+            for action in self._actions:
+                if isinstance(action, argparse._SubParsersAction):
+                    flags += action.choices[options.command]._option_string_actions
+            wrong = [word.partition("=")[0] for word in unknown if word.startswith("--")]
+            right = [(word, meant(word, flags)) for word in wrong]
+            said = "; ".join(f"did you mean {flag} by {word}?" for word, flag in right if flag)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{said and '; '}{said}")
+        return options
+
     def error(self, message: str) -> typing.NoReturn:
+        choice = re.match(r".*invalid choice: '([^']+)' \(choose from (.+)\)", message)
+        if choice:
+            names = re.findall(r"[\w-]+", choice[2])
+            close = get_close_matches(choice[1], names, n=1)
+            message += f"; did you mean {close[0]}?" if close else ""
         self.exit(2, f"minipeft: {message} (see {self.prog} --help).\n")
+
+
+def meant(flag: str, flags: list[str]) -> str | None:
+    """The flag that an unknown one was probably meant to be."""
+    if SYNONYMS.get(flag) in flags:
+        return SYNONYMS[flag]
+    name = known_settings.meant(flag.strip("-").replace("-", "_"), [f.strip("-") for f in flags])
+    return f"--{name}" if name else None
 
 
 def add_parser(commands, name: str, help: str, description: str, examples: str = "", codes=""):

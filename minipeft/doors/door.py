@@ -41,7 +41,7 @@ class Door(nn.Module):
         super().__init__()
         self.base = base
         self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
-        self.marks: dict[str, Mark] = {}  # name -> was its patch used? See minipeft.reach
+        self.marks: dict[str, Mark] = {}  # name -> was its patch used? See minipeft.passes.reach
         self.path = ""  # where the door stands
         self.off: set[str] = set()  # names that are attached but disabled
         self.merged: list[str] = []  # names whose effect is inside the base's weights now
@@ -119,7 +119,7 @@ class Door(nn.Module):
                 yield patch, None if rows_of is None else rows_of[name]
 
     def state_dict(self, *args, destination=None, prefix="", keep_vars=False):
-        """The base's tensors, by the names they have without the door; see minipeft.state."""
+        """The base's tensors, by the names they have without the door: see attaching/state.py."""
         return self.base.state_dict(
             *args, destination=destination, prefix=prefix, keep_vars=keep_vars
         )

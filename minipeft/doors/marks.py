@@ -1,4 +1,4 @@
-"""What a door notes about each of its patches; minipeft.reach looks at it after a pass."""
+"""What a door notes about each of its patches; minipeft.passes.reach looks at it after a pass."""
 
 from __future__ import annotations
 

@@ -16,8 +16,10 @@ from dataclasses import asdict, fields
 
 from torch import Tensor, nn
 
+from minipeft.methods.parts.known_settings import KnownSettings
 
-class Method:
+
+class Method(metaclass=KnownSettings):
     """Base of all methods. Only `install` must be written; the rest does nothing by default."""
 
     default_rate = 1e-3  # the learning rate of the command line; SST-2, MiniLM: LoRA 82 %, full 83

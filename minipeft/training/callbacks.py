@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minipeft.attaching.in_training import in_training
 from minipeft.contexts import evaluating, seeded
-from minipeft.in_training import in_training
 from minipeft.methods.parts.validation import shorten
 from minipeft.training.distributed import SingleProcess
 from minipeft.training.history import History

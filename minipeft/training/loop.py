@@ -20,8 +20,8 @@ from pathlib import Path
 
 from torch import nn
 
+from minipeft.attaching.in_training import chosen, said
 from minipeft.contexts import modes_kept, seeded
-from minipeft.in_training import chosen, said
 from minipeft.training import callbacks as after
 from minipeft.training.arguments import check_arguments
 from minipeft.training.batches import explained
@@ -88,7 +88,7 @@ def train(
             what they give; its size is told first. See minipeft.training.savings.kept_trunk.
         tuners: names of the tuners to train. None trains those that are enabled, but for one that
             had been trained, or was loaded, before another came that is enabled too: it acts, stays
-            as it is, and a warning says so. See minipeft.in_training.
+            as it is, and a warning says so. See minipeft.attaching.in_training.
 
     Raises:
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from minipeft.in_training import in_training
+from minipeft.attaching.in_training import in_training
 from minipeft.model.libraries import is_sharded, unwrapped
 from minipeft.routing import wrap
 from minipeft.training.savings.labelled_positions import labelled_loss

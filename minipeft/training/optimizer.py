@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from minipeft.in_training import active, in_training, tuners
+from minipeft.attaching.in_training import active, in_training, tuners
 from minipeft.training.precision import Precision
 
 

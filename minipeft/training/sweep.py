@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from minipeft.attaching.in_training import chosen
 from minipeft.contexts import seeded
 from minipeft.doors import words
 from minipeft.doors.layers import features
-from minipeft.in_training import chosen
 from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.grouped_lora import GroupedLoRA

@@ -12,7 +12,7 @@ import warnings
 
 from torch import nn
 
-from minipeft.in_training import in_training
+from minipeft.attaching.in_training import in_training
 
 
 def trainer_callback():

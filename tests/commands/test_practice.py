@@ -141,3 +141,30 @@ def test_every_method_has_a_rate_and_the_command_line_trains_with_it(cli, scored
     assert done.code == 0, done.err
     config = json.loads(Path("r", "config.json").read_text())
     assert config["options"]["learning_rate"] == mp.PromptTuning.default_rate
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "right"),
+    [("LoRA", "r", "rank"), ("LoRA", "lora_alpha", "alpha"), ("Prefix", "lenght", "length"),
+     ("PTuningV2", "num_virtual_tokens", "length"), ("IA3", "target_modules", "targets")],
+)  # fmt: skip
+def test_a_setting_by_another_name_is_refused_with_the_right_one(method, wrong, right):
+    with pytest.raises(TypeError, match=f"no setting '{wrong}': did you mean {right}="):
+        getattr(mp, method)(**{wrong: 1})
+    with pytest.raises(TypeError, match="it has targets, feedforward, layers"):
+        mp.IA3(colour="red")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("train", "--lr", "1e-3"), "did you mean --learning-rate by --lr?"),
+        (("train", "--epochss=3"), "did you mean --epochs by --epochss?"),
+        (("train", "--r", "4"), "did you mean --rank by --r?"),
+        (("trian",), "did you mean train?"),
+        (("train", "--method", "prefix", "--rank", "4"), "arguments: --rank 4 (see"),
+    ],
+)
+def test_a_flag_by_another_name_is_refused_with_the_right_one(cli, words, sentence):
+    done = cli(*words)
+    assert done.code == 2 and sentence in done.err

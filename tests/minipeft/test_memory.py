@@ -12,7 +12,7 @@ import minipeft as mp
 from minipeft.doors.memory import MemoryDoor, PositionDoor, capture_keys_values, reading_memory
 from minipeft.doors.rows import Routing
 from minipeft.methods.method import Method
-from minipeft.reach import partly
+from minipeft.passes.reach import partly
 from tiny_transformer.attention import Attention
 
 B, T, P, D = 3, 5, 2, 4

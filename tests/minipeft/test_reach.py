@@ -17,7 +17,7 @@ from torch import nn
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.methods.combined import mam
-from minipeft.reach import partly
+from minipeft.passes.reach import partly
 
 BERT = dict(vocab_size=zoo.WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
 BERT |= dict(intermediate_size=32, max_position_embeddings=40)

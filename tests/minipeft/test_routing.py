@@ -14,7 +14,7 @@ from minipeft.doors.door import doors
 from minipeft.doors.layers import is_linear
 from minipeft.doors.words import WordDoor
 from minipeft.model.anatomy import Anatomy
-from minipeft.reach import partly
+from minipeft.passes.reach import partly
 
 SIZES = dict(vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
 SIZES |= dict(intermediate_size=32, max_position_embeddings=40)

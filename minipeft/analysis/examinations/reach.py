@@ -10,7 +10,7 @@ from torch import nn
 from minipeft.analysis.examinations.subject import Finding, Part, first_and_more
 from minipeft.analysis.examinations.visit import Visit
 
-UNREACHED = ("was not reached", "was passed by")  # what minipeft.reach says
+UNREACHED = ("was not reached", "was passed by")  # what minipeft.passes.reach says
 
 
 def passes(visit: Visit) -> Iterator[Finding]:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from minipeft.analysis.examinations.subject import Part, Subject, Target
 from minipeft.attached import anatomy_of
+from minipeft.attaching.in_training import active, changed, in_training
+from minipeft.attaching.refusals import check_merge
 from minipeft.doors.patch import as_patch
 from minipeft.doors.rounding import changes
-from minipeft.in_training import active, changed, in_training
 from minipeft.methods.method import Method
 from minipeft.model.libraries import unwrapped
 from minipeft.model.sites import Place
-from minipeft.refusals import check_merge
 
 NAMED_LAYER = re.compile(r"(^|\.)(\d+|\[(?!0-9\]|!).*?\])(\.|$)")  # [0-9] means every number
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from minipeft.attaching.in_training import record_of
 from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
-from minipeft.in_training import record_of
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import keys_at
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minipeft.attached import anatomy_of
-from minipeft.reach import partly
+from minipeft.passes.reach import partly
 from minipeft.routing import wrap
 from minipeft.training.batches import tidy
 from minipeft.training.savings.shared_prompt import drops

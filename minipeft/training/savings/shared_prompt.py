@@ -23,7 +23,7 @@ import re
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.in_training import active
+from minipeft.attaching.in_training import active
 from minipeft.model.kind import head_of
 from tiny_transformer.models import Decoder
 

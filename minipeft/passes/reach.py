@@ -33,9 +33,9 @@ from types import FrameType
 import torch
 from torch import Tensor, nn
 
-from minipeft.call_arguments import CACHES, encoded, named_arguments, past_tokens, takes
 from minipeft.doors.marks import Mark
 from minipeft.model.libraries import is_library_model
+from minipeft.passes.call_arguments import CACHES, encoded, named_arguments, past_tokens, takes
 from tiny_transformer.models import EncoderDecoder
 
 

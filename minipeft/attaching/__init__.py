@@ -1,0 +1,1 @@
+"""What `attach` does for a tuner, and what training asks of it."""
