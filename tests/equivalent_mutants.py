@@ -128,6 +128,11 @@ EQUIVALENT = {
         "span_corruption: T - length + 1 -> T - length": ANY_PLACE,
         "span_corruption: 1 -> 0 (6)": ANY_PLACE,
     },
+    "gate": {
+        "forward: torch.sigmoid(self.bias).view(1, 1, 1) -> torch.sigmoid(self.bias)"
+        ".view(1, 1, 1)": "two of its ones have changed places",
+        "forward: self.mask.to(g) -> self.mask": "g times whole numbers is of g's dtype",
+    },
     "learning_rate": {
         "learning_rate: under no_grad": "numbers have no gradient",
         "learning_rate: min(1.0, (step + 1) / max(1, warmup)) -> "

@@ -25,6 +25,8 @@ from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
+from minipeft.checks.exercises.gate import gate
+from minipeft.checks.exercises.gate_numbers import closed_gate, gate_patients
 from minipeft.checks.exercises.learning_rate import learning_rate
 from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_gradients import lora_gradients
@@ -105,6 +107,9 @@ EXERCISES = {
         p_tuning_v2,
         deep_numbers,
         deep_patients,
+        gate,
+        closed_gate,
+        gate_patients,
         room_one,
         smallest_step,
         asked_for,
@@ -134,12 +139,15 @@ __all__ = [
     "cache_costs",
     "causal",
     "causal_mask",
+    "closed_gate",
     "cross_entropy",
     "deep_numbers",
     "deep_patients",
     "encoder_parameters",
     "feed_forward",
     "forgotten",
+    "gate",
+    "gate_patients",
     "learning_rate",
     "lora",
     "lora_gradients",

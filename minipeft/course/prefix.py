@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minipeft.contexts import evaluating
 from minipeft.course.prompt_tuning import nearest_words
+from minipeft.doors.patch import MemoryPatch
 from minipeft.methods.method import Method
 from minipeft.methods.prefix import Prefix, PrefixPatch
 from minipeft.model.fingerprint import base_tensors, fingerprint
@@ -72,7 +73,9 @@ def prefix_share(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> Te
     inputs = {key: value for key, value in batch.items() if key != "labels"}
     with evaluating(model):
         if isinstance(model, Decoder | Encoder):
-            layers = [place.module for place, _ in tuner.patches]
+            layers = [
+                place.module for place, patch in tuner.patches if isinstance(patch, MemoryPatch)
+            ]
             for layer in layers:
                 layer.keep_weights = True
             try:

@@ -22,6 +22,7 @@ from exercises import (
     test_prompt_tuning,
     test_similarity,
     test_transformer,
+    test_unipelt,
 )
 from torch import nn
 from torch.nn import functional as F
@@ -896,6 +897,7 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "place_vectors": test_prompt_tuning.test_a_wrong_way_is_told_its_mistake,
     "asked_for": test_museum.test_a_wrong_rule_is_told,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
+    "gate": test_unipelt.test_a_wrong_gate_is_told_its_mistake,
     "prefix_gradients": test_prefix.test_wrong_gradients_are_told_their_mistake,
 }
 

@@ -1,0 +1,376 @@
+"""Checks of lesson 11: they take what is right, however it is written, and name what is wrong."""
+
+import math
+
+import pytest
+import torch
+
+from minipeft import checks
+from minipeft.checks.exercises.gate_numbers import HINTS
+from minipeft.course import unipelt as lesson
+from minipeft.methods.unipelt import Gate
+
+
+def written(forward):
+    """A Gate with this forward(self, x)."""
+    return type("Gate", (Gate,), {"forward": forward})
+
+
+def C(gate):
+    return len(gate.weight)
+
+
+def each(gate, x):
+    """The sigmoid of every token, (N, T, 1)."""
+    return torch.sigmoid(x.to(gate.weight.dtype) @ gate.weight + gate.bias)[..., None]
+
+
+def fits(gate, x):
+    return gate.mask is not None and gate.mask.shape == x.shape[:2]
+
+
+def kept(gate, g):
+    gate.value = g.detach()
+    return g
+
+
+# -- gate ------------------------------------------------------------------------------------------
+
+
+def text_by_text(self, x):
+    """One text after the other, its own tokens picked out."""
+    if self.mode == "alone":
+        return kept(self, self.bias.sigmoid()[None, None])
+    g = each(self, x)
+    if self.mode == "mean":
+        rows = []
+        for i, row in enumerate(g):
+            row = row[self.mask[i].bool()] if fits(self, x) else row
+            rows.append(row.mean(dim=0) if len(row) else row.sum(dim=0))
+        g = torch.stack(rows)[:, None]
+    return kept(self, g)
+
+
+def with_a_weighted_sum(self, x):
+    """Weights that sum to 1, and one product."""
+    if self.weight is None:
+        return kept(self, 1 / (1 + torch.exp(-self.bias.reshape(1, 1, 1))))
+    g = each(self, x)
+    if self.mode != "token":
+        counts = self.mask.to(g) if fits(self, x) else torch.ones_like(g[..., 0])
+        weights = counts / counts.sum(1, True).clamp(min=1)  # (N, T)
+        g = torch.einsum("nt,nto->no", weights, g)[:, None]
+    return kept(self, g)
+
+
+def with_masked_fill(self, x):
+    if self.weight is None:
+        return kept(self, torch.sigmoid(self.bias)[:, None, None])
+    g = each(self, x)
+    if self.mode == "mean" and fits(self, x):
+        own = self.mask.bool()
+        many = own.sum(dim=1).clamp(min=1)
+        g = (g.masked_fill(~own[..., None], 0).sum(dim=1) / many[:, None])[:, None]
+    elif self.mode == "mean":
+        g = g.mean(dim=1, keepdim=True)
+    return kept(self, g)
+
+
+def by_tanh(self, x):
+    """sigmoid(z) = (1 + tanh(z / 2)) / 2, and the value read from a copy."""
+    if self.mode == "alone":
+        g = (1 + torch.tanh(self.bias / 2)).view(1, 1, 1) / 2
+    else:
+        z = (x.to(self.bias.dtype) * self.weight).sum(dim=-1, keepdim=True) + self.bias
+        g = (1 + torch.tanh(z / 2)) / 2
+    if self.mode == "mean":
+        counts = self.mask if fits(self, x) else torch.ones(x.shape[:2])
+        counts = counts.to(g.dtype).unsqueeze(-1)
+        g = (counts.mT @ g) / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    self.value = g.clone().detach()
+    return g
+
+
+RIGHT = (text_by_text, with_a_weighted_sum, with_masked_fill, by_tanh)
+
+
+@pytest.mark.parametrize("right", [Gate, *map(written, RIGHT)])
+def test_right_gates_pass(right, capsys):
+    checks.gate(right)
+    assert "✓ Gate" in capsys.readouterr().out
+
+
+def mean_of(many):
+    """A gate that is right but for the mean over the tokens: many(gate, g, x)."""
+
+    def forward(self, x):
+        if self.weight is None:
+            return kept(self, torch.sigmoid(self.bias).view(1, 1, 1))
+        g = each(self, x)
+        return kept(self, many(self, g, x) if self.mode == "mean" else g)
+
+    return written(forward)
+
+
+def own(gate, g, x):
+    """(N, T, 1)"""
+    return gate.mask.to(g)[..., None] if fits(gate, x) else torch.ones_like(g)
+
+
+def rightly(gate, g, x):
+    counts = own(gate, g, x)
+    return (g * counts).sum(1, True) / counts.sum(1, True).clamp(min=1)
+
+
+def of_each(squash):
+    """A gate that is right but for what becomes of W_g x + b_g: squash(gate, x, W_g x, b_g)."""
+
+    def forward(self, x):
+        if self.weight is None:
+            return kept(self, torch.sigmoid(self.bias).view(1, 1, 1))
+        x = x.to(self.weight.dtype)
+        g = squash(self, x @ self.weight, self.bias)[..., None]
+        return kept(self, rightly(self, g, x) if self.mode == "mean" else g)
+
+    return written(forward)
+
+
+def alone(say):
+    def forward(self, x):
+        return kept(self, say(self, x)) if self.weight is None else Gate.forward(self, x)
+
+    return written(forward)
+
+
+def mode_is(**of_mode):
+    """A gate that takes one mode for another."""
+
+    def forward(self, x):
+        if self.weight is None:
+            return Gate.forward(self, x)
+        g = each(self, x)
+        return kept(self, rightly(self, g, x) if of_mode[self.mode] == "mean" else g)
+
+    return written(forward)
+
+
+def sigmoid_of_the_mean(self, x):
+    if self.weight is None:
+        return kept(self, torch.sigmoid(self.bias).view(1, 1, 1))
+    z = (x.to(self.weight.dtype) @ self.weight + self.bias)[..., None]
+    return kept(self, torch.sigmoid(rightly(self, z, x) if self.mode == "mean" else z))
+
+
+def no_dtype(self, x):
+    if self.weight is None:
+        return kept(self, torch.sigmoid(self.bias).view(1, 1, 1))
+    g = torch.sigmoid(x @ self.weight + self.bias)[..., None]
+    return kept(self, rightly(self, g, x) if self.mode == "mean" else g)
+
+
+def detached(self, x):
+    return Gate.forward(self, x).detach()
+
+
+def value_with_its_graph(self, x):
+    self.value = g = Gate.forward(self, x)
+    return g
+
+
+def no_value(self, x):
+    g = Gate.forward(self, x)
+    self.value = None
+    return g
+
+
+def zeroed_padding(self, x):
+    if self.weight is not None and self.mode == "mean" and fits(self, x):
+        x, before = x * self.mask[..., None], self.mask
+        self.mask = None
+        g = Gate.forward(self, x)
+        self.mask = before
+        return g
+    return Gate.forward(self, x)
+
+
+def never_alone(self, x):
+    return kept(self, rightly(self, each(self, x), x) if self.mode == "mean" else each(self, x))
+
+
+def takes_any_mask(self, x):
+    if self.weight is None or self.mode == "token":
+        return Gate.forward(self, x)
+    g = each(self, x)
+    counts = torch.ones_like(g) if self.mask is None else self.mask.to(g)[..., None]
+    return kept(self, (g * counts).sum(1, True) / counts.sum(1, True).clamp(min=1))
+
+
+def needs_a_mask(self, x):
+    if self.weight is None or self.mode == "token":
+        return Gate.forward(self, x)
+    g = each(self, x)
+    counts = self.mask.to(g)[..., None] if self.mask.shape == x.shape[:2] else torch.ones_like(g)
+    return kept(self, (g * counts).sum(1, True) / counts.sum(1, True).clamp(min=1))
+
+
+def masks_tokens(self, x):
+    g = Gate.forward(self, x)
+    return kept(self, g * own(self, g, x)) if self.mode == "token" else g
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (mean_of(lambda gate, g, x: g.mean(1, True)), "padding counts in the mean"),
+        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).mean(1, True)), "divided by all T"),
+        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).sum(1, True)), "not divided"),
+        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).amax(1, True)), "the largest"),
+        (mean_of(lambda gate, g, x: g[:, :1]), "first token alone"),
+        (mean_of(lambda gate, g, x: g[:, -1:]), "last place alone"),
+        (mean_of(lambda gate, g, x: rightly(gate, g, x).mean(0, True)), "over the texts"),
+        (mean_of(lambda gate, g, x: rightly(gate, g, x)[:, 0]), "should be (2, 1, 1)"),
+        (mean_of(lambda gate, g, x: rightly(gate, g, x).expand_as(g)), "shape"),
+        (
+            mean_of(
+                lambda gate, g, x: (g * own(gate, g, x)).sum(1, True) / own(gate, g, x).sum(1, True)
+            ),
+            "divides by 0",
+        ),
+        (
+            mean_of(
+                lambda gate, g, x: (
+                    (g * (1 - own(gate, g, x))).sum(1, True)
+                    / (1 - own(gate, g, x)).sum(1, True).clamp(min=1)
+                    if fits(gate, x)
+                    else g.mean(1, True)
+                )
+            ),
+            "the other way round",
+        ),
+        (of_each(lambda gate, z, b: z + b), "the sigmoid is missing"),
+        (of_each(lambda gate, z, b: torch.sigmoid(z)), "bias b_g is missing"),
+        (of_each(lambda gate, z, b: torch.sigmoid(z) + b), "behind the sigmoid"),
+        (of_each(lambda gate, z, b: torch.tanh(z + b)), "a tanh"),
+        (of_each(lambda gate, z, b: torch.relu(z + b)), "a ReLU"),
+        (of_each(lambda gate, z, b: torch.softmax(z + b, dim=1)), "softmax over the tokens"),
+        (of_each(lambda gate, z, b: torch.sigmoid(-z - b)), "turned round"),
+        (of_each(lambda gate, z, b: torch.sigmoid(z - b)), "in place of"),
+        (of_each(lambda gate, z, b: torch.sigmoid(z / math.sqrt(C(gate)) + b)), "sqrt(C)"),
+        (alone(lambda gate, x: gate.bias.view(1, 1, 1)), "the sigmoid is missing"),
+        (alone(lambda gate, x: torch.sigmoid(gate.bias)), "(1, 1, 1)"),
+        (alone(lambda gate, x: torch.sigmoid(gate.bias).expand(len(x), 1, 1)), "(1, 1, 1)"),
+        (mode_is(mean="token", token="token"), 'mode "mean" is not averaged'),
+        (mode_is(mean="mean", token="mean"), 'mode "token" is averaged'),
+        (mode_is(mean="token", token="mean"), "the modes are exchanged"),
+        (written(sigmoid_of_the_mean), "the sigmoid comes after it"),
+        (written(no_dtype), "another dtype than W_g"),
+        (written(detached), "g itself is detached"),
+        (written(value_with_its_graph), "detach it"),
+        (written(no_value), "not kept"),
+        (written(zeroed_padding), "whose sigmoid is not 0"),
+        (written(never_alone), "self.weight is None"),
+        (written(takes_any_mask), "belongs to other tokens"),
+        (written(needs_a_mask), "self.mask is None"),
+        (written(masks_tokens), "no token looks at another"),
+        (written(lambda gate, x: None), "None"),
+    ],
+)
+def test_a_wrong_gate_is_told_its_mistake(wrong, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.gate(wrong)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unwritten_gate_is_unfinished():
+    def unwritten(self, x):
+        raise NotImplementedError("Gate.forward is yours to write")
+
+    with pytest.raises(checks.NotFinished, match="yours to write"):
+        checks.gate(written(unwritten))
+
+
+# -- closed_gate -----------------------------------------------------------------------------------
+
+ANSWER = {"share": 0.25, "left": 0.75, "lora": 1}
+
+
+def test_the_answers_are_those_of_attention():
+    """Ten pairs of zeros before thirty words whose scores are 0, by the model's own attention."""
+    import tiny_transformer as tt
+
+    D = 4
+    query = torch.zeros(1, 1, 1, D, dtype=torch.float64)
+    keys, values = torch.randn(2, 1, 1, 30, D, dtype=torch.float64)
+    pairs = torch.zeros(1, 1, 10, D, dtype=torch.float64)
+    alone, _ = tt.attend(query, keys, values)
+    o, weights = tt.attend(query, torch.cat([pairs, keys], 2), torch.cat([pairs, values], 2))
+    assert weights[..., :10].sum().item() == pytest.approx(ANSWER["share"])
+    assert torch.allclose(o, ANSWER["left"] * alone)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ANSWER,
+        {"share": torch.tensor(0.25), "left": 3 / 4, "lora": 1.0},
+        lambda: ANSWER,
+        ANSWER | {"lora": torch.ones(1)},
+    ],
+)
+def test_right_numbers_pass(answer):
+    checks.closed_gate(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (ANSWER | {"share": 0, "left": 1}, "not minus infinity"),
+        (ANSWER | {"share": 1 / 3}, "divides by all"),
+        (ANSWER | {"share": 1 / 40}, "one pair"),
+        (ANSWER | {"share": 1 / 31}, "P pairs, not one"),
+        (ANSWER | {"share": 0.5}, "a gate of 0 is shut"),
+        (ANSWER | {"share": 25}, "per cent"),
+        (ANSWER | {"share": 0.75, "left": 0.25}, "what the words get"),
+        (ANSWER | {"left": 1}, "finds zeros"),
+        (ANSWER | {"left": 0}, "keep their share"),
+        (ANSWER | {"left": 4 / 3}, "shorter, not longer"),
+        (ANSWER | {"lora": 0}, "does not pass it"),
+        (ANSWER | {"lora": 0.75}, "no part of a softmax"),
+        (0.25, "should be a dict"),
+    ],
+)
+def test_wrong_numbers_are_told_where_they_come_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.closed_gate(answer)
+
+
+# -- gate_patients ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lesson.PATIENTS,
+        {who: f" {cause.upper()} " for who, cause in lesson.PATIENTS.items()},
+        {who: f"({cause})" for who, cause in reversed(lesson.PATIENTS.items())},
+        lambda: lesson.PATIENTS,
+    ],
+)
+def test_right_diagnoses_pass(answer):
+    checks.gate_patients(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [(lesson.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
+)
+def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        checks.gate_patients(answer)
+    assert words in str(caught.value)
+
+
+def test_every_wrong_diagnosis_has_its_hint():
+    every = {(who, cause) for who in lesson.PATIENTS for cause in lesson.CAUSES}
+    assert set(HINTS) == every - set(lesson.PATIENTS.items())
+    assert set(lesson.PATIENTS.values()) == set(lesson.CAUSES)
