@@ -26,7 +26,7 @@ from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.gate import gate
-from minipeft.checks.exercises.gate_numbers import closed_gate, gate_patients
+from minipeft.checks.exercises.gate_numbers import closed_gate, gate_patients, union_numbers
 from minipeft.checks.exercises.learning_rate import learning_rate
 from minipeft.checks.exercises.lora import lora
 from minipeft.checks.exercises.lora_gradients import lora_gradients
@@ -110,6 +110,7 @@ EXERCISES = {
         gate,
         closed_gate,
         gate_patients,
+        union_numbers,
         room_one,
         smallest_step,
         asked_for,
@@ -175,4 +176,5 @@ __all__ = [
     "train_top",
     "training_bytes",
     "transfer_patients",
+    "union_numbers",
 ]

@@ -68,6 +68,28 @@ lesson.changes_table()
 checks.gate(Gate)
 
 # %% [markdown]
+# ### Exercise: how much larger?
+#
+# A union has the numbers of all its parts. BERT-base has $L = 12$ layers of width $C = 768$. How many numbers are in the `"prefix"` ($P = 10$, no
+# MLP), in `"lora"` ($r = 8$, at query and value), in the `"adapter"` ($m = 48$, one in each layer, with both biases), and in the
+# `"gates"`? Query and value of a layer share the gate of their LoRA.
+
+# %% exercise="minipeft.checks:union_numbers" difficulty=1 minutes=6
+# A dict with the keys "prefix", "lora", "adapter" and "gates".
+L, C, P, r, m = 12, 768, 10, 8, 48
+union_numbers = {
+    "prefix": 2 * P * C * L,
+    "lora": r * (C + C) * 2 * L,
+    "adapter": (2 * m * C + m + C) * L,
+    "gates": 3 * (C + 1) * L,
+}
+
+# %%
+checks.union_numbers(union_numbers)
+
+# %% [markdown]
+# The gates cost next to nothing, about 2 % of the union; the union costs the sum of its parts.
+#
 # ### Exercise: a gate that is shut
 #
 # A gate at $g = 0$ should switch its method off. Work it out for one query. Its text has $S = 30$ words, and all their
@@ -238,7 +260,7 @@ claims.record(
     else "false" if {"equal", "worse"} & set(every) else "undecided",
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 4. What do the gates say?
 #
 # "A gate switches a method on or off," it is said. A UniPELT is trained longer, with all examples, at the rate that dev chose
@@ -288,7 +310,8 @@ claims.record(
 # %% [markdown]
 # A gate is a dial, not a switch; nothing in the loss pushes it to an end. And the prefix has no off: with its gate
 # at 0 its keys are zeros, its scores are 0, and it takes what ten words with the score 0 would take.
-#
+
+# %% [markdown] tags=["slide"]
 # ## 5. Is the union better than its best part?
 #
 # Now the parts alone. The union has the numbers of all three, and the gates' numbers on top. **Predict:** which part wins with 32
@@ -349,7 +372,7 @@ claims.record(
     else "false" if {"equal", "worse"} & set(verdicts) else "undecided",
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## 6. Beside or behind, and the MAM adapter
 #
 # He et al. also asked which choice of the table matters. Their answers: an adapter that reads $x$ (parallel) is better than

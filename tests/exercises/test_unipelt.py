@@ -344,6 +344,66 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
         checks.closed_gate(answer)
 
 
+# -- union_numbers ---------------------------------------------------------------------------------
+
+NUMBERS = {"prefix": 184_320, "lora": 294_912, "adapter": 894_528, "gates": 27_684}
+
+
+def test_the_numbers_are_those_of_the_package():
+    """At a size that can be built, by the formulas of the answer."""
+    import minipeft as mp
+    from minipeft.course import runs
+    from minipeft.methods.parts.gates import gates
+
+    model, _ = runs.base("tiny-encoder")
+    L, C = model.config.layers, model.config.width
+    with runs.attached(model, mp.UniPELT(), seed=0) as tuner:
+        every = sum(p.numel() for p in tuner.parameters())
+        of_gates = sum(p.numel() for gate in gates(tuner).values() for p in gate.parameters())
+    assert of_gates == 3 * (C + 1) * L
+    assert every - of_gates == (2 * 10 * C + 8 * 2 * C * 2 + 2 * 48 * C + C + 48) * L
+    from minipeft.checks.exercises import gate_numbers as answer
+
+    right = answer.PREFIX, answer.LORA, answer.ADAPTER, answer.GATES
+    assert right == tuple(NUMBERS.values())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NUMBERS,
+        {name: float(value) for name, value in NUMBERS.items()},
+        {name: torch.tensor(value) for name, value in NUMBERS.items()},
+        lambda: NUMBERS | {"all": sum(NUMBERS.values())},
+    ],
+)
+def test_right_counts_pass(answer):
+    checks.union_numbers(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (NUMBERS | {"prefix": 92_160}, "a key and a value"),
+        (NUMBERS | {"prefix": 15_360}, "one layer"),
+        (NUMBERS | {"lora": 147_456}, "one of the two maps"),
+        (NUMBERS | {"lora": 589_824}, "two maps and not four"),
+        (NUMBERS | {"lora": 14_155_776}, "W_0 itself"),
+        (NUMBERS | {"adapter": 884_736}, "the biases are missing"),
+        (NUMBERS | {"adapter": 2 * 894_528}, "one in a layer"),
+        (NUMBERS | {"adapter": 452_160}, "two matrices"),
+        (NUMBERS | {"gates": 9_228}, "three in each layer"),
+        (NUMBERS | {"gates": 27_648}, "a gate has a bias"),
+        (NUMBERS | {"gates": 36}, "each has W_g and a bias"),
+        (NUMBERS | {"gates": 36_912}, "share the gate"),
+        (1_401_444, "should be a dict"),
+    ],
+)
+def test_wrong_counts_are_told_where_they_come_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.union_numbers(answer)
+
+
 # -- gate_patients ---------------------------------------------------------------------------------
 
 

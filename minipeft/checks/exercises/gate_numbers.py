@@ -1,4 +1,4 @@
-"""Two answers of lesson 11: what a gate at 0 leaves of attention, and what ails four unions."""
+"""Answers of lesson 11: what a union trains, what a shut gate leaves, and what ails four unions."""
 
 from __future__ import annotations
 
@@ -49,6 +49,46 @@ closed_gate = NumberCheck(
         ),
         ({"lora": SHARE}, "lora: it is no part of a softmax: nothing is shared, h + 0 dh = h"),
         ({"lora": 100}, "lora: that is per cent; write it as a number from 0 to 1"),
+    ],
+)
+
+L, C, R, M = 12, 768, 8, 48  # of BERT-base; the paper's rank and bottleneck
+PREFIX, LORA = 2 * P * C * L, R * (C + C) * 2 * L
+ADAPTER, GATES = (2 * M * C + C + M) * L, 3 * (C + 1) * L
+
+union_numbers = NumberCheck(
+    "union_numbers",
+    "in each layer 2 P C, r (C + C) for two maps, 2 m C + C + m, and three gates of C + 1",
+    {"prefix": PREFIX, "lora": LORA, "adapter": ADAPTER, "gates": GATES},
+    [
+        ({"prefix": P * C * L}, "prefix: a key and a value, so twice as many"),
+        ({"prefix": 2 * P * C}, "prefix: that is one layer, and there are L of them"),
+        ({"prefix": P * C}, "prefix: a key and a value in each of the L layers"),
+        ({"prefix": 12 * PREFIX}, "prefix: the heads together have C numbers: H counts in C"),
+        ({"lora": LORA // 2}, "lora: that is one of the two maps, or A without B"),
+        ({"lora": LORA // 4}, "lora: two maps in each layer, and each has an A and a B"),
+        ({"lora": LORA // L}, "lora: that is one layer, and there are L of them"),
+        ({"lora": LORA // L // 2}, "lora: that is one map: two in each of the L layers"),
+        ({"lora": LORA * 2}, "lora: query and value, two maps and not four"),
+        ({"lora": C * C * 2 * L}, "lora: that is W_0 itself, which is frozen: A is (r, C)"),
+        ({"lora": LORA + 2 * L * C}, "lora: B A x has no bias"),
+        ({"adapter": 2 * M * C * L}, "adapter: the biases are missing: m numbers and C numbers"),
+        ({"adapter": (2 * M * C + C) * L}, "adapter: the bias of W_down is missing: m numbers"),
+        ({"adapter": (2 * M * C + M) * L}, "adapter: the bias of W_up is missing: C numbers"),
+        ({"adapter": (M * C + C + M) * L}, "adapter: two matrices, W_down and W_up"),
+        ({"adapter": M * C * L}, "adapter: two matrices, W_down and W_up, and their biases"),
+        ({"adapter": ADAPTER // L}, "adapter: that is one layer, and there are L of them"),
+        ({"adapter": 2 * ADAPTER}, "adapter: one in a layer, behind the feed-forward layer alone"),
+        ({"gates": (C + 1) * L}, "gates: three in each layer, one for each part"),
+        ({"gates": 3 * C * L}, "gates: a gate has a bias, one number more than W_g"),
+        ({"gates": 3 * (C + 1)}, "gates: that is one layer, and there are L of them"),
+        ({"gates": C + 1}, "gates: that is one gate: three in each of the L layers"),
+        ({"gates": 3 * L}, "gates: so many gates there are; each has W_g and a bias"),
+        ({"gates": 3 * 2 * C * L}, "gates: b_g is one number, not C"),
+        (
+            {"gates": 4 * (C + 1) * L},
+            "gates: query and value share the gate of their LoRA, so there are three in a layer",
+        ),
     ],
 )
 
