@@ -447,7 +447,8 @@ def run_real(arm, rate, seed):
 
 
 if loaded:
-    outcomes = contest(dict.fromkeys(REAL, REAL_RATES), run_real, REAL_SEEDS, label="MiniLM")
+    grid = dict.fromkeys(REAL, REAL_RATES)
+    outcomes = contest(grid, run_real, REAL_SEEDS, extend=1, label="MiniLM")
     claims.show(table(outcomes))
 
 # %% tags=["hide-input", "slide"]
