@@ -308,7 +308,8 @@ claims.record(
 )  # fmt: skip
 
 # %% [markdown]
-# A gate is a dial, not a switch; nothing in the loss pushes it to an end. And the prefix has no off: with its gate
+# Nothing in the loss asks a gate to be 0 or 1, and yet it may get there. Be careful with what that says: $g\,BAx$ is the
+# same with half the gate and twice $B$. A low gate before large numbers is no switched-off method. And the prefix has no off: with its gate
 # at 0 its keys are zeros, its scores are 0, and it takes what ten words with the score 0 would take.
 
 # %% [markdown] tags=["slide"]
@@ -485,7 +486,8 @@ passport(UNION, rates=[3e-3, 1e-2, 3e-2], name="UniPELT", quick=QUICK)
 # ## What this lesson showed, and what it did not
 #
 # * Every method of the weights and the memory door is one line, $h + \Delta h$, to the last digits of float64.
-# * A gate is a dial. LoRA and adapter can be turned off by theirs; a prefix cannot, since a softmax has no "nothing".
+# * LoRA and adapter can be turned off by their gates; a prefix cannot, since a softmax has no "nothing". What gates really
+#   say stands in part 4.
 # * Whether *trained* gates do what constant ones do not: part 3, beside its controls. Without these controls "with gates"
 #   and "without" differ in two things at once.
 # * Whether the union beats its best part: part 5. It always costs the numbers and the time of all three.
