@@ -319,8 +319,8 @@ def examine(model: nn.Module, batch: dict[str, Tensor], patient: str, steps: int
         every = [p for gate in gates(tuner).values() for p in gate.parameters()]
         with evaluating(model):
             loss = loss_of(model, batch)
-        found = torch.autograd.grad(loss, every, allow_unused=True)
-        squares = sum(g.square().sum().item() for g in found if g is not None)
+        gradients = torch.autograd.grad(loss, every, allow_unused=True)
+        squares = sum(g.square().sum().item() for g in gradients if g is not None)
         said = torch.cat([*gate_values(model, tuner, batch).values()])
         moved_by = (logits(longer) - logits(batch)).abs().max().item()
         with held(tuner, 0.0):

@@ -417,12 +417,14 @@ pairs = {
     "MAM - parallel, s = 4": ("MAM", "adapter, parallel, s = 4"),
     "MAM - prefix": ("MAM", "prefix"),
 }
-told = {
+outcome_of = {
     name: difference(mam[a].values(), mam[b].values(), MARGIN) for name, (a, b) in pairs.items()
 }
-plots.add_caption(axes.figure, f"Parallel minus sequential: {told['parallel - sequential'].text}.")
+plots.add_caption(
+    axes.figure, f"Parallel minus sequential: {outcome_of['parallel - sequential'].text}."
+)
 print("numbers trained:", {name: outcome.runs[0]["trained"] for name, outcome in mam.items()})
-for name, one in told.items():
+for name, one in outcome_of.items():
     print(f"{name}: {one.text}")
 
 # %% [markdown]

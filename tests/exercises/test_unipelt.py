@@ -68,9 +68,9 @@ def with_masked_fill(self, x):
         return kept(self, torch.sigmoid(self.bias)[:, None, None])
     g = each(self, x)
     if self.mode == "mean" and fits(self, x):
-        own = self.mask.bool()
-        many = own.sum(dim=1).clamp(min=1)
-        g = (g.masked_fill(~own[..., None], 0).sum(dim=1) / many[:, None])[:, None]
+        counted = self.mask.bool()
+        many = counted.sum(dim=1).clamp(min=1)
+        g = (g.masked_fill(~counted[..., None], 0).sum(dim=1) / many[:, None])[:, None]
     elif self.mode == "mean":
         g = g.mean(dim=1, keepdim=True)
     return kept(self, g)
@@ -112,13 +112,13 @@ def mean_of(many):
     return written(forward)
 
 
-def own(gate, g, x):
+def counted(gate, g, x):
     """(N, T, 1)"""
     return gate.mask.to(g)[..., None] if fits(gate, x) else torch.ones_like(g)
 
 
 def rightly(gate, g, x):
-    counts = own(gate, g, x)
+    counts = counted(gate, g, x)
     return (g * counts).sum(1, True) / counts.sum(1, True).clamp(min=1)
 
 
@@ -215,16 +215,16 @@ def needs_a_mask(self, x):
 
 def masks_tokens(self, x):
     g = Gate.forward(self, x)
-    return kept(self, g * own(self, g, x)) if self.mode == "token" else g
+    return kept(self, g * counted(self, g, x)) if self.mode == "token" else g
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         (mean_of(lambda gate, g, x: g.mean(1, True)), "padding counts in the mean"),
-        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).mean(1, True)), "divided by all T"),
-        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).sum(1, True)), "not divided"),
-        (mean_of(lambda gate, g, x: (g * own(gate, g, x)).amax(1, True)), "the largest"),
+        (mean_of(lambda gate, g, x: (g * counted(gate, g, x)).mean(1, True)), "divided by all T"),
+        (mean_of(lambda gate, g, x: (g * counted(gate, g, x)).sum(1, True)), "not divided"),
+        (mean_of(lambda gate, g, x: (g * counted(gate, g, x)).amax(1, True)), "the largest"),
         (mean_of(lambda gate, g, x: g[:, :1]), "first token alone"),
         (mean_of(lambda gate, g, x: g[:, -1:]), "last place alone"),
         (mean_of(lambda gate, g, x: rightly(gate, g, x).mean(0, True)), "over the texts"),
@@ -232,15 +232,17 @@ def masks_tokens(self, x):
         (mean_of(lambda gate, g, x: rightly(gate, g, x).expand_as(g)), "shape"),
         (
             mean_of(
-                lambda gate, g, x: (g * own(gate, g, x)).sum(1, True) / own(gate, g, x).sum(1, True)
+                lambda gate, g, x: (
+                    (g * counted(gate, g, x)).sum(1, True) / counted(gate, g, x).sum(1, True)
+                )
             ),
             "divides by 0",
         ),
         (
             mean_of(
                 lambda gate, g, x: (
-                    (g * (1 - own(gate, g, x))).sum(1, True)
-                    / (1 - own(gate, g, x)).sum(1, True).clamp(min=1)
+                    (g * (1 - counted(gate, g, x))).sum(1, True)
+                    / (1 - counted(gate, g, x)).sum(1, True).clamp(min=1)
                     if fits(gate, x)
                     else g.mean(1, True)
                 )
@@ -346,7 +348,7 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
 
 # -- union_numbers ---------------------------------------------------------------------------------
 
-NUMBERS = {"prefix": 184_320, "lora": 294_912, "adapter": 894_528, "gates": 27_684}
+COUNTS = {"prefix": 184_320, "lora": 294_912, "adapter": 894_528, "gates": 27_684}
 
 
 def test_the_numbers_are_those_of_the_package():
@@ -365,16 +367,16 @@ def test_the_numbers_are_those_of_the_package():
     from minipeft.checks.exercises import gate_numbers as answer
 
     right = answer.PREFIX, answer.LORA, answer.ADAPTER, answer.GATES
-    assert right == tuple(NUMBERS.values())
+    assert right == tuple(COUNTS.values())
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        NUMBERS,
-        {name: float(value) for name, value in NUMBERS.items()},
-        {name: torch.tensor(value) for name, value in NUMBERS.items()},
-        lambda: NUMBERS | {"all": sum(NUMBERS.values())},
+        COUNTS,
+        {name: float(value) for name, value in COUNTS.items()},
+        {name: torch.tensor(value) for name, value in COUNTS.items()},
+        lambda: COUNTS | {"all": sum(COUNTS.values())},
     ],
 )
 def test_right_counts_pass(answer):
@@ -384,18 +386,18 @@ def test_right_counts_pass(answer):
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (NUMBERS | {"prefix": 92_160}, "a key and a value"),
-        (NUMBERS | {"prefix": 15_360}, "one layer"),
-        (NUMBERS | {"lora": 147_456}, "one of the two maps"),
-        (NUMBERS | {"lora": 589_824}, "two maps and not four"),
-        (NUMBERS | {"lora": 14_155_776}, "W_0 itself"),
-        (NUMBERS | {"adapter": 884_736}, "the biases are missing"),
-        (NUMBERS | {"adapter": 2 * 894_528}, "one in a layer"),
-        (NUMBERS | {"adapter": 452_160}, "two matrices"),
-        (NUMBERS | {"gates": 9_228}, "three in each layer"),
-        (NUMBERS | {"gates": 27_648}, "a gate has a bias"),
-        (NUMBERS | {"gates": 36}, "each has W_g and a bias"),
-        (NUMBERS | {"gates": 36_912}, "share the gate"),
+        (COUNTS | {"prefix": 92_160}, "a key and a value"),
+        (COUNTS | {"prefix": 15_360}, "one layer"),
+        (COUNTS | {"lora": 147_456}, "one of the two maps"),
+        (COUNTS | {"lora": 589_824}, "two maps and not four"),
+        (COUNTS | {"lora": 14_155_776}, "W_0 itself"),
+        (COUNTS | {"adapter": 884_736}, "the biases are missing"),
+        (COUNTS | {"adapter": 2 * 894_528}, "one in a layer"),
+        (COUNTS | {"adapter": 452_160}, "two matrices"),
+        (COUNTS | {"gates": 9_228}, "three in each layer"),
+        (COUNTS | {"gates": 27_648}, "a gate has a bias"),
+        (COUNTS | {"gates": 36}, "each has W_g and a bias"),
+        (COUNTS | {"gates": 36_912}, "share the gate"),
         (1_401_444, "should be a dict"),
     ],
 )
