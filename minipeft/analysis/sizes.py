@@ -84,13 +84,15 @@ def kept(model: nn.Module, run: Callable[[], object]) -> int:
     return sum(storage.nbytes() for storage in seen.values())
 
 
-def columns(layers: int = LAYERS, rank: int = 16) -> dict[str, dict[str, float]]:
+def columns(
+    layers: int = LAYERS, rank: int = 16, shape: dict = SHAPE, tokens: int = TOKENS
+) -> dict[str, dict[str, float]]:
     """Way of training -> what -> bytes (numbers in training and cards: how many)."""
     by_way = {}
     for name, r, bits in (("full", None, 16), ("LoRA", rank, 16), ("QLoRA", rank, 4)):
-        one, two = count(1, r), count(2, r)
+        one, two = count(1, r, shape, tokens), count(2, r, shape, tokens)
         n = one.at(two, layers)
-        inputs = layers * TOKENS * SHAPE["hidden_size"] * 2  # (L, T, C) in bf16
+        inputs = layers * tokens * shape["hidden_size"] * 2  # (L, T, C) in bf16
         base = 2 * n.base if bits == 16 else 2 * (n.base - n.linear) + NF4 * n.linear
         patches = 0 if r is None else 4 * n.trained  # patches are float32
         rows = {

@@ -33,6 +33,7 @@ from minipeft.checks.exercises.lora_gradients import lora_gradients
 from minipeft.checks.exercises.lora_merge import lora_merge
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
+from minipeft.checks.exercises.memory_numbers import again_patients, kept_numbers
 from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
@@ -47,6 +48,7 @@ from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.prompt_patients import prompt_patients
 from minipeft.checks.exercises.put_in_front import put_in_front
 from minipeft.checks.exercises.puzzle_floor import puzzle_floor
+from minipeft.checks.exercises.quantize_blocks import quantize_blocks
 from minipeft.checks.exercises.rank_floor import rank_floor
 from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
@@ -111,6 +113,9 @@ EXERCISES = {
         closed_gate,
         gate_patients,
         union_numbers,
+        kept_numbers,
+        again_patients,
+        quantize_blocks,
         room_one,
         smallest_step,
         asked_for,
@@ -119,6 +124,9 @@ EXERCISES = {
 }
 
 __all__ = [
+    "again_patients",
+    "kept_numbers",
+    "quantize_blocks",
     "asked_for",
     "room_one",
     "room_two",

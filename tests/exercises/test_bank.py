@@ -17,6 +17,7 @@ import pytest
 import torch
 from exercises import (
     test_lora_by_hand,
+    test_memory,
     test_museum,
     test_prefix,
     test_prompt_tuning,
@@ -896,6 +897,7 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "similarity": test_similarity.test_a_wrong_similarity_is_told_its_mistake,
     "place_vectors": test_prompt_tuning.test_a_wrong_way_is_told_its_mistake,
     "asked_for": test_museum.test_a_wrong_rule_is_told,
+    "quantize_blocks": test_memory.test_a_wrong_way_to_four_bits_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
     "gate": test_unipelt.test_a_wrong_gate_is_told_its_mistake,
     "prefix_gradients": test_prefix.test_wrong_gradients_are_told_their_mistake,

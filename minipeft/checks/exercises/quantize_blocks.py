@@ -1,0 +1,187 @@
+"""Weights to four bits, block by block: Dettmers et al. 2023, section 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+from minipeft.methods.parts.quantization import levels
+
+PADDED = "padded = F.pad(values, (0, -len(values) % block)).view(-1, block)"
+ABSMAX = "absmax = padded.abs().amax(dim=1)"
+SCALED = "scaled = padded / absmax.where(absmax > 0, 1).unsqueeze(1)"
+CODES = "codes = torch.bucketize(scaled, middles.to(values.device), out_int32=True)"
+RESULT = "return codes.flatten()[: len(values)].to(torch.uint8), absmax"
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """Weights, of which some blocks are zero, and the levels of a kind (or three uneven ones)."""
+    values = draw.normal(case.n)
+    if case.zeros == "the first block":
+        values = values * (torch.arange(case.n) >= case.block)
+    elif case.zeros == "all":
+        values = values * 0
+    table = torch.tensor([-1.0, 0.25, 1.0]) if case.table == "uneven" else levels(case.table)
+    return {"values": values, "table": table.to(values.dtype), "block": case.block}
+
+
+def run(quantize_blocks, case: Case, given) -> tuple[Tensor, Tensor]:
+    return quantize_blocks(given.values, given.table, given.block)
+
+
+def codes(sentence: str, wrong: str):
+    """A mistake in how the level is chosen."""
+    return mistake(sentence, (CODES, wrong))
+
+
+def scale(sentence: str, wrong: str):
+    """A mistake in the scale of a block."""
+    return mistake(sentence, (ABSMAX, f"absmax = {wrong}"))
+
+
+def at_zeros(view) -> bool:
+    """Is the level of a weight wrong only where a block is zero?"""
+    return view.case.zeros != "none" and view.difference.where == "[0]"
+
+
+quantize_blocks = Check(
+    "quantize_blocks",
+    "minipeft.methods.parts.quantization:quantize_blocks",
+    "the nearest level of every weight, one scale a block; short and empty blocks too",
+    [
+        Trial(
+            "what quantize_blocks gives",
+            inputs,
+            run,
+            axes={
+                "table": ("nf4", "int4", "fp4", "uneven"),
+                "n": (12, 10, 3, 1),
+                "block": (4, 1, 5, 16),
+                "zeros": ("none", "the first block", "all"),
+            },
+            dtypes=("float32", "float64"),
+            layouts=("plain",),
+            gradients=("frozen", "off"),
+            names={"[0]": "the numbers of the levels", "[1]": "the scales"},
+        )
+    ],
+    [
+        mistake(
+            "only blocks of zeros are wrong: divide by 1 there, so that their weights stay 0 and "
+            "get the level nearest to it",
+            when=at_zeros,
+        ),
+        scale(
+            "a scale has a sign: take the largest absolute value of a block, abs() first",
+            "padded.amax(dim=1)",
+        ),
+        scale(
+            "all blocks have one scale: each block has its own largest value",
+            "padded.abs().max().expand(len(padded))",
+        ),
+        scale("the scale is the mean size: the largest is asked for", "padded.abs().mean(dim=1)"),
+        scale(
+            "the scale is the standard deviation: the largest is asked for",
+            "padded.std(dim=1, correction=0)",
+        ),  # fmt: skip
+        scale(
+            "the scale is the length of the block: the largest value is asked for",
+            "padded.norm(dim=1)",
+        ),  # fmt: skip
+        scale(
+            "the scale is the distance from the lowest to the highest: the largest absolute value "
+            "is asked for",
+            "padded.amax(dim=1) - padded.amin(dim=1)",
+        ),
+        mistake(
+            "the scales have two axes: one number a block, (blocks,)",
+            (RESULT, RESULT.replace("absmax", "absmax.unsqueeze(1)")),
+        ),
+        mistake(
+            "the scale of a block of zeros is 0: only the division needs another number",
+            (SCALED, f"absmax = absmax.where(absmax > 0, 1)\n    {SCALED}"),
+        ),
+        mistake(
+            "the weights are not divided by their scale",
+            (SCALED, "scaled = padded"),
+        ),
+        mistake(
+            "the weights are multiplied by their scale: divide",
+            (SCALED, "scaled = padded * absmax.unsqueeze(1)"),
+        ),
+        mistake(
+            "the blocks run across: a block is so many weights that stand side by side",
+            (PADDED, PADDED.replace("view(-1, block)", "view(block, -1).T")),
+        ),
+        codes(
+            "that is the level below: the nearest one is asked for",
+            "codes = (torch.bucketize(scaled, table, right=True, out_int32=True) - 1).clamp(min=0)",
+        ),
+        codes(
+            "that is the level above: the nearest one is asked for",
+            "codes = torch.bucketize(scaled, table, out_int32=True).clamp(max=len(table) - 1)",
+        ),
+        codes(
+            "the levels are taken for even steps: look for the nearest one in the table",
+            "codes = ((scaled + 1) / 2 * (len(table) - 1)).round().int()",
+        ),
+        codes(
+            "that is right for the levels of NF4 only: look for the nearest one in `table`",
+            "q = levels('nf4').to(table.dtype)\n"
+            "    codes = torch.bucketize(scaled, (q[1:] + q[:-1]) / 2)",
+        ),
+        codes(
+            "the numbers run backwards: 0 is the lowest level",
+            "codes = len(table) - 1 - torch.bucketize(scaled, middles, out_int32=True)",
+        ),
+        codes(
+            "the numbers are counted from the middle: 0 is the lowest level",
+            "codes = torch.bucketize(scaled, middles, out_int32=True) - len(table) // 2",
+        ),
+        codes(
+            "the numbers begin with 1: 0 is the lowest level",
+            "codes = torch.bucketize(scaled, middles, out_int32=True) + 1",
+        ),
+        codes(
+            "that is the farthest level: argmin, not argmax",
+            "codes = (scaled.unsqueeze(-1) - table).abs().argmax(dim=-1)",
+        ),
+        codes(
+            "the difference has a sign: its absolute value is the distance",
+            "codes = (scaled.unsqueeze(-1) - table).argmin(dim=-1)",
+        ),
+        codes(
+            "those are the levels themselves: their numbers are asked for",
+            "codes = table[torch.bucketize(scaled, middles)]",
+        ),
+        codes(
+            "those are the weights again, level times scale: the levels' numbers are asked for",
+            "codes = table[torch.bucketize(scaled, middles)] * absmax.unsqueeze(1)",
+        ),
+        mistake(
+            "what the last block was filled up with is still there: as many numbers as weights",
+            (RESULT, "return codes.flatten().to(torch.uint8), absmax"),
+        ),
+        mistake(
+            "the numbers stand in a table of blocks: one list, (n,)",
+            (RESULT, "return codes.to(torch.uint8), absmax"),
+        ),
+        mistake(
+            "the numbers of the levels need 8 bits at most: .to(torch.uint8)",
+            (RESULT, RESULT.replace(".to(torch.uint8)", "")),
+        ),
+        mistake(
+            "the numbers of the levels are uint8, not int64",
+            (RESULT, RESULT.replace("uint8", "int64")),
+        ),
+        mistake(
+            "the two results are exchanged: first the numbers, then the scales",
+            (RESULT, "return absmax, codes.flatten()[: len(values)].to(torch.uint8)"),
+        ),
+        mistake(
+            "weights that do not fill a block fail: fill the last block with zeros, as F.pad does",
+            when=lambda view: view.error is not None and view.case.n % view.case.block != 0,
+        ),
+    ],
+)
