@@ -24,6 +24,9 @@ ALREADY_OFF = "the method is under no_grad as it is given"
 A_NUMBER = "a number of Python has no gradient"
 BY_HAND = "a gradient worked out by hand needs no graph of its own"
 
+FROZEN = "weights that are quantized are frozen: no gradient is asked for"
+NARROWED = "the numbers become uint8 in the end, whatever they were before"
+
 EQUIVALENT = {
     "adapter": {
         "forward: x detached": "the adapter does not read x: it stands behind the map that does",
@@ -57,6 +60,20 @@ EQUIVALENT = {
     "asked_for": {
         "asked_for: labels detached": WHOLE,
         "asked_for: _detached return asked": WHOLE,
+    },
+    "quantize_blocks": {
+        "quantize_blocks: under no_grad": FROZEN,
+        "quantize_blocks: values detached": FROZEN,
+        "quantize_blocks: table detached": FROZEN,
+        "quantize_blocks: _detached return (codes.flatten()[:len(values)].to(torch.uint8), "
+        "absmax)": FROZEN,
+        "quantize_blocks: padded / absmax.where(absmax > 0, 1).unsqueeze(1) -> "
+        "padded.div_(absmax.where(absmax > 0, 1).unsqueeze(1))": OWN_TENSOR,
+        "quantize_blocks: 1 -> 2 (4)": "zeros divided by any number are zeros",
+        "quantize_blocks: torch.bucketize(scaled, middles.to(values.device), out_int32=True) -> "
+        "torch.bucketize(scaled, middles.to(values.device))": NARROWED,
+        "quantize_blocks: True -> False": NARROWED,
+        "quantize_blocks: middles.to(values.device) -> middles": ONE_DEVICE,
     },
     "behind_last": {
         "behind_last: mask detached": "a mask is made of zeros and ones, not learnt",

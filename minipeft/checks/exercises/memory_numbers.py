@@ -18,14 +18,12 @@ kept_numbers = NumberCheck(
         ({name: value}, f"{name}: {sentence}")
         for name, value, sentence in (
             ("full", ALWAYS, "that is the frozen block: maps that train keep what they read"),
-            ("full", ALWAYS + 4 * C + INNER, "query, key and value read one tensor, kept once"),
             ("full", ALWAYS + READ + 2 * C, "query, key and value read one tensor, kept once"),
             ("full", ALWAYS + READ + C, "the output map reads the mix, which is in the list"),
             ("full", ALWAYS + READ - INNER, "down reads what the activation gives, I numbers"),
             ("full", ALWAYS + READ - C, "each of two norms gives a tensor: for q k v, for up"),
-            ("full", ALWAYS + READ - 4, "each LayerNorm keeps its mean and its deviation, too"),
+            ("full", ALWAYS + READ - 4, "a LayerNorm keeps mean and deviation, softmax H numbers"),
             ("full", ALWAYS + READ - 2, "there are two LayerNorms, each with two numbers more"),
-            ("full", ALWAYS + READ - H, "the softmax keeps a number for each head"),
             ("full", ALWAYS + READ - C - 2, "there are two LayerNorms in a block"),
             ("full", 4 * (ALWAYS + READ), "those are bytes: how many numbers?"),
             ("frozen", 0, "frozen maps keep nothing, but norms, attention and activation do: dL/dx "
@@ -35,12 +33,10 @@ kept_numbers = NumberCheck(
             ("frozen", ALWAYS + C, "what query, key and value read is needed for dL/dW alone"),
             ("frozen", ALWAYS + INNER, "what down reads is needed for dL/dW alone"),
             ("frozen", ALWAYS + 2 * C, "what maps read is needed for dL/dW alone"),
-            ("frozen", ALWAYS - INNER, "the activation needs its input: phi' is taken there"),
+            ("frozen", ALWAYS - INNER, "the activation needs its input, attention q, k, v, mix"),
             ("frozen", ALWAYS - C, "the mix of the values is kept by attention itself"),
-            ("frozen", ALWAYS - 4 * C, "attention needs q, k, v and their mix"),
-            ("frozen", ALWAYS - H, "the softmax keeps a number for each head"),
             ("frozen", ALWAYS - 2 * (C + 2), "a LayerNorm needs its input, trained or not"),
-            ("frozen", ALWAYS - 4, "each LayerNorm keeps its mean and its deviation, too"),
+            ("frozen", ALWAYS - 4, "a LayerNorm keeps mean and deviation, softmax H numbers"),
             ("LoRA", ALWAYS, "that is the frozen block: A needs x and B needs A x"),
             ("LoRA", ALWAYS + C, "B, too, is a map that trains: it reads A x, r numbers"),
             ("LoRA", ALWAYS + C + R, "there are two LoRAs in the block: A x is kept for each"),
@@ -57,7 +53,6 @@ kept_numbers = NumberCheck(
 SMALL = "it keeps far less after the forward than the run without"
 COMES = "a gradient comes to every tensor"
 SAME = "its gradients are those of the run without"
-TWICE = "its layers are called twice, so they are computed again"
 PEAK = "its peak is far lower than that of the run without"
 ONCE = "its layers are called once only: nothing is computed again"
 HINTS = {  # (run, wrong cause): what speaks against it
