@@ -73,9 +73,12 @@ def activations(config, way: str, rows: int, tokens: int, rank: int = 8) -> int:
 
 
 def predicted(model: nn.Module, way: str, rows: int, tokens: int, rank: int = 8) -> dict[str, int]:
-    """Bytes by part, and their "peak": weights and means are there all the time, and on top of them
-    either what the forward kept, with two tensors (B, T, V) while the loss is differentiated, or
-    the gradients."""
+    """Bytes by part, and their "peak".
+
+    Weights and means are there all the time. On top of them come either the gradients, or what the
+    forward kept, with two tensors (B, T, V) while the loss is differentiated: the widest ones that
+    there are as long as V is larger than 2 I.
+    """
     parts = training_bytes(model)
     parts["activations"] = activations(model.config, way, rows, tokens, rank)
     loss = 2 * 4 * rows * tokens * model.config.vocab_size
@@ -153,19 +156,17 @@ def levels(record: profile) -> dict[str, list[int]]:
 def footprint(
     model: nn.Module, method: Method, rows: int, tokens: int, again: bool = False
 ) -> Footprint:
-    """`watch` with a method attached for the time being.
+    """`watch` with a method attached for the time being; the model is the same afterwards.
 
     again: with gradient checkpointing.
     """
     batch = random_batch(model.config, rows, tokens)
-    first = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.gradient_checkpointing = again
     try:
         with attached(model, method, seed=0):
             return watch(model, wrap(model, batch))
     finally:
         model.gradient_checkpointing = False
-        model.load_state_dict(first)
         model.eval()
 
 

@@ -32,7 +32,7 @@ def test_activations_are_predicted_to_the_byte(way, width, heads, layers):
 
 
 def test_the_other_heaps_are_predicted_to_the_byte_and_the_peak_nearly():
-    model = decoder()
+    model = decoder(vocab=600)
     before = mp.fingerprint(model)
     for way, method in WAYS.items():
         seen = memory.footprint(model, method, 8, 32)
@@ -49,7 +49,7 @@ def test_the_allocator_sees_a_tensor_come_and_go():
         with memory.record_function("forward"):
             x = torch.ones(1000)
         with memory.record_function("backward"):
-            x = x + 1
+            x = x.neg()
         with memory.record_function("optimizer"):
             del x
 
