@@ -51,7 +51,7 @@ def parts(footprints: Mapping[str, Footprint], guesses: Mapping[str, dict], capt
             mark = "predicted" if not row and part == "weights" else None
             axes.plot([predicted_left] * 2, [row - 0.42, row + 0.42], "k-", lw=1.6, label=mark)
         axes.plot(seen.peak / MB, row, "wD", markeredgecolor="k", markersize=8,
-                  label=None if row else "highest level, measured")  # fmt: skip
+                  label=None if row else "peak, measured")  # fmt: skip
     axes.set_yticks(range(len(footprints)), list(footprints))
     axes.invert_yaxis()
     plots.finish(axes, "MB", "", "Bytes of one step", caption=caption)
@@ -59,7 +59,7 @@ def parts(footprints: Mapping[str, Footprint], guesses: Mapping[str, dict], capt
 
 
 def shares(sizes: Sequence[int], peaks: Mapping[str, Sequence[float]], caption: str):
-    """The highest level of every way as a share of full fine-tuning's, by tokens of the batch."""
+    """The peak of every way as a share of full fine-tuning's, by tokens of the batch."""
     figure, axes = plots.figure(width=8.0, height=3.8)
     for name, values in peaks.items():
         colour, marker = plots.look(name) or (plots.GREY, "o")
@@ -70,7 +70,7 @@ def shares(sizes: Sequence[int], peaks: Mapping[str, Sequence[float]], caption: 
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
     axes.set_ylim(0, 1.25)
-    plots.finish(axes, "tokens in the batch", "share of full's bytes", "Highest level of a step",
+    plots.finish(axes, "tokens in the batch", "share of full's bytes", "Peak of a step",
                  caption=caption)  # fmt: skip
     return figure
 

@@ -56,7 +56,7 @@ METHODS = {
 # ## 1. One step, seen by the allocator
 #
 # torch's allocator knows every byte that comes and goes. **Predict** the picture: memory over time through one training step. Where
-# is the highest point: at the end of the forward pass, or when Adam takes its step? How much lower is LoRA?
+# is the highest point, the *peak*: between forward and backward pass, or when Adam takes its step? How much lower is LoRA?
 
 # %% tags=["hide-input", "slide"]
 from matplotlib import pyplot as plt
@@ -68,7 +68,7 @@ highest = {
 }
 figure = pictures.mountain(
     seen,
-    f"The highest point of full fine-tuning lies in the {highest['full']} pass; LoRA reaches "
+    f"The peak of full fine-tuning lies in the {highest['full']} pass; LoRA reaches "
     f"{100 * seen['LoRA'].peak / seen['full'].peak:.0f} % of it, with "
     f"{100 * seen['LoRA'].gradients / seen['full'].gradients:.0f} % of the gradients.",
 )
@@ -177,7 +177,7 @@ checks.kept_numbers(kept_numbers)
 
 # %% [markdown] tags=["slide"]
 # Times four bytes, $L$ blocks, all tokens; the head adds the last norm and a softmax over all $V$ words. That is a prediction for every heap,
-# from shapes alone. And the highest point? Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
+# from shapes alone. And the peak? Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
 # **Predict:** how far off is it?
 
 # %% tags=["hide-input", "slide"]
@@ -204,7 +204,7 @@ figure = pictures.parts(
         if exact
         else "Not all parts were predicted to the byte"
     )
-    + f", the highest point within {100 * off:.2f} %. It is not the sum: gradients come only while "
+    + f", the peak within {100 * off:.2f} %. It is not the sum: gradients come only while "
     "activations go, and the loss has tensors of its own.",
 )
 plt.show()
@@ -216,7 +216,7 @@ claims.show(
 # ## 3. Why it may save nothing
 #
 # LoRA takes away gradients and means, which do not depend on the batch. It takes little of what grows with the batch, and adds to
-# it. **Predict** each method's highest point, as a share of full fine-tuning's, from 32 tokens in a batch to 2,048. Which is lowest at the right end?
+# it. **Predict** each method's peak, as a share of full fine-tuning's, from 32 tokens in a batch to 2,048. Which is lowest at the right end?
 
 # %% tags=["hide-input", "slide"]
 OTHERS = {
