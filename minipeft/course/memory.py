@@ -104,6 +104,15 @@ class Footprint:
     def peak(self) -> int:
         return self.weights + self.adam + max(max(row) for row in self.levels.values() if row)
 
+    @property
+    def summit(self) -> str:
+        """Where in the step the peak lies, in words."""
+        phase = max(self.levels, key=lambda name: max(self.levels[name], default=0))
+        row = self.levels[phase]
+        place = row.index(max(row)) / len(row)
+        where = "beginning" if place < 0.1 else "end" if place > 0.9 else "middle"
+        return f"at the {where} of the {phase} {'step' if phase == 'optimizer' else 'pass'}"
+
 
 def watch(model: nn.Module, batch: dict[str, Tensor]) -> Footprint:
     """Take two steps of AdamW and look at the second, when its means exist.

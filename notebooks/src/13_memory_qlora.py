@@ -63,12 +63,9 @@ from matplotlib import pyplot as plt
 
 seen = {name: lesson.footprint(base, method, B, T) for name, method in METHODS.items()}
 seen["LoRA, layers run again"] = lesson.footprint(base, METHODS["LoRA"], B, T, again=True)
-highest = {
-    name: max(one.levels, key=lambda phase: max(one.levels[phase])) for name, one in seen.items()
-}
 figure = pictures.mountain(
     seen,
-    f"The peak of full fine-tuning lies in the {highest['full']} pass; LoRA reaches "
+    f"The peak of full fine-tuning lies {seen['full'].summit}; LoRA reaches "
     f"{100 * seen['LoRA'].peak / seen['full'].peak:.0f} % of it, with "
     f"{100 * seen['LoRA'].gradients / seen['full'].gradients:.0f} % of the gradients.",
 )

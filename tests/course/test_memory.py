@@ -61,6 +61,12 @@ def test_the_allocator_sees_a_tensor_come_and_go():
     assert levels["optimizer"][-1] == 0
 
 
+def test_where_the_peak_lies_in_words():
+    levels = {"forward": [1, 2], "backward": [9, 3, *[1] * 20], "optimizer": []}
+    seen = memory.Footprint(10, 0, 5, 0, levels)
+    assert seen.peak == 24 and seen.summit == "at the beginning of the backward pass"
+
+
 def test_layers_that_run_again_keep_less():
     model = decoder(layers=4)
     plain, again = (memory.footprint(model, WAYS["LoRA"], 8, 32, again=a) for a in (False, True))
