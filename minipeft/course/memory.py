@@ -9,8 +9,11 @@ Shapes: B rows, T tokens, C width, H heads, I inner width, L layers, V words, r 
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +131,7 @@ def watch(model: nn.Module, batch: dict[str, Tensor]) -> Footprint:
     gradients = sum(p.grad.nbytes for p in trained if p.grad is not None)
     optimizer.zero_grad()
     activations = kept(model, lambda: model(**batch).loss)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with recorded() as record:
         with record_function("forward"):
             loss = model(**batch).loss
         with record_function("backward"):
@@ -145,6 +148,21 @@ def watch(model: nn.Module, batch: dict[str, Tensor]) -> Footprint:
         activations,
         levels(record),
     )
+
+
+@contextmanager
+def recorded() -> Iterator[profile]:
+    """torch's profiler with its eyes on memory; what its native code says to stderr is dropped."""
+    sys.stderr.flush()
+    kept_open, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            yield record
+    finally:
+        os.dup2(kept_open, 2)
+        os.close(kept_open)
+        os.close(nowhere)
 
 
 def levels(record: profile) -> dict[str, list[int]]:
@@ -301,7 +319,7 @@ def tower_run(again: str, rows: int = 16, tokens: int = 32) -> dict:
 def watch_once(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, int]:
     """Bytes of a forward and a backward pass: "behind": when the forward is over; "peak"."""
     model.train()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with recorded() as record:
         with record_function("forward"):
             loss = model(**batch).loss
         with record_function("backward"):

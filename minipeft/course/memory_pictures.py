@@ -120,11 +120,11 @@ def dearer(losses: Mapping[str, Mapping[str, list[float]]], caption: str):
     """By how many nats per token each kind is worse than the base: mean over pieces of text."""
     figure, axes = plots.figure(width=7.6, height=3.8)
     for row, by_kind in enumerate(losses.values()):
-        for shift, (kind, colour) in enumerate(KINDS.items()):
-            mean, half = plots.interval(by_kind[kind])
+        for shift, (kind, values) in enumerate(by_kind.items()):
+            mean, half = plots.interval(values)
             label = None if row else NAMES[kind]
             axes.errorbar(row + 0.14 * (shift - 1.5), mean, half, fmt="o", capsize=3,
-                          color=colour, label=label)  # fmt: skip
+                          color=KINDS[kind], label=label)  # fmt: skip
     axes.axhline(0, color=plots.GREY, linewidth=1, linestyle=":")
     axes.set_xticks(range(len(losses)), list(losses))
     axes.set_xlim(-0.5, len(losses) - 0.5)

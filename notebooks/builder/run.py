@@ -203,7 +203,8 @@ def execute(
             with watch.over(client.process_number):
                 client.execute(env=settings)
         except CellExecutionError:
-            output = notebook.cells[current[0]].outputs[-1]
+            outputs = notebook.cells[current[0]].outputs  # a figure may stand behind the error
+            output = next(one for one in reversed(outputs) if one.output_type == "error")
             failure = f"{output.ename}: {output.evalue}", "\n".join(output.get("traceback", []))
         except (DeadKernelError, RuntimeError):  # RuntimeError: it died before it was ready
             if stop.is_set():

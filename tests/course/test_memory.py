@@ -53,7 +53,7 @@ def test_the_allocator_sees_a_tensor_come_and_go():
         with memory.record_function("optimizer"):
             del x
 
-    with memory.profile(activities=[memory.ProfilerActivity.CPU], profile_memory=True) as record:
+    with memory.recorded() as record:
         step()
     levels = memory.levels(record)
     assert levels["forward"][-1] == 4000
