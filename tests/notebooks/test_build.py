@@ -233,6 +233,12 @@ def test_a_failing_cell_is_named_and_the_others_are_still_run(course, capsys):
     assert "not run yet" in (course.output / "index.html").read_text()
 
 
+def test_an_error_is_told_although_a_figure_stands_behind_it(course, capsys):
+    course.write("01_bad", "# %%\nfrom matplotlib import pyplot\npyplot.plot([1])\n1 / 0")
+    assert course_run(course) == 1
+    assert "cell 2 failed: ZeroDivisionError: division by zero" in capsys.readouterr().err
+
+
 def test_a_kernel_that_dies_is_said(course, capsys):
     course.write("01_bad", "# %%\nimport os; os._exit(1)")
     assert course_run(course) == 1
