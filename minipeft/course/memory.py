@@ -343,7 +343,7 @@ def runs_of_one_step(runs: Mapping[str, str] = CHECKPOINTED) -> Table:
         gradients = seen["gradients"]
         missing = seen["tensors"] - len(gradients)
         pairs = [(plain["gradients"][i], gradient) for i, gradient in gradients.items()]
-        apart = sum((a - b).square().sum() for a, b in pairs).sqrt()
+        distance = sum((a - b).square().sum() for a, b in pairs).sqrt()
         size = sum(a.square().sum() for a, _ in pairs).sqrt()
         rows.append(
             (
@@ -353,7 +353,7 @@ def runs_of_one_step(runs: Mapping[str, str] = CHECKPOINTED) -> Table:
                 f"{seen['peak'] / 1e6:.1f}",
                 seen["calls"],
                 f"{missing} of {seen['tensors']}",
-                f"{100 * apart / size:.0f} %",
+                f"{100 * distance / size:.0f} %",
             )
         )
     head = ("run", "loss", "MB behind the forward", "MB at the peak", "calls of the first layer",
