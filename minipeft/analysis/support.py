@@ -71,6 +71,7 @@ METHODS: dict[str, Method] = {
     "AdaLoRA": methods.AdaLoRA(target_rank=2, targets=("output", "down")),
     "QLoRA": methods.QLoRA(rank=2, targets=("output", "down")),
     "IA3": methods.IA3(),
+    "VeRA": methods.VeRA(rank=8, targets=("output", "down")),
     "Adapter": methods.Adapter(bottleneck=4),
     "Prefix": methods.Prefix(length=3, hidden=4),
     "PTuningV2": methods.PTuningV2(length=3),

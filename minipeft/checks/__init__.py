@@ -57,6 +57,9 @@ from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
 from minipeft.checks.exercises.transfer_numbers import adam_bytes, transfer_patients
+from minipeft.checks.exercises.vera import vera
+from minipeft.checks.exercises.vera_numbers import vera_numbers, vera_patients
+from minipeft.checks.exercises.vera_patch import vera_patch
 from minipeft.checks.framework import CheckFailed, NotFinished
 
 EXERCISES = {
@@ -120,6 +123,10 @@ EXERCISES = {
         smallest_step,
         asked_for,
         room_two,
+        vera_numbers,
+        vera_patch,
+        vera_patients,
+        vera,
     )
 }
 
@@ -185,4 +192,8 @@ __all__ = [
     "training_bytes",
     "transfer_patients",
     "union_numbers",
+    "vera",
+    "vera_numbers",
+    "vera_patch",
+    "vera_patients",
 ]

@@ -37,6 +37,7 @@ OF_PEFT = {
     "PREFIX_TUNING": "Prefix",
     "PROMPT_TUNING": "PromptTuning",
     "P_TUNING": "PTuning",
+    "VERA": "VeRA",
 }
 
 

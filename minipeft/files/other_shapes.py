@@ -16,7 +16,8 @@ from minipeft.files.peft.task_types import HEADS
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import TASK_HEADS
 
-ADAPTED = re.compile(r"\.(lora_|ia3_l$|token_adapter\.|base_layer\.)")  # what follows a path
+# what follows a path
+ADAPTED = re.compile(r"\.(lora_|ia3_l$|vera_lambda_|token_adapter\.|base_layer\.)")
 BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
 TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
 

@@ -20,5 +20,6 @@ from minipeft.methods.prompt_tuning import Prompt, PromptTuning
 from minipeft.methods.qlora import QLoRA, QLoRAPatch
 from minipeft.methods.token_rows import TiedRowsPatch, TokenRows, TokenRowsPatch
 from minipeft.methods.unipelt import UniPELT
+from minipeft.methods.vera import SharedMatrices, VeRA, VeRAPatch
 
 __all__ = [name for name, thing in globals().items() if isinstance(thing, type)]

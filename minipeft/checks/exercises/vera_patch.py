@@ -1,0 +1,172 @@
+"""VeRA's detour: Kopiczko et al. 2024, equation 2."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call, mistake
+from minipeft.methods.vera import SharedMatrices
+
+DROP = "x = self.dropout(x.to(self.d.dtype))"
+KEEP = "x = x.to(self.d.dtype)"
+LOW = "self.d * F.linear(x, self.A)"
+DETOUR = "self.b * F.linear(low, self.B)"
+JOIN = "(y + detour).to(y.dtype)"
+DELTA = "self.b[:, None] * self.B @ (self.d[:, None] * self.A)"
+
+
+def build(VeRAPatch: type, case: Case) -> nn.Module:
+    """VeRAPatch(in, out, matrices, initial, dropout); the matrices may be larger than the map."""
+    matrices = SharedMatrices(case.inside + case.wider, case.out + case.wider, case.rank, seed=5)
+    patch = call(
+        VeRAPatch, case.inside, case.out, matrices, initial=case.initial, dropout=case.dropout
+    )
+    return patch.train(case.training) if isinstance(patch, nn.Module) else patch
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """x (B, T, in), y (B, T, out), which may have another dtype."""
+    x = draw.normal(case.B, case.T, case.inside)
+    if case.get("y_dtype", "same") != "same":
+        draw.dtype = getattr(torch, case.y_dtype)
+    return {"x": x, "y": draw.normal(case.B, case.T, case.out)}
+
+
+def forward(patch, case: Case, given) -> Tensor:
+    return patch(given.x, given.y)
+
+
+MADE = {"rank": (3, 5, 1), "wider": (0, 2), "initial": (OMIT, 0.4)}
+
+vera_patch = Check(
+    "vera_patch",
+    "minipeft.methods.vera:VeRAPatch",
+    "h = W0 x + diag(b) B diag(d) A x, dropout on x, delta is the matrix that forward adds",
+    [
+        Trial(
+            "the output of forward",
+            inputs,
+            forward,
+            build=build,
+            axes={
+                "inside": (5, 3, 1),
+                "out": (5, 4, 1),
+                "B": (2, 1, 3),
+                "T": (3, 1),
+                "dropout": (OMIT, 0.0, 0.5),
+                "training": (False, True),
+                "y_dtype": ("same", "float32", "bfloat16"),
+                **MADE,
+            },
+            valid=lambda case: not (case.training and case.dropout == 0.5),
+            cast=False,
+            draws=True,
+        ),
+        Trial(
+            "delta",
+            lambda case, draw: {},
+            lambda patch, case, given: patch.delta(),
+            build=build,
+            axes={
+                "inside": (6, 4, 1),
+                "out": (4, 5, 1),
+                "dropout": (OMIT, 0.3),
+                "training": (False, True),
+                **MADE,
+            },
+            layouts=("plain",),
+            draws=True,
+        ),
+        Trial(
+            "the output of forward in training",
+            inputs,
+            forward,
+            build=build,
+            axes={
+                "dropout": (0.5, 0.1, 0.0),
+                "inside": (2, 1),
+                "out": (2,),
+                "B": (1,),
+                "T": (2, 1),
+                "rank": (2,),
+                "wider": (0,),
+                "initial": (OMIT,),
+                "training": (True,),
+            },
+            cast=False,
+            **DROPOUT,
+        ),
+    ],
+    [
+        mistake(
+            "delta lacks d: it is diag(b) B diag(d) A", (DELTA, "self.b[:, None] * self.B @ self.A")
+        ),
+        mistake(
+            "delta lacks b: it is diag(b) B diag(d) A",
+            (DELTA, "self.B @ (self.d[:, None] * self.A)"),
+        ),
+        mistake("delta is B A alone: d and b belong to it", (DELTA, "self.B @ self.A")),
+        mistake(
+            "delta is transposed: it is (out, in), like the weight it joins",
+            (DELTA, f"({DELTA}).T"),
+        ),
+        mistake(
+            "d is missing: A x is multiplied by d, number by number", (LOW, "F.linear(x, self.A)")
+        ),
+        mistake("b is missing: what B gives is multiplied by b", (DETOUR, "F.linear(low, self.B)")),
+        mistake(
+            "neither d nor b is used: they are all that is trained",
+            (LOW, "F.linear(x, self.A)"),
+            (DETOUR, "F.linear(low, self.B)"),
+        ),
+        mistake("d is added: it multiplies A x", (LOW, "self.d + F.linear(x, self.A)")),
+        mistake(
+            "b is added: it multiplies what B gives", (DETOUR, "self.b + F.linear(low, self.B)")
+        ),
+        mistake("d is used twice: once, on A x", (LOW, f"self.d * {LOW}")),
+        mistake("d is divided by: multiply A x by it", (LOW, "F.linear(x, self.A) / self.d")),
+        mistake(
+            "that is LoRA's scale, one number: each row of A has its number of d",
+            (LOW, "self.d.mean() * F.linear(x, self.A)"),
+        ),
+        mistake(
+            "one number for all of b: each row of B has its own",
+            (DETOUR, "self.b.mean() * F.linear(low, self.B)"),
+        ),
+        mistake("forward returns the detour only: y is dropped", ("y + detour", "detour")),
+        mistake("the detour is subtracted: it is added to y", ("y + detour", "y - detour")),
+        mistake("the detour is missing: forward gives y back as it came", ("y + detour", "y")),
+        mistake(
+            "b falls on y as well: only the detour is scaled",
+            (DETOUR, "F.linear(low, self.B)"),
+            ("y + detour", "self.b * (y + detour)"),
+        ),
+        mistake(
+            "forward turns y into another dtype: give the sum back in y's dtype",
+            when=lambda view: view.difference.kind == "dtype" and "y" in view.inputs,
+        ),
+        mistake(
+            "the whole of A or B is read: a map smaller than the largest reads its part, self.A "
+            "and self.B",
+            when=lambda view: view.error is not None and view.case.wider,
+        ),
+        mistake("dropout is never applied in training", (DROP, KEEP)),
+        mistake(
+            "dropout falls on A x: drop parts of x, before A",
+            (DROP, KEEP),
+            ("F.linear(low, self.B)", "F.linear(self.dropout(low), self.B)"),
+        ),
+        mistake(
+            "dropout falls on the detour: drop parts of x, before A",
+            (DROP, KEEP),
+            (JOIN, "(y + self.dropout(detour)).to(y.dtype)"),
+        ),
+        mistake(
+            "dropout falls on y too: only x on its way into A drops",
+            (DROP, KEEP),
+            (JOIN, "self.dropout(y + detour).to(y.dtype)"),
+        ),
+    ],
+    blank=("forward", "delta"),
+)
