@@ -93,13 +93,16 @@ def answers(method: Method) -> list[Answer]:
         start == 0,
         "the model is another one before training: one factor of the detour must be 0 at the start",
     )
-    trained = tuner.parameters()
+    trained = [parameter for parameter in tuner.parameters() if parameter.requires_grad]
     answer(
         "How many numbers are trained?",
         f"{sum(p.numel() for p in trained):,} in {len(trained)} tensors",
         bool(trained),
         "nothing is trained: what learns is an nn.Parameter of a patch",
     )
+    if not trained:
+        tuner.detach()
+        return given
     first = gradients(model, tuner, batch)
     ends = sorted({name.rpartition(".")[2] for name, length in first.items() if length == 0})
     moving = any(first.values())
