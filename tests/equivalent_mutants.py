@@ -23,6 +23,7 @@ ANY_PLACE = (
 ALREADY_OFF = "the method is under no_grad as it is given"
 A_NUMBER = "a number of Python has no gradient"
 BY_HAND = "a gradient worked out by hand needs no graph of its own"
+FROZEN = "A and B are frozen: they have no gradient anyway"
 
 FROZEN = "weights that are quantized are frozen: no gradient is asked for"
 NARROWED = "the numbers become uint8 in the end, whatever they were before"
@@ -169,6 +170,14 @@ EQUIVALENT = {
         "forgotten: True -> False": CHECKED_TWICE,
     },
     "place_vectors": {"place_vectors: ids detached": WHOLE},
+    "vera_patch": {
+        "forward: self.d -> self.d.detach()": "only its dtype is asked there",
+        "forward: self.A -> self.A.detach()": FROZEN,
+        "forward: self.B -> self.B.detach()": FROZEN,
+        "delta: self.B -> self.B.detach()": FROZEN,
+        "delta: self.A -> self.A.detach()": FROZEN,
+    },
+    "vera": {"install: under no_grad": "patches are made there, nothing is computed"},
     "lora": {"forward: self.A -> self.A.detach()": "only its dtype is asked there"},
     "lora_gradients": {
         "lora_gradients: under no_grad": BY_HAND,

@@ -130,7 +130,7 @@ def _described(value: Any) -> Any:
         return (
             "data",
             type(value).__name__,
-            sum(p.numel() for p in value.parameters()),
+            sum(tensor.numel() for tensor in (*value.parameters(), *value.buffers())),
             tuple(p.requires_grad for p in value.parameters()),
         )
     if isinstance(value, list | tuple):

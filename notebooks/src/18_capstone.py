@@ -3,7 +3,7 @@
 #   minipeft:
 #     title: Capstone
 #     question: Can you turn an equation you have never seen into a method that works?
-#     minutes: 3
+#     minutes: 4
 # ---
 
 # %% [markdown]

@@ -18,6 +18,7 @@ from minipeft.model.devices import on_device_of
 METHODS = {
     "lora": mp.LoRA(rank=2),
     "dora": mp.DoRA(rank=2),
+    "vera": mp.VeRA(rank=4),
     "qlora": mp.QLoRA(rank=2, block=16),
     "adalora": mp.AdaLoRA(init_rank=3, target_rank=2),
     "lora and biases": mp.LoRABias(rank=1, bias="adapted"),

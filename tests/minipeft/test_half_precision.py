@@ -25,6 +25,7 @@ METHODS = {
     "p-tuning v2": mp.PTuningV2(length=2),
     "lora": mp.LoRA(rank=2),
     "dora": mp.DoRA(rank=2),
+    "vera": mp.VeRA(rank=4),
     "pissa": mp.PiSSA(rank=2),
     "adalora": mp.AdaLoRA(init_rank=2, target_rank=2),
     "qlora": mp.QLoRA(rank=2),

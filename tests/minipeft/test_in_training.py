@@ -23,6 +23,7 @@ METHODS = {
     "p-tuning": mp.PTuning(length=2),
     "lora": mp.LoRA(rank=2),
     "dora": mp.DoRA(rank=2),
+    "vera": mp.VeRA(rank=4),
     "adalora": mp.AdaLoRA(init_rank=3, target_rank=1),
     "qlora": mp.QLoRA(rank=2),
     "unipelt": mp.UniPELT(bottleneck=2, length=2, rank=2),

@@ -97,6 +97,7 @@ READING = {
     "adapter": mp.Adapter(bottleneck=2),
     "lora": mp.LoRA(rank=2),
     "dora": mp.DoRA(rank=2),
+    "vera": mp.VeRA(rank=4),
     "pissa": mp.PiSSA(rank=2),
     "adalora": mp.AdaLoRA(init_rank=2, target_rank=1),
     "qlora": mp.QLoRA(rank=2),

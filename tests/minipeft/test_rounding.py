@@ -46,7 +46,15 @@ def test_the_share_is_that_of_the_weights_before_and_after(name, dtype):
 @HALVES
 @pytest.mark.parametrize(
     "method",
-    [mp.LoRA(rank=2), mp.DoRA(rank=2), mp.IA3(), mp.BitFit(), mp.QLoRA(rank=2), mp.HeadOnly()],
+    [
+        mp.LoRA(rank=2),
+        mp.DoRA(rank=2),
+        mp.VeRA(rank=4),
+        mp.IA3(),
+        mp.BitFit(),
+        mp.QLoRA(rank=2),
+        mp.HeadOnly(),
+    ],
     ids=lambda method: type(method).__name__,
 )
 def test_a_change_that_half_precision_cannot_hold_is_told(method, dtype):

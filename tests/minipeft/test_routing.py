@@ -84,6 +84,7 @@ DISENTANGLED = {
     "LoRA": mp.LoRA(rank=2),
     "all": mp.LoRA(rank=2, targets=("all-linear",)),
     "DoRA": mp.DoRA(rank=2),
+    "VeRA": mp.VeRA(rank=4),
     "IA3": mp.IA3(),
     "BitFit": mp.BitFit(),
     "Adapter": mp.Adapter(bottleneck=3),
