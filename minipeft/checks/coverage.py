@@ -142,7 +142,7 @@ def _described(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | float | str | slice):
         return repr(value)
     plain = {k: v for k, v in vars(value).items() if isinstance(v, int | str)}
-    return ("data", type(value).__name__, len(getattr(value, "words", ())), repr(plain))
+    return ("data", type(value).__name__, len(getattr(value, "words", None) or ()), repr(plain))
 
 
 def _data(value: Any) -> bool:

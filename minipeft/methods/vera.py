@@ -62,18 +62,20 @@ class SharedMatrices(nn.Module):
         in_features, out_features: of the largest maps that will read them.
         rank: r.
         seed: of the generator; the global one is left alone.
-        stored: are they part of what is saved?
+        persistent: are they part of what is saved?
     """
 
     def __init__(
-        self, in_features: int, out_features: int, rank: int, seed: int = 0, stored: bool = True
+        self, in_features: int, out_features: int, rank: int, seed: int = 0, persistent: bool = True
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name, shape in (("A", (rank, in_features)), ("B", (out_features, rank))):
             bound = math.sqrt(6 / shape[1])  # Kaiming: the squares of a row add up to 2 on average
             matrix = torch.empty(shape, dtype=torch.float32, device="cpu")
-            self.register_buffer(name, matrix.uniform_(-bound, bound, generator=generator), stored)
+            self.register_buffer(
+                name, matrix.uniform_(-bound, bound, generator=generator), persistent
+            )
 
 
 class VeRAPatch(Patch):

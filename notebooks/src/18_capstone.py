@@ -111,7 +111,7 @@ checks.vera_patients(vera_patients)
 #
 # * `tuner.find(self.targets, self.layers)` gives a list of places. A place has `in_features` and `out_features`.
 # * `tuner.add(place, patch)` puts a patch there.
-# * `SharedMatrices(in_features, out_features, rank, seed, stored)` draws $A$ and $B$ from a generator with that seed. It must be as large
+# * `SharedMatrices(in_features, out_features, rank, seed, persistent)` draws $A$ and $B$ from a generator with that seed. It must be as large
 #   as the **largest** map needs; a smaller one reads the first columns of $A$ and the first rows of $B$.
 # * `VeRAPatch(in_features, out_features, matrices, initial, dropout)` is yours.
 # * The settings are `self.rank`, `self.seed`, `self.initial` (for $d$), `self.dropout`, and `self.store_matrices` (are $A$ and $B$ part
@@ -217,12 +217,12 @@ for task, d in equal.items():
     print(f"{task}: {d.text} ({d.rule})")
 for name in ("VeRA, r = 240", "VeRA, r = 400"):
     if name in ARMS:
-        more = difference(
+        larger = difference(
             outcomes[f"reverse-rotate: {name}"].values(),
             outcomes["reverse-rotate: VeRA, r = 80"].values(),
             MARGIN,
         )
-        print(f"reverse-rotate, {name} minus r = 80: {more.text}")
+        print(f"reverse-rotate, {name} minus r = 80: {larger.text}")
 
 # %% [markdown] tags=["slide"]
 # Random directions are worth something because there are many of them: $d$ chooses which to listen to.

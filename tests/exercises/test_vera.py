@@ -188,7 +188,7 @@ def in_two_loops(self, tuner):
         n_in, n_out = max(n_in, place.in_features), max(n_out, place.out_features)
     shared = SharedMatrices(
         in_features=n_in, out_features=n_out, rank=self.rank, seed=self.seed,
-        stored=self.store_matrices,
+        persistent=self.store_matrices,
     )  # fmt: skip
     for place in tuner.find(self.targets, self.layers):
         tuner.add(

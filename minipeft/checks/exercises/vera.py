@@ -24,7 +24,7 @@ def build(Method: type, case: Case):
 def run(method, case: Case, given) -> dict:
     """Attach it to a small decoder and look."""
     model, _ = capstone.small_model()
-    tuner = attach(model, method, f"rank {method.rank}", seed=0)
+    tuner = attach(model, method, f"r{method.rank}", seed=0)
     seen = {"method": method, "paths": [place.path for place, _ in tuner.patches]}
     for _, patch in tuner.patches:
         lacking = [name for name in ("matrices", "d", "b") if not hasattr(patch, name)]
