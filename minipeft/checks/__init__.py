@@ -15,6 +15,7 @@ from minipeft.checks.exercises.attention import attention
 from minipeft.checks.exercises.batch_patients import batch_patients
 from minipeft.checks.exercises.behind_last import behind_last
 from minipeft.checks.exercises.block import block
+from minipeft.checks.exercises.budget_faults import budget_faults
 from minipeft.checks.exercises.cache_costs import cache_costs
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
@@ -35,6 +36,7 @@ from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.memory_numbers import again_patients, kept_numbers
 from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
+from minipeft.checks.exercises.output_scale import output_scale
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
 from minipeft.checks.exercises.place_vectors import place_vectors
@@ -53,10 +55,12 @@ from minipeft.checks.exercises.rank_floor import rank_floor
 from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.similarity import overlaps, similarity
+from minipeft.checks.exercises.small_numbers import small_numbers
 from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
 from minipeft.checks.exercises.transfer_numbers import adam_bytes, transfer_patients
+from minipeft.checks.exercises.update_averages import update_averages
 from minipeft.checks.exercises.vera import vera
 from minipeft.checks.exercises.vera_numbers import vera_numbers, vera_patients
 from minipeft.checks.exercises.vera_patch import vera_patch
@@ -116,6 +120,10 @@ EXERCISES = {
         closed_gate,
         gate_patients,
         union_numbers,
+        small_numbers,
+        output_scale,
+        update_averages,
+        budget_faults,
         kept_numbers,
         again_patients,
         quantize_blocks,
@@ -152,6 +160,7 @@ __all__ = [
     "attention",
     "batch_patients",
     "block",
+    "budget_faults",
     "cache_costs",
     "causal",
     "causal_mask",
@@ -185,8 +194,10 @@ __all__ = [
     "extend_cache",
     "seeing_patients",
     "rank_floor",
+    "output_scale",
     "overlaps",
     "similarity",
+    "small_numbers",
     "span_corruption",
     "train_top",
     "training_bytes",
@@ -196,4 +207,5 @@ __all__ = [
     "vera_numbers",
     "vera_patch",
     "vera_patients",
+    "update_averages",
 ]

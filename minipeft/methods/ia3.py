@@ -57,7 +57,7 @@ class OutputScale(Patch):
         return (self.l * y).to(y.dtype)  # eq. 1: l_k * K or l_v * V, (N, T, out)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """l * (W x + b) = (diag(l) W) x + l * b: rows of W (out, in), and the bias (out,)."""
+        """The map that gives l * (W x + b) by itself: weight (out, in), bias (out,) or None."""
         l = self.l.to(weight)  # noqa: E741  the paper's letter
         return l[:, None] * weight, None if bias is None else l * bias
 

@@ -55,6 +55,19 @@ class Schedule:
         return int((self.b0 - self.bT) * left**3 + self.bT)
 
 
+def update_averages(
+    w: Tensor, gradient: Tensor, mean: Tensor, uncertainty: Tensor, b1: float, b2: float
+) -> tuple[Tensor, Tensor]:
+    """One more gradient goes into the moving averages of the numbers w.
+
+    w, gradient, mean and uncertainty have one shape; so have the new (mean, uncertainty). Nothing
+    that is given changes.
+    """
+    I = (w * gradient).abs()  # noqa: E741  the sensitivity of every number
+    mean = b1 * mean + (1 - b1) * I
+    return mean, b2 * uncertainty + (1 - b2) * (I - mean).abs()
+
+
 class Triplets(Patch):
     """P (out, r), Lambda (r,), Q (r, in), and what is known of the r triplets during a run."""
 
@@ -74,10 +87,11 @@ class Triplets(Patch):
     def update_importance(self, b1: float, b2: float) -> None:
         """One more gradient goes into the moving averages."""
         for name, w in self.named_parameters():
-            mean, uncertainty = getattr(self, f"{name}_mean"), getattr(self, f"{name}_uncertainty")
-            I = torch.zeros_like(w) if w.grad is None else (w * w.grad).abs()  # noqa: E741
-            mean.copy_(b1 * mean + (1 - b1) * I)
-            uncertainty.copy_(b2 * uncertainty + (1 - b2) * (I - mean).abs())
+            gradient = torch.zeros_like(w) if w.grad is None else w.grad
+            averages = getattr(self, f"{name}_mean"), getattr(self, f"{name}_uncertainty")
+            updated = update_averages(w, gradient, *averages, b1, b2)
+            for average, value in zip(averages, updated, strict=True):
+                average.copy_(value)
 
     def scores(self) -> Tensor:
         """Importance of each triplet: (r,)."""
