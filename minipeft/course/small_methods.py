@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from minipeft.course.experiments import Difference, difference
 from minipeft.course.runs import attached
 from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
 from minipeft.methods.bitfit import BitFit
@@ -60,6 +61,25 @@ def first_gradients(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, flo
             kind = re.split(r"\.", place.path)[-1] if "." in place.path else "last norm"
             squares[kind] = squares.get(kind, 0.0) + patch.d.grad.double().square().sum().item()
     return {kind: total**0.5 for kind, total in squares.items()}
+
+
+def silent(gradients: Mapping[str, float]) -> list[str]:
+    """The kinds whose gradient is below a thousandth of the middle one: nothing but rounding."""
+    middle = sorted(gradients.values())[len(gradients) // 2]
+    return [kind for kind, length in gradients.items() if length < 1e-3 * middle]
+
+
+def upside_down(
+    numbers: Mapping[str, int], tests: Mapping[str, Sequence[float]], margin: float
+) -> list[str]:
+    """Where fewer trained numbers surely do better than more: "A (10) beats B (20)"."""
+    return [
+        f"{few} ({numbers[few]:,}) beats {many} ({numbers[many]:,})"
+        for few in numbers
+        for many in numbers
+        if numbers[few] < numbers[many]
+        and difference(tests[few], tests[many], margin).verdict == "better"
+    ]
 
 
 # ---- AdaLoRA: which map keeps how much ----
@@ -121,6 +141,42 @@ def share_of_ranks(final: Tensor, places: Sequence[tuple[int, str]]) -> dict[str
         "upper": mean(lambda block, kind: block >= half),
         "lower": mean(lambda block, kind: block < half),
     }
+
+
+def where_ranks_go(ranks: Sequence[Tensor], places: Sequence[tuple[int, str]]) -> list[str]:
+    """Sentences about the ranks at the end, one (steps, places) for each seed.
+
+    A side keeps more where the 95 % interval of the paired difference leaves out 0.
+    """
+    shares = [share_of_ranks(one[-1], places) for one in ranks]
+    said = []
+    for one, other in (("upper", "lower"), ("feed-forward", "attention")):
+        gap = difference([s[one] for s in shares], [s[other] for s in shares], 0.0, unit="ranks")
+        both = f"{one} {_mean(shares, one):.2f}, {other} {_mean(shares, other):.2f} on the average"
+        winner = {"better": one, "worse": other}.get(gap.verdict)
+        verdict = f"{winner} keeps more" if winner else "no side surely keeps more"
+        said.append(f"{both} ({gap.mean:+.2f} ± {gap.half:.2f}): {verdict}.")
+    return said
+
+
+def _mean(shares: Sequence[Mapping[str, float]], side: str) -> float:
+    return sum(share[side] for share in shares) / len(shares)
+
+
+def budget_met(ranks: Sequence[Tensor], budgets: Sequence[int]) -> bool:
+    """Did every run keep exactly the budget after every step? ranks: (steps, places) each."""
+    return all(one.sum(dim=1).tolist() == list(budgets) for one in ranks)
+
+
+def worth(gap: Difference, one: str, other: str) -> str:
+    """What a verdict says in words."""
+    words = {
+        "better": f"{one} is better than {other}",
+        "worse": f"{one} is worse than {other}",
+        "equal": f"{one} and {other} are equal within {gap.margin:g} {gap.unit}",
+        "undecided": f"between {one} and {other} these seeds decide nothing",
+    }
+    return f"{words[gap.verdict]} ({gap.mean:+.1f} ± {gap.half:.1f} {gap.unit})."
 
 
 # ---- a budget that fails ----
@@ -215,61 +271,3 @@ def faults_table(model: nn.Module, batch: dict[str, Tensor], steps: int = 20) ->
             "target", "largest score", "rank, lower blocks", "upper blocks")  # fmt: skip
     notes = ["Kept: triplets whose lambda may differ from 0, in all maps. Ranks: mean at the end."]
     return Table(f"Five runs of AdaLoRA, {steps} steps on one batch", head, rows, notes)
-
-
-# ---- picture ----
-
-
-def picture(width: float = 9.2):
-    """One linear map three times: what each method puts beside it."""
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import FancyBboxPatch
-
-    from minipeft.analysis.figures import COLOURS, readable
-    from minipeft.course.pictures import EDGE, FROZEN, INK
-
-    figure, axes = plt.subplots(figsize=(width, 3.3), dpi=96)
-    shape = "round,pad=0,rounding_size=0.1"
-
-    def box(x, y, wide, high, text="", colour=FROZEN, ink=INK, **style):
-        patch = FancyBboxPatch((x, y), wide, high, boxstyle=shape, fc=colour, ec=EDGE, **style)
-        axes.add_patch(patch)
-        axes.text(x + wide / 2, y + high / 2, text, ha="center", va="center", color=ink)
-
-    def arrow(x, y, to_x, to_y):
-        axes.annotate("", (to_x, to_y), (x, y), arrowprops=dict(arrowstyle="->", color=INK))
-
-    for number, (name, label) in enumerate(
-        (("BitFit", "BitFit: + d"), ("IA3", "(IA)³: × l"), ("AdaLoRA", "AdaLoRA: + P Λ Q x"))
-    ):
-        left, colour = 4.6 * number, COLOURS[name]
-        axes.text(left + 1.7, 4.35, label, ha="center", color=colour, weight="bold")
-        axes.text(left + 0.55, 0.1, "x", ha="center", color=INK, style="italic")
-        arrow(left + 0.55, 0.45, left + 0.55, 0.95)
-        box(left, 1.0, 1.1, 1.1, "W")
-        arrow(left + 0.55, 2.15, left + 0.55, 3.05)
-        sign = "×" if name == "IA3" else "+"
-        axes.text(left + 0.55, 3.3, sign, ha="center", va="center", color=INK, fontsize=17)
-        arrow(left + 0.55, 3.55, left + 0.55, 4.05)
-        if name != "AdaLoRA":
-            axes.text(left + 2.75, 3.3, "(out,)", ha="left", va="center", color=INK)
-            for cell in range(4):
-                box(left + 1.3 + 0.34 * cell, 3.14, 0.3, 0.32, colour=colour)
-            arrow(left + 1.25, 3.3, left + 0.8, 3.3)
-            continue
-        axes.plot([left + 0.55, left + 2.0], [0.7, 0.7], color=INK, lw=1)
-        arrow(left + 2.0, 0.7, left + 2.0, 0.95)
-        box(left + 1.3, 1.0, 1.4, 0.5, "Q", colour, "white")
-        for cell, kept in enumerate((True, True, False, True)):
-            style = {} if kept else dict(linestyle="--")
-            ink = "white" if kept else INK
-            box(left + 1.3 + 0.36 * cell, 1.7, 0.32, 0.4, "" if kept else "0",
-                colour if kept else "white", ink, **style)  # fmt: skip
-        box(left + 1.3, 2.3, 1.4, 0.5, "P", colour, "white")
-        axes.plot([left + 2.0, left + 2.0], [2.8, 3.3], color=INK, lw=1)
-        arrow(left + 2.0, 3.3, left + 0.8, 3.3)
-        axes.text(left + 2.9, 1.9, "Λ (r,), one\nλ was pruned", va="center", color=INK)
-    axes.set(xlim=(-0.3, 14.2), ylim=(-0.2, 4.8))
-    axes.axis("off")
-    readable(figure)
-    return figure

@@ -22,6 +22,7 @@ from exercises import (
     test_prefix,
     test_prompt_tuning,
     test_similarity,
+    test_small_methods,
     test_transformer,
     test_unipelt,
 )
@@ -896,6 +897,8 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "lora_merge": test_lora_by_hand.test_a_wrong_merge_is_told_its_mistake,
     "similarity": test_similarity.test_a_wrong_similarity_is_told_its_mistake,
     "place_vectors": test_prompt_tuning.test_a_wrong_way_is_told_its_mistake,
+    "output_scale": test_small_methods.test_a_wrong_rescaling_is_told,
+    "update_averages": test_small_methods.test_a_wrong_update_is_told,
     "asked_for": test_museum.test_a_wrong_rule_is_told,
     "quantize_blocks": test_memory.test_a_wrong_way_to_four_bits_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
