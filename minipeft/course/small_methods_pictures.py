@@ -82,7 +82,10 @@ def few_numbers(
     figure, panels = plots.figure(len(tests), height=3.6, sharey=True)
     for axes, (kind, arms) in zip(panels, tests.items(), strict=True):
         for arm, values in arms.items():
-            plots.whiskers(axes, [numbers[arm]], [values], arm, linestyle="", markersize=8)
+            hollow = {"markerfacecolor": "white"} if arm.endswith("r = 1") else {}
+            plots.whiskers(
+                axes, [numbers[arm]], [values], arm, linestyle="", markersize=8, **hollow
+            )
         axes.set_xscale("log")
         first = axes is panels[0]
         words = "exact match (share)" if first else ""
