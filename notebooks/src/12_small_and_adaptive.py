@@ -230,7 +230,8 @@ for kind, beaten in odd.items():
 # %% [markdown]
 # Where fewer numbers do better than more, the count is not what matters: *where* the numbers stand is, and what they can do. A vector
 # of factors makes features louder or softer; it cannot send one feature to the place of another. A matrix of rank 1 can.
-# And a word about full fine-tuning: in so few steps it may simply not be done yet.
+# Full fine-tuning may simply not be done after so few steps. And the rate decides a lot: in 🤗 PEFT's own benchmark (a model of
+# 3 billion numbers) (IA)³ went from 31 to 45 % right with a rate 50 times as high and more targets.
 #
 # ## 3. AdaLoRA: the rank goes where it is needed
 #
@@ -449,7 +450,8 @@ if small and REAL_SEEDS:
 # %% [markdown]
 # ## Passports
 #
-# BitFit and (IA)³ were measured in part 2; AdaLoRA, with the settings of part 3, is measured now.
+# BitFit and (IA)³ were measured in part 2; AdaLoRA, with the settings of part 3, is measured now. Its numbers are counted as it starts;
+# about half of them are left when training ends.
 
 # %%
 claims.show(passports["BitFit"])
