@@ -426,7 +426,7 @@ REAL = {
     "head only": (mp.HeadOnly(), [1e-2, 3e-2, 1e-1]),
     "BitFit": (mp.BitFit(), [3e-3, 1e-2, 3e-2]),
     "IA3": (mp.IA3(), [1e-2, 3e-2, 1e-1]),
-    "full": (mp.FullFineTuning(), [1e-4, 3e-4, 1e-3]),
+    "full": (mp.FullFineTuning(), [3e-5, 1e-4, 3e-4]),
 }
 minilm = {}
 
