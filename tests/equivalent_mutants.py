@@ -28,7 +28,30 @@ FROZEN = "A and B are frozen: they have no gradient anyway"
 FROZEN = "weights that are quantized are frozen: no gradient is asked for"
 NARROWED = "the numbers become uint8 in the end, whatever they were before"
 
+MERGED = "weights are merged without gradients"
+WATCHED = "gradients are watched without a graph: the averages learn nothing"
+
 EQUIVALENT = {
+    "output_scale": {
+        "forward: x detached": "(IA)^3 does not read x: it stands behind the map that does",
+        "fold: under no_grad": MERGED,
+        "fold: weight detached": MERGED,
+        "fold: bias detached": MERGED,
+        "fold: self.l.to(weight) -> self.l": "the text says that all three have one dtype",
+        "fold: self.l -> self.l.detach()": MERGED,
+        "fold: _detached return (l[:, None] * weight, None if bias is None else l * bias)": MERGED,
+    },
+    "update_averages": {
+        "update_averages: under no_grad": WATCHED,
+        "update_averages: w detached": WATCHED,
+        "update_averages: gradient detached": WATCHED,
+        "update_averages: mean detached": WATCHED,
+        "update_averages: uncertainty detached": WATCHED,
+        "update_averages: _detached return (mean, b2 * uncertainty + (1 - b2) * (I - mean).abs())": (
+            WATCHED
+        ),
+        "update_averages: I - mean -> mean - I": "a distance has no direction",
+    },
     "adapter": {
         "forward: x detached": "the adapter does not read x: it stands behind the map that does",
     },
