@@ -47,9 +47,8 @@ EQUIVALENT = {
         "update_averages: gradient detached": WATCHED,
         "update_averages: mean detached": WATCHED,
         "update_averages: uncertainty detached": WATCHED,
-        "update_averages: _detached return (mean, b2 * uncertainty + (1 - b2) * (I - mean).abs())": (
-            WATCHED
-        ),
+        "update_averages: _detached return (mean, b2 * uncertainty + (1 - b2) * "
+        "(I - mean).abs())": WATCHED,
         "update_averages: I - mean -> mean - I": "a distance has no direction",
     },
     "adapter": {
