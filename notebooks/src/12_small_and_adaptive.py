@@ -136,8 +136,8 @@ with torch.no_grad():
     patch.l.copy_(torch.tensor([2.0, -1.0, 0.5]))
     try:
         beside = patch(x, layer(x))
-        folded = torch.nn.functional.linear(x, *patch.fold(layer.weight, layer.bias))
-        print("beside the map and folded differ by at most", (beside - folded).abs().max().item())
+        merged = torch.nn.functional.linear(x, *patch.fold(layer.weight, layer.bias))
+        print("beside the map and merged differ by at most", (beside - merged).abs().max().item())
     except NotImplementedError as missing:
         print(missing)
 

@@ -53,10 +53,10 @@ def by_diagonal(self, weight, bias):
 
 
 def by_columns(self, weight, bias):
-    folded = (weight.T * self.l).T
+    merged = (weight.T * self.l).T
     if bias is None:
-        return [folded, None]
-    return [folded, bias.mul(self.l)]
+        return [merged, None]
+    return [merged, bias.mul(self.l)]
 
 
 def by_rows(self, weight, bias):
