@@ -329,7 +329,9 @@ print(f"{b0} triplets at first, {bT} at the end; budget met after every step of 
 print("\n".join(where))
 
 # %% [markdown] tags=["slide"]
-# The budget counts triplets, not numbers: a triplet of `up` has 80 + 320 + 1 of them, one of `query` 80 + 80 + 1.
+# If that is not the paper's picture, ask what the task needs. The paper's tasks are about the meaning of sentences. Ours is about places,
+# and it is attention that moves words to other places. (A plausible reason, not tested.) And the budget counts triplets, not numbers: a
+# triplet of `up` has 80 + 320 + 1 of them, one of `query` 80 + 80 + 1.
 #
 # **Does it pay?** Beside AdaLoRA stand LoRA with rank 2 everywhere, and AdaLoRA with a *coin*: all is the same, but each triplet's
 # score is drawn once at random. The coin is the fair control: it prunes too, but it knows nothing.
