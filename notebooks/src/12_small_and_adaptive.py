@@ -477,6 +477,7 @@ passport(method, rates_of([1e-2, 3e-2, 1e-1]), name="AdaLoRA", quick=QUICK)
 # * AdaLoRA meets its budget exactly, and all seeds agree where the rank stays. That this is better than the same rank everywhere is
 #   another question, and part 3 has the answer with its interval.
 # * A budget that never falls raises no error. Look at the ranks, not only at the loss.
+# * Few numbers do not by themselves keep what was known: see the grey bars of the passports.
 # * Models without biases leave BitFit nothing to train.
 #
 # *Not shown:* that these orders hold for large models. The paper of (IA)³ worked with 11 billion numbers, that of BitFit with

@@ -82,6 +82,7 @@ output_scale = Check(
             "(y + self.l * y).to(y.dtype)",
         ),
         passes("l is added to y: it multiplies y, number by number", "(self.l + y).to(y.dtype)"),
+        passes("x is rescaled: l multiplies what the map gave back, y", "(self.l * x).to(y.dtype)"),
         passes("y is divided by l: multiply", "(y / self.l).to(y.dtype)"),
         passes("y is not rescaled: multiply it by l", "y + 0"),
         passes("l is detached, so nothing could train it", "(self.l.detach() * y).to(y.dtype)"),
@@ -124,6 +125,10 @@ output_scale = Check(
         mistake(
             "a map without a bias stays without one: where bias is None, give back None",
             (FOLD, "return l[:, None] * weight, l * (0 if bias is None else bias)"),
+        ),
+        mistake(
+            "a tensor is neither true nor false: ask whether `bias is None`",
+            when=lambda view: "Boolean value" in str(view.error),
         ),
         mistake(
             "fold stops where the map has no bias: None cannot be multiplied, give back None",

@@ -68,6 +68,10 @@ update_averages = Check(
             "every number has a sensitivity of its own: take no mean over them",
             "(w * gradient).abs().mean().expand_as(w)",
         ),
+        sensitivity(
+            "every number has a sensitivity of its own: take no sum over them",
+            "(w * gradient).abs().sum().expand_as(w)",
+        ),
         mistake(
             "the uncertainty is measured from the mean before this step: it is |I - mean| with the "
             "new mean",
@@ -110,6 +114,24 @@ update_averages = Check(
         result(
             "the distance is |I - mean|, not its square",
             "mean, b2 * uncertainty + (1 - b2) * (I - mean) ** 2",
+        ),
+        result(
+            "every number has a distance of its own: take no mean over them",
+            "mean, b2 * uncertainty + (1 - b2) * (I - mean).abs().mean()",
+        ),
+        result(
+            "the distance is that of the sensitivity from its mean, |I - mean|: the old "
+            "uncertainty has no part in it",
+            "mean, b2 * uncertainty + (1 - b2) * (I - uncertainty).abs()",
+        ),
+        result(
+            "the distance is that of the sensitivity from its mean, |I - mean|: the old "
+            "uncertainty has no part in it",
+            "mean, b2 * uncertainty + (1 - b2) * (mean - uncertainty).abs()",
+        ),
+        result(
+            "the second result is the score: give back the uncertainty, (mean, uncertainty)",
+            "mean, mean * (b2 * uncertainty + (1 - b2) * (I - mean).abs())",
         ),
         result(
             "the uncertainty averages the distance |I - mean|, not the sensitivity",
