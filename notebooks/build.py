@@ -57,6 +57,7 @@ class Builder:
         self.sources = notebooks / "src"
         self.solutions = notebooks
         self.exercises = notebooks / "exercises"
+        self.pages = notebooks.parent / "docs"
         self.output = output
         self._shared_hash: str | None = None
 
@@ -147,11 +148,11 @@ class Builder:
             print(f"open {os.path.relpath(path)}")
         return 0
 
-    def docs(self, lessons: list[Lesson], folder: Path = ROOT / "docs") -> int:
+    def docs(self, lessons: list[Lesson]) -> int:
         """Write the pages of docs/ that are made from all lessons."""
         from builder.docs import write_docs
 
-        for path in write_docs(self.lessons(), self.solutions, folder):
+        for path in write_docs(self.lessons(), self.solutions, self.pages):
             print(f"  wrote {os.path.relpath(path)}")
         return 0
 
@@ -178,6 +179,7 @@ class Builder:
 
         failed = self._run_all(todo, threads, jobs, keep)
         self.student(lessons)
+        self.docs(lessons)
         return failed
 
     def check(self, lessons: list[Lesson]) -> int:
@@ -202,6 +204,7 @@ class Builder:
         for folder in (self.solutions, self.exercises):
             orphans = [p for p in sorted(folder.glob("*.ipynb")) if p.stem not in known]
             problems += [f"{os.path.relpath(p, self.solutions)} has no source" for p in orphans]
+        notes += self._old_pages()
         for note in notes:
             print(f"note: {note}")
         for problem in problems:
@@ -209,6 +212,16 @@ class Builder:
         if problems:
             print("`make notebooks` brings them up to date", file=sys.stderr)
         return len(problems)
+
+    def _old_pages(self) -> list[str]:
+        """A sentence for each page of docs/ that was made from other notebooks than these."""
+        from builder.docs import made
+
+        return [
+            f"docs/{name}: a lesson changed after it was made; `build.py docs` makes it anew"
+            for name, text in made(self.lessons(), self.solutions).items()
+            if (self.pages / name).is_file() and _read_text(self.pages / name) != text
+        ]
 
     # -- running lessons ---------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
     rendering.py  cells and Markdown as HTML that needs no network
     pages.py   writes the web pages of the course
     slides.py  writes a presentation of each lesson
+    docs.py    writes docs/*.md, with results_page.py, glossary.py and instructors.py
 
 `python notebooks/build.py --help` is the command; CONTRIBUTING.md tells how to write a lesson.
 """

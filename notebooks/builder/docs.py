@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from builder import glossary, results_page
+from builder import glossary, instructors, results_page
 from builder.cut import ROOT
 from builder.lesson import Lesson
 from builder.rendering import page, rendered_markdown, write_page
@@ -31,6 +31,7 @@ PAGES = {  # file of docs/, with its name in the list of pages, besides the less
     "equations.md": "Every equation with the lines of code that are it",
     "departures.md": "Where a method is not the letter of its paper, and why",
     "glossary.md": "The terms, with the Chinese ones and the first use of each",
+    "instructors.md": "For those who teach: handing out, grading, timing, questions to discuss",
     "at_70b.md": "What changes at 70 billion parameters",
 }
 
@@ -90,6 +91,7 @@ MADE: dict[str, Callable[[Sequence[Lesson], Path], str]] = {
     "claims.md": claims_page,
     "results.md": lambda lessons, notebooks: results_page.markdown(notebooks),
     "glossary.md": lambda lessons, notebooks: glossary.markdown(lessons),
+    "instructors.md": instructors.markdown,
 }
 
 

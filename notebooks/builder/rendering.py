@@ -48,6 +48,8 @@ def rendered(notebook: NotebookNode, template: str = FOLDED, code: bool = True) 
     body, _ = exporter.from_notebook_node(_without_math(notebook, equations := []))
     # a heading is the name of its place too, and a name cannot hold an equation
     body = re.sub(r'(?<=[ "])(id|href)="[^"]*"', lambda m: TOKEN.sub("", m[0]), body)
+    # in a table, a bar in code is written \\| so that it divides no cells
+    body = re.sub(r"(?<=<code>)[^<]*(?=</code>)", lambda m: m[0].replace("\\|", "|"), body)
     for number, equation in enumerate(equations):
         body = body.replace(_token(number), equation)
     return body

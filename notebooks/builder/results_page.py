@@ -21,7 +21,7 @@ INTRODUCTION = (
     "a record is open."
 )
 SECONDHAND = "Its numbers were read in notes of the paper, not in the paper."
-WIDE, LABEL = 460, 210  # of a chart, and where its bars begin, in pixels
+LETTER, BARS = 6.8, 190  # the width of a letter of a chart and of its longest bar, in pixels
 
 
 def html_page(notebooks: Path, pages: Sequence[str]) -> str:
@@ -87,24 +87,25 @@ def _figure(figure: results.Figure, every: Sequence[results.Finding], pages: Seq
 def chart(panel: results.Panel) -> str:
     """The numbers of a paper as bars from zero, in SVG."""
     most = max(value for row in panel.rows for value in row[1:] if value is not None)
+    label = LETTER * max(len(row[0]) for row in panel.rows) + 12
     parts, top = [], 22
     for name, first, second in panel.rows:
         parts.append(
-            f'<text x="{LABEL - 8}" y="{top + 14}" text-anchor="end">{escaped(name)}</text>'
+            f'<text x="{label - 8:.0f}" y="{top + 14}" text-anchor="end">{escaped(name)}</text>'
         )
         for value, kind in ((first, "first"), (second, "second")):
             if value is None:
                 continue
-            long = max(1.0, value / most * (WIDE - LABEL - 60))
+            long = max(1.0, value / most * BARS)
             parts.append(
-                f'<rect class="{kind}" x="{LABEL}" y="{top}" width="{long:.1f}" height="16"/>'
-                f'<text x="{LABEL + long + 6:.1f}" y="{top + 13}">{value:g}</text>'
+                f'<rect class="{kind}" x="{label:.0f}" y="{top}" width="{long:.1f}" height="16"/>'
+                f'<text x="{label + long + 6:.0f}" y="{top + 13}">{value:g}</text>'
             )
             top += 20
         top += 4
     legend = f" (lighter: {panel.second})" if panel.second else ""
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDE} {top + 4}" role="img">'
+        f'<svg class="chart" viewBox="0 0 {label + BARS + 60:.0f} {top + 4}" role="img">'
         f'<text x="0" y="12" class="name">{escaped(panel.measure)}{escaped(legend)}</text>'
         f"{''.join(parts)}</svg>"
     )

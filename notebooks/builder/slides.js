@@ -2,13 +2,17 @@
 const slides = [...document.querySelectorAll("section")];
 let now = 0;
 
-/* The largest letters with which all of a slide fits into the window. */
+/* The largest letters with which all of a slide fits into the window; lines that are printed are
+   broken only where they would be too small to read from afar. */
 function fit() {
   const slide = slides[now], inside = slide.firstElementChild;
-  for (let size = Math.min(44, innerWidth / 24); size >= 10; size -= 1) {
-    slide.style.setProperty("--size", size + "px");
-    const high = inside.scrollHeight + 64 <= slide.clientHeight;
-    if (high && inside.scrollWidth <= inside.clientWidth) break;
+  for (const [wrap, smallest] of [["pre", 20], ["pre-wrap", 10]]) {
+    slide.style.setProperty("--wrap", wrap);
+    for (let size = Math.min(44, innerWidth / 24); size >= smallest; size -= 1) {
+      slide.style.setProperty("--size", size + "px");
+      const high = inside.scrollHeight + 64 <= slide.clientHeight;
+      if (high && inside.scrollWidth <= inside.clientWidth) return;
+    }
   }
 }
 

@@ -9,8 +9,9 @@ slides of nbconvert are drawn by reveal.js, which is fetched from the network or
 Of text, a slide takes what can be read from the last row: headings, equations, tables, the
 sentences that have something in bold (**Claim: ..**, **Predict** .. to the last question), and of
 each item of a list its first sentence. Where nothing is in bold, the first two sentences. A heading
-begins a new slide, exercises and folded hints are left out. Of code, the outputs are shown: every
-picture and every claim is a slide of its own, so that a prediction comes before its answer.
+begins a new slide; what stands before the first one belongs to the cell above it, and is shown if
+it has something in bold. Exercises and folded hints are left out. Of code, the outputs are shown:
+every picture and every claim is a slide of its own, so that a prediction comes before its answer.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ HEADING = re.compile(r"^#{1,6} ")
 ITEM = re.compile(r"^\s*([-*]|\d+\.) +")
 SENTENCE = re.compile(r"(?<=[.?!])(?<!e\.g\.)(?<!i\.e\.)(?<!al\.)[)*\"”]* (?=[\"“*`$(]*[A-Z`$0-9])")
 CODE_OR_MATH = re.compile(r"`[^`]*`|\$[^$]*\$")
+BOLD = re.compile(r"\*\*(?!\d\d\w?\*\*)[^*]+\*\*")  # but for the number of a lesson
 AS_IT_IS = re.compile(r"^(\||\$\$|!\[|```|>|<)")
 
 
@@ -104,7 +106,7 @@ def _slides_of(cell: NotebookNode) -> Iterator[NotebookNode]:
             (said if claims.MIME in data else others).append(output)
     answers = [[output] for output in said]
     for kind, groups in (
-        ("text output", [others] if others else []),
+        ("printed", [others] if others else []),
         ("picture", [[output] for output in pictures]),
         ("answer", answers),
     ):
@@ -123,6 +125,8 @@ def texts(markdown: str) -> list[str]:
             parts.append([lines.pop(0)])
         if lines:
             parts[-1].append("\n".join(lines))
+    if len(parts) > 1 and not any(BOLD.search(block) for block in parts[0]):
+        parts.pop(0)
     return [text for part in parts if (text := _shortened(part))]
 
 
@@ -131,7 +135,7 @@ def _shortened(blocks: list[str]) -> str:
     heading = [block for block in blocks if HEADING.match(block)]
     if heading and "exercise" in heading[0].lower():
         return ""
-    bold = any("**" in block for block in blocks if not AS_IT_IS.match(block))
+    bold = any(BOLD.search(block) for block in blocks if not AS_IT_IS.match(block))
     kept, plain = list(heading), 0
     for block in blocks[len(heading) :]:
         if AS_IT_IS.match(block):

@@ -70,15 +70,22 @@ def test_a_presentation_asks_shows_and_answers_in_this_order(lesson):
     page = slides.presentation(lesson, executed(lesson))
     every = re.findall(r"<section.*?</section>", page, re.DOTALL)
     kinds = [re.search(r'class="([\w ]+)"', slide)[1] for slide in every]
-    assert kinds == ["title", "text", "text", "text output", "picture", "answer"]
-    title, before, question, printed, picture, answer = every
+    assert kinds == ["title", "text", "printed", "picture", "answer"]
+    title, question, printed, picture, answer = every
     assert "05 · Toy &lt;or not&gt;" in title and "<math" in title
-    assert "A second one." in before and "third" not in before
     assert "Is it so?" in question and question.count("<math") == 2
     assert "<strong>Predict:</strong>" in question and "And why?" in question
     assert "printed" in printed and "data:image/png;base64,aGk=" in picture
     assert "Verdict: <b>true</b>" in answer
-    for absent in ("Much is said", "Run it", "Folded", "Write", "the code", "of no slide"):
+    for absent in (
+        "Left over",
+        "Much is said",
+        "Run it",
+        "Folded",
+        "Write",
+        "the code",
+        "of no slide",
+    ):
         assert absent not in page
 
 
@@ -120,6 +127,14 @@ def test_of_a_list_the_first_sentence_of_each_item():
     text = "## All\n\n* One is so. More of it\n  on this line.\n* Two is: not. Never.\n"
     assert slides.texts(text) == ["## All\n\n* One is so.\n* Two is: not."]
     assert slides.texts("## Nothing below") == []
+
+
+def test_what_stands_before_a_heading_belongs_to_the_cell_above():
+    plain = "Said of the table above. A second one. A third one."
+    assert slides.texts(plain) == ["Said of the table above. A second one."]
+    assert slides.texts(f"{plain}\n\n## Next\n\nText.") == ["## Next\n\nText."]
+    assert slides.texts("See **04**.\n\n## Next\n\nText.") == ["## Next\n\nText."]
+    assert slides.texts("It is **so**.\n\n## Next\n\nText.")[0] == "It is **so**."
 
 
 @pytest.mark.parametrize(
