@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import nbformat
-from latex2mathml.converter import convert as mathml
+from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
@@ -35,6 +35,12 @@ FOLDED = (
     "<details><summary>The code of this cell</summary>{{ super() }}</details>"
     "{%- else -%}{{ super() }}{%- endif -%}{%- endblock input_group -%}"
 )
+
+
+def mathml(formula: str, display: str = "inline") -> str:
+    """An equation in LaTeX as MathML. display: "inline" or "block"."""
+    known = re.sub(r"\\arg\s*\\(max|min)", r"\\arg\1", formula)  # the converter has these only
+    return convert(known, display=display)
 
 
 def rendered(notebook: NotebookNode, template: str = FOLDED, code: bool = True) -> str:

@@ -6,7 +6,7 @@ let now = 0;
    broken only where they would be too small to read from afar. */
 function fit() {
   const slide = slides[now], inside = slide.firstElementChild;
-  for (const [wrap, smallest] of [["pre", 20], ["pre-wrap", 10]]) {
+  for (const [wrap, smallest] of [["pre", 26], ["pre-wrap", 10]]) {
     slide.style.setProperty("--wrap", wrap);
     for (let size = Math.min(44, innerWidth / 24); size >= smallest; size -= 1) {
       slide.style.setProperty("--size", size + "px");

@@ -102,12 +102,14 @@ def _slides_of(cell: NotebookNode) -> Iterator[NotebookNode]:
         data = output.get("data", {})
         if any(kind.startswith("image/") for kind in data):
             pictures.append(output)
-        else:
-            (said if claims.MIME in data else others).append(output)
+        elif claims.MIME in data:
+            said.append(output)
+        elif set(data) != {"text/plain"} or not data["text/plain"].startswith("<"):
+            others.append(output)  # all but the name of an object that nobody meant to show
     answers = [[output] for output in said]
     for kind, groups in (
-        ("printed", [others] if others else []),
         ("picture", [[output] for output in pictures]),
+        ("printed", [others] if others else []),
         ("answer", answers),
     ):
         for outputs in groups:

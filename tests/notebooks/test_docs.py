@@ -146,3 +146,13 @@ def test_pages_are_written_where_they_differ_and_old_ones_are_told(tmp_path, cap
 def test_a_bar_in_the_code_of_a_table_is_a_bar():
     page = rendering.rendered_markdown("| a |\n|---|\n| `\\|\\|x\\|\\|` |\n")
     assert "<code>||x||</code>" in page
+
+
+def test_every_formula_of_the_lessons_is_drawn_whole():
+    for lesson in LESSONS:
+        prose = [c.source for c in lesson.solution().cells if c.cell_type == "markdown"]
+        for match in (match for text in prose for match in rendering.MATH.finditer(text)):
+            formula = match["block"] or match["inline"]
+            if not match["code"]:
+                left = re.findall(r"\\\w+", rendering.mathml(formula))
+                assert not left, f"{lesson.slug}: no MathML for {left} in {formula}"

@@ -61,6 +61,9 @@ def executed(lesson):
         nbformat.v4.new_output("display_data", said._repr_mimebundle_()),
         nbformat.v4.new_output("display_data", {"image/png": "aGk=", "text/plain": "figure"}),
         nbformat.v4.new_output("stream", name="stdout", text="printed\n"),
+        nbformat.v4.new_output(
+            "execute_result", {"text/plain": "<Axes: title>"}, execution_count=1
+        ),
     ]
     other.outputs = [nbformat.v4.new_output("stream", name="stdout", text="of no slide\n")]
     return notebook
@@ -70,8 +73,8 @@ def test_a_presentation_asks_shows_and_answers_in_this_order(lesson):
     page = slides.presentation(lesson, executed(lesson))
     every = re.findall(r"<section.*?</section>", page, re.DOTALL)
     kinds = [re.search(r'class="([\w ]+)"', slide)[1] for slide in every]
-    assert kinds == ["title", "text", "printed", "picture", "answer"]
-    title, question, printed, picture, answer = every
+    assert kinds == ["title", "text", "picture", "printed", "answer"]
+    title, question, picture, printed, answer = every
     assert "05 · Toy &lt;or not&gt;" in title and "<math" in title
     assert "Is it so?" in question and question.count("<math") == 2
     assert "<strong>Predict:</strong>" in question and "And why?" in question
