@@ -36,6 +36,13 @@ PAGES = {  # file of docs/, with its name in the list of pages, besides the less
 }
 
 
+FOOT = (
+    "For you: minutes that a new reader needed, where it was tried; else what the exercises plan. "
+    "`make course` runs all of it and writes the same as web pages, `make slides` a presentation "
+    "of each lesson."
+)
+
+
 def sitting(lesson: Lesson) -> str:
     """How long a reader needs: as it was tried, else what the exercises plan."""
     if "sitting" in lesson.tried:
@@ -55,9 +62,7 @@ def index(lessons: Sequence[Lesson], notebooks: Path) -> str:
         title = f"[{lesson.title}](../notebooks/{lesson.slug}.ipynb)"
         row = (lesson.number, title, lesson.question, sitting(lesson), f"{lesson.minutes:g} min")
         lines.append(f"| {' | '.join((*row, write))} |")
-    lines += ["", "For you: minutes that a new reader needed, where it was tried; else what the "]
-    lines[-1] += "exercises plan. `make course` runs all of it and writes the same as web pages, "
-    lines[-1] += "`make slides` a presentation of each lesson."
+    lines += ["", FOOT]
     lines += [""] + [f"* [{says}]({name})" for name, says in PAGES.items()]
     return "\n".join(lines) + "\n"
 
@@ -66,12 +71,11 @@ def claims_page(lessons: Sequence[Lesson], notebooks: Path) -> str:
     """docs/claims.md."""
     records = claims.records(notebooks)
     answered = len({one.claim for one in records})
-    lines = [
-        "# Claims",
-        "",
-        "What people say about these methods, where they say it, and what the ",
-    ]
-    lines[-1] += f"lessons measured: {answered} of {len(claims.CLAIMS)} have a record."
+    introduction = (
+        "What people say about these methods, where they say it, and what the lessons measured: "
+        f"{answered} of {len(claims.CLAIMS)} have a record."
+    )
+    lines = ["# Claims", "", introduction]
     lines += ["", "| | claim and source | measured here |", "|---|---|---|"]
     for claim in claims.CLAIMS.values():
         said = [

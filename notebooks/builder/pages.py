@@ -1,4 +1,7 @@
-"""The course as web pages that need nothing from the network: an index, lessons, claims."""
+"""The course as web pages that need nothing from the network: index, lessons, claims.
+
+The pages that docs/ has as well come from docs.py, the presentations from slides.py.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Pat
     write_page(folder / "claims.html", _claims_page(claims.records(folder), slugs))
     for name, text in docs.html_pages(lessons, folder, folder).items():
         write_page(folder / name, text)
-    write_slides(done, folder, folder / "slides")
+    write_slides(done, folder, folder / "slides", strict=False)
     index = folder / "index.html"
     write_page(index, _index_page(lessons, folder, exercises))
     return index
@@ -68,7 +71,8 @@ def _index_page(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> str
             took = f"{lesson.minutes:g} min (here {seconds} s)"
             size = _size(measure(lesson, notebook))
             name = f'<a href="{lesson.slug}.html">{name}</a>'
-            size += f', <a href="slides/{lesson.slug}.html">slides</a>'
+            if (folder / "slides" / f"{lesson.slug}.html").is_file():
+                size += f', <a href="slides/{lesson.slug}.html">slides</a>'
         write = ""
         if lesson.exercises:
             target = os.path.relpath(exercises / f"{lesson.slug}.ipynb", folder)

@@ -3,7 +3,7 @@
     python start.py slides          writes build/slides/NN_name.html, from the committed notebooks
 
 A cell of a lesson's source with the tag "slide" is shown; nothing is run. A page needs no network
-and no other file: the pictures are in it, and the keys are 25 lines of script in slides.js. (The
+and no other file: the pictures are in it, and the keys are a short script, slides.js. (The
 slides of nbconvert are drawn by reveal.js, which is fetched from the network or has to be shipped.)
 
 Of text, a slide takes what can be read from the last row: headings, equations, tables, the
@@ -44,16 +44,32 @@ BOLD = re.compile(r"\*\*(?!\d\d\w?\*\*)[^*]+\*\*")  # but for the number of a le
 AS_IT_IS = re.compile(r"^(\||\$\$|!\[|```|>|<)")
 
 
-def write_slides(lessons: Sequence[Lesson], notebooks: Path, folder: Path) -> list[Path]:
-    """Write a presentation of each lesson that has an executed notebook; returns the files."""
+def write_slides(
+    lessons: Sequence[Lesson], notebooks: Path, folder: Path, strict: bool = True
+) -> list[Path]:
+    """Write a presentation of each lesson that has an executed notebook; returns the files.
+
+    strict: False leaves out a notebook that was run before its source was changed.
+
+    Raises:
+        LessonError: strict, and there is such a notebook.
+    """
     written = []
     for lesson in lessons:
         path = notebooks / f"{lesson.slug}.ipynb"
-        if path.is_file():
-            slides = presentation(lesson, nbformat.read(path, as_version=4))
+        if not path.is_file():
+            continue
+        notebook = nbformat.read(path, as_version=4)
+        if strict or belong_together(lesson, notebook):
             written.append(folder / f"{lesson.slug}.html")
-            write_page(written[-1], slides)
+            write_page(written[-1], presentation(lesson, notebook))
     return written
+
+
+def belong_together(lesson: Lesson, notebook: NotebookNode) -> bool:
+    """Was the notebook made from this source?"""
+    made = [cell["id"] for cell in lesson.solution().cells]
+    return made == [cell.get("id") for cell in notebook.cells]
 
 
 def presentation(lesson: Lesson, notebook: NotebookNode) -> str:
@@ -78,15 +94,14 @@ def presentation(lesson: Lesson, notebook: NotebookNode) -> str:
 
 def marked_cells(lesson: Lesson, notebook: NotebookNode) -> list[NotebookNode]:
     """The cells of an executed notebook that the lesson's source marks."""
-    source = lesson.solution().cells
-    if [cell["id"] for cell in source] != [cell.get("id") for cell in notebook.cells]:
+    if not belong_together(lesson, notebook):
         raise LessonError(
             f"{lesson.slug}.ipynb has other cells than its source: `make notebooks "
             f"ONLY={lesson.number}` runs it anew"
         )
     return [
         cell
-        for made, cell in zip(source, notebook.cells, strict=True)
+        for made, cell in zip(lesson.solution().cells, notebook.cells, strict=True)
         if SLIDE in made.metadata.get("tags", [])
     ]
 

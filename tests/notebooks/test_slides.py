@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 import build
-from builder import slides
+from builder import pages, slides
 from builder.lesson import SLIDE, LessonError, read
 from minipeft.course import claims
 
@@ -104,11 +104,18 @@ def test_a_page_needs_nothing_from_the_network_or_another_file(lesson, tmp_path)
         assert key in page
 
 
-def test_a_notebook_of_another_source_is_refused(lesson):
+def test_a_notebook_of_another_source_is_refused_and_left_out_of_the_course(lesson, tmp_path):
     notebook = executed(lesson)
     notebook.cells.pop()
     with pytest.raises(LessonError, match="05_toy.ipynb has other cells than its source"):
         slides.presentation(lesson, notebook)
+    (tmp_path / "05_toy.ipynb").write_text(nbformat.writes(notebook), encoding="utf-8")
+    index = pages.write_pages([lesson], tmp_path, tmp_path / "exercises").read_text("utf-8")
+    assert '<a href="05_toy.html">' in index and "slides/" not in index
+    (tmp_path / "05_toy.ipynb").write_text(nbformat.writes(executed(lesson)), encoding="utf-8")
+    index = pages.write_pages([lesson], tmp_path, tmp_path / "exercises").read_text("utf-8")
+    assert '<a href="slides/05_toy.html">' in index
+    assert (tmp_path / "slides" / "05_toy.html").is_file()
 
 
 @pytest.mark.parametrize(
