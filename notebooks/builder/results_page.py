@@ -103,11 +103,14 @@ def chart(panel: results.Panel) -> str:
             )
             top += 20
         top += 4
-    legend = f" (lighter: {panel.second})" if panel.second else ""
+    if panel.second:
+        legend = f"lighter: {panel.second}"
+        parts.append(f'<text x="{label:.0f}" y="{top + 12}" class="name">{escaped(legend)}</text>')
+        top += 18
+    wide = round(label + BARS + 60)
     return (
-        f'<svg class="chart" viewBox="0 0 {label + BARS + 60:.0f} {top + 4}" role="img">'
-        f'<text x="0" y="12" class="name">{escaped(panel.measure)}{escaped(legend)}</text>'
-        f"{''.join(parts)}</svg>"
+        f'<svg class="chart" viewBox="0 0 {wide} {top + 4}" style="width: {wide}px" role="img">'
+        f'<text x="0" y="12" class="name">{escaped(panel.measure)}</text>{"".join(parts)}</svg>'
     )
 
 
