@@ -58,7 +58,7 @@ def _figure(figure: results.Figure, every: Sequence[results.Finding], pages: Seq
     picture = next((finding for finding in every if finding.picture), None)
     paper = "".join(chart(panel) for panel in figure.panels)
     paper = paper or "<p class=soft>The paper shows a curve; its values are not quoted here.</p>"
-    source = f"{figure.paper}; {figure.source}. {figure.model}."
+    source = f"{figure.paper}; {figure.source}. Model: {figure.model}."
     ours = "<p class=soft>No picture: the record is in words.</p>"
     if picture:
         ours = f'<img alt="" src="data:image/png;base64,{picture.picture}">'
@@ -107,7 +107,7 @@ def chart(panel: results.Panel) -> str:
         legend = f"lighter: {panel.second}"
         parts.append(f'<text x="{label:.0f}" y="{top + 12}" class="name">{escaped(legend)}</text>')
         top += 18
-    wide = round(label + BARS + 60)
+    wide = round(max(label + BARS + 60, LETTER * 1.15 * len(panel.measure)))
     return (
         f'<svg class="chart" viewBox="0 0 {wide} {top + 4}" style="width: {wide}px" role="img">'
         f'<text x="0" y="12" class="name">{escaped(panel.measure)}</text>{"".join(parts)}</svg>'
@@ -172,7 +172,7 @@ def markdown(notebooks: Path, folder: str = "../notebooks/") -> str:
         row = (f"[{figure.title}](#{where})", figure.paper, results.shape_of(every))
         lines.append(f"| {' | '.join(row)} |")
     for figure, every in answered:
-        source = f"Paper: {figure.paper}; {figure.source}. {figure.model}."
+        source = f"Paper: {figure.paper}; {figure.source}. Model: {figure.model}."
         notes = [figure.note, SECONDHAND if figure.secondhand else ""]
         lines += ["", f"## {figure.title}", "", figure.shape, ""]
         lines += [" ".join(filter(None, [source, *notes])), ""]
