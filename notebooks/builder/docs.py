@@ -126,6 +126,7 @@ def html_pages(lessons: Sequence[Lesson], notebooks: Path, folder: Path) -> dict
             text = texts.get(name) or (DOCS / name).read_text(encoding="utf-8")
             title = text.splitlines()[0].lstrip("# ")
             body = _relinked(rendered_markdown(text), slugs, folder)
+            body = glossary.with_places(body) if name == "glossary.md" else body
             navigation = '<nav><div><a href="index.html">All lessons</a></div></nav>'
             pages[target] = page(f"minipeft: {title}", f"{navigation}<main>{body}</main>")
     return pages

@@ -5,15 +5,20 @@ The terms stand in notebooks/teaching/glossary.toml; their first uses are looked
 
 from __future__ import annotations
 
+import html
 import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import nbformat
+from nbformat import NotebookNode
+
 from builder.cut import ROOT
 from builder.lesson import Lesson
 from builder.measure import NOT_PROSE
 
+LINK_OR_HEADING = re.compile(r"!?\[[^\]]*\]\([^)]*\)|^#{1,6} .*$|^\s*\|?[-|: ]+$", re.MULTILINE)
 FILE = ROOT / "notebooks" / "teaching" / "glossary.toml"
 
 
@@ -30,6 +35,11 @@ class Term:
     def pattern(self) -> re.Pattern:
         plain = rf"{re.escape(self.term)}s?"
         return re.compile(rf"(?<!\w)(?:{self.forms or plain})(?!\w)", re.IGNORECASE)
+
+    @property
+    def place(self) -> str:
+        """Its name in the address of the page."""
+        return re.sub(r"\W+", "-", self.term.lower()).strip("-")
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ def terms() -> list[Term]:
 def first_uses(every: Sequence[Term], lessons: Sequence[Lesson]) -> dict[str, Use]:
     """Term -> its first use in the prose of the lessons, code and equations left out."""
     texts = [
-        (lesson, cell["id"], NOT_PROSE.sub(" ", cell.source))
+        (lesson, cell["id"], prose(cell.source))
         for lesson in lessons
         for cell in lesson.solution().cells[1:]
         if cell.cell_type == "markdown"
@@ -62,6 +72,39 @@ def first_uses(every: Sequence[Term], lessons: Sequence[Lesson]) -> dict[str, Us
                 uses[one.term] = Use(lesson, cell)
                 break
     return uses
+
+
+def linked(lesson: Lesson, notebook: NotebookNode, uses: dict[str, Use]) -> NotebookNode:
+    """A copy of the notebook in which the first use of a term is a link to the glossary's page."""
+    copy = nbformat.from_dict(notebook)
+    cells = {cell.get("id"): cell for cell in copy.cells if cell.cell_type == "markdown"}
+    for one in terms():
+        use = uses.get(one.term)
+        cell = cells.get(use.cell) if use and use.lesson.slug == lesson.slug else None
+        match = one.pattern.search(prose(LINK_OR_HEADING.sub(blank, cell.source))) if cell else None
+        if match:
+            begin, end = match.span()
+            word = f"[{cell.source[begin:end]}](glossary.html#{one.place})"
+            cell.source = cell.source[:begin] + word + cell.source[end:]
+    return copy
+
+
+def prose(text: str) -> str:
+    """The text with spaces in the place of code, equations, hints and addresses."""
+    return NOT_PROSE.sub(blank, text)
+
+
+def blank(match: re.Match) -> str:
+    """As many spaces as the match has letters."""
+    return " " * len(match[0])
+
+
+def with_places(body: str) -> str:
+    """The glossary as HTML, its rows with the names that `linked` links to."""
+    for one in terms():
+        row = f"<td><strong>{html.escape(one.term)}</strong></td>"
+        body = body.replace(row, row.replace("<td>", f'<td id="{one.place}">'))
+    return body
 
 
 def markdown(lessons: Sequence[Lesson], folder: str = "../notebooks/") -> str:

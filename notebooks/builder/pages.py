@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from builder import docs
+from builder import docs, glossary
 from builder.cut import ROOT
 from builder.docs import PAGES, sitting
 from builder.lesson import Lesson
@@ -27,8 +27,10 @@ def write_pages(lessons: Sequence[Lesson], folder: Path, exercises: Path) -> Pat
     """Write the index (its path is returned) and a page for each executed lesson in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     done = [lesson for lesson in lessons if (folder / f"{lesson.slug}.ipynb").is_file()]
+    uses = glossary.first_uses(glossary.terms(), lessons)
     for position, lesson in enumerate(done):
         notebook = nbformat.read(folder / f"{lesson.slug}.ipynb", as_version=4)
+        notebook = glossary.linked(lesson, notebook, uses)
         before = done[position - 1] if position else None
         after = done[position + 1] if position + 1 < len(done) else None
         write_page(folder / f"{lesson.slug}.html", _lesson_page(lesson, notebook, before, after))

@@ -156,3 +156,19 @@ def test_every_formula_of_the_lessons_is_drawn_whole():
             if not match["code"]:
                 left = re.findall(r"\\\w+", rendering.mathml(formula))
                 assert not left, f"{lesson.slug}: no MathML for {left} in {formula}"
+
+
+def test_the_first_use_in_a_lesson_is_a_link_to_the_glossary(tmp_path):
+    every = glossary.terms()
+    uses = glossary.first_uses(every, LESSONS)
+    page = docs.html_pages(LESSONS, build.HERE, tmp_path)["glossary.html"]
+    links = []
+    for lesson in LESSONS:
+        before, after = lesson.solution(), glossary.linked(lesson, lesson.solution(), uses)
+        for one, other in zip(before.cells, after.cells, strict=True):
+            links += re.findall(r"glossary\.html#([\w-]+)\)", other.source)
+            plain = re.sub(r"\[([^\[\]]*)\]\(glossary\.html#[\w-]+\)", r"\1", other.source)
+            assert plain == one.source
+    assert len(links) == len(set(links)) > 0.8 * len(every)  # some come first in a heading
+    assert all(f'<td id="{place}">' in page for place in links)
+    assert len({one.place for one in every}) == len(every)
