@@ -80,6 +80,7 @@ EQUIVALENT = {
     "put_in_front": {
         "put_in_front: mask detached": "a mask is made of zeros and the lowest number, not learnt",
     },
+    "mixed_lora": {"mixed_lora: who detached": WHOLE},
     "asked_for": {
         "asked_for: labels detached": WHOLE,
         "asked_for: _detached return asked": WHOLE,

@@ -19,12 +19,14 @@ from minipeft.checks.exercises.budget_faults import budget_faults
 from minipeft.checks.exercises.cache_costs import cache_costs
 from minipeft.checks.exercises.causal import causal
 from minipeft.checks.exercises.causal_mask import causal_mask
+from minipeft.checks.exercises.checkpoint_shapes import checkpoint_shapes
 from minipeft.checks.exercises.cross_entropy import cross_entropy
 from minipeft.checks.exercises.deep_numbers import deep_numbers
 from minipeft.checks.exercises.deep_patients import deep_patients
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
+from minipeft.checks.exercises.folder_patients import folder_patients
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.gate import gate
 from minipeft.checks.exercises.gate_numbers import closed_gate, gate_patients, union_numbers
@@ -35,10 +37,12 @@ from minipeft.checks.exercises.lora_merge import lora_merge
 from minipeft.checks.exercises.lora_parameters import lora_parameters
 from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.memory_numbers import again_patients, kept_numbers
+from minipeft.checks.exercises.mixed_lora import mixed_lora
 from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
 from minipeft.checks.exercises.output_scale import output_scale
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
+from minipeft.checks.exercises.pack_prefix import pack_prefix
 from minipeft.checks.exercises.place_vectors import place_vectors
 from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
@@ -53,6 +57,8 @@ from minipeft.checks.exercises.puzzle_floor import puzzle_floor
 from minipeft.checks.exercises.quantize_blocks import quantize_blocks
 from minipeft.checks.exercises.rank_floor import rank_floor
 from minipeft.checks.exercises.seeing_patients import seeing_patients
+from minipeft.checks.exercises.server_patients import server_patients
+from minipeft.checks.exercises.serving_costs import serving_costs
 from minipeft.checks.exercises.shots_bytes import shots_bytes
 from minipeft.checks.exercises.similarity import overlaps, similarity
 from minipeft.checks.exercises.small_numbers import small_numbers
@@ -131,6 +137,12 @@ EXERCISES = {
         smallest_step,
         asked_for,
         room_two,
+        checkpoint_shapes,
+        pack_prefix,
+        folder_patients,
+        serving_costs,
+        mixed_lora,
+        server_patients,
         vera_numbers,
         vera_patch,
         vera_patients,
@@ -165,11 +177,13 @@ __all__ = [
     "causal",
     "causal_mask",
     "closed_gate",
+    "checkpoint_shapes",
     "cross_entropy",
     "deep_numbers",
     "deep_patients",
     "encoder_parameters",
     "feed_forward",
+    "folder_patients",
     "forgotten",
     "gate",
     "gate_patients",
@@ -179,8 +193,10 @@ __all__ = [
     "lora_merge",
     "lora_parameters",
     "masked",
+    "mixed_lora",
     "p_tuning_diagnosis",
     "p_tuning_v2",
+    "pack_prefix",
     "prefix_encoder",
     "prefix_gradients",
     "prefix_numbers",
@@ -193,6 +209,8 @@ __all__ = [
     "puzzle_floor",
     "extend_cache",
     "seeing_patients",
+    "server_patients",
+    "serving_costs",
     "rank_floor",
     "output_scale",
     "overlaps",

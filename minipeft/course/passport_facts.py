@@ -91,11 +91,11 @@ def largest_difference(these: list[Tensor], those: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def shake(tuner: Tuner, seed: int) -> None:
+def shake(tuner: Tuner, seed: int, size: float = 0.02) -> None:
     """Random changes to everything that is trained, in place of a training."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in tuner.parameters():
-        parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        parameter += size * torch.randn(parameter.shape, generator=generator)
 
 
 def door_of(tuner: Tuner) -> str:

@@ -1,0 +1,416 @@
+"""What lesson 16 measures: every method on models that others trained, and files for others.
+
+models = opened(real=True)                    # "decoder" and "encoder", real ones where they are
+table = every_method(models["decoder"], METHODS, batch, steps=2)
+memory = pack_prefix(keys, values)            # (L, H, P, D) each -> 🤗 PEFT's (P, 2 L H D)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import tiny_transformer as tt
+from minipeft.contexts import evaluating, seeded
+from minipeft.course import real as real_models
+from minipeft.course.passport_facts import answers, largest_difference, shake
+from minipeft.course.runs import attached
+from minipeft.doors.memory import MemoryDoor
+from minipeft.files.saving import load as load_tuner
+from minipeft.methods.lora import LoRA
+from minipeft.methods.method import Method
+from minipeft.model.fingerprint import fingerprint
+from minipeft.report import Table
+from minipeft.routing import route
+from minipeft.training.loop import train
+from minipeft.tuner import Tuner, attach
+
+
+def pack_prefix(keys: Tensor, values: Tensor) -> Tensor:
+    """A prefix as 🤗 PEFT stores it: one row for each place, all layers side by side.
+
+    Row t holds layer after layer: of each layer its key, then its value; of each of these head
+    after head, D numbers for a head.
+
+    Args:
+        keys, values: (L, H, P, D): of L layers, H key-value heads, P places.
+
+    Returns:
+        (P, 2 L H D)
+    """
+    both = torch.stack([keys, values], dim=1)  # (L, 2, H, P, D)
+    rows = both.permute(3, 0, 1, 2, 4)  # (P, L, 2, H, D)
+    return rows.flatten(1)  # (P, 2 L H D)
+
+
+# ---- models ----
+
+
+@dataclass
+class Opened:
+    """A model of this lesson. real: was it trained by others?"""
+
+    title: str
+    model: nn.Module
+    tokenizer: object
+    real: bool
+
+
+def opened(real: bool = True) -> dict[str, Opened]:
+    """A decoder and an encoder with two classes: SmolLM2 and MiniLM, else the project's own."""
+    wanted = {
+        "decoder": ("smollm2", "SmolLM2", {}, "tiny-decoder"),
+        "encoder": ("minilm", "MiniLM", dict(head="classification", labels=2), "tiny-encoder"),
+    }
+    models = {}
+    for kind, (name, title, head, otherwise) in wanted.items():
+        loaded = real_models.load(name, **head) if real else None
+        settings = {**head, "seed": 0} if head else {}
+        model, tokenizer = loaded or tt.load(otherwise, **settings)
+        models[kind] = Opened(title if loaded else otherwise, model, tokenizer, loaded is not None)
+    return models
+
+
+def strangers() -> dict[str, nn.Module]:
+    """A GPT-2 and a BART as transformers builds them, small and with random weights."""
+    try:
+        import transformers as hf
+    except ImportError:
+        print("Left out: GPT-2 and BART, because transformers is not installed.")
+        return {}
+    gpt2 = hf.GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4, n_positions=64,
+                         bos_token_id=0, eos_token_id=1)  # fmt: skip
+    layers = dict(encoder_layers=2, decoder_layers=2, encoder_ffn_dim=64, decoder_ffn_dim=64)
+    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4)
+    bart = hf.BartConfig(vocab_size=64, d_model=32, max_position_embeddings=64, **layers, **heads)
+    with seeded(0):
+        return {
+            "GPT-2": hf.GPT2LMHeadModel(gpt2).eval(),
+            "BART": hf.BartForConditionalGeneration(bart).eval(),
+        }
+
+
+def names_table(models: Mapping[str, nn.Module], words: Sequence[str]) -> Table:
+    """What each word of the field is called in the first block of each model."""
+    rows = []
+    for word in words:
+        cells = []
+        for model in models.values():
+            try:
+                with attached(model, LoRA(rank=1, targets=(word,)), head=False) as tuner:
+                    places = [place for place, _ in tuner.patches]
+            except ValueError:
+                cells.append("-")
+                continue
+            first = min(place.layer for place in places)
+            place = next(place for place in places if place.layer == first)
+            part = "" if place.columns is None else f", {len(place.columns)} columns"
+            cells.append(f"{place.path}{part}")
+        rows.append((word, *cells))
+    return Table("The first of each kind", ("", *models), rows)
+
+
+# ---- every method ----
+
+
+def every_method(
+    one: Opened,
+    methods: Mapping[str, Method],
+    batch: dict[str, Tensor],
+    steps: int,
+    rates: Mapping[str, float],
+) -> tuple[Table, dict[str, dict]]:
+    """Attach, take some steps on one batch, detach: (a table, what was measured).
+
+    Measured are "trained" and "stored" numbers, the loss "before" the first step and "after" the
+    last; "refused", a sentence, where a method does not fit the model.
+    """
+    base = sum(parameter.numel() for parameter in one.model.parameters())
+    rows, measured = [], {}
+    for name, method in methods.items():
+        try:
+            with attached(one.model, method, seed=0) as tuner:
+                trained = sum(parameter.numel() for parameter in tuner.parameters())
+                before = loss(one.model, batch)
+                train(one.model, [batch], steps, rates.get(name, 1e-3), progress=False)
+                measured[name] = {
+                    "trained": trained, "stored": tuner.report().stored,
+                    "before": before, "after": loss(one.model, batch),
+                }  # fmt: skip
+        except ValueError as error:
+            measured[name] = {"refused": str(error).partition(":")[0].rstrip(".")}
+            rows.append((name, "-", "-", "-", measured[name]["refused"]))
+            continue
+        seen = measured[name]
+        share = f"{100 * seen['trained'] / base:.3g} %"
+        falls = f"{seen['before']:.3f} -> {seen['after']:.3f}"
+        rows.append((name, f"{seen['trained']:,}", share, f"{seen['stored']:,}", falls))
+    header = ("method", "trained", "of the model", "stored", f"loss, {steps} steps on one batch")
+    return Table(f"Every method on {one.title}", header, rows), measured
+
+
+@torch.no_grad()
+def loss(model: nn.Module, batch: dict[str, Tensor]) -> float:
+    """Of one batch, in eval mode."""
+    with evaluating(model):
+        return model(**batch).loss.item()
+
+
+@torch.no_grad()
+def right(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, float]:
+    """Of a decoder that writes: "loss"; share of right "words" among those asked; "sentences"."""
+    with evaluating(model):
+        output = model(**batch)
+    labels, predicted = batch["labels"][:, 1:], output.logits[:, :-1].argmax(dim=-1)
+    asked = labels != -100  # position t answers for t + 1
+    hits = (predicted == labels) & asked
+    return {
+        "loss": output.loss.item(),
+        "words": (hits.sum() / asked.sum()).item(),
+        "sentences": (hits == asked).all(dim=1).float().mean().item(),
+    }
+
+
+@torch.no_grad()
+def three_at_once(one: Opened, methods: Mapping[str, Method], batch: dict[str, Tensor]) -> float:
+    """A row for a tuner of each method in one batch, against each row alone: largest difference.
+
+    The tuners hold random numbers; logits as a share of the largest.
+    """
+    names = list(methods)
+    with ExitStack() as stack:
+        for number, (name, method) in enumerate(methods.items()):
+            tuner = stack.enter_context(attached(one.model, method, name=name, seed=number))
+            shake(tuner, number)
+        part = {key: value[: len(names)] for key, value in batch.items()}
+        with route(one.model, names):
+            mixed = answers(one.model, part)
+        alone = []
+        for row, name in enumerate(names):
+            with route(one.model, [name]):
+                alone += answers(one.model, {k: v[row : row + 1] for k, v in part.items()})
+    return largest_difference(alone, mixed) / max(row.abs().max().item() for row in alone)
+
+
+def step_ratios(
+    model: nn.Module,
+    arms: Mapping[str, tuple[Method, bool]],
+    batches: Sequence[dict],
+    repeats: int,
+) -> dict[str, list[float]]:
+    """Time of a step of each arm (method, trunk kept?) over that of the first arm, in turns.
+
+    A run goes through the batches three times; the first, in which a trunk is computed, does not
+    count.
+    """
+    ratios: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(repeats):
+        seconds = {}
+        for name, (method, keep_trunk) in arms.items():
+            times: list[float] = []
+            with attached(model, method, seed=0), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                train(
+                    *(model, list(batches), 3 * len(batches), 1e-3),
+                    progress=False,
+                    keep_trunk=keep_trunk,
+                    watch=lambda history, times=times: times.append(history.seconds),
+                )
+            seconds[name] = times[-1] - times[len(batches) - 1]
+        first = seconds[next(iter(arms))]
+        for name, each in seconds.items():
+            ratios[name].append(each / first)
+    return ratios
+
+
+def middle(ratios: Sequence[float]) -> str:
+    """Median and range as text."""
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+# ---- files ----
+
+
+def contents(folder: str | Path) -> tuple[dict, dict[str, tuple[int, ...]]]:
+    """(adapter_config.json, name of each tensor -> its shape) of an adapter's folder."""
+    settings = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    with safe_open(Path(folder) / "adapter_model.safetensors", "pt") as file:
+        return settings, {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+
+
+def memory_of(tuner: Tuner, width: int) -> tuple[Tensor, Tensor]:
+    """Keys and values of a prefix, (L, H, P, D) each."""
+    doors = [door for door in tuner.doors() if isinstance(door, MemoryDoor)]
+    with torch.no_grad():
+        gathered = [door.gather(torch.zeros(1, 1, width)) for door in doors]
+    keys, values = zip(*((each[0][0], each[1][0]) for each in gathered), strict=True)
+    return torch.stack(keys), torch.stack(values)
+
+
+def opened_by_peft(
+    one: Opened, methods: Mapping[str, Method], words: Mapping[str, Tensor]
+) -> Table | None:
+    """Shaken tuners saved here, opened in 🤗 PEFT, and saved there and opened here again.
+
+    None, after one sentence, where PEFT is not installed.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError:
+        print("PEFT is not installed, so it was not asked to open the files.")
+        return None
+    rows = []
+    for name, method in methods.items():
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with attached(one.model, method, seed=0) as tuner:
+                shake(tuner, seed=0)
+                tuner.save(f"{folder}/ours")
+                ours = logits(one.model, words)
+            theirs = PeftModel.from_pretrained(copy.deepcopy(one.model), f"{folder}/ours").eval()
+            opened_in_peft = logits(theirs, words)
+            theirs.save_pretrained(f"{folder}/theirs")
+            back = load_tuner(one.model, f"{folder}/theirs", name="back")
+            opened_again = logits(one.model, words)
+            back.detach()
+        size = ours.abs().max().item()
+        shares = [
+            (ours - other).abs().max().item() / size for other in (opened_in_peft, opened_again)
+        ]
+        rows.append((name, *(f"{100 * share:.1g} %" for share in shares)))
+    header = ("method", "saved here, opened in PEFT", "saved there, opened here")
+    notes = ["Largest difference between the logits, as a share of the largest of them."]
+    return Table(f"{one.title}: the same adapter in two libraries", header, rows, notes)
+
+
+@torch.no_grad()
+def logits(model: nn.Module, words: Mapping[str, Tensor]) -> Tensor:
+    """Of the words themselves: a prompt's places are left out."""
+    with evaluating(model):
+        given = model(**words).logits
+    return given[:, -words["input_ids"].shape[1] :] if given.dim() == 3 else given
+
+
+# ---- five folders ----
+
+CAUSES = {
+    "names": "the tensors' names do not fit, and the script loads with strict=False",
+    "scale": "the script adds B A, without lora_alpha / r",
+    "base": "the base is not the one that the adapter was trained on",
+    "early": "the adapter was saved before its first step",
+    "healthy": "nothing is wrong",
+}
+FOLDERS = {"A": "early", "B": "scale", "C": "healthy", "D": "names", "E": "base"}
+RANK, ALPHA = 4, 8
+
+
+def write_folder(model: nn.Module, cause: str, folder: Path) -> None:
+    """An adapter of random numbers in PEFT's layout, in a folder that has the fault."""
+    with attached(model, LoRA(rank=RANK, alpha=ALPHA), seed=0) as tuner:
+        if cause != "early":
+            shake(tuner, seed=0, size=0.2)
+        tuner.save(folder)
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    if cause == "names":  # as an older script of the same author called the blocks
+        tensors = {key.replace(".blocks.", ".layers."): value for key, value in tensors.items()}
+        save_file(tensors, path, {"format": "pt"})
+
+
+def open_by_script(model: nn.Module, cause: str, folder: Path) -> tuple[Tuner, int]:
+    """What a short script of a stranger does with a folder: (tuner, how many tensors it took)."""
+    settings, tensors = contents(folder)[0], load_file(folder / "adapter_model.safetensors")
+    alpha = settings["r"] if cause == "scale" else settings["lora_alpha"]
+    tuner = attach(model, LoRA(rank=settings["r"], alpha=alpha), seed=1)
+    taken = 0
+    for place, patch in tuner.patches:
+        for letter in "AB":
+            key = f"base_model.model.{place.path}.lora_{letter}.weight"
+            if key in tensors:
+                getattr(patch, letter).data.copy_(tensors[key])
+                taken += 1
+    return tuner, taken
+
+
+def examine(model: nn.Module, batch: dict[str, Tensor], which: str) -> dict[str, float]:
+    """One of FOLDERS, opened by a script, seen from outside.
+
+    Returns:
+        "taken" and "in file": numbers of tensors; "change": length of all that is added to the
+        weights, as a share of the author's; "author", "bare": do the answers equal the author's,
+        those of the bare base? "base": has the base the bits that the author's had?
+    """
+    cause = FOLDERS[which]
+    model = copy.deepcopy(model).eval()
+    bits, bare = fingerprint(model), answers(model, batch)
+    with attached(model, LoRA(rank=RANK, alpha=ALPHA), seed=0) as tuner:
+        shake(tuner, seed=0, size=0.2)
+        wanted, length = answers(model, batch), length_of(tuner)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_folder(model, cause, folder)
+        if cause == "base":  # somebody has trained it on since
+            with torch.no_grad():
+                for number, parameter in enumerate(model.parameters()):
+                    generator = torch.Generator().manual_seed(number)
+                    parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
+        tuner, taken = open_by_script(model, cause, folder)
+        in_file = len(contents(folder)[1])
+    seen = {
+        "taken": taken,
+        "in file": in_file,
+        "change": length_of(tuner) / length,
+        "author": float(largest_difference(wanted, answers(model, batch)) < 1e-3),
+        "bare": float(largest_difference(bare, answers(model, batch)) < 1e-3),
+        "base": float(fingerprint(model) == bits),
+    }
+    tuner.detach()
+    return seen
+
+
+@torch.no_grad()
+def length_of(tuner: Tuner) -> float:
+    """Of all that a LoRA adds to the weights, as one vector."""
+    return torch.stack([patch.delta().norm() for _, patch in tuner.patches]).norm().item()
+
+
+def folders_table(model: nn.Module, batch: dict[str, Tensor]) -> Table:
+    """What can be seen of every folder, see `examine`."""
+    rows, said = [], ("no", "yes")
+    for which in FOLDERS:
+        seen = examine(model, batch, which)
+        flags = [said[int(seen[key])] for key in ("author", "bare", "base")]
+        taken = f"{int(seen['taken'])} of {int(seen['in file'])}"
+        rows.append((which, taken, f"{seen['change']:.2f}", *flags))
+    header = ("folder", "tensors taken", "change of the weights / the author's",
+              "answers as the author's", "answers as the bare base's",
+              "the base has the author's bits")  # fmt: skip
+    return Table("Five folders, opened by a short script", header, rows)
+
+
+def library_says(model: nn.Module, cause: str) -> str:
+    """What `minipeft.load` does with a folder that has the fault: its sentence, or "opened"."""
+    model = copy.deepcopy(model).eval()
+    with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_folder(model, cause, Path(name))
+        if cause == "base":
+            with torch.no_grad():
+                next(model.parameters()).add_(0.01)
+        try:
+            load_tuner(model, name)
+        except ValueError as error:
+            return str(error).replace(name, "the folder")
+    return "opened"

@@ -1,0 +1,419 @@
+"""What lesson 17 measures: many adapters on one base; queues of requests, and five servers.
+
+users = users_of(10)                              # name -> its task: 50 of them
+adapters = train_many(base, users, steps=40)      # name -> {path: (A, B)}, all in one pass
+with serving(model, adapters) as tuners: ...      # all attached under their names, ready for route
+y = mixed_lora(x, y, A, B, who, scale)            # what `route` does, in four lines
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minipeft import tasks
+from minipeft.contexts import evaluating
+from minipeft.course.passport_facts import answers, largest_difference, shake
+from minipeft.course.runs import attached, rows_of
+from minipeft.doors.memory import MemoryDoor
+from minipeft.doors.words import together as padded
+from minipeft.methods.lora import LoRA
+from minipeft.methods.method import Method
+from minipeft.model.fingerprint import fingerprint
+from minipeft.report import Table
+from minipeft.routing import route, wrap
+from minipeft.tasks.tasks import Task
+from minipeft.training.sweep import Run, train_side_by_side
+from minipeft.tuner import Tuner
+
+Adapter = Mapping[str, tuple[Tensor, Tensor]]  # path of a linear map -> A (r, in), B (out, r)
+FUNCTIONS = ("copy", "rotate", "swap", "double", "reverse")
+ENDS = ("moon", "bell", "boat", "ship", "sand", "rose", "coin", "lamp", "hill", "drum")
+
+
+def mixed_lora(x: Tensor, y: Tensor, A: Tensor, B: Tensor, who: Tensor, scale: float) -> Tensor:
+    """LoRA beside one linear map, for a batch whose rows belong to different adapters.
+
+    y_i + scale B_a A_a x_i for each row i, with a = who[i]; y_i alone where who[i] is -1.
+
+    Args:
+        x: (R, T, in), what goes into the map: R rows.
+        y: (R, T, out), what the frozen map gives.
+        A, B: (N, r, in) and (N, out, r), of N adapters.
+        who: (R,), whole numbers: the adapter of each row, -1 for the base.
+
+    Returns:
+        (R, T, out), a new tensor. All tensors but `who` have one dtype.
+    """
+    adapted = who >= 0  # (R,)
+    A, B = A[who[adapted]], B[who[adapted]]  # (n, r, in), (n, out, r): one for each adapted row
+    detour = scale * (x[adapted] @ A.mT) @ B.mT  # (n, T, out)
+    return y.index_put((adapted,), y[adapted] + detour)
+
+
+# ---- fifty tasks ----
+
+
+def users_of(ends: int = len(ENDS), functions: Sequence[str] = FUNCTIONS) -> dict[str, Task]:
+    """Name -> task. Each wants a function of the row, and a last word of its own; both unsaid."""
+    users = {}
+    for function in functions:
+        known = tasks.load(function).splits
+        for end in ENDS[:ends]:
+            splits = {
+                split: [(e.input, f"{e.target.removesuffix('.')}{end} .") for e in known[split]]
+                for split in ("train", "test")
+            }
+            users[f"{function}-{end}"] = tasks.make(f"{function}-{end}", "generate", **splits)
+    return users
+
+
+def train_many(
+    base: tuple[nn.Module, object],
+    users: Mapping[str, Task],
+    method: LoRA,
+    rate: float,
+    steps: int,
+    batch_size: int = 8,
+) -> dict[str, Adapter]:
+    """One LoRA for each user, all of them trained in one pass per step (`training.sweep`).
+
+    The seed of a user's first numbers, and of the order of its examples, is its number.
+    """
+    model, tokenizer = base
+    feeds = [
+        task.batches("train", tokenizer, batch_size=batch_size, seed=number)
+        for number, task in enumerate(users.values())
+    ]
+    trained: list[dict] = [{} for _ in users]
+
+    def keep(model: nn.Module, runs: int) -> list[dict]:
+        for place, patch in model.minipeft.tuners["side_by_side"].patches:
+            for number, A, B in zip(patch.who.tolist(), patch.A, patch.B, strict=True):
+                trained[number][place.path] = A.detach().clone(), B.detach().clone()
+        return [{} for _ in range(runs)]
+
+    runs = [Run(method, rate, seed=number) for number in range(len(users))]
+    train_side_by_side(
+        model, runs, lambda seed, step: feeds[seed](step), steps, evaluate=keep, progress=False
+    )
+    return dict(zip(users, trained, strict=True))
+
+
+def put_in(tuner: Tuner, adapter: Adapter) -> None:
+    """The numbers of an adapter into the LoRA of a tuner."""
+    for place, patch in tuner.patches:
+        A, B = adapter[place.path]
+        patch.A.data.copy_(A)
+        patch.B.data.copy_(B)
+
+
+@contextmanager
+def serving(
+    model: nn.Module, adapters: Mapping[str, Adapter], method: LoRA
+) -> Iterator[dict[str, Tuner]]:
+    """All adapters on one model, each a tuner of its name, for a block of code."""
+    with ExitStack() as stack:
+        tuners = {}
+        for name, adapter in adapters.items():
+            tuners[name] = stack.enter_context(attached(model, method, name=name))
+            put_in(tuners[name], adapter)
+        yield tuners
+
+
+def requests(
+    base: tuple[nn.Module, object], users: Mapping[str, Task], each: int
+) -> tuple[list[str], dict[str, Tensor]]:
+    """The first test rows of every user: (the user of each row, one batch padded on the right)."""
+    model, tokenizer = base
+    parts = [rows_of(task, "test", tokenizer, model, rows=each) for task in users.values()]
+    rows = [range(number * each, (number + 1) * each) for number in range(len(parts))]
+    batch = padded(parts, rows, left=False, padding=tokenizer.pad_token_id)
+    return [name for name in users for _ in range(each)], batch
+
+
+@torch.no_grad()
+def scores(model: nn.Module, names: Sequence[str | None], batch: dict) -> tuple[Tensor, Tensor]:
+    """One mixed pass: of each row (R,) the share of right words, and whether all are right."""
+    with evaluating(model), route(model, names):
+        batch = wrap(model, batch)  # soft prompts in
+        logits = model(**batch).logits[:, :-1]  # position t answers for t + 1
+    labels = batch["labels"][:, 1:]
+    asked = labels != -100
+    right = (logits.argmax(dim=-1) == labels) & asked
+    return right.sum(dim=1) / asked.sum(dim=1), (right == asked).all(dim=1)
+
+
+def who_answers(
+    model: nn.Module, names: Sequence[str], batch: dict[str, Tensor], shifts: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Rows of every user answered by every other's adapter: one mixed pass for each shift.
+
+    names: the user of each row, users in blocks of equal length.
+
+    Returns:
+        (N, N) share of right words, of the rows of user i (a row) with adapter j (a column), and
+        the same for rows that are right to the last word; nan where no shift leads.
+    """
+    users = list(dict.fromkeys(names))
+    N, each = len(users), len(names) // len(users)
+    words, exact = torch.full((N, N), torch.nan), torch.full((N, N), torch.nan)
+    for shift in shifts:
+        other = [users[(users.index(name) + shift) % N] for name in names]
+        for table, rows in zip((words, exact), scores(model, other, batch), strict=True):
+            means = rows.float().view(N, each).mean(dim=1)  # (N,)
+            for i in range(N):
+                table[i, (i + shift) % N] = means[i]
+    return words, exact
+
+
+def folder_bytes(folder: Path) -> int:
+    """Of all files in it."""
+    return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
+
+
+def train_in_one_batch(
+    base: tuple[nn.Module, object],
+    users: Mapping[str, Task],
+    method: Method,
+    rate: float,
+    steps: int,
+    each: int,
+    *,
+    shared: bool = False,
+) -> list[float]:
+    """Tuners of any method trained in batches that hold rows of all users, and then measured.
+
+    Adam in a plain loop: no row's loss depends on another's tuner, so each learns what it would
+    have learnt alone (but that one loss is the mean of all).
+
+    Args:
+        each: rows of every user in a batch.
+        shared: one tuner for all rows, not one for each user.
+
+    Returns:
+        exact match of every user's test rows.
+    """
+    model, tokenizer = base
+    names = [name for name in users for _ in range(each)]
+    feeds = [
+        task.batches("train", tokenizer, batch_size=each, seed=number)
+        for number, task in enumerate(users.values())
+    ]
+    rows = [range(number * each, (number + 1) * each) for number in range(len(users))]
+    with ExitStack() as stack:
+        tuners = [
+            stack.enter_context(attached(model, method, name=name, seed=number))
+            for number, name in enumerate(["all"] if shared else users)
+        ]
+        names = ["all"] * len(names) if shared else names
+        optimizer = torch.optim.Adam([p for tuner in tuners for p in tuner.parameters()], lr=rate)
+        for step in range(steps):
+            parts = [feed(step) for feed in feeds]
+            batch = padded(parts, rows, left=False, padding=tokenizer.pad_token_id)
+            with route(model, names):
+                model(**batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        asked = 20
+        _, test = requests(base, users, asked)
+        owners = ["all" if shared else name for name in users for _ in range(asked)]
+        _, exact = scores(model, owners, test)
+    return exact.float().view(len(users), asked).mean(dim=1).tolist()
+
+
+# ---- every method ----
+
+
+def mixed_against_alone(
+    model: nn.Module, method: Method, users: int, batch: dict[str, Tensor]
+) -> float | None:
+    """`users` tuners of a method, each on one row of a batch, against one pass for each row.
+
+    The largest difference between the logits, in float64; None where rows cannot be routed. Random
+    numbers stand in the place of a training.
+    """
+    model = copy.deepcopy(model).double()
+    names = [f"user{number}" for number in range(users)]
+    with ExitStack() as stack:
+        try:
+            for number, name in enumerate(names):
+                tuner = stack.enter_context(attached(model, method, name=name, seed=number))
+                model.double()  # the new patches as well
+                shake(tuner, number)
+            with route(model, names):
+                mixed = answers(model, batch)
+        except ValueError:  # it trains the base's own numbers, which act on every row
+            return None
+        alone = []
+        for row, name in enumerate(names):
+            with route(model, [name]):
+                alone += answers(model, {key: v[row : row + 1] for key, v in batch.items()})
+        return largest_difference(alone, mixed)
+
+
+def memory_of_a_request(model: nn.Module, method: Method) -> int:
+    """Bytes of keys and values that a request needs beside those of its text.
+
+    A prefix has a key and a value in every layer for each of its places; a soft prompt is that many
+    tokens more, and each leaves a key and a value in every layer.
+    """
+    C, layers = model.config.width, model.config.layers
+    with attached(model, method, seed=0) as tuner, torch.no_grad():
+        numbers = 2 * layers * len(tuner.words or ()) * C
+        for door in tuner.doors():
+            if isinstance(door, MemoryDoor):
+                gathered = door.gather(torch.zeros(1, 1, C))
+                numbers += sum(part.numel() for part in gathered[:2])
+    return 4 * numbers
+
+
+# ---- merging by hand ----
+
+
+@torch.no_grad()
+def drift_by_hand(weight: Tensor, deltas: Sequence[Tensor], dtype: torch.dtype) -> list[float]:
+    """W + D - D, adapter after adapter: how far W is from what it was, as a share of its length.
+
+    weight (out, in); deltas of the same shape, one after the other added and subtracted again.
+    """
+    first = weight.to(dtype)
+    now, drifts = first.clone(), []
+    for delta in deltas:
+        now += delta.to(dtype)
+        now -= delta.to(dtype)
+        drifts.append(((now.double() - first.double()).norm() / first.double().norm()).item())
+    return drifts
+
+
+# ---- five servers ----
+
+CAUSES = {
+    "cache": "keys and values of a text are kept under the text alone, not under text and user",
+    "swap": "the next user's adapter comes while answers are still being written",
+    "order": "rows are sorted by user for the pass, and answers are not sorted back",
+    "merge": "adapters are merged, and never taken out again",
+    "healthy": "nothing is wrong",
+}
+SERVERS = {"A": "order", "B": "merge", "C": "cache", "D": "healthy", "E": "swap"}
+WORDS = 6  # that every answer has
+
+
+class Server:
+    """Answers requests (user, text) greedily; it may have a fault, one of CAUSES."""
+
+    def __init__(self, model: nn.Module, tuners: Mapping[str, Tuner], fault: str) -> None:
+        self.model, self.tuners, self.fault = model, tuners, fault
+        self.kept: dict[tuple[int, ...], list] = {}  # text -> keys and values, of a faulty server
+
+    @torch.no_grad()
+    def answer(self, queue: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[int, ...]]:
+        """Texts of equal length -> WORDS ids for each."""
+        if self.fault == "order":
+            queue = sorted(queue)
+        if self.fault == "merge":
+            return self.merged(queue)
+        if self.fault == "cache":
+            return [self.remembered(user, text) for user, text in queue]
+        users = [user for user, _ in queue]
+        ids, cache = torch.tensor([text for _, text in queue]), []  # (R, T)
+        for step in range(WORDS):
+            if self.fault == "swap" and step == 1:
+                known = list(self.tuners)
+                users = [known[(known.index(user) + 1) % len(known)] for user in users]
+            with route(self.model, users):
+                logits = self.model(ids if not step else ids[:, -1:], cache=cache).logits
+            ids = torch.cat([ids, logits[:, -1:].argmax(dim=-1)], dim=1)
+        return [tuple(row) for row in ids[:, -WORDS:].tolist()]
+
+    def remembered(self, user: str, text: tuple[int, ...]) -> tuple[int, ...]:
+        """One row, whose text but for its last word was read once, by whoever came first."""
+        with route(self.model, [user]):
+            if text not in self.kept:
+                self.kept[text] = []
+                self.model(torch.tensor([text[:-1]]), cache=self.kept[text])
+            cache = [{who: dict(pair) for who, pair in layer.items()} for layer in self.kept[text]]
+            ids = list(text)
+            for _ in range(WORDS):
+                logits = self.model(torch.tensor([ids[-1:]]), cache=cache).logits
+                ids.append(int(logits[0, -1].argmax()))
+        return tuple(ids[-WORDS:])
+
+    def merged(self, queue: Sequence[tuple[str, tuple[int, ...]]]) -> list[tuple[int, ...]]:
+        """User after user: the change of its adapter is added to the weights, and stays there."""
+        given: dict[int, tuple[int, ...]] = {}
+        with ExitStack() as stack:
+            for tuner in self.tuners.values():  # what is merged needs no detour
+                stack.enter_context(tuner.disabled())
+            for user, tuner in self.tuners.items():
+                for place, patch in tuner.patches:
+                    place.module.weight += patch.delta()
+                for number in [i for i, (who, _) in enumerate(queue) if who == user]:
+                    ids = torch.tensor([queue[number][1]])
+                    for _ in range(WORDS):
+                        ids = torch.cat([ids, self.model(ids).logits[:, -1:].argmax(-1)], dim=1)
+                    given[number] = tuple(ids[0, -WORDS:].tolist())
+        return [given[number] for number in range(len(queue))]
+
+
+def queue_of(users: Sequence[str], texts: int = 3, seed: int = 0) -> list[tuple[str, tuple]]:
+    """Every user asks every text once, users in turns: text (T,) as ids."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(20, 120, (texts, 6), generator=generator).tolist()
+    total = texts * len(users)
+    return [(users[i % len(users)], tuple(drawn[i % texts])) for i in range(total)]
+
+
+def examine(model: nn.Module, which: str) -> dict[str, float]:
+    """One of SERVERS seen from outside: a queue of requests, against each request alone.
+
+    Four adapters of random numbers, three texts, and every user asks each of them.
+
+    Returns:
+        shares: "answers" as alone; "set": of the answers, whoever got them; "first word";
+        "first to ask": of the requests that are the first with their text; "base": does the base
+        have the same bits afterwards?
+    """
+    model = copy.deepcopy(model).eval()
+    before = fingerprint(model)
+    users = ["ann", "bob", "cyd", "dan"]
+    queue = queue_of(users)
+    with ExitStack() as stack:
+        tuners = {}
+        for number, user in enumerate(users):
+            method = LoRA(rank=4, targets=("query", "value"))
+            tuners[user] = stack.enter_context(attached(model, method, name=user, seed=number))
+            shake(tuners[user], number, size=0.3)
+        alone = [Server(model, tuners, "healthy").answer([request])[0] for request in queue]
+        got = Server(model, tuners, SERVERS[which]).answer(queue)
+    texts = [text for _, text in queue]
+    first = [texts.index(text) == number for number, text in enumerate(texts)]
+    same = [a == b for a, b in zip(alone, got, strict=True)]
+    missing = list(got)
+    in_set = [missing.remove(a) is None for a in alone if a in missing]
+    return {
+        "answers": sum(same) / len(queue),
+        "set": len(in_set) / len(queue),
+        "first word": sum(a[0] == b[0] for a, b in zip(alone, got, strict=True)) / len(queue),
+        "first to ask": sum(s for s, f in zip(same, first, strict=True) if f) / sum(first),
+        "base": float(fingerprint(model) == before),
+    }
+
+
+def servers_table(model: nn.Module) -> Table:
+    """What can be seen of every server, see `examine`."""
+    rows = []
+    for which in SERVERS:
+        seen = examine(model, which)
+        shares = [f"{100 * seen[key]:.0f} %" for key in list(seen)[:-1]]
+        rows.append((which, *shares, "yes" if seen["base"] else "no"))
+    header = ("server", "answers as alone", "the same answers, whoever got them",
+              "first words as alone", "as alone, of the first to ask a text",
+              "base afterwards the same")  # fmt: skip
+    notes = ["Twelve requests: four users, three texts, every user asks each text."]
+    return Table("Five servers, one queue", header, rows, notes)

@@ -1,0 +1,280 @@
+"""The exercises of lesson 17: right and wrong answers, and what each wrong one is told."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy
+import pytest
+import torch
+from torch.nn import functional as F
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft import checks
+from minipeft.checks.exercises import serving_costs as costs
+from minipeft.checks.exercises.server_patients import HINTS
+from minipeft.course import serving
+from minipeft.course.serving import CAUSES, SERVERS, mixed_lora
+
+
+def refused(check, candidate, words):
+    with pytest.raises(checks.CheckFailed) as caught:
+        check(candidate)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# -- mixed_lora ------------------------------------------------------------------------------------
+
+
+def row_by_row(x, y, A, B, who, scale):
+    rows = []
+    for i, a in enumerate(who.tolist()):
+        rows.append(y[i] if a < 0 else y[i] + scale * x[i] @ (B[a] @ A[a]).T)
+    return torch.stack(rows)
+
+
+def adapter_by_adapter(x, y, A, B, who, scale):
+    for a in range(len(A)):
+        rows = (who == a).nonzero().flatten()
+        y = y.index_add(0, rows, scale * x[rows] @ A[a].T @ B[a].T)
+    return y.clone()
+
+
+def adapter_of_zeros(x, y, A, B, who, scale):
+    """-1 counts from the end: there stands an adapter that does nothing."""
+    A, B = F.pad(A, (0, 0, 0, 0, 0, 1)), F.pad(B, (0, 0, 0, 0, 0, 1))
+    return y + scale * torch.einsum("bti,bri,bor->bto", x, A[who], B[who])
+
+
+def by_one_hot(x, y, A, B, who, scale):
+    hot = (who[:, None] == torch.arange(len(A))).to(x.dtype)  # (R, N)
+    return y + scale * torch.einsum("rn,noi,rti->rto", hot, B @ A, x)
+
+
+def by_where(x, y, A, B, who, scale):
+    chosen = who.clamp(min=0)
+    detour = torch.bmm(torch.bmm(x, A[chosen].transpose(1, 2)), B[chosen].transpose(1, 2)) * scale
+    return torch.where((who < 0)[:, None, None], y, y + detour)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [mixed_lora, row_by_row, adapter_by_adapter, adapter_of_zeros, by_one_hot, by_where],
+)
+def test_every_way_to_mix_passes(right, capsys):
+    checks.mixed_lora(right)
+    assert "✓" in capsys.readouterr().out
+
+
+def minus_one_is_last(x, y, A, B, who, scale):
+    return y + scale * (x @ A[who].mT) @ B[who].mT
+
+
+def zero_is_nobody(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, torch.where(who > 0, who, -1), scale)
+
+
+def by_row_number(x, y, A, B, who, scale):
+    numbers = torch.arange(int((who >= 0).sum())) % len(A)
+    return row_by_row(x, y, A, B, who.masked_scatter(who >= 0, numbers), scale)
+
+
+def first_for_all(x, y, A, B, who, scale):
+    one = who[who >= 0][:1]
+    return row_by_row(x, y, A, B, torch.where(who >= 0, one if len(one) else -1, who), scale)
+
+
+def sorted_rows(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, scale)[who.argsort(stable=True)]
+
+
+def no_scale(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, 1.0)
+
+
+def scale_over_rank(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, scale / A.shape[1])
+
+
+def detour_alone(x, y, A, B, who, scale):
+    return row_by_row(x, torch.where((who >= 0)[:, None, None], 0 * y, y), A, B, who, scale)
+
+
+def base_rows_zero(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, scale) * (who >= 0)[:, None, None]
+
+
+def base_rows_left_out(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, scale)[who >= 0]
+
+
+def all_of_them(x, y, A, B, who, scale):
+    return y + scale * torch.einsum("rti,noi->rto", x, B @ A)
+
+
+def last_token(x, y, A, B, who, scale):
+    full = row_by_row(x, y, A, B, who, scale)
+    return torch.cat([y[:, :-1], full[:, -1:]], dim=1)
+
+
+def detached(x, y, A, B, who, scale):
+    return row_by_row(x, y, A.detach(), B, who, scale)
+
+
+def in_place(x, y, A, B, who, scale):
+    with torch.no_grad():
+        y.copy_(row_by_row(x, y, A, B, who, scale))
+    return y
+
+
+def without_gradients(x, y, A, B, who, scale):
+    with torch.no_grad():
+        return row_by_row(x, y, A, B, who, scale)
+
+
+def negative(x, y, A, B, who, scale):
+    return row_by_row(x, y, A, B, who, -scale)
+
+
+def squashed(x, y, A, B, who, scale):
+    chosen = who.clamp(min=0)
+    detour = scale * (x @ A[chosen].mT).relu() @ B[chosen].mT
+    return torch.where((who < 0)[:, None, None], y, y + detour)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (minus_one_is_last, "counts from the end"),
+        (zero_is_nobody, "adapter 0 are left to the base"),
+        (by_row_number, "in the order of the rows"),
+        (first_for_all, "the adapter of the first one"),
+        (sorted_rows, "sorted by adapter"),
+        (no_scale, "the scale is missing"),
+        (scale_over_rank, "divided by the rank"),
+        (detour_alone, "the base's answer is gone"),
+        (base_rows_zero, "set to 0"),
+        (base_rows_left_out, "left out"),
+        (all_of_them, "sum of all adapters"),
+        (last_token, "only the last token"),
+        (detached, "A is cut off"),
+        (in_place, "the y that came in was changed"),
+        (without_gradients, "no_grad"),
+        (negative, "subtracted"),
+        (squashed, "non-linear"),
+    ],
+)
+def test_a_wrong_way_to_mix_is_told_its_mistake(wrong, words):
+    refused(checks.mixed_lora, wrong, words)
+
+
+def test_it_is_what_route_does():
+    """Three LoRAs and bare rows in one batch through one linear map, in float64."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(6, 5).double()
+    model = torch.nn.Sequential(linear)
+    patches = []
+    for number in range(3):
+        method = mp.LoRA(rank=2, alpha=3, targets=("0",))
+        tuner = mp.attach(model, method, name=f"user{number}", seed=number)
+        ((_, patch),) = tuner.patches
+        patch.double()
+        torch.nn.init.normal_(patch.B)
+        patches.append(patch)
+    x, who = torch.randn(6, 4, 6, dtype=torch.float64), torch.tensor([2, -1, 0, 2, 1, -1])
+    with torch.no_grad(), mp.route(model, [None if a < 0 else f"user{a}" for a in who]):
+        routed = model(x)
+    A, B = (torch.stack([getattr(patch, key) for patch in patches]) for key in "AB")
+    mixed = mixed_lora(x, linear(x), A, B, who, patches[0].scale)
+    torch.testing.assert_close(mixed, routed, rtol=0, atol=1e-12)
+
+
+# -- serving_costs ---------------------------------------------------------------------------------
+
+
+def test_the_costs_are_those_of_the_formulas():
+    """Counted with LoRA on two maps of SmolLM2's sizes."""
+    sizes = {"query": (576, 576), "value": (576, 192)}
+    maps = {name: torch.nn.Linear(*size, bias=False) for name, size in sizes.items()}
+    tuner = mp.attach(torch.nn.ModuleDict(maps), mp.LoRA(rank=8, targets=("query", "value")))
+    assert tuner.report().trainable * costs.LAYERS == costs.ONE_TASK
+    right = checks.serving_costs.right
+    assert right == {"adapters": 92_160_000, "copies": 26_903_001_600, "merge": 288}
+
+
+@pytest.mark.parametrize("form", [int, float, torch.tensor, Fraction, numpy.float64])
+def test_the_right_costs_in_any_form(form):
+    checks.serving_costs({key: form(value) for key, value in checks.serving_costs.right.items()})
+
+
+@pytest.mark.parametrize(("answer", "words"), checks.serving_costs.wrong)
+def test_a_wrong_cost_is_told_where_it_comes_from(answer, words):
+    refused(checks.serving_costs, checks.serving_costs.right | answer, words)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"adapters": 92_160_001}, "off by one"),
+        ({"adapters": None}, "should be a number"),
+        ({"copies": (50, 4)}, "not a tuple"),
+        ({"merge": -288}, "the sign is wrong"),
+        ({"merge": "288"}, "should be a number"),
+        ({"merge": 2304}, "drops out"),
+    ],
+)
+def test_other_costs_are_refused_in_words(answer, words):
+    refused(checks.serving_costs, checks.serving_costs.right | answer, words)
+
+
+def test_costs_that_are_half_done_are_no_mistake():
+    with pytest.raises(checks.NotFinished, match="copies, merge is still"):
+        checks.serving_costs(checks.serving_costs.right | {"copies": ..., "merge": ...})
+
+
+# -- server_patients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tiny-decoder-0.1m", "tiny-decoder-0.4m"])
+def test_every_server_shows_its_fault(name):
+    model, _ = tt.load(name)
+    before = mp.fingerprint(model)
+    seen = {cause: serving.examine(model, which) for which, cause in SERVERS.items()}
+    assert mp.fingerprint(model) == before and not mp.tuners(model)
+    assert set(seen) == set(CAUSES)
+    assert {c for c, s in seen.items() if s["answers"] == 1} == {"healthy"}
+    assert {c for c, s in seen.items() if s["set"] == 1} == {"healthy", "order"}
+    assert {c for c, s in seen.items() if s["first word"] == 1} == {"healthy", "swap"}
+    assert {c for c, s in seen.items() if s["first to ask"] == 1} == {"healthy", "cache"}
+    assert {c for c, s in seen.items() if not s["base"]} == {"merge"}
+
+
+@pytest.mark.parametrize("form", [str, str.upper, lambda cause: f" {cause}. "])
+def test_the_right_diagnosis_in_any_form(form):
+    checks.server_patients({who: form(cause) for who, cause in SERVERS.items()})
+
+
+@pytest.mark.parametrize(("who", "cause"), HINTS)
+def test_every_wrong_cause_is_answered_by_what_can_be_seen(who, cause):
+    refused(checks.server_patients, {**SERVERS, who: cause}, HINTS[who, cause])
+
+
+def test_there_is_a_hint_for_every_wrong_cause():
+    wrong = {(w, c) for w in SERVERS for c in CAUSES if SERVERS[w] != c}
+    assert set(HINTS) == wrong
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("cache", "should be a dict"),
+        ({"A": "order"}, "has no"),
+        (SERVERS | {"A": "slow"}, "should be one of"),
+        (None, "is a return missing"),
+        (list(SERVERS.values()), "not a list"),
+    ],
+)
+def test_other_answers_are_refused_in_words(answer, words):
+    refused(checks.server_patients, answer, words)
