@@ -559,7 +559,7 @@ claims.record(
     else "undecided" if {"undecided", "better"} & set(seen) else "false",
 )  # fmt: skip
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # The paper's table says 89.5 on RTE with RoBERTa-large, against 86.6 for full fine-tuning. The authors' own later run, in
 # their repository, says 86.6 for P-Tuning v2: equal. Both are single numbers, without an interval.
 #
@@ -572,7 +572,7 @@ from minipeft.course.passport import passport
 
 passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", quick=QUICK)
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
 # * P-Tuning v2 is prefix-tuning without the MLP, with a linear head, for encoders and for classifying and tagging: the same
