@@ -39,7 +39,7 @@ class Term:
     @property
     def place(self) -> str:
         """Its name in the address of the page."""
-        return re.sub(r"\W+", "-", self.term.lower()).strip("-")
+        return re.sub(r"[^a-z0-9]+", "-", self.term.lower()).strip("-")
 
 
 @dataclass(frozen=True)

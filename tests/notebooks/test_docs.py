@@ -173,3 +173,4 @@ def test_the_first_use_in_a_lesson_is_a_link_to_the_glossary(tmp_path):
     assert len(links) == len(set(links)) > 0.8 * len(every)  # some come first in a heading
     assert all(f'<td id="{place}">' in page for place in links)
     assert len({one.place for one in every}) == len(every)
+    assert all(re.fullmatch("[a-z0-9-]+", one.place) for one in every)  # as in an address
