@@ -93,14 +93,14 @@ plt.show()
 # %%
 checks.training_bytes(training_bytes)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ### 12 + 2 + 2
 #
 # "Training needs (12 + 2 + 2) bytes per parameter." That is *mixed precision*: weights and gradients in bfloat16 (2 + 2), and
 # for Adam a float32 copy and two float32 means (4 + 4 + 4), since small steps are lost in bfloat16 (lesson 14). **Predict** the bytes
 # per parameter when the base is frozen and LoRA trains.
 
-# %% tags=["slide"]
+# %%
 import copy
 
 task = mp.tasks.load(TASK)
@@ -307,16 +307,16 @@ again_patients = {
 # %%
 checks.again_patients(again_patients)
 
-# %% [markdown] tags=["slide"]
+# %% [markdown]
 # ## 5. Four bits
 #
 # Now the weights. They are frozen, so they may be rough. Cut a matrix into blocks of 64 numbers. Each block keeps its largest absolute value
 # $c$, and for each weight the number $k$ of the nearest of 16 *levels* $q$:
 #
-# $$ c = \max_i |w_i|, \qquad k_i = \arg\min_k \left| q_k - w_i / c \right|, \qquad \hat w_i = c\, q_{k_i} $$
+# $$ c = \max_i |w_i|, \qquad k_i = \mathrm{argmin}_k \left| q_k - w_i / c \right|, \qquad \hat{w}_i = c\, q_{k_i} $$
 #
-# Which levels? **int4** has equal steps. **FP4** has small steps near zero. **NF4** asks the normal distribution: its levels are quantiles, so that of
-# normal weights each level gets about the same share.
+# Which levels? **int4** has equal steps. **FP4** has small steps near zero. **NF4** asks the normal distribution: its levels are 16 of its quantiles,
+# divided by the outermost one, so that they lie dense where normal weights are many.
 #
 # ### Exercise: write it
 #
@@ -340,7 +340,8 @@ checks.again_patients(again_patients)
 checks.quantize_blocks(quantize_blocks)
 
 # %% [markdown]
-# **Your function** on a matrix of this model, with its 16 levels of NF4. Which share of the weight's size is lost?
+# **Your function** on a matrix of this model, with the 16 levels of NF4. **Predict:** quantiles cut a normal distribution into equal shares. Is
+# each level used equally often?
 
 # %%
 from minipeft.methods.parts.quantization import dequantize_blocks, levels
@@ -352,11 +353,15 @@ try:
     numbers, scales = quantize_blocks(W.flatten(), NF4, 64)
     again = dequantize_blocks(numbers, scales, NF4, 64).view_as(W)
     print(f"error: {100 * ((again - W).norm() / W.norm()):.1f} % of the matrix")
-    print("used:", ", ".join(f"{n}" for n in numbers.bincount(minlength=16).tolist()))
+    used = numbers.bincount(minlength=16) / len(numbers)
+    print("used:", ", ".join(f"{100 * share:.0f} %" for share in used), "(equal: 6 %)")
 except NotImplementedError as missing:
     print(missing)
 
 # %% [markdown] tags=["slide"]
+# The outermost quantile of NF4 lies at 1.85 deviations. But a block is divided by its largest weight, and of 64 normal numbers that lies at about 2.6.
+# So the inner levels get more than their share.
+#
 # The scales cost bits, too: one float32 for 64 weights is half a bit each. *Double quantization* puts the scales into 8 bits, with a float32 for 256 of
 # them: $4 + 8/64 + 32/(64 \cdot 256) = 4.127$ bits. **Predict:** which kind has the smallest error on normal numbers, which on uniform ones, which on this model's weights?
 
@@ -386,7 +391,8 @@ figure = pictures.level_picture(
 plt.show()
 
 # %% [markdown]
-# No code is best everywhere: levels should lie where the weights are. Now the file, and the clock.
+# No code is best everywhere: levels should lie where the weights are. Now the file (one so small is a little longer than the formula, since it holds the
+# names of its tensors), and the clock.
 
 # %% tags=["hide-input"]
 sizes = {
@@ -426,6 +432,9 @@ claims.record(
 # ## 6. QLoRA
 #
 # {equations qlora}
+#
+# $W_0$ stays in four bits, and is a matrix of floats only while it multiplies: forward, and again backward, where the gradient passes through it to
+# $A$, $B$ and everything below.
 
 # %%
 mp.sanity_ladder(base, mp.QLoRA(rank=8), batch, steps=LADDER)
@@ -436,8 +445,8 @@ mp.sanity_ladder(base, mp.QLoRA(rank=8), batch, steps=LADDER)
 #
 # * **merged** into the rounded weights, in float32;
 # * **bf16**: merged, then rounded to bfloat16;
-# * **again**: merged, then all maps in NF4 once more, to have four bits again;
-# * **original**: $A$ and $B$ on the base that was never rounded, as other programs load them.
+# * **in NF4**: merged, then all maps in NF4 (for QLoRA once more), to have four bits in the end;
+# * **original base**: $A$ and $B$ on the base that was never rounded, as other programs load them.
 #
 # Equal tuning for all, margin five points, four seeds. **Predict:** which fate costs most?
 
@@ -456,8 +465,8 @@ def run(name, rate, seed):
 
 outcomes = contest(dict.fromkeys(ARMS, RATES), run, SEEDS, extend=1, label="QLoRA")
 
-# %% tags=["hide-input", "slide"]
-FATES = {"test": "as trained", "merged": "merged", "bf16": "bf16", "again": "NF4 again", "original": "original base"}  # fmt: skip
+# %% tags=["hide-input"]
+FATES = {"test": "as trained", "merged": "merged", "bf16": "bf16", "again": "in NF4", "original": "original base"}  # fmt: skip
 values = {
     name: {
         fate: outcomes[name].values(fate)
@@ -547,8 +556,19 @@ if loaded:
             change = difference(both[kind], both["nf4"], 0.02, unit="nats", lower_is_better=True)
             print(f"{four_bits.NAMES[kind]} minus NF4, over all pieces: {change.text}")
         PAPER = ["nf4", "fp4-e3m0", "fp4", "int4"]
-        moved = [four_bits.NAMES[k] for k in KINDS_ON_TEXT if PAPER.index(k) != order.index(k)]
-        print("On another place than in the paper:", ", ".join(moved) or "none")
+        places = [
+            f"{four_bits.NAMES[k]} {order.index(k) + 1} ({PAPER.index(k) + 1})" for k in PAPER
+        ]
+        print("Place here (in the paper):", ", ".join(places))
+    untouched = real.load("minilm")  # its file is float32
+    if untouched:
+        clean = four_bits.block_maps(untouched[0]).values()
+        shares = (
+            (name, [four_bits.relative_error(w, kind) for w in clean])
+            for kind, name in four_bits.NAMES.items()
+        )
+        said = ", ".join(f"{name} {spread(values)}" for name, values in shares)
+        print(f"Errors on weights that were never rounded, {len(clean)} maps of MiniLM: {said}")
     claims.show(lesson.large_ledger(big.config, rows=8, tokens=512))
 
 # %% [markdown]
