@@ -52,9 +52,8 @@ def numbers_kept(config, way: str, rank: int = 8) -> int:
     frozen map keeps nothing. LayerNorm, attention and the activation keep theirs either way.
     """
     C, H, inner = config.width, config.heads, config.inner_width
-    always = (
-        2 * (C + 2) + 4 * C + H + inner
-    )  # two norms, q k v and the mix, its softmax, before phi
+    # two norms; q, k, v and their mix; its softmax; before the activation
+    always = 2 * (C + 2) + 4 * C + H + inner
     before_the_maps = {
         "frozen": 0,
         "LoRA": C,  # what query and value read
