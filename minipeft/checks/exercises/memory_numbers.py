@@ -39,6 +39,7 @@ kept_numbers = NumberCheck(
             ("frozen", ALWAYS - 4, "a LayerNorm keeps mean and deviation, softmax H numbers"),
             ("LoRA", ALWAYS, "that is the frozen block: A needs x and B needs A x"),
             ("LoRA", ALWAYS + C, "B, too, is a map that trains: it reads A x, r numbers"),
+            ("LoRA", ALWAYS + R, "A reads x, C numbers, and each of two B reads A x, r numbers"),
             ("LoRA", ALWAYS + C + R, "there are two LoRAs in the block: A x is kept for each"),
             ("LoRA", ALWAYS + 2 * C + 2 * R, "query and value read one tensor: it is kept once"),
             ("LoRA", ALWAYS + 2 * R, "A is a map that trains: it reads x, C numbers"),

@@ -63,7 +63,7 @@ quantize_blocks = Check(
             dtypes=("float32", "float64"),
             layouts=("plain",),
             gradients=("frozen", "off"),
-            names={"[0]": "the numbers of the levels", "[1]": "the scales"},
+            names={"[0]": "the list of level numbers", "[1]": "the list of scales"},
         )
     ],
     [
@@ -81,6 +81,11 @@ quantize_blocks = Check(
             "padded.abs().max().expand(len(padded))",
         ),
         scale("the scale is the mean size: the largest is asked for", "padded.abs().mean(dim=1)"),
+        scale("the scale is a square: no power is asked for", "padded.square().amax(dim=1)"),
+        mistake(
+            "the blocks have 64 weights: `block` says how many they have",
+            (PADDED, f"block = 64\n    {PADDED}"),
+        ),
         scale(
             "the scale is the standard deviation: the largest is asked for",
             "padded.std(dim=1, correction=0)",
