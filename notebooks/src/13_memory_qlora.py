@@ -22,7 +22,7 @@
 # LoRA shrinks two of them. QLoRA (Dettmers et al. 2023, [arXiv 2305.14314](https://arxiv.org/abs/2305.14314)) shrinks a third. The
 # fourth is the one that surprises people.
 
-# %% fast="LENGTHS, STEPS, RATES, SEEDS, ROWS, REPEATS, LADDER, QUICK, KINDS_ON_TEXT, PIECES = LENGTHS[:2], 2, [1e-2], [0, 1], 6, 3, 2, True, ['nf4'], 2"
+# %% fast="LENGTHS, STEPS, RATES, SEEDS, ROWS, REPEATS, LADDER, QUICK, KINDS_ON_TEXT, PIECES = LENGTHS[:2], 2, [1e-2], [0, 1], 6, 3, 2, True, [], 2"
 MODEL, TASK = "tiny-decoder-0.4m", "reverse-rotate"
 B, T = 8, 32  # rows and tokens of the step that is weighed
 LENGTHS = [32, 128, 512, 2048]  # tokens in a batch, 32 a row
@@ -514,7 +514,7 @@ with runs.attached(base, mp.QLoRA(rank=8), seed=0) as tuner:
 # %% tags=["hide-input", "slide"]
 from minipeft.course import real
 
-loaded = real.load("smollm2")
+loaded = real.load("smollm2") if KINDS_ON_TEXT else None
 if loaded:
     big, spelling = loaded
     before = mp.fingerprint(big)
@@ -550,16 +550,13 @@ if loaded:
     figure = pictures.dearer(above, f"From best to worst: {', '.join(four_bits.NAMES[k] for k in order)}. Intervals over pieces of text.")  # fmt: skip
     plt.show()
     print("the model has the same bits:", mp.fingerprint(big) == before)
-    if len(KINDS_ON_TEXT) > 1:
-        both = {kind: [x for row in above.values() for x in row[kind]] for kind in KINDS_ON_TEXT}
-        for kind in KINDS_ON_TEXT[1:]:
-            change = difference(both[kind], both["nf4"], 0.02, unit="nats", lower_is_better=True)
-            print(f"{four_bits.NAMES[kind]} minus NF4, over all pieces: {change.text}")
-        PAPER = ["nf4", "fp4-e3m0", "fp4", "int4"]
-        places = [
-            f"{four_bits.NAMES[k]} {order.index(k) + 1} ({PAPER.index(k) + 1})" for k in PAPER
-        ]
-        print("Place here (in the paper):", ", ".join(places))
+    both = {kind: [x for row in above.values() for x in row[kind]] for kind in KINDS_ON_TEXT}
+    for kind in KINDS_ON_TEXT[1:]:
+        change = difference(both[kind], both["nf4"], 0.02, unit="nats", lower_is_better=True)
+        print(f"{four_bits.NAMES[kind]} minus NF4, over all pieces: {change.text}")
+    PAPER = ["nf4", "fp4-e3m0", "fp4", "int4"]
+    places = [f"{four_bits.NAMES[k]} {order.index(k) + 1} ({PAPER.index(k) + 1})" for k in PAPER]
+    print("Place here (in the paper):", ", ".join(places))
     untouched = real.load("minilm")  # its file is float32
     if untouched:
         clean = four_bits.block_maps(untouched[0]).values()
