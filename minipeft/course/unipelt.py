@@ -226,9 +226,16 @@ def gate_values(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> dic
 
 
 @contextmanager
-def held(tuner: Tuner, number: float) -> Iterator[None]:
-    """All gates of a UniPELT at one number, from 0 to 1, inside the block."""
-    every = [gate for gate in gates(tuner).values() if isinstance(gate, Gate)]
+def held(tuner: Tuner, number: float, part: str = "") -> Iterator[None]:
+    """All gates of a UniPELT at one number, from 0 to 1, inside the block.
+
+    part: "LoRA", "adapter" or "prefix" holds the gates of that part alone.
+    """
+    every = [
+        gate
+        for name, gate in gates(tuner).items()
+        if isinstance(gate, Gate) and name.startswith(part)
+    ]
     before = [[p.detach().clone() for p in gate.parameters()] for gate in every]
     try:
         with torch.no_grad():
@@ -248,6 +255,11 @@ def switched(values: dict[str, Tensor], edge: float = 0.1) -> float:
     """Share of what gates said, over all gates and texts, that is nearly shut or nearly open."""
     said = torch.cat([*values.values()])
     return ((said < edge) | (said > 1 - edge)).double().mean().item()
+
+
+def level(values: dict[str, Tensor], part: str) -> float:
+    """What the gates of a part, such as "LoRA", say on average over layers and texts."""
+    return torch.cat([said for name, said in values.items() if name.startswith(part)]).mean().item()
 
 
 # ---- patients ----

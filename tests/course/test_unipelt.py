@@ -94,6 +94,9 @@ def test_gates_are_put_back_and_a_shut_prefix_still_gets_attention(tagger):
             with lesson.held(tuner, number):
                 values = lesson.gate_values(model, tuner, batch)
                 assert all(torch.allclose(v, torch.tensor(number)) for v in values.values())
+        with lesson.held(tuner, 0.0, "LoRA"):
+            for name, said in lesson.gate_values(model, tuner, batch).items():
+                assert (said.max() == 0) == name.startswith("LoRA")
         with lesson.held(tuner, 0.0):
             share = prefix_share(model, tuner, batch)
         after = [p for gate in gates(tuner).values() for p in gate.parameters()]
@@ -101,6 +104,8 @@ def test_gates_are_put_back_and_a_shut_prefix_still_gets_attention(tagger):
     assert share.shape == (model.config.layers, model.config.heads) and share.min() > 0.01
     switched = lesson.switched({"a": torch.tensor([0.05, 0.5]), "b": torch.tensor([0.95, 0.11])})
     assert switched == 0.5
+    said = {"LoRA 0": torch.tensor([0.2, 0.4]), "LoRA 1": torch.tensor([0.6, 0.8])}
+    assert lesson.level(said | {"prefix 0": torch.ones(2)}, "LoRA") == pytest.approx(0.5)
 
 
 def test_every_patient_shows_its_symptom_and_leaves_the_base_alone(tagger):
