@@ -7,8 +7,8 @@
 # ---
 
 # %% [markdown]
-# Adapter, prefix, LoRA, (IA)³, BitFit: five papers, five names. In 2022 He et al. ([arXiv 2110.04366](https://arxiv.org/abs/2110.04366))
-# laid them side by side and saw **one** thing. Each takes a hidden state $h$ of the frozen model and adds something to it:
+# Adapter, prefix, LoRA: three papers, three names. In 2022 He et al. ([arXiv 2110.04366](https://arxiv.org/abs/2110.04366))
+# laid them side by side and saw **one** thing (BitFit and (IA)³ fit in as well). Each takes a hidden state $h$ of the frozen model and adds something to it:
 #
 # $$ h \leftarrow h + \Delta h $$
 #
@@ -145,7 +145,7 @@ except NotImplementedError as missing:
 mp.sanity_ladder(model, UNION, batch, steps=LADDER)
 
 # %% [markdown]
-# It is not the base at the start, because of the prefix. LoRA and adapter alone, behind gates, are.
+# It is not the base at the start, because of the prefix. LoRA alone would be, and an adapter nearly so.
 #
 # ### Exercise: five patients
 #
@@ -171,7 +171,7 @@ checks.gate_patients(gate_patients)
 # %% [markdown] tags=["slide"]
 # ## 3. Is it the gates?
 #
-# The paper: without gates, adapter and prefix together reach 82.23 on average, with gates 83.12. But a gate does two things.
+# The paper: without gates, adapter and prefix together reach 82.23 on average (all data), with gates 83.12. But a gate does two things.
 # It *learns*; and it starts at one half, so it *turns down* what stands behind it. A fair question needs controls:
 #
 # * **gates trained**: UniPELT; **gates at 1/2**, **gates at 1**: constant, never trained;
@@ -268,7 +268,7 @@ claims.record(
 # %% [markdown]
 # "Gates at 1" and "no gates" differ in one thing only, LoRA's factor: 1 or 2. So the last row says what such a factor alone can do,
 # and how much of "without gates" is not about gates. And count the comparisons: where nothing differs at all, nine intervals of 95 % still
-# leave out 0 somewhere in one table out of three. A single cell is no proof.
+# leave out 0 somewhere in about one table out of three. A single cell is no proof.
 
 # %% [markdown] tags=["slide"]
 # ## 4. What do the gates say?
@@ -308,7 +308,7 @@ figure = gates_picture(
     said,
     f"From gate to gate {sum(of_gates) / len(widths):.2f}, from text to text "
     f"{sum(of_input) / len(widths):.2f} on average: the first is {words}. "
-    f"{100 * sum(switched) / len(switched):.0f} % of what is said lies below 0.1 or above 0.9 (rate {rate:g}).",
+    f"{100 * sum(switched) / len(switched):.0f} % of what is said lies below 0.1 or above 0.9 (rate {rate:g}). Points: three seeds; lines: a hundred texts.",
 )
 
 # %% [markdown]
@@ -435,8 +435,8 @@ claims.record(
 # He et al. also asked which choice of the table matters. Their answers: an adapter that reads $x$ (parallel) is better than
 # one that reads $h$ (sequential); the feed-forward layer is the place for a large $\Delta h$, attention for a small one.
 # So they mixed a short prefix and a large parallel adapter with the factor $s = 4$: the **MAM adapter**. Here on a decoder
-# that writes, on a task it has never seen (reverse a row of words, then rotate it), with about as many numbers each,
-# all but the prefix starting at the base.
+# that writes, on a task it has never seen (reverse a row of words, then rotate it), with about as many numbers each.
+# Adapters start at the base here; a prefix cannot.
 #
 # **Predict:** does it matter whether an adapter stands beside or behind?
 
@@ -545,7 +545,7 @@ passport(UNION, rates=[3e-3, 1e-2, 3e-2], name="UniPELT", quick=QUICK)
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * Every method of the weights and the memory door is one line, $h + \Delta h$, to the last digits of float64.
+# * Six methods of the weights and the memory door are one line, $h + \Delta h$, to the last digits of float64.
 # * LoRA and adapter can be turned off by their gates; a prefix cannot, since a softmax has no "nothing". What gates really
 #   say stands in part 4.
 # * Whether *trained* gates do what constant ones do not: part 3, beside its controls. Without these controls "with gates"
@@ -553,9 +553,9 @@ passport(UNION, rates=[3e-3, 1e-2, 3e-2], name="UniPELT", quick=QUICK)
 # * Whether the union beats its best part: part 5. It always costs the numbers and the time of all three.
 # * *How it came about:* after the first run the comparison of LoRA's factor (part 3) and the shut parts (part 4) were added, and
 #   part 6 got five seeds instead of three; MiniLM's rates were moved up one step, for all arms. Margins and the rules of the claims are those of the first run.
-# * *Not shown:* the paper's eight tasks, BERT-base, its 50 epochs and five seeds; its numbers are averages over tasks, ours
-#   are two tasks. Full fine-tuning was left out; lesson 15 has it. In a post-norm encoder and a small decoder, the FFN
-#   only: parallel adapters at attention are not in the package.
+# * *Not shown:* the paper's eight tasks and BERT-base; its numbers are averages over tasks, ours
+#   are two tasks. Full fine-tuning was left out; lesson 15 has it. Adapters beside attention
+#   were left out too: in the package a parallel adapter stands at the feed-forward layer.
 # * *Not shown:* MAM at the paper's sizes (prefix 30, bottleneck 512, its MLP), and a search for $s$.
 #
 # **Next:** 12 makes the methods smaller, and lets training decide where rank belongs.
