@@ -3,7 +3,7 @@
 #   minipeft:
 #     title: UniPELT and the unified view
 #     question: Adapter, prefix and LoRA are one idea. Are all three together, behind gates, better than one?
-#     minutes: 4
+#     minutes: 5
 # ---
 
 # %% [markdown]
