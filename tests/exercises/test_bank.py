@@ -910,10 +910,6 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "quantize_blocks": test_memory.test_a_wrong_way_to_four_bits_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
     "gate": test_unipelt.test_a_wrong_gate_is_told_its_mistake,
-    "pack_prefix": test_checkpoints.test_a_wrong_way_to_pack_is_told_its_mistake,
-    "mixed_lora": test_serving.test_a_wrong_way_to_mix_is_told_its_mistake,
-    "vera_patch": test_vera.test_a_wrong_patch_is_told_its_mistake,
-    "vera": test_vera.test_a_wrong_method_is_told_its_mistake,
     "prefix_gradients": test_prefix.test_wrong_gradients_are_told_their_mistake,
 }
 
