@@ -51,6 +51,7 @@ def test_every_figure_says_what_it_needs_to_and_has_one_name():
             assert sum(ways) == 1, one.name
             assert evidence.claim is None or evidence.claim in claims.CLAIMS
             assert not (evidence.section and not evidence.find), one.name
+            assert evidence.lesson or not evidence.find, f"{one.name}: whose words are they?"
             verdicts = evidence.same if isinstance(evidence.same, tuple) else ()
             assert set(verdicts) <= set(claims.VERDICTS), one.name
             for pattern in (evidence.find, evidence.different):
