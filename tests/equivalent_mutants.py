@@ -7,6 +7,7 @@ still accepted takes longer: `python tests/equivalent_mutants.py` tells.
 
 ORDER = "the same value, written in another order"
 WHOLE = "whole numbers have no gradient"
+TRUTH = "True and False have no gradient"
 ONE_DEVICE = "a check has one device, the processor: there is no other to compare with"
 ANY_WHOLE = "True and False serve as 1 and 0 in an attention mask: a model takes either"
 MADE_ANEW = "the mask is made anew, so there is no history to cut"
@@ -191,6 +192,11 @@ EQUIVALENT = {
             CHECKED_TWICE
         ),
         "forgotten: True -> False": CHECKED_TWICE,
+    },
+    "pareto_front": {
+        "pareto_front: costs detached": TRUTH,
+        "pareto_front: scores detached": TRUTH,
+        "pareto_front: _detached return ~(as_good & better).any(dim=0)": TRUTH,
     },
     "place_vectors": {"place_vectors: ids detached": WHOLE},
     "vera_patch": {

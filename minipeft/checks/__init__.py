@@ -43,6 +43,7 @@ from minipeft.checks.exercises.output_scale import output_scale
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
 from minipeft.checks.exercises.pack_prefix import pack_prefix
+from minipeft.checks.exercises.pareto_front import pareto_front
 from minipeft.checks.exercises.place_vectors import place_vectors
 from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
@@ -56,6 +57,7 @@ from minipeft.checks.exercises.put_in_front import put_in_front
 from minipeft.checks.exercises.puzzle_floor import puzzle_floor
 from minipeft.checks.exercises.quantize_blocks import quantize_blocks
 from minipeft.checks.exercises.rank_floor import rank_floor
+from minipeft.checks.exercises.same_budget import same_budget
 from minipeft.checks.exercises.seeing_patients import seeing_patients
 from minipeft.checks.exercises.server_patients import server_patients
 from minipeft.checks.exercises.serving_costs import serving_costs
@@ -66,6 +68,7 @@ from minipeft.checks.exercises.span_corruption import span_corruption
 from minipeft.checks.exercises.train_top import train_top
 from minipeft.checks.exercises.training_bytes import training_bytes
 from minipeft.checks.exercises.transfer_numbers import adam_bytes, transfer_patients
+from minipeft.checks.exercises.unfair_contests import unfair_contests
 from minipeft.checks.exercises.update_averages import update_averages
 from minipeft.checks.exercises.vera import vera
 from minipeft.checks.exercises.vera_numbers import vera_numbers, vera_patients
@@ -147,6 +150,9 @@ EXERCISES = {
         vera_patch,
         vera_patients,
         vera,
+        same_budget,
+        pareto_front,
+        unfair_contests,
     )
 }
 
@@ -154,6 +160,9 @@ __all__ = [
     "again_patients",
     "kept_numbers",
     "quantize_blocks",
+    "pareto_front",
+    "same_budget",
+    "unfair_contests",
     "asked_for",
     "room_one",
     "room_two",

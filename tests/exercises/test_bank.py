@@ -28,6 +28,7 @@ from exercises import (
     test_transformer,
     test_unipelt,
     test_vera,
+    test_which_method,
 )
 from torch import nn
 from torch.nn import functional as F
@@ -907,6 +908,7 @@ ELSEWHERE = {  # checks whose wrong solutions stand in a file of their own
     "pack_prefix": test_checkpoints.test_a_wrong_way_to_pack_is_told_its_mistake,
     "mixed_lora": test_serving.test_a_wrong_way_to_mix_is_told_its_mistake,
     "asked_for": test_museum.test_a_wrong_rule_is_told,
+    "pareto_front": test_which_method.test_a_wrong_front_is_told_its_mistake,
     "quantize_blocks": test_memory.test_a_wrong_way_to_four_bits_is_told_its_mistake,
     "prefix_encoder": test_prefix.test_a_wrong_encoder_is_told_its_mistake,
     "gate": test_unipelt.test_a_wrong_gate_is_told_its_mistake,

@@ -1,0 +1,98 @@
+"""Which points are beaten by no other one."""
+
+from __future__ import annotations
+
+from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+
+AS_GOOD = "(costs[:, None] <= costs) & (scores[:, None] >= scores)"
+BETTER = "(costs[:, None] < costs) | (scores[:, None] > scores)"
+RESULT = "~(as_good & better).any(dim=0)"
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """Few different numbers, so that ties of every kind are met."""
+    costs = draw.integers(1, case.levels + 1, case.n)
+    return {"costs": costs, "scores": draw.tensor(draw.integers(0, case.levels, case.n) / 8)}
+
+
+pareto_front = Check(
+    "pareto_front",
+    "minipeft.course.pareto:pareto_front",
+    "True for what no other point beats: as good in both aims, and better in one",
+    [
+        Trial(
+            "who is on the front",
+            inputs,
+            lambda pareto_front, case, given: pareto_front(given.costs, given.scores),
+            axes={"n": (6, 1, 2, 12), "levels": (3, 1, 8)},
+            dtypes=("float64", "float32"),
+            layouts=("plain", "strided"),
+            gradients=("frozen", "off"),
+        )
+    ],
+    [
+        mistake("True is for what nobody beats: this is the opposite", (RESULT, RESULT[1:])),
+        mistake(
+            "that asks who beats nobody: [i, j] says that i beats j, so look along dim 0",
+            (RESULT, RESULT.replace("dim=0", "dim=1")),
+        ),
+        mistake(
+            "a point that is as good in one aim and better in the other one beats, too",
+            (RESULT, f"~({BETTER.replace('|', '&')}).any(dim=0)"),
+        ),
+        mistake(
+            "equal points do not beat each other, and no point beats itself: it must be better in "
+            "one of the two",
+            (RESULT, "~as_good.any(dim=0)"),
+        ),
+        mistake(
+            "equal points do not beat each other: both are on the front",
+            (RESULT, "~as_good.fill_diagonal_(False).any(dim=0)"),
+        ),
+        mistake(
+            "of equal points only one is kept: both are on the front",
+            (
+                RESULT,
+                "~((as_good & better) | (as_good & as_good.T).triu(diagonal=1)).any(dim=0)",
+            ),
+        ),
+        mistake(
+            "to be better in one aim is not enough: the other one must be at least as good",
+            (RESULT, "~better.any(dim=0)"),
+        ),
+        mistake(
+            "a higher cost is taken for better: lower is",
+            (AS_GOOD, AS_GOOD.replace("<=", ">=", 1)),
+            (BETTER, BETTER.replace("<", ">", 1)),
+        ),
+        mistake(
+            "a lower score is taken for better: higher is",
+            (AS_GOOD, AS_GOOD.replace("scores[:, None] >=", "scores[:, None] <=")),
+            (BETTER, BETTER.replace("scores[:, None] >", "scores[:, None] <")),
+        ),
+        mistake(
+            "one other point that beats it is enough: any, not all",
+            (RESULT, RESULT.replace("any", "all")),
+        ),
+        mistake(
+            "only the best score is kept: a point with a lower cost may be on the front as well",
+            (RESULT, "scores == scores.max()"),
+        ),
+        mistake(
+            "only the lowest cost is kept: a point with a higher score may be on the front as well",
+            (RESULT, "costs == costs.min()"),
+        ),
+        mistake(
+            "the best of each aim alone is not the front: compromises belong to it",
+            (RESULT, "(scores == scores.max()) | (costs == costs.min())"),
+        ),
+        mistake(
+            "points of equal cost are all kept: a better score beats at the same cost",
+            (RESULT, "~(as_good & (costs[:, None] < costs)).any(dim=0)"),
+        ),
+        mistake(
+            "points of equal score are all kept: a lower cost beats at the same score",
+            (RESULT, "~(as_good & (scores[:, None] > scores)).any(dim=0)"),
+        ),
+    ],
+)
