@@ -13,6 +13,7 @@ import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 
 import minipeft
@@ -111,14 +112,12 @@ def measure(
     """Train one arm once, as every run of the contest is trained; a failed run has a dev of inf."""
     method = (ARMS | VARIANTS)[arm]
     base = runs.base(BASE)
-    if not known:
-        known[BASE] = runs.Known(*base, rows=40)
     job = (situation.task, situation.examples, arm, rate, seed)
     try:
         result = runs.tuned_task(
             *(base, method, situation.task, rate, steps, seed),
             **dict(batch_size=BATCH, examples=situation.examples, rows=rows),
-            **dict(known=known[BASE], ood=True),
+            **dict(known=known(), ood=True),
         )
     except (Diverged, FloatingPointError):
         return One(*job, 0, 0, math.inf, math.nan, math.nan, math.nan)
@@ -126,7 +125,10 @@ def measure(
     return One(*job, result["trained"], result["stored"] // 4, result["dev"], *shares)
 
 
-known: dict[str, runs.Known] = {}  # what the base knew, asked once
+@cache
+def known() -> runs.Known:
+    """What the base knows, asked once."""
+    return runs.Known(*runs.base(BASE), rows=40)
 
 
 class Runs:

@@ -24,8 +24,8 @@ print(clouds.PEFT_SOURCE)
 # other for a minute has compared a day with a minute.
 #
 # So a contest must hold two things equal: **what a method may spend** (how many numbers it keeps for a task) and **how hard
-# it was tuned** (how many settings were tried, on the same dev rows). Nothing else decides: the winner is chosen on dev and
-# told on test, with several seeds.
+# it was tuned** (how many settings were tried). Settings are chosen on dev rows, and results are told on test rows,
+# with several seeds.
 #
 # ## 1. The same budget
 #
@@ -417,7 +417,7 @@ record_all(
 # may be too few for some arms, and the star of a column is the best of thirteen means: a part of its lead is luck. The
 # rate was tuned, and little else. 🤗 PEFT's numbers are copied from its benchmark and not run again.
 #
-# What should travel home is the procedure: same budget, same tuning, dev chooses, test tells, several seeds, and a set instead
+# Take the procedure with you: same budget, same tuning, dev chooses, test tells, several seeds, and a set instead
 # of a winner.
 #
 # **To go on:** add an arm of your own to `lesson.ARMS` and rerun part 2. How many rates did it need before it looked good? Did
