@@ -9,6 +9,7 @@ the object that a learner writes, or "minipeft.checks:NAME" where the answer is 
 
 from minipeft.checks.exercises.adapter import adapter
 from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
+from minipeft.checks.exercises.answer_log_probability import answer_log_probability
 from minipeft.checks.exercises.asked_for import asked_for
 from minipeft.checks.exercises.attend import attend
 from minipeft.checks.exercises.attention import attention
@@ -23,6 +24,7 @@ from minipeft.checks.exercises.checkpoint_shapes import checkpoint_shapes
 from minipeft.checks.exercises.cross_entropy import cross_entropy
 from minipeft.checks.exercises.deep_numbers import deep_numbers
 from minipeft.checks.exercises.deep_patients import deep_patients
+from minipeft.checks.exercises.dpo_loss import dpo_loss, dpo_numbers, dpo_patients
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
@@ -153,6 +155,10 @@ EXERCISES = {
         same_budget,
         pareto_front,
         unfair_contests,
+        answer_log_probability,
+        dpo_loss,
+        dpo_numbers,
+        dpo_patients,
     )
 }
 
@@ -230,6 +236,10 @@ __all__ = [
     "training_bytes",
     "transfer_patients",
     "union_numbers",
+    "answer_log_probability",
+    "dpo_loss",
+    "dpo_numbers",
+    "dpo_patients",
     "vera",
     "vera_numbers",
     "vera_patch",

@@ -1,0 +1,180 @@
+"""DPO: Rafailov et al. 2023, equation 7; numbers and patients of lesson 19."""
+
+from __future__ import annotations
+
+import math
+
+from minipeft.checks.framework import (
+    OMIT,
+    Case,
+    Check,
+    Draw,
+    NumberCheck,
+    Trial,
+    call,
+    diagnosis,
+    mistake,
+)
+from minipeft.course.preferences import PATIENTS
+
+
+def inputs(case: Case, draw: Draw) -> dict:
+    """Four log-probabilities, (B,) each."""
+    names = ("better", "worse", "reference_better", "reference_worse")
+    return {name: draw.tensor(case.scale * draw.normal(case.B).detach() - 5) for name in names}
+
+
+BETTER = "reward_better = beta * (better - reference_better)"
+WORSE = "reward_worse = beta * (worse - reference_worse)"
+LOSS = "-F.logsigmoid(reward_better - reward_worse).mean()"
+MARGIN = "reward_better - reward_worse"
+
+dpo_loss = Check(
+    "dpo_loss",
+    "minipeft.training.preferences:dpo_loss",
+    "-log sigmoid(reward of the better - reward of the worse), mean over pairs",
+    [
+        Trial(
+            "the loss",
+            inputs,
+            lambda function, case, given: call(
+                function,
+                given.better,
+                given.worse,
+                given.reference_better,
+                given.reference_worse,
+                beta=case.beta,
+            ),
+            axes={
+                "B": (3, 1, 6),
+                "beta": (OMIT, 0.5, 2.0),
+                "scale": (4.0, 1.0, 400.0),
+            },
+            dtypes=("float32", "float64"),
+        )
+    ],
+    [
+        mistake(
+            "better and worse have changed places: the loss must fall when the better one rises",
+            (MARGIN, "reward_worse - reward_better"),
+        ),
+        mistake("the logarithm is missing: -log sigmoid", (LOSS, f"-({MARGIN}).sigmoid().mean()")),
+        mistake(
+            "the logarithm is missing: -log sigmoid", (LOSS, f"1 - ({MARGIN}).sigmoid().mean()")
+        ),
+        mistake("the sign is wrong: the loss is -log sigmoid", (LOSS, LOSS[1:])),
+        mistake("the sigmoid is missing: -log sigmoid(difference)", (LOSS, f"-({MARGIN}).mean()")),
+        mistake(
+            "beta is missing: it multiplies both rewards",
+            (BETTER, "reward_better = better - reference_better"),
+            (WORSE, "reward_worse = worse - reference_worse"),
+        ),
+        mistake(
+            "beta divides: it multiplies",
+            (BETTER, BETTER.replace("beta *", "1 / beta *")),
+            (WORSE, WORSE.replace("beta *", "1 / beta *")),
+        ),
+        mistake(
+            "beta stands outside of the sigmoid: it multiplies the rewards",
+            (BETTER, "reward_better = better - reference_better"),
+            (WORSE, "reward_worse = worse - reference_worse"),
+            (LOSS, f"beta * {LOSS}"),
+        ),
+        mistake(
+            "the reference is missing: rewards are measured from what the model said before",
+            (BETTER, "reward_better = beta * better"),
+            (WORSE, "reward_worse = beta * worse"),
+        ),
+        mistake(
+            "the references have changed places: each answer is compared with itself before",
+            (BETTER, BETTER.replace("reference_better", "reference_worse")),
+            (WORSE, WORSE.replace("reference_worse", "reference_better")),
+        ),
+        mistake(
+            "the worse answer is not used: the loss is of the difference of two rewards",
+            (MARGIN, "reward_better"),
+        ),
+        mistake(
+            "the rewards are added: take their difference", (MARGIN, "reward_better + reward_worse")
+        ),
+        mistake("that is the sum over pairs: take the mean", (LOSS, LOSS.replace("mean", "sum"))),
+        mistake(
+            "the mean is inside: each pair has its own loss, then comes the mean",
+            (LOSS, f"-F.logsigmoid(({MARGIN}).mean())"),
+        ),
+        mistake(
+            "that is a ratio of probabilities: subtract the log-probabilities, do not divide",
+            (BETTER, "reward_better = beta * (better / reference_better)"),
+            (WORSE, "reward_worse = beta * (worse / reference_worse)"),
+        ),
+        mistake(
+            "where a pair is far off this is infinite: use F.logsigmoid, not log(sigmoid)",
+            when=lambda view: view.case.scale == 400.0 and not math.isfinite(float(view.given)),
+        ),
+        mistake(
+            "the loss is one number: take the mean over pairs",
+            when=lambda view: view.difference.kind == "shape",
+        ),
+    ],
+)
+
+LOG2 = math.log(2)
+dpo_numbers = NumberCheck(
+    "dpo_numbers",
+    "all depends on the difference of the two changes, and on nothing else",
+    {"start": LOG2, "apart": math.log(1 + math.exp(-1)), "both": LOG2, "pull": 0.05},
+    [
+        ({"start": 0.0}, "start: both rewards are 0, and -log sigmoid(0) is not 0"),
+        ({"start": 1.0}, "start: sigmoid(0) is a half: what is -log of it?"),
+        ({"start": 0.5}, "start: that is sigmoid(0): the loss is -log of it"),
+        ({"apart": math.log(1 + math.exp(-10))}, "apart: beta multiplies the difference of 10"),
+        ({"apart": math.log(1 + math.exp(-0.5))}, "apart: one rises by 5 and one falls by 5"),
+        ({"apart": math.log(1 + math.exp(1))}, "apart: the sign: the better one has risen"),
+        ({"apart": 1 / (1 + math.exp(-1))}, "apart: that is sigmoid(1): the loss is -log of it"),
+        ({"apart": -math.log(1 + math.exp(-1))}, "apart: a loss is -log, which is positive"),
+        ({"both": math.log(1 + math.exp(2))}, "both: the worse one has fallen just as far"),
+        ({"both": math.log(1 + math.exp(4))}, "both: the worse one has fallen just as far"),
+        ({"both": math.log(1 + math.exp(-2))}, "both: the better one has fallen just as far"),
+        ({"both": 0.0}, "both: the difference is 0, and -log sigmoid(0) is not 0"),
+        ({"pull": 0.1}, "pull: the slope of -log sigmoid at 0 is no 1: times beta, it is?"),
+        (
+            {"pull": 0.5},
+            "pull: beta is inside of the sigmoid: the chain rule gives one more factor",
+        ),
+        ({"pull": -0.05}, "pull: its length is asked, not its sign"),
+        ({"pull": 0.025}, "pull: the slope of sigmoid is 1/4, that of -log sigmoid is another"),
+        ({"pull": 0.0}, "pull: at the start no pair is learnt, and the loss is steep"),
+    ],
+    tolerance=0.01,
+)
+
+FIRST = "its loss at step 1 is log 2, as it must be where model and reference are the same"
+HINTS = {  # (patient, wrong cause): what speaks against it
+    ("A", "moving"): "its loss falls: a reference that moves along keeps it at log 2",
+    ("A", "none"): FIRST,
+    ("A", "beta"): "its loss falls no faster than others do",
+    ("A", "healthy"): "which of the two answers has become more likely?",
+    ("B", "moving"): "its loss falls: a reference that moves along keeps it at log 2",
+    ("B", "swapped"): "its worse answers fall, and the better ones do not",
+    ("B", "beta"): "its loss falls no faster than others do",
+    ("B", "healthy"): "look at the loss of step 1: model and reference are the same there",
+    ("C", "moving"): "its loss falls: a reference that moves along keeps it at log 2",
+    ("C", "none"): FIRST,
+    ("C", "swapped"): "its worse answers fall, and the better ones do not",
+    ("C", "beta"): "its loss falls no faster than others do",
+    ("D", "none"): FIRST,
+    ("D", "swapped"): "its worse answers fall, and the better ones do not",
+    ("D", "beta"): "its loss does not fall at all",
+    ("D", "healthy"): "look at the loss of the last step beside what has changed",
+    ("E", "moving"): "its loss falls: a reference that moves along keeps it at log 2",
+    ("E", "none"): FIRST,
+    ("E", "swapped"): "its worse answers fall, and the better ones do not",
+    ("E", "healthy"): "its loss is nearly 0, and its answers have hardly moved",
+}
+
+dpo_patients = diagnosis(
+    "dpo_patients",
+    "the first loss, the last one, and which answer rises tell every fault",
+    PATIENTS,
+    HINTS,
+)
