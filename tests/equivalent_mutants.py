@@ -199,6 +199,13 @@ EQUIVALENT = {
         "pareto_front: _detached return ~(as_good & better).any(dim=0)": TRUTH,
     },
     "place_vectors": {"place_vectors: ids detached": WHOLE},
+    "answer_log_probability": {
+        "answer_log_probability: labels detached": WHOLE,
+        "answer_log_probability: torch.promote_types(logits.dtype, torch.float32) -> "
+        "torch.promote_types(torch.float32, logits.dtype)": ORDER,
+        "answer_log_probability: 0 -> -1": "of an axis of one number the first is the last",
+        "answer_log_probability: chosen * asked -> chosen.mul_(asked)": OWN_TENSOR,
+    },
     "vera_patch": {
         "forward: self.d -> self.d.detach()": "only its dtype is asked there",
         "forward: self.A -> self.A.detach()": FROZEN,

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor, nn
 
+from minipeft.attached import tuners
 from minipeft.course.runs import attached
 from minipeft.generation import generate
 from minipeft.methods.lora import LoRA
@@ -114,6 +115,23 @@ def judged_pairs(
     return pairs
 
 
+@lru_cache(maxsize=8)
+def pairs_of_the_base(
+    model: nn.Module, tokenizer, seed: int, draws: int
+) -> tuple[list[Pair], list[Pair]]:
+    """Pairs of the train and of the test countries, judged once for all runs of a seed.
+
+    Raises:
+        ValueError: there is a tuner on the model, so that it is not the base that speaks.
+    """
+    if tuners(model):
+        raise ValueError("The pairs are to be the base's answers: detach its tuners first.")
+    train_pairs, test_pairs = (
+        judged_pairs(model, tokenizer, opened(split), seed, draws) for split in ("train", "test")
+    )
+    return train_pairs, test_pairs
+
+
 def as_batch(pairs: Sequence[Pair], model: nn.Module, tokenizer) -> dict[str, Tensor]:
     """A batch of 2 B rows: the better answers, then the worse ones."""
     rows = [(q, better) for q, better, _ in pairs] + [(q, worse) for q, _, worse in pairs]
@@ -150,8 +168,7 @@ def tuned(
         "history": of DPO.
     """
     model, tokenizer = pair
-    pairs = judged_pairs(model, tokenizer, opened("train"), seed, draws)
-    held_out = judged_pairs(model, tokenizer, opened("test"), seed, draws)
+    pairs, held_out = pairs_of_the_base(model, tokenizer, seed, draws)
     held = as_batch(held_out, model, tokenizer)
     with attached(model, method, seed=seed) as tuner:
         history = None
@@ -208,8 +225,6 @@ def reference_table(model: nn.Module, tuner: Tuner, pairs: dict[str, Tensor]) ->
         off = preferences.log_probabilities(model, pairs)
     on = preferences.log_probabilities(model, pairs)
     copied = deepcopy(tuner.model)
-    from minipeft.attached import tuners
-
     for other in list(tuners(copied).values()):
         other.detach()
     copy = preferences.log_probabilities(copied, pairs)

@@ -11,7 +11,7 @@
 # that way: **instructions** (many tasks, told in words, so that a new one is understood from its words) and **preferences** (people do
 # not write answers any more, they only say which of two is better). Both are done here with the same LoRA, in miniature.
 
-# %% fast="STEPS, SEEDS, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND = 2, [0, 1], 6, (1, 8), (2,), 2, 1, 2; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
+# %% fast="STEPS, SEEDS, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND, PATIENCE = 2, [0, 1], 6, (1, 8), (2,), 2, 1, 2, 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
 STEPS, SEEDS, ROWS = 100, [0, 1, 2], 60
 COUNTS = (1, 2, 4, 8)  # families of instructions that are trained
 RATES = [1e-3, 3e-3, 1e-2]
@@ -20,6 +20,7 @@ PASSES = (40, 120)  # steps of preference tuning and of supervised tuning
 DPO_RATES = [1e-4, 3e-4, 1e-3]
 BETAS, SHORT = [0.03, 0.1, 0.5, 2.0], 40
 REAL_STEPS, HAND = 15, 12  # on SmolLM2
+PATIENCE = 25  # steps of the patients
 
 # %%
 import minipeft as mp
@@ -224,7 +225,7 @@ plots.finish(
 # thousand times too large), `"healthy"`.
 
 # %%
-taste.patients_table(base, pairs)
+taste.patients_table(base, pairs, PATIENCE)
 
 # %% exercise="minipeft.checks:dpo_patients" difficulty=2 minutes=7
 # A dict from "A" to "E". Which loss must the first step have, and which of the two answers must lose?
