@@ -25,7 +25,7 @@ LOOKS = {  # method: (colour, marker)
     **{"LoRA": ("#15803d", "D"), "rsLoRA": ("#4d7c0f", "d"), "LoRA+": ("#84a314", "d")},
     **{"DoRA": ("#0f766e", "P"), "PiSSA": ("#10b981", "X"), "AdaLoRA": ("#65a30d", "p")},
     **{"QLoRA": ("#14532d", "h"), "adapter": ("#7c3aed", "*"), "IA3": ("#c026d3", "<")},
-    **{"VeRA": ("#4338ca", "4")},
+    **{"VeRA": ("#4338ca", "x")},
     **{"BitFit": ("#ec4899", ">"), "UniPELT": ("#0f172a", "8"), "MAM": ("#475569", "H")},
     **{"full": ("#b91c1c", "o"), "top": ("#e0664f", "s"), "head only": ("#f0a68c", "^")},
     **{"base": (GREY, "_"), "chance": (GREY, "_"), "random": ("#9ca3af", "|")},

@@ -55,7 +55,9 @@ def loudly(tuner: Tuner, seed: int = 1) -> None:
 def gradients(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> dict[str, float]:
     """Name of what is trained -> length of its gradient now."""
     model.zero_grad(set_to_none=True)
-    model(**batch).loss.backward()
+    loss = model(**batch).loss
+    if loss.requires_grad:  # not where forward uses nothing that is trained
+        loss.backward()
     lengths = {}
     for place, patch in tuner.patches:
         for name, parameter in patch.named_parameters():
@@ -366,9 +368,14 @@ def picture():
             axes.text(x, y + 0.4, name, ha="center", va="center")
         vector(x, 2.05, 1.4, f"$d_{layer}$")
         vector(x, 3.7, 2.0, f"$b_{layer}$")
-        axes.text(place + 2.3, 0.45, "x", ha="center", va="top")
-        axes.text(place + 2.3, 4.45, "h", ha="center", va="bottom")
-    axes.set(xlim=(-0.2, 12.2), ylim=(0, 4.9))
+        foot, top = (place + 2.3, 0.35), (place + 2.3, 4.7)
+        steps = [(foot, (place + 1, 1)), (foot, (x, 0.9)), ((x, 1.7), (x, 2.05))]
+        steps += [((x, 2.33), (x, 2.75)), ((place + 1, 3.6), top), ((x, 3.98), top)]
+        for start, end in steps:
+            axes.annotate("", end, start, arrowprops={"arrowstyle": "->"})
+        axes.text(*foot, "x", ha="center", va="top")
+        axes.text(*top, "h, the sum", ha="center", va="bottom")
+    axes.set(xlim=(-0.2, 12.2), ylim=(0, 5.1))
     axes.axis("off")
     plots.finish(
         axes,
