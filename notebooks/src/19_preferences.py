@@ -19,7 +19,7 @@ MARGIN = 0.05  # five points, or 0.05 of the judge's scale: makes no difference
 PASSES = (40, 120)  # steps of preference tuning and of supervised tuning
 DPO_RATES = [1e-4, 3e-4, 1e-3]
 BETAS, SHORT = [0.03, 0.1, 0.5, 2.0], 40
-REAL_STEPS, HAND = 15, 12  # on SmolLM2
+REAL_STEPS, REAL_RATE, HAND = 15, 3e-3, 12  # on SmolLM2
 PATIENCE = 25  # steps of the patients
 
 # %%
@@ -389,7 +389,7 @@ if loaded:
             big, mp.LoRA(8, alpha=16, layers=tuple(range(22, 30))), seed=seed
         ) as tuner:
             done = prefer(
-                big, tuner, taught, REAL_STEPS, 3e-4, batch_size=4, seed=seed, progress=False
+                big, tuner, taught, REAL_STEPS, REAL_RATE, batch_size=4, seed=seed, progress=False
             )
             said = by_hand.replies(big, words, asked)
             seen.append((*by_hand.judged(said), preferences.drift(big, tuner, taught), done.losses))
