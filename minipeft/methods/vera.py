@@ -151,6 +151,8 @@ class VeRA(Method):
     layers: tuple[int, ...] | None = None
     store_matrices: bool = True
 
+    default_rate = 5e-2  # lesson 18: 0.03 to 0.3 is good; with MiniLM 0.1 was the best
+
     def __post_init__(self) -> None:
         check_names(self, "targets")
         check_layers(self)
