@@ -11,6 +11,11 @@
 # that way: **instructions** (many tasks, told in words, so that a new one is understood from its words) and **preferences** (people do
 # not write answers any more, they only say which of two is better). Both are done here with the same LoRA, in miniature.
 
+# %% tags=["hide-input", "slide"]
+from minipeft.course.preference_pictures import picture
+
+figure = picture()
+
 # %% fast="STEPS, SEEDS, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND, PATIENCE = 2, [0, 1], 6, (1, 8), (2,), 2, 1, 2, 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
 STEPS, SEEDS, ROWS = 100, [0, 1, 2], 60
 COUNTS = (1, 2, 4, 8)  # families of instructions that are trained
