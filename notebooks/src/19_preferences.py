@@ -16,8 +16,8 @@ from minipeft.course.preference_pictures import picture
 
 figure = picture()
 
-# %% fast="STEPS, SEEDS, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND, PATIENCE = 2, [0, 1], 6, (1, 8), (2,), 2, 1, 2, 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
-STEPS, SEEDS, ROWS = 100, [0, 1, 2], 60
+# %% fast="STEPS, SEEDS, FEW, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND, PATIENCE = 2, [0, 1], [0, 1], 6, (1, 8), (2,), 2, 1, 2, 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
+STEPS, SEEDS, FEW, ROWS = 100, [0, 1, 2, 3, 4], [0, 1, 2], 60
 COUNTS = (1, 2, 4, 8)  # families of instructions that are trained
 RATES = [1e-3, 3e-3, 1e-2]
 MARGIN = 0.05  # five points, or 0.05 of the judge's scale: makes no difference
@@ -313,9 +313,10 @@ claims.record(
     f"the judge's score on countries of which no pair speaks, DPO minus base: {gain.text}; minus SFT on "
     f"the better answers, equal steps: {same.text}; {PASSES[-1]} steps: {longer.text}",
     "true if better than the base and than SFT with equal and with more steps; misleading if better than "
-    "the base and not than both; false if worse than the base or equal to it; else undecided",
+    "the base and equal to or worse than one of these; false if worse than the base or equal to it; else "
+    "undecided",
     "true" if {gain.verdict, same.verdict, longer.verdict} == {"better"}
-    else "misleading" if gain.verdict == "better"
+    else "misleading" if gain.verdict == "better" and {same.verdict, longer.verdict} & {"equal", "worse"}
     else "false" if gain.verdict in ("worse", "equal") else "undecided",
 )  # fmt: skip
 
@@ -327,7 +328,7 @@ claims.record(
 
 # %%
 swept = {
-    beta: [taste.tuned(base, LORA, "DPO", 3e-3, SHORT, seed, beta=beta) for seed in SEEDS]
+    beta: [taste.tuned(base, LORA, "DPO", 3e-3, SHORT, seed, beta=beta) for seed in FEW]
     for beta in BETAS
 }
 
@@ -389,7 +390,7 @@ if loaded:
     asked = by_hand.questions_asked(8 if HAND > 2 else 2)
     taught = by_hand.hand_pairs(words, HAND)
     first = by_hand.replies(big, words, asked)
-    for seed in SEEDS:
+    for seed in FEW:
         with runs.attached(
             big, mp.LoRA(8, alpha=16, layers=tuple(range(22, 30))), seed=seed
         ) as tuner:
