@@ -24,7 +24,7 @@ MARGIN = 0.05  # five points, or 0.05 of the judge's scale: makes no difference
 PASSES = (40, 120)  # steps of preference tuning and of supervised tuning
 DPO_RATES = [1e-4, 3e-4, 1e-3]
 BETAS, SHORT = [0.03, 0.1, 0.5, 2.0], 40
-REAL_STEPS, REAL_RATE, HAND = 15, 3e-3, 12  # on SmolLM2
+REAL_STEPS, REAL_RATES, HAND = 12, (1e-3, 3e-3), 12  # on SmolLM2
 PATIENCE = 25  # steps of the patients
 
 # %%
@@ -375,8 +375,9 @@ for question, good, bad in zip(taste.opened("test"), answers, broken, strict=Fal
 #
 # ## 6. A dozen preferences on a real model
 #
-# SmolLM2-135M-Instruct likes whole sentences. Twelve pairs written by hand say that a short answer is better. LoRA in the upper eight
-# of thirty layers. It is then asked eight questions that stand in no pair. **Predict:** can twelve pairs change a habit? Does what it says stay right?
+# SmolLM2-135M-Instruct likes whole sentences. Twelve pairs written by hand say that a short answer is better. LoRA in the upper eight of
+# thirty layers, twelve steps, a smaller and a larger rate. It is then asked eight questions that stand in no pair. **Predict:** can twelve
+# pairs change a habit? Does what it says stay right?
 
 # %%
 from minipeft.course import real
@@ -384,34 +385,43 @@ from minipeft.course import real_preferences as by_hand
 from minipeft.training import preferences
 
 loaded = real.load("smollm2")
-seen = []
+seen, said = {rate: [] for rate in REAL_RATES}, {}
 if loaded:
     big, words = loaded
     asked = by_hand.questions_asked(8 if HAND > 2 else 2)
     taught = by_hand.hand_pairs(words, HAND)
     first = by_hand.replies(big, words, asked)
-    for seed in FEW:
-        with runs.attached(
-            big, mp.LoRA(8, alpha=16, layers=tuple(range(22, 30))), seed=seed
-        ) as tuner:
-            done = prefer(
-                big, tuner, taught, REAL_STEPS, REAL_RATE, batch_size=4, seed=seed, progress=False
-            )
-            said = by_hand.replies(big, words, asked)
-            seen.append((*by_hand.judged(said), preferences.drift(big, tuner, taught), done.losses))
+    upper = mp.LoRA(8, alpha=16, layers=tuple(range(22, 30)))
+    for rate in REAL_RATES:
+        for seed in FEW:
+            with runs.attached(big, upper, seed=seed) as tuner:
+                given = dict(batch_size=4, seed=seed, progress=False)
+                prefer(big, tuner, taught, REAL_STEPS, rate, **given)
+                said[rate] = by_hand.replies(big, words, asked)
+                seen[rate].append(
+                    (*by_hand.judged(said[rate]), preferences.drift(big, tuner, taught))
+                )
 
 # %% tags=["hide-input"]
 if loaded:
     before = by_hand.judged(first)
-    for text, old, new in list(zip(asked, first, said, strict=True))[:4]:
-        print(f"{text}\n   before: {old}\n   after:  {new}")
-    shorter = difference(
-        [one[0] for one in seen], [before[0]] * len(seen), 0.5, unit="words", lower_is_better=True
-    )
-    still = difference([one[1] for one in seen], [before[1]] * len(seen), 0.125)
-    print(f"words per answer, before {before[0]:.1f}: {shorter.text}")
-    print(f"right word in the answer, before {100 * before[1]:.0f} %: {still.text}")
-    print(f"drift on the pairs: {spread([one[2] for one in seen], '')} nats per token")
+    rows = [("before", f"{before[0]:.1f}", f"{100 * before[1]:.0f} %", "0")]
+    for rate, each in seen.items():
+        length, right_word, moved = zip(*each, strict=True)
+        rows.append((f"rate {rate:g}", spread(length, ""), spread(right_word), spread(moved, "")))
+    head = ("", "words per answer", "the right word is in it", "drift (nats per token)")
+    claims.show(Table(f"Eight questions that no pair has, {REAL_STEPS} steps", head, rows))
+    for place, text in list(enumerate(asked))[:4]:
+        print(f"{text}\n   before:      {first[place]}")
+        for rate, answers in said.items():
+            print(f"   rate {rate:<7g} {answers[place]}")
+    for rate, each in seen.items():
+        count = len(each)
+        shorter = difference(
+            [one[0] for one in each], [before[0]] * count, 0.5, unit="words", lower_is_better=True
+        )
+        still = difference([one[1] for one in each], [before[1]] * count, 0.125)
+        print(f"rate {rate:g}: length {shorter.text}; right {still.text}")
 
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
