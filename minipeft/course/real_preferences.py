@@ -44,10 +44,10 @@ def question(text: str) -> str:
     return f"<|im_start|>user\n{text}{END}\n<|im_start|>assistant\n"
 
 
-def hand_pairs(tokenizer, count: int = len(PREFERENCES)) -> dict[str, Tensor]:
-    """A batch of 2 B rows: the better answers, then the worse ones."""
-    chosen = PREFERENCES[:count]
-    answered = [(q, better) for q, better, _ in chosen] + [(q, worse) for q, _, worse in chosen]
+def hand_pairs(tokenizer) -> dict[str, Tensor]:
+    """PREFERENCES as a batch of 2 B rows: the better answers, then the worse ones."""
+    answered = [(q, better) for q, better, _ in PREFERENCES]
+    answered += [(q, worse) for q, _, worse in PREFERENCES]
     rows, labels = [], []
     for asked, answer in answered:
         prompt = list(tokenizer(question(asked))["input_ids"])
@@ -77,12 +77,12 @@ def judged(answers: Sequence[str]) -> tuple[float, float]:
     """(mean number of words, share that hold a right word) of answers to ASKED."""
     right = [
         any(word in answer.lower() for word in words.split("|"))
-        for answer, (_, words) in zip(answers, ASKED, strict=False)
+        for answer, (_, words) in zip(answers, ASKED, strict=True)
     ]
     lengths = [len(answer.split()) for answer in answers]
     return sum(lengths) / len(lengths), sum(right) / len(right)
 
 
-def questions_asked(count: int = len(ASKED)) -> list[str]:
-    """The first so many questions of ASKED."""
-    return [text for text, _ in ASKED[:count]]
+def questions_asked() -> list[str]:
+    """The questions of ASKED, without their answers."""
+    return [text for text, _ in ASKED]

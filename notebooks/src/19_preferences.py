@@ -16,7 +16,7 @@ from minipeft.course.preference_pictures import picture
 
 figure = picture()
 
-# %% fast="STEPS, SEEDS, FEW, ROWS, COUNTS, PASSES, SHORT, REAL_STEPS, HAND, PATIENCE = 2, [0, 1], [0, 1], 6, (1, 8), (2,), 2, 1, 2, 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
+# %% fast="STEPS, SEEDS, FEW, ROWS, COUNTS, PASSES, SHORT, REAL_RATES, PATIENCE = 2, [0, 1], [0, 1], 6, (1, 8), (2,), 2, (), 3; RATES, DPO_RATES = RATES[:1], DPO_RATES[:1]; BETAS = BETAS[:2]"
 STEPS, SEEDS, FEW, ROWS = 100, [0, 1, 2, 3, 4], [0, 1, 2], 60
 COUNTS = (1, 2, 4, 8)  # families of instructions that are trained
 RATES = [1e-3, 3e-3, 1e-2]
@@ -24,7 +24,7 @@ MARGIN = 0.05  # five points, or 0.05 of the judge's scale: makes no difference
 PASSES = (40, 120)  # steps of preference tuning and of supervised tuning
 DPO_RATES = [1e-4, 3e-4, 1e-3]
 BETAS, SHORT = [0.03, 0.1, 0.5, 2.0], 40
-REAL_STEPS, REAL_RATES, HAND = 12, (1e-3, 3e-3), 12  # on SmolLM2
+REAL_STEPS, REAL_RATES = 12, (1e-3, 3e-3)  # on SmolLM2
 PATIENCE = 25  # steps of the patients
 
 # %%
@@ -384,12 +384,12 @@ from minipeft.course import real
 from minipeft.course import real_preferences as by_hand
 from minipeft.training import preferences
 
-loaded = real.load("smollm2")
+loaded = real.load("smollm2") if REAL_RATES else None
 seen, said = {rate: [] for rate in REAL_RATES}, {}
 if loaded:
     big, words = loaded
-    asked = by_hand.questions_asked(8 if HAND > 2 else 2)
-    taught = by_hand.hand_pairs(words, HAND)
+    asked = by_hand.questions_asked()
+    taught = by_hand.hand_pairs(words)
     first = by_hand.replies(big, words, asked)
     upper = mp.LoRA(8, alpha=16, layers=tuple(range(22, 30)))
     for rate in REAL_RATES:
