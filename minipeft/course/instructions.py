@@ -74,7 +74,7 @@ FAMILIES = ("copy", "rotate", "swap", "double", "reverse", "last", "first", "cou
 FAMILIES += ("headline", "hero", "thing")
 
 
-def told(families: Mapping[str, Examples], name: str, form: str = NEW) -> Task:
+def as_task(families: Mapping[str, Examples], name: str, form: str = NEW) -> Task:
     """One family in a form, as a task."""
     splits = {
         split: [(form.format(word=name, x=x), y) for x, y in examples]
@@ -85,7 +85,7 @@ def told(families: Mapping[str, Examples], name: str, form: str = NEW) -> Task:
 
 def mixed(families: Mapping[str, Examples], names: Sequence[str], form: str = NEW) -> Task:
     """Several families as one task, in turns, so that the first rows hold all of them alike."""
-    every = [told(families, name, form) for name in names]
+    every = [as_task(families, name, form) for name in names]
     splits = {
         split: [
             example
@@ -126,6 +126,6 @@ def instructed(
         batches = task.batches("train", tokenizer, batch_size=batch_size, seed=seed)
         train(model, batches, steps, rate, seed=seed, progress=False)
         dev = loss_and_exact(model, rows_of(task, "dev", tokenizer, model, None, 2 * rows))[0]
-        every = {n: right(model, tokenizer, told(families, n), rows) for n in (*seen, *unseen)}
+        every = {n: right(model, tokenizer, as_task(families, n), rows) for n in (*seen, *unseen)}
     mean = lambda names: sum(every[n] for n in names) / len(names)  # noqa: E731
     return {"dev": dev, "seen": mean(seen), "unseen": mean(unseen), "by family": every}

@@ -37,8 +37,8 @@ base = runs.base("tiny-decoder-0.4m")
 families = lesson.load_families()
 LORA = mp.LoRA(rank=8, alpha=16)
 for name in ("reverse", "headline"):
-    print(lesson.told(families, name, lesson.OLD).test[0])
-    print(lesson.told(families, name, lesson.NEW).test[0])
+    print(lesson.as_task(families, name, lesson.OLD).test[0])
+    print(lesson.as_task(families, name, lesson.NEW).test[0])
 
 # %% [markdown] tags=["slide"]
 # ## 1. Instructions: does variety teach what was never shown?
@@ -67,7 +67,7 @@ outcomes = contest({name: RATES for name in NAMES.values()}, instruct, SEEDS, la
 untouched = []
 for seed in SEEDS:
     unseen = lesson.split_families(1, seed)[1]
-    scores = [lesson.right(*base, lesson.told(families, name), ROWS) for name in unseen]
+    scores = [lesson.right(*base, lesson.as_task(families, name), ROWS) for name in unseen]
     untouched.append(sum(scores) / len(scores))
 table(outcomes, ("seen", "unseen"))
 
@@ -195,14 +195,14 @@ batch = taste.as_batch(pairs, *base)
 print(len(pairs), "pairs; the first:", pairs[0])
 with runs.attached(model, LORA, seed=0) as tuner:
     history = prefer(model, tuner, batch, SHORT, 1e-3, progress=False)
-    reference, found = taste.reference_table(model, tuner, batch)
+    reference, facts = taste.reference_table(model, tuner, batch)
 claims.record(
     63,
     f"log-probabilities of {2 * len(pairs)} answers with the adapter off are "
-    f"{'equal to the bit to' if found['equal'] else 'not equal to'} those of a frozen copy, which "
-    f"would take {found['bytes']:,} bytes more",
+    f"{'equal to the bit to' if facts['equal'] else 'not equal to'} those of a frozen copy, which "
+    f"would take {facts['bytes']:,} bytes more",
     rule="false if equal to the bit",
-    verdict="false" if found["equal"] else "true",
+    verdict="false" if facts["equal"] else "true",
 )
 reference
 
@@ -215,7 +215,7 @@ right.plot(history.better, color=plots.COLOURS["LoRA"], label="better answers")
 right.plot(history.worse, color=plots.COLOURS["full"], ls="--", label="worse answers")
 right.axhline(0, color=plots.GREY, ls=":")
 fell = history.better[-1] < 0
-plots.finish(
+axes = plots.finish(
     right, "step", "change of log π (nats)", "how likely answers have become",
     caption=f"The loss falls from {history.losses[0]:.2f} to {history.losses[-1]:.2f}. The better "
     f"answers have become {'less' if fell else 'more'} likely ({history.better[-1]:+.1f} nats), the worse "
@@ -334,12 +334,12 @@ swept = {
 
 # %% tags=["hide-input", "slide"]
 figure, panels = plots.figure(3, height=3.4)
-shown = {
+measures = {
     "right": "held-out pairs ranked right",
     "test": "the judge's score",
     "drift": "drift (nats per token)",
 }
-for axes, (key, label) in zip(panels, shown.items(), strict=True):
+for axes, (key, label) in zip(panels, measures.items(), strict=True):
     plots.whiskers(
         axes,
         BETAS,
@@ -429,7 +429,9 @@ if loaded:
 # * Variety of instructions, at equal steps, is what helps with families that were never trained: see the trend under the first figure.
 # * A preference is a comparison. DPO needs pairs, one loss, and the model with its adapter switched off.
 # * The loss sees a difference. It can fall while both answers become unlikely; then the model says something else.
-# * What DPO gains over supervised tuning on the better answers stands under the figure of part 4, beside what it costs.
+# * What DPO gains or loses against supervised tuning on the better answers stands under the figure of part 4, beside what each costs in
+#   drift and in what is forgotten.
+# * A dozen pairs on a real model: at small steps a habit stays, at larger ones other things change with it (the table of part 6).
 # * *How it came about:* in a first trial DPO ran at rates of 0.001 and more, and the judge liked its answers less than the base's. So its
 #   grid was set lower, before the contest; part 5 shows the fault itself.
 # * *Not shown:* people. The judge here is a rule, always of one mind. Nor a reward model with reinforcement learning, nor an
