@@ -143,19 +143,33 @@ def share_of_ranks(final: Tensor, places: Sequence[tuple[int, str]]) -> dict[str
     }
 
 
+PAPER = {"upper": "lower", "feed-forward": "attention"}  # what keeps more there: what keeps less
+
+
 def where_ranks_go(ranks: Sequence[Tensor], places: Sequence[tuple[int, str]]) -> list[str]:
     """Sentences about the ranks at the end, one (steps, places) for each seed.
 
-    A side keeps more where the 95 % interval of the paired difference leaves out 0.
+    A side keeps more where the 95 % interval of the paired difference leaves out 0. The last
+    sentence holds that against the paper's picture.
     """
     shares = [share_of_ranks(one[-1], places) for one in ranks]
-    said = []
-    for one, other in (("upper", "lower"), ("feed-forward", "attention")):
+    said, agrees = [], []
+    for one, other in PAPER.items():
         gap = difference([s[one] for s in shares], [s[other] for s in shares], 0.0, unit="ranks")
-        both = f"{one} {_mean(shares, one):.2f}, {other} {_mean(shares, other):.2f} on the average"
         winner = {"better": one, "worse": other}.get(gap.verdict)
+        agrees.append({"better": True, "worse": False}.get(gap.verdict))
         verdict = f"{winner} keeps more" if winner else "no side surely keeps more"
-        said.append(f"{both} ({gap.mean:+.2f} ± {gap.half:.2f}): {verdict}.")
+        said.append(
+            f"{one.capitalize()} {_mean(shares, one):.2f}, {other} {_mean(shares, other):.2f} on "
+            f"the average ({gap.mean:+.2f} ± {gap.half:.2f}): {verdict}."
+        )
+    if None in agrees:
+        said.append("One of the two is left open by these seeds.")
+    elif agrees[0] == agrees[1]:
+        shape = "the paper's" if agrees[0] else "the opposite of the paper's"
+        said.append(f"That is {shape} picture, in this model and on this task.")
+    else:
+        said.append("That is the paper's picture in one of the two, and its opposite in the other.")
     return said
 
 
@@ -176,7 +190,8 @@ def worth(gap: Difference, one: str, other: str) -> str:
         "equal": f"{one} and {other} are equal within {gap.margin:g} {gap.unit}",
         "undecided": f"between {one} and {other} these seeds decide nothing",
     }
-    return f"{words[gap.verdict]} ({gap.mean:+.1f} ± {gap.half:.1f} {gap.unit})."
+    said = f"{words[gap.verdict]} ({gap.mean:+.1f} ± {gap.half:.1f} {gap.unit})."
+    return said[0].upper() + said[1:]
 
 
 # ---- a budget that fails ----

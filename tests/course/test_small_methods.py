@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from matplotlib import pyplot as plt
 
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.course import small_methods as lesson
+from minipeft.course import small_methods_pictures as pictures
 from minipeft.course.experiments import difference
 from minipeft.training.history import History
 
@@ -97,9 +99,19 @@ def test_ranks_stay_until_the_next_record():
 def test_where_ranks_go_is_said_only_where_seeds_agree():
     places = [(block, kind) for block in range(2) for kind in ("query", "up")]
     low = [torch.tensor([[3, 3, 1, 1]]), torch.tensor([[3, 3, 1, 0]]), torch.tensor([[3, 3, 0, 1]])]
-    upper, forward = lesson.where_ranks_go(low, places)
+    upper, forward, paper = lesson.where_ranks_go(low, places)
     assert upper.endswith("lower keeps more.") and forward.endswith("no side surely keeps more.")
-    assert upper.startswith("upper 0.67, lower 3.00")
+    assert upper.startswith("Upper 0.67, lower 3.00") and "left open" in paper
+    both = [
+        torch.tensor([[1, 2, 3, 4]]),
+        torch.tensor([[0, 1, 3, 4]]),
+        torch.tensor([[1, 2, 3, 4]]),
+    ]
+    assert lesson.where_ranks_go(both, places)[2].startswith("That is the paper's picture, in this")
+    turned = [5 - one for one in both]
+    assert "the opposite of the paper's" in lesson.where_ranks_go(turned, places)[2]
+    crossed = [one[:, [1, 0, 3, 2]] for one in both]
+    assert "in one of the two" in lesson.where_ranks_go(crossed, places)[2]
 
 
 def test_fewer_numbers_do_better_where_the_interval_says_so():
@@ -112,11 +124,29 @@ def test_fewer_numbers_do_better_where_the_interval_says_so():
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        ([0.9, 0.9, 0.91], [0.5, 0.51, 0.5], "x is better than y"),
-        ([0.5, 0.51, 0.5], [0.9, 0.9, 0.91], "x is worse than y"),
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "x and y are equal within 3 points"),
+        ([0.9, 0.9, 0.91], [0.5, 0.51, 0.5], "X is better than y"),
+        ([0.5, 0.51, 0.5], [0.9, 0.9, 0.91], "X is worse than y"),
+        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], "X and y are equal within 3 points"),
         ([0.1, 0.9, 0.5], [0.5, 0.5, 0.4], "decide nothing"),
     ],
 )
 def test_verdicts_in_words(a, b, words):
     assert words in lesson.worth(difference(a, b, 0.03), "x", "y")
+
+
+def test_pictures_say_what_to_remember():
+    pictures.picture()
+    tests = {kind: {"LoRA r = 1": [0.1, 0.2], "IA3": [0.3, 0.4]} for kind in ("latent", "novel")}
+    figure = pictures.few_numbers({"LoRA r = 1": 10, "IA3": 20}, tests, "Few are enough.")
+    assert captions(figure) == ["Few are enough."] and len(figure.axes) == 2
+    places = [(block, kind) for block in range(4) for kind in lesson.MAPS]
+    ranks = [torch.full((5, 24), 2), torch.full((5, 24), 3)]
+    figure = pictures.ranks_over_time(ranks, places, 2, "Rank stays.")
+    assert captions(figure) == ["Rank stays."]
+    numbers = [text.get_text() for text in figure.axes[1].texts]
+    assert numbers == ["2.5"] * 24
+    plt.close("all")
+
+
+def captions(figure):
+    return [text.get_text() for text in figure.texts if text.get_gid() == "caption"]
