@@ -105,8 +105,8 @@ claims.record(
 )
 
 # %% [markdown]
-# What is learnt from one family is: *do this, whatever is asked*. What is learnt from many is: *read the word*. The skills themselves
-# were in the base all the time.
+# Where one family makes the unseen ones worse, what it taught is *do this, whatever is asked*. Where many make them better, what they
+# taught is *read the word*. The skills themselves were in the base all the time.
 #
 # ## 2. Preferences: what do you do when nobody can write the answer?
 #
@@ -268,7 +268,8 @@ plain = [preferred("SFT, 0 steps", 1e-3, seed) for seed in SEEDS]
 from minipeft.report import Table
 
 keys = ("test", "other", "right", "drift", "forgotten")
-rows = [("base", "-", *(spread([one[k] for one in plain], "") for k in keys))]
+still = ("-", "0", "0")  # the base gives no rewards, and is where it is
+rows = [("base", "-", *(spread([one[k] for one in plain], "") for k in keys[:2]), *still)]
 rows += [
     (name, f"{one.rate:g}", *(spread(one.values(k), "") for k in keys))
     for name, one in judged.items()
@@ -334,19 +335,19 @@ swept = {
 
 # %% tags=["hide-input", "slide"]
 figure, panels = plots.figure(3, height=3.4)
-measures = {
-    "right": "held-out pairs ranked right",
-    "test": "the judge's score",
-    "drift": "drift (nats per token)",
+measures = {  # label, and the possible range
+    "right": ("held-out pairs ranked right", (0, 1)),
+    "test": ("the judge's score", (-1, 2)),
+    "drift": ("drift (nats per token)", (0, math.inf)),
 }
-for axes, (key, label) in zip(panels, measures.items(), strict=True):
+for axes, (key, (label, limits)) in zip(panels, measures.items(), strict=True):
     plots.whiskers(
         axes,
         BETAS,
         [[one[key] for one in swept[b]] for b in BETAS],
         "DPO",
         *plots.look("LoRA"),
-        limits=None,
+        limits=limits,
     )
     at_first = [one[key] for one in plain] if key == "test" else [0.5] if key == "right" else [0.0]
     axes.axhline(plots.interval(at_first)[0], color=plots.GREY, ls=":")
@@ -426,7 +427,8 @@ if loaded:
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * Variety of instructions, at equal steps, is what helps with families that were never trained: see the trend under the first figure.
+# * At equal steps, only the variety of instructions differed: the trend under the first figure says what it does for families that
+#   were never trained.
 # * A preference is a comparison. DPO needs pairs, one loss, and the model with its adapter switched off.
 # * The loss sees a difference. It can fall while both answers become unlikely; then the model says something else.
 # * What DPO gains or loses against supervised tuning on the better answers stands under the figure of part 4, beside what each costs in
