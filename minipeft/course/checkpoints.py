@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tiny_transformer as tt
+from minipeft.analysis import plots
 from minipeft.contexts import evaluating, seeded
 from minipeft.course import real as real_models
 from minipeft.course.passport_facts import answers, largest_difference, shake
@@ -157,8 +158,37 @@ def every_method(
         share = f"{100 * seen['trained'] / base:.3g} %"
         falls = f"{seen['before']:.3f} -> {seen['after']:.3f}"
         rows.append((name, f"{seen['trained']:,}", share, f"{seen['stored']:,}", falls))
-    header = ("method", "trained", "of the model", "stored", f"loss, {steps} steps on one batch")
+    header = (
+        "method",
+        "trained",
+        "of the model",
+        "stored",
+        f"loss, before and after {steps} steps",
+    )
     return Table(f"Every method on {one.title}", header, rows), measured
+
+
+def shares_chart(measured: Mapping[str, Mapping[str, dict]], models: Mapping[str, Opened]):
+    """Numbers that each method trains, as a share of the model: a mark for each model."""
+    kinds = list(models)
+    names = [n for n in measured[kinds[0]] if any("trained" in measured[k][n] for k in kinds)]
+    figure, axes = plots.figure(width=8.0, height=4.6)
+    for kind, marker, offset in zip(kinds, ("o", "s"), (-0.12, 0.12), strict=True):
+        sizes = sum(parameter.numel() for parameter in models[kind].model.parameters())
+        for place, name in enumerate(names):
+            if "trained" in measured[kind][name]:
+                share = measured[kind][name]["trained"] / sizes
+                colour = (plots.look(name) or (plots.NEUTRAL,))[0]
+                axes.plot(share, place + offset, marker, color=colour, markersize=9)
+        axes.plot([], [], marker, color=plots.NEUTRAL, label=models[kind].title)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    ticks = [1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1]
+    axes.set_xticks(ticks, ["0.001 %", "0.01 %", "0.1 %", "1 %", "10 %", "100 %"])
+    axes.grid(axis="x", alpha=0.3)
+    plots.finish(axes, "numbers trained / numbers of the model", "", "Every method, two models")
+    return figure
 
 
 @torch.no_grad()
@@ -275,6 +305,7 @@ def opened_by_peft(
     for name, method in methods.items():
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            bare = logits(one.model, words)
             with attached(one.model, method, seed=0) as tuner:
                 shake(tuner, seed=0)
                 tuner.save(f"{folder}/ours")
@@ -286,11 +317,11 @@ def opened_by_peft(
             opened_again = logits(one.model, words)
             back.detach()
         size = ours.abs().max().item()
-        shares = [
-            (ours - other).abs().max().item() / size for other in (opened_in_peft, opened_again)
-        ]
+        others = (bare, opened_in_peft, opened_again)
+        shares = [(ours - other).abs().max().item() / size for other in others]
         rows.append((name, *(f"{100 * share:.1g} %" for share in shares)))
-    header = ("method", "saved here, opened in PEFT", "saved there, opened here")
+    header = ("method", "from the bare base", "saved here, opened in PEFT",
+              "saved there, opened here")  # fmt: skip
     notes = ["Largest difference between the logits, as a share of the largest of them."]
     return Table(f"{one.title}: the same adapter in two libraries", header, rows, notes)
 

@@ -117,9 +117,24 @@ def test_files_go_to_peft_and_back():
     bits = mp.fingerprint(model)
     table = checkpoints.opened_by_peft(one, methods, words)
     assert [row[0] for row in table.rows] == list(methods)
-    for _, in_peft, back in table.rows:
+    for _, moved, in_peft, back in table.rows:
+        assert float(moved.split()[0]) > 0.1
         assert float(in_peft.split()[0]) < 1e-2 and float(back.split()[0]) < 1e-2
     assert mp.fingerprint(model) == bits and not mp.tuners(model)
+
+
+def test_the_shares_are_drawn(one):
+    from matplotlib import pyplot
+
+    seen = {"LoRA": {"trained": 100}, "BitFit": {"refused": "no biases"}}
+    figure = checkpoints.shares_chart(
+        {"decoder": seen, "encoder": dict.fromkeys(seen, seen["LoRA"])},
+        {"decoder": one, "encoder": one},
+    )
+    marks = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    count = sum(parameter.numel() for parameter in one.model.parameters())
+    assert len(marks) == 3 and marks[0].get_xdata()[0] == 100 / count
+    pyplot.close(figure)
 
 
 def test_the_text_of_ratios():
