@@ -319,7 +319,7 @@ def opened_by_peft(
         size = ours.abs().max().item()
         others = (bare, opened_in_peft, opened_again)
         shares = [(ours - other).abs().max().item() / size for other in others]
-        rows.append((name, *(f"{100 * share:.1g} %" for share in shares)))
+        rows.append((name, *(f"{100 * share:.{0 if share > 0.01 else 6}f} %" for share in shares)))
     header = ("method", "from the bare base", "saved here, opened in PEFT",
               "saved there, opened here")  # fmt: skip
     notes = ["Largest difference between the logits, as a share of the largest of them."]
