@@ -40,7 +40,16 @@ class Statement:
     needs: frozenset[str]
     changes: frozenset[str]
 
-    @property
+    @functools.cached_property
+    def patches(self) -> frozenset[str]:
+        """The classes and functions that it may patch."""
+        return _patches(self.node)
+
+    @functools.cached_property
+    def text(self) -> str:
+        return ast.unparse(self.node)
+
+    @functools.cached_property
     def imports(self) -> bool:
         """Is it an import, also one that is guarded by try or if?"""
         if not isinstance(self.node, (ast.If, ast.Try)):
@@ -344,7 +353,7 @@ def program(
     every = statements(cells)
     position = every.index(chosen)
     above, below = every[:position], every[position + 1 :]
-    patches = [s for s in below if name in _patches(s.node)]
+    patches = [s for s in below if name in s.patches]
     data = {n for s in every if not (s.imports or isinstance(s.node, DEFINITIONS)) for n in s.binds}
     picked = {chosen, *patches}
     waiting = [chosen, *patches]
@@ -356,7 +365,7 @@ def program(
                 makers = [
                     s
                     for s in side
-                    if need in s.binds or need in (s.changes if need in data else _patches(s.node))
+                    if need in s.binds or need in (s.changes if need in data else s.patches)
                 ]
                 fresh = [s for s in makers if s not in picked and not s.imports]
                 picked |= set(fresh)
@@ -364,8 +373,8 @@ def program(
                 if any(need in s.binds for s in makers):
                     break
     # Every import is in force; one that binds no word of what is picked could change nothing.
-    words = set(re.findall(r"\w+", " ".join(ast.unparse(s.node) for s in picked)))
-    imports = {s for s in every if s.imports and (s.binds & words or "*" in ast.unparse(s.node))}
+    words = set(re.findall(r"\w+", " ".join(s.text for s in picked)))
+    imports = {s for s in every if s.imports and (s.binds & words or "*" in s.text)}
     first = [s for s in below if s in imports]  # before all others, so that they hide nothing
     early = [s for s in above if s in imports or s in picked]
     later = [s for s in below if s in picked and s not in patches and s not in imports]

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from minipeft.checks import EXERCISES
 from minipeft.checks.framework import Check, CheckFailed, NumberCheck
-from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.naming import wrong_object
 from minipeft.checks.framework.surroundings import surroundings
 
@@ -39,10 +38,15 @@ class Report:
     parameters: tuple[str, ...]
     options: tuple[str, ...]
     never_varied: tuple[str, ...]
+    one_setting: tuple[str, ...]  # numbers that might as well be written into a solution
     pairs_never_varied: tuple[tuple[str, str], ...]
 
     def line(self) -> str:
-        gaps = [*self.never_varied, *(f"{a} x {b}" for a, b in self.pairs_never_varied)]
+        gaps = [
+            *self.never_varied,
+            *self.one_setting,
+            *(f"{a} x {b}" for a, b in self.pairs_never_varied),
+        ]
         return (
             f"{self.name:<16}{self.cases:>6} cases{len(self.parameters):>4} parameters"
             f"{len(self.options):>4} options   never varied: {len(gaps)}"
@@ -67,10 +71,25 @@ def report(check: Check) -> Report:
         for a, b in itertools.combinations([o for o in options if o not in constant], 2)
         if not _vary_together(calls, a, b) and not check.impossible_pair(a, b)
     ]
+    single = [
+        p
+        for p in options
+        if p not in constant and _one_setting(set().union(*_values(calls, p)), p, check)
+    ]
     cases = sum(len(trial.cases) for trial in check.trials)
     return Report(
-        check.name, cases, tuple(parameters), tuple(options), tuple(constant), tuple(pairs)
+        check.name,
+        cases,
+        tuple(parameters),
+        tuple(options),
+        tuple(constant),
+        tuple(single),
+        tuple(pairs),
     )
+
+
+def _values(calls: Calls, name: str) -> list[set]:
+    return [call.get(name, set()) for call in calls]
 
 
 def _methods(check: Check) -> list[str]:
@@ -87,6 +106,26 @@ def _parameters(check: Check) -> Iterator[str]:
             continue
         for name in list(inspect.signature(getattr(check.reference, method)).parameters)[1:]:
             yield f"{method}.{name}".removeprefix("__init__.")
+
+
+def _one_setting(values: set, name: str, check: Check) -> bool:
+    """Is one number (or list) all that is tried beside the default, or whole ones of a float?"""
+    method, _, parameter = name.rpartition(".")
+    owner = check.reference
+    if inspect.isclass(owner):
+        owner = getattr(owner, method or "__init__")
+    about = inspect.signature(owner).parameters[parameter]
+    numbers = {v for v in values if _is_number(v)} - {repr(about.default)}
+    lists = {v for v in values if _data(v) and v[1] in ("tuple", "list")}
+    lists -= {_described(about.default)} if about.default is not about.empty else set()
+    if len(numbers | lists) == 1:
+        return True
+    whole = all(float(number).is_integer() for number in numbers)
+    return bool(numbers) and about.annotation in (float, "float") and whole
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip("-")[:1].isdigit()
 
 
 def _watched(check: Check, seen: dict[str, set]) -> Any:
@@ -169,15 +208,9 @@ def survivors(check: Check, known: Collection[str] = ()) -> tuple[int, list[str]
     known: keys of mutants that are not tried, since a person has read them.
     """
     count, accepted = 0, []
-    for mutant in mutants(check.source, check.blank):
+    for mutant, wrong in check.mutants():
         count += 1
-        if mutant.key in known:
-            continue
-        try:
-            wrong = check.source.build(mutant.tree)
-        except Exception:  # it does not compile: nobody can hand it in
-            continue
-        if check.accepts(wrong):
+        if mutant.key not in known and wrong is not None and check.accepts(wrong):
             accepted.append(mutant.key)
     return count, accepted
 
@@ -238,7 +271,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{check.name:<16} {len(check.wrong)} wrong answers explained{said}", flush=True)
             continue
         coverage = report(check)
-        gaps += len(coverage.never_varied) + len(coverage.pairs_never_varied)
+        gaps += len(coverage.never_varied) + len(coverage.one_setting)
+        gaps += len(coverage.pairs_never_varied)
         print(coverage.line(), flush=True)
         if options.mistakes:
             with contextlib.redirect_stdout(io.StringIO()):

@@ -43,6 +43,7 @@ from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.p_tuning import PromptEncoder
 from minipeft.methods.p_tuning_v2 import PTuningV2
+from minipeft.methods.prefix import PrefixEncoder
 from minipeft.tasks.prompt_search import promising as words_to_try
 from tiny_transformer import objectives
 from tiny_transformer.attention import MultiHeadAttention, extend_cache, put_in_front
@@ -944,6 +945,71 @@ WRONG_ENCODERS = [
 def test_a_wrong_prompt_encoder_of_every_kind_is_rejected(forward, words):
     said = refused(checks.prompt_encoder, encoder(forward), words)
     assert "none of the usual mistakes" not in said
+
+
+# -- what is kept although the parameters have changed ---------------------------------------------
+
+
+def keeping(made, method):
+    """Keeps each answer with the arguments that led to it, unless random numbers were drawn."""
+    original = getattr(made, method)
+
+    def wrong(self, *given, **options):
+        key = torch.is_grad_enabled(), repr([str(g) for g in (*given, *options.items())])
+        kept = self.__dict__.setdefault("kept", {})
+        if key in kept:
+            return kept[key]
+        state = torch.get_rng_state()
+        answer = original(self, *given, **options)
+        if torch.equal(state, torch.get_rng_state()):
+            kept[key] = answer
+        return answer
+
+    return type(made.__name__, (made,), {method: wrong})
+
+
+class LoRAKeepsItsProduct(LoRAPatch):
+    """B A is made once, with its graph, as a merge would."""
+
+    def delta(self):
+        if not hasattr(self, "product"):
+            self.product = self.B @ self.A
+        return self.scale * self.product
+
+
+class AttentionKeepsItsMaps(MultiHeadAttention):
+    """Without gradients one product makes query, key and value; its matrix is put together once."""
+
+    def forward(self, x, context=None, mask=None, causal=False):
+        if context is not None or torch.is_grad_enabled() or self.training:
+            return super().forward(x, context, mask, causal)
+        maps = self.query, self.key, self.value
+        if not hasattr(self, "kept"):
+            self.kept = torch.cat([m.weight for m in maps]), torch.cat([m.bias for m in maps])
+        query, key, value = map(self.split, F.linear(x, *self.kept).chunk(3, -1))
+        return self.output(self.join(self.mix(query, key, value, mask, causal)))
+
+
+KEEPING = [
+    ("feed_forward", keeping(tt.FeedForward, "forward")),
+    ("attention", keeping(MultiHeadAttention, "split")),
+    ("attention", keeping(MultiHeadAttention, "forward")),
+    ("attention", AttentionKeepsItsMaps),
+    ("block", keeping(tt.Block, "forward")),
+    ("adapter", keeping(AdapterPatch, "forward")),
+    ("adapter", keeping(AdapterPatch, "change")),
+    ("lora", keeping(LoRAPatch, "forward")),
+    ("lora", keeping(LoRAPatch, "delta")),
+    ("lora", LoRAKeepsItsProduct),
+    ("prompt_encoder", keeping(PromptEncoder, "forward")),
+    ("prefix_encoder", keeping(PrefixEncoder, "forward")),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong"), KEEPING)
+def test_what_was_made_of_the_old_parameters_is_named(name, wrong):
+    said = refused(getattr(checks, name), wrong, "kept")
+    assert "earlier call" in said or "first call" in said
 
 
 # -- unusual, and right ----------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import textwrap
 
 import pytest
+import torch
 from submitted import HELPER, IMPORTS, REFERENCE, SOLUTION, STUB, WHOLE, WRONG
 
 from minipeft.checks import sandbox, submission
 from minipeft.checks.cells import Cell, candidates, python_of
+from minipeft.methods.lora import LoRAPatch
 
 PASSED = ("passed", "")
 
@@ -141,6 +143,14 @@ def test_what_is_not_a_solution_is_told_so(verdict, cells, result, words):
     assert words in verdict(*cells)[1]
 
 
+BACK = {  # what a trick replaces, to be put back
+    "torch.allclose": (torch, "allclose"),
+    "torch.Tensor.double": (torch.Tensor, "double"),
+    "torch.Tensor.allclose": (torch.Tensor, "allclose"),
+    "lora.LoRAPatch.delta": (LoRAPatch, "delta"),
+}
+
+
 @pytest.mark.parametrize(
     ("trick", "name"),
     [
@@ -156,13 +166,19 @@ def test_what_is_not_a_solution_is_told_so(verdict, cells, result, words):
         ("import sys\nsys.modules['minipeft.checks.framework'] = sys", "minipeft.checks.framework"),
     ],
 )  # fmt: skip
-def test_replaced_functions_are_noticed(trick, name):
-    """In a process of its own: what is replaced would stay so in this one."""
+def test_replaced_functions_are_noticed(trick, name, verdict, monkeypatch):
+    """Most in this process, where it is put back: another process takes seconds to start."""
     cells = (f"def trick():\n{textwrap.indent(trick, '    ')}", WRONG + "\nLoRAPatch.x = trick()")
-    exercise = submission.Submitted("10.1", REFERENCE, cells[1], {}, cells, (None, None))
-    judged = submission.judge(exercise)
-    assert judged.result == "failed"
-    assert judged.sentence.startswith("the notebook replaces") and name in judged.sentence
+    if name in BACK:
+        owner, key = BACK[name]
+        monkeypatch.setattr(owner, key, getattr(owner, key))
+        result, sentence = verdict(*cells)
+    else:
+        exercise = submission.Submitted("10.1", REFERENCE, cells[1], {}, cells, (None, None))
+        judged = submission.judge(exercise)
+        result, sentence = judged.result, judged.sentence
+    assert result == "failed"
+    assert sentence.startswith("the notebook replaces") and name in sentence
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from minipeft.checks.framework.cases import OMIT, every_pair
 from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.numbers import NumberCheck
 from minipeft.checks.framework.observing import share_memory
-from minipeft.checks.framework.randomness import distribution_differs
+from minipeft.checks.framework.randomness import Outcomes, distribution_differs
 from minipeft.checks.framework.source import is_made_of
 from minipeft.doors.words import place_vectors
 from minipeft.methods.lora import LoRAPatch
@@ -197,14 +197,17 @@ def test_outcomes_tell_a_share_a_scale_and_a_place():
 
     def dropped(p, scale=None):
         keep = torch.rand(x.shape) >= p
-        return x * keep * (1 / (1 - p) if scale is None else scale)
+        return counted(x * keep * (1 / (1 - p) if scale is None else scale))
+
+    def counted(rows):
+        return Outcomes.of(*rows.chunk(2))
 
     right = dropped(0.3)
     assert not distribution_differs(right, dropped(0.3))
     assert distribution_differs(right, dropped(0.4))
     assert distribution_differs(right, dropped(0.3, 1.0))
     assert distribution_differs(right, dropped(0.7, 1 / 0.7))
-    together = x * (torch.rand(4000, 1) >= 0.3) / 0.7
+    together = counted(x * (torch.rand(4000, 1) >= 0.3) / 0.7)
     assert distribution_differs(right, together)
 
 

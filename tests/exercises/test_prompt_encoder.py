@@ -49,7 +49,44 @@ class ByDirections(PromptEncoder):
         return torch.cat([self.mlp(row)[None] for row in y.unbind(0)])
 
 
-@pytest.mark.parametrize("candidate", [PromptEncoder, WithABatch, ByMaps, ByWeights, ByDirections])
+class Packed(PromptEncoder):
+    """One sequence, packed as for a batch of unequal lengths."""
+
+    def forward(self):
+        y = self.vectors
+        if self.lstm is not None:
+            packed = self.lstm(nn.utils.rnn.pack_sequence([y]))[0]
+            y = nn.utils.rnn.pad_packed_sequence(packed)[0][:, 0]  # (n, 1, 2 S) -> (n, 2 S)
+        return self.mlp(y)
+
+
+class FromZeros(PromptEncoder):
+    """The first states are written out, and the MLP is gone through by its parts."""
+
+    def forward(self):
+        y = self.vectors
+        if self.lstm is not None:
+            zeros = y.new_zeros(4, self.lstm.hidden_size)  # 2 layers, 2 directions
+            y = self.lstm(y, (zeros, zeros))[0]
+        for part in self.mlp:
+            y = part(y)
+        return y
+
+
+class Twins(PromptEncoder):
+    """The same sequence twice as a batch, the first of the two answers."""
+
+    def forward(self):
+        y = torch.stack([self.vectors, self.vectors], 1)  # (n, 2, C)
+        return self.mlp(y if self.lstm is None else self.lstm(y)[0])[:, 0]
+
+
+RIGHT_ENCODERS = [
+    *(PromptEncoder, WithABatch, ByMaps, ByWeights, ByDirections, Packed, FromZeros, Twins)
+]
+
+
+@pytest.mark.parametrize("candidate", RIGHT_ENCODERS)
 def test_right_solutions_pass(candidate):
     checks.prompt_encoder(candidate)
 
@@ -110,7 +147,54 @@ def last_states(e):
     return e.mlp(last.expand(len(e.vectors), -1))
 
 
+def read(e):
+    return e.vectors if e.lstm is None else e.lstm(e.vectors)[0]
+
+
+def mixed_directions(e):
+    y = read(e)
+    if e.lstm is not None:
+        y = y.view(len(y), 2, -1).transpose(1, 2).reshape(len(y), -1)
+    return e.mlp(y)
+
+
+def other_lstm(e):
+    """A BiLSTM made at every call, which is never trained."""
+    if e.lstm is None:
+        return e.mlp(e.vectors)
+    new = nn.LSTM(e.lstm.input_size, e.lstm.hidden_size, num_layers=2, bidirectional=True)
+    return e.mlp(new(e.vectors)[0])
+
+
+def carries_states(e):
+    if e.lstm is None:
+        return e.mlp(e.vectors)
+    y, states = e.lstm(e.vectors, getattr(e, "states", None))
+    e.states = tuple(state.detach() for state in states)
+    return e.mlp(y)
+
+
+def first_detached(e):
+    answer = PromptEncoder.forward(e)
+    return torch.cat([answer[:1].detach(), answer[1:]])
+
+
 WRONG = [
+    (lambda e: PromptEncoder.forward(e)[:6], "shape"),  # the lesson's n
+    (mixed_directions, "directions are mixed"),
+    (other_lstm, "random numbers"),
+    (carries_states, "kept between calls"),
+    (first_detached, "gradient of vectors"),
+    (lambda e: e.mlp(read(e).detach()), "e gets no gradient"),
+    (lambda e: e.mlp(read(e).relu()), "relu before the MLP"),
+    (lambda e: e.mlp[2](e.mlp[0](read(e)).tanh()), "has a tanh between"),
+    (lambda e: e.mlp[2](nn.functional.gelu(e.mlp[0](read(e)))), "has a gelu between"),
+    (lambda e: e.mlp[:2](read(e)) @ e.mlp[2].weight.T, "b_2"),
+    (lambda e: e.mlp[2]((read(e) @ e.mlp[0].weight.T).relu()), "b_1"),
+    (lambda e: PromptEncoder.forward(e).roll(1, 0), "off by one"),
+    (lambda e: PromptEncoder.forward(e).T.reshape(len(e.vectors), -1), "transpose the axes"),
+    (lambda e: PromptEncoder.forward(e.eval()), "changes the layer"),
+    (lambda e: torch.tensor(PromptEncoder.forward(e).tolist()), "require grad"),
     (of_one_row, "do not see one another"),
     (last_states, "last states of the LSTM"),
     (lambda e: e.mlp(e.vectors if e.lstm is None else e.lstm(e.vectors.flip(0))[0].flip(0)),
@@ -181,6 +265,9 @@ def test_the_numbers_are_what_the_package_counts():
         ({"trained": 91_520, "stored": 960}, "only h is kept"),
         ({"trained": 91_520, "stored": 1920}, "not bytes"),
         ({"trained": 91_521, "stored": 480}, "off by one"),
+        ({"trained": 72_000, "stored": 480}, "those of a GRU"),
+        ({"trained": 92_000, "stored": 480}, "only e is a parameter"),
+        ({"trained": 91_520, "stored": 91_040}, "h is what is kept"),
         ({"trained": 91_520}, "has no stored"),
         (91_520, "should be a dict"),
         (None, "is a return missing"),

@@ -182,6 +182,7 @@ def first(score):
         (lambda E, g, count: (E @ g).argsort().tolist(), "only the first `count`"),
         (lambda E, g, count: (E @ g).argsort()[1 : count + 1].tolist(), "left out"),
         (lambda E, g, count: (E @ g).argsort()[:count], "give a list"),
+        (lambda E, g, count: (E @ g).argsort()[:count].double().tolist(), "whole number (an int)"),
         (
             lambda E, g, count: (E @ g).topk(count, largest=False).indices.tolist(),
             "fewer than `count` words",

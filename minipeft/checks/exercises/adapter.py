@@ -47,7 +47,7 @@ SETTINGS = {
     "bottleneck": (2, 3, 1),
     "activation": (OMIT, "relu", "tanh", "gelu"),
     "sigma": (OMIT, 0.0, 0.5),
-    "scale": (OMIT, 1.0, 3.0),
+    "scale": (OMIT, 1.0, 2.5),
     "skip": (OMIT, True, False),
     "dropout": (OMIT, 0.0, 0.5),
     "training": (False, True),

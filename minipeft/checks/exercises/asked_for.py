@@ -11,7 +11,8 @@ FIRST = "asked[:, 0] = False"
 
 def inputs(case: Case, draw: Draw) -> dict:
     shape = (case.B, case.T) if case.labels == "words" else (case.B,)
-    labels = draw.integers(-2, 5, *shape)  # some below 0, which are asked for
+    some = torch.tensor([-101, -99, -1, 0, 1, 2, 156, 50_000])  # below 0, too: they are asked for
+    labels = some[draw.integers(0, len(some), *shape)]
     hidden = draw.integers(0, 3, *shape) == 0
     return {"labels": torch.where(hidden, -100, labels), "shifted": case.shifted}
 
@@ -52,6 +53,11 @@ asked_for = Check(
         mistake(
             "that is what is not asked for: True is for labels that are not -100",
             ("labels != -100", "labels == -100"),
+        ),
+        mistake(
+            "that is what is not asked for: True is for labels that are not -100",
+            ("labels != -100", "labels == -100"),
+            (FIRST, "pass"),
         ),
         mistake(
             "labels below 0 other than -100 are left out: only -100 means that nothing is asked",

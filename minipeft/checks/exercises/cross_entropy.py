@@ -112,6 +112,7 @@ cross_entropy = Check(
                 "scale": (3.0, 300.0),
             },
             free_dtype=("",),
+            rounds=True,
         ),
         Trial(
             "the loss without labels",

@@ -48,9 +48,15 @@ WRONG_TRAINED = [
         TOKENS * (LSTM + MLP) + VECTORS,
         "trained: one encoder makes all the vectors, there is not one for each pseudo token",
     ),
+    (
+        LSTM * 3 // 4 + REST,
+        "trained: an LSTM has four gates, three are those of a GRU",
+    ),
+    (LSTM + REST + VECTORS, "trained: h is worked out from e, only e is a parameter"),
 ]
 WRONG_STORED = [
     (LSTM + REST, "stored: the encoder is thrown away, only what it gives is kept"),
+    (LSTM + MLP, "stored: the encoder is thrown away, h is what is kept"),
     (2 * VECTORS, "stored: e goes with the encoder, only h is kept"),
     (TOKENS, "stored: a pseudo token is a vector of C numbers"),
     (WIDTH, "stored: that is one pseudo token, there are 6"),

@@ -138,6 +138,7 @@ learning_rate = Check(
             dtypes=("float32",),
             layouts=("plain",),
             gradients=("on",),
+            rounds=True,  # one may work with tensors of float32
         )
     ],
     MISTAKES,

@@ -22,12 +22,21 @@ CALLS = {
     "merge, unmerge twice": "MUU",
     "merge, unmerge, merge": "MUM",
     "merge, unmerge, merge, unmerge": "MUMU",
+    "train, merge": "TM",
+    "train, merge, unmerge": "TMU",
+    "merge, unmerge, train, merge": "MUTM",
 }
 
 
 def inputs(case: Case, draw: Draw) -> dict:
+    linear = nn.Linear(case.inside, case.out, case.bias == "with", dtype=draw.dtype)
+    W = draw.normal(case.out, case.inside)
+    with torch.no_grad():
+        for parameter in linear.parameters():
+            parameter.fill_(0.25)
+        linear.weight.copy_(W)
     return {
-        "W": draw.normal(case.out, case.inside),
+        "linear": linear,
         "A": draw.normal(case.r, case.inside),
         "B": draw.normal(case.out, case.r),
     }
@@ -35,20 +44,24 @@ def inputs(case: Case, draw: Draw) -> dict:
 
 def run(Merge, case: Case, given) -> dict:
     """The weight after all the calls, and whether its bits and the parameter are the old ones."""
-    linear = nn.Linear(case.inside, case.out, case.bias == "with", dtype=given.W.dtype)
-    with torch.no_grad():
-        for parameter in linear.parameters():
-            parameter.fill_(0.25)
-        linear.weight.copy_(given.W)
-    bits, parameter = linear.weight.detach().clone(), linear.weight
+    linear = given.linear
+    bits, parameter, place = linear.weight.detach().clone(), linear.weight, linear.weight.data_ptr()
     detour = Merge(linear, given.A, given.B, case.scale)
     for call in CALLS[case.calls]:
-        (detour.merge if call == "M" else detour.unmerge)()
+        if call == "T":  # a step of training, while nothing is merged
+            with torch.no_grad():
+                for trained in (linear.weight, given.A, given.B):
+                    trained.mul_(-0.5)
+            bits = linear.weight.detach().clone()
+        else:
+            (detour.merge if call == "M" else detour.unmerge)()
     result = {"weight": linear.weight.detach().clone()}
     if linear.bias is not None:
         result["bias"] = linear.bias.detach().clone()
     same = torch.equal(linear.weight, bits)
-    return result | {"old bits": same, "same parameter": linear.weight is parameter}
+    rest = linear.training, linear.weight.requires_grad, linear.weight.grad is None
+    in_place = linear.weight is parameter and linear.weight.data_ptr() == place
+    return result | {"old bits": same, "same parameter": in_place, "the rest": rest}
 
 
 def wrong_at(place: str):
@@ -73,14 +86,17 @@ lora_merge = Check(
                 "scale": (0.5, 4.0, 1.0),
                 "bias": ("without", "with"),
             },
+            scratch=("linear",),
             dtypes=("float32", "float64"),
             layouts=("plain",),
-            gradients=("frozen", "off"),
             names={
                 "weight": "the weight",
                 "bias": "the bias",
                 "old bits": "whether the weight has its old bits",
                 "same parameter": "whether the weight is the parameter that it was",
+                "the rest[0]": "whether the map is in training mode",
+                "the rest[1]": "whether the weight requires grad",
+                "the rest[2]": "whether the weight has no gradient",
             },
         ),
     ],

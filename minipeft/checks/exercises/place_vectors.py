@@ -248,7 +248,7 @@ place_vectors = Check(
                 "T": (7, 1, 4),
                 "C": (4, 3, 1),
                 "n": (3, 1, 5),
-                "first": (11, 7, 885),
+                "first": (11, 7, 70_000),
                 "words": ("everywhere", "only", "nowhere", "above"),
                 "vectors_dtype": ("same", "float32", "bfloat16"),
             },

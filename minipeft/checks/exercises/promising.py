@@ -24,7 +24,7 @@ promising = Check(
             "the words to try",
             inputs,
             lambda promising, case, given: promising(given.E, given.gradient, given.count),
-            axes={"V": (7, 3, 1), "C": (4, 1, 3), "count": (3, 1, 5, 9)},
+            axes={"V": (7, 3, 1, 300), "C": (4, 1, 3), "count": (3, 1, 5, 9, 200)},
             dtypes=("float32", "float64"),
             layouts=("plain", "strided"),  # rows that are all alike would have no order
         )

@@ -79,6 +79,11 @@ MISTAKES = [
         "self.lstm(self.vectors)[0] + self.vectors[:, :1]",
     ),
     reading(
+        "the two directions are mixed in y: a view cuts its numbers anew; take the LSTM's output "
+        "as it is",
+        "self.lstm(self.vectors)[0].view(len(self.vectors), 2, -1).mT.flatten(1)",
+    ),
+    reading(
         "the LSTM is applied twice",
         "self.lstm(self.lstm(self.vectors)[0].repeat(1, len(self.vectors[0]))"
         "[:, : len(self.vectors[0])])[0]",
@@ -86,6 +91,18 @@ MISTAKES = [
     mapping(
         "the relu between the two maps of the MLP is missing: call self.mlp, which has it",
         "self.mlp[2](self.mlp[0](y))",
+    ),
+    mapping(
+        "the MLP has a tanh between its two maps, it should be a relu: call self.mlp",
+        "self.mlp[2](self.mlp[0](y).tanh())",
+    ),
+    mapping(
+        "the MLP has a gelu between its two maps, it should be a relu: call self.mlp",
+        "self.mlp[2](nn.functional.gelu(self.mlp[0](y)))",
+    ),
+    mapping(
+        "there is a relu before the MLP too: W_1 reads y as it is",
+        "self.mlp(y.relu())",
     ),
     mapping(
         "there is a relu after the MLP too: h may be negative",
@@ -102,6 +119,14 @@ MISTAKES = [
     mistake(
         "the biases of the MLP are missing: call self.mlp",
         (EQ_2, "return (y @ self.mlp[0].weight.T).relu() @ self.mlp[2].weight.T"),
+    ),
+    mapping(
+        "the bias b_2 of the MLP is missing: call self.mlp",
+        "self.mlp[:2](y) @ self.mlp[2].weight.T",
+    ),
+    mapping(
+        "the bias b_1 of the MLP is missing: call self.mlp",
+        "self.mlp[2]((y @ self.mlp[0].weight.T).relu())",
     ),
     mistake(
         "e gets no gradient: is it detached, or copied with .data?",
@@ -122,7 +147,7 @@ prompt_encoder = Check(
             lambda encoder, case, given: encoder(),
             build=build,
             axes={
-                "n": (3, 1, 5),
+                "n": (5, 1, 7),
                 "width": (4, 6, 1),
                 "kind": ("lstm", "mlp", OMIT),
                 "hidden": (OMIT, 3, 1, None),

@@ -36,6 +36,7 @@ similarity = Check(
                 "out": (6, 4),
                 "inside": (5, 4),
             },
+            small=("i", "j"),  # there are no more directions than sides
             dtypes=("float64", "float32"),
             layouts=("plain",),
             gradients=("frozen", "off"),

@@ -37,7 +37,7 @@ def forward(patch, case: Case, given) -> Tensor:
     return patch(given.x, given.y)
 
 
-MADE = {"rank": (3, 5, 1), "wider": (0, 2), "initial": (OMIT, 0.4)}
+MADE = {"rank": (3, 5, 1), "wider": (0, 2), "initial": (OMIT, 0.4, 0.7)}
 
 vera_patch = Check(
     "vera_patch",

@@ -7,10 +7,16 @@ ten to thirty cases instead of the product of all axes. The first value of an ax
 
 from __future__ import annotations
 
+import functools
 import itertools
+import operator
 import random
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+LARGE = 264  # 8 times 33: heads can share it
+EQUAL = 12  # of all sizes together
+ADDED = ("dtype", "layout", "gradients", "phase", "magnitude")  # axes of the framework
 
 
 class _Omit:
@@ -42,12 +48,12 @@ class Case(dict):
         other.__dict__["numbers_of"] = self.seed
         return other
 
-    @property
+    @functools.cached_property
     def key(self) -> tuple:
         """What tells this case from all others."""
         return (self.seed, *map(repr, self.values()))
 
-    @property
+    @functools.cached_property
     def seed(self) -> int:
         """The same case always gets the same numbers."""
         if "numbers_of" in self.__dict__:
@@ -70,8 +76,12 @@ def every_pair(
     """
     dice = random.Random(0)
     plain = Case({name: values[0] for name, values in axes.items()})
-    alone = [Case(plain | {name: v}) for name, values in axes.items() for v in values[1:]]
-    cases = [case for case in (plain, *alone) if valid(case)]
+    alone = [
+        _plainest(plain, {name: value}, axes, valid)
+        for name, values in axes.items()
+        for value in values[1:]
+    ]
+    cases = [case for case in (plain, *alone) if case is not None and valid(case)]
     missing = dict.fromkeys(_pairs_of(axes))
     for case in cases:
         for pair in _pairs_in(case):
@@ -96,6 +106,41 @@ def every_pair(
     if not cases:
         raise ValueError(f"No case of {', '.join(axes)} is valid.")
     return sorted(cases, key=lambda case: distance(case, axes))
+
+
+def every_large(
+    axes: Mapping[str, tuple], valid: Callable[[Case], bool], small: Sequence[str] = ()
+) -> list[Case]:
+    """Cases beyond the pairs: one size after the other large, all alike, and large numbers.
+
+    A solution may hold a number that is as large as all sizes of the other cases ([:6], arange(8)),
+    count in a type that ends at 127, tell two axes apart by their sizes, or clamp and overflow.
+    small: options that are no sizes, or must stay small.
+    """
+    plain = {name: values[0] for name, values in axes.items()}
+    sizes = [name for name, values in axes.items() if name not in small and _are_sizes(values)]
+    changes: list[dict] = [{name: LARGE} for name in sizes]
+    large = {"magnitude": "large"}
+    if "float64" in axes["dtype"]:  # the rounding of float32 decides where two scores are near
+        large["dtype"] = "float64"
+    if len(sizes) > 1:
+        options = [
+            {name: value}
+            for name, values in axes.items()
+            if name not in ADDED
+            for value in values
+            if (type(value) is not int if name in sizes else value is not values[0])
+        ]
+        equal = dict.fromkeys(sizes, EQUAL)
+        changes += [equal, *(equal | option | large for option in options)]
+    changes.append(large)
+    cases = [Case(plain | change) for change in changes]
+    return [case for case in cases if valid(case)]
+
+
+def _are_sizes(values: tuple) -> bool:
+    numbers = [value for value in values if isinstance(value, int | float)]
+    return len(numbers) > 1 and all(type(number) is int for number in numbers)
 
 
 def distance(case: Case, axes: Mapping[str, tuple]) -> tuple[int, int]:
@@ -123,6 +168,22 @@ def smaller(case: Case, axes: Mapping[str, tuple], valid: Callable[[Case], bool]
                 changed = Case(case | {name: value})
                 if valid(changed):
                     yield changed
+
+
+def _plainest(plain: Case, held: dict, axes: Mapping[str, tuple], valid) -> Case | None:
+    """The valid case that holds a value and differs from the plain one in as little else."""
+    others = [
+        {name: value}
+        for name, values in axes.items()
+        if name not in held and name not in ADDED
+        for value in values[1:]
+    ]
+    for size in range(3):  # a mask of the context needs a context, and a block that reads it
+        for changes in itertools.combinations(others, size):
+            case = Case(functools.reduce(operator.or_, changes, plain | held))
+            if valid(case):
+                return case
+    return None
 
 
 def _pairs_of(axes: Mapping[str, tuple]) -> Iterator[tuple]:

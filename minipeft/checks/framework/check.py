@@ -21,12 +21,12 @@ from minipeft.checks.framework.errors import (
     NotFinished,
     is_stub,
 )
+from minipeft.checks.framework.mutants import Mutant, mutants
 from minipeft.checks.framework.naming import Failure, name_the_mistake
 from minipeft.checks.framework.observing import Observation, Subject
 from minipeft.checks.framework.randomness import (
     Outcomes,
     distribution_differs,
-    repeats,
     rows_of,
 )
 from minipeft.checks.framework.repeating import Kept, call_again, stopped_again
@@ -72,8 +72,10 @@ class Check:
         self.blank, self.inner = tuple(blank), tuple(inner)
         self.impossible = dict(impossible or {})
         self.built: dict[tuple, Any] = {}  # wrong objects, once they were needed
+        self._mutants: list[tuple[Mutant, Any]] = []
         self._shown: dict[tuple, Observation | None] = {}
         self._expected: dict[tuple, Any] = {}
+        self._after_a_step: dict[tuple, Observation] = {}
         self._parameters: dict[tuple, dict[str, torch.Size]] = {}
 
     @property
@@ -170,6 +172,19 @@ class Check:
                 f"checks.{wanted}({self.source.name})"
             )
 
+    def mutants(self) -> Iterator[tuple[Mutant, Any]]:
+        """Each small change of the reference and what it makes; both are kept for the next time."""
+        yield from self._mutants
+        if not self._mutants:
+            self._more = mutants(self.source, self.blank)
+        for mutant in self._more:
+            try:
+                made = self.source.build(mutant.tree)
+            except Exception:  # it does not compile: nobody can hand it in
+                made = None
+            self._mutants.append((mutant, made))
+            yield mutant, made
+
     # -- what a case shows -------------------------------------------------------------------------
 
     def subject(self, trial: Trial, made: Any, case: Case) -> Subject:
@@ -192,6 +207,16 @@ class Check:
             self._expected[key].raw = None
         return self._expected[key]
 
+    def expected_after_a_step(self, trial: Trial, case: Case) -> Observation:
+        """What the reference shows once its parameters have changed."""
+        key = (id(trial), case.key)
+        if key not in self._after_a_step:
+            subject = self.subject(trial, self.reference, case)
+            subject.step()
+            self._after_a_step[key] = subject.observe(gradients=False)
+            self._after_a_step[key].raw = None
+        return self._after_a_step[key]
+
     def seen(self, trial: Trial, subject: Subject) -> Observation:
         """One observation; for counted outcomes with the rows of two calls beside it.
 
@@ -209,14 +234,14 @@ class Check:
                     f"{_name(subject.instance)} gives something of another form when it is called "
                     "again: something is kept between calls"
                 )
-            seen.outcomes = Outcomes(first, second)
+            seen.outcomes = Outcomes.of(first, second)
         return seen
 
     def shown_by(self, trial: Trial, wrong: Any, case: Case, key: Any) -> Observation | None:
         """What a wrong object shows in a case; None when it cannot be made ready for it.
 
-        It is kept for the next question about it, unless it is thousands of rows. key: a mistake's
-        edits or object; None for what is asked once only.
+        It is kept for the next question about it. key: a mistake's edits or object; None for what
+        is asked once only.
         """
         place = (id(trial), case.key, key)
         if place in self._shown:
@@ -224,9 +249,11 @@ class Check:
         try:
             seen = self.seen(trial, self.subject(trial, wrong, case))
             seen.raw = None
+            if trial.copies:  # thousands of rows, which are counted
+                seen.inputs, seen.result, seen.gradients, seen.after = {}, None, {}, {}
         except Exception:  # a part is missing, or its constructor stops
             seen = None
-        if key is not None and not trial.copies:
+        if key is not None:
             self._shown[place] = seen
         return seen
 
@@ -281,9 +308,9 @@ class Check:
             beside = around(wanted, given, trial)
             if beside is not None:
                 return beside
-            if repeats(given.outcomes) and not repeats(wanted.outcomes):
+            if given.outcomes.repeats and not wanted.outcomes.repeats:
                 return Difference("repeats")
-            if distribution_differs(wanted.outcomes.rows, given.outcomes.rows):
+            if distribution_differs(wanted.outcomes, given.outcomes):
                 return Difference("outcomes", "", wanted.result, given.result)
             return None
         if trial.judge is not None and given.error is None:
@@ -301,7 +328,7 @@ class Check:
     def _afterwards(self, candidate: Any, kept: list[Kept]) -> str | None:
         """What one call does not show: the signature's defaults, and what is kept between calls."""
         changed = changed_defaults(self.reference, candidate, self.blank)
-        return changed or call_again(_name(candidate), kept)
+        return changed or call_again(self, candidate, kept)
 
     # -- the explanation ---------------------------------------------------------------------------
 

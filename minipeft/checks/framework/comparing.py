@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from minipeft.checks.framework.observing import Observation, floating
 
+PRECISE = 1e-9  # of float64, where nothing is rounded to float32 on the way
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 0.08, torch.float16: 0.01}
 
 
@@ -58,7 +59,7 @@ def differs(wanted: Observation, given: Observation, trial) -> Difference | None
     for name in given.shared:
         if name not in wanted.shared:
             beside = beside or Difference("shared", name, wanted.result, given.result)
-    return beside or _gradients(wanted, given)
+    return beside or _gradients(wanted, given, trial.precise)
 
 
 def around(wanted: Observation, given: Observation, trial) -> Difference | None:
@@ -78,16 +79,20 @@ def around(wanted: Observation, given: Observation, trial) -> Difference | None:
     return None
 
 
-def _gradients(wanted: Observation, given: Observation) -> Difference | None:
+def _gradients(wanted: Observation, given: Observation, precise: bool) -> Difference | None:
     if given.error is not None:
         return None
     if wanted.tracked and not given.tracked:
         return Difference("gradient missing", "the result")
     if not all(bool(torch.isfinite(t).all()) for t in floating(wanted.result)):
         return None  # of NaN there is no gradient
-    largest = max([1.0, *(_largest(right) for right in wanted.gradients.values())])
+    largest = None
     for name, right in wanted.gradients.items():
         answer = given.gradients.get(name)
+        if right is answer or right is not None and answer is not None and _same(right, answer):
+            continue
+        if largest is None:
+            largest = max([1.0, *(_largest(one) for one in wanted.gradients.values())])
         # A gradient that is zero on paper (the bias of a key) is rounding noise in one of the two.
         noise = 0.1 * largest * TOLERANCE.get(getattr(right, "dtype", None), 1e-4)
         empty, needed = _largest(answer) <= noise, _largest(right) > noise
@@ -95,11 +100,15 @@ def _gradients(wanted: Observation, given: Observation) -> Difference | None:
             return Difference("gradient missing", name, right, answer)
         if not needed and not empty:
             return Difference("gradient extra", name, right, answer)
-        if needed and not close(right, answer, 5.0):
+        if needed and not close(right, answer, 5.0, precise):
             return Difference("gradient", name, right, answer)
     if given.tracked and not wanted.tracked:
         return Difference("gradient extra", "the result")
     return None
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
 def _largest(gradient: Tensor | None) -> float:
@@ -150,6 +159,10 @@ def _leaf(wanted: Any, given: Any, trial, where: str) -> Difference | None:
             return Difference("type", where, wanted, given)
         near = math.isclose(number, float(wanted), rel_tol=1e-5, abs_tol=1e-6)
         same = near or (math.isnan(number) and math.isnan(float(wanted)))
+        if isinstance(given, Tensor) and where.endswith("]"):
+            return Difference("type", where, wanted, given)  # a list of numbers holds numbers
+        if same and isinstance(wanted, int) and not is_whole(given):
+            return Difference("type", where, wanted, given)  # 3.0 is no place in a list
         return None if same else Difference("value", where, wanted, given)
     if type(wanted) is not type(given):
         return Difference("type", where, wanted, given)
@@ -164,18 +177,25 @@ def _tensors(wanted: Tensor, given: Any, trial, where: str) -> Difference | None
     if wanted.is_floating_point() and given.is_floating_point():
         if bool(given.isnan().any()) and not bool(wanted.isnan().any()):
             return Difference("nan", where, wanted, given)
-    if not close(wanted, given, trial.slack):
+    if not close(wanted, given, trial.slack, trial.precise):
         return Difference("value", where, wanted, given)
     if wanted.dtype != given.dtype and not trial.accepts(where, wanted.dtype, given.dtype):
         return Difference("dtype", where, wanted, given)
     return None if wanted.device == given.device else Difference("device", where, wanted, given)
 
 
-def close(wanted: Tensor, given: Tensor, slack: float = 1.0) -> bool:
-    """Equal shapes, and equal numbers up to the rounding of the coarser dtype."""
+def close(wanted: Tensor, given: Tensor, slack: float = 1.0, precise: bool = False) -> bool:
+    """Equal shapes, and equal numbers up to the rounding of the coarser dtype.
+
+    precise: are two tensors in float64 equal up to its rounding, or up to that of float32?
+    """
     if wanted.shape != given.shape:
         return False
+    if _same(wanted, given):
+        return True
     coarse = max(TOLERANCE.get(wanted.dtype, 0.0), TOLERANCE.get(given.dtype, 0.0))
+    if precise and wanted.dtype == given.dtype == torch.float64:
+        coarse = PRECISE
     a, b = wanted.detach().double(), given.detach().double()
     if not coarse:
         return bool((a == b).all())
@@ -194,6 +214,14 @@ def as_number(value: Any) -> float | None:
     if isinstance(value, Tensor | numpy.ndarray) and value.ndim == 0:
         return None if value.dtype in (torch.bool, bool) else float(value)
     return None
+
+
+def is_whole(number: Any) -> bool:
+    """Is a number of a type that counts, an int and not a float that happens to be whole?"""
+    if isinstance(number, Tensor):
+        return not number.is_floating_point()
+    kind = number.dtype.type if isinstance(number, numpy.ndarray) else type(number)
+    return issubclass(kind, int | numpy.integer)
 
 
 def place_of_first(wanted: Tensor, given: Tensor) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minipeft.checks.framework.comparing import Difference, close
+from minipeft.checks.framework.comparing import Difference, as_number, close
 from minipeft.checks.framework.showing import first_line, short, show
 from minipeft.checks.framework.trial import View
 
@@ -148,6 +148,8 @@ def _type(d: Difference, what: str) -> str:
         right = "a string"
     if isinstance(d.wanted, bool):
         right = "True or False"
+    elif isinstance(d.wanted, int) and as_number(d.given) is not None:
+        right = "a whole number (an int)"
     if isinstance(d.given, tuple):
         return f"{what} should be {right}, not a tuple of {len(d.given)}"
     if d.given is None:

@@ -23,6 +23,7 @@ class Draw:
         dtype: of floating-point tensors.
         layout: "plain"; "strided", not contiguous in memory; "expanded", one row shown B times.
         gradients: do floating-point tensors want a gradient?
+        scale: of normal numbers.
         copies: when above 0, a tensor whose first size is 1 is repeated so often along it.
     """
 
@@ -32,9 +33,10 @@ class Draw:
         dtype: torch.dtype = torch.float32,
         layout: str = "plain",
         gradients: bool = True,
+        scale: float = 1.0,
         copies: int = 0,
     ) -> None:
-        self.seed, self.dtype, self.layout = seed, dtype, layout
+        self.seed, self.dtype, self.layout, self.scale = seed, dtype, layout, scale
         self.wants_gradients, self.copies = gradients, copies
         self.generator = torch.Generator().manual_seed(seed)
         self.random = random.Random(seed)
@@ -44,11 +46,12 @@ class Draw:
 
     def normal(self, *shape: int, scale: float = 1.0) -> Tensor:
         """Normal numbers, (shape)."""
-        return self.tensor(scale * torch.randn(*shape, generator=self.generator))
+        numbers = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        return self.tensor(self.scale * scale * numbers)
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers from 0 to 1, (shape)."""
-        return self.tensor(torch.rand(*shape, generator=self.generator))
+        return self.tensor(torch.rand(*shape, generator=self.generator, dtype=torch.float64))
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Whole numbers, low <= n < high, (shape)."""
@@ -87,7 +90,8 @@ class Draw:
 def fill(name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
     """The numbers that a parameter called `name` gets in a case; not to be changed in place."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-    return torch.randn(shape, generator=generator) / max(1, shape[-1] if shape else 1) ** 0.5 * 1.5
+    numbers = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return numbers / max(1, shape[-1] if shape else 1) ** 0.5 * 1.5
 
 
 def leaves_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -107,11 +111,11 @@ def snapshot(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone(), value.dtype, value.requires_grad, _copy(value)
     if isinstance(value, nn.Module):
-        held = dict(value.named_parameters(remove_duplicate=False))
-        held |= {f"buffer {name}": buffer for name, buffer in value.named_buffers()}
-        return {name: snapshot(tensor) for name, tensor in held.items()} | {
-            "mode": tuple(module.training for module in value.modules())
-        }
+        held: dict[str, Any] = {"mode": tuple(module.training for module in value.modules())}
+        for path, module in value.named_modules():
+            for kind in (module._parameters, module._buffers):
+                held |= {(path, name): snapshot(t) for name, t in kind.items() if t is not None}
+        return held
     if isinstance(value, Mapping):
         return {key: snapshot(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -130,8 +134,9 @@ def _copy(value: Tensor) -> Tensor | None:
 def unchanged(before: Any, after: Any) -> bool:
     """Are two snapshots equal?"""
     if isinstance(before, Tensor) and isinstance(after, Tensor):
-        same = before.shape == after.shape and before.dtype == after.dtype
-        return same and torch.equal(before.nan_to_num(), after.nan_to_num())
+        if before.dtype != after.dtype:
+            return False
+        return torch.equal(before, after) or torch.equal(before.nan_to_num(), after.nan_to_num())
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return before.keys() == after.keys() and all(
             unchanged(before[key], after[key]) for key in before

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from minipeft.checks.framework.cases import Case
+from minipeft.checks.framework.cases import EQUAL, LARGE, Case
 from minipeft.checks.framework.comparing import Difference, compare, differs
 from minipeft.checks.framework.diagnosis import by_kind, by_numbers, changed_defaults
-from minipeft.checks.framework.mutants import mutants
 from minipeft.checks.framework.observing import Observation
 from minipeft.checks.framework.randomness import distribution_differs
 from minipeft.checks.framework.showing import conditions
@@ -16,6 +15,10 @@ from minipeft.checks.framework.trial import Mistake, Trial, View
 
 # what a call does besides answering has no other explanation than itself
 BESIDE = ("argument", "shared", "random", "generator", "settings")
+SAME_DROPS = (
+    "dropout drops the same numbers in every row or at every call: draw anew each time, and do not "
+    "seed"
+)
 Passed = list[tuple[Trial, Case]]  # cases that the learner's object passes
 
 
@@ -67,7 +70,8 @@ def name_the_mistake(
     if sentence is not None:
         return sentence + _when(first, trial)
     return (
-        _earlier(check, trial, name, first, passed)
+        _beyond(trial, first)
+        or _earlier(check, trial, name, first, passed)
         or _mutant(check, trial, failures, passed)
         or _unknown(check, trial, first)
     )
@@ -160,7 +164,7 @@ def _answers_alike(check, trial: Trial, wrong: Any, failure: Failure, key: Any) 
     if trial.copies:
         if failure.difference.kind == "repeats":
             return False
-        return not distribution_differs(given.outcomes.rows, other.outcomes.rows)
+        return not distribution_differs(given.outcomes, other.outcomes)
     if check.difference(trial, failure.case, failure.wanted, other) is None:
         return False  # it is right in this case
     if failure.difference.kind in ("value", "shape", "type", "nan", "parts", "dtype", "no error"):
@@ -177,12 +181,10 @@ def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str
     if numbers is not None and ("interchanged" in numbers or "wrong places" in numbers):
         return numbers
     best, least = None, len(passed) + 1
-    for mutant in mutants(check.source, check.blank):
-        try:
-            wrong = check.source.build(mutant.tree)
-        except Exception:  # it does not compile
-            continue
-        if all(_answers_alike(check, trial, wrong, failure, None) for failure in failures[:3]):
+    for mutant, wrong in check.mutants():
+        if wrong is not None and all(
+            _answers_alike(check, trial, wrong, failure, None) for failure in failures[:3]
+        ):
             against = _contradictions(check, wrong, passed, None)
             if against < least:
                 best, least = mutant, against
@@ -196,31 +198,55 @@ def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str
 def _dropout(check, trial: Trial, failure: Failure) -> str | None:
     """What is wrong with a dropout, from the outcomes and how often they occur."""
     if failure.difference.kind == "repeats":
-        return (
-            "dropout drops the same numbers in every row or at every call: draw anew each time, "
-            "and do not seed"
-        )
+        return SAME_DROPS
     if failure.difference.kind != "outcomes" or trial.silenced is None:
         return None
-    given = failure.given.outcomes.rows
+    given = failure.given.outcomes
     axis, value = trial.silenced
-    still = check.expected(trial, failure.case.changed(**{axis: value})).outcomes.rows
+    still = check.expected(trial, failure.case.changed(**{axis: value})).outcomes
     if not distribution_differs(still, given):
         return "dropout is never applied in training"
+    if len(given.kinds) == 1:  # both calls, by chance
+        return SAME_DROPS
     p = failure.case[axis]
-    turned = check.expected(trial, failure.case.changed(**{axis: 1 - p})).outcomes.rows
+    turned = check.expected(trial, failure.case.changed(**{axis: 1 - p})).outcomes
     if p != 0.5 and not distribution_differs(turned, given):
         return "dropout keeps what it should drop: p is the share that becomes zero"
-    wanted = failure.wanted.outcomes.rows
+    wanted = failure.wanted.outcomes
     width = failure.given.result.shape if hasattr(failure.given.result, "shape") else None
-    if width is not None and wanted.shape == given.shape:
-        right, mean = wanted.mean(0), given.mean(0)
+    if width is not None and wanted.kinds.shape[1] == given.kinds.shape[1]:
+        right, mean = wanted.mean, given.mean
         if (right.abs() > 0.05).any() and (mean - (1 - p) * right).abs().max() < 0.1:
             return "what is kept is not divided by 1 - p, so the mean shrinks: F.dropout does it"
     return (
         f"with a dropout of {p:g} other outcomes occur than should: its share, its scale, the "
         "place where it falls, or numbers that are dropped together"
     )
+
+
+def _beyond(trial: Trial, failure: Failure) -> str | None:
+    """Does it fail only where a size is large, all are equal, or the numbers are large?"""
+    if failure.difference.kind not in ("value", "gradient"):
+        return None
+    case, what = failure.case, trial.called(failure.difference.where)
+    sizes = [name for name in trial.axes if case[name] == LARGE]
+    equal = [name for name in trial.axes if case[name] == EQUAL]
+    if sizes:
+        return (
+            f"{what} is right where sizes are small and wrong with {sizes[0]}={LARGE}: is a number "
+            f"written where {sizes[0]} belongs, or is it counted in a dtype that ends below?"
+        )
+    if case.magnitude == "large":
+        return (
+            f"{what} is wrong where numbers are large: is something cut off (clamped), or does an "
+            "exponential overflow?"
+        )
+    if len(equal) > 1:
+        return (
+            f"{what} is wrong where {' and '.join(equal)} are the same: tell axes apart by their "
+            "places, not by their sizes"
+        )
+    return None
 
 
 def _earlier(check, trial: Trial, name: str, failure: Failure, passed: Passed) -> str | None:

@@ -46,7 +46,7 @@ class NumberCheck:
         tried: what the green line says.
         right: the answer, or a function that works it out.
         wrong: wrong answers and where each comes from, the most likely first: a mapping, or pairs.
-        tolerance: relative; a number of things is exact (0), a measured one is not.
+        tolerance: relative, of what is measured; whole numbers (ints) are exact all the same.
     """
 
     def __init__(
@@ -122,11 +122,15 @@ class NumberCheck:
             return False
         if as_number(right) is not None and isinstance(answer, list | tuple):
             return False  # a shape is no number, even one of a single axis
-        near = self.tolerance or 1e-9
-        return all(
-            math.isclose(a, b, rel_tol=near, abs_tol=near * 1e-3)
-            for a, b in zip(wanted, given, strict=True)
-        )
+        exact = isinstance(right, int) or not self.tolerance
+        return all(self._near(a, b, exact) for a, b in zip(wanted, given, strict=True))
+
+    def _near(self, right: float, given: float, exact: bool) -> bool:
+        """Equal up to the tolerance; a number of things, however large, to the last one."""
+        if exact and right.is_integer() and abs(given - right) > 1e-6:
+            return False
+        near = 1e-9 if exact else self.tolerance
+        return math.isclose(right, given, rel_tol=near, abs_tol=0 if right else near * 1e-3)
 
     def _relation(self, answer: Any, right: Any) -> str:
         """What can be said of a wrong answer without giving the right one away."""

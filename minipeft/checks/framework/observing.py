@@ -15,7 +15,7 @@ from minipeft.checks.framework.cases import Case
 from minipeft.checks.framework.errors import CheckFailed, expect
 from minipeft.checks.framework.inputs import Draw, fill, leaves_of, snapshot, unchanged
 from minipeft.checks.framework.surroundings import (
-    random_states,
+    moved_generators,
     restore_settings,
     seed_everything,
     settings,
@@ -71,10 +71,13 @@ class Subject:
         self.trial, self.case = trial, case
         self.instance = made if trial.build is None else trial.build(made, case)
         self.parameters: dict[str, Tensor] = {}
+        self.size = 10.0 if case.magnitude == "large" else 1.0  # of parameters
         if trial.build is None or not isinstance(self.instance, nn.Module):
             return
         if trial.prepare is not None:
             trial.prepare(self.instance, case)
+        if "phase" in case:
+            self.instance.train(case.phase == "training")
         if trial.fill:
             self._fill(parameters)
 
@@ -88,10 +91,17 @@ class Subject:
                 f"{name} of {kind} has shape {tuple(parameter.shape)}, it should be {tuple(shape)}",
             )
             with torch.no_grad():
-                parameter.copy_(fill(name, self.case.seed, shape))
+                parameter.copy_(fill(name, self.case.seed, shape) * self.size)
             self.parameters[name] = parameter
         if self.trial.cast:
             self.instance.to(getattr(torch, self.case.dtype))
+
+    def step(self) -> None:
+        """A step of training: every parameter gets other numbers, in place."""
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                numbers = fill(f"{name} after a step", self.case.seed, parameter.shape)
+                parameter.copy_(numbers * self.size)
 
     def draw(self) -> Draw:
         """The inputs of the case, to be drawn."""
@@ -101,6 +111,7 @@ class Subject:
             getattr(torch, case.dtype),
             case.layout,
             gradients=case.gradients == "on",
+            scale=100.0 if case.magnitude == "large" else 1.0,
             copies=trial.copies,
         )
 
@@ -112,9 +123,10 @@ class Subject:
         held = {k: v for k, v in inputs.items() if k not in trial.scratch}
         if isinstance(self.instance, nn.Module):
             held["the layer itself"] = self.instance
-        seed_everything(case.seed % 2**32 + shift)
+        seed = case.seed % 2**32 + shift
+        seed_everything(seed)
         seen = Observation(inputs=plain(inputs))
-        before, states, switched = snapshot(held), random_states(), settings()
+        before, switched = snapshot(held), settings()
         try:
             with torch.set_grad_enabled(case.gradients != "off"):
                 entered = torch.is_grad_enabled()
@@ -132,8 +144,7 @@ class Subject:
             for words, value in left.items()
             if value != switched[words] and words not in seen.settings
         ]
-        now = random_states()
-        seen.moved = [name for name in states if states[name] != now[name]]
+        seen.moved = moved_generators(seed)
         seen.after = snapshot(held)
         seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
         if seen.error is None:

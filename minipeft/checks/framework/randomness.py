@@ -24,16 +24,37 @@ UNSEEN = 0.01  # of the rows may be outcomes so rare that the reference's rows h
 DEVIATIONS = 6.0  # standard deviations between two counts; chance gives that once in 500 million
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcomes:
-    """Rows (N, numbers) of two calls, or what kept them from being taken."""
+    """What two calls gave, counted.
 
-    first: Tensor
-    second: Tensor
+    kinds     (K, numbers), the outcomes that occurred
+    counts    (K,), how many rows of both calls had each
+    repeats   does every call, or every row, get the same draw?
+    """
+
+    kinds: Tensor
+    counts: Tensor
+    repeats: bool
+
+    @classmethod
+    def of(cls, first: Tensor, second: Tensor) -> Outcomes:
+        """Count the rows of two calls, (N, numbers) each."""
+        rows = torch.cat([first, second])
+        kinds = distinct(rows)
+        numbers = _nearest(rows, kinds)
+        one, two = numbers.chunk(2)
+        every_row = len(one.unique()) == len(two.unique()) == 1
+        return cls(
+            kinds,
+            torch.bincount(numbers.clamp(min=0), minlength=len(kinds)),
+            len(kinds) > 1 and (torch.equal(one, two) or every_row),
+        )
 
     @property
-    def rows(self) -> Tensor:
-        return torch.cat([self.first, self.second])
+    def mean(self) -> Tensor:
+        """Of each number over all rows: (numbers,)."""
+        return (self.counts[:, None] * self.kinds).sum(0) / self.counts.sum()
 
 
 def rows_of(seen: Observation, copies: int) -> Tensor:
@@ -68,26 +89,16 @@ def distinct(rows: Tensor) -> Tensor:
     return rows[first]
 
 
-def distribution_differs(wanted: Tensor, given: Tensor) -> bool:
+def distribution_differs(wanted: Outcomes, given: Outcomes) -> bool:
     """Are there outcomes that only one of them has, or that one has clearly more often?"""
-    if wanted.shape[1] != given.shape[1] or not bool(torch.isfinite(given).all()):
+    if wanted.kinds.shape[1] != given.kinds.shape[1] or not bool(torch.isfinite(given.kinds).all()):
         return True
-    outcomes = distinct(wanted)
-    numbers = _nearest(given, outcomes)
-    if (numbers < 0).double().mean() > UNSEEN:
+    numbers = _nearest(given.kinds, wanted.kinds)
+    expected, total, N = wanted.counts, given.counts.sum(), wanted.counts.sum()
+    if given.counts[numbers < 0].sum() / total > UNSEEN:
         return True
-    expected = torch.bincount(_nearest(wanted, outcomes).clamp(min=0), minlength=len(outcomes))
-    counted = torch.bincount(numbers.clamp(min=0), minlength=len(outcomes))
-    p, q = expected / len(wanted), counted / len(given)
-    both = (expected + counted) / (len(wanted) + len(given))
-    spread = (both * (1 - both) * (1 / len(wanted) + 1 / len(given))).sqrt()
-    return bool(((p - q).abs() > DEVIATIONS * spread + 2 / len(given)).any())
-
-
-def repeats(outcomes: Outcomes) -> bool:
-    """Does every call, or every row, get the same draw?"""
-    kinds = distinct(outcomes.rows)
-    first, second = _nearest(outcomes.first, kinds), _nearest(outcomes.second, kinds)
-    every_call = torch.equal(first, second) and len(kinds) > 1
-    every_row = len(first.unique()) == 1 and len(second.unique()) == 1 and len(kinds) > 1
-    return every_call or every_row
+    counted = torch.zeros_like(expected).index_add(0, numbers.clamp(min=0), given.counts)
+    p, q = expected / N, counted / total
+    both = (expected + counted) / (N + total)
+    spread = (both * (1 - both) * (1 / N + 1 / total)).sqrt()
+    return bool(((p - q).abs() > DEVIATIONS * spread + 2 / total).any())

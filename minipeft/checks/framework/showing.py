@@ -75,6 +75,10 @@ def conditions(case: Case, axes: Mapping[str, tuple]) -> str:
         if name == "layout":
             kinds = {"strided": "inputs not contiguous in memory", "expanded": "expanded inputs"}
             words.append(kinds[case[name]])
+        elif name == "magnitude":
+            words.append("large numbers")
+        elif name == "phase":
+            words.append("in eval mode")
         elif name == "gradients":
             words.append({"frozen": "inputs without gradient", "off": "no_grad"}[case[name]])
         elif case[name] is OMIT:

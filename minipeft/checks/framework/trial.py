@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from minipeft.checks.framework.cases import Case, every_pair
+from minipeft.checks.framework.cases import ADDED, Case, every_large, every_pair
 from minipeft.checks.framework.inputs import DTYPES, LAYOUTS, Draw
 
 DROPOUT: dict[str, Any] = dict(  # of a trial that counts how often each outcome of a dropout occurs
@@ -33,6 +33,7 @@ class Trial:
             like. What is drawn gets the case's dtype and layout, and its gradient is compared.
         run: (object, case, inputs) -> the result. Several calls make one result: return a tuple.
         axes: the options and their values, the plain one first; OMIT leaves an argument out.
+        small: options that are no sizes, or must stay small: of every other size one case is large.
         valid: is this combination of options possible?
         build: (class, case) -> an instance, for exercises that are classes.
         fill: give the instance the same random parameters as the reference's.
@@ -53,6 +54,7 @@ class Trial:
         free_dtype: parts of the result of which any dtype of the same kind will do: integers and
             booleans, or floating-point numbers that are at least as precise.
         slack: times the usual tolerance.
+        rounds: is something float32 inside, whatever comes in? So it is where nothing is cast.
         more_keys: may a dict hold more than the reference's?
         fresh: of a case without a generator, must two calls differ?
     """
@@ -61,6 +63,7 @@ class Trial:
     inputs: Callable[[Case, Draw], dict[str, Any]]
     run: Callable[[Any, Case, Any], Any]
     axes: Mapping[str, tuple] = field(default_factory=dict)
+    small: Sequence[str] = ()
     valid: Callable[[Case], bool] = lambda case: True
     build: Callable[[type, Case], Any] | None = None
     fill: bool = True
@@ -79,6 +82,7 @@ class Trial:
     may_refuse: Sequence[str] = ()
     free_dtype: Sequence[str] = ()
     slack: float = 1.0
+    rounds: bool = False
     more_keys: bool = False
     fresh: Callable[[Case], bool] = lambda case: False
 
@@ -89,12 +93,26 @@ class Trial:
             "dtype": tuple(self.dtypes),
             "layout": tuple(self.layouts),
             "gradients": tuple(self.gradients),
+            "magnitude": ("usual",),
         }
+        if self.build is not None and not self.copies and "training" not in self.axes:
+            added["phase"] = ("training", "evaluation")
+        taken = set(self.axes) & set(ADDED)
+        if taken:
+            raise ValueError(f"Call the axis {taken.pop()!r} otherwise: the framework has one.")
         return {**self.axes, **added}
+
+    @property
+    def precise(self) -> bool:
+        """Does float64 stay float64?"""
+        return self.cast and not self.rounds
 
     @functools.cached_property
     def cases(self) -> list[Case]:
-        return every_pair(self.every_axis, self.valid)
+        cases = every_pair(self.every_axis, self.valid)
+        if self.copies or self.judge is not None:
+            return cases
+        return cases + every_large(self.every_axis, self.valid, self.small)
 
     def accepts(self, where: str, wanted: torch.dtype, given: torch.dtype) -> bool:
         """May this part of the result have this dtype?"""
@@ -108,7 +126,8 @@ class Trial:
         """How a sentence calls a part of the result."""
         if not where:
             return self.what
-        return self.names.get(where, where)
+        plain = f"{where} of {self.what}" if where.startswith("[") else where
+        return self.names.get(where, plain)
 
 
 @dataclass(frozen=True)
