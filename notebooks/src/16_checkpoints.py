@@ -159,7 +159,7 @@ for name in MORE:
 # ## 3. A language model, tuned in class
 #
 # The task: a record such as `name : the_mill ; food : french` becomes a sentence, slot by slot, in a style that no text on the web has.
-# Three savings, each exact or nearly free:
+# Three savings. Only the last is exact; what the first two give up is not measured here:
 #
 # * **LoRA**: few gradients and hardly any optimizer state.
 # * **Upper layers only** (`layers=`): the backward pass stops where the lowest adapter stands.
