@@ -1,9 +1,10 @@
 """BitFit: train the biases and nothing else (Ben Zaken et al. 2022, arXiv 2106.10199).
 
-In the weights door. Path: attach(model, BitFit(...)) -> BitFit.install -> tuner.add(place,
-BiasPatch) -> WeightDoor.forward, which computes y = W x + b and calls BiasPatch.forward(x, y). A
-`place` is a linear map that the targets name; a door stands where it stood and calls the patches of
-every tuner.
+In the weights door. Path: attach(model, BitFit(...)) -> BitFit.install -> tuner.find(targets), or
+without targets tuner.anatomy.biased -> tuner.add(place, BiasPatch) -> WeightDoor.forward, which
+computes y = W x + b and calls BiasPatch.forward(x, y). A `place` is a linear map or a layer norm:
+one that the targets name or, without them, any that has a bias. A door stands where it stood and
+calls the patches of every tuner.
 
 Section 3. Every linear map and every layer norm of a block ends in "+ b": Q = W_q x + b_q, and so
 on. These b are trained, the matrices are not. Here a bias is trained as a difference d (the number
@@ -14,11 +15,12 @@ of the equation is ours):
     W (out, in), b (out,) frozen      d (out,) trained      x (N, T, in) -> y (N, T, out)
 
 so that it can be off, merged into b, or on for some rows of the batch, and only d is stored.
-`targets=("query", "up")` is the paper's smaller variant, b_q and b_m2.
+`targets=("query", "up")` is the paper's smaller variant: b_q, and b_m2, the bias of `up`.
 
-Start: d = 0, so that y is the base's exactly. A number added to every key changes no softmax, so
-the key's d gets no gradient (up to rounding) where positions are added to the words. Rotary
-positions turn it differently at each place: there it learns.
+Start: d = 0, so that y is the base's exactly. One vector added to every key adds the same number to
+all scores of a query and changes no softmax, so the key's d gets no gradient (up to rounding) where
+positions are added to the words. Rotary positions turn it differently at each token: there it
+learns.
 
 Merge: b + d.
 
@@ -74,7 +76,7 @@ class BitFit(Method):
         targets: words of the field or names of modules, each of which must have a bias; None for
             every bias there is.
         norms: those of the layer norms too; None does so when targets is None.
-        layers: numbers of the layers, None for all, and for what lies outside of them.
+        layers: numbers of the layers; None for all of them and for what lies outside of them.
 
     Raises:
         ValueError: when a value is impossible; by `attach` when there is no bias to train.

@@ -1,8 +1,9 @@
 """DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, arXiv 2402.09353), weights door.
 
-Path: attach(model, DoRA(...)) -> LoRA.install -> tuner.add(place, DoRAPatch) -> WeightDoor.forward,
-which computes y = W0 x and calls DoRAPatch.forward(x, y) in every pass. A `place` is a linear map
-that the targets name; a door stands where it stood and calls the patches of every tuner.
+Path: attach(model, DoRA(...)) -> LoRA.install -> tuner.add(place, DoRAPatch), which calls
+DoRAPatch.bind_base(W0) and so makes m -> WeightDoor.forward, which computes y = W0 x and calls
+DoRAPatch.forward(x, y) in every pass. A `place` is a linear map that the targets name; a door
+stands where it stood and calls the patches of every tuner.
 
 Section 4.1. Every row of W0, the weights that make one output feature, has a length and a
 direction. LoRA turns the direction; the length m is trained by itself:
@@ -26,7 +27,8 @@ Departures.
     Shown by test_lora_variants.py::test_dora_gradients_take_the_length_for_a_constant
 (2) Rows. Paper: calls them columns, since it multiplies from the other side. PEFT: rows. Here: rows
     of (out, in). Shown by test_lora_variants.py::test_dora_is_equation_5
-(3) Dropout. Paper: not said. PEFT: on every x of what is added, that of W0 too. Here: as PEFT.
+(3) Dropout. Paper: not said. PEFT: drops x in both parts of what is added, (c - 1) W0 x and
+    c s B A x, and not in W0 x itself. Here: as PEFT.
     Shown by test_peft_lora_variants.py::test_gradients_with_dropout_are_the_same_numbers
 """
 
@@ -63,12 +65,12 @@ class DoRAPatch(LoRAPatch):
         W = self.weight()
         c = self.lengthen(W)
         x = self.dropout(x.to(W.dtype))
-        frozen = None  # W0 x: (N, T, out), read off y where that is the same and saves the product
+        product = None  # W0 x: (N, T, out); y less its bias where y is that yet, which is quicker
         if y.dtype == W.dtype and not (self.training and self.dropout.p):
-            frozen = self.frozen.base_output(y)
-        frozen = F.linear(x, W) if frozen is None else frozen
+            product = self.frozen.base_output(y)  # None where another patch has changed y
+        product = F.linear(x, W) if product is None else product
         detour = F.linear(F.linear(x, self.scale * self.A), self.B)  # eq. 5: s B A x, (N, T, out)
-        return (y + (c - 1) * frozen + c * detour).to(y.dtype)  # eq. 5: h, (N, T, out)
+        return (y + (c - 1) * product + c * detour).to(y.dtype)  # eq. 5: h, (N, T, out)
 
     def delta(self) -> Tensor:
         """c (W0 + s B A) - W0: (out, in)."""
@@ -78,6 +80,9 @@ class DoRAPatch(LoRAPatch):
 
 @dataclass(frozen=True)
 class DoRA(LoRA):
-    """LoRA on the direction of every weight, and its length trained by itself. Settings as LoRA."""
+    """LoRA on the direction of every weight, and its length trained by itself.
+
+    Settings as LoRA: rank 8, alpha 16, targets ("query", "value") unless given.
+    """
 
     Patch = DoRAPatch

@@ -9,21 +9,24 @@ Section 3. It is prefix-tuning, brought to encoders and to classification and ta
 
     softmax(Q [P_k ; K]^T / sqrt D) [P_v ; V]      P_k, P_v (H, P, D) in each of L layers   (eq. 1)
 
-One table R (P, 2 L H D) is trained. Layer l cuts its columns out of it, and that is its forward:
+One table R (P, 2 L H D) is trained; a PrefixEncoder holds it. The l-th of the L layers that have a
+prompt cuts its columns out of it, and that is the forward of its PrefixPatch (x tells it no more
+than the dtype):
 
     rows = R[:, 2 H D l : 2 H D (l + 1)]                      (P, 2 H D), dropout on them if asked
     P_k, P_v = rows.view(P, 2, H, D).permute(1, 2, 0, 3)      two of (H, P, D), for every row
 
     L = 4, H = 4, D = 16, P = 20: R (20, 512) -> (20, 128) -> two of (4, 20, 16), before K, V
-    (N, 4, T, 16), N rows of T tokens. H counts key-value heads, C is the model's width.
+    (N, 4, T, 16), N rows of T tokens: [P_k ; K] (N, 4, 20 + T, 16), scores (N, 4, T, 20 + T),
+    output (N, 4, T, 16). H counts key-value heads, C is the model's width.
 
-What differs from prefix.py is all else that this file says:
+All else is as in prefix.py, except:
 
 | section 3.3           | prefix.py             | here                                             |
 |-----------------------|-----------------------|--------------------------------------------------|
 | reparameterization    | an MLP with tanh      | none: R (P, 2 L H D) is trained as it is         |
 |                       |                       | ("embedding" in the code); "mlp" as a setting    |
-| prompt length         | about 10              | `length`: below 20 for simple classification,    |
+| prompt length         | about 10              | `length`, 20: fewer for simple classification,   |
 |                       |                       | about 100 for tagging                            |
 | which layers          | all                   | `layers`: deep ones serve better than as many    |
 |                       |                       | shallow ones (section 4.4)                       |
@@ -34,16 +37,18 @@ What differs from prefix.py is all else that this file says:
 |                       |                       | tasks, then a copy each                          |
 
 Start: R is N(0, 0.02^2), so that all its scores are near zero and its values, too. The first answer
-is near the base's and not the same, since P rows take a share of attention. No gradient is zero.
+is not the base's: where the scores of the words are near zero as well, P values near zero leave
+T / (T + P) of a layer's output. No gradient is zero.
 
 Merge: impossible, there is no weight that rows could be added to.
 
 Parameters: 2 P L H D trained and stored, and the head. With the MLP (k features), P C + k C + k +
-2 (k + 1) L H D are trained; stored are R, or all of them with `keep_mlp`.
+2 (k + 1) L H D are trained (R = tanh(P' W_1^T + b_1) W_2^T + b_2, P' (P, C), W_1 (k, C)); stored
+are R, or all of them with `keep_mlp`.
 
 Departures.
-(1) Start. Paper: its code draws R from N(0, 1). PEFT: likewise. Here: N(0, 0.02^2), so that the
-    prompt says nothing yet; `std=1` does as they do.
+(1) Start. Paper: its code draws R from N(0, 1). PEFT: likewise. Here: N(0, 0.02^2), so that
+    its values add next to nothing yet; `std=1` does as they do.
     Shown by test_prefix.py::test_v2_is_a_prefix_without_an_mlp
 (2) Positions. Paper: the prompts take positions, as a cache does. PEFT: likewise. Here: words keep
     theirs and every token sees all prompts; `compatibility="peft"` does as PEFT, see prefix.py.

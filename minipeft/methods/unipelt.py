@@ -4,11 +4,16 @@ arXiv 2110.07577, in the memory door and the weights door.
 
 Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
 tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which stand where a linear map (a
-`place`) and an attention layer (a `site`) stood and call them in every pass; these (parts/gates.py)
-call Gate.forward(x) and multiply by it what their submodule adds:
+`place`) and an attention layer (a `site`) stood and call them in every pass. GatedPatch and
+GatedMemory (parts/gates.py) call Gate.forward(x) and multiply by it what their submodule adds:
 
-    GatedPatch(x, y) = y + g change      change: what a LoRA makes of y = 0, an adapter without skip
-    GatedMemory(x) = g P_k, g P_v
+    LoRA     GatedPatch(x, y) = y + gate(x) * B A x
+    adapter  GatedPatch(x, h) = h + gate(x of `up`) * (W_up phi(W_down h + b_down) + b_up)
+    prefix   GatedMemory(x) = g P_k, g P_v, for softmax(Q [g P_k ; K]^T / sqrt D) [g P_v ; V]
+
+h is what the map `down` of the feed-forward layer gives, before the residual sum. Its gate reads
+what goes into `up`; a tap (parts/input_tap.py) keeps that until `down` is called. Before a pass
+`before_pass` takes the last mask from the gates, and `before_forward` gives them that of the batch.
 
 Section 3.2. One gate per submodule and layer opens it as far as the input asks (the numbers of the
 equations are ours):
@@ -16,13 +21,16 @@ equations are ours):
     g = mean over the tokens of sigmoid(W_g x + b_g)                                    (eq. 1)
 
     W_g (C,), b_g (1,) trained         x (N, T, C) -> (N, T, 1) -> g (N, 1, 1)
+    modes: "mean" as written; "token" without the mean, g (N, T, 1); "alone", sigmoid(b_g) (1, 1, 1)
 
     LoRA: A (r, in), B (out, r)   adapter: W_down (m, C), b_down (m,), W_up (C, m), b_up (C,), phi a
-    GELU   prefix: P_k, P_v (H, P, D)                                                   all trained
+    GELU   prefix: P_k, P_v (H, P, D) are cut from a table R (P, 2 L H D) of all L attention layers
+    (one R for each kind: encoder, decoder, cross)                                      all trained
 
     C = 64, r = 8, m = 48, P = 10, H = 4, D = 16, N rows of T tokens: LoRA x (N, T, 64) -> A x
     (N, T, 8) -> B A x (N, T, 64), adapter h (N, T, 64) -> (N, T, 48) -> (N, T, 64), each times
-    g (N, 1, 1); P_k and P_v (4, 10, 16) times g become (N, 4, 10, 16).
+    g (N, 1, 1); g as (N, 1, 1, 1) times P_k (4, 10, 16) is (N, 4, 10, 16), put before the keys K
+    (N, 4, T, 16): (N, 4, 10 + T, 16); P_v likewise.
 
 | submodule | what its gate does                               | its gate reads x, the input of |
 |-----------|--------------------------------------------------|--------------------------------|
@@ -33,19 +41,21 @@ equations are ours):
 `gates(tuner)` of parts/gates.py gives the gates by name, each with the `value` that it said last.
 
 Start: W_g is N(0, 0.02^2) and b_g 0, so every gate is about half open. LoRA adds nothing yet (B =
-0), the adapter next to nothing; the prefix takes its share of attention, so that the first answer
-is not the base's. dL/dA = 0 at the first step, as is the gradient of LoRA's gate.
+0), the adapter next to nothing (its maps are N(0, 0.01^2), cut at two sigma, its biases 0); the
+prefix takes its share of attention, so that the first answer is not the base's. dL/dA = 0 at the
+first step, as is the gradient of LoRA's gate.
 
-Merge: impossible, gates depend on the input.
+Merge: impossible. Gates depend on x, the adapter has a GELU, and a prefix is no weight.
 
 Parameters per layer, trained and stored: the submodules' own, and C + 1 for each gate (1 without
-input). Prefix 2 P H D, LoRA r (in + out) for each map, adapter 2 m C + C + m.
+input). Prefix 2 P H D, LoRA r (in + out) for each map, adapter 2 m C + C + m. With `hidden` k the
+prefix is P C + k C + k + 2 (k + 1) L H D for all layers together.
 
 Departures.
 (1) Scale of LoRA. Paper: the gate takes the place of alpha / r. PEFT: has no UniPELT. Here: as the
     paper; `lora_gate="scale"` keeps both. Shown by test_unipelt.py::test_lora_behind_its_gate
 (2) Padding. Paper: its code counts it in the mean, so that a longer batch changes the answer. PEFT:
-    none. Here: the mean is over a text's own tokens.
+    none. Here: the mean is over a text's own tokens; over all where the mask is not (N, T).
     Shown by test_unipelt.py::test_padding_does_not_open_a_gate
 (3) Causal models. Paper: BERT only. PEFT: none. Here: a mean would tell a token its future, so
     every token has a gate of its own for LoRA and adapter, and the prefix, which all tokens share,
@@ -155,9 +165,9 @@ class UniPELT(Method):
         if self.rank:
             gate_of_layer: dict[str, Gate] = {}  # one for all maps of one attention layer
             for place in tuner.find(self.targets, self.layers):
-                layer = place.path.rpartition(".")[0]
+                attention = place.path.rpartition(".")[0]  # its maps share one gate
                 mode = "token" if causal(place) else "mean"
-                gate = gate_of_layer.setdefault(layer, Gate(place.in_features, mode))
+                gate = gate_of_layer.setdefault(attention, Gate(place.in_features, mode))
                 alpha = self.rank if self.lora_gate == "replace" else self.alpha
                 lora = LoRAPatch(place.in_features, place.out_features, self.rank, alpha)
                 tuner.add(place, GatedPatch(lora, gate))

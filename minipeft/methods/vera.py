@@ -12,6 +12,7 @@ map. What is trained is two vectors for each map: how much of each row of A, of 
 
     W0 (out, in) frozen    A (r, in), B (out, r) frozen, shared    d (r,), b (out,) trained
 
+    (W0 x with the map's bias, left out here as in the paper)
     With N rows of T tokens, in = out = 64 and r = 256: x (N, T, 64) -> A x (N, T, 256) ->
     d * A x (N, T, 256) -> B (d * A x) (N, T, 64), times b, added to W0 x (N, T, 64).
     A map with fewer inputs or outputs than the largest reads the first columns of A, rows of B.
@@ -23,19 +24,19 @@ Merge: W0 + diag(b) B diag(d) A is one matrix (`delta`), and the detour costs no
 
 Parameters: r + out for every map, trained and stored, and r (in + out) stored once, with the
 largest in and out; `store_matrices=False` leaves these out of the file, since the seed makes them
-again. LoRA's r (in + out) per map has the width times the rank, VeRA's their sum.
+again. LoRA trains r (in + out) per map, VeRA r + out.
 
 Departures.
 (1) Sizes. Paper: maps of one size share A and B. PEFT: one A and B as large as the largest map
     needs, of which each map reads a part. Here: as PEFT.
     Shown by test_vera.py::test_every_map_reads_its_part_of_the_same_two_matrices
-(2) Start of A and B. Paper: Kaiming's, for either. PEFT: uniform on +-sqrt(6 / columns), from a
-    generator of its own, seed 0. Here: the same numbers for the same seed.
+(2) Start of A and B. Paper: Kaiming's. PEFT: its uniform form, on +-sqrt(6 / columns), from a
+    generator of its own, seed 0. Here: as PEFT, the same numbers for the same seed.
     Shown by test_peft_vera.py::test_the_same_seed_gives_the_same_matrices
 (3) What is stored. Paper: the seed in place of A and B. PEFT: A and B too, unless save_projection
     is False. Here: as PEFT. Shown by test_peft_vera.py::test_their_file_opens_here
 (4) Parts of fused maps. Paper: not said. PEFT: one d and b for the whole of GPT-2's c_attn. Here:
-    query and value have a d each, which no file of PEFT's can say, so it is a layout of our own.
+    query and value have a d and a b each, which no file of PEFT's can say: a file of ours only.
     Shown by test_peft_vera.py::test_parts_of_a_fused_map_have_a_file_of_their_own
 (5) Dropout. Paper: not said. PEFT: on x on its way into A. Here: as PEFT.
     Shown by test_vera.py::test_dropout_falls_on_the_input_of_a_and_keeps_its_mean
@@ -130,7 +131,7 @@ class VeRA(Method):
     """Two trained vectors beside every linear map that the targets name, and one random detour.
 
     Args:
-        rank: r, which may be larger than the width: it costs one number per map.
+        rank: r, which may be larger than the width: one more costs one trained number per map.
         targets: words of the field ("query", "key", "value", "qkv", "output", "up", "gate", "down")
             or names of modules.
         seed: of A and B, whatever the seed of `attach` is.
