@@ -295,7 +295,7 @@ SHOWN = {
     "headline\n1,000": (charts.scores(outcomes[headline]), False),
     "latent,\nlonger": (charts.scores(outcomes[lesson.LATENT], "ood"), False),
     "latent 32,\nlonger": (charts.scores(outcomes[few], "ood"), False),
-    "forgotten\n(less is better)": (
+    "forgotten\n(low: good)": (
         {name: v for name, v in forgotten.items() if name in learnt},
         True,
     ),
