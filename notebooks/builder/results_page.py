@@ -57,7 +57,7 @@ def counted(answered: Sequence[Sequence[results.Finding]]) -> str:
 def _figure(figure: results.Figure, every: Sequence[results.Finding], pages: Sequence[str]) -> str:
     picture = next((finding for finding in every if finding.picture), None)
     paper = "".join(chart(panel) for panel in figure.panels)
-    paper = paper or "<p class=soft>The paper shows a curve; its values are not quoted here.</p>"
+    paper = paper or "<p class=soft>The paper shows a figure; its values are not quoted here.</p>"
     source = f"{figure.paper}; {figure.source}. Model: {figure.model}."
     ours = "<p class=soft>No picture: the record is in words.</p>"
     if picture:
