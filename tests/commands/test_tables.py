@@ -26,8 +26,11 @@ def write(path, content):
         ("a.jsonl", '{"input": "a, b", "target": "x"}\n\n{"input": ["c"], "target": "y"}'),
         ("a.conll", "a,\tx\nb\tx\n\n\nc\ty"),
         ("A.CSV", 'input,target\n"a, b",x\nc,y\n'),
-        ("a.csv.gz", gzip.compress(b'input,target\n"a, b",x\nc,y\n')),
-        ("a.JSONL.GZ", gzip.compress(b'{"input":"a, b","target":"x"}\n{"input":"c","target":"y"}')),
+        ("a.csv.gz", gzip.compress(b'input,target\n"a, b",x\nc,y\n', mtime=0)),
+        (
+            "a.JSONL.GZ",
+            gzip.compress(b'{"input":"a, b","target":"x"}\n{"input":"c","target":"y"}', mtime=0),
+        ),
         ("a.json", '[{"input": "a, b", "target": "x"}, {"input": "c", "target": "y"}]'),
         (
             "a.json",
