@@ -2,14 +2,15 @@
 
 Path: attach(model, AdaLoRA(...)) -> AdaLoRA.install -> tuner.add(place, AdaLoRAPatch) ->
 WeightDoor.forward, which computes y = W0 x and calls AdaLoRAPatch.forward(x, y) in every pass. In
-training `penalty` is added to the loss and parts/budget.py prunes after every step. A `place` is a
-linear map that the targets name; a door stands where it stood and calls the patches of every tuner.
+training `penalty` is added to the loss, and parts/budget.py is called after every step. A `place`
+is a linear map that the targets name; a door stands where it stood and calls the patches of every
+tuner.
 
 Section 3.1. The detour has the form of a singular value decomposition, so that a direction can be
 taken away without touching the others:
 
     h = W0 x + s P Lambda Q x                                                           (eq. 3)
-    R(P, Q) = ||P^T P - I|| + ||Q Q^T - I||                                             (eq. 4)
+    R(P, Q) = ||P^T P - I|| + ||Q Q^T - I||        without the squares: departure (1)   (eq. 4)
 
     W0 (out, in) frozen    P (out, r), Lambda (r,), a diagonal, Q (r, in) trained
     s = alpha / (init_rank + 1e-5), a fixed number, see departure (2)    N rows of T tokens:
@@ -17,14 +18,16 @@ taken away without touching the others:
 
 Sections 3.2 and 3.3 (parts/budget.py): how important each triplet (column of P, lambda, row of Q)
 is, and how many may keep their lambda, init_rank x places at first and target_rank x places in the
-end. When `train` ends, the triplets that were pruned are gone.
+end. When `train` ends, the triplets that were pruned are gone. That file has the equations of both
+sections, and their one departure.
 
 Start: Lambda = 0, so that h = W0 x exactly; P and Q are Gaussian. The loss gives P and Q no
 gradient at the first step, the penalty does; Lambda has one.
 
 Merge: W0 + s P Lambda Q (`delta`).
 
-Parameters: r (in + out + 1) for every map, trained; stored its own r, target_rank on the average.
+Parameters: init_rank (in + out + 1) for every map, trained; k (in + out + 1) stored, where k are
+the triplets that are left there, target_rank on the average.
 
 Departures.
 (1) Penalty. Paper: squares the norms. PEFT: does not, as the authors' code. Here: as PEFT, 0.5

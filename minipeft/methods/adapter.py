@@ -6,6 +6,8 @@ Path: attach(model, Adapter(...)) -> Adapter.install -> tuner.add(place, Adapter
 WeightDoor.forward of a sublayer's output projection, which computes y and calls
 AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream. A `place` is a
 linear map that the targets name; a door stands where it stood and calls the patches of every tuner.
+Layer norms: tuner.copy(path) trains a copy, which a door calls in the norm's place. "parallel":
+taps_at_up puts an InputTap at the feed-forward layer's first map; it keeps x, and `pop` gives it.
 
 What a sublayer gives back, h, is changed (the numbers of the equations are ours):
 
@@ -28,13 +30,15 @@ What a sublayer gives back, h, is changed (the numbers of the equations are ours
 
 Start: weights from N(0, sigma^2), cut at 2 sigma, biases 0: near the identity, since the skip "h +"
 lets everything else pass. `skip=False` shows what it is for. With sigma = 0, W_up is 0: exactly the
-base, and dL/dW_down = 0 at the first step.
+base, and dL/dW_down = dL/db_down = 0 at the first step; with sigma > 0 no gradient is 0.
 
 Merge: impossible, phi is not linear.
 
-Parameters: 2 m C + C + m each, trained and stored. Per block one, with "houlsby" two, and one more
-for the cross-attention of a decoder in an encoder-decoder, whose output counts as attention's. A
-layer norm adds 2 C (C where it has no bias).
+Parameters: 2 m C + C + m each, trained and stored. Per block one; with "houlsby" two, and a third
+for the cross-attention of an encoder-decoder's decoder, whose output counts as attention's. A layer
+norm adds 2 C (C where it has no bias).
+
+🤗 PEFT has no such adapters: "PEFT: none".
 
 Departures.
 (1) Dropout. Paper: figure 2 has the model's own between projection and adapter. PEFT: none. Here:

@@ -13,6 +13,7 @@ of the equation is ours):
     y = (W x + b) + d                                                                   (eq. 1)
 
     W (out, in), b (out,) frozen      d (out,) trained      x (N, T, in) -> y (N, T, out)
+    a layer norm: y = (w * x^ + b) + d, with w, b, d (C,) and x^ (N, T, C) the normalized x
 
 so that it can be off, merged into b, or on for some rows of the batch, and only d is stored.
 `targets=("query", "up")` is the paper's smaller variant: b_q, and b_m2, the bias of `up`.

@@ -1,9 +1,9 @@
 """DoRA: weight-decomposed low-rank adaptation (Liu et al. 2024, arXiv 2402.09353), weights door.
 
 Path: attach(model, DoRA(...)) -> LoRA.install -> tuner.add(place, DoRAPatch), which calls
-DoRAPatch.bind_base(W0) and so makes m -> WeightDoor.forward, which computes y = W0 x and calls
-DoRAPatch.forward(x, y) in every pass. A `place` is a linear map that the targets name; a door
-stands where it stood and calls the patches of every tuner.
+DoRAPatch.bind_base(frozen), where frozen() is W0, and so makes m -> WeightDoor.forward, which
+computes y = W0 x and calls DoRAPatch.forward(x, y) in every pass. A `place` is a linear map that
+the targets name; a door stands where it stood and calls the patches of every tuner.
 
 Section 4.1. Every row of W0, the weights that make one output feature, has a length and a
 direction. LoRA turns the direction; the length m is trained by itself:
@@ -15,7 +15,8 @@ direction. LoRA turns the direction; the length m is trained by itself:
 
     Written as what is added to W0 x, with c = m / ||W0 + s B A||:  (c - 1) W0 x + c s B A x.
 
-Start: m = ||W0|| and B = 0, so that h = W0 x exactly. dL/dA = 0 at the first step; B and m move.
+Start: m = ||W0||, B = 0 and A uniform as in LoRA, so that h = W0 x exactly. dL/dA = 0 at the first
+step; B and m move.
 
 Merge: c (W0 + s B A) - W0 is what is added to W0 (`delta`).
 

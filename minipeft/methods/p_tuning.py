@@ -2,9 +2,10 @@
 
 "GPT Understands, Too", arXiv 2103.10385, section 3, in the words door.
 
-Path: attach(model, PTuning(...)) -> PTuning.install -> tuner.add_virtual_tokens(PromptEncoder),
-which gives the pseudo tokens n ids beyond the vocabulary; tuner.wrap puts them and the template's
-words into a batch -> WordDoor, which stands where the token embedding stood, looks them up by
+Path: attach(model, PTuning(...)) -> PTuning.install -> prompt_options.add_words ->
+tuner.add_virtual_tokens(PromptEncoder), which gives the pseudo tokens n ids beyond the vocabulary.
+In every pass tuner.wrap -> PTuning.wrap -> Template.fill puts them and the template's words into
+the batch -> WordDoor, which stands where the token embedding stood, looks them up by
 calling PromptEncoder.forward(). A door stands in the place of a frozen layer and calls the patches
 of every tuner.
 
@@ -24,11 +25,12 @@ The vectors of the n pseudo tokens come from one encoder (the numbers of the equ
     S = C / 2, as in the authors' code for LAMA.
 
     With n = 5, C = 64, S = 32: e (5, 64) -> y (5, 64) -> (5, 64) -> h (5, 64); N rows of T tokens
-    get the pseudo tokens' ids (N, T + 5 + anchors), of which the model reads h_1 .. h_5.
+    become ids (N, T + 5 + anchors, {mask} among them) -> vectors (.., 64), h_1 .. h_5 in 5 places.
 
 Start: e is N(0, 1), the rest is torch's. The first answer is not the base's, and no gradient is
-zero. In the LAMA setting the language model is frozen; in the SuperGLUE setting (`tune_model=True`)
-it is tuned with the prompt, and stored with it.
+zero (but with n = 1 those of the LSTM's recurrent weights). In the LAMA setting the language model
+is frozen; in the SuperGLUE setting (`tune_model=True`) it is tuned with the prompt, and stored with
+it.
 
 After training only h is needed: the encoder is folded away on save. `keep_encoder=True` stores it,
 so that training goes on where it ended.
@@ -36,7 +38,7 @@ so that training goes on where it ended.
 Merge: impossible, there is no weight that a word could be added to.
 
 Parameters, S = C / 2: trained "lstm" 14 C^2 + 18 C + n C, "mlp" 2 C^2 + 2 C + n C, None n C; stored
-n C.
+n C; with keep_encoder or tune_model also the encoder, or the language model.
 
 The answer stands at {mask}: an encoder fills it in; in an encoder-decoder it is the mask in the
 input, and the decoder writes the answer; a decoder writes it there, so nothing may follow.

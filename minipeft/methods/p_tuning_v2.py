@@ -43,7 +43,8 @@ T / (T + P) of a layer's output. No gradient is zero.
 Merge: impossible, there is no weight that rows could be added to.
 
 Parameters: 2 P L H D trained and stored, and the head. With the MLP (k features), P C + k C + k +
-2 (k + 1) L H D are trained (R = tanh(P' W_1^T + b_1) W_2^T + b_2, P' (P, C), W_1 (k, C)); stored
+2 (k + 1) L H D are trained (R = tanh(P' W_1^T + b_1) W_2^T + b_2, P' (P, C), W_1 (k, C),
+W_2 (2 L H D, k)); stored
 are R, or all of them with `keep_mlp`.
 
 Departures.

@@ -9,15 +9,17 @@ Section 3. LoRA starts at zero; PiSSA starts at the best approximation of rank r
 itself has, W0 = U S V^T, and freezes the rest:
 
     A = sqrt(S_r) V_r^T      B = U_r sqrt(S_r)                                          (eq. 2)
-    W_res = W0 - B A         h = W_res x + B A x                                        (eq. 5)
+    W_res = W0 - B0 A0       h = W_res x + B A x                                        (eq. 5)
 
     W0 (out, in) frozen   A (r, in), B (out, r) trained   U_r (out, r)   S_r (r,)   V_r^T (r, in)
     x (N, T, in) -> A x (N, T, r) -> B A x (N, T, out)
 
-We leave the base alone. With A0, B0 for the first A, B, which are kept, the same h is
-W0 x + s (B A - B0 A0) x, where s B0 A0 = U_r S_r V_r^T.
+A0 and B0 are the first A and B, frozen. We leave the base alone: with s = alpha / r the same h is
+W0 x + s (B A - B0 A0) x, where s B0 A0 = U_r S_r V_r^T, thus A0 = sqrt(S_r / s) V_r^T, see
+departure (1). Targets and settings as LoRA's: query and value maps, rank 8, alpha 16 by default.
 
-Start: A = A0 and B = B0, so that h = W0 x; A and B both have gradients.
+Start: A = A0 and B = B0, so that h = W0 x (but for dropout in training, which falls on the x of
+B A only); A and B both have gradients.
 
 Merge: W0 + s (B A - B0 A0) (`delta`).
 

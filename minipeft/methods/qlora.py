@@ -1,9 +1,10 @@
 """QLoRA: LoRA on a base in four bits (Dettmers et al. 2023, arXiv 2305.14314), weights door.
 
-Path: attach(model, QLoRA(...)) -> QLoRA.install -> tuner.surround(path, QLoRAPatch) ->
-WeightDoor.forward, which calls the patch's four bits (`Quantized` of parts/quantization.py) in the
-place of the base's map, then QLoRAPatch.forward(x, y). A door stands where the frozen map stood and
-calls the patches of every tuner.
+Path: attach(model, QLoRA(...)) -> QLoRA.install -> LoRA.install, which makes A and B ->
+tuner.surround(path, around), which puts them into a QLoRAPatch -> WeightDoor.forward, which calls
+the patch's four bits (`Quantized` of parts/quantization.py) in the place of the base's map, then
+QLoRAPatch.forward(x, y). A door stands where the frozen map stood and calls the patches of every
+tuner.
 
 Section 3. The frozen W0 is kept in NF4 with doubly quantized scales, and is made a matrix of floats
 only for the moment of a multiplication:
@@ -14,8 +15,10 @@ only for the moment of a multiplication:
     N rows of T tokens: x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r)
 
     The whole forward: y = F.linear(x, dequantize(W0), b), by the door; then y + scale * F.linear(
-    F.linear(x, A), B), by lora.py's patch. In the memory, for out = in = 64 and blocks of 64: codes
-    (2048,) bytes, two weights in each; 64 scales of 8 bits and one of 32 for every 256 of them.
+    F.linear(dropout(x), A), B), scale = alpha / r, by lora.py's patch, x in the dtype of A.
+    dequantize(W0) = (table[codes].view(-1, 64) * scales[:, None]).view(out, in), 16 numbers in the
+    table. In the memory, for out = in = 64 and blocks of 64: codes (2048,) bytes, two weights in
+    each; 64 scales of 8 bits and one of 32 for every 256 of them.
 
 Start: B = 0, so that h is the quantized base's answer, not the base's. Gradients go through
 dequantize(W0) to x, and into A and B (dL/dA = 0 at the first step); W0 and its scales get none.
@@ -27,15 +30,14 @@ for. `mp.merge_drift` measures both.
 
 Parameters: r (in + out) for every linear map that is adapted, trained and stored, as in LoRA; by
 default all linear maps of all blocks, which the paper found to matter more than the rank (section
-4). Bytes: 4.127 bits per weight instead of 16 or 32, for *all* linear maps of the blocks, adapted
-or not. Words, norms, biases and heads stay as they are. In a model of unknown anatomy only the maps
-that the targets name are quantized.
+4). Bytes: 4.127 bits per weight, for *all* linear maps of the blocks, adapted or not, beside the 16
+or 32 of the original, which is kept. Words, norms, biases and heads stay as they are. In a model of
+unknown anatomy only the maps that the targets name are quantized.
 
 What belongs to whom. The four bits belong to the tuner's name, as A and B do. `disable`, `detach`
 and a row that is routed elsewhere give the base as it was before, bit for bit. So the original
-weights are *kept*, and on a model that was loaded in full precision nothing is saved: `report()`
-counts both. Two tuners that quantize alike share their four bits. If another LoRA acts on the same
-rows, both add to the quantized base.
+weights stay in memory, and nothing is saved: `report()` counts both. Two tuners that quantize alike
+share their four bits. If another LoRA acts on the same rows, both add to the quantized base.
 
 Departures.
 (1) Precision. Paper: multiplies in bf16. PEFT: in bnb_4bit_compute_dtype. Here: in the dtype of
@@ -45,6 +47,9 @@ Departures.
 (3) What is quantized. Paper: its code takes every linear map but the language head, so a pooler or
     an embedding's projection too. PEFT: likewise. Here: the maps of the blocks.
     Shown by test_qlora.py::test_maps_without_lora_are_quantized_too
+(4) Memory. Paper: only the four bits stay. PEFT: likewise. Here: W0 stays beside them, so memory
+    grows by 4.127 bits a weight; what is taught is the arithmetic.
+    Shown by test_qlora.py::test_the_report_counts_bytes_of_both
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ arXiv 2110.07577, in the memory door and the weights door.
 
 Path: attach(model, UniPELT(...)) -> UniPELT.install -> tuner.add(place, GatedPatch) and
 tuner.add_memory(site, GatedMemory) -> WeightDoor and MemoryDoor, which stand where a linear map (a
-`place`) and an attention layer (a `site`) stood and call them in every pass. GatedPatch and
+`place`) and an attention layer (a `site`) stood and call the patches in every pass. GatedPatch and
 GatedMemory (parts/gates.py) call Gate.forward(x) and multiply by it what their submodule adds:
 
     LoRA     GatedPatch(x, y) = y + gate(x) * B A x
@@ -25,7 +25,8 @@ equations are ours):
 
     LoRA: A (r, in), B (out, r)   adapter: W_down (m, C), b_down (m,), W_up (C, m), b_up (C,), phi a
     GELU   prefix: P_k, P_v (H, P, D) are cut from a table R (P, 2 L H D) of all L attention layers
-    (one R for each kind: encoder, decoder, cross)                                      all trained
+    (one R for each kind: encoder, decoder, cross) by PrefixPatch: rows = R[:, 2HDl : 2HD(l + 1)],
+    P_k, P_v = rows.view(P, 2, H, D).permute(1, 2, 0, 3)                                all trained
 
     C = 64, r = 8, m = 48, P = 10, H = 4, D = 16, N rows of T tokens: LoRA x (N, T, 64) -> A x
     (N, T, 8) -> B A x (N, T, 64), adapter h (N, T, 64) -> (N, T, 48) -> (N, T, 64), each times
@@ -40,10 +41,10 @@ equations are ours):
 
 `gates(tuner)` of parts/gates.py gives the gates by name, each with the `value` that it said last.
 
-Start: W_g is N(0, 0.02^2) and b_g 0, so every gate is about half open. LoRA adds nothing yet (B =
-0), the adapter next to nothing (its maps are N(0, 0.01^2), cut at two sigma, its biases 0); the
-prefix takes its share of attention, so that the first answer is not the base's. dL/dA = 0 at the
-first step, as is the gradient of LoRA's gate.
+Start: W_g and R are N(0, 0.02^2) and b_g 0, so every gate is about half open. LoRA adds nothing yet
+(B = 0), the adapter next to nothing (its maps are N(0, 0.01^2), cut at two sigma, its biases 0);
+the prefix takes its share of attention, so that the first answer is not the base's. dL/dA = 0 at
+the first step, as is the gradient of LoRA's gate.
 
 Merge: impossible. Gates depend on x, the adapter has a GELU, and a prefix is no weight.
 
