@@ -111,13 +111,13 @@ class Gate(nn.Module):
             g = torch.sigmoid(self.bias).view(1, 1, 1)
         else:
             x = x.to(self.weight.dtype)
-            g = torch.sigmoid(x @ self.weight + self.bias)[..., None]  # eq. 1: (N, T, 1)
+            g = torch.sigmoid(x @ self.weight + self.bias)[..., None]  # eq. 1: by token, (N, T, 1)
         if self.mode == "mean":
             counts = torch.ones_like(g)
             if self.mask is not None and self.mask.shape == x.shape[:2]:
                 counts = self.mask.to(g)[..., None]  # 1 for a text's own tokens, 0 for padding
             total = counts.sum(dim=1, keepdim=True).clamp(min=1)
-            g = (g * counts).sum(dim=1, keepdim=True) / total  # eq. 1: (N, 1, 1)
+            g = (g * counts).sum(dim=1, keepdim=True) / total  # eq. 1: by text, (N, 1, 1)
         self.value = g.detach()
         return g
 

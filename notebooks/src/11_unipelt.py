@@ -4,6 +4,8 @@
 #     title: UniPELT and the unified view
 #     question: Adapter, prefix and LoRA are one idea. Are all three together, behind gates, better than one?
 #     minutes: 5
+#     sitting: 75
+#     attempts: 4
 # ---
 
 # %% [markdown]
@@ -25,7 +27,7 @@ figure = unified_picture()
 # Four things may differ: what $\Delta h$ **reads** ($x$, beside the layer: *parallel*; or $h$, behind it: *sequential*; or
 # nothing), its **form**, **which** $h$ it changes, and its **factor**.
 #
-# **Predict:** in which of the six does the factor come from the input, so that nobody can set it to 0?
+# **Predict:** in which of the six methods of the next table does the factor come from the input, so that nobody can set it to 0?
 
 # %%
 import minipeft as mp
@@ -37,7 +39,7 @@ lesson.changes_table()
 
 # %% [markdown]
 # The last column compares the package with the formula, written with plain tensors, in float64: the table is no figure of
-# speech. The answer is the prefix: its factor $\lambda$ is the share of attention that falls on the pairs (lesson 06).
+# speech. $s$ is a fixed number; $l$ and $d$ are the trained vectors of (IA)³ and BitFit (lesson 12). The answer is the prefix: its factor $\lambda$ is the share of attention that falls on the pairs (lesson 06).
 # Keep this in mind. Soft words at the input (lesson 07) are not in the table: they add new rows to $h$ instead.
 #
 # ## 1. A gate
@@ -58,7 +60,8 @@ lesson.changes_table()
 # (N, T) has a 1 for each of them and a 0 for padding. If it is `None`, or has another shape than (N, T), all tokens count.
 # A text without a token gets 0. `"token"`: every token has its own gate, (N, T, 1), whatever the mask; causal models need that, since a mean
 # would tell a token its future. `"alone"`: $g = \sigma(b_g)$, (1, 1, 1); there `self.weight` is `None`. $x$ may have another
-# dtype than $W_g$ (`self.weight`): bring it to that of $W_g$. Keep what was said in `self.value`, without its gradient.
+# dtype than $W_g$ (`self.weight`): bring it to that of $W_g$, which $g$ has too. Keep $g$ in `self.value` as well, without its gradient.
+# Leave `self.mask` as it is: query and value ask the same gate, one after the other.
 
 # %% exercise="minipeft.methods.unipelt:Gate" blank="forward" difficulty=2 minutes=12
 # self.weight is W_g (C,), self.bias is b_g (1,)
@@ -145,7 +148,7 @@ except NotImplementedError as missing:
 mp.sanity_ladder(model, UNION, batch, steps=LADDER)
 
 # %% [markdown]
-# It is not the base at the start, because of the prefix. LoRA alone would be, and an adapter nearly so.
+# A UniPELT is not the base at the start, because of the prefix. LoRA alone would be, and an adapter nearly so.
 #
 # ### Exercise: five patients
 #
@@ -156,8 +159,8 @@ lesson.patients_table(model, batch, PATIENCE)
 
 # %% [markdown]
 # "Gates say" is the lowest and the highest $g$ over layers, parts and texts. "Padding": 20 places of padding are added to
-# each row; how far does a logit move at most? Last column: all gates are held at 0; how far is what the head reads from
-# what it reads of the base, relative to its length? Causes: `"padding"` (the mean counts padding), `"detached"` (the gates
+# each row; how far does a logit move at most? Last column: all gates are held at 0. How far are the
+# vectors that the head reads from those of the base, relative to the length of the base's? Causes: `"padding"` (the mean counts padding), `"detached"` (the gates
 # are cut off from the graph), `"rounded"` (they are rounded to 0 or 1), `"outside"` (the gate multiplies all, $g\,(h + \Delta h)$),
 # `"healthy"`. Write a dict from `"A"` to `"E"`.
 

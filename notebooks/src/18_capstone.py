@@ -4,6 +4,8 @@
 #     title: Capstone
 #     question: Can you turn an equation you have never seen into a method that works?
 #     minutes: 4
+#     sitting: 65
+#     attempts: 4
 # ---
 
 # %% [markdown]
@@ -54,7 +56,7 @@ checks.vera_numbers(vera_numbers)
 #
 # ### Exercise: forward and delta
 #
-# Write `forward(x, y)`: `y` is already $W_0 x$. `x` is turned into the dtype of `self.d` first, then `self.dropout` acts on it, on its
+# In every pass the model calls a `Patch` with the input and the output of the map beside which it stands. Write `forward(x, y)`: `y` is already $W_0 x$. `x` is turned into the dtype of `self.d` first, then `self.dropout` acts on it, on its
 # way into $A$. The result has the dtype of `y`. `self.A` (r, in) and `self.B` (out, r) are the parts that this map reads. `delta()`
 # gives the matrix (out, in) that merging adds to $W_0$.
 
@@ -101,7 +103,8 @@ vera_patients = {
 checks.vera_patients(vera_patients)
 
 # %% [markdown]
-# B is the one that would pass every test of a single map. What is wrong with it can be seen only in the whole model.
+# The prediction: at $b = 0$ the gradient of $d$ is zero and that of $b$ is not, so $b$ moves first. With $d = 0$ as well both are zero,
+# for ever: that is C. B is the one that would pass every test of a single map. What is wrong with it can be seen only in the whole model.
 #
 # ## 4. The whole method
 #
@@ -112,7 +115,7 @@ checks.vera_patients(vera_patients)
 # * `tuner.find(self.targets, self.layers)` gives a list of places. A place has `in_features` and `out_features`.
 # * `tuner.add(place, patch)` puts a patch there.
 # * `SharedMatrices(in_features, out_features, rank, seed, persistent)` draws $A$ and $B$ from a generator with that seed. It must be as large
-#   as the **largest** map needs; a smaller one reads the first columns of $A$ and the first rows of $B$.
+#   as the **largest** map needs; a smaller map reads the first columns of $A$ and the first rows of $B$. Make it anew in every call of `install`.
 # * `VeRAPatch(in_features, out_features, matrices, initial, dropout)` is yours.
 # * The settings are `self.rank`, `self.seed`, `self.initial` (for $d$), `self.dropout`, and `self.store_matrices` (are $A$ and $B$ part
 #   of a file?). All of them are to be handed on.

@@ -218,9 +218,83 @@ def masks_tokens(self, x):
     return kept(self, g * counted(self, g, x)) if self.mode == "token" else g
 
 
+def divided(guard):
+    """The masked mean, its divisor guarded by guard(sum, number of tokens)."""
+    return mean_of(
+        lambda gate, g, x: guard(
+            (g * counted(gate, g, x)).sum(1, True), counted(gate, g, x).sum(1, True)
+        )
+    )
+
+
+def fits_in(axis):
+    """Looks at one axis of the mask alone."""
+
+    def forward(self, x):
+        if self.weight is None or self.mode == "token":
+            return Gate.forward(self, x)
+        g, fitting = each(self, x), self.mask is not None
+        fitting = fitting and self.mask.shape[axis] == x.shape[axis]
+        counts = self.mask.to(g)[..., None] if fitting else torch.ones_like(g)
+        return kept(self, (g * counts).sum(1, True) / counts.sum(1, True).clamp(min=1))
+
+    return written(forward)
+
+
+def alone_returns_early(self, x):
+    if self.weight is None:
+        return torch.sigmoid(self.bias).view(1, 1, 1)
+    return Gate.forward(self, x)
+
+
+def uses_the_mask_up(self, x):
+    g = Gate.forward(self, x)
+    self.mask = None
+    return g
+
+
+def cuts_the_text_off(gate, g, x):
+    """As many tokens from the left as the text has, wherever they stand."""
+    if not fits(gate, x):
+        return g.mean(1, True)
+    lengths = gate.mask.sum(1).tolist()
+    rows = [row[:n].sum(0) / max(n, 1) for row, n in zip(g, lengths, strict=True)]
+    return torch.stack(rows)[:, None]
+
+
+def value_of_the_batch(self, x):
+    g = Gate.forward(self, x)
+    self.value = g.detach().mean()
+    return g
+
+
+def in_float32(self, x):
+    return Gate.forward(self, x.float())
+
+
+def test_a_mask_in_another_dtype_is_the_same_mask():
+    """Kept as floats it counts the same tokens."""
+
+    def forward(self, x):
+        if self.mask is not None:
+            self.mask = self.mask.to(x.dtype)
+        return Gate.forward(self, x)
+
+    checks.gate(written(forward))
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (divided(lambda total, n: torch.nan_to_num(total / n, nan=0.0)), "the gradient is NaN"),
+        (divided(lambda total, n: total / (n + 1e-8)), "a small number added"),
+        (fits_in(1), "belongs to other tokens"),
+        (fits_in(0), "belongs to other tokens"),
+        (written(alone_returns_early), "not kept"),
+        (written(uses_the_mask_up), "forward changes self.mask"),
+        (mean_of(cuts_the_text_off), "padding before"),
+        (written(value_of_the_batch), "self.value has shape ()"),
+        (written(in_float32), "some digits only"),
         (mean_of(lambda gate, g, x: g.mean(1, True)), "padding counts in the mean"),
         (mean_of(lambda gate, g, x: (g * counted(gate, g, x)).mean(1, True)), "divided by all T"),
         (mean_of(lambda gate, g, x: (g * counted(gate, g, x)).sum(1, True)), "not divided"),
@@ -331,6 +405,11 @@ def test_right_numbers_pass(answer):
         (ANSWER | {"share": 1 / 40}, "one pair"),
         (ANSWER | {"share": 1 / 31}, "P pairs, not one"),
         (ANSWER | {"share": 0.5}, "a gate of 0 is shut"),
+        (ANSWER | {"share": 1 / 11}, "one word among the pairs"),
+        (ANSWER | {"share": 1 / 10}, "one pair among the pairs"),
+        (ANSWER | {"left": 0.5}, "a gate of 0 is shut"),
+        (ANSWER | {"left": 2 / 3}, "not by S"),
+        (ANSWER | {"left": 3}, "compare S with P"),
         (ANSWER | {"share": 25}, "per cent"),
         (ANSWER | {"share": 0.75, "left": 0.25}, "what the words get"),
         (ANSWER | {"left": 1}, "finds zeros"),
@@ -394,6 +473,12 @@ def test_right_counts_pass(answer):
         (COUNTS | {"adapter": 884_736}, "the biases are missing"),
         (COUNTS | {"adapter": 2 * 894_528}, "one in a layer"),
         (COUNTS | {"adapter": 452_160}, "two matrices"),
+        (COUNTS | {"lora": 37_248}, "not their sum"),
+        (COUNTS | {"adapter": 903_168}, "W_down gives m numbers"),
+        (COUNTS | {"adapter": 885_888}, "W_up gives C numbers"),
+        (COUNTS | {"adapter": 1_769_472}, "with the biases m and C"),
+        (COUNTS | {"gates": 18_456}, "the prefix has one as well"),
+        (COUNTS | {"gates": 36_864}, "each has a bias"),
         (COUNTS | {"gates": 9_228}, "three in each layer"),
         (COUNTS | {"gates": 27_648}, "a gate has a bias"),
         (COUNTS | {"gates": 36}, "each has W_g and a bias"),

@@ -94,9 +94,36 @@ def plain(self, x):
     return self.b * F.linear(self.d * F.linear(x, self.A), self.B)
 
 
+def keeps_delta(self):
+    if not hasattr(self, "made"):
+        self.made = VeRAPatch.delta(self)
+    return self.made
+
+
+def delta_by_asking_forward(self):
+    """What forward makes of unit vectors: right in eval mode, dropped in training."""
+    eye = torch.eye(self.in_features).to(self.d)
+    return self(eye[None], torch.zeros(1, self.in_features, self.out_features).to(self.d))[0].T
+
+
+def into_y(self, x, y):
+    y += plain(self, self.dropout(x.to(self.d.dtype)))
+    return y
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (forward_with(lambda p, x: plain(p, p.dropout(x))), "with a dropout of"),
+        (
+            forward_with(lambda p, x: p.b * F.linear(p.d.detach() * F.linear(x, p.A), p.B)),
+            "d gets no gradient",
+        ),
+        (forward_with(lambda p, x: p.b * F.linear(0.1 * F.linear(x, p.A), p.B)), "wrong"),
+        (patch(forward=into_y), "the y that came in was changed"),
+        (patch(delta=keeps_delta), "kept from an earlier call"),
+        (patch(delta=delta_by_asking_forward), "delta"),
+        (patch(delta=lambda p: VeRAPatch.delta(p).detach()), "require grad"),
         (forward_with(lambda p, x: p.b * F.linear(F.linear(x, p.A), p.B)), "d is missing"),
         (forward_with(lambda p, x: F.linear(p.d * F.linear(x, p.A), p.B)), "b is missing"),
         (forward_with(lambda p, x: F.linear(F.linear(x, p.A), p.B)), "neither d nor b"),
@@ -243,6 +270,50 @@ def kept_for_ever(self, tuner):
     parts(self, tuner, matrices=KEPT.setdefault(self.rank, SharedMatrices(32, 32, self.rank)))
 
 
+KEPT_BY_SETTINGS = {}
+
+
+def kept_by_settings(self, tuner):
+    """Of the right size and seed, and yet one pair of matrices for all models."""
+    places = tuner.find(self.targets, self.layers)
+    largest = [max(p.in_features for p in places), max(p.out_features for p in places)]
+    key = (*largest, self.rank, self.seed, self.store_matrices)
+    if key not in KEPT_BY_SETTINGS:
+        KEPT_BY_SETTINGS[key] = SharedMatrices(*key)
+    parts(self, tuner, matrices=KEPT_BY_SETTINGS[key])
+
+
+def seeds_everything(self, tuner):
+    torch.manual_seed(self.seed)
+    parts(self, tuner)
+
+
+def of_every_target(self, tuner):
+    """Query and value have a pair of matrices each."""
+    for target in self.targets:
+        parts(VeRA(self.rank, (target,), self.seed, self.initial, self.dropout, self.layers), tuner)
+
+
+def other_B(self, tuner):
+    """A from the seed, B from the next one."""
+    places = tuner.find(self.targets, self.layers)
+    largest = [max(p.in_features for p in places), max(p.out_features for p in places)]
+    shared, other = (
+        SharedMatrices(*largest, self.rank, seed, self.store_matrices)
+        for seed in (self.seed, self.seed + 1)
+    )
+    shared.B = other.B
+    parts(self, tuner, matrices=shared)
+
+
+def turned(self, tuner):
+    """Inputs and outputs of a map in each other's place."""
+    places = tuner.find(self.targets, self.layers)
+    largest = [max(p.out_features for p in places), max(p.in_features for p in places)]
+    matrices = SharedMatrices(*largest, self.rank, self.seed, self.store_matrices)
+    parts(self, tuner, matrices=matrices)
+
+
 class Loud(VeRAPatch):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
@@ -283,6 +354,11 @@ def unfreezes(self, tuner):
         (method(lambda m, t: parts(m, t, stored=True)), "store_matrices=False"),
         (method(lambda m, t: parts(m, t, stored=False)), "store_matrices=True"),
         (method(kept_for_ever), ""),
+        (method(kept_by_settings), "two models share one A and B"),
+        (method(seeds_everything), "torch's global generator"),
+        (method(of_every_target), "before the loop"),
+        (method(other_B), "B does not come from the seed"),
+        (method(turned), "the largest"),
         (method(lambda m, t: parts(m, t, kind=Loud)), "the model is another one before training"),
         (method(lambda m, t: parts(m, t, kind=TrainsB)), "d and b of all maps are"),
         (method(lambda m, t: parts(m, t, kind=WrongDelta)), "merging changes the answers"),
@@ -345,6 +421,14 @@ def test_right_numbers_pass(answer):
         (RIGHT | {"VeRA": 64 * 256 * 4096}, "lengths add"),
         (RIGHT | {"VeRA": 4352}, "only A and B are shared"),
         (RIGHT | {"VeRA": 278_528 + 2_097_152}, "they are not trained"),
+        (RIGHT | {"LoRA": 64 * (16 + 8192)}, "r times each width"),
+        (RIGHT | {"LoRA": 64 * (16 + 4096)}, "VeRA's count is a sum"),
+        (RIGHT | {"VeRA": 64 * 4096}, "that is b alone"),
+        (RIGHT | {"VeRA": 64 * 256}, "that is d alone"),
+        (RIGHT | {"VeRA": 64 * (256 + 8192)}, "d has r numbers"),
+        (RIGHT | {"VeRA": 64 * 4096 + 32 * 256}, "a d each"),
+        (RIGHT | {"frozen": 64 * 256 * 4096}, "once for all maps"),
+        (RIGHT | {"frozen": 64 * 4096 * 4096}, "not the maps themselves"),
         (RIGHT | {"frozen": 64 * 2_097_152}, "count them once"),
         (RIGHT | {"frozen": 4_194_304}, "count them once"),
         (RIGHT | {"frozen": 1_048_576}, "one of the two"),

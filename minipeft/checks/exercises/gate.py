@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from minipeft.checks.framework import Case, Check, Draw, Trial, call, mistake
+from minipeft.checks.framework import Case, Check, Draw, Trial, call, expect, mistake
 
-MASKS = ("none", "padding behind", "padding before", "gap", "all ones", "nothing", "other text")
+UNFIT = ("other text", "other batch")  # masks that belong to other tokens
+MASKS = ("none", "padding behind", "padding before", "gap", "all ones", "nothing", *UNFIT)
 SIGMOID = "torch.sigmoid(x @ self.weight + self.bias)[..., None]"
 ALONE = "g = torch.sigmoid(self.bias).view(1, 1, 1)"
 MEAN = "g = (g * counts).sum(dim=1, keepdim=True) / total"
@@ -27,12 +28,16 @@ def build(Gate: type, case: Case):
 
 
 def mask_of(case: Case) -> torch.Tensor | None:
-    """(N, T) or None, or one of another length, which belongs to other tokens."""
+    """(N, T) or None, or one of another length or number of texts: it belongs to other tokens."""
     if case.mask == "none":
         return None
     N, T = case.N, case.T
     if case.mask == "other text":
         return torch.ones(N, T + 2, dtype=torch.long)
+    if case.mask == "other batch":  # which a product would spread over all texts
+        mask = torch.ones(1 if N > 1 else 2, T, dtype=torch.long)
+        mask[:, -1] = 0
+        return mask
     mask = torch.ones(N, T, dtype=torch.long)
     for row in range(N):
         cut = min(T - 1, row + 1)  # in every row another number of tokens is padding
@@ -55,10 +60,21 @@ def inputs(case: Case, draw: Draw) -> dict:
 
 
 def run(gate, case: Case, given) -> dict:
-    gate.mask = mask_of(case)
+    mask = mask_of(case)
+    gate.mask = mask
     g = gate(given.x)
     value = gate.value
+    expect(
+        mask is None or isinstance(gate.mask, torch.Tensor) and _same(mask_of(case), gate.mask),
+        "forward changes self.mask: leave it as it is, since query and value ask the same gate one "
+        "after the other",
+    )
     return {"g": g, "value": value}
+
+
+def _same(mask: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whatever the dtype, do they count the same tokens?"""
+    return mask.shape == other.shape and torch.equal(mask.bool(), other.bool())
 
 
 gate = Check(
@@ -198,8 +214,14 @@ gate = Check(
             (TOTAL, "counts.sum(dim=1, keepdim=True)"),
         ),
         mistake(
+            "0 / 0 is only covered by nan_to_num: the gradient is NaN all the same; divide by 1 "
+            "there",
+            (TOTAL, "counts.sum(dim=1, keepdim=True)"),
+            (MEAN, MEAN.replace("(g * counts)", "torch.nan_to_num((g * counts)") + ", nan=0.0)"),
+        ),
+        mistake(
             "a mask that is not (N, T) belongs to other tokens: without one that fits, all count",
-            when=lambda view: view.case.mask == "other text" and view.case.mode == "mean",
+            when=lambda view: view.case.mask in UNFIT and view.case.mode == "mean",
         ),
         mistake(
             "without a mask self.mask is None: then all tokens count",

@@ -208,6 +208,12 @@ def by_numbers(view: View) -> str | None:
         return None
     if wanted.any() and not given.any():
         return f"{what} is 0 everywhere"
+    if close(wanted, given):  # and yet not to the precision that is asked for
+        gap = (given - wanted).abs().max().item()
+        return (
+            f"{what} is right to some digits only, off by up to {gap:.1g}: is a small number "
+            "added, or something turned into float32 on the way?"
+        )
     relation = same_numbers(wanted, given) or _factor(wanted, given) or _rows(wanted, given)
     return f"{what} {relation}" if relation else None
 
