@@ -25,6 +25,7 @@ ROWS, BATCHES, TIMES = 12, 12, 3  # rows that are measured, batches of 4, rounds
 import minipeft as mp
 from minipeft import checks, plots
 from minipeft.course import checkpoints, claims, real, runs
+from minipeft.course import checkpoints_patients as patients
 from minipeft.course.experiments import contest, difference, spread
 
 models = checkpoints.opened(REAL)
@@ -352,7 +353,7 @@ for kind, one in models.items():
 # %% tags=["hide-input", "slide"]
 small, small_tokenizer = runs.base("tiny-decoder-0.4m")
 four = runs.rows_of(mp.tasks.load("reverse"), "dev", small_tokenizer, small, rows=4)
-checkpoints.folders_table(small, four)
+patients.folders_table(small, four)
 
 # %% [markdown]
 # ### Exercise: what happened to each?
@@ -374,8 +375,8 @@ checks.folder_patients(folder_patients)
 # What `mp.load` says to the same folders:
 
 # %%
-for which, cause in checkpoints.FOLDERS.items():
-    print(f"{which}: {checkpoints.library_says(small, cause)[:150]}")
+for which, cause in patients.FOLDERS.items():
+    print(f"{which}: {patients.library_says(small, cause)[:150]}")
 
 # %% [markdown]
 # A name that fits nothing and another base are refused, since a hash of the base is stored in the file. The wrong scale was the script's fault. But nobody can see from

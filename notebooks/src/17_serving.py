@@ -74,6 +74,7 @@ import torch
 
 import minipeft as mp
 from minipeft.course import claims, runs, serving
+from minipeft.course import serving_patients as patients
 from minipeft.course.experiments import difference, spread
 
 base = model, tokenizer = runs.base("tiny-decoder-0.4m")
@@ -291,7 +292,7 @@ claims.record(
 # request by itself, in an empty server, gets this answer.
 
 # %% tags=["hide-input", "slide"]
-serving.servers_table(model)
+patients.servers_table(model)
 
 # %% [markdown]
 # ### Exercise: what does each server do?

@@ -9,8 +9,9 @@ import minipeft as mp
 import tiny_transformer as tt
 from minipeft import checks
 from minipeft.checks.exercises.folder_patients import HINTS
-from minipeft.course import checkpoints, runs
-from minipeft.course.checkpoints import CAUSES, FOLDERS, pack_prefix
+from minipeft.course import checkpoints, checkpoints_patients, runs
+from minipeft.course.checkpoints import pack_prefix
+from minipeft.course.checkpoints_patients import CAUSES, FOLDERS
 
 
 def refused(check, candidate, words):
@@ -156,13 +157,17 @@ def test_every_folder_shows_its_fault(name):
     model, tokenizer = tt.load(name)
     before = mp.fingerprint(model)
     batch = runs.rows_of(mp.tasks.load("reverse"), "dev", tokenizer, model, rows=4)
-    seen = {cause: checkpoints.examine(model, batch, who) for who, cause in FOLDERS.items()}
+    seen = {
+        cause: checkpoints_patients.examine(model, batch, who) for who, cause in FOLDERS.items()
+    }
     assert mp.fingerprint(model) == before and not mp.tuners(model)
     assert set(seen) == set(CAUSES)
     assert {c for c, s in seen.items() if s["taken"] < s["in file"]} == {"names"}
     assert {c for c, s in seen.items() if s["change"] == 0} == {"names", "early"}
     assert {c for c, s in seen.items() if abs(s["change"] - 1) < 1e-6} == {"healthy", "base"}
-    assert seen["scale"]["change"] == pytest.approx(checkpoints.RANK / checkpoints.ALPHA)
+    assert seen["scale"]["change"] == pytest.approx(
+        checkpoints_patients.RANK / checkpoints_patients.ALPHA
+    )
     assert {c for c, s in seen.items() if s["author"]} == {"healthy"}
     assert {c for c, s in seen.items() if s["bare"]} == {"names", "early"}
     assert {c for c, s in seen.items() if not s["base"]} == {"base"}
@@ -170,7 +175,7 @@ def test_every_folder_shows_its_fault(name):
 
 def test_the_library_refuses_what_it_can_see():
     model, _ = tt.load("tiny-decoder-0.1m")
-    says = {cause: checkpoints.library_says(model, cause) for cause in CAUSES}
+    says = {cause: checkpoints_patients.library_says(model, cause) for cause in CAUSES}
     assert "no linear map of this model" in says["names"] and "another base" in says["base"]
     assert says["healthy"] == says["early"] == says["scale"] == "opened"
 

@@ -14,8 +14,9 @@ import tiny_transformer as tt
 from minipeft import checks
 from minipeft.checks.exercises import serving_costs as costs
 from minipeft.checks.exercises.server_patients import HINTS
-from minipeft.course import serving
-from minipeft.course.serving import CAUSES, SERVERS, mixed_lora
+from minipeft.course import serving_patients
+from minipeft.course.serving import mixed_lora
+from minipeft.course.serving_patients import CAUSES, SERVERS
 
 
 def refused(check, candidate, words):
@@ -241,7 +242,7 @@ def test_costs_that_are_half_done_are_no_mistake():
 def test_every_server_shows_its_fault(name):
     model, _ = tt.load(name)
     before = mp.fingerprint(model)
-    seen = {cause: serving.examine(model, which) for which, cause in SERVERS.items()}
+    seen = {cause: serving_patients.examine(model, which) for which, cause in SERVERS.items()}
     assert mp.fingerprint(model) == before and not mp.tuners(model)
     assert set(seen) == set(CAUSES)
     assert {c for c, s in seen.items() if s["answers"] == 1} == {"healthy"}

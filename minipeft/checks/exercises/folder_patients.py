@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minipeft.checks.framework import diagnosis
-from minipeft.course.checkpoints import FOLDERS
+from minipeft.course.checkpoints_patients import FOLDERS
 
 TAKEN = "all tensors of its file were taken"
 BITS = "its base has the author's bits"

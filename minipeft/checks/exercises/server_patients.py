@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from minipeft.checks.framework import diagnosis
-from minipeft.course.serving import SERVERS
+from minipeft.course.serving_patients import SERVERS
 
 BITS = "its base has the same bits afterwards, so nothing was left in the weights"
 FIRST_WORDS = "its first words are wrong already, before anything could have been exchanged"
