@@ -59,7 +59,9 @@ def _timing(lessons: Sequence[Lesson], notebooks: Path) -> str:
         )
         lines.append(f"| {' | '.join(row)} |")
     tried = sum("sitting" in lesson.tried for lesson in lessons)
-    return "\n".join([*lines, "", f"{tried} of {len(lessons)} lessons have been timed so far."])
+    return "\n".join(
+        [*lines, "", f"{tried} of {len(lessons)} lessons have been done by a reader so far."]
+    )
 
 
 def _words(path: Path) -> str:
