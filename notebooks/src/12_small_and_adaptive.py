@@ -4,6 +4,8 @@
 #     title: Small and adaptive
 #     question: How few trained numbers are enough, and who decides where they go?
 #     minutes: 6
+#     sitting: 70
+#     attempts: 4
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -27,12 +29,13 @@ figure = pictures.picture()
 # %% [markdown]
 # {equations bitfit}
 #
-# Here a bias is trained as a difference $d$, so that it can be taken out again. The paper's claim: with little or medium data
-# BitFit comes near full fine-tuning.
+# (N rows of T tokens.) Here a bias is trained as a difference $d$, 0 at the start, so that it can be taken out again. The paper's
+# claim: with little or medium data BitFit comes near full fine-tuning.
 #
 # {equations ia3}
 #
-# All factors are 1 at the start. The paper compared it with full fine-tuning from few examples, on a model of 11
+# `*` multiplies number by number, `phi` is the activation, and all factors `l` are 1 at the start. (In a gated layer `l_ff`, too,
+# multiplies what the down map reads.) The paper compared it with full fine-tuning from few examples, on a model of 11
 # billion numbers. Both methods begin at the identity, and both can be merged into the weights.
 #
 # ### Exercise: how many numbers?
@@ -108,7 +111,7 @@ print("Only rounding:", ", ".join(lesson.silent(gradients)) or "none")
 #
 # The patch of keys and values. Two methods:
 #
-# * `forward(x, y)`: x (B, T, in) is what the frozen map has read, y (B, T, out) what it gave back. The answer is eq. 1 at this map,
+# * `forward(x, y)`: x (N, T, in) is what the frozen map has read, y (N, T, out) what it gave back. The answer is eq. 1 at this map,
 #   $l * y$. y may have another dtype than `self.l`: multiply first, then turn the product into the dtype of y. Gradients reach
 #   `self.l` and y.
 # * `fold(weight, bias)`: merging. Give back the weight (out, in) and bias (out,) of *one* linear map that does by itself what
@@ -239,15 +242,18 @@ for kind, beaten in odd.items():
 #
 # {equations adalora}
 #
+# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss: it keeps the directions
+# at right angles, so that one can go without touching the others.
+#
 # A *triplet* is a column of $P$, its $\lambda$, and a row of $Q$: one direction. All triplets of all maps are ranked together. Those below the
 # budget get $\lambda = 0$. The budget falls from `init_rank` to `target_rank` per map along a cubic curve. How important is a triplet? For every
 # number $w$ in it, after every step:
 #
 # $$ I = \left| w \, \frac{\partial L}{\partial w} \right|, \qquad \bar I \leftarrow \beta_1 \bar I + (1 - \beta_1) I, \qquad
-# \bar U \leftarrow \beta_2 \bar U + (1 - \beta_2) \left| I - \bar I \right|, \qquad s(w) = \bar I \cdot \bar U $$
+# \bar U \leftarrow \beta_2 \bar U + (1 - \beta_2) \left| I - \bar I \right|, \qquad \mathrm{score}(w) = \bar I \cdot \bar U $$
 #
-# $I$: about how much the loss would change without $w$. One batch is noisy, so $I$ is smoothed; the second average says how much it
-# varies, measured from the *new* $\bar I$. The score of a triplet is $s(\lambda)$ plus the mean of $s$ over its column and over its row.
+# $I$: about how much the loss would change without $w$. $\beta_1, \beta_2 < 1$ are the weights of the past. One batch is noisy, so $I$ is smoothed; the second average says how much it
+# varies, measured from the *new* $\bar I$. The score of a triplet is that of its $\lambda$ plus the mean score over its column and over its row.
 #
 # ### Exercise: the two averages
 #
@@ -390,7 +396,7 @@ lesson.faults_table(base, batch, WATCHED)
 # * `"cleared"`: `zero_grad` stands before the call, so the method sees only zeros.
 # * `"healthy"`: nothing is wrong.
 #
-# "None": no score exists. "0": scores exist, and are zero.
+# "None": no score exists. "0": scores exist, and are zero. They stay so, too, where nothing is to be chosen.
 
 # %% exercise="minipeft.checks:budget_faults" difficulty=2 minutes=8
 # Which three budgets never fall? And what is the order of triplets whose scores are all equal?

@@ -4,6 +4,8 @@
 #     title: Memory and QLoRA
 #     question: What fills the memory while a model is tuned, and what do four bits save of it?
 #     minutes: 6
+#     sitting: 75
+#     attempts: 4
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -17,7 +19,7 @@
 # | weights | all of the model, trained or not | $N$ |
 # | gradients | one for each number that is trained | $n$ |
 # | Adam's means | two for each number that is trained | $2n$ |
-# | activations | what the forward pass keeps for the backward pass | grows with rows × tokens |
+# | activations | what the forward pass keeps for the backward pass | grows with the tokens of a batch |
 #
 # LoRA shrinks two of them. QLoRA (Dettmers et al. 2023, [arXiv 2305.14314](https://arxiv.org/abs/2305.14314)) shrinks a third. The
 # fourth is the one that surprises people.
@@ -157,7 +159,7 @@ claims.record(
 #
 # $C = 80$, $H = 4$, $I = 320$. How many numbers does a token leave in a block if everything is trained (`"full"`)? If the block is
 # frozen, but the gradient must pass through it to something below (`"frozen"`)? And if LoRA with $r = 8$ stands beside query and
-# value (`"LoRA"`)? $A$ and $B$ are maps that train: $A$ reads $x$, $B$ reads $Ax$. Norms and their numbers: as in the table, trained or not.
+# value (`"LoRA"`)? $A$ and $B$ are maps that train: $A$ reads $x$, $B$ reads $Ax$. What several maps read is kept once. Norms and their numbers: as in the table, trained or not.
 
 # %% exercise="minipeft.checks:kept_numbers" difficulty=2 minutes=10
 # kept_numbers: which rows of the table are there for dL/dW alone?
@@ -173,8 +175,8 @@ kept_numbers = {
 checks.kept_numbers(kept_numbers)
 
 # %% [markdown] tags=["slide"]
-# Times four bytes, $L$ blocks, all tokens; the head adds the last norm and a softmax over all $V$ words. That is a prediction for every heap,
-# from shapes alone. And the peak? Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
+# Times four bytes, $L$ blocks, all tokens; above the blocks come the last norm and a softmax over all $V$ words.
+# That is a prediction for every heap, from shapes alone. And the peak? Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
 # **Predict:** how far off is it?
 
 # %% tags=["hide-input", "slide"]
@@ -285,7 +287,7 @@ lesson.runs_of_one_step()
 # %% [markdown]
 # ### Exercise: one is healthy
 #
-# Give each run its cause, `{"A": cause, ...}`. Each is used once:
+# *Behind the forward*: what is kept when the forward pass has ended. Give each run its cause, `{"A": cause, ...}`. Each is used once:
 #
 # * `"healthy"`: every layer by itself.
 # * `"unread"`: the flag was set at an object that nobody reads.
@@ -320,8 +322,8 @@ checks.again_patients(again_patients)
 #
 # ### Exercise: write it
 #
-# `values` (n,) are the weights, `table` the levels from low to high, `block` how many weights share a scale. Give the numbers of the
-# levels (n,), `torch.uint8`, and the scales, one a block. If the last block is not full, it has the scale of the
+# `values` (n,) are the weights, which may be tiny (1e-5), `table` the levels from low to high, 16 or fewer (int4 has 15), `block` how
+# many weights share a scale. Give the numbers $k$ of the levels (n,), counted from 0, `torch.uint8`, and the scales, one a block. If the last block is not full, it has the scale of the
 # weights it has. A block of zeros has the scale 0, and its weights the level nearest to 0. `values` and `table` have the same dtype, and so do the scales.
 #
 # <details><summary>Hint 1</summary>
@@ -330,7 +332,7 @@ checks.again_patients(again_patients)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The distance of every weight to every level is (blocks, block, 16). `torch.bucketize` with the middles between levels is faster.
+# The distance of every weight to every level is (blocks, block, levels). `torch.bucketize` with the middles between levels is faster.
 # </details>
 
 # %% exercise="minipeft.methods.parts.quantization:quantize_blocks" difficulty=2 minutes=12
@@ -359,8 +361,8 @@ except NotImplementedError as missing:
     print(missing)
 
 # %% [markdown] tags=["slide"]
-# The outermost quantile of NF4 lies at 1.85 deviations. But a block is divided by its largest weight, and of 64 normal numbers that lies at about 2.6.
-# So the inner levels get more than their share.
+# The outermost quantile of NF4 lies at 1.85 standard deviations. But a block is divided by its largest weight, and the largest of 64
+# normal numbers is about 2.6. So the inner levels get more than their share.
 #
 # The scales cost bits, too: one float32 for 64 weights is half a bit each. *Double quantization* puts the scales into 8 bits, with a float32 for 256 of
 # them: $4 + 8/64 + 32/(64 \cdot 256) = 4.127$ bits. **Predict:** which kind has the smallest error on normal numbers, which on uniform ones, which on this model's weights?
@@ -433,7 +435,7 @@ claims.record(
 #
 # {equations qlora}
 #
-# $W_0$ stays in four bits, and is a matrix of floats only while it multiplies: forward, and again backward, where the gradient passes through it to
+# (Here N is rows again, not parameters.) $W_0$ stays in four bits, and is a matrix of floats only while it multiplies: forward, and again backward, where the gradient passes through it to
 # $A$, $B$ and everything below.
 
 # %%
@@ -569,7 +571,8 @@ if loaded:
     claims.show(lesson.large_ledger(big.config, rows=8, tokens=512))
 
 # %% [markdown]
-# The paper's order is NF4 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity, larger models). Two reasons for care where ours differs:
+# The paper's order is NF4 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity, larger models; E2M1 is
+# our FP4, with 2 bits of exponent and 1 of mantissa, E3M0 has 3 and 0). Two reasons for care where ours differs:
 # the paper does not print its FP4 levels, and SmolLM2's file held four bits already (Q4_1: 16 even steps for 32 weights), so its "before" is
 # not untouched. And look at the last table: the heap that QLoRA shrinks is not the largest one.
 #

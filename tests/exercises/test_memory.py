@@ -64,8 +64,17 @@ def by_numpy(values, table, block):
     return torch.from_numpy(numbers.astype("uint8")), torch.from_numpy(scales)
 
 
+def by_square(values, table, block):
+    """0 / 0 made 0, and the square of the distance."""
+    padded = F.pad(values, (0, -len(values) % block)).view(-1, block)
+    scales = padded.abs().amax(dim=1)
+    scaled = (padded / scales[:, None]).nan_to_num()
+    numbers = (scaled[..., None] - table).square().argmin(dim=-1)
+    return numbers.flatten()[: len(values)].to(torch.uint8), scales
+
+
 METHODS = {"full": mp.FullFineTuning(), "LoRA": mp.LoRA(rank=R), "frozen": mp.PromptTuning(1)}
-RIGHT_WAYS = [quantization.quantize_blocks, by_loop, by_split, by_distance, by_numpy]
+RIGHT_WAYS = [quantization.quantize_blocks, by_loop, by_split, by_distance, by_numpy, by_square]
 
 
 @pytest.mark.parametrize("right", RIGHT_WAYS)
@@ -126,9 +135,49 @@ def fixed_table(values, table, block):
     return by_loop(values, quantization.levels("nf4").to(values.dtype), block)
 
 
+def of_largest(values, table, block):
+    """The scale is the largest weight with its sign."""
+    padded = F.pad(values, (0, -len(values) % block)).view(-1, block)
+    scales = padded.gather(1, padded.abs().argmax(dim=1, keepdim=True)).squeeze(1)
+    scaled = padded / scales.where(scales != 0, 1)[:, None]
+    numbers = (scaled[..., None] - table).abs().argmin(dim=-1).flatten()[: len(values)]
+    return numbers.to(torch.uint8), scales
+
+
+def held(divisor):
+    """Blocks divided by divisor(scale)."""
+
+    def quantize_blocks(values, table, block):
+        padded = F.pad(values, (0, -len(values) % block)).view(-1, block)
+        scales = padded.abs().amax(dim=1)
+        scaled = padded / divisor(scales)[:, None]
+        numbers = (scaled[..., None] - table).abs().argmin(dim=-1).flatten()[: len(values)]
+        return numbers.to(torch.uint8), scales
+
+    return quantize_blocks
+
+
+def with_the_first_again(values, table, block):
+    """The last block is filled up with the first weight, which may be the largest in it."""
+    filled = torch.cat([values, values[:1].expand(-len(values) % block)])
+    numbers, scales = by_loop(filled, table, block)
+    return numbers[: len(values)], scales
+
+
+def sixteen_levels(s, q):
+    return (s[..., None].expand(*s.shape, 16) - q.view(1, 1, 16)).abs().argmin(dim=-1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (of_largest, "that of the largest weight"),
+        (held(lambda c: c + 1e-5), "tiny weights are wrong"),
+        (held(lambda c: c.clamp(min=1)), "held at 1 or above"),
+        (with_the_first_again, "the list of"),
+        (made(number=sixteen_levels), "a table may have fewer"),
+        (made(number=lambda s, q: (s.abs()[..., None] - q).abs().argmin(-1)), "lose their sign"),
+        (changed(lambda k, c: (k, c.half().to(c.dtype))), "rounded to float16"),
         (made(lambda x: x.amax(dim=1)), "a scale has a sign"),
         (made(lambda x: x.abs().max().expand(len(x))), "all blocks have one scale"),
         (made(lambda x: x.abs().mean(dim=1)), "the mean size"),
@@ -218,6 +267,10 @@ def but(**changes):
         (but(frozen=1288), "a frozen map needs no x"),
         (but(frozen=808 - 320), "the activation needs its input"),
         (but(frozen=888), "for dL/dW alone"),
+        (but(full=1124), "the LayerNorms keep something too"),
+        (but(LoRA=1064), "what B gives is added"),
+        (but(LoRA=976), "x is kept once for both"),
+        (but(LoRA=3616), "those are bytes"),
         (but(LoRA=808), "A needs x"),
         (but(LoRA=888), "B, too, is a map that trains"),
         (but(LoRA=896), "two LoRAs"),

@@ -100,9 +100,38 @@ def in_place(self, weight, bias):
     return weight, None if bias is None else self.l * bias
 
 
+def resets(self, weight, bias):
+    """l is 1 afterwards, so that nobody multiplies twice."""
+    folded = by_diagonal(self, weight.detach(), bias)
+    with torch.no_grad():
+        self.l.fill_(1)
+    return folded
+
+
+def a_linear_map(self, weight, bias):
+    out, inside = weight.shape
+    merged = torch.nn.Linear(inside, out, bias is not None, dtype=weight.dtype)
+    merged.weight.data = self.l.data[:, None] * weight
+    return merged
+
+
+def first_answer(self, x, y):
+    if not hasattr(self, "kept"):
+        self.kept = (self.l * y).to(y.dtype)
+    return self.kept
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (scale(lambda self, x, y: (self.l.float() * y.float()).to(y.dtype)), "to float32"),
+        (scale(lambda self, x, y: (self.l * y.float()).to(y.dtype)), "to float32 on the way"),
+        (scale(lambda self, x, y: (self.l.abs() * y).to(y.dtype)), "l has a sign"),
+        (scale(lambda self, x, y: (self.l * y).to(x.dtype)), "dtype of y"),
+        (scale(lambda self, x, y: y.mul_(self.l.to(y.dtype))), "the y that came in was changed"),
+        (scale(first_answer), "kept from an earlier call"),
+        (scale(fold=resets), "changes the layer itself"),
+        (scale(fold=a_linear_map), "a tuple, not a Linear"),
         (scale(lambda self, x, y: (y + self.l * y).to(y.dtype)), "added once more"),
         (scale(lambda self, x, y: (y + self.l).to(y.dtype)), "it multiplies y"),
         (scale(lambda self, x, y: (y * (self.l + 1)).to(y.dtype)), "1 at the start already"),
@@ -183,9 +212,23 @@ def changed_in_place(w, gradient, mean, uncertainty, b1, b2):
     return mean, uncertainty
 
 
+def at_fixed_rates(w, gradient, mean, uncertainty, b1, b2):
+    return update_averages(w, gradient, mean, uncertainty, 0.85, 0.85)
+
+
+def of_its_grad(w, gradient, mean, uncertainty, b1, b2):
+    return update_averages(w, w.grad, mean, uncertainty, b1, b2)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (at_fixed_rates, "0.85 stands where b1 and b2 belong"),
+        (of_its_grad, "handed in as `gradient`"),
+        (made(lambda w, g: w.abs() * g), "still has its sign"),
+        (made(lambda w, g: (w * g).relu()), "a product below 0 counts"),
+        (made(distance=lambda s, old, new: (new - old).abs()), "how far the mean has moved"),
+        (made(mean=lambda m, s, b1: (b1 * m + (1 - b1) * s) / (1 - b1)), "a factor is wrong"),
         (made(lambda w, g: w * g), "without its sign"),
         (made(lambda w, g: g.abs()), "w is missing"),
         (made(lambda w, g: w.abs()), "the gradient is missing"),

@@ -236,7 +236,37 @@ def ledger(weights="all", gradients="trained", adam="trained", size=None, means=
     return candidate
 
 
+def sized_by(number):
+    """The size of one parameter's numbers, taken for all."""
+
+    def candidate(model):
+        return ledger(size=list(model.parameters())[number].element_size())(model)
+
+    return candidate
+
+
+def of_what_is_there(model):
+    gradients = sum(p.nbytes for p in model.parameters() if p.grad is not None)
+    return by_nbytes(model) | {"gradients": gradients, "adam": 2 * gradients}
+
+
+def made_for_it(model):
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    return of_what_is_there(model)
+
+
 WRONG_LEDGERS = [
+    (sized_by(0), "parameters differ in dtype"),
+    (sized_by(-1), "parameters differ in dtype"),
+    (of_what_is_there, "empty before the first step"),
+    (made_for_it, "changed"),
+    (
+        lambda model: by_nbytes(model) | ({} if model.training else {"gradients": 0, "adam": 0}),
+        "eval mode changes nothing",
+    ),
+    (lambda model: {k: v / 2**20 for k, v in by_nbytes(model).items()}, "whole numbers"),
     (ledger(size=1), "not bytes"),
     (ledger(size=4), "element_size() is 2"),
     (ledger(tied=True), "the shared matrix counts twice"),

@@ -25,6 +25,7 @@ kept_numbers = NumberCheck(
             ("full", ALWAYS + READ - 4, "a LayerNorm keeps mean and deviation, softmax H numbers"),
             ("full", ALWAYS + READ - 2, "there are two LayerNorms, each with two numbers more"),
             ("full", ALWAYS + READ - C - 2, "there are two LayerNorms in a block"),
+            ("full", ALWAYS + READ - 2 * (C + 2), "the LayerNorms keep something too: their input"),
             ("full", 4 * (ALWAYS + READ), "those are bytes: how many numbers?"),
             ("frozen", 0, "frozen maps keep nothing, but norms, attention and activation do: dL/dx "
              "must pass through them"),
@@ -45,6 +46,9 @@ kept_numbers = NumberCheck(
             ("LoRA", ALWAYS + 2 * R, "A is a map that trains: it reads x, C numbers"),
             ("LoRA", ALWAYS + READ + 2 * R, "the frozen maps need no x: only what A reads is kept"),
             ("LoRA", ALWAYS + READ, "the frozen maps need no x: only what A reads is kept"),
+            ("LoRA", ALWAYS + 3 * C + 2 * R, "what B gives is added and not kept: x and A x are"),
+            ("LoRA", ALWAYS + 2 * C + R, "x is kept once for both LoRAs, and A x for each"),
+            ("LoRA", 4 * (ALWAYS + C + 2 * R), "those are bytes: how many numbers?"),
             ("LoRA", ALWAYS + 2 * R * C, "those are A's weights: A x has r numbers"),
             ("LoRA", ALWAYS + C + 4 * R, "A x is kept, (r,), for each of two LoRAs; B A x is not"),
         )

@@ -67,6 +67,15 @@ output_scale = Check(
             cast=False,
         ),
         Trial(
+            "the output of forward in float64",
+            passing,
+            forward,
+            build=build,
+            axes={"out": (4,), "inside": (4, 3), "B": (2,), "T": (3,), "y_dtype": ("same",)},
+            dtypes=("float64",),
+            layouts=("plain",),
+        ),
+        Trial(
             "what fold gives back",
             the_map,
             fold,
@@ -96,6 +105,11 @@ output_scale = Check(
             "product into the dtype of y",
             "self.l.to(y.dtype) * y",
         ),
+        passes(
+            "all is rounded to float32: multiply as l and y are, and turn only the product",
+            "(self.l.float() * y.float()).to(y.dtype)",
+        ),
+        passes("l has a sign: multiply by l itself", "(self.l.abs() * y).to(y.dtype)"),
         passes(
             "one number multiplies all of y: l has a number for every feature",
             "(self.l.mean() * y).to(y.dtype)",

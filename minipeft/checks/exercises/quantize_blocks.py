@@ -15,9 +15,12 @@ CODES = "codes = torch.bucketize(scaled, middles.to(values.device), out_int32=Tr
 RESULT = "return codes.flatten()[: len(values)].to(torch.uint8), absmax"
 
 
+SIZES = {"usual": 1.0, "tiny": 1e-5}
+
+
 def inputs(case: Case, draw: Draw) -> dict:
     """Weights, of which some blocks are zero, and the levels of a kind (or three uneven ones)."""
-    values = draw.normal(case.n)
+    values = draw.normal(case.n, scale=SIZES[case.weights])
     if case.zeros == "the first block":
         values = values * (torch.arange(case.n) >= case.block)
     elif case.zeros == "all":
@@ -59,6 +62,7 @@ quantize_blocks = Check(
                 "n": (12, 10, 3, 1),
                 "block": (4, 1, 5, 16),
                 "zeros": ("none", "the first block", "all"),
+                "weights": tuple(SIZES),
             },
             dtypes=("float32", "float64"),
             layouts=("plain",),
@@ -75,6 +79,32 @@ quantize_blocks = Check(
         scale(
             "a scale has a sign: take the largest absolute value of a block, abs() first",
             "padded.amax(dim=1)",
+        ),
+        mistake(
+            "a scale has a sign, that of the largest weight: take its absolute value",
+            (
+                ABSMAX,
+                "absmax = padded.gather(1, padded.abs().argmax(dim=1, keepdim=True)).squeeze(1)",
+            ),
+            (SCALED, SCALED.replace("> 0", "!= 0")),
+        ),
+        mistake(
+            "the scale is held at 1 or above: divide by the scale itself, and by 1 only where it "
+            "is 0",
+            (SCALED, "scaled = padded / absmax.clamp(min=1).unsqueeze(1)"),
+        ),
+        mistake(
+            "tiny weights are wrong: something is added to their scale, or it is held above a "
+            "number; divide by the scale itself, and by 1 where it is 0",
+            (SCALED, "scaled = padded / (absmax + 1e-5).unsqueeze(1)"),
+        ),
+        mistake(
+            "the weights lose their sign: look for the level nearest to w / c, not |w| / c",
+            (SCALED, SCALED.replace("padded /", "padded.abs() /")),
+        ),
+        mistake(
+            "the levels are taken for 16: a table may have fewer, len(table)",
+            when=lambda view: view.error is not None and "16" in str(view.error),
         ),
         scale(
             "all blocks have one scale: each block has its own largest value",

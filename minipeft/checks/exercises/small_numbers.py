@@ -28,6 +28,10 @@ WRONG_BITFIT = [
     (L * (6 * C), "that is without feed-forward: its maps have biases of I and of C numbers"),
     (L * (I + C), "those are the biases of feed-forward: attention and the norms have some too"),
     (L * 8, "a bias is a vector: one number for every output of its map"),
+    (
+        BITFIT + C,
+        "the norm behind the embeddings is in no block: its bias is not counted here",
+    ),
     (4 * BITFIT, "that is bytes in fp32: count numbers"),
     (MATRICES, "those are the matrices, which stay frozen: a bias has one number per output"),
     (MATRICES + BITFIT, "the matrices stay frozen: only the biases are trained"),
@@ -39,6 +43,7 @@ WRONG_IA3 = [
         "keys, values and hidden features are rescaled, and nothing else: no queries, nothing "
         "behind the down map",
     ),
+    (L * (4 * C + I), "of the four maps of attention only keys and values are rescaled"),
     (L * (2 * C), "the vector of feed-forward is missing: it has I numbers"),
     (L * I, "keys and values are missing: a vector of C numbers each"),
     (L * (C + I), "keys and values have a vector each: 2 C + I"),
@@ -62,6 +67,11 @@ WRONG_GROUPED = [
     (LAYERS * (2 * WIDTH + INNER), "keys and values have 3 heads of 64 numbers, not the width C"),
     (LAYERS * (WIDTH + KV + INNER), "both keys and values have 3 heads of 64 numbers"),
     (LAYERS * (KV + INNER), "keys and values have a vector each, of 3 heads of 64 numbers"),
+    (LAYERS * (2 * 3 + INNER), "every head has 64 features: 3 * 64 factors for keys, not 3"),
+    (
+        LAYERS * (2 * KV + 3 * INNER),
+        "what gate and up give is not rescaled twice: what the down map reads is one vector",
+    ),
     (LAYERS * (2 * KV), "the vector of feed-forward is missing: it has I numbers"),
     (LAYERS * INNER, "keys and values are missing: a vector of 3 heads of 64 numbers each"),
     (

@@ -74,6 +74,25 @@ def four_bytes(view) -> bool:
     return got == (size(all_, 4), size(on, 4), 2 * size(on, 4))
 
 
+def size_of_one(view) -> bool:
+    """Is the size of one number asked once, and taken for all?"""
+    all_, on, got = parts_of(view)
+    sizes = {p.element_size() for p in all_}
+    return len(sizes) > 1 and any(
+        got == (size(all_, e), size(on, e), 2 * size(on, e)) for e in sizes
+    )
+
+
+def not_there_yet(view) -> bool:
+    """Are gradients looked for in `grad`, which is empty before the first step, or in the mode?"""
+    all_, on, got = parts_of(view)
+    return bool(on) and got == (size(all_), 0, 0)
+
+
+def not_whole(view) -> bool:
+    return any(isinstance(view.given.get(name), float) for name in ("weights", "gradients", "adam"))
+
+
 def twice(view) -> bool:
     _, _, got = parts_of(view)
     named = [p for _, p in view.inputs["model"].named_parameters(remove_duplicate=False)]
@@ -160,6 +179,21 @@ training_bytes = Check(
         mistake(
             "training_bytes should return a dict (is a return missing?)",
             when=lambda view: view.difference.kind == "type" and not view.difference.where,
+        ),
+        mistake("bytes are whole numbers: give ints, no floats", when=not_whole),
+        mistake(
+            said(
+                "{of} the size of one number is asked once and taken for all: parameters differ in "
+                "dtype, ask each"
+            ),
+            when=size_of_one,
+        ),
+        mistake(
+            said(
+                "{of} no gradient is counted: `grad` is empty before the first step, and eval mode "
+                "changes nothing; ask requires_grad"
+            ),
+            when=not_there_yet,
         ),
         mistake(
             said("{of} you count numbers, not bytes: times element_size(), {e} here"), when=numbers

@@ -57,6 +57,19 @@ update_averages = Check(
     ],
     [
         sensitivity("the sensitivity is a size: take |w dL/dw|, without its sign", "w * gradient"),
+        sensitivity(
+            "the sensitivity is the size of the whole product, |w dL/dw|: the gradient still has "
+            "its sign",
+            "w.abs() * gradient",
+        ),
+        sensitivity(
+            "a product below 0 counts as much as one above: take its size, |w dL/dw|",
+            "(w * gradient).relu()",
+        ),
+        mistake(
+            "w.grad is empty: the gradient is handed in as `gradient`",
+            when=lambda view: "NoneType" in str(view.error),
+        ),
         sensitivity("the sensitivity is |w dL/dw|: w is missing", "gradient.abs()"),
         sensitivity("the sensitivity is |w dL/dw|: the gradient is missing", "w.abs()"),
         sensitivity("the sensitivity is |w dL/dw|, not its square", "(w * gradient) ** 2"),
@@ -77,6 +90,17 @@ update_averages = Check(
             "new mean",
             (MEAN, "old, mean = mean, b1 * mean + (1 - b1) * I"),
             (RESULT, RESULT.replace("I - mean", "I - old")),
+        ),
+        mistake(
+            "the distance is that of the sensitivity from its mean, |I - mean|, not how far the "
+            "mean has moved",
+            (MEAN, "old, mean = mean, b1 * mean + (1 - b1) * I"),
+            (RESULT, RESULT.replace("I - mean", "mean - old")),
+        ),
+        mistake(
+            "0.85 stands where b1 and b2 belong: both are handed in",
+            (MEAN, MEAN.replace("b1", "0.85")),
+            (RESULT, RESULT.replace("b2", "0.85")),
         ),
         mistake(
             "b1 and b2 have changed places: b1 smooths the mean, b2 the uncertainty",

@@ -244,6 +244,12 @@ def same_numbers(wanted: Tensor, given: Tensor) -> str | None:
 
 
 def _factor(wanted: Tensor, given: Tensor) -> str | None:
+    if wanted.is_floating_point():
+        for coarse in ("float32", "float16", "bfloat16"):
+            if close(wanted.to(getattr(torch, coarse)).to(wanted.dtype), given, 0.005):
+                return f"is rounded to {coarse} on the way: compute in {wanted.dtype}".replace(
+                    "torch.", ""
+                )
     for name, other in (("as the opposite sign", -wanted),):
         if close(other, given):
             return f"has the right size and {name.removeprefix('as ')}: a minus is wrong"

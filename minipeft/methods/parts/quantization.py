@@ -84,9 +84,10 @@ def dynamic_levels() -> Tensor:
 
 
 def quantize_blocks(values: Tensor, table: Tensor, block: int) -> tuple[Tensor, Tensor]:
-    """(numbers of the nearest levels (n,) uint8, absmax of every block (ceil(n / block),) fp32).
+    """(numbers of the nearest levels (n,) uint8, absmax of every block (ceil(n / block),)).
 
-    values (n,) fp32. A last block that is not full has its own absmax. A block of zeros: absmax 0.
+    values (n,) and table have one dtype, and so has absmax. A last block that is not full has its
+    own absmax. A block of zeros: absmax 0.
     """
     padded = F.pad(values, (0, -len(values) % block)).view(-1, block)  # (blocks, block)
     absmax = padded.abs().amax(dim=1)  # (blocks,)
