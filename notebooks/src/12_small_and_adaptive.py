@@ -252,8 +252,8 @@ for kind, beaten in odd.items():
 # $$ I = \left| w \, \frac{\partial L}{\partial w} \right|, \qquad \bar I \leftarrow \beta_1 \bar I + (1 - \beta_1) I, \qquad
 # \bar U \leftarrow \beta_2 \bar U + (1 - \beta_2) \left| I - \bar I \right|, \qquad \mathrm{score}(w) = \bar I \cdot \bar U $$
 #
-# $I$: about how much the loss would change without $w$. $\beta_1, \beta_2 < 1$ are the weights of the past. One batch is noisy, so $I$ is smoothed; the second average says how much it
-# varies, measured from the *new* $\bar I$. The score of a triplet is that of its $\lambda$ plus the mean score over its column and over its row.
+# $I$: about how much the loss would change without $w$. $\beta_1, \beta_2 < 1$ are the weights of the past. One batch is noisy, so $I$ is
+# smoothed; the second average says how much it varies, measured from the *new* $\bar I$. The score of a triplet is that of its $\lambda$ plus the mean score over its column and over its row.
 #
 # ### Exercise: the two averages
 #
@@ -396,7 +396,7 @@ lesson.faults_table(base, batch, WATCHED)
 # * `"cleared"`: `zero_grad` stands before the call, so the method sees only zeros.
 # * `"healthy"`: nothing is wrong.
 #
-# "None": no score exists. "0": scores exist, and are zero. They stay so, too, where nothing is to be chosen.
+# "None": no score exists. "0": scores exist, and are zero; so they are, too, where nothing is to be chosen.
 
 # %% exercise="minipeft.checks:budget_faults" difficulty=2 minutes=8
 # Which three budgets never fall? And what is the order of triplets whose scores are all equal?

@@ -159,7 +159,8 @@ claims.record(
 #
 # $C = 80$, $H = 4$, $I = 320$. How many numbers does a token leave in a block if everything is trained (`"full"`)? If the block is
 # frozen, but the gradient must pass through it to something below (`"frozen"`)? And if LoRA with $r = 8$ stands beside query and
-# value (`"LoRA"`)? $A$ and $B$ are maps that train: $A$ reads $x$, $B$ reads $Ax$. What several maps read is kept once. Norms and their numbers: as in the table, trained or not.
+# value (`"LoRA"`)? $A$ and $B$ are maps that train: $A$ reads $x$, $B$ reads $Ax$. What several maps read is kept once.
+# Norms and their numbers: as in the table, trained or not.
 
 # %% exercise="minipeft.checks:kept_numbers" difficulty=2 minutes=10
 # kept_numbers: which rows of the table are there for dL/dW alone?
@@ -176,7 +177,8 @@ checks.kept_numbers(kept_numbers)
 
 # %% [markdown] tags=["slide"]
 # Times four bytes, $L$ blocks, all tokens; above the blocks come the last norm and a softmax over all $V$ words.
-# That is a prediction for every heap, from shapes alone. And the peak? Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
+# That is a prediction for every heap, from shapes alone. And the peak?
+# Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
 # **Predict:** how far off is it?
 
 # %% tags=["hide-input", "slide"]
@@ -323,7 +325,8 @@ checks.again_patients(again_patients)
 # ### Exercise: write it
 #
 # `values` (n,) are the weights, which may be tiny (1e-5), `table` the levels from low to high, 16 or fewer (int4 has 15), `block` how
-# many weights share a scale. Give the numbers $k$ of the levels (n,), counted from 0, `torch.uint8`, and the scales, one a block. If the last block is not full, it has the scale of the
+# many weights share a scale. Give the numbers $k$ of the levels (n,), counted from 0, `torch.uint8`, and the scales, one a block.
+# If the last block is not full, it has the scale of the
 # weights it has. A block of zeros has the scale 0, and its weights the level nearest to 0. `values` and `table` have the same dtype, and so do the scales.
 #
 # <details><summary>Hint 1</summary>
@@ -435,8 +438,8 @@ claims.record(
 #
 # {equations qlora}
 #
-# (Here N is rows again, not parameters.) $W_0$ stays in four bits, and is a matrix of floats only while it multiplies: forward, and again backward, where the gradient passes through it to
-# $A$, $B$ and everything below.
+# (In this table N counts rows, not parameters.) $W_0$ stays in four bits, and is a matrix of floats only while it multiplies:
+# forward, and again backward, where the gradient passes through it to $A$, $B$ and everything below.
 
 # %%
 mp.sanity_ladder(base, mp.QLoRA(rank=8), batch, steps=LADDER)
