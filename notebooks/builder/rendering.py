@@ -63,7 +63,9 @@ def rendered(notebook: NotebookNode, template: str = FOLDED, code: bool = True) 
 
 def rendered_markdown(source: str) -> str:
     """Markdown, with equations, as HTML."""
-    return rendered(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source)]))
+    return rendered(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source, id="page")])
+    )
 
 
 def _without_math(notebook: NotebookNode, equations: list[str]) -> NotebookNode:

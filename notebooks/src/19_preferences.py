@@ -188,6 +188,8 @@ checks.dpo_numbers(dpo_numbers)
 # **Predict:** what is the base *without* it?
 
 # %%
+import math
+
 from minipeft.training.preferences import prefer
 
 pairs = taste.judged_pairs(*base, taste.opened("train"), seed=0)

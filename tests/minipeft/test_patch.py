@@ -87,6 +87,7 @@ def test_every_patch_of_a_method_is_one():
     """Whatever takes (x, y), or is called a patch, in the files of methods."""
     kinds = [kind for kind in vars(methods).values() if isinstance(kind, type)]
     kinds = [kind for kind in kinds if issubclass(kind, nn.Module)]
+    kinds = [kind for kind in kinds if kind.forward is not nn.Module.forward]  # not what only keeps
     assert len(kinds) >= 15
     assert all(issubclass(kind, Patch) for kind in kinds), [k.__name__ for k in kinds]
 

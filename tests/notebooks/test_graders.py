@@ -147,14 +147,14 @@ def all_in_one(kind):
 def answered(notebook, answers):
     """The notebook as a student hands it in; answers: name of the exercise -> its cell."""
     copied = copy.deepcopy(notebook)
-    names = {f"class {e.cut.name}": e.cut.name for e in EXERCISES}
-    names |= {f"def {e.cut.name}(": e.cut.name for e in EXERCISES}
-    names |= {f"{e.cut.name} = ...": e.cut.name for e in EXERCISES}
+    names = [e.cut.name for e in EXERCISES]
+    begins = {n: re.compile(rf"class {n}\b|def {n}\(|{n} = \.\.\.") for n in names}
     for cell in copied.cells:
-        for start, name in names.items():
-            heads = cell.source.splitlines() if cell.cell_type == "code" else []
-            if any(line.startswith(start) for line in heads) and name in answers:
+        heads = cell.source.splitlines() if cell.cell_type == "code" else []
+        for name, begin in begins.items():
+            if any(begin.match(line) for line in heads) and name in answers:
                 cell.source = answers[name]
+                break
     return copied
 
 
