@@ -254,7 +254,7 @@ def _places(counts: list[int]) -> None:
 OPTIONS = {
     "documents": ("mixed", "equal", "one", "short"),
     "corruption_rate": (OMIT, 0.25, 0.1, 0.4),
-    "mean_span": (OMIT, 2.0, 1.0, 4.0),
+    "mean_span": (OMIT, 2.0, 1.0, 4.5),
     "generator": (True, OMIT, None),
     "tokenizer": ("usual", "other"),
 }
