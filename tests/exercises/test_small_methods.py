@@ -102,10 +102,10 @@ def in_place(self, weight, bias):
 
 def resets(self, weight, bias):
     """l is 1 afterwards, so that nobody multiplies twice."""
-    folded = by_diagonal(self, weight.detach(), bias)
+    merged = by_diagonal(self, weight.detach(), bias)
     with torch.no_grad():
         self.l.fill_(1)
-    return folded
+    return merged
 
 
 def a_linear_map(self, weight, bias):
