@@ -108,20 +108,29 @@ def read(
     columns: str | None = None,
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
-    names, pair = names_of(columns), (input or "input").split(",")
-    if len(pair) == 2 and not tables.has_column(path, input, names):
-        rows = tables.read(path, (*pair, target or "target"), names)
-        examples = tuple(
-            Example(join(*(row[column] for column in pair)), row[target or "target"])
-            for row in rows
-        )
-    else:
-        examples = tasks.read(path, input or "input", target or "target", names)
+    target = target or "target"
+    examples = tuple(
+        Example(text, row[target]) for text, row in texts_and_rows(path, input, columns, target)
+    )
     if cut is None:
         return examples
     if cut < 1:
         raise ValueError(f"--cut must be at least 1 word, not {cut}.")
     return tuple(replaced(example, cut) for example in examples)
+
+
+def texts_and_rows(
+    path: str, input: str | None, columns: str | None, *others: str
+) -> list[tuple[str, dict[str, str]]]:
+    """(the text of --input, the row) of every row; the two columns of a pair are one text.
+
+    others: columns that every row must have, too.
+    """
+    names, texts = names_of(columns), ((input or "input"),)
+    if texts[0].count(",") == 1 and not tables.has_column(path, texts[0], names):
+        texts = tuple(texts[0].split(","))
+    rows = tables.read(path, (*texts, *others), names)
+    return [(join(*(row[column] for column in texts)), row) for row in rows]
 
 
 def names_of(columns: str | None) -> tuple[str, ...] | None:
@@ -175,6 +184,12 @@ def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
             cut(e) if is_long else e for e, is_long in zip(examples, long, strict=True)
         )
     return replace(task, splits=splits), count
+
+
+def note_of(shorter: int) -> list[str]:
+    """A line on the inputs that `shortened` cut, if there are any."""
+    said = f"note: {shorter:,} inputs were longer than --max-length and are shortened."
+    return [said] if shorter else []
 
 
 def training_task(options: argparse.Namespace) -> Task:

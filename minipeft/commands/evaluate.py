@@ -11,7 +11,7 @@ from minipeft.commands import data, opened, options, predict, runs, scoring
 from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
-from minipeft.tasks.encoding import PAIR
+from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 
 EXAMPLES = """evaluate runs/example --data reverse
@@ -89,8 +89,8 @@ def run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     if len(examples) < every:
         print(f"note: {len(examples):,} of {every:,} examples, chosen at random.")
-    if shorter:
-        print(f"note: {shorter:,} inputs were longer than --max-length and are shortened.")
+    for note in data.note_of(shorter):
+        print(note)
     if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
         print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
@@ -105,15 +105,10 @@ def run(given: argparse.Namespace) -> int:
     if one := scoring.note_of_one_answer(task, said, true):
         print(f"\n{one}")
     if given.predictions:
-        rows = zip(map(shown_input, inputs), true, said, strict=True)
+        rows = zip(map(readable, inputs), true, said, strict=True)
         write_rows(given.predictions, ("input", "target", "prediction"), rows)
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
-
-
-def shown_input(text: str) -> str:
-    """An input as a file of answers has it: a pair with a bar between its texts."""
-    return text.replace(PAIR, " | ")
 
 
 def trained_length(given: argparse.Namespace) -> int | None:

@@ -8,8 +8,7 @@ import sys
 from minipeft.commands import data, opened, options, runs, scoring
 from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
-from minipeft.tasks import tables
-from minipeft.tasks.encoding import PAIR, Example, join
+from minipeft.tasks.encoding import Example, readable
 
 EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
 predict runs/reviews --data test.tsv --input sentence --out answers.tsv"""
@@ -49,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
     texts = given.texts or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said = answers(loaded, texts, given.batch_size)
-    rows = [(text.replace(PAIR, " | "), one) for text, one in zip(texts, said, strict=True)]
+    rows = [(readable(text), one) for text, one in zip(texts, said, strict=True)]
     if given.out:
         write_rows(given.out, ("input", "prediction"), rows)
         print(f"The answers are in {given.out}")
@@ -81,11 +80,5 @@ def texts_of(given: argparse.Namespace) -> list[str]:
     """The column of a file that the run was trained on, if none is named."""
     trained = runs.run_of(given.what)
     before = trained[1]["options"] if trained else {}
-    column = given.input or before.get("input") or "input"
-    names = data.names_of(given.columns)
-    pair = column.split(",")
-    if len(pair) == 2 and not tables.has_column(given.data, column, names):
-        return [
-            join(*(row[c] for c in pair)) for row in tables.read(given.data, tuple(pair), names)
-        ]
-    return [row[column] for row in tables.read(given.data, (column,), names)]
+    column = given.input or before.get("input")
+    return [text for text, _ in data.texts_and_rows(given.data, column, given.columns)]

@@ -126,10 +126,8 @@ def run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     train, dev = (len(task.splits[split]) for split in ("train", "dev"))
     print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
-    for fact in data.facts(task, base):
+    for fact in (*data.facts(task, base), *data.note_of(shorter)):
         print(fact)
-    if shorter:
-        print(f"note: {shorter:,} inputs were longer than --max-length and are shortened.")
 
     log, always = runs.Log(folder / runs.LOG), []
     try:

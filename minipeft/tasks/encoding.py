@@ -38,6 +38,11 @@ def join(*texts: str) -> str:
     return PAIR.join(texts)
 
 
+def readable(text: str) -> str:
+    """The input of an example as people read it: a bar between its texts."""
+    return text.replace(PAIR, " | ")
+
+
 class Example(NamedTuple):
     """A text and what should come of it."""
 

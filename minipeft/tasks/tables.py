@@ -200,7 +200,7 @@ def _text(value, path: Path, number: int, key: str) -> str | None:
 def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
     before = csv.field_size_limit(LONGEST)
     try:
-        table = _table(path, names, ending(path) == ".csv" or _is_quoted(path))
+        table = _table(path, names)
         heads = list(table.fieldnames or ())
         twice = next((name for name in heads if heads.count(name) > 1), None)
         if twice is not None:
@@ -222,28 +222,29 @@ def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int,
         csv.field_size_limit(before)
 
 
-def _table(path: Path, names: tuple[str, ...] | None, quoted: bool) -> csv.DictReader:
+def _table(path: Path, names: tuple[str, ...] | None) -> csv.DictReader:
     if ending(path) == ".csv":
         return csv.DictReader(_lines(path), names, strict=True)
+    lines = list(_lines(path))
+    quoted = _is_quoted(lines)
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return csv.DictReader(_lines(path), names, delimiter="\t", quoting=quoting, strict=quoted)
+    return csv.DictReader(lines, names, delimiter="\t", quoting=quoting, strict=quoted)
 
 
-def _is_quoted(path: Path) -> bool:
+def _is_quoted(lines: list[str]) -> bool:
     """Do quotes wrap the fields of a .tsv file, or are they signs of its texts?
 
     They are signs where the table fits without them, unless every field that begins with one ends
     with one; where it does not fit, some field in quotes holds a tab or the end of a line.
     """
-    raw = csv.reader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE)
     widths, fields = set(), []
-    for row in raw:
+    for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
         widths |= {len(row)} - {0}
         fields += [field for field in row if field.startswith('"')]
     if not fields:
         return False
     try:
-        quoted = {len(row) for row in csv.reader(_lines(path), delimiter="\t", strict=True)} - {0}
+        quoted = {len(row) for row in csv.reader(lines, delimiter="\t", strict=True)} - {0}
     except csv.Error:
         return False
     whole = all(len(field) > 1 and field.endswith('"') for field in fields)
