@@ -245,3 +245,47 @@ def head_goes_both_ways(theirs, name: str, head: str, folder, opened) -> None:
     tuner.save(folder / "ours")
     again = logits(opened(name, head, folder / "ours"), inputs)
     close(again, expected)
+
+
+def their_file_goes_both_ways(theirs, name: str, folder, opened, trained: str):
+    """Of a tuner of another library's: its file opens here and acts alike, also merged, and back.
+
+    theirs: the other library's model.  opened: (name, head, folder) -> it.  trained: in the names
+    of its trained parameters.  Gives the tuner, merged.
+    """
+    inputs = batch(name)
+    theirs.save_pretrained(folder / "theirs")
+    model = build(name)
+    base = logits(model, inputs)
+    tuner = mp.load(model, folder / "theirs")
+    expected = logits(theirs, inputs)
+    close(logits(model, inputs), expected)
+    assert (expected - base).abs().max() > 1e-2, "the vectors do something"
+    count = sum(p.numel() for n, p in theirs.named_parameters() if trained in n)
+    assert tuner.report().trainable == count
+    tuner.save(folder / "ours")  # and back
+    close(logits(opened(name, "language", folder / "ours"), inputs), expected)
+    merged = theirs.merge_and_unload()
+    tuner.merge()
+    ours = dict(model.named_parameters())
+    for key, weight in merged.named_parameters():
+        close(ours[key], weight)
+    return tuner
+
+
+def our_file_opens_there(name: str, method, folder, opened) -> None:
+    """Of a tuner of ours: its file does there what it does here, and opens here with the same bits.
+
+    opened: (name, head, folder) -> the other library's model.
+    """
+    model, inputs = build(name), batch(name)
+    base = logits(model, inputs)
+    tuner = mp.attach(model, method)
+    shake(tuner, 0.3)
+    tuner.save(folder)
+    ours = logits(model, inputs)
+    assert (ours - base).abs().max() > 1e-2
+    close(logits(opened(name, "language", folder), inputs), ours)
+    again = build(name)
+    assert mp.load(again, folder).method == method
+    assert torch.equal(logits(again, inputs), ours)

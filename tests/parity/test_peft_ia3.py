@@ -53,39 +53,13 @@ def opened_by_peft(name: str, head: str, folder):
 
 @pytest.mark.parametrize("name", THEIRS)
 def test_their_file_opens_here(tmp_path, name):
-    theirs, batch = with_peft(name), zoo.batch(name)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = zoo.build(name)
-    base = zoo.logits(model, batch)
-    tuner = mp.load(model, tmp_path / "theirs")
-    ours, expected = zoo.logits(model, batch), zoo.logits(theirs, batch)
-    close(ours, expected)
-    assert (expected - base).abs().max() > 1e-2, "the vectors do something"
-    count = sum(p.numel() for n, p in theirs.named_parameters() if "ia3_l" in n)
-    assert tuner.report().trainable == count
-    tuner.save(tmp_path / "ours")  # and back
-    close(zoo.logits(opened_by_peft(name, "language", tmp_path / "ours"), batch), expected)
-    merged = theirs.merge_and_unload()
-    tuner.merge()
-    ours = dict(model.named_parameters())
-    for key, weight in merged.named_parameters():
-        close(ours[key], weight)
+    zoo.their_file_goes_both_ways(with_peft(name), name, tmp_path, opened_by_peft, "ia3_l")
 
 
 @pytest.mark.parametrize("name", THEIRS)
 @pytest.mark.parametrize("method", OURS)
 def test_our_file_opens_there(tmp_path, name, method):
-    model, batch = zoo.build(name), zoo.batch(name)
-    base = zoo.logits(model, batch)
-    tuner = mp.attach(model, OURS[method])
-    zoo.shake(tuner, 0.3)
-    tuner.save(tmp_path)
-    ours = zoo.logits(model, batch)
-    assert (ours - base).abs().max() > 1e-2
-    close(zoo.logits(opened_by_peft(name, "language", tmp_path), batch), ours)
-    again = zoo.build(name)
-    assert mp.load(again, tmp_path).method == OURS[method]
-    assert torch.equal(zoo.logits(again, batch), ours)
+    zoo.our_file_opens_there(name, OURS[method], tmp_path, opened_by_peft)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])

@@ -51,40 +51,15 @@ def opened_by_peft(name: str, head: str, folder):
 @pytest.mark.parametrize("store", [True, False])
 @pytest.mark.parametrize("name", THEIRS)
 def test_their_file_opens_here(tmp_path, name, store):
-    theirs, batch = with_peft(name, save_projection=store), zoo.batch(name)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = zoo.build(name)
-    base = zoo.logits(model, batch)
-    tuner = mp.load(model, tmp_path / "theirs")
+    theirs = with_peft(name, save_projection=store)
+    tuner = zoo.their_file_goes_both_ways(theirs, name, tmp_path, opened_by_peft, "vera_lambda")
     assert tuner.method.store_matrices == store
-    ours, expected = zoo.logits(model, batch), zoo.logits(theirs, batch)
-    close(ours, expected)
-    assert (expected - base).abs().max() > 1e-2, "the vectors do something"
-    count = sum(p.numel() for n, p in theirs.named_parameters() if "vera_lambda" in n)
-    assert tuner.report().trainable == count
-    tuner.save(tmp_path / "ours")  # and back
-    close(zoo.logits(opened_by_peft(name, "language", tmp_path / "ours"), batch), expected)
-    merged = theirs.merge_and_unload()
-    tuner.merge()
-    ours = dict(model.named_parameters())
-    for key, weight in merged.named_parameters():
-        close(ours[key], weight)
 
 
 @pytest.mark.parametrize("name", [name for name in THEIRS if name != "gpt2"])
 @pytest.mark.parametrize("method", OURS)
 def test_our_file_opens_there(tmp_path, name, method):
-    model, batch = zoo.build(name), zoo.batch(name)
-    base = zoo.logits(model, batch)
-    tuner = mp.attach(model, OURS[method])
-    zoo.shake(tuner, 0.3)
-    tuner.save(tmp_path)
-    ours = zoo.logits(model, batch)
-    assert (ours - base).abs().max() > 1e-2
-    close(zoo.logits(opened_by_peft(name, "language", tmp_path), batch), ours)
-    again = zoo.build(name)
-    assert mp.load(again, tmp_path).method == OURS[method]
-    assert torch.equal(zoo.logits(again, batch), ours)
+    zoo.our_file_opens_there(name, OURS[method], tmp_path, opened_by_peft)
 
 
 @pytest.mark.parametrize("head", TASKS)
@@ -92,14 +67,10 @@ def test_a_trained_head_goes_both_ways(tmp_path, head):
     model, batch = zoo.build("bert", head), zoo.batch("bert", head)
     tuner = mp.attach(model, mp.VeRA(rank=3))
     zoo.shake(tuner, 0.3)
-    tuner.save(tmp_path / "ours")
+    tuner.save(tmp_path / "attached")
     ours = zoo.logits(model, batch)
-    close(zoo.logits(opened_by_peft("bert", head, tmp_path / "ours"), batch), ours)
-    theirs = with_peft("bert", head)
-    theirs.save_pretrained(tmp_path / "theirs")
-    model = zoo.build("bert", head)
-    mp.load(model, tmp_path / "theirs")
-    close(zoo.logits(model, batch), zoo.logits(theirs, batch))
+    close(zoo.logits(opened_by_peft("bert", head, tmp_path / "attached"), batch), ours)
+    zoo.head_goes_both_ways(with_peft("bert", head), "bert", head, tmp_path, opened_by_peft)
 
 
 def test_the_same_seed_gives_the_same_matrices():
