@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minipeft.checks.exercises.adapter_mistakes import MISTAKES
+from minipeft.checks.exercises.weight_patches import (
+    forward,
+    in_its_mode,
+    nothing_drops,
+    x_and_y,
+)
 from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call
 
 
@@ -21,19 +27,12 @@ def build(AdapterPatch: type, case: Case) -> nn.Module:
         skip=case.skip,
         dropout=case.dropout,
     )
-    return patch.train(case.training) if isinstance(patch, nn.Module) else patch
+    return in_its_mode(patch, case)
 
 
 def inputs(case: Case, draw: Draw) -> dict:
     """x (B, T, in), what the frozen map has read; y (B, T, C), which may have another dtype."""
-    x = draw.normal(case.B, case.T, case.inside)
-    if case.get("y_dtype", "same") != "same":
-        draw.dtype = getattr(torch, case.y_dtype)
-    return {"x": x, "y": draw.normal(case.B, case.T, case.width)}
-
-
-def forward(patch, case: Case, given) -> Tensor:
-    return patch(given.x, given.y)
+    return x_and_y(case, draw, case.width)
 
 
 def hidden(case: Case, draw: Draw) -> dict:
@@ -54,10 +53,6 @@ SETTINGS = {
     "y_dtype": ("same", "float32", "bfloat16"),
 }
 SIZES = {"width": (4, 3, 1), "B": (2, 1, 3), "T": (3, 1)}
-
-
-def nothing_drops(case: Case) -> bool:
-    return not (case.training and case.dropout == 0.5)
 
 
 adapter = Check(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minipeft.checks.exercises.lora_mistakes import MISTAKES
-from minipeft.checks.framework import DROPOUT, OMIT, Case, Check, Draw, Trial, call, expect
+from minipeft.checks.exercises.weight_patches import (
+    detour_trials,
+    forward,
+    in_its_mode,
+    inputs,
+)
+from minipeft.checks.framework import OMIT, Case, Check, Trial, call, expect
 from minipeft.checks.framework.observing import find_parameter
 
 
@@ -21,15 +26,7 @@ def build(LoRAPatch: type, case: Case) -> nn.Module:
         dropout=case.dropout,
         rank_stabilized=case.rank_stabilized,
     )
-    return patch.train(case.training) if isinstance(patch, nn.Module) else patch
-
-
-def inputs(case: Case, draw: Draw) -> dict:
-    """x (B, T, in), y (B, T, out), which may have another dtype."""
-    x = draw.normal(case.B, case.T, case.inside)
-    if case.get("y_dtype", "same") != "same":
-        draw.dtype = getattr(torch, case.y_dtype)
-    return {"x": x, "y": draw.normal(case.B, case.T, case.out)}
+    return in_its_mode(patch, case)
 
 
 def start(patch, case: Case, given) -> dict:
@@ -66,14 +63,6 @@ def judge_start(case: Case, given: dict, answer: dict) -> None:
     )
 
 
-def forward(patch, case: Case, given) -> Tensor:
-    return patch(given.x, given.y)
-
-
-def delta(patch, case: Case, given) -> Tensor:
-    return patch.delta()
-
-
 MADE = {
     "rank": (2, 4, 1),
     "alpha": (6, 1.5, 16),
@@ -107,7 +96,7 @@ lora = Check(
         Trial(
             "the output of forward at the start",
             inputs,
-            lambda patch, case, given: patch(given.x, given.y),
+            forward,
             build=build,
             fill=False,
             axes={
@@ -125,58 +114,8 @@ lora = Check(
             layouts=("plain",),
             gradients=("off",),  # while B = 0 nothing reaches x
         ),
-        Trial(
-            "the output of forward",
-            inputs,
-            forward,
-            build=build,
-            axes={
-                "inside": (5, 3, 1),
-                "out": (5, 4, 1),
-                "B": (2, 1, 3),
-                "T": (3, 1),
-                "dropout": (OMIT, 0.0, 0.5),
-                "training": (False, True),
-                "y_dtype": ("same", "float32", "bfloat16"),
-                **MADE,
-            },
-            valid=lambda case: not (case.training and case.dropout == 0.5),
-            cast=False,
-            draws=True,
-        ),
-        Trial(
-            "delta",
-            lambda case, draw: {},
-            delta,
-            build=build,
-            axes={
-                "inside": (6, 4, 1),
-                "out": (4, 5, 1),
-                "dropout": (OMIT, 0.3),
-                "training": (False, True),
-                **MADE,
-            },
-            layouts=("plain",),
-            draws=True,
-        ),
-        Trial(
-            "the output of forward in training",
-            inputs,
-            forward,
-            build=build,
-            axes={
-                "dropout": (0.5, 0.1, 0.0),
-                "inside": (2, 1),
-                "out": (2,),
-                "B": (1,),
-                "T": (2, 1),
-                "rank": (2,),
-                "alpha": (6, 1),
-                "rank_stabilized": (OMIT, True),
-                "training": (True,),
-            },
-            cast=False,
-            **DROPOUT,
+        *detour_trials(
+            build, MADE, {"rank": (2,), "alpha": (6, 1), "rank_stabilized": (OMIT, True)}
         ),
     ],
     MISTAKES,
