@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diagnoses
 import pytest
 import torch
 
@@ -191,8 +192,7 @@ def test_every_wrong_cause_is_answered_by_what_can_be_seen(who, cause):
 
 
 def test_there_is_a_hint_for_every_wrong_cause():
-    wrong = {(w, c) for w in FOLDERS for c in CAUSES if FOLDERS[w] != c}
-    assert set(HINTS) == wrong
+    diagnoses.assert_complete(FOLDERS, HINTS, CAUSES)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import diagnoses
 import numpy
 import pytest
 import torch
@@ -290,18 +291,15 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
 
 
 def test_right_causes_in_any_form():
-    right = memory.CHECKPOINTED
-    checks.again_patients(right)
-    checks.again_patients({who: f" {cause.upper()} " for who, cause in reversed(right.items())})
-    checks.again_patients(lambda: {who: f"({cause})" for who, cause in right.items()})
+    for answer in diagnoses.forms(memory.CHECKPOINTED):
+        checks.again_patients(answer)
 
 
 def test_a_wrong_cause_is_told_what_speaks_against_it():
     right = memory.CHECKPOINTED
-    every = {(who, cause) for who in right for cause in right.values()}
-    assert set(HINTS) == every - set(right.items())
-    for (who, cause), hint in HINTS.items():
-        refused(checks.again_patients, right | {who: cause}, f"{who} is not {cause!r}: {hint}")
+    diagnoses.assert_complete(right, HINTS, set(right.values()))
+    for answer, words in diagnoses.wrong(right, HINTS):
+        refused(checks.again_patients, answer, words)
 
 
 def test_what_is_no_diagnosis():

@@ -2,6 +2,7 @@
 
 import math
 
+import diagnoses
 import pytest
 import torch
 from torch.nn import functional as F
@@ -264,22 +265,12 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
 # -- patients --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        taste.PATIENTS,
-        {who: f" {cause.upper()} " for who, cause in taste.PATIENTS.items()},
-        lambda: dict(reversed(taste.PATIENTS.items())),
-    ],
-)
+@pytest.mark.parametrize("answer", diagnoses.forms(taste.PATIENTS))
 def test_right_diagnoses_pass(answer):
     checks.dpo_patients(answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [(taste.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
-)
+@pytest.mark.parametrize(("answer", "words"), diagnoses.wrong(taste.PATIENTS, HINTS))
 def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
     with pytest.raises(checks.CheckFailed) as caught:
         checks.dpo_patients(answer)
@@ -287,6 +278,4 @@ def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
 
 
 def test_every_wrong_diagnosis_has_its_hint():
-    every = {(who, cause) for who in taste.PATIENTS for cause in taste.CAUSES}
-    assert set(HINTS) == every - set(taste.PATIENTS.items())
-    assert set(taste.PATIENTS.values()) == set(taste.CAUSES)
+    diagnoses.assert_complete(taste.PATIENTS, HINTS, taste.CAUSES)

@@ -2,6 +2,7 @@
 
 import math
 
+import diagnoses
 import pytest
 import torch
 from torch import nn
@@ -574,10 +575,7 @@ def test_right_diagnoses_pass(answer):
     checks.prefix_patients(answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [(prefix.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
-)
+@pytest.mark.parametrize(("answer", "words"), diagnoses.wrong(prefix.PATIENTS, HINTS))
 def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
     with pytest.raises(checks.CheckFailed) as caught:
         checks.prefix_patients(answer)
@@ -603,8 +601,6 @@ def test_wrong_answers_as_a_whole_are_told_what_to_do(answer, words):
 
 
 def test_every_wrong_diagnosis_has_its_hint():
-    every = {(who, cause) for who in prefix.PATIENTS for cause in prefix.CAUSES}
-    assert set(HINTS) == every - set(prefix.PATIENTS.items())
-    assert set(prefix.PATIENTS.values()) == set(prefix.CAUSES)
+    diagnoses.assert_complete(prefix.PATIENTS, HINTS, prefix.CAUSES)
     refused(checks.prefix_patients, prefix.PATIENTS | {"A": "flu"}, "should be one of")
     assert isinstance(PrefixEncoder(1, 2, 3, None, 0.1), nn.Module)

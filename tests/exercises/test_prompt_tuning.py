@@ -3,6 +3,7 @@
 from decimal import Decimal
 from fractions import Fraction
 
+import diagnoses
 import numpy as np
 import pytest
 import torch
@@ -508,8 +509,7 @@ def test_every_wrong_cause_is_answered_by_what_can_be_seen(who, cause):
 
 
 def test_there_is_a_hint_for_every_wrong_cause():
-    wrong = {(w, c) for w in lesson.PATIENTS for c in lesson.CAUSES if lesson.PATIENTS[w] != c}
-    assert set(HINTS) == wrong
+    diagnoses.assert_complete(lesson.PATIENTS, HINTS, lesson.CAUSES)
 
 
 @pytest.mark.parametrize(

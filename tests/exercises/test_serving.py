@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import diagnoses
 import numpy
 import pytest
 import torch
@@ -263,8 +264,7 @@ def test_every_wrong_cause_is_answered_by_what_can_be_seen(who, cause):
 
 
 def test_there_is_a_hint_for_every_wrong_cause():
-    wrong = {(w, c) for w in SERVERS for c in CAUSES if SERVERS[w] != c}
-    assert set(HINTS) == wrong
+    diagnoses.assert_complete(SERVERS, HINTS, CAUSES)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import diagnoses
 import pytest
 import torch
 
@@ -494,23 +495,12 @@ def test_wrong_counts_are_told_where_they_come_from(answer, words):
 # -- gate_patients ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        lesson.PATIENTS,
-        {who: f" {cause.upper()} " for who, cause in lesson.PATIENTS.items()},
-        {who: f"({cause})" for who, cause in reversed(lesson.PATIENTS.items())},
-        lambda: lesson.PATIENTS,
-    ],
-)
+@pytest.mark.parametrize("answer", diagnoses.forms(lesson.PATIENTS))
 def test_right_diagnoses_pass(answer):
     checks.gate_patients(answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [(lesson.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
-)
+@pytest.mark.parametrize(("answer", "words"), diagnoses.wrong(lesson.PATIENTS, HINTS))
 def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
     with pytest.raises(checks.CheckFailed) as caught:
         checks.gate_patients(answer)
@@ -518,6 +508,4 @@ def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
 
 
 def test_every_wrong_diagnosis_has_its_hint():
-    every = {(who, cause) for who in lesson.PATIENTS for cause in lesson.CAUSES}
-    assert set(HINTS) == every - set(lesson.PATIENTS.items())
-    assert set(lesson.PATIENTS.values()) == set(lesson.CAUSES)
+    diagnoses.assert_complete(lesson.PATIENTS, HINTS, lesson.CAUSES)

@@ -1,5 +1,6 @@
 """Checks of lesson 18: they take what is right, however it is written, and name what is wrong."""
 
+import diagnoses
 import pytest
 import torch
 from torch import nn
@@ -444,22 +445,12 @@ def test_wrong_numbers_are_told_where_they_come_from(answer, words):
 # -- patients --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        capstone.PATIENTS,
-        {who: f" {cause.upper()} " for who, cause in capstone.PATIENTS.items()},
-        lambda: dict(reversed(capstone.PATIENTS.items())),
-    ],
-)
+@pytest.mark.parametrize("answer", diagnoses.forms(capstone.PATIENTS))
 def test_right_diagnoses_pass(answer):
     checks.vera_patients(answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [(capstone.PATIENTS | {who: cause}, hint) for (who, cause), hint in HINTS.items()],
-)
+@pytest.mark.parametrize(("answer", "words"), diagnoses.wrong(capstone.PATIENTS, HINTS))
 def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
     with pytest.raises(checks.CheckFailed) as caught:
         checks.vera_patients(answer)
@@ -467,9 +458,7 @@ def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
 
 
 def test_every_wrong_diagnosis_has_its_hint():
-    every = {(who, cause) for who in capstone.PATIENTS for cause in capstone.CAUSES}
-    assert set(HINTS) == every - set(capstone.PATIENTS.items())
-    assert set(capstone.PATIENTS.values()) == set(capstone.CAUSES)
+    diagnoses.assert_complete(capstone.PATIENTS, HINTS, capstone.CAUSES)
 
 
 def test_the_table_shows_what_the_hints_speak_of():

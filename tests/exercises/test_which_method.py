@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import diagnoses
 import numpy
 import pytest
 import torch
@@ -195,19 +196,14 @@ def test_a_wrong_front_is_told_its_mistake(wrong, words):
 
 
 def test_a_right_diagnosis_passes_in_any_form():
-    right = sheets.FAULTS
-    checks.unfair_contests(right)
-    checks.unfair_contests({who: f" {cause.upper()} " for who, cause in reversed(right.items())})
-    checks.unfair_contests(lambda: {who: f"({cause})" for who, cause in right.items()})
+    for answer in diagnoses.forms(sheets.FAULTS):
+        checks.unfair_contests(answer)
 
 
 def test_a_wrong_diagnosis_is_told_what_speaks_against_it():
-    every = {(who, cause) for who in sheets.FAULTS for cause in sheets.FAULTS.values()}
-    assert set(HINTS) == every - set(sheets.FAULTS.items())
-    for (who, cause), hint in HINTS.items():
-        refused(
-            checks.unfair_contests, sheets.FAULTS | {who: cause}, f"{who} is not {cause!r}: {hint}"
-        )
+    diagnoses.assert_complete(sheets.FAULTS, HINTS, set(sheets.FAULTS.values()))
+    for answer, words in diagnoses.wrong(sheets.FAULTS, HINTS):
+        refused(checks.unfair_contests, answer, words)
 
 
 def test_what_is_no_diagnosis():
