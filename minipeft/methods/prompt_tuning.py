@@ -2,8 +2,9 @@
 
 arXiv 2104.08691, in the words door.
 
-Path: attach(model, PromptTuning(...)) -> PromptTuning.install -> tuner.add_virtual_tokens(Prompt),
-which gives the prompt P ids beyond the vocabulary; tuner.wrap puts them into a batch -> WordDoor,
+Path: attach(model, PromptTuning(...)) -> PromptTuning.install -> prompt_options.add_words ->
+tuner.add_virtual_tokens(Prompt), which gives the prompt P ids beyond the vocabulary. When the model
+is called it calls tuner.wrap -> PromptTuning.wrap, which puts them into the batch -> WordDoor,
 which stands where the token embedding stood, looks them up by calling Prompt.forward(). A door
 stands in the place of a frozen layer and calls the patches of every tuner.
 
@@ -12,7 +13,8 @@ Section 2. The frozen model reads the prompt, then the embedded input:
     [P_e ; X_e]       P_e (P, C) trained     X_e (T, C) from the frozen embedding       (eq. 1)
 
     With P = 20, C = 64 and N rows of T tokens: ids (N, T) -> ids (N, 20 + T) -> vectors
-    (N, 20 + T, 64); the attention mask gets 20 ones, the labels 20 times -100.
+    (N, 20 + T, 64); the attention mask gets 20 ones, labels of tokens (N, T) 20 times -100, labels
+    of whole rows (N,) nothing. The model answers at all 20 + T places; none is cut off.
 
 Start (section 2.1, `start`):
 
@@ -42,7 +44,9 @@ Departures.
 (2) Common words. Paper: T5's 5,000 most frequent ones. PEFT: any word of the vocabulary. Here: the
     `common` first ids, which are frequent words in a vocabulary that is sorted so.
     Shown by test_prompt_tuning.py::test_vocabulary_draws_from_the_common_words_none_twice
-(3) Ensembles. Paper: trained one after the other, each on all rows. PEFT: none. Here: trained side
+(3) Defaults. Paper: starts at the class labels, P = 100. PEFT: random, and P must be given. Here:
+    random, P = 20. Shown by test_prompt_tuning.py::test_the_defaults
+(4) Ensembles. Paper: trained one after the other, each on all rows. PEFT: none. Here: trained side
     by side, each on its share of the rows.
     Shown by test_prompt_tuning.py::test_each_member_sees_its_own_rows
 """

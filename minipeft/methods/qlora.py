@@ -17,8 +17,10 @@ only for the moment of a multiplication:
     The whole forward: y = F.linear(x, dequantize(W0), b), by the door; then y + scale * F.linear(
     F.linear(dropout(x), A), B), scale = alpha / r, by lora.py's patch, x in the dtype of A.
     dequantize(W0) = (table[codes].view(-1, 64) * scales[:, None]).view(out, in), 16 numbers in the
-    table. In the memory, for out = in = 64 and blocks of 64: codes (2048,) bytes, two weights in
-    each; 64 scales of 8 bits and one of 32 for every 256 of them.
+    table, codes (out in,) and scales (out in / 64,); sums are given back in the dtype of y.
+    scales = table8[codes8].view(-1, 256) * scales2[:, None] + mean, as one row again, 256 numbers
+    in table8. In the memory, for out = in = 64: 2,048 bytes, two codes in each; 64 scales of 8
+    bits; one scale2 of 32 bits for every 256 of them, and the mean.
 
 Start: B = 0, so that h is the quantized base's answer, not the base's. Gradients go through
 dequantize(W0) to x, and into A and B (dL/dA = 0 at the first step); W0 and its scales get none.
@@ -47,7 +49,10 @@ Departures.
 (3) What is quantized. Paper: its code takes every linear map but the language head, so a pooler or
     an embedding's projection too. PEFT: likewise. Here: the maps of the blocks.
     Shown by test_qlora.py::test_maps_without_lora_are_quantized_too
-(4) Memory. Paper: only the four bits stay. PEFT: likewise. Here: W0 stays beside them, so memory
+(4) Scales in 8 bits. Paper: FP8, their mean taken off first. PEFT: bitsandbytes' 8-bit table,
+    likewise. Here: that table.
+    Shown by test_quantization.py::test_dynamic_levels_by_hand
+(5) Memory. Paper: only the four bits stay. PEFT: likewise. Here: W0 stays beside them, so memory
     grows by 4.127 bits a weight; what is taught is the arithmetic.
     Shown by test_qlora.py::test_the_report_counts_bytes_of_both
 """

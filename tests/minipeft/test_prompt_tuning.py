@@ -86,6 +86,12 @@ def test_random_is_uniform_within_the_scale():
     assert drawn.var().item() == pytest.approx(0.4**2 / 12, rel=0.15)
 
 
+def test_the_defaults():
+    drawn, _ = vectors_of(mp.PromptTuning())
+    assert len(drawn) == 20 and drawn.abs().max() <= 0.5
+    assert torch.equal(drawn, vectors_of(mp.PromptTuning(20, "random", 0.5))[0])
+
+
 def test_vocabulary_draws_from_the_common_words_none_twice():
     drawn, table = vectors_of(mp.PromptTuning(length=6, start="vocabulary", common=6))
     ids = [int((table == row).all(dim=1).nonzero()) for row in drawn]
