@@ -9,7 +9,7 @@ from tiny_models import fresh
 import minipeft as mp
 import tiny_transformer as tt
 from minipeft.commands import bases, data, find_rate, scoring
-from minipeft.tasks.encoding import join
+from minipeft.tasks.encoding import Example, join
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
 
@@ -168,3 +168,13 @@ def test_a_setting_by_another_name_is_refused_with_the_right_one(method, wrong, 
 def test_a_flag_by_another_name_is_refused_with_the_right_one(cli, words, sentence):
     done = cli(*words)
     assert done.code == 2 and sentence in done.err
+
+
+def test_a_sample_is_drawn_by_the_seed_in_the_order_of_the_file():
+    rows = tuple(Example(str(number), "x") for number in range(100))
+    drawn = [int(e.input) for e in data.drawn(rows, 20, "0/train", "--limit")]
+    assert len(set(drawn)) == 20 and drawn == sorted(drawn) and drawn != list(range(20))
+    assert max(drawn) > 50 > min(drawn)
+    assert [int(e.input) for e in data.drawn(rows, 20, "0/train", "--limit")] == drawn
+    assert [int(e.input) for e in data.drawn(rows, 20, "1/train", "--limit")] != drawn
+    assert data.drawn(rows, None, "0", "--limit") == data.drawn(rows, 100, "0", "--limit") == rows
