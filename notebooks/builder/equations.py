@@ -83,7 +83,8 @@ def equations(path: Path) -> dict[str, str]:
     for row in docstring(path).splitlines():
         label = LABEL.search(row)
         if label and row.startswith(" "):  # an indented line is an equation, others speak of one
-            labelled[label[1]] = re.sub(r"\s{2,}", "   ", row.replace(label[0], "").strip())
+            parts = re.split(r",?\s{2,}", row.replace(label[0], "").strip())
+            labelled[label[1]] = ", ".join(parts)  # a page shows many spaces as one
     if not labelled:
         raise EquationError(f"{path.name} labels no equation: end its line with (eq. N).")
     return labelled

@@ -57,6 +57,12 @@ def test_a_complete_file(method):
     assert (departure.topic, departure.paper, departure.ours) == ("Start", "zero", "zero")
 
 
+@pytest.mark.parametrize("gap", ["    ", ",   "])
+def test_what_stands_apart_in_a_file_is_a_part_of_its_own_on_a_page(method, gap):
+    path = method("h = W0 x + d   ", f"h = W0 x + d{gap}d (out,) trained   ")
+    assert equations.equations(path) == {"1": "h = W0 x + d, d (out,) trained"}
+
+
 @pytest.mark.parametrize(
     "old, new, sentence",
     [

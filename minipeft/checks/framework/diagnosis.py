@@ -110,7 +110,10 @@ def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
     if any(part in text for part in UNFIT):
         words += " (write the shape of each tensor beside its line)"
     if any(part in text for part in MIXED):
-        words += " (two dtypes meet: make every new tensor in the dtype of what came in)"
+        words += (
+            " (two dtypes meet: turn one into the other's with .to, and make every new tensor in "
+            "the dtype of what came in)"
+        )
     if "cannot be converted" in text and "overflow" in text:
         words += " (take torch.finfo(x.dtype).min, x being what the number is added to)"
     if "does not require grad" in text:
