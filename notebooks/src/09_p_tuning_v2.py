@@ -4,6 +4,8 @@
 #     title: P-Tuning v2
 #     question: Are prompts too weak for small models, or only too shallow?
 #     minutes: 4
+#     sitting: 70
+#     attempts: 3
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -28,10 +30,11 @@ figure = lesson.picture()
 # ### Exercise: which prefix is it?
 #
 # What differs from lesson 06 is small enough to be written as settings. `prefix` gives back the `Prefix` that a
-# `PTuningV2` is; the other methods of the class are done. Hand on length, layers, `std` (of the numbers at the start),
-# dropout and compatibility; `keep_mlp` is not asked for. The pairs of all layers are one matrix $R$ (P, 2 L H D). The paper
-# trains its numbers **as they are**; `reparameterize=None` and `"embedding"` both mean that. Only `"mlp"` makes them with
-# an MLP of `hidden` features, as in lesson 06. (`Prefix` has an MLP unless it gets `hidden=None`.)
+# `PTuningV2` is; the other methods of the class are done. Hand on `length`, `layers`, `std` (of the numbers at the start),
+# `dropout` and `compatibility`: `Prefix` has settings of the same names. `keep_mlp` may stay out. The pairs of all layers
+# are one matrix $R$ (P, 2 L H D). The paper trains its numbers **as they are**; `reparameterize=None` and `"embedding"`
+# both mean that. Only `"mlp"` makes them with an MLP of `hidden` features, as in lesson 06. (`Prefix` has an MLP unless it
+# gets `hidden=None`.)
 
 # %% exercise="minipeft.methods.p_tuning_v2:PTuningV2" blank="prefix" difficulty=1 minutes=8
 # prefix: Prefix(...) with hidden=None has no MLP
@@ -229,15 +232,17 @@ claims.record(
 )  # fmt: skip
 
 # %% [markdown]
-# Read the intervals, not the order alone: with a trained head much is done before any prompt says a word. The claim speaks
-# of models from 330 million to 10 billion numbers; ours are smaller by a factor of a hundred and more.
+# Read the intervals, not the order alone: with a trained head much is done before any prompt says a word. Where *P-Tuning
+# v2 - full* is below 0 and rises, the gap closes. The paper says "at every scale" of models from 330 million to 10 billion
+# numbers; ours are smaller by a factor of a hundred and more.
 #
 # ## 3. What a deep prompt costs at its start
 #
 # A first run of this lesson gave every arm 40 steps, and P-Tuning v2 came out *below* the head alone on all three decoders.
 # That should alarm you: it trains the same head, and more. Is it a mistake in the code? The scores of a batch with padding,
-# of single rows, and of the task's own scoring agree (it is tested). So look at the prompt before its first step. How much attention falls
-# on rows that have learnt nothing, and how far do they move what the head reads?
+# of single rows, and of the task's own scoring agree (it is tested). So look at the prompt before its first step. How much
+# attention falls on rows that have learnt nothing, and how far is what the head reads *moved*: how long is the change,
+# compared with what was read without a prompt?
 
 # %%
 lesson.start_table((*SIZES, "tiny-encoder"), tags, (1, LENGTH))
@@ -415,15 +420,18 @@ claims.record(
 )  # fmt: skip
 
 # %% [markdown] tags=["slide"]
+# *Equal* has two readings: settings that do not matter, or a task so easy that every one of them comes near 100 %. Look at
+# the table before you choose.
+#
 # ## 5. A head, or a word?
 #
-# P-Tuning v2 is said to drop "the prediction of verbs". The word in the paper is **verbalizer**: the map from labels to
-# words, by which a language model answers *yes* or *no* at a mask. It has nothing to do with verbs. Both ways to answer are
-# possible: the head is new and is trained, the words are the base's and are not. A verbalizer depends on its words: *yes*
-# and *no* are not what this base expects behind a sentence, so a second verbalizer takes the two words that it finds
-# likeliest there, one for each label. **Predict** the order after equally many steps.
+# In lectures one hears that P-Tuning v2 drops "the prediction of verbs". The word in the paper is **verbalizer**: the map
+# from labels to words, by which a language model answers *yes* or *no* at a mask. It has nothing to do with verbs. Both
+# ways to answer are possible: the head is new and is trained, the words are the base's and are not. A verbalizer depends on
+# its words: *yes* and *no* are not what this base expects behind a sentence, so a second verbalizer takes the two tokens
+# that it finds likeliest there, one for each label. **Predict** the order after equally many steps.
 #
-# And it is said to train each task alone. The paper says that several tasks may **share** a prompt first. We compare
+# One also hears that it trains each task alone. The paper says that several tasks may **share** a prompt first. We compare
 # `mentions-food` and `mentions-place`: each alone, or half of the steps together and half alone, and the same steps for
 # each task in all. One rate, the one that dev chooses for the head alone.
 
@@ -582,7 +590,7 @@ passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", qui
 # * A deep prompt starts with a debt: rows that say nothing take attention. How large it is depends on the base, and how
 #   long it lasts on the steps (part 3). A comparison that stops early measures the debt.
 # * Length, place, MLP, head or word, and a shared start are settings. What each one did here stands under its part, with
-#   its interval; none is a law.
+#   its interval; none is a law, and on tasks that every arm solves none can be told from another.
 # * *How it came about:* the first run had 40 steps, and grids of rates one step lower. Both were raised for all arms alike
 #   when part 3 had shown the cause; the second verbalizer came after the first had failed. Margins and the rules of the
 #   claims are those of the first run.
