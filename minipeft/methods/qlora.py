@@ -1,10 +1,10 @@
 """QLoRA: LoRA on a base in four bits (Dettmers et al. 2023, arXiv 2305.14314), weights door.
 
 Path: attach(model, QLoRA(...)) -> QLoRA.install -> LoRA.install, which makes A and B ->
-tuner.surround(path, around), which puts them into a QLoRAPatch -> WeightDoor.forward, which calls
-the patch's four bits (`Quantized` of parts/quantization.py) in the place of the base's map, then
-QLoRAPatch.forward(x, y). A door stands where the frozen map stood and calls the patches of every
-tuner.
+QLoRA.four_bits_of, which makes a `Quantized` (parts/quantization.py) of W0 -> tuner.surround, which
+puts the two into a QLoRAPatch. In a pass: WeightDoor.forward asks the patch's `base_replacement`,
+calls it in the place of the base's map, then calls QLoRAPatch.forward(x, y). A door stands where
+the frozen map stood and calls the patches of every tuner.
 
 Section 3. The frozen W0 is kept in NF4 with doubly quantized scales, and is made a matrix of floats
 only for the moment of a multiplication:
@@ -14,32 +14,37 @@ only for the moment of a multiplication:
     W0 (out, in) in 4 bits, b (out,) frozen    A (r, in), B (out, r) trained
     N rows of T tokens: x (N, T, in) -> x dequantize(W0)^T (N, T, out);  x A^T (N, T, r)
 
-    The whole forward: y = F.linear(x, dequantize(W0), b), by the door; then y + scale * F.linear(
-    F.linear(dropout(x), A), B), scale = alpha / r, by lora.py's patch, x in the dtype of A.
-    dequantize(W0) = (table[codes].view(-1, 64) * scales[:, None]).view(out, in), 16 numbers in the
-    table, codes (out in,) and scales (out in / 64,); sums are given back in the dtype of y.
-    scales = table8[codes8].view(-1, 256) * scales2[:, None] + mean, as one row again, 256 numbers
-    in table8. In the memory, for out = in = 64: 2,048 bytes, two codes in each; 64 scales of 8
-    bits; one scale2 of 32 bits for every 256 of them, and the mean.
+    The whole forward. y = F.linear(x, dequantize(W0), b), by the door (in the dtype of `compute`,
+    then back in that of x); y + (scale * F.linear(F.linear(dropout(x32), A), B)).to(y.dtype) by
+    lora.py's patch: scale = alpha / r, x32 is x in the dtype of A and B: fp32 on a half base, too.
+    Quantize: W0 row by row is n = out in numbers, cut into blocks of 64; absmax = max |w| of a
+    block; codes (n,) = numbers of the levels nearest to w / absmax, two in a byte. The 16 levels
+    lie between -1 and 1, where as many normal weights fall on each. The last block may be short.
+    Dequantize: w = levels[codes] * absmax of the block, as (out, in) again. The absmaxes
+    (ceil(n / 64),) minus their mean are kept in the same way, with 256 levels and blocks of 256.
+    For out = 12, in = 8: 96 codes in 48 bytes, 2 absmaxes in 2 bytes, 1 absmax of absmaxes and 1
+    mean, 4 bytes each. Many weights: 4 + 8 / 64 + 32 / (64 * 256) = 4.127 bits per weight.
 
 Start: B = 0, so that h is the quantized base's answer, not the base's. Gradients go through
 dequantize(W0) to x, and into A and B (dL/dA = 0 at the first step); W0 and its scales get none.
 
-Merge: dequantize(W0) + (alpha / r) B A in the base's dtype, rounded once: a full-precision model of
-full size. Quantizing that again would lose most of B A, so we do not. A saved tuner is a plain LoRA
-for other programs; on the full-precision base it gives other logits than the ones it was trained
-for. `mp.merge_drift` measures both.
+Merge: dequantize(W0) + (alpha / r) B A in the base's dtype: a full-precision model of full size.
+Quantizing that again would lose most of B A, so we do not. A saved tuner is a plain LoRA for other
+programs; on the full-precision base it gives other logits than the ones it was trained for.
+`minipeft.merge_drift` measures how far the logits move, merged and on the full-precision base.
 
-Parameters: r (in + out) for every linear map that is adapted, trained and stored, as in LoRA; by
-default all linear maps of all blocks, which the paper found to matter more than the rank (section
-4). Bytes: 4.127 bits per weight, for *all* linear maps of the blocks, adapted or not, beside the 16
-or 32 of the original, which is kept. Words, norms, biases and heads stay as they are. In a model of
+Parameters: r (in + out) for every linear map that is adapted, trained and written to the file (4
+bytes each in fp32; the file has no four bits, they are made again from the base); by default all
+linear maps of all blocks, which the paper found to matter more than the rank (section 4). Bytes:
+4.127 bits per weight, for *all* linear maps of the blocks, adapted or not, in the memory, beside
+the original's 16 or 32, which stay. Words, norms, biases and heads stay as they are. In a model of
 unknown anatomy only the maps that the targets name are quantized.
 
 What belongs to whom. The four bits belong to the tuner's name, as A and B do. `disable`, `detach`
 and a row that is routed elsewhere give the base as it was before, bit for bit. So the original
-weights stay in memory, and nothing is saved: `report()` counts both. Two tuners that quantize alike
-share their four bits. If another LoRA acts on the same rows, both add to the quantized base.
+weights stay in memory, and no memory is saved: `report()` counts both. Two tuners that quantize
+alike share their four bits. If another LoRA acts on the same rows, both add to the quantized base;
+of two QLoRAs that quantize otherwise the last one attached answers for the base.
 
 Departures.
 (1) Precision. Paper: multiplies in bf16. PEFT: in bnb_4bit_compute_dtype. Here: in the dtype of
@@ -77,20 +82,22 @@ class QLoRAPatch(Patch):
 
     def __init__(self, quantized: Quantized, lora: nn.Module | None) -> None:
         super().__init__()
-        self.replacement: Quantized | None = quantized  # the door calls it instead of its base
+        self.replacement = quantized  # the door calls it instead of its base
         self.lora = lora
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """x (N, T, in), y = x dequantize(W0)^T + b (N, T, out) -> h (N, T, out)."""
         return y if self.lora is None else self.lora(x, y)  # eq. 5: h, (N, T, out)
 
-    def base_replacement(self) -> Quantized | None:
+    def base_replacement(self) -> Quantized:
         return self.replacement
 
     def base_loaded(self, module: nn.Module) -> None:
+        """`load_state_dict` gave the frozen map other weights: they are quantized."""
         self.replacement.keep(weight_of(module))
 
     def trained_on(self, weight: Tensor) -> Tensor:
+        """The weights that A and B were trained on: dequantize(W0) (out, in)."""
         return self.replacement.weight(weight.dtype)
 
     def fold(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -105,10 +112,11 @@ class QLoRA(LoRA):
 
     Args:
         targets: as in LoRA; "all-linear" stands for every linear map of every block.
-        quantize: "nf4", "fp4", "fp4-e3m0" or "int4".
-        double: the scales in 8 bits.
-        block: weights that share a scale.
-        compute: "bfloat16", "float16" or "float32" to multiply in; None takes the input's dtype.
+        quantize: which 16 levels: "nf4", "fp4", "fp4-e3m0" or "int4".
+        double: keep the absmaxes in 8 bits; False: in 32, which makes 4.5 bits per weight.
+        block: weights that share an absmax.
+        compute: "bfloat16", "float16" or "float32", in which x is multiplied by dequantize(W0) (not
+            by A and B); None takes the dtype of x.
         The others are LoRA's.
 
     Raises:
@@ -139,7 +147,7 @@ class QLoRA(LoRA):
                     f"{other.name!r} is {what} the base's own weights, which are about to be "
                     f"quantized: {'unmerge' if other.merged else 'detach'} it first."
                 )
-        already = len(tuner.patches)
+        already = len(tuner.patches)  # another method may stand under the same name
         super().install(tuner)  # A and B
         adapted = dict.fromkeys(place.path for place, _ in tuner.patches[already:])
         paths = dict(adapted)
@@ -149,19 +157,19 @@ class QLoRA(LoRA):
             paths |= {p: None for p, m in modules if p.startswith(inside) and is_map(m)}
         for path in paths:
             check_plain(path, tuner.anatomy.modules[path])
-            quantized = self.quantized(tuner.model, tuner.anatomy.modules[path])
+            four_bits = self.four_bits_of(tuner.model, tuner.anatomy.modules[path])
 
-            def around(lora: nn.Module | None, path=path, quantized=quantized) -> QLoRAPatch:
+            def around(lora: nn.Module | None, path=path, four_bits=four_bits) -> QLoRAPatch:
                 if lora is not None and path not in adapted:
                     raise ValueError(
                         f"Another method under this name sits at {path}, which QLoRA quantizes: "
                         "attach the two under two names."
                     )
-                return QLoRAPatch(quantized, lora)
+                return QLoRAPatch(four_bits, lora)
 
             tuner.surround(path, around)
 
-    def quantized(self, model: nn.Module, linear: nn.Module) -> Quantized:
+    def four_bits_of(self, model: nn.Module, linear: nn.Module) -> Quantized:
         """The weight of a linear map in four bits; the ones that are there, if there are any."""
         settings = (self.quantize, self.block, self.double, self.compute)
         for door in model.minipeft.doors_of(linear):
