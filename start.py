@@ -2,7 +2,7 @@
 
 The first command sets everything up in .venv, later ones find it ready. `python start.py help` says
 what each does, and which variables it reads (ONLY, FORCE, FAST, REAL, WORKERS, PYTHON, TORCH_INDEX,
-SOAK). The Makefile calls this file: `make course` and `python start.py course` are the same.
+SOAK, WHOLE). The Makefile calls this file: `make course` and `python start.py course` are the same.
 """
 
 # Any Python 3 may start this file; it then looks for one that is new enough.
@@ -246,7 +246,8 @@ SETTINGS = """settings are variables of the environment (with make: make course 
   FAST=1                       for course: few steps, into build/fast/: tests the code, no numbers
   REAL=0                       for course: without the real models (176 MB, fetched once)
   MINIPEFT_REPOSITORY=https://...  for nbgrader and otter: where your copy of the course is
-  WORKERS=4                    for test: how many processes share the tests (default: 2)"""
+  WORKERS=4                    for test: how many processes share the tests (default: 2)
+  WHOLE=1                      for test: all lessons and solutions where a part is the default"""
 
 
 def quiet(command):

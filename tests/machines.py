@@ -17,6 +17,10 @@ FOLDERS = ("tests/minipeft", "tests/parity", "tests/tiny_transformer")
 SETTINGS = {  # what PyTorch and oneDNN are told of the processor, how many threads a test has
     "this processor, 2 threads": {"MINIPEFT_TEST_THREADS": "2"},
     "no vectors, 1 thread": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "no vectors, 2 threads": {
+        **{"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+        "MINIPEFT_TEST_THREADS": "2",
+    },
     "AVX2, 1 thread": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "AVX2, 2 threads": {
         **{"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},

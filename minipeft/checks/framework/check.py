@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -39,6 +39,7 @@ from minipeft.checks.lessons import to_mend
 FAILURES = 6  # of one trial are collected before the mistake is looked for
 PASSED = 25  # of one trial are held against a mistake that explains the failures
 TRIES = 60  # to make a failing case smaller
+RECENT = 4  # checks whose observations are kept: all of a course's would need gigabytes
 
 
 class Check:
@@ -77,6 +78,21 @@ class Check:
         self._expected: dict[tuple, Any] = {}
         self._after_a_step: dict[tuple, Observation] = {}
         self._parameters: dict[tuple, dict[str, torch.Size]] = {}
+
+    _recent: ClassVar[list[Check]] = []  # the last one used stands last
+
+    def _use(self) -> None:
+        """Keep what this check sees; what a check saw that was not used lately is forgotten."""
+        recent = Check._recent
+        if recent and recent[-1] is self:
+            return
+        if self in recent:
+            recent.remove(self)
+        recent.append(self)
+        while len(recent) > RECENT:
+            old = recent.pop(0)
+            for seen in (old._shown, old._expected, old._after_a_step):
+                seen.clear()
 
     @property
     def reference(self) -> Any:
@@ -200,6 +216,7 @@ class Check:
 
     def expected(self, trial: Trial, case: Case) -> Any:
         """What the reference shows: an Observation, or the outcomes of many rows."""
+        self._use()
         key = (id(trial), case.key)
         if key not in self._expected:
             subject = self.subject(trial, self.reference, case)

@@ -86,7 +86,7 @@ class Draw:
         return leaf.clone()
 
 
-@functools.lru_cache(maxsize=20_000)
+@functools.lru_cache(maxsize=4_000)
 def fill(name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
     """The numbers that a parameter called `name` gets in a case; not to be changed in place."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
