@@ -270,7 +270,7 @@ def weigh(model: nn.Module, methods: Mapping[str, Method]) -> tuple[dict[str, in
             trained[name] = sum(parameter.numel() for parameter in tuner.parameters())
             memory = training_bytes(model)
             stored = sum(tensor.nbytes for tensor in method.export_state(tuner).values())
-        kilo = [f"{part / 1000:,.0f}" for part in (memory["weights"], sum(memory.values()), stored)]
+        kilo = [round(part / 1000) for part in (memory["weights"], sum(memory.values()), stored)]
         rows.append((name, trained[name], *kilo))
     head = ("", "trained", "weights, kB", "with gradients and Adam, kB", "stored per task, kB")
     return trained, Table("What it weighs", head, rows, ["Activations are left out."])
@@ -303,4 +303,4 @@ def opened_elsewhere(model: nn.Module, tokenizer, method: Method, task: Task) ->
             opened = PeftModel.from_pretrained(theirs, folder).eval()(**words).logits
         disk = sum(file.stat().st_size for file in Path(folder).iterdir())
     distance = (ours - opened).abs().max().item()
-    print(f"{disk:,} bytes stored; opened by PEFT, logits differ by at most {distance:.0e}")
+    print(f"{disk:,} bytes stored; opened by PEFT, logits differ by at most {distance:.1g}")

@@ -128,7 +128,7 @@ def test_bytes_and_operations(pair, batch):
     trained, table = lora.weigh(model, {"r": mp.LoRA(4), "full": mp.FullFineTuning()})
     whole = sum(p.numel() for p in model.parameters())
     assert trained == {"r": 4 * 2 * 4 * 64, "full": whole}
-    rows = {row[0]: [int(cell.replace(",", "")) for cell in row[2:]] for row in table.rows}
+    rows = {row[0]: row[2:] for row in table.rows}
     assert rows["full"][1] == pytest.approx(16 * whole / 1000, abs=1)
     assert rows["r"][2] == pytest.approx(4 * trained["r"] / 1000, abs=1)
     bare = lora.operations(model, batch)

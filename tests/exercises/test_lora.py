@@ -182,6 +182,30 @@ class UnscaledDelta(Plain):
         return self.B @ self.A
 
 
+class DroppedDelta(Plain):
+    def delta(self):
+        return self.scale * self.B @ self.drop(self.A)
+
+
+class RoundedMatrices(Plain):
+    def forward(self, x, y):
+        low = self.drop(x) @ self.A.to(x.dtype).T
+        return (y + self.scale * (low @ self.B.to(x.dtype).T)).to(y.dtype)
+
+
+class RoundedDetour(Plain):
+    def forward(self, x, y):
+        low = (self.scale * self.drop(x.float()) @ self.A.T).to(y.dtype)
+        return (y + low.float() @ self.B.T).to(y.dtype)
+
+
+class BothDrop(Plain):
+    """y and x drop."""
+
+    def forward(self, x, y):
+        return super().forward(x, self.drop(y))
+
+
 class WrongDtype(Plain):
     def forward(self, x, y):
         return super().forward(x.float(), y.float())
@@ -216,6 +240,10 @@ class NoReturn(Plain):
         (DetachedInput, "x gets no gradient"),
         (TransposedDelta, "delta is transposed"),
         (UnscaledDelta, "delta lacks the scale"),
+        (DroppedDelta, "delta has no dropout"),
+        (RoundedMatrices, "rounded to the dtype of x"),
+        (RoundedDetour, "rounded to the dtype of y"),
+        (BothDrop, "base path y as well"),
         (WrongDtype, "y's dtype"),
         (NoReturn, "is a return missing"),
     ],

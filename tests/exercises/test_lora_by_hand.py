@@ -110,6 +110,18 @@ def per_row(x, A, B, scale, g):
     return scale * (g @ B).mT @ x, scale * g.mT @ (x @ A.T)
 
 
+def cut_anew(*parts):
+    """A reshape where a transpose belongs, in the gradient of A, of B or both."""
+
+    def lora_gradients(x, A, B, scale, upstream):
+        x, g = x.flatten(0, 1), upstream.flatten(0, 1)
+        low = (g @ B).reshape(len(A), -1) if "A" in parts else (g @ B).T
+        high = g.reshape(len(B), -1) if "B" in parts else g.T
+        return scale * low @ x, scale * high @ (x @ A.T)
+
+    return lora_gradients
+
+
 def one_gradient(*given):
     return lora.lora_gradients(*given)[0]
 
@@ -136,6 +148,9 @@ def one_gradient(*given):
         (on(lambda x, A, B, s, g: (x, A, B, s, torch.ones_like(g))), "from above is ignored"),
         (with_matrix(lambda G, A, B, s: s * G), "has not come through B"),
         (with_matrix(of_B=lambda G, A, B, s: s * G), "B reads the r numbers"),
+        (cut_anew("A"), "a reshape only cuts"),
+        (cut_anew("B"), "a reshape only cuts"),
+        (cut_anew("A", "B"), "a reshape only cuts"),
         (per_row, "an axis too many"),
         (one_gradient, "a tuple, not a Tensor"),
         (lambda *given: None, "is a return missing"),
@@ -301,6 +316,38 @@ def bias_too(self):
             self.linear.bias += self.scale
 
 
+def out_again(self):
+    if self.original is not None:
+        self.unmerge()
+    else:
+        self.original = self.linear.weight.clone()
+        self.linear.weight += self.scale * (self.B @ self.A)
+
+
+def from_the_first(self):
+    """W0 is kept over a step of training."""
+    if self.original is None:
+        self.first = getattr(self, "first", self.linear.weight.clone())
+        self.original = self.first
+        self.linear.weight.copy_(self.first + self.scale * (self.B @ self.A))
+
+
+def back_to_the_first(self):
+    """The merge is right after a step of training, and unmerge is not."""
+    if self.original is None:
+        self.first = getattr(self, "first", self.linear.weight.clone())
+        self.original = self.first
+        self.linear.weight += self.scale * (self.B @ self.A)
+
+
+def same_detour(self):
+    """The detour is kept over a step of training."""
+    if self.original is None:
+        self.original = self.linear.weight.clone()
+        self.change = getattr(self, "change", self.scale * (self.B @ self.A))
+        self.linear.weight += self.change
+
+
 def alone(self):
     if self.original is None:
         self.original = self.linear.weight.clone()
@@ -321,6 +368,10 @@ def alone(self):
         (adding(lambda m: m.scale * (m.A @ m.B)), "x meets A first"),
         (adding(lambda m: 0), "merge does nothing"),
         (merging(again_and_again), "adds the detour once more"),
+        (merging(out_again), "takes the detour out again"),
+        (merging(from_the_first), "W0 of an earlier merge"),
+        (merging(back_to_the_first), "W0 of an earlier merge"),
+        (merging(same_detour), "detour of an earlier merge"),
         (merging(forgetting), "and forgets W0"),
         (merging(new_parameter), "another parameter than before"),
         (merging(unmerge=never_free), "still counts as merged"),

@@ -6,6 +6,8 @@ from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
 
 OF_A, OF_B = "scale * (g @ B).T @ x", "scale * g.T @ (x @ A.T)"
 BOTH = "x, g = x.flatten(0, 1), upstream.flatten(0, 1)"
+CUT_A = (OF_A, "scale * (g @ B).reshape(B.shape[1], -1) @ x")
+CUT_B = (OF_B, "scale * g.reshape(len(B), -1) @ (x @ A.T)")
 GIVEN = "return of_A, of_B"
 
 
@@ -129,6 +131,12 @@ lora_gradients = Check(
             "in both gradients the other matrix is missing: g reaches A through B, and B reads A x",
             (OF_A, "scale * g.T @ x"),
             (OF_B, "scale * g.T @ x"),
+        ),
+        *(
+            mistake(
+                "a reshape only cuts the numbers anew: transpose what comes from above (.T)", *edits
+            )
+            for edits in ([CUT_A], [CUT_B], [CUT_A, CUT_B])
         ),
         mistake("the sign is turned round in dL/dA", (OF_A, f"-{OF_A}")),
         mistake("the sign is turned round in dL/dB", (OF_B, f"-{OF_B}")),

@@ -13,6 +13,10 @@ BACK = "self.linear.weight.copy_(self.original)"
 FIRST, LATER = "if self.original is None:", "if self.original is not None:"
 DELTA = "self.scale * (self.B @ self.A)"
 FORGET = f"{BACK}\n            self.original = None"
+EARLIER = (
+    "self.first = getattr(self, 'first', self.linear.weight.clone())\n            "
+    "self.original = self.first"
+)
 CALLS = {
     "merge": "M",
     "merge, unmerge": "MU",
@@ -25,6 +29,7 @@ CALLS = {
     "train, merge": "TM",
     "train, merge, unmerge": "TMU",
     "merge, unmerge, train, merge": "MUTM",
+    "merge, unmerge, train, merge, unmerge": "MUTMU",
 }
 
 
@@ -138,6 +143,30 @@ lora_merge = Check(
             (
                 f"{FIRST}\n            {KEEP}\n            {ADD}",
                 f"{FIRST}\n            {KEEP}\n        {ADD}",
+            ),
+        ),
+        mistake(
+            "the second merge takes the detour out again: what is merged stays so",
+            (ADD, f"{ADD}\n        else:\n            self.unmerge()"),
+        ),
+        mistake(
+            "the W0 of an earlier merge is used again: the weight may have been trained since, so "
+            "take it anew",
+            (KEEP, EARLIER),
+            (ADD, f"self.linear.weight.copy_(self.original + {DELTA})"),
+        ),
+        mistake(
+            "the W0 of an earlier merge is used again: the weight may have been trained since, so "
+            "take it anew",
+            (KEEP, EARLIER),
+        ),
+        mistake(
+            "the detour of an earlier merge is used again: A and B may have been trained since, so "
+            "multiply them anew",
+            (
+                ADD,
+                f"self.kept = getattr(self, 'kept', {DELTA})\n            "
+                "self.linear.weight += self.kept",
             ),
         ),
         mistake(

@@ -72,6 +72,32 @@ MISTAKES = [
         "forward turns y into another dtype: give the sum back in y's dtype",
         when=lambda view: view.difference.kind == "dtype" and "y" in view.inputs,
     ),
+    *(
+        mistake(
+            "A and B are rounded to the dtype of x: turn x into their dtype instead",
+            (DROP, "x = self.dropout(x)"),
+            (LOW, first + "F.linear(x, self.A.to(x.dtype))"),
+            ("F.linear(low, self.B)", last + "F.linear(low, self.B.to(x.dtype))"),
+        )
+        for first, last in (("self.scale * ", ""), ("", "self.scale * "))
+    ),
+    mistake(
+        "the detour is rounded to the dtype of y on its way: only the sum is turned into it",
+        (LOW, f"({LOW}).to(y.dtype).to(self.A.dtype)"),
+    ),
+    mistake(
+        "dropout falls on the base path y as well: only x on its way into A drops",
+        (JOIN, "(self.dropout(y) + detour).to(y.dtype)"),
+    ),
+    mistake(
+        "delta has no dropout: it is the detour that is merged after training",
+        when=lambda view: (
+            view.trial.what == "delta"
+            and view.case.dropout not in (OMIT, 0.0)
+            and view.case.training
+            and view.difference.kind == "value"
+        ),
+    ),
     mistake(
         "B gets no gradient: is something detached, or made a plain tensor?",
         when=gradient_of("B"),
