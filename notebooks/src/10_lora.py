@@ -161,7 +161,7 @@ lesson.first_steps(base, LORA, batch)
 #
 # A change has the singular values 4, 3, 2, 1, and all its others are zero. A student has rank 2. What is the smallest possible
 # `"error"`? Which `"share"` (0 to 1) of $\lVert\Delta\rVert^2 = \sum_i \sigma_i^2$ is that? And which `"rank"` is the smallest that can bring the share down to 5 % or
-# less? Give a dict with these three keys.
+# less? Give a dict with these three keys; of the share, three digits are enough.
 
 # %% exercise="minipeft.checks:rank_floor" difficulty=2 minutes=6
 squares = [sigma**2 for sigma in (4, 3, 2, 1)]  # they add up to 30
