@@ -9,10 +9,10 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# You can steer a language model by writing something in front of its input. In every layer, attention then reads the
-# keys and values of the words you wrote. **Prefix-tuning** (Li & Liang 2021, [arXiv 2101.00190](https://arxiv.org/abs/2101.00190))
-# leaves out the words and keeps the rest: in every layer stand $P$ pairs of a key and a value that no word has made. They
-# are numbers, and gradient descent finds them. The model is frozen. This is the **memory** door.
+# You can steer a language model by writing words in front of its input: in every layer, attention then reads their keys and
+# values. **Prefix-tuning** (Li & Liang 2021, [arXiv 2101.00190](https://arxiv.org/abs/2101.00190)) leaves out the words and
+# keeps the rest: in every layer stand $P$ pairs of a key and a value that no word has made. They are numbers, and gradient
+# descent finds them. The model is frozen. This is the **memory** door.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course.prefix_pictures import prefix_picture
@@ -20,13 +20,14 @@ from minipeft.course.prefix_pictures import prefix_picture
 figure = prefix_picture()
 
 # %% [markdown]
-# A layer has a query for each of the $T$ tokens, and keys and values of what is read. The prefix stands before them:
+# A layer has a query for each of the $T$ tokens, and keys and values of the $S$ tokens that are read. The prefix stands
+# before them:
 #
 # $$ o = \mathrm{softmax}\!\left(\frac{Q\,[P_k ; K]^\top}{\sqrt D}\right) [P_v ; V] \qquad
 #    Q\ (B, H, T, D),\quad K, V\ (B, H, S, D),\quad P_k, P_v\ (H, P, D) $$
 #
-# The paper found that such numbers are hard to train directly. So, while it trains, **one** small network makes the
-# keys and values of **all** layers out of one matrix $P'$:
+# The paper found such numbers hard to train directly. So, while it trains, **one** small network, an MLP, makes the keys
+# and values of **all** layers out of one matrix $P'$:
 #
 # {equations prefix}
 #
@@ -34,11 +35,10 @@ figure = prefix_picture()
 #
 # ### Exercise: how many numbers?
 #
-# The paper's prefix for turning tables into text, on GPT-2 medium: $P = 10$, $C = HD = 1024$, $k = 512$, $L = 24$. How
-# many numbers are **trained**, how many are **stored** afterwards? And how many would **prompt** tuning (lesson 07)
-# train: $P$ vectors at the input, no MLP, nothing in the layers? $P'$ is (P, C); one linear map goes from $C$ to $k$, the
-# other from $k$ to a key and a value for each layer, and both have a bias. Give a dict with the keys `"trained"`,
-# `"stored"` and `"prompt"`.
+# The paper's prefix on GPT-2 medium: $P = 10$, $C = HD = 1024$, $k = 512$, $L = 24$. $P'$ is (P, C); one linear map goes
+# from $C$ to $k$, the other from $k$ to a key and a value for each layer; both have a bias. How many numbers are
+# **trained**? How many are **stored** afterwards? How many would **prompt** tuning (lesson 07) train: $P$ vectors at the
+# input, no MLP, nothing in the layers? Give a dict with the keys `"trained"`, `"stored"`, `"prompt"`.
 
 # %% exercise="minipeft.checks:prefix_numbers" difficulty=2 minutes=8
 # Every number of P', of both linear maps and of their biases is trained.
@@ -59,8 +59,8 @@ checks.prefix_numbers(prefix_numbers)
 # ### Exercise: the network
 #
 # Write `forward` of the encoder, which is equation 1. A layer asks for its share of $R$ only: `columns` is a slice that
-# picks n columns of $R$, all of them if none is given. After each step of training `forward` is called again. With `hidden=None` there is no network, and the numbers in `self.table`
-# (P, numbers) are $R$ itself ("flat").
+# picks n columns of $R$, all of them if none is given. `forward` is called again after each step of training. With
+# `hidden=None` there is no network, and the numbers in `self.table` (P, numbers) are $R$ itself ("flat").
 
 # %% exercise="minipeft.methods.prefix:PrefixEncoder" blank="forward" difficulty=2 minutes=10
 # self.down and self.up are the two linear maps, self.embedding is P'
@@ -72,11 +72,10 @@ checks.prefix_encoder(PrefixEncoder)
 # %% [markdown]
 # ## 1. Before anything else
 #
-# All settings stand here. The base has four layers of width 32. A bare `=>` does not say what is to be done, so it must
-# be taught: to `reverse` a row of words, or to write the `headline` of a story. The base can do both, if it is asked.
+# The base can `reverse` a row of words and write the `headline` of a story, if it is asked. A bare `=>` does not ask: the
+# prefix must learn to.
 #
-# **Predict:** a fresh prefix is random and has learnt nothing. Is the model's answer the same as without it? The second
-# rung of the ladder says so.
+# **Predict:** a fresh prefix is random and has learnt nothing. Is the model's answer the same as without it?
 
 # %% fast="STEPS, LADDER, SEEDS, FEW, LENGTHS, SIZES, REAL_SEEDS, QUICK = 2, 2, [0, 1], [0, 1], (1, 10), (10, 30), [], True"
 STEPS, LADDER = 120, 60  # steps of 16 examples
@@ -129,14 +128,14 @@ batch = task.batches("train", tokenizer, batch_size=16)(0)
 mp.sanity_ladder(base, METHOD, batch, steps=LADDER)
 
 # %% [markdown] tags=["slide"]
-# It is not: a prefix cannot say nothing. Each head gives it a share of its attention, and what goes there is missing
-# elsewhere. He et al. (2022, [arXiv 2110.04366](https://arxiv.org/abs/2110.04366), eq. 5) wrote this as an identity. With
-# $\lambda$, the share of a query's attention that falls on the prefix,
+# It is not the same. Each head gives the prefix a share of its attention, which is missing elsewhere. With
+# $\lambda$, the share of a query's attention that falls on the prefix (He et al. 2022,
+# [arXiv 2110.04366](https://arxiv.org/abs/2110.04366), eq. 5):
 #
 # $$ o = (1 - \lambda)\ \mathrm{softmax}\!\left(\tfrac{QK^\top}{\sqrt D}\right) V
 #      + \lambda\ \mathrm{softmax}\!\left(\tfrac{QP_k^\top}{\sqrt D}\right) P_v $$
 #
-# So a prefix is a *gated sum of two attentions*: the base's own, and one on the prefix. We check it.
+# So a prefix is a *gated sum of two attentions*: the base's own, and one on the prefix.
 
 # %%
 import tiny_transformer as tt
@@ -164,13 +163,13 @@ print(f"largest difference {(o - gated).abs().max():.1e}, mean lambda {share.mea
 #
 # <details><summary>Hint 1: the values</summary>
 #
-# With the weights $a_{tj}$, the output of token $t$ is $o_t = \sum_j a_{tj} v_j$. How often does one value occur in all
-# outputs of all rows?
+# The output of token $t$ is $o_t = \sum_j a_{tj} v_j$, with weights $a_{tj}$. In how many outputs, over all rows, does one
+# value occur?
 # </details>
 # <details><summary>Hint 2: the keys</summary>
 #
-# A key acts through its score $s_{tj} = q_t \cdot k_j / \sqrt D$. When one score grows, one weight grows and the others
-# shrink: $\partial a_{ti} / \partial s_{tj} = a_{ti} (1_{i = j} - a_{tj})$. The sum over $i$ can be written with $o_t$.
+# A key acts through its score $s_{tj} = q_t \cdot k_j / \sqrt D$. When it grows, one weight grows and the others shrink:
+# $\partial a_{ti} / \partial s_{tj} = a_{ti} (1_{i = j} - a_{tj})$. The sum over $i$ can be written with $o_t$.
 # </details>
 
 # %% exercise="minipeft.course.prefix:prefix_gradients" difficulty=4 minutes=20
@@ -188,12 +187,12 @@ largest = max((a - p.grad).abs().max().item() for a, p in zip(by_hand, (P_k, P_v
 print(f"by hand and by autograd differ by at most {largest:.1e}")
 
 # %% [markdown]
-# Look at the result once more: every term carries the attention weight that falls on the prefix. **A prefix that
-# nobody looks at learns nothing.** And $g$ comes from above: through all frozen layers between the prefix and the loss.
+# Every term of both carries the attention weight that falls on the prefix: **a prefix that nobody looks at learns nothing.**
+# And $g$ has come down through all frozen layers above.
 #
 # ### Exercise: five patients
 #
-# Five colleagues have each written a prefix and trained it for one step. Here is what can be seen from outside.
+# Five colleagues have each written a prefix and trained it for one step.
 
 # %%
 lesson.patients_table(base, batch)
@@ -214,13 +213,13 @@ checks.prefix_patients(prefix_patients)
 # %% [markdown]
 # ## 2. Starting from words, and where words stand
 #
-# A prefix may start as the keys and values of real words. We take `<bos> reverse :`, which asks the base to reverse. No
-# step is trained. **Predict:** does the model reverse `cat sun tree =>` with these pairs in its memory?
+# A prefix may start as the keys and values of real words. We take `<bos> reverse :`, which asks the base to reverse, and
+# train nothing. **Predict:** does the model reverse `cat sun tree =>` with these pairs in its memory?
 #
-# The base has read these words at positions 0, 1, 2 and a text behind them. If the text begins at 0 again, two things
-# stand at one place. With `compatibility="peft"` the text moves back by $P$. But a position that the prefix occupies is lost
-# for the text. **Predict:** the base has 96 positions. How many tokens can it read with 20 soft words at the input, with
-# a prefix of 20, with a prefix that moves positions?
+# The base reads these words at the positions 0, 1, 2. If the text begins at 0 again, two things stand at one place. With
+# `compatibility="peft"` the text begins at $P$, and the positions before are lost for it. **Predict:** the base has 96
+# positions. How many tokens can it read with 20 soft words at the input, with a prefix of 20, with a prefix that moves
+# positions?
 
 # %%
 reverse = mp.tasks.load("reverse")
@@ -268,13 +267,13 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# Pairs ask as words do, if the text stands where it stood behind the words. The few misses come from a second `<bos>`:
-# the text still begins with one. Without the move, text and prefix share the positions 0 to 2, and most rows fail.
+# Pairs ask as words do, if the text stands where it stood behind the words. Without the move, text and prefix share the
+# positions 0 to 2.
 #
 # ## 3. One prefix, looked at closely
 #
-# We train one prefix, and one prompt at the input only, to look inside. **Predict:** will the trained prefix get more or
-# less attention than the random one?
+# We train one prefix, and one prompt at the input only. **Predict:** will the trained prefix get more or less attention than
+# the random one?
 
 # %%
 batches = task.batches("train", tokenizer, batch_size=16)
@@ -338,8 +337,8 @@ claims.record(
 # %% [markdown]
 # ## 4. Delete the base, and run the prefix
 #
-# It is said that prefix-tuning "need not load the whole model". **Predict** what the next cell does. It keeps the file
-# of the prefix and throws the base away.
+# It is said that prefix-tuning "need not load the whole model". **Predict** what happens when we keep the file of the
+# prefix and throw the base away.
 
 # %% tags=["raises-exception"]
 from safetensors.torch import load_file
@@ -386,14 +385,13 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# The file is refused by another base, and forced onto it the prefix is worth nothing. Against full fine-tuning it spares
-# the gradients and Adam's two means *of the base's numbers*. All of the base is in memory, and both passes go through
+# Another base refuses the file; forced onto it, the prefix is worth nothing. Compared with full fine-tuning, a prefix
+# spares the gradients and Adam's means *of the base's numbers*. But all of the base is in memory, and both passes go through
 # it, as with adapters.
 #
 # ## 5. Where the prompt stands, and who makes it
 #
-# Five ways to spend training, each with its own learning rate, chosen on dev from a grid that is extended at its edges
-# (the course's contest, five paired seeds, measured on test):
+# Five ways to train, each at its best rate on dev (five paired seeds, measured on test):
 #
 # * **prefix**: all layers, through the MLP. **flat**: the numbers of $R$ themselves.
 # * **embedding only**: soft words at the input, the same MLP. **infix**: pairs as the prefix has, but seen only from the
@@ -513,15 +511,14 @@ claims.record(
 )
 
 # %% [markdown]
-# The MLP is no part of the result. It is a way to train: Adam gives every number of $R$ a step of the same size, while a
-# step in the MLP moves all of $R$ together. Lesson 09 meets the same method without it. And prompt tuning (lesson 07) is
-# what remains when the layers and the MLP are left out: with equal vectors even the logits were equal.
+# The MLP is a way to train: a step in it moves all of $R$ together. Leave out MLP and layers, and prompt tuning
+# (lesson 07) remains.
 #
 # ## 6. How long?
 #
-# In the paper, quality rises with the length up to 200 for summarization, then dips; Hu et al. (2021) saw large prefixes
-# fall. Over-fitting would show itself: the training loss falls on, the loss on fresh examples rises. **Predict** both
-# curves for all examples, and for twenty.
+# In the paper, summarization gets better up to length 200, then a little worse; Hu et al. (2021) saw large prefixes fall.
+# If they over-fit, the training loss goes on falling while the loss on fresh examples rises. **Predict** both curves for all
+# examples, and for twenty.
 
 # %% tags=["hide-input"]
 
@@ -589,13 +586,13 @@ claims.record(
 # %% [markdown] tags=["slide"]
 # ## 7. Few examples, and where the prefix starts
 #
-# Three starts for a prefix of length 3: random; the activations of words drawn from the vocabulary; those of words that
-# say what is wanted, `<bos> reverse :`. Full fine-tuning beside them. Every seed draws other examples. **Predict:** who
-# wins on `reverse` with 10 examples, who with 1,000? And do words help on `headline` as well?
+# A prefix of length 3 starts at random, at words drawn from the vocabulary, or at words that say what is wanted,
+# `<bos> reverse :`. Beside it, full fine-tuning. Every seed draws other examples. **Predict:** who wins on `reverse` with 10
+# examples, who with 1,000? And do words help on `headline` as well?
 #
-# Three things to know. `reverse` was chosen first, after a trial in which starts at words had *not* helped on `headline`
-# ($P = 10$, the words repeated); so `headline` is here, too. Three seeds had left most differences undecided, so it became
-# five. And the rate is chosen on 100 dev examples, also where only 10 are learnt from.
+# How it came about: in a trial on `headline` ($P = 10$, the words repeated) words had *not* helped. So `reverse` was
+# added. Three seeds left most differences open, so it became five. Rates are chosen on 100 dev examples, also where only 10
+# are learnt from.
 
 # %% tags=["hide-input", "slide"]
 SAY, ENDS = "words that say it", (SIZES[0], SIZES[-1])
@@ -679,11 +676,10 @@ claims.record(
 # %% [markdown]
 # ## 8. On a real language model
 #
-# SmolLM2 has 30 layers, 9 heads that read 3 key-value heads, and has read the web. It is asked for 50 capitals, the first
-# token of the answer counts. The input is `France is`; what could stand before it is `The capital of`. We put the keys
-# and values of these three words into its memory, its 30 layers get $2 \cdot 3 \cdot 30 \cdot 192$ numbers, and these
-# learn from 80 *other* countries. **Predict:** with the written words, a third of the capitals is right. How many after 30
-# steps, and how many if the same number of pairs starts at random?
+# SmolLM2 is asked for 50 capitals; the first token of its answer counts. The input is `France is`, without the words
+# `The capital of`. The keys and values of these 3 words, 192 numbers each, are put into the memory of its 30 layers and
+# trained on 80 *other* countries. **Predict:** the written words get a third of the capitals right. How many after 30 steps,
+# and how many if the pairs start at random?
 
 # %%
 from minipeft.course import capitals, real
@@ -730,9 +726,8 @@ if loaded:
     )
 
 # %% [markdown]
-# The rates are guesses, seen before on a split of the countries that shares some with this test, so this is no contest
-# of starts. What it shows is that a written prompt can be *stored* as a
-# prefix, gives the written prompt's answers at the start, and can then be trained on, while the real model stays as it is.
+# This is no contest of starts: the rates are guesses, seen before on a split that shares some countries with this test. But
+# a written prompt can be *stored* as a prefix, gives the same answers at first, and can then be trained.
 #
 # ## 9. Passport
 
@@ -744,22 +739,15 @@ passport(METHOD, rates=[3e-3, 1e-2, 3e-2], name="prefix", quick=QUICK)
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * A prefix is $P$ pairs in each layer, made by one MLP that is thrown away. It is a second attention, and $\lambda$ is its
-#   gate (parts 1, 3). It learns through the attention that it gets, and through every frozen layer (parts 1, 4).
-# * The base's weights stay; its outputs do not. All of the base is needed, in both passes (parts 3, 4).
-# * It takes positions only if they are moved (part 2).
-# * Which place is best depends on the task: pairs in all layers for headlines, soft words at the input may do for a skill
-#   that a word calls (part 5). Nothing got worse by length here (part 6).
-# * With ten examples and a start at words that say what is wanted, it beats full fine-tuning where the base has the skill
-#   already; with enough examples fine-tuning catches up, and on headlines it is ahead (parts 5, 7).
-# * Words that say what is wanted help with ten examples on both tasks; with 1,000 headlines a random start was ahead (part 7).
+# * A prefix is $P$ pairs in each layer: a second attention, whose gate is $\lambda$ (parts 1, 3).
+# * The base's weights stay; its outputs do not. Both passes need all of the base (parts 3, 4).
+# * A prefix takes positions only if they are moved (part 2). Nothing got worse by length here (part 6).
+# * Pairs in all layers are better for headlines; for a skill that a word calls, soft words at the input may do (part 5).
+# * With ten examples of a skill that the base has, a prefix that starts at words asking for it beats full fine-tuning. With
+#   enough examples fine-tuning catches up; on headlines it is ahead (parts 5, 7).
+# * Such words help with ten examples on both tasks; with 1,000 headlines a random start was ahead (part 7).
+# * Base (82,272 numbers) and tasks were chosen after trials: every method learns something in 120 steps. The paper's best
+#   case, tables to text, is missing: full fine-tuning got 6 %, every prefix 1 % or less (base of 390,000 numbers).
+# * *Not shown:* BLEU, ROUGE; a *large* model, where the gap may close; why large prefixes fall elsewhere.
 #
-# Base and tasks were chosen after trial runs in which every method could learn something in 120 steps. The paper's best
-# case, tables to text, is therefore missing: on `restaurant` full fine-tuning got 6 % in that time, every prefix 1 % or
-# less (on a base of 390,000 numbers).
-#
-# It did not show the paper's BLEU and ROUGE scores, nor that a prefix holds against full fine-tuning on a *large* model,
-# where the gap may close. Our base has 82,272 numbers, a run has 120 steps, and the real model was trained with one rate
-# for each start. Why large prefixes fall elsewhere remains open: here they did not.
-#
-# **Next:** 07 leaves out layers and MLP, 09 leaves out the MLP and adds a head.
+# **Next:** 07 leaves out layers and MLP; 09 only the MLP, and adds a head.
