@@ -11,14 +11,13 @@
 # %% [markdown] tags=["slide"]
 # LoRA adds two matrices beside a map. Can it be less? Two methods train *vectors* only:
 #
-# * **BitFit** (Ben Zaken et al. 2022, [arXiv 2106.10199](https://arxiv.org/abs/2106.10199)) trains the biases that the model
-#   has, and nothing else.
+# * **BitFit** (Ben Zaken et al. 2022, [arXiv 2106.10199](https://arxiv.org/abs/2106.10199)) trains only the biases that
+#   the model has.
 # * **(IA)³** (Liu et al. 2022, [arXiv 2205.05638](https://arxiv.org/abs/2205.05638)) multiplies keys, values and the hidden
 #   features of feed-forward by trained factors.
 #
 # And if it is a matrix, must every map get the same rank? **AdaLoRA** (Zhang et al. 2023,
-# [arXiv 2303.10512](https://arxiv.org/abs/2303.10512)) begins with too many directions and takes away the least important
-# ones, wherever they stand.
+# [arXiv 2303.10512](https://arxiv.org/abs/2303.10512)) begins with too many directions and takes away the least important.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course import small_methods as lesson
@@ -29,23 +28,22 @@ figure = pictures.picture()
 # %% [markdown]
 # {equations bitfit}
 #
-# (N rows of T tokens.) Here a bias is trained as a difference $d$, 0 at the start, so that it can be taken out again. The paper's
-# claim: with little or medium data BitFit comes near full fine-tuning.
+# (N rows of T tokens.) A bias is trained as a difference $d$, 0 at the start, so that it can be taken out again.
 #
 # {equations ia3}
 #
-# `*` multiplies number by number, `phi` is the activation, and all factors `l` are 1 at the start. (In a gated layer `l_ff`, too,
-# multiplies what the down map reads.) The paper compared it with full fine-tuning from few examples, on a model of 11
-# billion numbers. Both methods begin at the identity, and both can be merged into the weights.
+# `*` multiplies number by number, `phi` is the activation, and all factors `l` are 1 at the start. Both methods begin at
+# the identity and can be merged into the weights.
 #
 # ### Exercise: how many numbers?
 #
-# Work these out before any code does. Task heads do not count.
+# Task heads do not count.
 #
 # * **BERT-base**: 12 blocks, $C = 768$, inner width $I = 3072$. In a block: the maps query, key, value and output (C to C),
 #   up (C to I), down (I to C), and two layer norms. Every map and norm has a bias. BitFit trains all biases of the blocks.
-# * **SmolLM2**: 30 blocks, $C = 576$, $I = 1536$. Queries have 9 heads of 64 numbers, keys and values have only 3. Feed-forward is
-#   gated: $W_{down}(\phi(W_{gate}x) * W_{up}x)$. It is of the Llama kind: no map has a bias, and its RMS norms have a weight only.
+# * **SmolLM2**: 30 blocks, $C = 576$, $I = 1536$. Queries have 9 heads of 64 numbers, keys and values have only 3. In
+#   feed-forward, `l_ff` multiplies what the down map reads: $W_{down}(\phi(W_{gate}x) * W_{up}x)$. No map has a bias, and
+#   its norms have a weight only.
 #
 # Answer with a dict: `"bert_bitfit"`, `"bert_ia3"`, `"smollm_bitfit"`, `"smollm_ia3"`.
 
@@ -66,8 +64,7 @@ checks.small_numbers(small_numbers)
 # %% [markdown]
 # ## 1. Before anything is trained
 #
-# All settings stand in the next cell. The base is the small decoder of the other lessons; the task is to reverse a row of
-# words that has been rotated, which the base has never seen.
+# The base is a small decoder. Its task is new to it: to reverse a row of words that has been rotated.
 
 # %% fast="STEPS, SEEDS, MORE_SEEDS, ROWS, LADDER, WATCHED, REAL_SEEDS, QUICK = 12, [0, 1], [0, 1], 6, 2, 12, [], True"
 BASE, BATCH = "tiny-decoder-0.4m", 8
@@ -93,8 +90,9 @@ batch = task.batches("train", tokenizer, batch_size=BATCH)(0)
 mp.sanity_ladder(base, mp.IA3(), batch, steps=LADDER)
 
 # %% [markdown] tags=["slide"]
-# **Predict:** BitFit gives a $d$ to every bias: query, key, value, output, up, down, norms. One of these kinds gets *no gradient*, in
-# every block, whatever the batch. Which one? (Think of what a number that is added to *all* keys does to the softmax.)
+# **Predict:** BitFit gives a $d$ to every bias: query, key, value, output, up, down, norms. One of these kinds gets *no
+# gradient*, in every block, whatever the batch. Which one? (What does a number that is added to *all* keys do to the
+# softmax?)
 
 # %% tags=["slide"]
 gradients = lesson.first_gradients(base, batch)
@@ -103,20 +101,20 @@ for kind, length in gradients.items():
 print("Only rounding:", ", ".join(lesson.silent(gradients)) or "none")
 
 # %% [markdown]
-# With $d$ on every key the scores of a query become $q^\top (k_t + d) = q^\top k_t + q^\top d$. The second part is the same for
-# all $t$, and a softmax does not see it. So those numbers are stored and trained for nothing. (With rotary positions, as in Llama,
-# $d$ is turned differently at every place, and this is no longer true.)
+# With $d$ on every key the scores of a query become $q^\top (k_t + d) = q^\top k_t + q^\top d$. The second part is the same
+# for all $t$, and a softmax does not see it. So those numbers are trained for nothing. (Not with rotary positions: they
+# turn $d$ differently at every place.)
 #
 # ### Exercise: (IA)³ at one map
 #
 # The patch of keys and values. Two methods:
 #
-# * `forward(x, y)`: x (N, T, in) is what the frozen map has read, y (N, T, out) what it gave back. The answer is eq. 1 at this map,
-#   $l * y$. y may have another dtype than `self.l`: multiply first, then turn the product into the dtype of y. Gradients reach
-#   `self.l` and y.
-# * `fold(weight, bias)`: merging. Give back the weight (out, in) and bias (out,) of *one* linear map that does by itself what
-#   the map and the patch did together. `weight`, `bias` and `self.l` have one dtype. `bias` may be None, and then stays None. Nothing that is
-#   given may change.
+# * `forward(x, y)`: x (N, T, in) is what the frozen map has read, y (N, T, out) what it gave back. The answer is eq. 1 at
+#   this map, $l * y$. y may have another dtype than `self.l`: multiply first, then turn the product into the dtype of y.
+#   Gradients reach `self.l` and y.
+# * `fold(weight, bias)`: merging. Give back the weight (out, in) and bias (out,) of *one* linear map that does what map and
+#   patch did together. `weight`, `bias` and `self.l` have one dtype. `bias` may be None, and then stays None. Nothing that
+#   is given may change.
 #
 # <details><summary>Hint</summary>
 #
@@ -147,12 +145,11 @@ with torch.no_grad():
 # %% [markdown] tags=["slide"]
 # ## 2. How few are enough?
 #
-# Two tasks. *Latent*: reverse a row of words. The base can do it when the word `reverse` asks, and here nobody asks. *Novel*: reverse and
-# rotate. Five arms: BitFit, (IA)³, LoRA of rank 1 and 8 at query and value, full fine-tuning. Each tries three or more rates;
-# dev chooses, and test is shown.
+# *Latent* task: reverse a row of words; the base can do it, but nobody asks it to. *Novel* task: reverse and rotate. Five
+# arms: BitFit, (IA)³, LoRA of rank 1 and 8 at query and value, full fine-tuning. Dev chooses the rates; test is shown.
 #
-# **Predict:** (IA)³ trains 1,920 numbers, LoRA of rank 1 only 1,280. Which of the two is better on the novel task? Does any of the four reach
-# full fine-tuning?
+# **Predict:** (IA)³ trains 1,920 numbers, LoRA of rank 1 only 1,280. Which of the two is better on the novel task? Does any
+# of the four reach full fine-tuning?
 
 # %% tags=["hide-input"]
 from minipeft.course.passport import TASKS, measure
@@ -232,34 +229,32 @@ for kind, beaten in odd.items():
     print(f"Fewer numbers do better, {kind} task:", "; ".join(beaten) or "nowhere")
 
 # %% [markdown]
-# Where fewer numbers do better than more, the count is not what matters, but *where* the numbers stand and what they can do. A
-# plausible difference, not tested here: a bias adds the same to every token, whatever it says. A factor makes features louder or softer
-# where they occur. A matrix of rank 1 can send one feature to the place of another, but ours stood at query and value only.
-# Full fine-tuning may simply not be done after so few steps. And the rate decides a lot: in 🤗 PEFT's own benchmark (a model of
-# 3 billion numbers) (IA)³ went from 31 to 45 % right with a rate 50 times as high and more targets.
+# Where fewer numbers do better, it matters *where* they stand and what they can do. Plausible, not tested: a bias adds the
+# same to every token; a factor makes a feature louder where it occurs; LoRA stood at query and value only. And full
+# fine-tuning may not be done after so few steps.
 #
 # ## 3. AdaLoRA: the rank goes where it is needed
 #
 # {equations adalora}
 #
-# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss: it keeps the directions
-# at right angles, so that one can go without touching the others.
+# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss: it keeps the
+# directions at right angles, so that one can go without touching the others.
 #
-# A *triplet* is a column of $P$, its $\lambda$, and a row of $Q$: one direction. All triplets of all maps are ranked together. Those below the
-# budget get $\lambda = 0$. The budget falls from `init_rank` to `target_rank` per map along a cubic curve. How important is a triplet? For every
-# number $w$ in it, after every step:
+# A *triplet* is one direction: a column of $P$, its $\lambda$, a row of $Q$. The triplets of all maps are ranked together;
+# those below the budget get $\lambda = 0$. The budget falls from `init_rank` to `target_rank` per map. How important is a
+# triplet? For every number $w$ in it, after every step:
 #
 # $$ I = \left| w \, \frac{\partial L}{\partial w} \right|, \qquad \bar I \leftarrow \beta_1 \bar I + (1 - \beta_1) I, \qquad
 # \bar U \leftarrow \beta_2 \bar U + (1 - \beta_2) \left| I - \bar I \right|, \qquad \mathrm{score}(w) = \bar I \cdot \bar U $$
 #
-# $I$: about how much the loss would change without $w$. $\beta_1, \beta_2 < 1$ are the weights of the past. One batch is noisy, so $I$ is
-# smoothed; the second average says how much it varies, measured from the *new* $\bar I$. The score of a triplet is that of its $\lambda$ plus the mean score over its column and over its row.
+# $I$ is about how much the loss would change without $w$. One batch is noisy, so $I$ is smoothed ($\beta_1, \beta_2 < 1$ weigh
+# the past); $\bar U$ says how much it varies, measured from the *new* $\bar I$. A triplet's score is that of its $\lambda$ plus
+# the mean score over its column and over its row.
 #
 # ### Exercise: the two averages
 #
-# `update_averages` gets tensors of one shape and the two $\beta$, and gives back the new $(\bar I, \bar U)$. What is given must not change.
-#
-# <details><summary>Hint</summary>The text above says which mean the distance is measured from.</details>
+# `update_averages` gets tensors of one shape and the two $\beta$, and gives back the new $(\bar I, \bar U)$. What is given
+# must not change.
 
 # %% exercise="minipeft.methods.parts.budget:update_averages" difficulty=2 minutes=6
 # update_averages: three lines, in the order of the equation
@@ -268,8 +263,8 @@ for kind, beaten in odd.items():
 checks.update_averages(update_averages)
 
 # %% [markdown]
-# **Predict:** two numbers. The loss is sensitive to the first by 1 in every step, and to the second by 2 and 0 in turns. Their
-# mean is the same. Which one has the higher score after 60 steps?
+# **Predict:** the loss is sensitive to one number by 1 in every step, to another by 2 and 0 in turns. The mean is the same.
+# Which has the higher score after 60 steps?
 
 # %%
 try:
@@ -283,12 +278,9 @@ except NotImplementedError as missing:
     print(missing)
 
 # %% [markdown] tags=["slide"]
-# A number that matters in the same way at every step loses its score: the paper takes uncertainty as a reason to keep it, as long as one
-# does not know.
+# A number that matters in the same way at every step loses its score: to the paper, uncertainty is a reason to keep a number.
 #
-# **Where does the rank go?** AdaLoRA on all six maps of four blocks, 24 maps. Each begins with rank 4; on the average 2 are left. (The
-# paper begins with 1.5 times the target; with 2 times the picture shows more.) The paper, on DeBERTa: more rank in feed-forward
-# and in the *upper* layers.
+# **Where does the rank go?** AdaLoRA stands on all 24 maps. Each begins with rank 4; on average 2 are left. The paper, on DeBERTa, found more rank in feed-forward and in the *upper* layers.
 #
 # **Predict:** the same in our decoder?
 
@@ -336,12 +328,12 @@ print(f"{b0} triplets at first, {bT} at the end; budget met after every step of 
 print("\n".join(where))
 
 # %% [markdown] tags=["slide"]
-# If that is not the paper's picture, ask what the task needs. The paper's tasks are about the meaning of sentences. Ours is about places,
-# and it is attention that moves words to other places. (A plausible reason, not tested.) And the budget counts triplets, not numbers: a
-# triplet of `up` has 80 + 320 + 1 of them, one of `query` 80 + 80 + 1.
+# If that is not the paper's picture, ask what the task needs (plausible, not tested): the paper's tasks are about meaning,
+# ours is about places, and attention moves words to other places. And the budget counts triplets, not numbers: one of `up` is
+# larger than one of `query`.
 #
-# **Does it pay?** Beside AdaLoRA stand LoRA with rank 2 everywhere, and AdaLoRA with a *coin*: all is the same, but each triplet's
-# score is drawn once at random. The coin is the fair control: it prunes too, but it knows nothing.
+# **Does it pay?** Beside AdaLoRA stand LoRA with rank 2 everywhere, and AdaLoRA with a *coin*: each triplet's score is
+# drawn once at random. The coin is the fair control: it prunes, but knows nothing.
 #
 # **Predict** the order of the three.
 
@@ -371,18 +363,17 @@ sizes = {name: outcome.runs[0]["stored"] // 4 for name, outcome in adaptive.item
 print("Numbers stored, first seed:", ", ".join(f"{names[n]} {size:,}" for n, size in sizes.items()))
 
 # %% [markdown]
-# The paper reports 87.4 on RTE with 0.3 million numbers, 1.8 points above the best other method. Differences of this size
-# cannot be seen with our seeds and 100 rows.
+# The paper reports 87.4 on RTE, 1.8 points above the best other method. Our seeds and 100 rows cannot show so small a
+# difference.
 #
 # ## 4. The rank never falls
 #
-# In most libraries the training loop must tell AdaLoRA about every step; 🤗 PEFT asks for
-# `update_and_allocate(step)` between the optimizer's step and the next `zero_grad`. (`mp.train` does it for you.) So there are ways to get
-# it wrong, and no error comes.
+# In 🤗 PEFT the training loop must tell AdaLoRA about every step: `update_and_allocate(step)`, between the optimizer's step
+# and the next `zero_grad`. (`mp.train` does it for you.) A mistake raises no error.
 #
 # ### Exercise: five runs
 #
-# Five colleagues wrote their own loops. Every run should have begun with rank 4 in 24 maps and ended with 2 on the average.
+# Five colleagues wrote their own loops, to go from rank 4 in 24 maps to 2 on average.
 
 # %%
 lesson.faults_table(base, batch, WATCHED)
@@ -392,11 +383,11 @@ lesson.faults_table(base, batch, WATCHED)
 #
 # * `"not called"`: nobody tells the method that a step was made.
 # * `"equal"`: `target_rank` was set to `init_rank`.
-# * `"total"`: the method was told a number of steps that is ten times too high.
+# * `"total"`: the method was told ten times too many steps.
 # * `"cleared"`: `zero_grad` stands before the call, so the method sees only zeros.
 # * `"healthy"`: nothing is wrong.
 #
-# "None": no score exists. "0": scores exist, and are zero; so they are, too, where nothing is to be chosen.
+# "None": no score exists. "0": scores exist, and are zero, also where nothing is to be chosen.
 
 # %% exercise="minipeft.checks:budget_faults" difficulty=2 minutes=8
 # Which three budgets never fall? And what is the order of triplets whose scores are all equal?
@@ -406,8 +397,8 @@ budget_faults = {"A": "total", "B": "cleared", "C": "healthy", "D": "not called"
 checks.budget_faults(budget_faults)
 
 # %% [markdown]
-# The loss falls in all five. The worst is the one that looks most like the healthy run: the budget is met, and the lower blocks have
-# lost everything, because equal scores are sorted by their place.
+# The loss falls in all five. The worst looks most like the healthy run: the budget is met, but the lower blocks have lost
+# everything, because equal scores are sorted by their place.
 #
 # ## 5. Real models
 #
@@ -425,11 +416,10 @@ loaded = {BASE: base} | {
 lesson.counts(loaded, {"BitFit": mp.BitFit(), "IA3": mp.IA3(), "LoRA r = 8": mp.LoRA(8)})
 
 # %% [markdown]
-# An honest finding: a method that lives on biases has nothing to live on in the Llama family, since such models were built
-# without. For them (IA)³ is the small method.
+# Models of the Llama family, such as SmolLM2, have no biases: for them (IA)³ is the small method.
 #
-# MiniLM has biases: an encoder of 22.7 million numbers, and the kind of model that BitFit was made for. Is a word of the VADER lexicon positive
-# or negative? Each arm trains a fresh head. **Predict:** how much is gained over the head alone, and what is left to full fine-tuning?
+# MiniLM, an encoder, has biases. Is a word of the VADER lexicon positive or negative? Each arm trains a fresh head.
+# **Predict:** how much is gained over the head alone, and what is left to full fine-tuning?
 
 # %% tags=["hide-input"]
 REAL = {
@@ -460,8 +450,7 @@ if small and REAL_SEEDS:
 # %% [markdown]
 # ## Passports
 #
-# BitFit and (IA)³ were measured in part 2; AdaLoRA, with the settings of part 3, is measured now. Its numbers are counted as it starts;
-# about half of them are left when training ends.
+# BitFit and (IA)³ were measured in part 2. AdaLoRA's numbers are counted at the start; about half are left at the end.
 
 # %%
 claims.show(passports["BitFit"])
@@ -479,15 +468,12 @@ passport(method, rates_of([1e-2, 3e-2, 1e-1]), name="AdaLoRA", quick=QUICK)
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * BitFit and (IA)³ train vectors: a thousandth of BERT. What they reach on a latent and a novel task is in part 2.
+# * BitFit and (IA)³ train vectors, a thousandth of BERT. How far they come: part 2.
 # * Not all of these numbers can work: a bias of the keys has no gradient under absolute positions.
-# * AdaLoRA meets its budget exactly, and part 3 shows where the rank stays. Whether that is better than the same rank everywhere is
-#   another question, answered there with its interval.
+# * AdaLoRA meets its budget exactly. Where the rank stays, and whether it is better than rank 2 everywhere: part 3.
 # * A budget that never falls raises no error. Look at the ranks, not only at the loss.
 # * Few numbers do not by themselves keep what was known: see the grey bars of the passports.
 # * Models without biases leave BitFit nothing to train.
-#
-# *Not shown:* that these orders hold for large models. The paper of (IA)³ worked with 11 billion numbers, that of BitFit with
-# BERT. And one task, one base and 100 steps do not tell where rank is needed elsewhere.
+# * *Not shown:* large models ((IA)³'s paper had 11 billion numbers); where rank is needed on other tasks and bases.
 #
 # **To go on:** run AdaLoRA on another task, `mp.tasks.load("capital")`. Does the rank stay in the same blocks?
