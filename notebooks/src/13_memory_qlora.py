@@ -9,20 +9,14 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# "We train 1 % of the parameters, so it fits on a small card." Then the run ends: *out of memory*. Which bytes did the 99 %
-# cost, if nobody trains them?
+# "We train 1 % of the parameters, so it fits on a small card." Then the run ends: *out of memory*. What did the other 99 %
+# cost, if nobody trains them? This lesson predicts the bytes of a training step, then measures them. Of the $N$ numbers of a
+# model $n$ are trained. Four heaps fill the memory:
 #
-# This lesson predicts the bytes of a training step from shapes, then measures them. Four heaps fill the memory:
+# * **weights**: $N$ numbers, trained or not; **gradients**: $n$; **Adam's means**: $2n$;
+# * **activations**: what the forward pass keeps for the backward pass. They grow with the tokens of a batch.
 #
-# | heap | what lies there | how many numbers |
-# |---|---|---|
-# | weights | all of the model, trained or not | $N$ |
-# | gradients | one for each number that is trained | $n$ |
-# | Adam's means | two for each number that is trained | $2n$ |
-# | activations | what the forward pass keeps for the backward pass | grows with the tokens of a batch |
-#
-# LoRA shrinks two of them. QLoRA (Dettmers et al. 2023, [arXiv 2305.14314](https://arxiv.org/abs/2305.14314)) shrinks a third. The
-# fourth is the one that surprises people.
+# LoRA shrinks two of them, QLoRA (Dettmers et al. 2023, [arXiv 2305.14314](https://arxiv.org/abs/2305.14314)) one more.
 
 # %% fast="LENGTHS, STEPS, RATES, SEEDS, ROWS, REPEATS, LADDER, QUICK, KINDS_ON_TEXT, PIECES = LENGTHS[:2], 2, [1e-2], [0, 1], 6, 3, 2, True, [], 2"
 MODEL, TASK = "tiny-decoder-0.4m", "reverse-rotate"
@@ -57,8 +51,9 @@ METHODS = {
 # %% [markdown] tags=["slide"]
 # ## 1. One step, seen by the allocator
 #
-# torch's allocator knows every byte that comes and goes. **Predict** the picture: memory over time through one training step. Where
-# is the highest point, the *peak*: between forward and backward pass, or when Adam takes its step? How much lower is LoRA?
+# torch's allocator knows every byte. **Predict** the picture: memory over time through one training step.
+# Where is the highest point, the *peak*: between forward and backward pass, or when Adam takes its step? How much lower is
+# LoRA?
 
 # %% tags=["hide-input", "slide"]
 from matplotlib import pyplot as plt
@@ -74,15 +69,15 @@ figure = pictures.mountain(
 plt.show()
 
 # %% [markdown]
-# A mountain: the forward pass climbs, since every layer leaves something behind; the backward pass uses it up. The ground that it
-# stands on are weights and Adam's means, which never go away.
+# A mountain: the forward pass climbs, since every layer leaves something behind; the backward pass uses it up. The ground
+# below, weights and Adam's means, never goes away.
 #
 # ### Exercise: the ground
 #
-# Write `training_bytes(model)`: bytes of weights, gradients and Adam's two means, from the model's parameters alone. With $N$ parameters, of
-# which $n$ require a gradient, and $e$ bytes for each number: weights $eN$, gradients $en$, means $2en$. Parameters may differ in
-# dtype: gradient and means have the dtype of their parameter. A tied matrix is one parameter and counts once. Buffers do not count.
-# Answer: `{"weights": ..., "gradients": ..., "adam": ...}`, whole numbers.
+# Write `training_bytes(model)`: bytes of weights, gradients and Adam's two means. With $e$ bytes for a number: weights $eN$,
+# gradients $en$, means $2en$; $n$ are those that require a gradient. Parameters may differ in dtype: gradient and means have
+# the dtype of their parameter. A tied matrix is one parameter and counts once. Buffers do not count. Answer:
+# `{"weights": ..., "gradients": ..., "adam": ...}`, whole numbers.
 #
 # <details><summary>Hint</summary>
 #
@@ -98,9 +93,9 @@ checks.training_bytes(training_bytes)
 # %% [markdown]
 # ### 12 + 2 + 2
 #
-# "Training needs (12 + 2 + 2) bytes per parameter." That is *mixed precision*: weights and gradients in bfloat16 (2 + 2), and
-# for Adam a float32 copy and two float32 means (4 + 4 + 4), since small steps are lost in bfloat16 (lesson 14). **Predict** the bytes
-# per parameter when the base is frozen and LoRA trains.
+# "Training needs (12 + 2 + 2) bytes per parameter." That is *mixed precision*: weights and gradients in bfloat16 (2 each);
+# for Adam a float32 copy and two float32 means (4 each). **Predict** the bytes per parameter when the base is frozen and
+# LoRA trains.
 
 # %%
 import copy
@@ -136,31 +131,32 @@ claims.record(
 )
 
 # %% [markdown]
-# So the rule of thumb holds for one way of training, and leaves the mountain out. With a frozen base it is $2N + 16n$ (where $A$ and $B$ are
-# float32: four bytes for the number, four for its gradient, eight for its means).
+# The rule holds for one way of training, and leaves the mountain out. With a frozen base it is $2N + 16n$ ($A$ and $B$ are
+# float32).
 #
 # ## 2. What the forward pass leaves behind
 #
-# A linear map $y = Wx$ needs $x$ to compute $dL/dW = (dL/dy)\, x^\top$. To pass a gradient on, $dL/dx = W^\top dL/dy$, it needs only $W$. So a
-# map whose $W$ is frozen keeps nothing! What else is kept? This is one block (pre-norm, feed-forward width $I$, fused attention), for one token:
+# A linear map $y = Wx$ needs $x$ to compute $dL/dW = (dL/dy)\, x^\top$. To pass a gradient on, $dL/dx = W^\top dL/dy$, it
+# needs only $W$. So a frozen map keeps nothing! A block (pre-norm, feed-forward width $I$, fused attention) keeps this for
+# one token:
 #
 # | kept by | tensor | numbers |
 # |---|---|---|
-# | each of 2 LayerNorms | its input, mean and deviation | $C + 2$ each |
-# | query, key, value maps | $x$ behind the first norm, shared by the three | $C$ |
-# | attention | $q, k, v$ and the mix of the values | $4C$ |
-# | attention | one number of its softmax for each head | $H$ |
-# | output map | the mix, which attention keeps anyway | 0 |
-# | up map | $x$ behind the second norm | $C$ |
+# | each of 2 LayerNorms | input, mean, deviation | $C + 2$ each |
+# | query, key, value maps | their common input $x$ | $C$ |
+# | attention | $q, k, v$, the mix of the values | $4C$ |
+# | attention | one number of the softmax for each head | $H$ |
+# | output map | the mix, kept already | 0 |
+# | up map | its input | $C$ |
 # | activation (GELU) | its input | $I$ |
-# | down map | what the activation gives | $I$ |
+# | down map | its input | $I$ |
 #
 # ### Exercise: numbers per token and block
 #
-# $C = 80$, $H = 4$, $I = 320$. How many numbers does a token leave in a block if everything is trained (`"full"`)? If the block is
-# frozen, but the gradient must pass through it to something below (`"frozen"`)? And if LoRA with $r = 8$ stands beside query and
-# value (`"LoRA"`)? $A$ and $B$ are maps that train: $A$ reads $x$, $B$ reads $Ax$. What several maps read is kept once.
-# Norms and their numbers: as in the table, trained or not.
+# $C = 80$, $H = 4$, $I = 320$. How many numbers does a token leave in a block if everything is trained (`"full"`)? If the
+# block is frozen, but the gradient must pass through it (`"frozen"`)? And if LoRA with $r = 8$ stands beside query and value
+# (`"LoRA"`)? $A$ and $B$ are trained maps: $A$ reads $x$, $B$ reads $Ax$. What several maps read is kept once. Norms keep
+# what the table says, trained or not.
 
 # %% exercise="minipeft.checks:kept_numbers" difficulty=2 minutes=10
 # kept_numbers: which rows of the table are there for dL/dW alone?
@@ -176,10 +172,9 @@ kept_numbers = {
 checks.kept_numbers(kept_numbers)
 
 # %% [markdown] tags=["slide"]
-# Times four bytes, $L$ blocks, all tokens; above the blocks come the last norm and a softmax over all $V$ words.
-# That is a prediction for every heap, from shapes alone. And the peak?
-# Weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is differentiated.
-# **Predict:** how far off is it?
+# Times four bytes, $L$ blocks, all tokens; above the blocks come the last norm and a softmax over all $V$ words. That
+# predicts every heap. The peak has weights, means, activations, and two more tensors of $B\,T\,V$ numbers while the loss is
+# differentiated. **Predict:** how far off is it?
 
 # %% tags=["hide-input", "slide"]
 guesses, lines = {}, []
@@ -216,8 +211,8 @@ claims.show(
 # %% [markdown] tags=["slide"]
 # ## 3. Why it may save nothing
 #
-# LoRA takes away gradients and means, which do not depend on the batch. It takes little of what grows with the batch, and adds to
-# it. **Predict** each method's peak, as a share of full fine-tuning's, from 32 tokens in a batch to 2,048. Which is lowest at the right end?
+# LoRA takes away gradients and means, which do not depend on the batch, and little of what grows with it. **Predict** each
+# method's peak, as a share of full fine-tuning's, from 32 tokens in a batch to 2,048. Which is lowest at the right end?
 
 # %% tags=["hide-input", "slide"]
 OTHERS = {
@@ -273,15 +268,14 @@ claims.record(
 )
 
 # %% [markdown]
-# What sinks the whole curve is either to train at the *top* only, so that nothing is kept below, or to keep less of every layer.
+# Two things lower the whole curve: to train at the *top* only, and to keep less of every layer.
 #
 # ## 4. Layers that run again, and a trap
 #
-# **Gradient checkpointing** keeps only what enters each block, and runs the block a second time when the backward pass arrives there. Less
-# memory, one more forward pass, the same gradients. In this model: `model.gradient_checkpointing = True`. In transformers:
-# `model.gradient_checkpointing_enable()`.
+# **Gradient checkpointing** keeps only what enters each block, and runs the block a second time when the backward pass
+# arrives: less memory, one more forward pass, the same gradients. In this model: `model.gradient_checkpointing = True`.
 #
-# A colleague wrote it five times, for a small classifier with dropout. It has LoRA in its frozen layers and a fresh head.
+# A colleague wrote it five times, for a small classifier with dropout, LoRA in its frozen layers and a fresh head.
 
 # %%
 lesson.runs_of_one_step()
@@ -289,14 +283,15 @@ lesson.runs_of_one_step()
 # %% [markdown]
 # ### Exercise: one is healthy
 #
-# *Behind the forward*: what is kept when the forward pass has ended. Give each run its cause, `{"A": cause, ...}`. Each is used once:
+# *Behind the forward*: what is kept when the forward pass has ended. Give each run its cause, `{"A": cause, ...}`, each used
+# once:
 #
 # * `"healthy"`: every layer by itself.
 # * `"unread"`: the flag was set at an object that nobody reads.
 # * `"one piece"`: all layers together in *one* checkpoint.
 # * `"random"`: dropout draws other numbers when a layer runs again.
-# * `"reentrant"`: torch's older way. It asks whether the *input* of a layer needs a gradient. The output of a frozen embedding does
-#   not, so nothing in the layer gets one. The head trains all the same, and the loss falls.
+# * `"reentrant"`: torch's older way. It asks whether the *input* of a layer needs a gradient. The output of a frozen
+#   embedding does not, so nothing in the layer gets one. The head trains all the same.
 
 # %% exercise="minipeft.checks:again_patients" difficulty=2 minutes=8
 # again_patients: compare every run with the last row of the table
@@ -314,20 +309,20 @@ checks.again_patients(again_patients)
 # %% [markdown]
 # ## 5. Four bits
 #
-# Now the weights. They are frozen, so they may be rough. Cut a matrix into blocks of 64 numbers. Each block keeps its largest absolute value
-# $c$, and for each weight the number $k$ of the nearest of 16 *levels* $q$:
+# Frozen weights may be rough. Cut a matrix into blocks of 64 numbers. Each block keeps its largest absolute value $c$, and
+# for each weight the number $k$ of the nearest of 16 *levels* $q$:
 #
 # $$ c = \max_i |w_i|, \qquad k_i = \mathrm{argmin}_k \left| q_k - w_i / c \right|, \qquad \hat{w}_i = c\, q_{k_i} $$
 #
-# Which levels? **int4** has equal steps. **FP4** has small steps near zero. **NF4** asks the normal distribution: its levels are 16 of its quantiles,
-# divided by the outermost one, so that they lie dense where normal weights are many.
+# **int4** has equal steps, **FP4** small steps near zero. **NF4** takes 16 quantiles of the normal distribution, divided by
+# the outermost one: they lie dense where normal weights are many.
 #
 # ### Exercise: write it
 #
-# `values` (n,) are the weights, which may be tiny (1e-5), `table` the levels from low to high, 16 or fewer (int4 has 15), `block` how
-# many weights share a scale. Give the numbers $k$ of the levels (n,), counted from 0, `torch.uint8`, and the scales, one a block.
-# If the last block is not full, it has the scale of the
-# weights it has. A block of zeros has the scale 0, and its weights the level nearest to 0. `values` and `table` have the same dtype, and so do the scales.
+# `values` (n,) are the weights, which may be tiny (1e-5), `table` the levels from low to high, 16 or fewer (int4 has 15),
+# `block` how many weights share a scale. Give the numbers $k$ of the levels (n,), counted from 0, `torch.uint8`, and the
+# scales, one a block. A last block that is not full has the scale of the weights it has. A block of zeros has the scale 0,
+# and its weights the level nearest to 0. `values`, `table` and the scales have one dtype.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -335,7 +330,7 @@ checks.again_patients(again_patients)
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# The distance of every weight to every level is (blocks, block, levels). `torch.bucketize` with the middles between levels is faster.
+# The distance of every weight to every level is (blocks, block, levels).
 # </details>
 
 # %% exercise="minipeft.methods.parts.quantization:quantize_blocks" difficulty=2 minutes=12
@@ -345,8 +340,8 @@ checks.again_patients(again_patients)
 checks.quantize_blocks(quantize_blocks)
 
 # %% [markdown]
-# **Your function** on a matrix of this model, with the 16 levels of NF4. **Predict:** quantiles cut a normal distribution into equal shares. Is
-# each level used equally often?
+# **Your function** on a matrix of this model, with the 16 levels of NF4. **Predict:** quantiles cut a normal distribution
+# into equal shares. Is each level used equally often?
 
 # %%
 from minipeft.methods.parts.quantization import dequantize_blocks, levels
@@ -364,11 +359,12 @@ except NotImplementedError as missing:
     print(missing)
 
 # %% [markdown] tags=["slide"]
-# The outermost quantile of NF4 lies at 1.85 standard deviations. But a block is divided by its largest weight, and the largest of 64
-# normal numbers is about 2.6. So the inner levels get more than their share.
+# The outermost quantile of NF4 lies at 1.85 standard deviations. But a block is divided by its largest weight, and the
+# largest of 64 normal numbers is about 2.6. So the inner levels get more than their share.
 #
-# The scales cost bits, too: one float32 for 64 weights is half a bit each. *Double quantization* puts the scales into 8 bits, with a float32 for 256 of
-# them: $4 + 8/64 + 32/(64 \cdot 256) = 4.127$ bits. **Predict:** which kind has the smallest error on normal numbers, which on uniform ones, which on this model's weights?
+# The scales cost half a bit for each weight: one float32 for 64. *Double quantization* puts the scales into 8 bits, with a
+# float32 for 256 of them: $4 + 8/64 + 32/(64 \cdot 256) = 4.127$ bits. **Predict:** which kind has the smallest error on
+# normal numbers, on uniform ones, on this model's weights?
 
 # %% tags=["hide-input", "slide"]
 weights = four_bits.block_maps(base)
@@ -396,8 +392,7 @@ figure = pictures.level_picture(
 plt.show()
 
 # %% [markdown]
-# No code is best everywhere: levels should lie where the weights are. Now the file (one so small is a little longer than the formula, since it holds the
-# names of its tensors), and the clock.
+# Levels should lie where the weights are. Now the file, which holds the names of tensors, too, and the clock.
 
 # %% tags=["hide-input"]
 sizes = {
@@ -431,29 +426,29 @@ claims.record(
 )
 
 # %% [markdown]
-# The processor has no multiplication for NF4: every weight is looked up and scaled first. That is paid once for a batch, so many tokens
-# share it. Special kernels on GPUs do better; the question to ask is always *with which kernel*.
+# The processor cannot multiply in NF4: every weight is looked up and scaled first. That is paid once for a batch, so many
+# tokens share it. Special kernels on GPUs do better.
 #
 # ## 6. QLoRA
 #
 # {equations qlora}
 #
-# (In this table N counts rows, not parameters.) $W_0$ stays in four bits, and is a matrix of floats only while it multiplies:
-# forward, and again backward, where the gradient passes through it to $A$, $B$ and everything below.
+# (N counts rows here.) $W_0$ stays in four bits, and becomes floats only while it multiplies: forward, and again when the
+# gradient passes through it to everything below.
 
 # %%
 mp.sanity_ladder(base, mp.QLoRA(rank=8), batch, steps=LADDER)
 
 # %% [markdown]
-# The second rung differs from LoRA's: QLoRA starts at the *rounded* base. Does that hurt, or does training repair it? And then: what becomes
-# of $A$ and $B$ at the end? They were trained on rounded weights. Four fates:
+# As the second rung says, QLoRA starts at the *rounded* base. Does that hurt, or does training repair it? And what becomes of $A$
+# and $B$ at the end? Four fates:
 #
 # * **merged** into the rounded weights, in float32;
 # * **bf16**: merged, then rounded to bfloat16;
-# * **in NF4**: merged, then all maps in NF4 (for QLoRA once more), to have four bits in the end;
+# * **in NF4**: merged, then all maps in NF4 (for QLoRA once more);
 # * **original base**: $A$ and $B$ on the base that was never rounded, as other programs load them.
 #
-# Equal tuning for all, margin five points, four seeds. **Predict:** which fate costs most?
+# Equal tuning, margin five points, four seeds. **Predict:** which fate costs most?
 
 # %% tags=["hide-input"]
 ARMS = {
@@ -504,7 +499,7 @@ for (name, fate), change in changes.items():
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
 # %% [markdown]
-# `mp.merge_drift(tuner, batch)` says the same of logits, before you ship. And one fact about *this* library, which is made to be read:
+# `mp.merge_drift(tuner, batch)` tells how far merging moves logits. One fact about *this* library:
 
 # %%
 with runs.attached(base, mp.QLoRA(rank=8), seed=0) as tuner:
@@ -513,8 +508,9 @@ with runs.attached(base, mp.QLoRA(rank=8), seed=0) as tuner:
 # %% [markdown] tags=["slide"]
 # ## 7. A real language model
 #
-# SmolLM2-135M reads two English texts: Python's own documentation, which it has probably read before, and the claims of this course, which it has not.
-# All 210 maps of its blocks go into four bits. **Predict:** its perplexity (e to the nats per token) before and after, and the order of the four kinds.
+# SmolLM2-135M reads Python's documentation, which it probably knows, and the claims of this course, which it does not.
+# All 210 maps of its blocks go into four bits. **Predict:** its perplexity (e to the nats per token) before and after,
+# and the order of the four kinds.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course import real
@@ -574,10 +570,10 @@ if loaded:
     claims.show(lesson.large_ledger(big.config, rows=8, tokens=512))
 
 # %% [markdown]
-# The paper's order is NF4 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity, larger models; E2M1 is
-# our FP4, with 2 bits of exponent and 1 of mantissa, E3M0 has 3 and 0). Two reasons for care where ours differs:
-# the paper does not print its FP4 levels, and SmolLM2's file held four bits already (Q4_1: 16 even steps for 32 weights), so its "before" is
-# not untouched. And look at the last table: the heap that QLoRA shrinks is not the largest one.
+# In the paper: NF4 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity of larger models; E and M count bits
+# of exponent and mantissa). Two reasons for care where ours
+# differs: the paper does not print its FP4 levels, and SmolLM2's file held four bits already. And look at the last table: the
+# heap that QLoRA shrinks is not the largest.
 #
 # ## 8. Passport
 
@@ -589,14 +585,13 @@ passport(mp.QLoRA(rank=8), RATES, name="QLoRA", quick=QUICK)
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * Weights, gradients and means follow from parameters, activations from shapes. Both can be predicted before a run.
-# * PEFT saves gradients and means. Where activations are the mountain, it saves little: train at the top, run layers again, or make the batch smaller.
+# * Weights, gradients and means can be predicted from parameters, activations from shapes.
+# * PEFT saves gradients and means. Against activations: train at the top, run layers again, take a smaller batch.
 # * Checkpointing has silent failures. Count gradients and calls, and look at the peak.
 # * Four bits are a table of levels and a scale a block: 4.127 bits, not a tenth, and not faster by themselves.
-# * What becomes of a QLoRA after training is a choice with a price (part 6).
+# * What each fate of a QLoRA after training costs: part 6.
+# * QLoRA *shows* the method here and saves nothing: this library keeps the originals beside the four bits.
+# * *Not shown:* paged optimizers, fused kernels, any GPU; activations with padding, a mask or other kernels; large models
+#   (ours had 60 steps on a small task).
 #
-# It did not show paging of the optimizer, fused four-bit kernels or any GPU. This library keeps the originals beside the four bits,
-# so QLoRA *shows* the method here and saves nothing. Padding, a mask or other attention kernels change the activations; our formula is for
-# this model. And 60 steps on a small task say nothing about a 65-billion model.
-#
-# **To go on:** which batch would fill your own machine with `mp.LoRA()` on SmolLM2? Predict it with `lesson.large_ledger`, then try.
+# **To go on:** which batch fills your machine with `mp.LoRA()` on SmolLM2? Predict it with `lesson.large_ledger`.
