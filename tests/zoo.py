@@ -29,7 +29,7 @@ MORE = (  # in the table of support only
     *("umt5", "longt5"),
 )
 # scores in fp32; padding is hidden with the minimum of fp32
-SINGLE = ("gpt_neo", "bloom", "gptj", "codegen", "gemma2")
+SINGLE = ("gpt_neo", "bloom", "gptj", "codegen", "gemma2", "longt5")
 SEQ2SEQ = (
     *("tiny-encoder-decoder", "bart", "mbart", "t5", "t5-gated", "mt5"),
     *("marian", "pegasus", "m2m_100", "umt5", "longt5"),

@@ -221,7 +221,7 @@ class Check:
         if key not in self._expected:
             subject = self.subject(trial, self.reference, case)
             self._expected[key] = self.seen(trial, subject)
-            self._expected[key].raw = None
+            self._expected[key].light()
         return self._expected[key]
 
     def expected_after_a_step(self, trial: Trial, case: Case) -> Observation:
@@ -231,7 +231,7 @@ class Check:
             subject = self.subject(trial, self.reference, case)
             subject.step()
             self._after_a_step[key] = subject.observe(gradients=False)
-            self._after_a_step[key].raw = None
+            self._after_a_step[key].light()
         return self._after_a_step[key]
 
     def seen(self, trial: Trial, subject: Subject) -> Observation:
@@ -265,7 +265,7 @@ class Check:
             return self._shown[place]
         try:
             seen = self.seen(trial, self.subject(trial, wrong, case))
-            seen.raw = None
+            seen.light()
             if trial.copies:  # thousands of rows, which are counted
                 seen.inputs, seen.result, seen.gradients, seen.after = {}, None, {}, {}
         except Exception:  # a part is missing, or its constructor stops

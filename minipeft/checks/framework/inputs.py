@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 import zlib
 from collections.abc import Iterator, Mapping
@@ -86,12 +87,19 @@ class Draw:
         return leaf.clone()
 
 
-@functools.lru_cache(maxsize=4_000)
 def fill(name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
     """The numbers that a parameter called `name` gets in a case; not to be changed in place."""
+    few = math.prod(shape) <= 10_000  # the large ones are not kept
+    return (_kept_fill if few else _fill)(name, seed, shape)
+
+
+def _fill(name: str, seed: int, shape: torch.Size | tuple) -> Tensor:
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
     numbers = torch.randn(shape, generator=generator, dtype=torch.float64)
     return numbers / max(1, shape[-1] if shape else 1) ** 0.5 * 1.5
+
+
+_kept_fill = functools.lru_cache(maxsize=4_000)(_fill)
 
 
 def leaves_of(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

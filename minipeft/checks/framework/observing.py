@@ -50,6 +50,12 @@ class Observation:
     raw: Any = None  # the result itself, to see whether a later call overwrites it
     outcomes: Any = None  # of many rows, see randomness
 
+    def light(self) -> None:
+        """Let go of what only the moment needs: the result itself, the frames of an error."""
+        self.raw, error = None, self.error
+        while error is not None:
+            error.__traceback__, error = None, error.__cause__ or error.__context__
+
 
 def share_memory(one: Any, other: Any) -> bool:
     """Would a change in place of one be seen in the other? Both tensors, or nested ones."""
