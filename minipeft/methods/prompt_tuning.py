@@ -48,7 +48,8 @@ Departures.
     `common` first ids, which are frequent words in a vocabulary that is sorted so.
     Shown by test_prompt_tuning.py::test_vocabulary_draws_from_the_common_words_none_twice
 (3) Defaults. Paper: starts at the class labels, P = 100, rate 0.3 (Adafactor). PEFT: random, and P
-    must be given. Here: random, P = 20, rate 0.05 (AdamW). Shown by test_prompt_tuning.py::test_the_defaults
+    must be given. Here: random, P = 20, rate 0.05 (AdamW).
+    Shown by test_prompt_tuning.py::test_the_defaults
 (4) Ensembles. Paper: trained one after the other, each on all rows. PEFT: none. Here: trained side
     by side, each on its share of the rows.
     Shown by test_prompt_tuning.py::test_each_member_sees_its_own_rows

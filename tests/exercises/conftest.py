@@ -26,12 +26,13 @@ def each_solution_once(monkeypatch):
             if error is not None:
                 raise error
             return print(f"✓ {candidate.__name__} (judged before)")
+        error = None
         try:
             judge(check, candidate)
-        except checks.CheckFailed as error:
-            # The candidate stays, and so its id is its own; the frames of the judgement go.
-            VERDICTS[key] = candidate, error
-            raise error.with_traceback(None)
-        VERDICTS[key] = candidate, None
+        except checks.CheckFailed as raised:
+            error = raised.with_traceback(None)  # whose frames hold all that was observed
+        VERDICTS[key] = candidate, error  # the candidate stays, and so its id is its own
+        if error is not None:
+            raise error
 
     monkeypatch.setattr(Check, "__call__", once)
