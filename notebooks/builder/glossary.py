@@ -83,10 +83,31 @@ def linked(lesson: Lesson, notebook: NotebookNode, uses: dict[str, Use]) -> Note
         cell = cells.get(use.cell) if use and use.lesson.slug == lesson.slug else None
         match = one.pattern.search(prose(LINK_OR_HEADING.sub(blank, cell.source))) if cell else None
         if match:
-            begin, end = match.span()
-            word = f"[{cell.source[begin:end]}](glossary.html#{one.place})"
-            cell.source = cell.source[:begin] + word + cell.source[end:]
+            begin, end = in_pairs(cell.source, *match.span())
+            if begin < end:
+                word = f"[{cell.source[begin:end]}](glossary.html#{one.place})"
+                cell.source = cell.source[:begin] + word + cell.source[end:]
     return copy
+
+
+def in_pairs(text: str, begin: int, end: int) -> tuple[int, int]:
+    """The span moved so that the marks of bold and italic type in it come in pairs.
+
+    A link around half of a pair, such as head** only, would leave its stars on the page. The span
+    takes in the other half if that is next to it, or leaves its own outside; where neither is
+    possible it is empty.
+    """
+    marks = re.findall(r"\*+", text[begin:end])
+    if len(marks) % 2 == 0:
+        return begin, end
+    first, last = marks[0], marks[-1]
+    if text[:begin].endswith(first):
+        return begin - len(first), end
+    if text[end:].startswith(last):
+        return begin, end + len(last)
+    if text.startswith(first, begin):
+        return begin + len(first), end
+    return begin, end - len(last) if text[:end].endswith(last) else begin
 
 
 def prose(text: str) -> str:

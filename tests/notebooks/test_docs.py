@@ -174,3 +174,28 @@ def test_the_first_use_in_a_lesson_is_a_link_to_the_glossary(tmp_path):
     assert all(f'<td id="{place}">' in page for place in links)
     assert len({one.place for one in every}) == len(every)
     assert all(re.fullmatch("[a-z0-9-]+", one.place) for one in every)  # as in an address
+
+
+def test_a_link_to_the_glossary_leaves_the_stars_around_it_in_pairs():
+    uses = glossary.first_uses(glossary.terms(), LESSONS)
+    for lesson in LESSONS:
+        for cell in glossary.linked(lesson, lesson.solution(), uses).cells:
+            if cell.cell_type == "markdown":
+                for words in re.findall(r"\[([^\[\]]*)\]\(glossary\.html#", cell.source):
+                    assert len(re.findall(r"\*+", words)) % 2 == 0, f"{lesson.slug}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "span"),
+    [
+        ("train the **head** only.", "head** only", "**head** only"),
+        ("one **masked word** is", "**masked", "masked"),
+        ("one **masked** word", "**masked", "**masked**"),
+        ("what is *trained* is", "what is *trained*", "what is *trained*"),
+        ("a *long word* here", "word* here", ""),
+    ],
+)
+def test_marks_of_bold_and_italic_type_stay_in_pairs(text, inside, span):
+    begin = text.index(inside)
+    begin, end = glossary.in_pairs(text, begin, begin + len(inside))
+    assert text[begin:end] == span

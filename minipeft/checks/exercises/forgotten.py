@@ -23,6 +23,10 @@ SPELT = {
     "lost": (["Lima .", "oslo", "Rome"], ["lima", "x", "z"], ["lima .", "Oslo", "rome."]),
     "in the answers": (["LIMA", "oslo"], ["Lima.", "x"], ["lima", "oslo"]),
     "in the targets": (["lima", "x"], ["lima", "y"], ["Lima", "oslo ."]),
+    "spaces inside": (["new  delhi", "oslo"], ["new delhi", "x"], ["new delhi", "oslo"]),
+    "a longer answer": (["lima bay", "oslo"], ["lima", "oslo bay"], ["lima", "oslo"]),
+    "a shorter answer": (["new", "oslo"], ["new delhi", "o"], ["new delhi", "oslo"]),
+    "the same answer twice": (["lima", "lima"], ["lima", "x"], ["lima", "lima"]),
 }
 IMPOSSIBLE = {
     "nothing was right before": (["x"], ["lima"], ["lima"]),
@@ -116,6 +120,16 @@ forgotten = Check(
         Trial("the answer", impossible, single, axes={"why": tuple(IMPOSSIBLE)}, **ONCE),
     ],
     [
+        mistake(
+            "an answer that holds the target, or a part of it, is not the target: compare whole "
+            "texts after metrics.normal",
+            when=lambda view: view.case.get("text", "").endswith("er answer"),
+        ),
+        mistake(
+            "two questions may have the same answer: go through the three lists together, not by "
+            "what was answered",
+            when=lambda view: view.case.get("text") == "the same answer twice",
+        ),
         mistake(
             '"Lima ." and "lima" are the same answer: compare after metrics.normal',
             when=lambda view: "text" in view.case,

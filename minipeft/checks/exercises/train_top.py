@@ -33,6 +33,8 @@ def make(kind: str) -> list[nn.Module]:
     if kind == "shared":  # two parts share a layer
         shared = nn.Linear(3, 3)
         return [nn.Linear(2, 3), shared, nn.Sequential(shared)]
+    if kind == "equal":  # parts that are apart, whose parameters begin with the same values
+        return [nn.LayerNorm(3), nn.Linear(3, 3), nn.LayerNorm(3)]
     if kind == "nested":  # a part without parameters, a part of several
         inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
         return [nn.Linear(2, 3), nn.ReLU(), inner, nn.Linear(3, 2)]
@@ -124,6 +126,11 @@ def judge(case: Case, given: dict, seen: dict) -> None:
             not wanted or wanted <= on,
             "a layer that two trained parts share is frozen: only what a frozen part uses is",
         )
+    expect(
+        case.parts != "equal" or not wanted or wanted <= on,
+        "a parameter is frozen because one of a frozen part has the same values: only the very "
+        "same parameter is shared, so compare by identity (a set does)",
+    )
     expect(
         count or not (on or answer),
         "with a count of 0 something is still in training: parts[-0:] is the whole list, count "
@@ -228,6 +235,7 @@ train_top = Check(
     [
         trial(("four", "nested"), (1, 2, 3, "none", "every"), BEFORE),
         trial(("tied",), (2, 1, "every", "none"), BEFORE),
+        trial(("equal",), (1, 2, "none"), ("awake", "frozen")),
         trial(("shared",), (2, 1, "every", "none"), BEFORE),
         trial(("one",), ("every", "none"), ("awake", "frozen")),
         trial(("four", "tied"), ("below", "above"), ("awake",)),
