@@ -32,7 +32,7 @@ from minipeft.tuner import Tuner
 
 CAUSES = {
     "labels": "the labels are 0 where the prompt stands, not -100",
-    "padding": "the prompt stands before the padding, the mask got its P ones at the other end",
+    "padding": "the prompt is in front of the padding, the mask got its P ones at the right end",
     "mask": "the mask got P zeros for the prompt, not ones",
     "detached": "the prompt is cut off from the graph (detached) when it is looked up",
     "healthy": "nothing is wrong",
@@ -124,7 +124,7 @@ def patients_table(model: nn.Module, batch: dict[str, Tensor]) -> Table:
     head = ("", "labels", "loss", "loss of the base", "gradient of P_e", "alone and in the batch")
     notes = [
         f"The answers of the batch have {asked} tokens. Last column: by how much the answer to the "
-        "shortest row differs when the row is alone."
+        "shortest row, which has the most padding, differs when the row is alone."
     ]
     return Table("Five prompts that nobody has trained", head, rows, notes)
 

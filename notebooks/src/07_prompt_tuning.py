@@ -4,6 +4,8 @@
 #     title: Prompt tuning
 #     question: Can a few trained words in front of the input do the work of a changed model?
 #     minutes: 4
+#     sitting: 70
+#     attempts: 4
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -137,7 +139,7 @@ finally:
 
 # %% [markdown]
 # A model reads vectors, not words: equal ones are one and the same to it. No prompt says *nothing*, though: whatever its
-# vectors, attention looks at them, and the answers change before any training. The ladder's second rung shows by how much.
+# vectors, attention looks at them, and the answers change before any training. The ladder's second rung, *identity at the start*, shows by how much.
 
 # %%
 batch = task.batches("train", tokenizer, batch_size=16)(0)
@@ -153,9 +155,14 @@ mp.sanity_ladder(base, mp.PromptTuning(5, start="vocabulary"), batch, steps=LADD
 lesson.patients_table(base, batch)
 
 # %% [markdown]
-# Give each its cause, `{"A": cause, "B": ...}`: `"labels"` (the labels are 0 where the prompt stands, not −100), `"padding"` (the prompt's ids stand
-# before the padding, and the mask got its $P$ ones at the other end), `"mask"` (the mask got $P$ zeros for the prompt),
-# `"detached"` (the prompt is cut off from the graph when it is looked up), `"healthy"`.
+# Give each its cause, `{"A": cause, "B": ...}`. A zero in the mask hides a place, as if it were padding.
+#
+# * `"labels"`: the labels are 0 where the prompt stands, not −100
+# * `"padding"`: the prompt's ids stand in front of the padding, at the left end of the row; the mask got its $P$ ones at
+#   the right end, so that its zeros lie on other places than the padding
+# * `"mask"`: the mask got $P$ zeros for the prompt
+# * `"detached"`: the prompt is cut off from the graph when it is looked up
+# * `"healthy"`: nothing is wrong
 
 # %% exercise="minipeft.checks:prompt_patients" difficulty=2 minutes=8
 # Each cause is used once.
@@ -286,9 +293,12 @@ left = plots.finish(
 axes = plots.finish(
     *(right, "numbers in the model", "", "three starts, P = 5"),
     limits=(0, 1),
-    caption="Best minus worst, from the smallest model to the largest: lengths "
-    f"{spread(ranges_by['length'][0])} → {spread(ranges_by['length'][-1])}, starts "
-    f"{spread(ranges_by['start'][0])} → {spread(ranges_by['start'][-1])}.",
+    caption="Best minus worst, from the smallest model to the largest, in points: "
+    + ", ".join(
+        f"{what}s {spread(rows[0]).rstrip(' %')} → {spread(rows[-1]).rstrip(' %')}"
+        for what, rows in ranges_by.items()
+    )
+    + ".",
 )
 
 # %% tags=["hide-input", "slide"]
@@ -352,9 +362,9 @@ claims.record(
 # ## 3. Does it over-fit?
 #
 # It is said that a frozen model with a small prompt over-fits and that fine-tuning is safer. Two questions: how far apart are
-# training and fresh examples, and what happens **out of domain**: rows of five and six words, where all training rows
-# had two to four? With all examples, and with only 32; LoRA beside
-# the two. **Predict** the order on the longer rows.
+# the losses of training and of fresh examples, and what happens **out of domain**: rows of five and six words, where all
+# training rows had two to four? Prompt tuning, full fine-tuning and LoRA answer, with all examples and with only 32.
+# **Predict** the order on the longer rows.
 
 # %% tags=["hide-input", "slide"]
 OOD_BASE = SIZES[-2]
@@ -417,6 +427,10 @@ gap = {
     for examples in AMOUNTS
 }
 plt.show()
+print(
+    "Loss on fresh rows (dev) minus loss in training, prompt tuning minus full fine-tuning; lower is"
+)
+print(f"better. All examples: {gap['all'].text}. {FEW} examples: {gap[FEW].text}.")
 safer = [against["full", examples, "ood"].verdict for examples in AMOUNTS]
 claims.record(
     29,
@@ -598,8 +612,8 @@ print(f"each task by itself {100 * own_scores[-1].mean():.0f} %")
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
 # %% [markdown] tags=["slide"]
-# Prefix-tuning's paper says that its users can share a batch and that adapters' users cannot. Can they? Two tuners of
-# one method and rows without any, in one batch against separate runs:
+# What differs is rounding: no row notices its neighbours. Prefix-tuning's paper says that its users can share a batch and that adapters' users cannot. Can they? Two tuners of
+# one method and rows without any, in one batch against separate runs (the later methods have lessons of their own):
 
 # %% tags=["slide"]
 from minipeft.course.passport_facts import mixed_difference
@@ -629,7 +643,7 @@ claims.record(
 # ## 5. Five prompts vote
 #
 # An ensemble of five fine-tuned models costs five models. Five prompts for one task cost five prompts, and one pass answers
-# with all of them. The paper: mean 90.5, best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
+# with all of them. The paper, in points of SuperGLUE: mean 90.5, best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
 
 # %% tags=["hide-input"]
 ensembles = {"mean of five": [], "best of five": [], "vote": []}
@@ -703,6 +717,9 @@ if loaded:
 # The same model, the same word ` France`: the prompt decides what is asked, and 2 × 5 × 576 numbers are the whole cost.
 #
 # ## 7. Passport
+#
+# "Forgotten" is asked *with* the prompt in front of every question: it says how badly the prompt of one task serves others.
+# Without the prompt nothing is forgotten, since no number of the base has changed.
 
 # %%
 from minipeft.course.passport import passport
@@ -716,12 +733,12 @@ passport(
 #
 # * A soft prompt is new vocabulary: ids beyond $V$, vectors that are trained, ones in the mask, −100 in the labels. Each can
 #   go wrong without an error (part 1).
-# * Where a prompt is shown to stay behind full fine-tuning, where not, and where our seeds cannot tell (part 2).
+# * How far a prompt is behind full fine-tuning depends on the model's size *and* on the steps; seeds must tell (part 2).
 # * Over-fitting is a question of where one tests: look at the longer rows (part 3).
 # * One prompt is one task; a *batch* may hold many (part 4). Five of them can vote (part 5).
 #
-# It did not show the paper's 11 billion, nor that length, start and objective stop mattering there: our sizes end at
-# 3 million, and our bases had one objective. Its tasks are *latent*: the base can do them and must only be asked. The
+# It did not show the paper's 11 billion, nor that length, start and the task of pretraining stop mattering there: our sizes
+# end at 3 million, and our bases were all pretrained on one task. Its tasks are *latent*: the base can do them and must only be asked. The
 # passport's novel task says what happens when it never learnt what is wanted. The real model had weights rounded to four bits.
 #
 # **To go on:** put `position="end"` into `mp.PromptTuning` and repeat part 2. Does it matter where the soft words stand?
