@@ -23,7 +23,8 @@ figure = picture()
 # %% [markdown]
 # {equations prompt_tuning}
 #
-# Each task has its prompt, and all share one model. So rows of *different* tasks can stand in one batch, as in the picture.
+# $E$ prompts may vote (part 5); until then $E = 1$. Each task has its prompt, and all share one model. So rows of
+# *different* tasks can stand in one batch, as in the picture.
 #
 # ### Exercise: what does it cost?
 #
