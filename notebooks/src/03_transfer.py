@@ -4,6 +4,8 @@
 #     title: Transfer
 #     question: How much of a pretrained model must change for a new task, and what does it forget on the way?
 #     minutes: 4
+#     sitting: 80
+#     attempts: 3
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -185,7 +187,7 @@ for sizes, said in (
     (gains, "the frozen convolutions surely beat a start from scratch"),
     (costs, "training everything surely beats the frozen convolutions"),
 ):
-    print(f"{said} with {' and '.join(map(str, sizes)) or 'no number of'} letters")
+    print(f"{said} with {' and '.join(f'{n:,}' for n in sizes) or 'no number of'} letters")
 claims.record(
     53,
     "; ".join(
@@ -298,8 +300,8 @@ transfer_patients = {"A": "idle", "B": "again", "C": "lowest", "D": "decay"}
 checks.transfer_patients(transfer_patients)
 
 # %% [markdown]
-# Look at the losses again: three of the four fall as they should. A training curve shows none of these mistakes. Count what
-# has a gradient and what changed, and ask for something that the model knew.
+# Look at the losses again: only A's stands still. The others end as low as the healthy one, so the end of a training curve
+# hides three mistakes of four. Count what has a gradient and what changed, and ask for something that the model knew.
 #
 # ## 3. What is forgotten
 #
@@ -445,6 +447,14 @@ long = [run(("novel", "top 1"), top.rate, seed, steps=LONG)["test"] for seed in 
 gap = difference(long, ladder["novel", "full"].values(), MARGIN)
 print(f"top 1: {spread(top.values())} after {STEPS} steps, {spread(long)} after {LONG}")
 print(f"top 1 after {LONG} steps against everything after {STEPS}: {gap}")
+slow = difference(long, top.values(), MARGIN).verdict == "better"
+print(
+    "It was slow," if slow else "It was not surely slow,",
+    {
+        "worse": f"and {LONG // STEPS} times as many steps do not catch up.",
+        "undecided": f"and whether {LONG // STEPS} times as many steps catch up is not decided.",
+    }.get(gap.verdict, f"and {LONG // STEPS} times as many steps catch up."),
+)
 
 # %% [markdown]
 # (In Houlsby et al. 2019, with the best k for each of 17 tasks, the top was even slightly *better* than full fine-tuning:
@@ -519,13 +529,18 @@ for axes, title, runs in (
         plots.whiskers(axes, places, rows, label, *LOOK[look])
     rise[title] = trend(list(places), rows, MARGIN)
     steps = [difference(b, a, MARGIN).verdict for a, b in zip(rows, rows[1:], strict=False)]
-    print(f"{title}: a straight line through what all arms forget, {rise[title].text}")
+    print(f"{title}, a line through what all arms forget: {rise[title].text}")
     print(
         f"  of {len(steps)} steps up the ladder, {steps.count('better')} surely forget more and "
         f"{steps.count('worse')} surely less"
     )
     axes.set_xticks(places, METHODS, rotation=30, ha="right")
     plots.finish(axes, "", "share" * (axes is panels[0]), title, limits=(0, 1))
+print(
+    "So it is no law: a step up the ladder can forget less."
+    if "worse" in steps
+    else "No step up the ladder surely forgets less."
+)
 if all(change.verdict == "rises" for change in rise.values()):
     plots.add_caption(figure, "Who learns the new task forgets the old: compare at equal quality.")
 print(run.cache_info().currsize, "runs of one model; the same bits as at the start:",
@@ -630,11 +645,19 @@ if loaded:
     axes.axhline(guess, color=plots.GREY, ls=":")
     axes.set_ylim(0, 1)
     plots.add_caption(axes.figure, f"Dotted: always {usual!r}, which is more frequent in training.")
-    for arm, outcome in outcomes.items():
-        over = difference(outcome.values(), [guess] * len(SEEDS), MARGIN)
-        print(f"{arm.replace(chr(10), ' '):<24} against always {usual!r}: {over}")
+    over = {
+        arm: difference(outcome.values(), [guess] * len(SEEDS), MARGIN)
+        for arm, outcome in outcomes.items()
+    }
+    for arm, gain in over.items():
+        print(f"{arm.replace(chr(10), ' '):<24} against always {usual!r}: {gain}")
     a, b = (outcomes[f"{method},\npretrained"].values() for method in ("full", "head only"))
     print("pretrained, full against head only:", difference(a, b, MARGIN))
+    learnt = [a.split(",")[0] for a in over if "random" in a and over[a].verdict == "better"]
+    print(
+        f"surely better than always {usual!r} after {REAL_STEPS} steps on random numbers:",
+        ", ".join(learnt) or "neither",
+    )
 
 # %% [markdown]
 # ## What this lesson showed, and what it did not
@@ -642,7 +665,7 @@ if loaded:
 # * Transfer is a starting point. What it is worth depends on what the base knows (parts 1, 2, 7) and how few examples there are.
 # * A frozen bottom limits what the top can learn (part 4). The methods from lesson 05 on put a few numbers into *every*
 #   block instead.
-# * The learning rate decides about forgetting at least as much as the choice of layers does (part 5).
+# * The learning rate decides about forgetting, as the choice of layers does: a comparison needs both (part 5).
 # * A finished training curve does not show what went wrong: count gradients and changes, and ask old questions.
 # * *Not shown:* that these curves hold for large models. Ours has four blocks and its tasks are clean; at equal steps, slow
 #   arms look worse than they would at the end. And one real model on one task is an example.

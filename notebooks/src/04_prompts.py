@@ -4,6 +4,8 @@
 #     title: Prompts by hand
 #     question: The knowledge is inside the frozen model. Can words alone call it out?
 #     minutes: 4
+#     sitting: 70
+#     attempts: 3
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -44,8 +46,8 @@ plots.add_caption(figure, "The same model, the same knowledge, one word less in 
 # %% [markdown]
 # ## What a written prompt is
 #
-# A **template** $\mathcal{T}$ puts a question $x$ between fixed words. It counts as right where the model's
-# first choice is the answer $y$, and its score is the share of right answers:
+# A **template** $\mathcal{T}$ puts a question $x$ between fixed words. It is right where the model's first choice
+# is the answer $y$; its score is the share of the $N$ questions for which it is right:
 #
 # $$ s(\mathcal{T}) = \frac{1}{N} \sum_{i=1}^{N}
 #    \Big[ \arg\max_{w \in V} \; p_\theta\big(w \mid \mathcal{T}(x_i)\big) = y_i \Big] $$
@@ -129,7 +131,7 @@ for side in ("behind", "before"):
 # The model was pretrained on six wordings of this fact; four of them end where the answer begins. We add
 # fourteen that a person might write and that it never read, and the bare country.
 #
-# **Predict.** All nineteen ask for the same thing, and the model knows every answer. How far apart are the
+# **Predict.** All eighteen sentences ask for the same thing, and the model knows every answer. How far apart are the
 # best and the worst of the unread wordings?
 
 # %%
@@ -160,8 +162,8 @@ print(f"{len(same)} of {len(unread)} find less than one capital in ten")
 #
 # The spread could have many causes. So we change a single word, by rule: each word of a template in turn
 # gives way to another word drawn from all the wordings, three draws. The place that hurts most is chosen
-# on dev; what it costs is told on test. The rule: the claim is true if the 95 % interval of the loss lies
-# below 0 and its mean beyond 20 points.
+# on dev; what it costs is told on test. The claim: *one wrong word can be catastrophic*. It counts as true if
+# the 95 % interval of the change lies below 0 and the mean loss is 20 points or more.
 #
 # **Predict.** Which word of `the capital of {x} is` can be replaced without harm (no draw
 # loses 5 points)?
@@ -171,7 +173,7 @@ vocabulary = sorted({word for text in wordings for word in text.split() if "{x}"
 
 
 def one_wrong_word(model, tokenizer, template, vocabulary, dev, test, start=""):
-    """Score of the template on test, and for each word: (dev, test) of every draw."""
+    """Print the scores with each word replaced; the word that hurts most on dev, its test scores."""
     places = [word for word in template.split() if "{x}" not in word]
     hurt = {place: [] for place in range(len(places))}
     for seed in seeds:
@@ -183,6 +185,9 @@ def one_wrong_word(model, tokenizer, template, vocabulary, dev, test, start=""):
     for place, word in enumerate(places):
         shares = "  ".join(f"{100 * share:3.0f}" for _, share, _ in hurt[place])
         print(f"{word:<12}{shares:<28}{min(hurt[place], key=lambda run: run[1])[2]}")
+    whole = written.accuracy(model, tokenizer, start + template, test)
+    harmless = [w for p, w in enumerate(places) if min(t for _, t, _ in hurt[p]) > whole - MARGIN]
+    print("replaced without harm in every draw:", ", ".join(harmless) or "none")
     return places[worst], [share for _, share, _ in hurt[worst]]
 
 
@@ -237,7 +242,8 @@ checks.promising(promising)
 
 # %% [markdown] tags=["slide"]
 # Now the contest. A **person** thinks of five of the fourteen unread wordings (three draws) and keeps the
-# best on dev. The **search** starts from five random words and sees the answers of 40 countries.
+# best on dev. The **search** starts from five random words and sees the answers of 40 countries; at each step
+# it tries the 16 words that the library's `promising` (the same as yours) names for one place.
 #
 # **Predict.** Who wins? And will you understand what the machine writes?
 
@@ -273,19 +279,20 @@ print(f"searched - written: {gap.text}")
 axes = plots.figure(height=3.0)[1]
 for seed, result in searched.items():
     axes.plot(result.losses, label=f"search, seed {seed}")
-axes = plots.finish(axes, "words tried", "loss of the answers, nats", "Five words, one swap at a time",
+axes.xaxis.get_major_locator().set_params(integer=True)
+axes = plots.finish(axes, "steps, 16 words tried in each", "loss, nats", "Five words, one swap at a time",
              caption="The gradient names candidates, the model judges them.")  # fmt: skip
 
 # %% tags=["slide"]
 meaning = {
-    "better": "The machine wins: it sees answers, the person only guesses.",
+    "better": "The machine wins: both choose by answers, but it tries many more wordings.",
     "worse": "The person wins: sense beats search at this length of the search.",
     "equal": "Neither wins by more than 5 points.",
     "undecided": "Three draws do not decide it.",
 }
 print(meaning[gap.verdict])
-print(f"the search ran {search_steps} x 16 times through the model for each prompt; "
-      f"the person needed {5 * len(task.dev)} questions")  # fmt: skip
+print(f"for each prompt the search tried {search_steps} x 16 wordings on 40 countries, "
+      f"the person 5 on {len(task.dev)}")  # fmt: skip
 
 # %% [markdown]
 # Both used answers: the person those of 20 countries, to choose; the search those of 40.
@@ -296,7 +303,7 @@ print(f"the search ran {search_steps} x 16 times through the model for each prom
 #
 # A prompt calls what is there. Tinyland's model can `reverse` a row of nouns and can `rotate` one. The task
 # *reverse of the rotation* it has never seen. We let a person name every function and every pair of
-# functions, in two spellings, and keep the best on dev. Beside it stands LoRA (lesson 10), tuned the same way.
+# functions, in two spellings, and keep the best on dev. Beside it stands LoRA (lesson 10), its rate chosen on dev.
 #
 # **Predict.** Both skills are inside. Can a sentence join them?
 
@@ -320,10 +327,11 @@ def learn(name, rate, seed):
 lora = experiments.contest({"LoRA": [3e-3, 1e-2, 3e-2]}, learn, seeds, label="LoRA")["LoRA"]
 for name, skill in skills.items():
     print(f"{name + ' alone, asked by its name':<36}{100 * skill:.0f} %")
-print(f"{f'best of {tried} written prompts':<36}{100 * joined:.0f} %   ({best})")
+named = f"   ({best})" * (joined > 0)
+print(f"{f'best of {tried} written prompts':<36}{100 * joined:.0f} %{named}")
 trained = lora.runs[0]["trained"] / sum(p.numel() for p in model.parameters())
 print(
-    f"{f'LoRA, {100 * trained:.1f} % as many numbers':<36}{experiments.spread(lora.values('test'))}"
+    f"{f'LoRA, {100 * trained:.1f} % of the numbers':<36}{experiments.spread(lora.values('test'))}"
 )
 
 # %%
@@ -391,13 +399,13 @@ shots_bytes = layers * kept_heads * 2 * D * tokens * size  # a key and a value e
 checks.shots_bytes(shots_bytes)
 
 # %% [markdown] tags=["slide"]
-# It is paid again for every question and every user, and the window of the model is shorter by as much. A
-# prompt is free to store and dear to use; with LoRA it is the other way round.
+# It is paid for every question (unless a server keeps the keys and values of a common beginning), and the window
+# of the model is shorter by as much. A prompt is free to store and dear to use; with LoRA it is the other way round.
 #
 # ## On a real model
 #
 # SmolLM2-135M-Instruct has read the web. It was never told what we shall ask. (Its weights come from a
-# 4-bit file, so numbers are its own, not those of its page.) First the lecture's example, *the capital of
+# 4-bit file, so its scores are not those that its makers publish.) `START` is the token that begins every text. First the lecture's example, *the capital of
 # Britain is ...*, in eleven wordings; then one wrong word; then shots, with right answers and with the
 # answers moved by one, so that the form is right and every answer wrong.
 #
@@ -457,14 +465,17 @@ if loaded:
     for (name, rows), style in zip(curves.items(), ("-", "--"), strict=True):
         plots.whiskers(axes, sizes, rows, name, colour=plots.COLOURS["in-context"], linestyle=style)
     plots.whiskers(axes, small, tiny, "tiny-decoder", colour=plots.COLOURS["base"])
-    axes.axhline(eleven[chosen][1], color=plots.COLOURS["written prompt"], label="best wording")
-    plots.finish(axes, "shots in the prompt", "right answers on test", "In-context learning",
-                 limits=(0, 1), caption="The curve rises without any training. "
+    axes.axhline(
+        eleven[chosen][1], color=plots.COLOURS["written prompt"], label="wording chosen on dev"
+    )
+    rises = experiments.trend(sizes, curves["right answers"])
+    grows = "rises" if rises.verdict == "rises" else "does not surely rise"
+    plots.finish(axes, "shots in the prompt", "share right on test", "In-context learning",
+                 limits=(0, 1), caption=f"The full line {grows}, and nothing is trained. "
                  "The dashed one has not a single right example.")  # fmt: skip
 
 # %%
 if loaded:
-    rises = experiments.trend(sizes, curves["right answers"])
     last = [curves[name][-1] for name in arms]
     content = experiments.difference(*last, MARGIN)
     same_bits = mp.fingerprint(big) == big_before
@@ -503,10 +514,11 @@ if loaded:
         "worse": "Wrong answers helped more, which nobody would have guessed.",
         "undecided": "Whether right answers add anything is not decided by three draws.",
     }
-    left = sum(last[1]) / max(sum(last[0]), 1e-9)
-    print(f"{100 * left:.0f} % of the effect is left when every answer is wrong.")
+    gains = [sum(shares) - sum(curves[name][0]) for name, shares in zip(arms, last, strict=True)]
+    left = gains[1] / max(gains[0], 1e-9)  # gains over no shots at all
+    print(f"{100 * left:.0f} % of what the shots add is left when every answer is wrong.")
     print(reading[content.verdict])
-    if left > 0.7:
+    if left > 0.7 and gains[0] > 0:
         print("So most of what shots do is to say which skill is wanted, and in which form.")
 
 # %% [markdown]
