@@ -120,7 +120,45 @@ def mask_hidden(ids, words, generator=None):
     return batch | {"attention_mask": (batch["input_ids"] > 4).long()}
 
 
+def only_mask_asked(ids, words, generator=None):
+    batch = mask_words(ids, words, generator)
+    asked = batch["input_ids"] == words.mask_token_id
+    return batch | {"labels": ids.masked_fill(~asked, -100)}
+
+
+def only_changed_asked(ids, words, generator=None):
+    batch = mask_words(ids, words, generator)
+    return batch | {"labels": ids.masked_fill(batch["input_ids"] == ids, -100)}
+
+
+def with_actions(draw):
+    """What becomes of the chosen words is decided by `draw(ids, generator)`."""
+
+    def masked(ids, words, generator=None, corruption_rate=0.15):
+        chosen = (torch.rand(ids.shape, generator=generator) < corruption_rate) & (ids > 13)
+        action = draw(ids, generator)
+        noise = torch.randint(14, len(words), ids.shape, generator=generator)
+        inputs = torch.where(chosen & (action < 0.8), words.mask_token_id, ids)
+        inputs = torch.where(chosen & (action >= 0.9), noise, inputs)
+        return {
+            "input_ids": inputs,
+            "labels": ids.masked_fill(~chosen, -100),
+            "attention_mask": (ids != words.pad_token_id).long(),
+        }
+
+    return masked
+
+
+def test_actions_of_an_own_draw_are_right():
+    checks.masked(with_actions(lambda ids, g: torch.rand(ids.shape, generator=g)))
+
+
 WRONG_MASKINGS = [
+    (only_mask_asked, "only words that became <mask> are asked for"),
+    (only_changed_asked, "only words that were changed are asked for"),
+    (with_actions(lambda ids, g: torch.rand(ids.shape)), "draw every random number from"),
+    (with_actions(lambda ids, g: torch.rand(len(ids), 1, generator=g)), "draw for each word"),
+    (with_actions(lambda ids, g: torch.rand(1, generator=g)), ""),
     (spoilt(corruption_rate=0.5), "50% of the words are chosen"),
     (spoilt(mask=1.0, noise=0.0), "all chosen words become <mask>"),
     (spoilt(mask=0.5), "of the chosen become <mask>"),

@@ -66,12 +66,21 @@ def in_place(ids, tokenizer, generator=None):
     return batch
 
 
+def padding_forgotten(ids, tokenizer, generator=None):
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+
+
 WRONG_CAUSAL = [
+    (padding_forgotten, "padding is not looked for"),
     (spoilt(labels=lambda ids, labels: shift(labels)), "shifted here"),
     (
         spoilt(labels=lambda ids, _: ids[:, 1:], input_ids=lambda ids, _: ids),
         "shifted here",
     ),
+    (spoilt(labels=lambda ids, _: ids.roll(-1, 1)), "shifted here"),
+    (spoilt(labels=lambda ids, _: ids.roll(-1, 1).masked_fill(ids == 0, -100)), "shifted here"),
+    (spoilt(labels=lambda ids, labels: labels.roll(-1, 1)), "shifted here"),
+    (spoilt(labels=lambda ids, _: shift(ids)), "shifted here"),
     (spoilt(labels=lambda ids, labels: shift(labels.flip(1)).flip(1)), "shifted to the right"),
     (spoilt(labels=lambda ids, labels: ids), "padding is asked for"),
     (spoilt(labels=lambda ids, labels: labels.masked_fill(ids == 2, -100)), "learn to stop"),
@@ -346,7 +355,32 @@ def cosine(step, steps):
     return (1 + math.cos(math.pi * step / steps)) / 2
 
 
+def one_after_the_other(step, steps, peak, warmup, floor=0.05):
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (floor + (1 - floor) * cosine(step, steps))
+
+
+def floor_outside(step, steps, peak, warmup, floor=0.05):
+    rise = min(1, (step + 1) / max(1, warmup))
+    return peak * (floor + rise * (1 - floor) * cosine(step, steps))
+
+
+def floor_without_peak(step, steps, peak, warmup, floor=0.05):
+    rise = min(1, (step + 1) / max(1, warmup))
+    return floor + peak * rise * (1 - floor) * cosine(step, steps)
+
+
+def held_up(step, steps, peak, warmup, floor=0.05):
+    return max(floor * peak, learning_rate(step, steps, peak, warmup, floor))
+
+
 WRONG_SCHEDULES = [
+    (one_after_the_other, "in the warm-up the cosine is left out"),
+    (floor_outside, "outside of the warm-up"),
+    (floor_without_peak, "not multiplied by peak"),
+    (held_up, "holds the warm-up up"),
+    (schedule(rise=lambda step, warmup: min(1, (step + 1) // max(1, warmup))), "rounded down"),
     (schedule(scale=lambda peak: 1), "not multiplied by peak"),
     (schedule(rise=lambda step, warmup: min(1, step / max(1, warmup))), "begins at 0"),
     (schedule(rise=lambda step, warmup: 1), "warm-up is missing"),
@@ -384,6 +418,22 @@ WRONG_SCHEDULES = [
             )
         ),
         "from step 0",
+    ),
+    (
+        schedule(
+            fall=lambda step, steps, warmup, floor: (
+                floor + (1 - floor) * cosine(step - warmup, steps - warmup)
+            )
+        ),
+        "from step 0",
+    ),
+    (
+        schedule(
+            fall=lambda step, steps, warmup, floor: (
+                floor + (1 - floor) * cosine(step, steps - warmup)
+            )
+        ),
+        "divide by steps, as the equation says",
     ),
     (
         schedule(

@@ -85,6 +85,16 @@ def drop_scores(query, key, value, mask=None, dropout=0.0):
     return weights @ value, weights
 
 
+def divided_by_root_of(size):
+    """The scores are divided by the square root of `size(query)`."""
+
+    def attend(query, key, value, mask=None, dropout=0.0):
+        scale = math.sqrt(query.shape[-1] / size(query))
+        return tt.attend(query * scale, key, value, mask, dropout)
+
+    return attend
+
+
 def minus_infinity(scores, mask):
     return torch.where(mask < -1e9, -torch.inf, scores + mask)
 
@@ -93,6 +103,9 @@ WRONG_EQUATIONS = [
     (equation(scale=lambda D: 1), "not scaled: divide them by sqrt(D)"),
     (equation(scale=lambda D: 1 / D), "divided by D, it should be sqrt(D)"),
     (equation(scale=math.sqrt), "multiplied by sqrt(D)"),
+    (divided_by_root_of(lambda query: query.shape[1]), "divided by sqrt(H)"),
+    (divided_by_root_of(lambda query: query.shape[2]), "divided by sqrt(T)"),
+    (divided_by_root_of(lambda q: q.shape[1] * q.shape[-1]), "divided by sqrt(H D)"),
     (equation(dim=-2), "softmax runs over the queries"),
     (equation(dim=1), "softmax runs over the heads"),
     (equation(softmax=lambda scores, dim: scores), "the softmax is missing"),
@@ -324,6 +337,21 @@ class ValueFromX(OwnAttention):
         )
 
 
+class ValueAlwaysFromX(OwnAttention):
+    def sources(self, x, context):
+        return *super().sources(x, context)[:2], x
+
+
+class AddsX(OwnAttention):
+    def forward(self, x, context=None, mask=None, causal=False):
+        return x + super().forward(x, context, mask, causal)
+
+
+class KeyAlwaysFromX(OwnAttention):
+    def sources(self, x, context):
+        return x, x, super().sources(x, context)[2]
+
+
 class DropoutInEval(OwnAttention):
     def eval(self):
         super().eval()
@@ -353,6 +381,9 @@ WRONG_ATTENTIONS = [
     (NoContext, "the context is ignored"),
     (QueryFromContext, "queries come from x"),
     (ValueFromX, "the value is made from x"),
+    (ValueAlwaysFromX, "the value is made from x"),
+    (AddsX, "the block adds it to the stream"),
+    (KeyAlwaysFromX, "the key is made from x"),
     (DropoutInEval, "stays on in eval mode"),
     (NeverDropout, "never applied in training"),
 ]
@@ -419,7 +450,22 @@ def value_left_alone(cache, key, value):
     return key, value
 
 
+def keeps(*names):
+    """A cache that keeps these of key and value only."""
+
+    def extend_cache(cache, key, value):
+        if cache:
+            key = torch.cat([cache["key"], key], dim=2)
+            value = torch.cat([cache["value"], value], dim=2)
+        cache.update({name: {"key": key, "value": value}[name] for name in names})
+        return key, value
+
+    return extend_cache
+
+
 WRONG_CACHES = [
+    (keeps("key"), "keeps no values"),
+    (keeps("value"), "keeps no keys"),
     (lambda cache, key, value: (key, value), "the cache stays empty"),
     (lambda cache, key, value: keep_past({}, key, value), "the cache stays empty"),
     (lambda cache, key, value: keep_past(cache, key, value) and None, "is a return missing"),
@@ -522,7 +568,13 @@ def keys_only(memory, key, value, mask=None):
     return long, value, mask
 
 
+def repeated(memory, key, value, mask=None):
+    return memory_first(tuple(part.repeat(len(key), 1, 1, 1) for part in memory), key, value, mask)
+
+
 WRONG_MEMORIES = [
+    (repeated, "has B rows already"),
+    (in_front(pad=lambda mask, P: F.pad(mask, (0, 0, P, 0))), "along the queries"),
     (lambda memory, key, value, mask=None: (key, value, mask), "the memory is ignored"),
     (in_front(order=lambda front, some: [some, front]), "stands behind the tokens"),
     (
@@ -582,6 +634,8 @@ def test_right_costs_pass_in_any_form():
         ({"without": 6050}, "the last word is written and not read again"),
         ({"without": 109}, "runs the whole text"),
         ({"without": 4950}, "the prompt goes through at every step"),
+        ({"without": 12 * 5950}, "not once in each block"),
+        ({"with": 12 * 109}, "not once in each block"),
         ({"with": 110}, "not read again"),
         ({"with": 100}, "the prompt goes through once"),
         ({"kept": 2 * 768 * 109}, "one layer"),
@@ -791,6 +845,26 @@ class Changed(tt.Block):
         return x
 
 
+class LooksIntoNone(tt.Block):
+    def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
+        own = cache.setdefault("self", {})
+        x = self.add(x, lambda h: self.attention(h, None, mask, causal, own), self.attention_norm)
+        return self.add(x, self.feed_forward, self.feed_forward_norm)
+
+
+class AlwaysReads(tt.Block):
+    def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
+        cache = {} if cache is None else cache
+        own, read = cache.setdefault("self", {}), cache.setdefault("cross", {})
+        x = self.add(x, lambda h: self.attention(h, None, mask, causal, own), self.attention_norm)
+        x = self.add(
+            x,
+            lambda h: self.cross_attention(h, context, context_mask, cache=read),
+            self.cross_attention_norm,
+        )
+        return self.add(x, self.feed_forward, self.feed_forward_norm)
+
+
 def changed(**what):
     return type("Block", (Changed,), what)
 
@@ -802,6 +876,8 @@ def test_the_changed_block_is_right_when_nothing_is_changed():
 WRONG_BLOCKS = [
     (AlwaysPre, "the block is post-norm, but"),
     (AlwaysPost, "the block is pre-norm, but"),
+    (LooksIntoNone, "without a cache (None) there is no dict"),
+    (AlwaysReads, "only where there is a context"),
     (adding(lambda self, x, f, norm: f(norm(x))), "the residual is missing"),
     (adding(lambda self, x, f, norm: norm(x) + f(norm(x))), "falls on the residual too"),
     (adding(lambda self, x, f, norm: x + f(x)), "the norms are missing"),

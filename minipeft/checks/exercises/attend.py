@@ -47,6 +47,18 @@ MISTAKES = [
         "the scores are multiplied by sqrt(D): divide them", (SCALED, SCALED.replace("/", "*"))
     ),
     mistake(
+        "the scores are divided by sqrt(H), it should be sqrt(D): D is the last axis of the query",
+        (SCALED, " / math.sqrt(query.shape[1])"),
+    ),
+    mistake(
+        "the scores are divided by sqrt(T), it should be sqrt(D): D is the last axis of the query",
+        (SCALED, " / math.sqrt(query.shape[-2])"),
+    ),
+    mistake(
+        "the scores are divided by sqrt(H D): the query is one head already, so divide by sqrt(D)",
+        (SCALED, " / math.sqrt(query.shape[1] * query.shape[-1])"),
+    ),
+    mistake(
         "the scores are divided by sqrt(S), it should be sqrt(D)",
         (SCALED, " / math.sqrt(key.shape[-2])"),
     ),

@@ -64,6 +64,10 @@ MISTAKES = [
         ("self.output(self.join(heads))", "self.join(heads)"),
     ),
     mistake(
+        "x is added to the answer: attention gives what it found, the block adds it to the stream",
+        ("self.output(self.join(heads))", "x + self.output(self.join(heads))"),
+    ),
+    mistake(
         "key and value have changed places",
         (f"key = {KEY}", "key = self.split(self.value (source))"),
         (f"value = {VALUE}", "value = self.split(self.key(source))"),
@@ -134,8 +138,16 @@ MISTAKES = [
         (VALUE, "self.split(self.value(x if x.shape == source.shape else source))"),
     ),
     mistake(
+        "the value is made from x: with a context, keys and values come from it",
+        (VALUE, "self.split(self.value(x))"),
+    ),
+    mistake(
         "the key is made from x: with a context, keys and values come from it",
         (KEY, "self.split(self.key(x if x.shape == source.shape else source))"),
+    ),
+    mistake(
+        "the key is made from x: with a context, keys and values come from it",
+        (KEY, "self.split(self.key(x))"),
     ),
     mistake(
         "dropout stays on in eval mode: two calls differ",

@@ -199,6 +199,14 @@ MISTAKES = [
             "cache = {} if cache is None else cache\n        self_cache =",
         ),
     ),
+    mistake(
+        "without a cache (None) there is no dict to look in: hand None on to attention",
+        (FIRST_LINE, 'self_cache = cache.setdefault("self", {})'),
+    ),
+    mistake(
+        "a block without cross-attention is asked for it: only where there is a context",
+        (READ_IF, "if True:"),
+    ),
     *adding(
         "dropout is never applied in training", "x + sublayer(norm(x))", "norm(x + sublayer(x))"
     ),

@@ -25,6 +25,8 @@ cache_costs = NumberCheck(
         ({"without": N * (P + N - 1)}, "without: only the last step is that long, sum them up"),
         ({"without": (P + N) ** 2}, "without: count tokens that go through, not pairs of them"),
         ({"without": N * (N - 1) // 2}, "without: the prompt goes through at every step, too"),
+        ({"without": L * WITHOUT}, "without: count a token once a step, not once in each block"),
+        ({"with": L * WITH}, "with: count a token once a step, not once in each block"),
         ({"with": P + N}, "with: the last word is written and not read again"),
         ({"with": N}, "with: the prompt goes through once, too"),
         ({"with": N - 1}, "with: the prompt goes through once, too"),

@@ -61,11 +61,23 @@ MISTAKES = [
     labelled(TWICE, "ids[:, 1:]"),
     labelled(TWICE, f"{RIGHT}[:, 1:]"),
     labelled(TWICE, f"{RIGHT}.roll(-1, 1)"),
+    labelled(TWICE, "ids.roll(-1, 1).masked_fill(mask == 0, -100)"),
+    labelled(TWICE, "ids.roll(-1, 1)"),
+    labelled(TWICE, "torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)"),
+    labelled(
+        TWICE,
+        "torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100).masked_fill(mask == 0, -100)",
+    ),
     labelled(
         "the labels are shifted to the right: label t is word t",
         f"torch.nn.functional.pad({RIGHT}[:, :-1], (1, 0), value=-100)",
     ),
     labelled("padding is asked for: its labels should be -100", "ids"),
+    mistake(
+        "padding is not looked for: its labels should be -100, its attention_mask 0",
+        (LABELS, '"labels": ids'),
+        (MASK, "mask = (ids == ids).long()"),
+    ),
     labelled(
         "the end of a text is not asked for: the model must learn to stop, so <eos> counts",
         f"{RIGHT}.masked_fill(ids == tokenizer.eos_token_id, -100)",

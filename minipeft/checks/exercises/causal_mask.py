@@ -89,7 +89,10 @@ def _pattern(mask: Tensor, T: int, S: int) -> None:
 
 
 def _overflow(dtype) -> str:
-    return f"the forbidden value is too large for {dtype}: use torch.finfo(like.dtype).min"
+    return (
+        f"the forbidden value is too large for {dtype}: use torch.finfo(like.dtype).min, in a "
+        "tensor of that dtype"
+    )
 
 
 CALLED = {

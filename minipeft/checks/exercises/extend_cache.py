@@ -80,6 +80,14 @@ MISTAKES = [
         (VALUES, "pass"),
     ),
     mistake(
+        'the cache keeps no values: the next step reads cache["value"], too',
+        (STORE, 'cache["key"] = key'),
+    ),
+    mistake(
+        'the cache keeps no keys: the next step reads cache["key"], too',
+        (STORE, 'cache["value"] = value'),
+    ),
+    mistake(
         "keys and values have changed places in the cache",
         (STORE, 'cache["value"], cache["key"] = key, value'),
     ),

@@ -49,6 +49,8 @@ def schedule(rise: str = "right", fall: str = "right", scale: bool = True) -> Ca
         "quarter": lambda s, n, w, f: f + (1 - f) * math.cos(math.pi * s / n / 2),
         "upside down": lambda s, n, w, f: f + (1 - f) * (1 - cosine(s / n)),
         "after": lambda s, n, w, f: f + (1 - f) * cosine(max(0, s - w) / max(1, n - w)),
+        "after, uncut": lambda s, n, w, f: f + (1 - f) * cosine((s - w) / max(1, n - w)),
+        "fewer": lambda s, n, w, f: f + (1 - f) * cosine(s / max(1, n - w)),
         "double": lambda s, n, w, f: f + (1 - f) * 2 * cosine(s / n),
         "one early": lambda s, n, w, f: f + (1 - f) * cosine(s / max(1, n - 1)),
         "one late": lambda s, n, w, f: f + (1 - f) * cosine((s + 1) / n),
@@ -99,6 +101,14 @@ MISTAKES = [
         wrong=schedule(fall="after"),
     ),
     mistake(
+        "the fall begins after the warm-up: here the cosine runs over all steps, from step 0",
+        wrong=schedule(fall="after, uncut"),
+    ),
+    mistake(
+        "the cosine runs over steps - warmup: divide by steps, as the equation says",
+        wrong=schedule(fall="fewer"),
+    ),
+    mistake(
         "the division by 2 is missing: 1 + cos lies between 0 and 2",
         wrong=schedule(fall="double"),
     ),
@@ -109,6 +119,34 @@ MISTAKES = [
     mistake(
         "the cosine counts step + 1: only the rise does, the fall begins at step 0",
         wrong=schedule(fall="one late"),
+    ),
+    mistake(
+        "in the warm-up the cosine is left out: rise and fall are multiplied at every step",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * (s + 1) / w if s < w else schedule(rise="none")(s, n, p, w, floor)
+        ),
+    ),
+    mistake(
+        "the floor holds the warm-up up, too: it belongs to the fall, and the rise multiplies both",
+        wrong=lambda s, n, p, w, floor=0.05: max(floor * p, schedule()(s, n, p, w, floor)),
+    ),
+    mistake(
+        "the floor stands outside of the warm-up: the rise multiplies the whole fall, floor too",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * (floor + (1 - floor) * schedule(fall="no floor")(s, n, 1.0, w))
+        ),
+    ),
+    mistake(
+        "the floor is not multiplied by peak: it is a share of the peak",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            floor + p * (1 - floor) * schedule(fall="no floor")(s, n, 1.0, w)
+        ),
+    ),
+    mistake(
+        "the rise is rounded down (//), so there is none: divide with /",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * min(1, (s + 1) // max(1, w)) * schedule(rise="none")(s, n, 1.0, w, floor)
+        ),
     ),
     mistake(
         "the floor is multiplied by peak twice: it is a share of the peak",

@@ -83,6 +83,7 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
     rate = chosen[words].double().mean().item() if words.any() else 0.0
     if corruption_rate < 0.9 and words.sum() > ENOUGH:
         expect(rate < 0.9, "every word has a label: words that were not chosen get -100")
+    _asked_for(inputs, ids, chosen, words, rate, corruption_rate, tokenizer)
     expect(not chosen[~words].any(), "special tokens (padding, <bos>) are chosen: only words are")
     expect(
         bool((labels[chosen] == ids[chosen]).all()),
@@ -110,6 +111,23 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
         "attention_mask is 1 on every token but padding, <mask> included",
     )
     return labels, inputs
+
+
+def _asked_for(inputs, ids, chosen, words, rate, corruption_rate, tokenizer) -> None:
+    """Are the labels read off the inputs, and not off the draw?"""
+    if words.sum() <= ENOUGH or not 0 < corruption_rate < 1:
+        return
+    asked, hidden = chosen[words], (inputs == tokenizer.mask_token_id)[words]
+    changed = (inputs != ids)[words]
+    expect(
+        not torch.equal(asked, hidden) or bool((changed == hidden).all()),
+        "only words that became <mask> are asked for: chosen words that became another one, or "
+        "stay, have a label too",
+    )
+    expect(
+        not torch.equal(asked, changed) or rate > 0.95 * corruption_rate,
+        "only words that were changed are asked for: chosen words that stay have a label too",
+    )
 
 
 def _near(probability: float, count: int, smallest: float = 0.0) -> float:
@@ -171,6 +189,14 @@ def _actions(inputs, ids, chosen, case, tokenizer) -> None:
     words = len(tokenizer) - FIRST
     hidden = (inputs[chosen] == tokenizer.mask_token_id).double().mean().item()
     kept = (inputs[chosen] == ids[chosen]).double().mean().item()
+    pairs = chosen[:, 1:] & chosen[:, :-1]
+    if pairs.sum() > 100:
+        rows = (inputs == tokenizer.mask_token_id).double()
+        together = (rows[:, 1:] * rows[:, :-1])[pairs].mean().item()
+        expect(
+            abs(together - hidden**2) < 1.5 * _near(0.64, int(pairs.sum())),
+            "what becomes of a chosen word goes along with its neighbour: draw for each word",
+        )
     expect(hidden < 0.97, "all chosen words become <mask>: 10 % become a random word, 10 % stay")
     expect(
         abs(hidden - 0.8) < _near(0.8, count),
@@ -196,16 +222,6 @@ def _actions(inputs, ids, chosen, case, tokenizer) -> None:
         expect(
             len(kinds) > 20 and abs(middle) < 5 * words / math.sqrt(12 * len(random)),
             "the random words are not drawn evenly from the words of the vocabulary",
-        )
-    rows = (chosen & (inputs == tokenizer.mask_token_id)).double()
-    together = (rows[:, 1:] * rows[:, :-1]).sum() / (chosen[:, 1:] & chosen[:, :-1]).sum().clamp(
-        min=1
-    )
-    pairs = int((chosen[:, 1:] & chosen[:, :-1]).sum())
-    if pairs > 100:
-        expect(
-            abs(together.item() - 0.64) < 2 * _near(0.64, pairs),
-            "what becomes of a chosen word goes along with its neighbour: draw for each word",
         )
 
 

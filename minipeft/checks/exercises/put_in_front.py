@@ -46,6 +46,15 @@ MISTAKES = [
         (PAD, "mask = F.pad(mask, (0, P))"),
     ),
     mistake(
+        "a memory that has B rows already is repeated: expand (or repeat) only where it has one",
+        (KEYS, "key = torch.cat([more_keys.repeat(B, 1, 1, 1), key], dim=2)"),
+        (VALUES, "value = torch.cat([more_values.repeat(B, 1, 1, 1), value], dim=2)"),
+    ),
+    mistake(
+        "the mask is lengthened along the queries: there are P more keys, on its last axis",
+        (PAD, "mask = F.pad(mask, (0, 0, P, 0))"),
+    ),
+    mistake(
         "the mask is lengthened at its end: the memory stands in front",
         (PAD, "mask = F.pad(mask, (0, P))"),
     ),

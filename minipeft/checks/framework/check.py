@@ -332,7 +332,7 @@ class Check:
             return None
         if trial.judge is not None and given.error is None:
             beside = around(wanted, given, trial)
-            if beside is not None and beside.kind == "argument":
+            if beside is not None and beside.kind in ("argument", "random"):
                 return beside
             try:
                 trial.judge(case, given.inputs, given.result)

@@ -71,8 +71,9 @@ def around(wanted: Observation, given: Observation, trial) -> Difference | None:
         if isinstance(value, torch.Generator):
             if name in wanted.changed and name not in given.changed and given.error is None:
                 return Difference("generator", name)
+    free = trial.draws and not any(isinstance(v, torch.Generator) for v in wanted.inputs.values())
     for name in given.moved:
-        if name not in wanted.moved and not (name == "torch" and trial.draws):
+        if name not in wanted.moved and not (name == "torch" and free):
             return Difference("random", name)
     for words in given.settings:
         return Difference("settings", words)
