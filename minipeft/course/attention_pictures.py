@@ -26,11 +26,13 @@ def lookup(random_keys: Mapping[str, Sequence[float]]) -> None:
     style = {"arrowstyle": "->", "shrinkA": 0, "shrinkB": 0, "lw": 2}
     for number, key in enumerate(keys):
         plane.annotate("", key.tolist(), (0, 0), arrowprops={**style, "color": KEYS[number]})
-        x, y = (1.25 * key).tolist()
-        plane.text(x, y, f"key {number}", ha="center", va="center", color=KEYS[number])
+        side = ("left", "center", "right")[number]
+        x, y = (1.1 * key).tolist()
+        va = "bottom" if side == "center" else "center"
+        plane.text(x, y, f"key {number}", ha=side, va=va, color=KEYS[number])
     plane.annotate("", query.tolist(), (0, 0), arrowprops={**style, "color": "black"})
     plane.text(*(1.1 * query).tolist(), "query", ha="left", va="bottom")
-    plane.set(xlim=(-1.7, 1.9), ylim=(-0.3, 1.6), aspect="equal")
+    plane.set(xlim=(-1.9, 1.9), ylim=(-0.3, 1.6), aspect="equal")
     plane.axis("off")
     weights = torch.stack([(n * keys @ query / math.sqrt(2)).softmax(-1) for n in lengths])
     bottom = torch.zeros(len(lengths))
@@ -48,7 +50,7 @@ def lookup(random_keys: Mapping[str, Sequence[float]]) -> None:
     plots.finish(shares, "length of the query", "attention weight", "who gets it", limits=(0, 1))
     wide, calm = (random_keys[name][-1] for name in both)
     plots.finish(
-        random, "D", "", "best of 16 random keys", limits=(0, 1),
+        random, "D", "its weight", "best of 16 random keys", limits=(0, 1),
         caption=f"The zero query asks all alike; a long one gives {weights[-1].max():.0%} to "
         f"the best key. Undivided, the best of 16 random keys gets {wide:.0%} in a head of width "
         f"{random_keys[widths][-1]}, divided by √D {calm:.0%}.",
@@ -144,16 +146,16 @@ def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:
     colours = (plots.GREY, plots.COLOURS["prefix"], plots.COLOURS["written prompt"])
     for place, ((name, values), colour) in enumerate(zip(scores.items(), colours, strict=True)):
         at = [x + 0.27 * (place - 1) for x in range(len(values))]
-        axes.bar(at, list(values.values()), 0.26, label=name, color=colour)
+        axes.bar(at, [100 * value for value in values.values()], 0.26, label=name, color=colour)
         for x, value in zip(at, values.values(), strict=True):
-            axes.text(x, value + 0.01, f"{100 * value:.0f}", ha="center", va="bottom")
+            axes.text(x, 100 * value + 1, f"{100 * value:.0f}", ha="center", va="bottom")
     axes.set_xticks(range(len(values)), list(values))
     mean = {name: sum(values.values()) / len(values) for name, values in scores.items()}
     bare, memory, word = mean.values()
     compared = "and not as well as the word does" if memory < word - 0.05 else "as the word does"
     plots.finish(
-        axes, "", "share of rows right", "what tells the model which function is wanted",
-        limits=(0, 1.1),
+        axes, "", "% of rows right", "what tells the model which function is wanted",
+        limits=(0, 110),
         caption=f"Copied pairs steer the model, {compared}: on average {memory:.0%} of the rows, "
         f"{bare:.0%} without them, {word:.0%} with the word.",
     )  # fmt: skip

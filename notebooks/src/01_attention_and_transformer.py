@@ -4,11 +4,14 @@
 #     title: Attention and a transformer from scratch
 #     question: What does a transformer compute, line by line, and where in these lines are its three doors?
 #     minutes: 2
+#     sitting: 130
+#     attempts: 10
 # ---
 
 # %% [markdown] tags=["slide"]
-# Every method of this course changes what happens inside a transformer. So we build one first. Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
-# words. Where tokens look at others, T ask and S may be asked.
+# Every method of this course changes what happens inside a transformer. So we build one first. (Long for one sitting: section 5 is
+# a place to begin the second.) Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
+# words. In attention T tokens ask and S tokens are asked; often they are the same.
 #
 # ## 1 · A token is a vector
 #
@@ -54,7 +57,8 @@ print(f"most alike: {words[a]} and {words[b]}, cosine {cosine.max():.2f}")
 # $$ \mathrm{heads} = \mathrm{softmax}\!\left( \frac{Q K^{\top}}{\sqrt{D}} + \mathrm{mask} \right) V
 #    \qquad \text{(eq. 1)} $$
 #
-# - $Q$ (B, H, T, D): one question per token; $K$, $V$ (B, H, S, D): one key and one value per token that may be asked.
+# - $Q$ (B, H, T, D): one question per token; $K$, $V$ (B, H, S, D): one key and one value per token that is asked. Every
+#   row and every head (section 4) is computed by itself.
 # - $Q K^{\top} / \sqrt{D}$ (B, H, T, S), the *scores*: how well each key fits each question.
 # - mask: 0 where a token may look, a very negative number where not.
 # - softmax over the S keys: each row becomes positive and sums to 1, the *weights*.
@@ -185,7 +189,7 @@ for name, place in chosen.items():
 
 # %% [markdown]
 # A picture is a hint; taking a head out shows what is *necessary*. A head may draw a beautiful line and hardly
-# matter, because others carry the same.
+# matter, because others carry the same. And a head that facts miss as well does more than its line says.
 #
 # ## 5 · The key-value cache
 #
@@ -196,7 +200,8 @@ for name, place in chosen.items():
 # ### Exercise: what writing costs
 #
 # GPT-2 small ($L = 12$, $C = 768$, 12 heads) reads a prompt of 10 tokens and writes 100 words. How many tokens go through
-# the blocks, all steps together, `"without"` and `"with"` a cache? (The last word is not read again.) And how many numbers
+# the blocks, all steps together, `"without"` and `"with"` a cache? (A token counts once a step, not once a block; the last word
+# is not read again.) And how many numbers
 # are `"kept"` in the end, in all layers?
 
 # %% exercise="minipeft.checks:cache_costs" difficulty=2 minutes=8
@@ -255,7 +260,8 @@ for n in new_words:
 # ## 6 · The block: a stream that everybody adds to
 #
 # Attention moves information between tokens. At each token alone a small network works:
-# $\mathrm{FFN}(x) = \varphi(x W_{\mathrm{up}} + b_{\mathrm{up}})\, W_{\mathrm{down}} + b_{\mathrm{down}}$ (eq. 2), inner width $4C$. A block
+# $\mathrm{FFN}(x) = \varphi(x W_{\mathrm{up}} + b_{\mathrm{up}})\, W_{\mathrm{down}} + b_{\mathrm{down}}$ (eq. 2), inner width $4C$,
+# $\varphi$ a curve such as GELU. A block
 # has these two *sublayers* (three in a decoder that reads an encoder). Each **adds** its answer to the stream $x$.
 # LayerNorm brings a vector to mean 0 and variance 1, and where it stands makes two kinds:
 #
@@ -266,7 +272,8 @@ for n in new_words:
 #
 # `add` is the two equations; dropout falls on what the sublayer says. The order: self-attention, cross-attention if
 # there is a context, feed-forward. Cross-attention is never causal: the whole source has been read. Each attention has its
-# own dict in `cache`, `cache.setdefault("self", {})` and `"cross"`; without a cache it gets None.
+# own dict in `cache`, `cache.setdefault("self", {})` and `"cross"`; without a cache it gets None. `Attention` is that of
+# exercise 1.3, made quicker and with a cache: `forward(x, context, mask, causal, cache)`.
 
 # %% exercise="tiny_transformer.layers:Block" blank="add,forward" difficulty=3 minutes=14
 # forward: a sublayer that needs more than h: lambda h: self.attention(h, mask=..., causal=..., cache=...)
@@ -293,7 +300,7 @@ for number, block in enumerate(model.blocks):
     best = logits[0, -1].softmax(-1).topk(3)
     guesses = zip(best.values, best.indices, strict=True)
     print(f"after block {number}:", ", ".join(f"{tokenizer.names[i]} {p:.0%}" for p, i in guesses))
-print(f"largest difference to tt.Decoder: {(logits - model(ids).logits).abs().max():.0e}\n")
+print(f"largest difference to tt.Decoder: {(logits - model(ids).logits).abs().max():.0g}\n")
 
 torch.manual_seed(0)
 noise = torch.randint(14, V, (8, 32))  # (B, T)
@@ -308,7 +315,8 @@ for dtype, difference in (lesson.against_transformers(noise) or {}).items():
 # %% [markdown] tags=["slide"]
 # ## 7 · Three families, and a test for leaks
 #
-# We do not draw masks, we *measure* them: change one token, see which states move. **Predict** the first three pictures:
+# We do not draw masks, we *measure* them: change one token, see which states (the vectors behind the last
+# block) move. **Predict** the first three pictures:
 # an encoder (for reading), a decoder (for writing), an encoder-decoder (for rewriting one text as another).
 #
 # ### Exercise: five patients
@@ -348,7 +356,7 @@ for vector in (matrix[france].clone(), matrix[italy].clone(), matrix[france].clo
     print(f"france: {said}; other capitals right: {tinyland.exact(model, tokenizer, *others):.1%}")
 
 # %% [markdown]
-# Prompt tuning trains rows that no word has.
+# Whatever does not read this row stays as it was. Prompt tuning trains rows that belong to no word.
 #
 # **Memory.** Each layer gets P more keys and values, before those of the tokens: then they lie in the past of every query
 # (the rule of section 3 does the rest), and take no position.
@@ -383,10 +391,16 @@ for name in tinyland.FUNCTIONS:
         model, tokenizer, *tinyland.puzzles(name, rows)
     )
 pictures.print_scores(scores)
+silent = {}
 print(f"{'% right, one sublayer silent':<32}" + "".join(f"   block {i}" for i in range(L)))
 for name, score in right.items():
-    for kind, row in zip(("attention", "FFN"), lesson.silent_sublayers(model, score), strict=True):
+    table = silent[name] = lesson.silent_sublayers(model, score)  # (2, L)
+    for kind, row in zip(("attention", "FFN"), table, strict=True):
         print(f"{name + ', ' + kind:<32}" + "".join(f"{100 * share:>10.0f}" for share in row))
+for name, table in silent.items():
+    needed, spare = (table < 0.5).sum(), (table >= 0.9).sum()
+    print(f"{name}: {needed} of {2 * L} sublayers are needed (less than half is right without one), "
+          f"{spare} can go alone (90 % and more)")  # fmt: skip
 
 # %% [markdown] tags=["slide"]
 # The pairs were copied from a place where they fitted; prefix-tuning *trains* pairs until they fit. LoRA, adapters and (IA)³
