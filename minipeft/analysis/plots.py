@@ -191,6 +191,7 @@ def heat(
     numbers: bool = True,
     limits: tuple[float, float] | None = None,
     unit: str = "",
+    digits: int | None = None,
 ):
     """A table of numbers as colours, with the numbers written in.
 
@@ -198,6 +199,7 @@ def heat(
         matrix: (rows, columns), a tensor or nested lists; nan leaves a place empty.
         limits: the numbers at the ends of the colour bar.
         unit: what the numbers are, beside the colour bar.
+        digits: of the numbers behind the point; None writes three digits that count.
     """
     table = torch.as_tensor(matrix, dtype=torch.float64).detach().cpu()
     n_rows, n_columns = table.shape
@@ -213,7 +215,7 @@ def heat(
                 if table[i, j].isnan():
                     continue
                 light = image.norm(table[i, j].item()) < 0.6
-                text = f"{table[i, j].item():.3g}"
+                text = f"{table[i, j].item():{'.3g' if digits is None else f'.{digits}f'}}"
                 axes.text(j, i, text, ha="center", va="center", color="w" if light else "k")
     return _finish(axes, xlabel, ylabel, title)
 

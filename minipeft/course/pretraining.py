@@ -22,14 +22,18 @@ Corpus = Mapping[str, list[str]]  # kind of text -> its documents
 
 
 def line_up(tokenizer, **rows: Tensor) -> None:
-    """Print rows of ids (T,) as words in columns; · where nothing is asked (-100)."""
+    """Print rows of ids (T,) as words in columns; · where nothing is asked (-100).
+
+    Columns stand closer together where they would not fit on a page otherwise.
+    """
     lines = [
         [name, *("·" if i == -100 else tokenizer.names[i] for i in ids.tolist())]
         for name, ids in rows.items()
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    gap = "  " if sum(widths) + 2 * len(widths) <= 94 else " "
     for line in lines:
-        print("  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)))
+        print(gap.join(word.ljust(width) for word, width in zip(line, widths, strict=True)))
 
 
 PATIENTS = {

@@ -8,6 +8,7 @@ from minipeft.analysis import plots
 from minipeft.course.pretraining import wilson
 
 KIND_COLOURS = {"facts": "#7c3aed", "strings": "#d97706"}
+SKILL_COLOURS = ("#2563a8", "#15803d", "#b91c1c", "#0891b2", "#db2777", "#4b5563")
 LINES = ("-", "--", "-.", ":", (0, (5, 1)), "-")
 
 
@@ -34,10 +35,10 @@ def on_the_way(seen: Mapping[int, Mapping], floors: Mapping[str, float]) -> None
         left.plot(steps, curve, ".-", color=KIND_COLOURS[kind], label=f"loss of {kind}")
         left.axhline(floor, color=KIND_COLOURS[kind], ls="--", label=f"floor of {kind}")
     capitals = [100 * result["capitals"] for result in seen.values()]
-    right.plot(steps, capitals, ".-", color="black", lw=2.5, label="capitals")
-    for number, (name, style) in enumerate(zip(last["puzzles"], LINES, strict=True)):
+    right.plot(steps, capitals, ".-", color=KIND_COLOURS["facts"], lw=3, label="capitals")
+    for name, style, colour in zip(last["puzzles"], LINES, SKILL_COLOURS, strict=True):
         curve = [100 * result["puzzles"][name] for result in seen.values()]
-        right.plot(steps, curve, marker=".", color=f"C{number}", ls=style, label=name)
+        right.plot(steps, curve, marker=".", color=colour, ls=style, label=name)
     curves = {"capitals": [result["capitals"] for result in seen.values()]}
     curves |= {n: [result["puzzles"][n] for result in seen.values()] for n in last["puzzles"]}
     reached = [
@@ -45,18 +46,21 @@ def on_the_way(seen: Mapping[int, Mapping], floors: Mapping[str, float]) -> None
         for name, shares in curves.items()
         if max(shares) >= 0.9
     ] or ["nothing yet"]
+    missing = [name for name, shares in curves.items() if max(shares) < 0.9]
+    never = f" Not in {steps[-1]:,} steps: {', '.join(missing)}." if missing else ""
     above = ", ".join(f"{kind} {last['loss'][kind] - floors[kind]:.2f}" for kind in floors)
     plots.finish(left, "step", "nats per token", "texts it has not read", limits=(0, 4))
     plots.finish(
         right, "step", "% exact", "what it can do", limits=(0, 100),
-        caption=f"90 % are right: {', '.join(reached)}. At the end above the floor: {above} nats.",
+        caption=f"90 % are right: {', '.join(reached)}.{never} At the end above the floor: "
+        f"{above} nats.",
     )  # fmt: skip
 
 
-def bits(table, rows: Sequence[str], kinds: Sequence[str]) -> None:
-    """Bits per token, a reader in each row, a kind of text in each column."""
+def readers(table, rows: Sequence[str], kinds: Sequence[str]) -> None:
+    """Nats per token, a reader in each row, a kind of text in each column."""
     figure, axes = plots.figure(height=3.0, width=9.2)
-    plots.heat(table, rows, kinds, axes, title="bits per token", unit="bits")
+    plots.heat(table, rows, kinds, axes, title="nats per token", unit="nats", digits=2)
     pairs, model = table[rows.index("counts pairs")], table[rows.index("tiny-decoder")]
     ratio = (pairs / model).tolist()
     near, far = ratio.index(min(ratio)), ratio.index(max(ratio))
@@ -131,7 +135,7 @@ def asked(
     plots.add_caption(
         figure,
         f"With its word a skill scores {mean[0]:.0%} on average, without it {mean[1]:.0%}; the "
-        f"best prompt for the combination {max(shares[2:]):.0f} %.",
+        f"best prompt for the combination {max(shares[2:]):.0f}%.",
     )
 
 

@@ -4,6 +4,8 @@
 #     title: Pretraining
 #     question: What does a model learn by guessing words, and what does it not learn?
 #     minutes: 4
+#     sitting: 90
+#     attempts: 5
 # ---
 
 # %% [markdown]
@@ -18,6 +20,7 @@
 
 # %% fast="steps, stages, rows, countries, every, sizes = 4, [0, 2], 24, 20, 50, sizes[:2]"
 import math
+from textwrap import fill
 
 import torch
 
@@ -38,10 +41,10 @@ _, tokenizer = recipes.fresh("tiny-decoder-0.1m")
 V = len(tokenizer)
 total = sum(map(lesson.tokens_of, corpus.values()))
 print(f"{sum(map(len, corpus.values())):,} documents, about {total:,} tokens, V = {V} words\n")
+print(f"{'kind':<11}documents  tokens | one of them")
 for kind, texts in corpus.items():
-    print(
-        f"{kind:<11}{len(texts):>7,} documents {lesson.tokens_of(texts) / total:>5.0%} | {texts[7]}"
-    )
+    line = f"{kind:<11}{len(texts):>9,}{lesson.tokens_of(texts) / total:>8.0%} | {texts[7]}"
+    print(fill(line, 92, subsequent_indent=" " * 31))
 
 # %% [markdown] tags=["slide"]
 # ## 2 · One text, several lessons
@@ -202,7 +205,8 @@ print(f"those it has read are {gap:+.3f} cheaper: {by_heart} (margin 0.02)")
 #
 # ### Exercise: the learning rate
 #
-# `warmup` may be 0; then there is no rise.
+# `warmup` may be 0; then there is no rise. The cosine counts all steps from step 0 (in other libraries it begins after the
+# warm-up).
 
 # %% exercise="tiny_transformer.pretraining:learning_rate" difficulty=2 minutes=8
 # learning_rate: the rise is a straight line that stops at 1; the fall is half a cosine
@@ -211,9 +215,9 @@ print(f"those it has read are {gap:+.3f} cheaper: {by_heart} (margin 0.02)")
 checks.learning_rate(learning_rate)
 
 # %% [markdown] tags=["slide"]
-# Our model reads two of the seven kinds, facts and puzzles, so that two minutes are enough. Every fortieth text is kept away from
+# Our model reads two of the seven kinds, facts and puzzles (`strings`), so that two minutes are enough. Every fortieth text is kept away from
 # it. **Predict** before you start it: what comes first, facts or puzzles? Are the puzzles learned one by one, or all at
-# once? And what will the texts look like that it makes up on its way?
+# once? And what will the texts look like that it makes up on its way? (*Exact* counts answers of which every word is right.)
 
 # %%
 recipe = recipes.find("tiny-decoder-0.1m")
@@ -253,6 +257,7 @@ for step, result in seen.items():
 # %% [markdown]
 # Each kind of text has *its own* floor: what is left of a loss says how many dice a text contains, not how bad the model is. A
 # skill may rise steeply while the loss falls smoothly; one reason is that *exact* asks for every word of an answer at once.
+# And a loss may fall before anything is known: the form of a fact comes first, compare with `capitals`.
 #
 # How much can be had without a network? We count words and pairs of neighbours, and compare with `tiny-decoder`, which
 # has read all seven kinds. **Predict:** for which kind of text are pairs nearly as good as a transformer?
@@ -268,7 +273,7 @@ table = {
     "tiny-decoder": [lesson.mean_price(pretrained, tokenizer, t) for t in sample.values()],
     "floor": [lesson.kind_floor(corpus, kind, every_kind) for kind in every_kind],
 }
-pictures.bits(torch.tensor(list(table.values())) / math.log(2), list(table), every_kind)
+pictures.readers(torch.tensor(list(table.values())), list(table), every_kind)
 
 # %% [markdown] tags=["slide"]
 # Where pairs do badly, something must be carried over many words: the rule of a puzzle, the country in a fact. (A model may stand
@@ -296,6 +301,10 @@ guessing = 0
 for result in results.values():
     low, high = lesson.wilson(result["right"]["follows (read)"], numbers["follows (read)"])
     guessing += low <= 1 / 3 <= high
+first, last = (results[name]["right"] for name in (sizes[0], sizes[-1]))
+interval = lambda share, what: lesson.wilson(share, numbers[what])  # noqa: E731
+better = [w for w in asked if interval(last[w], w)[0] > interval(first[w], w)[1]]
+print(f"the largest is better than the smallest, intervals apart: {'; '.join(better) or 'nowhere'}")
 print(f"follows: guessing (33 %) lies inside the interval of {guessing} of {len(results)} models")
 
 # %% [markdown] tags=["slide"]
