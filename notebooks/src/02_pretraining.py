@@ -255,7 +255,8 @@ for step, result in seen.items():
     print(f"{step:>5} | {result['made up'][:90]}")
 
 # %% [markdown]
-# Each kind of text has *its own* floor: what is left of a loss says how many dice a text contains, not how bad the model is. A
+# Each kind of text has *its own* floor: two losses may be equal, one nearly all dice, the other not. Only what stands above the
+# floor says how much a model has still to learn. A
 # skill may rise steeply while the loss falls smoothly; one reason is that *exact* asks for every word of an answer at once.
 # And a loss may fall before anything is known: the form of a fact comes first, compare with `capitals`.
 #
@@ -276,7 +277,7 @@ table = {
 pictures.readers(torch.tensor(list(table.values())), list(table), every_kind)
 
 # %% [markdown] tags=["slide"]
-# Where pairs do badly, something must be carried over many words: the rule of a puzzle, the country in a fact. (A model may stand
+# Where pairs do badly, something must be carried over many words: a field of a record, the rule of a puzzle, the country in a fact. (A model may stand
 # a little below a floor: these are 200 texts of each kind, and it has read them.)
 #
 # ## 5 · Larger models
