@@ -569,7 +569,9 @@ def keys_only(memory, key, value, mask=None):
 
 
 def repeated(memory, key, value, mask=None):
-    return memory_first(tuple(part.repeat(len(key), 1, 1, 1) for part in memory), key, value, mask)
+    front, behind = (part.repeat(len(key), 1, 1, 1) for part in memory)
+    mask = None if mask is None else F.pad(mask, (front.shape[2], 0))
+    return torch.cat([front, key], dim=2), torch.cat([behind, value], dim=2), mask
 
 
 WRONG_MEMORIES = [
