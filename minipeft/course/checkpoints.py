@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import statistics
 import tempfile
 import warnings
@@ -25,6 +26,7 @@ import tiny_transformer as tt
 from minipeft.analysis import plots
 from minipeft.contexts import evaluating, seeded
 from minipeft.course import real as real_models
+from minipeft.course.experiments import percent
 from minipeft.course.passport_facts import answers, largest_difference, shake
 from minipeft.course.runs import attached
 from minipeft.doors.memory import MemoryDoor
@@ -102,22 +104,26 @@ def strangers() -> dict[str, nn.Module]:
 
 
 def names_table(models: Mapping[str, nn.Module], words: Sequence[str]) -> Table:
-    """What each word of the field is called in the first block of each model."""
-    rows = []
-    for word in words:
-        cells = []
-        for model in models.values():
+    """What each word of the field is called in the first block of each model.
+
+    The first row is the block, "model.layers.0"; the others are what stands behind its name.
+    """
+    columns = []
+    for model in models.values():
+        blocks, names = set(), {}
+        for word in words:
             try:
                 with attached(model, LoRA(rank=1, targets=(word,)), head=False) as tuner:
                     places = [place for place, _ in tuner.patches]
             except ValueError:
-                cells.append("-")
                 continue
-            first = min(place.layer for place in places)
-            place = next(place for place in places if place.layer == first)
+            place = min(places, key=lambda place: place.layer)
+            block, name = re.fullmatch(r"(.*?\.\d+)\.(.*)", place.path).groups()
             part = "" if place.columns is None else f", {len(place.columns)} columns"
-            cells.append(f"{place.path}{part}")
-        rows.append((word, *cells))
+            blocks.add(block)
+            names[word] = f"{name}{part}"
+        columns.append([" and ".join(sorted(blocks)), *(names.get(word, "-") for word in words)])
+    rows = list(zip(("block", *words), *columns, strict=True))
     return Table("The first of each kind", ("", *models), rows)
 
 
@@ -153,7 +159,7 @@ def every_method(
             rows.append((name, "-", "-", "-", measured[name]["refused"]))
             continue
         seen = measured[name]
-        share = f"{100 * seen['trained'] / base:.3g} %"
+        share = percent(seen["trained"] / base, 3)
         falls = f"{seen['before']:.3f} -> {seen['after']:.3f}"
         rows.append((name, f"{seen['trained']:,}", share, f"{seen['stored']:,}", falls))
     header = (
@@ -317,7 +323,7 @@ def opened_by_peft(
         size = ours.abs().max().item()
         others = (bare, opened_in_peft, opened_again)
         shares = [(ours - other).abs().max().item() / size for other in others]
-        rows.append((name, *(f"{100 * share:.{0 if share > 0.01 else 6}f} %" for share in shares)))
+        rows.append((name, *(percent(share, 1) for share in shares)))
     header = ("method", "from the bare base", "saved here, opened in PEFT",
               "saved there, opened here")  # fmt: skip
     notes = ["Largest difference between the logits, as a share of the largest of them."]

@@ -125,6 +125,14 @@ def contest(
     }
 
 
+def percent(share: float, digits: int = 2) -> str:
+    """A share in %, to that many digits that count, and never as a power of ten: 0.8 -> "80 %"."""
+    value = 100 * share
+    if not value or not math.isfinite(value):
+        return f"{value:g} %"
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(value))))}f} %"
+
+
 def best_rate(tried: Mapping[float, float]) -> float:
     """The rate with the lowest dev; of equal ones the lowest."""
     return min(sorted(tried), key=lambda rate: tried[rate])

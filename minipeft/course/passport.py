@@ -20,7 +20,7 @@ from pathlib import Path
 import tiny_transformer as tt
 from minipeft import tasks
 from minipeft.course import claims
-from minipeft.course.experiments import Outcome, contest, spread
+from minipeft.course.experiments import Outcome, contest, percent, spread
 from minipeft.course.passport_facts import facts, latency
 from minipeft.course.runs import Known, tuned_task
 from minipeft.methods.method import Method
@@ -66,7 +66,7 @@ class Passport:
         """The questions and their answers."""
         rows = [
             ("door", self.door),
-            ("parameters trained", f"{self.trained:,} ({100 * self.trained / self.base:.2g} %)"),
+            ("parameters trained", f"{self.trained:,} ({percent(self.trained / self.base)})"),
             ("stored, and trained in the head", f"{self.stored:,}, {self.head:,}"),
             ("bytes on disk", f"{self.disk:,}"),
             ("bytes in training", f"{sum(self.memory.values()):,} (the base: {4 * self.base:,})"),

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minipeft.course.experiments import Difference, difference
+from minipeft.course.experiments import Difference, difference, percent
 from minipeft.course.runs import attached
 from minipeft.methods.adalora import AdaLoRA, AdaLoRAPatch
 from minipeft.methods.bitfit import BitFit
@@ -44,7 +44,7 @@ def counts(models: Mapping[str, nn.Module], methods: Mapping[str, Method]) -> Ta
             try:
                 with attached(model, method) as tuner:
                     trained = tuner.report().trainable
-                cells.append(f"{trained:,} ({100 * trained / size:.2g} %)")
+                cells.append(f"{trained:,} ({percent(trained / size)})")
             except ValueError as error:
                 cells.append("-")
                 notes.append(f"{label} on {name}: {error}")

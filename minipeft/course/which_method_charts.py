@@ -99,9 +99,15 @@ def front_by_seed(outcomes: Mapping[str, Outcome]) -> Table:
             zip(names, kept.tolist(), on, strict=True), key=lambda r: r[1]
         )
     ]
-    return Table(
-        "Who is on the front, seed by seed", ("", "kept", "exact match", "on the front"), rows
-    )
+    groups = {
+        "On the front with every seed": [n for n, count in zip(names, on, strict=True)
+                                         if count == values.shape[1]],
+        "with some seeds only": [n for n, count in zip(names, on, strict=True)
+                                 if 0 < count < values.shape[1]],
+    }  # fmt: skip
+    notes = ["; ".join(f"{title}: {', '.join(g) or 'none'}" for title, g in groups.items()) + "."]
+    header = ("", "kept", "exact match", "on the front")
+    return Table("Who is on the front, seed by seed", header, rows, notes)
 
 
 MARKS = {"best": "★", "equal": "○", "undecided": "○", "worse": ""}

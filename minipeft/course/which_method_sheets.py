@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from minipeft.analysis.plots import look
 from minipeft.course import claims
-from minipeft.course.experiments import best_rate, spread
+from minipeft.course.experiments import best_rate
 from minipeft.course.passport import MIME, Passport, measure, passports
 from minipeft.course.which_method import ARMS, NOVEL, RATES, Runs
 from minipeft.methods.method import Method
@@ -46,7 +46,7 @@ def passports_of(
             rates = list(rates)[:1] if quick else rates
             every[name], source[name] = (
                 measure(method, rates, name=name, **options),
-                "measured here",
+                "here",
             )
             claims.show(every[name])
     order = [name for name in ARMS if name in every]
@@ -64,28 +64,40 @@ def passport_table(every: Mapping[str, Passport], source: Mapping[str, str]) -> 
     rows = []
     for name, one in every.items():
         low, high = one.rates["novel"]["good"]
-        wider = " or wider" if one.rates["novel"]["wider"] else ""
+        wider = "≥ " if one.rates["novel"]["wider"] else ""
         rows.append(
             (
-                *(name, source[name], one.door, f"{one.trained:,}", f"{one.stored:,}"),
-                f"{sum(one.memory.values()) / 1e6:.1f} MB",
+                *(name, source[name].removeprefix("lesson "), f"{one.stored:,}"),
+                f"{sum(one.memory.values()) / 1e6:.1f}",
                 f"{one.latency['1'][0]:.2f}",
                 "yes" if one.mergeable else "no",
                 "yes" if one.mixed else "no",
-                *(spread(one.results[kind]["test"]) for kind in ("latent", "novel")),
-                spread(one.results["novel"]["forgotten"]),
-                f"{one.rates['novel']['best']:g}",
-                f"{high / low:.3g}{wider}",
+                *(_percent(one.results[kind]["test"]) for kind in ("latent", "novel")),
+                _percent(one.results["novel"]["forgotten"]),
+                f"{wider}{high / low:.3g}",
             )
         )
-    header = ("", "from", "door", "trained", "kept", "bytes in training", "time of a pass, batch 1",
-              "can be merged", "mixed batches", "latent task", "novel task", "forgotten",
-              "best rate, novel", "good rates, factor")  # fmt: skip
+    header = ("", "lesson", "kept", "MB in training", "time of a pass", "merges", "mixed batches",
+              "latent task", "novel task", "forgotten", "good rates")  # fmt: skip
     notes = [
-        "Each lesson chose its own size: the columns of tasks are no contest. Time against the "
-        "base; exact match on test; forgotten after the novel task."
+        "Each lesson chose its own size: the columns of tasks are no contest. Time at batch 1 "
+        "against the base; exact match on test and what was forgotten after the novel task, in %; "
+        "good rates: the highest over the lowest, novel task.",
+        f"Merge into the base: {_names(every, 'mergeable', True)}. "
+        f"Cannot share a batch: {_names(every, 'mixed', False)}.",
     ]
     return Table("Passports side by side", header, rows, notes)
+
+
+def _names(every: Mapping[str, Passport], answer: str, value: bool) -> str:
+    """The methods that give this answer."""
+    return ", ".join(name for name, one in every.items() if getattr(one, answer) == value) or "none"
+
+
+def _percent(values: Sequence[float]) -> str:
+    """The mean in %; a table of many columns has no room for the interval."""
+    known = [value for value in values if math.isfinite(value)]
+    return f"{100 * sum(known) / len(known):.0f}" if known else "failed"
 
 
 def verdicts(numbers: Sequence[int]) -> Table:
@@ -121,19 +133,20 @@ def sheet(stored: Runs, arm: str, rates: Sequence[float], fault: str) -> tuple:
     kept = max(one.stored for one in first.values())
     test = {rate: one.test for rate, one in first.items()}
     return (
-        *(f"{kept:,}", _by_rate(dev, ".2f"), _by_rate(test, "%"), f"{rate:g}"),
+        *(f"{kept:,}", _row(dev, ".2f"), _row(test, "%"), f"{rate:g}"),
         *(", ".join(_said(value, "%") for value in values), _said(reported, "%")),
     )
 
 
-def _by_rate(values: Mapping[float, float], form: str) -> str:
-    return ", ".join(f"{rate:g}: {_said(value, form)}" for rate, value in values.items())
+def _row(values: Mapping[float, float], form: str) -> str:
+    """One value for each of all rates; a bar for those that were not tried."""
+    return ", ".join(_said(values[rate], form) if rate in values else "–" for rate in RATES)
 
 
 def _said(value: float, form: str) -> str:
     if not math.isfinite(value):
         return "failed"
-    return f"{100 * value:.0f} %" if form == "%" else f"{value:{form}}"
+    return f"{100 * value:.0f}" if form == "%" else f"{value:{form}}"
 
 
 def reports(stored: Runs) -> Table:
@@ -142,10 +155,13 @@ def reports(stored: Runs) -> Table:
     for letter, (pair, rates, faults) in REPORTS.items():
         for arm, fault in zip(pair, faults, strict=True):
             rows.append((letter, arm, *sheet(stored, arm, rates, fault)))
-    header = ("report", "method", "kept", "dev loss at each rate (first seed)",
-              "test at each rate (first seed)", "rate taken", "test of three seeds at it",
-              "reported")  # fmt: skip
-    return Table(f"Five reports on {NOVEL}", header, rows)
+    rates = ", ".join(f"{rate:g}" for rate in RATES)
+    header = ("report", "method", "kept", "dev loss at each rate", "test at each rate",
+              "rate taken", "three seeds at it", "reported")  # fmt: skip
+    notes = [
+        f"At each rate: {rates}, with the first seed; – was not tried. Test: exact match in %."
+    ]
+    return Table(f"Five reports on {NOVEL}", header, rows, notes)
 
 
 REPORTS = {  # letter: (two methods, the rates that were tried, the fault of each method's row)

@@ -4,6 +4,8 @@
 #     title: Which method?
 #     question: A table says that one method is best. Does it rank methods, or settings?
 #     minutes: 4
+#     sitting: 80
+#     attempts: 5
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -61,7 +63,9 @@ checks.same_budget(same_budget)
 # %% [markdown]
 # The last one is a trap of another kind. This model has 96 positions. A prompt of that length does not fit in, with or without
 # a text behind it. **Not every method can spend every budget.** Prompt tuning gets 20 vectors. BitFit and (IA)³ have one
-# size each. Full fine-tuning and its top layer cannot be made so small. The table says what each got.
+# size each. Full fine-tuning and its top layer cannot be made so small. The table says what each got. (Its adapter is
+# Houlsby's: *two* in each layer and the norms trained as well, so that its $m$ is 6.) Each row is an **arm** of the contest: a
+# method with its settings.
 #
 # All settings of the lesson stand in the next cell.
 
@@ -100,10 +104,11 @@ Table(
 #
 # Two tasks. In the **latent** one (`reverse`) the base knows how to reverse a row of words and must only be asked. In the
 # **novel** one (`reverse-rotate`) it must learn something new. Every arm tries the *same* five rates, from 0.001 to 0.1, and one more where
-# the best lies at the edge. One seed chooses on dev, all seeds are told on test.
+# the best lies at the edge. One seed chooses on dev, all seeds are told on test: **exact match**, the share of rows whose whole
+# answer is right.
 #
-# All thirteen arms in five situations are more than four minutes of work. So there are two groups of runs: the **stored** ones (filled),
-# made once by `python -m benchmarks.contest`, and **those of this run** (open): five arms, two tasks, *other* seeds, the same code.
+# All thirteen arms in five situations are more than four minutes of work. So there are two groups of runs: the **stored** ones, made
+# once by `python -m benchmarks.contest` (filled marks in the figure), and **those of this run** (open marks): five arms, two tasks, *other* seeds, the same code.
 #
 # **Predict:** who wins on the novel task? Is it the winner on the latent task, too? And how many arms can so few seeds tell from
 # the winner?
@@ -190,7 +195,8 @@ except NotImplementedError as missing:
 figure = charts.pareto_picture({title: outcomes[situation] for title, situation in TASKS.items()})
 
 # %% [markdown]
-# A front is made of means, and means have noise. Ask seed by seed:
+# A front is made of means, and means have noise. **Predict:** who is on the front with every seed, and who is there by luck? Ask
+# seed by seed:
 
 # %%
 charts.front_by_seed(outcomes[lesson.NOVEL])
@@ -199,7 +205,8 @@ charts.front_by_seed(outcomes[lesson.NOVEL])
 # ## 4. Method or setting?
 #
 # On the novel task *every* rate ran with three seeds, and five methods ran in a second form as well: another start, more
-# maps, another place. So we can draw our own clouds.
+# maps, another place. So we can draw our own clouds. (Three seeds for each setting; part 2 had five for the best one. So the
+# first place may be another one here.)
 #
 # **Predict:** how far does the learning rate move one method? As far as methods lie apart?
 
@@ -225,6 +232,8 @@ champion = firsts[clouds.BEST]
 turned = [100 * lesson.turned(each, columns[clouds.BEST]) for each in columns.values()][:-1]
 widest = max(every_setting, key=lambda name: sum(every_setting[name].moves))
 print("First place:", "; ".join(f"{title}: {name}" for title, name in firsts.items()))
+common = {name for title, name in firsts.items() if title != clouds.BEST}
+print(f"The five leaderboards with one rate for all have {len(common)} different winners.")
 print(
     f"A common rate turns {min(turned):.0f} to {max(turned):.0f} % of all pairs round, against the column of dev."
 )
@@ -243,13 +252,14 @@ claims.record(
 
 # %% [markdown]
 # The two last columns are 🤗 PEFT's six methods: on another task, in a model thousands of times as large, so the ranks themselves
-# need not agree with ours. Its first three stay where they are, and only one or two settings of each were published. The
-# other three can change places: whoever of them got the good settings is fourth.
+# need not agree with ours. The last column says which ranks a method could get, as its published settings and those of the
+# others are chosen well or badly. Ranks 1 to 3 are fixed (only one or two settings of each were published); ranks 4 to 6 are
+# a matter of settings.
 #
 # ### Exercise: five reports of one contest
 #
 # Five colleagues reported on the stored runs. Each compares two methods; the second one wins. All numbers are true, and
-# four of the reports are unfair.
+# four of the reports are unfair. A row shows all rates that were tried, the one that was taken, and what was reported.
 
 # %% tags=["hide-input"]
 from minipeft.course import which_method_sheets as sheets
@@ -281,7 +291,8 @@ checks.unfair_contests(unfair_contests)
 # how much of its old knowledge does the tuned model forget? (Whoever learns nothing forgets nothing, so the last column has
 # only arms that get half of the novel task right.)
 #
-# **Predict:** is there a method with a star or a ring in *every* column?
+# In the chart ★ is the best mean of a column and ○ an arm that is not shown to be worse. **Predict:** is there a method with a
+# star or a ring in *every* column?
 
 # %% tags=["hide-input", "slide"]
 few, small, headline = lesson.SITUATIONS[2:]
@@ -321,13 +332,15 @@ print("In every column:", everywhere())
 charts.decision_table(SHOWN, KEPT, MARGIN)
 
 # %% [markdown]
-# This table is the decision chart, and its last columns are its honesty. Where many arms cannot be told apart, take the one
-# that is *cheapest in what you care about*: the smallest file, the one that merges, the one that can share a batch. The
-# passports know that.
+# A ring far below the star means that the seeds lie far apart, not that the arm is good. And a best arm that is first in some
+# of the seeds only may not be the best: the last column counts. Where many arms cannot be told apart, take the one that is
+# *cheapest in what you care about*: the smallest file, the one that merges, the one that can share a batch. The passports know
+# that.
 #
 # ## 6. All passports
 #
-# Each method's lesson stored its passport. Those of methods without one are measured now.
+# Each method's lesson stored its passport. Those of methods without one are measured now. **Predict:** which methods merge into
+# the base, and which cannot share a batch with others?
 
 # %% tags=["hide-input"]
 import minipeft as mp

@@ -91,15 +91,16 @@ def test_a_kept_trunk_costs_less(one):
 
 def test_the_names_are_those_of_the_modules(one):
     table = checkpoints.names_table({"small": one.model}, ("query", "gate"))
-    assert table.rows == [("query", "blocks.0.attention.query"), ("gate", "-")]
+    assert table.rows == [("block", "blocks.0"), ("query", "attention.query"), ("gate", "-")]
 
 
 def test_strangers_have_the_names_of_their_library():
     models = checkpoints.strangers()
     if not models:
         pytest.skip("transformers is not installed")
-    (row,) = checkpoints.names_table(models, ("value",)).rows
-    assert row[1].startswith("transformer.h.0.attn.c_attn, ") and "v_proj" in row[2]
+    block, row = checkpoints.names_table(models, ("value",)).rows
+    assert block[1] == "transformer.h.0" and block[2].endswith("layers.0")
+    assert row[1].startswith("attn.c_attn, ") and "v_proj" in row[2]
 
 
 def test_files_go_to_peft_and_back():

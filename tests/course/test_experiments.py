@@ -5,7 +5,7 @@ import math
 import pytest
 from scipy import stats
 
-from minipeft.course.experiments import contest, difference, spread, table, trend
+from minipeft.course.experiments import contest, difference, percent, spread, table, trend
 from minipeft.training.gradients import Diverged
 
 
@@ -170,3 +170,19 @@ def test_a_trend_that_noise_could_make_is_undecided_and_a_small_one_flat():
 def test_spread_shows_shares_as_per_cent():
     assert spread([0.5, 0.5]) == "50.0 ± 0.0 %" and spread([0.25]) == "25.0 %"
     assert spread([1.0, 3.0], "nats").startswith("2 ± ")
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1.0, 2, "100 %"),
+        (0.8, 1, "80 %"),
+        (0.0339, 2, "3.4 %"),
+        (0.00428e-2, 3, "0.00428 %"),
+        (4e-7, 1, "0.00004 %"),
+        (0.0, 2, "0 %"),
+        (math.nan, 2, "nan %"),
+    ],
+)
+def test_a_share_is_never_written_as_a_power_of_ten(share, digits, text):
+    assert percent(share, digits) == text

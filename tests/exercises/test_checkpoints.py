@@ -56,7 +56,21 @@ def by_moved_axis(keys, values):
     return both.contiguous().view(len(both), -1)
 
 
-@pytest.mark.parametrize("right", [pack_prefix, by_formula, by_cat, by_einsum, by_moved_axis])
+def by_filling(keys, values):
+    L, H, P, D = keys.shape
+    table = keys.new_empty(P, L, 2, H, D)
+    table[:, :, 0], table[:, :, 1] = keys.permute(2, 0, 1, 3), values.permute(2, 0, 1, 3)
+    return table.view(P, -1)
+
+
+def by_heads_of_both(keys, values):
+    return torch.cat([keys, values], dim=1).permute(2, 0, 1, 3).flatten(1)  # 2 H heads a layer
+
+
+@pytest.mark.parametrize(
+    "right",
+    [pack_prefix, by_formula, by_cat, by_einsum, by_moved_axis, by_filling, by_heads_of_both],
+)
 def test_every_way_to_pack_passes(right, capsys):
     checks.pack_prefix(right)
     assert "✓" in capsys.readouterr().out
@@ -84,6 +98,19 @@ def stacked(keys, values, order):
         (lambda k, v: pack_prefix(k, k), "where the values should"),
         (lambda k, v: pack_prefix(k.flip(0), v.flip(0)), "reverse order"),
         (lambda k, v: pack_prefix(k, v).detach(), "cut off from the graph"),
+        (lambda k, v: torch.stack([k, v], 1).transpose(0, 3).flatten(1), "change seats"),
+        (lambda k, v: stacked(k, v, (3, 2, 1, 0, 4)).flatten(1), "of one head"),
+        (lambda k, v: torch.cat([x.reshape(k.shape[2], -1) for x in (k, v)], 1), "each read off"),
+        (lambda k, v: torch.cat([k, v], -1).permute(2, 0, 1, 3).flatten(1), "before key and"),
+        (lambda k, v: torch.cat([k, v], 2).permute(2, 0, 1, 3).flatten(1), "has shape (14, 30)"),
+        (
+            lambda k, v: torch.cat(
+                [torch.cat(pair).flatten(1) for pair in zip(k, v, strict=True)], 1
+            ),
+            "has shape (4, 105)",
+        ),
+        (lambda k, v: pack_prefix(k.half(), v.half()).to(k.dtype), "rounded to float16"),
+        (lambda k, v: 2 * pack_prefix(k, v) - pack_prefix(k, v).detach(), "2 times as large"),
         (lambda k, v: 2 * pack_prefix(k, v), ""),
         (lambda k, v: None, "is a return missing"),
     ],

@@ -256,6 +256,7 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
         (count, 2047, "off by one"),
         (count, -2048, "sign"),
         (count, 8192, "bytes of a float32"),
+        (count, 2047.6, "should be a whole number"),
         (count, 3000, "too large, by a factor of 1.46"),
         (count, 2050, "too large, by less than 5 % (a small part"),
         (count, 2016, "too small, by less than 5 %"),
@@ -281,6 +282,10 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
 def test_a_wrong_number_is_told_where_it_comes_from(check, answer, words):
     said = str(rejected(check, answer))
     assert words in said and "2048" not in said.replace("-2048", "").replace("not '2048'", "")
+
+
+def test_bytes_are_no_excuse_for_a_number_that_is_too_small_where_none_are_counted():
+    assert str(rejected(count, 512)).endswith("4 times too small")
 
 
 def test_a_number_that_is_still_dots_is_not_finished():

@@ -48,6 +48,30 @@ MISTAKES = [
         (ROWS, "rows = both.permute(3, 2, 0, 1, 4)"),
     ),
     mistake(
+        "layers and places change seats, so that the layers stand last: bring the places to the "
+        "front, and leave the others in their order",
+        (ROWS, "rows = both.transpose(0, 3)"),
+    ),
+    mistake(
+        "of each place all keys and values of one head stand before the next head: layer after "
+        "layer, its key, then its value",
+        (ROWS, "rows = both.permute(3, 2, 1, 0, 4)"),
+    ),
+    mistake(
+        "keys and values are each read off as they lie: bring the axis of the places to the front "
+        "of each first",
+        (ROWS, "P = keys.shape[2]"),
+        (RESULT, "return torch.cat([keys.reshape(P, -1), values.reshape(P, -1)], dim=1)"),
+    ),
+    mistake(
+        "places and numbers of a head are mixed up before the axes are ordered: a reshape moves no "
+        "axis",
+        (
+            BOTH,
+            "both = torch.stack([x.transpose(2, 3).reshape(x.shape) for x in (keys, values)], 1)",
+        ),
+    ),
+    mistake(
         "key and value take turns number by number: the whole key first",
         (ROWS, "rows = both.permute(3, 0, 2, 4, 1)"),
     ),
@@ -118,7 +142,7 @@ pack_prefix = Check(
             "the table",
             inputs,
             run,
-            axes={"L": (3, 1, 2), "H": (2, 1, 3), "P": (4, 1, 3), "D": (5, 1, 2)},
+            axes={"L": (3, 1, 2), "H": (2, 1, 3), "P": (7, 1, 3), "D": (5, 1, 2)},
         )
     ],
     MISTAKES,

@@ -6,13 +6,16 @@ from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
 
 AS_GOOD = "(costs[:, None] <= costs) & (scores[:, None] >= scores)"
 BETTER = "(costs[:, None] < costs) | (scores[:, None] > scores)"
+WHOLE = [("costs", "costs.long()"), ("scores", "scores.long()")]
 RESULT = "~(as_good & better).any(dim=0)"
 
 
 def inputs(case: Case, draw: Draw) -> dict:
-    """Few different numbers, so that ties of every kind are met."""
-    costs = draw.integers(1, case.levels + 1, case.n)
-    return {"costs": costs, "scores": draw.tensor(draw.integers(0, case.levels, case.n) / 8)}
+    """Few different numbers, so that ties of every kind are met: counts, or what is measured."""
+    costs, scores = draw.integers(1, case.levels + 1, case.n), draw.integers(0, case.levels, case.n)
+    if case.aims == "measured":  # seconds, and minus a loss
+        return {"costs": draw.tensor(costs / 4), "scores": draw.tensor(scores / 8 - 2)}
+    return {"costs": costs, "scores": draw.tensor(scores / 8)}
 
 
 pareto_front = Check(
@@ -24,10 +27,11 @@ pareto_front = Check(
             "who is on the front",
             inputs,
             lambda pareto_front, case, given: pareto_front(given.costs, given.scores),
-            axes={"n": (6, 1, 2, 12), "levels": (3, 1, 8)},
+            axes={"n": (6, 1, 2, 12), "levels": (3, 1, 8), "aims": ("counted", "measured")},
             dtypes=("float64", "float32"),
             layouts=("plain", "strided"),
             gradients=("frozen", "off"),
+            small=("levels",),
         )
     ],
     [
@@ -35,6 +39,27 @@ pareto_front = Check(
         mistake(
             "that asks who beats nobody: [i, j] says that i beats j, so look along dim 0",
             (RESULT, RESULT.replace("dim=0", "dim=1")),
+        ),
+        mistake(
+            "the answers stand in the order of the costs: bring them back into the order in which "
+            "the points came",
+            (RESULT, f"({RESULT})[costs.argsort(stable=True)]"),
+        ),
+        mistake(
+            "each point is compared with those before it only: every other one may beat it",
+            (RESULT, "~(as_good & better).triu(1).any(dim=0)"),
+        ),
+        mistake(
+            "each point is compared with those behind it only: every other one may beat it",
+            (RESULT, "~(as_good & better).tril(-1).any(dim=0)"),
+        ),
+        mistake(
+            "each point is compared with its neighbour only: every other one may beat it",
+            (RESULT, "~((as_good & better).triu(1) & ~(as_good & better).triu(2)).any(dim=0)"),
+        ),
+        mistake(
+            "each point is compared with those of its own cost only: a cheaper one may beat it",
+            (RESULT, "~(as_good & better & (costs[:, None] == costs)).any(dim=0)"),
         ),
         mistake(
             "a point that is as good in one aim and better in the other one beats, too",
@@ -70,6 +95,14 @@ pareto_front = Check(
             (AS_GOOD, AS_GOOD.replace("scores[:, None] >=", "scores[:, None] <=")),
             (BETTER, BETTER.replace("scores[:, None] >", "scores[:, None] <")),
         ),
+        *(
+            mistake(
+                f"{name} are cut down to whole numbers: what stands behind the point counts, too",
+                (AS_GOOD, AS_GOOD.replace(name, whole)),
+                (BETTER, BETTER.replace(name, whole)),
+            )
+            for name, whole in WHOLE
+        ),
         mistake(
             "one other point that beats it is enough: any, not all",
             (RESULT, RESULT.replace("any", "all")),
@@ -81,6 +114,11 @@ pareto_front = Check(
         mistake(
             "only the lowest cost is kept: a point with a higher score may be on the front as well",
             (RESULT, "costs == costs.min()"),
+        ),
+        mistake(
+            "the two aims are made one number, and the best of that is kept: a front has no such "
+            "number",
+            (RESULT, "scores / costs == (scores / costs).max()"),
         ),
         mistake(
             "the best of each aim alone is not the front: compromises belong to it",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from minipeft.checks.framework import NumberCheck
 
 LAYERS, C, BUDGET = 4, 80, 10_240
+UNITS = {"LoRA": 4 * C, "P-Tuning v2": 2 * C, "adapter": 2 * C + 1, "prompt tuning": C}  # a layer
 
 same_budget = NumberCheck(
     "same_budget",
@@ -16,6 +17,16 @@ same_budget = NumberCheck(
         "prompt tuning": BUDGET // C,
     },
     [
+        *(
+            ({name: cost}, f"{name}: that is what one unit costs: asked is how many fit")
+            for name, unit in UNITS.items()
+            for cost in {unit, LAYERS * unit}
+        ),
+        *(
+            ({name: spent}, f"{name}: asked is its size, not how many numbers it then has")
+            for name, spent in {**dict.fromkeys(UNITS, BUDGET), "adapter": 9_980}.items()
+        ),
+        ({"LoRA": 2}, "LoRA: A and B have r C numbers each, beside two maps in each of 4 layers"),
         ({"LoRA": 16}, "LoRA: A and B have r (C + C) numbers for each map, and there are two maps"),
         ({"LoRA": 32}, "LoRA: that is one layer, the model has 4"),
         ({"LoRA": 64}, "LoRA: that is one map of one layer: two maps in each of 4 layers"),
@@ -32,6 +43,18 @@ same_budget = NumberCheck(
             {"adapter": 15.4},
             "adapter: m is a whole number, the largest that stays within the budget",
         ),
+        (
+            {"adapter": 10},
+            "adapter: the bias behind W_up is C numbers once in a layer, however many features",
+        ),
+        *(
+            (
+                {"adapter": (BUDGET - LAYERS * bias) / (LAYERS * (2 * C + each))},
+                "adapter: the biases count, m of one and C of the other; and m is a whole number",
+            )
+            for bias, each in ((0, 1), (C, 0), (0, C), (0, C + 1))
+        ),
+        ({"adapter": 6}, "adapter: one in each layer, and no norms: W_down, W_up, two biases"),
         ({"adapter": 7}, "adapter: there is one in each layer, not two"),
         ({"adapter": 8}, "adapter: there is one in each layer, not two, and it has biases"),
         ({"adapter": 63}, "adapter: that is one layer, the model has 4"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from minipeft.checks.framework.cases import EQUAL, LARGE, Case
 from minipeft.checks.framework.comparing import Difference, compare, differs
 from minipeft.checks.framework.diagnosis import by_kind, by_numbers, changed_defaults
@@ -71,7 +73,7 @@ def name_the_mistake(
         return sentence + _when(first, trial)
     return (
         _beyond(trial, first)
-        or _earlier(check, trial, name, first, passed)
+        or _earlier(check, trial, name, failures, passed)
         or _mutant(check, trial, failures, passed)
         or _unknown(check, trial, first)
     )
@@ -105,10 +107,18 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
             break
     if best is None:
         return None
+    first, against, count = most
+    if _may_be_chance(failures[0]) and (against or 3 * (first + count) < 2 * len(failures)):
+        return None
     if callable(best.sentence):
         example = next(f for f in failures if _explains(check, trial, best, f))
         return best.sentence(example.view(trial))
     return best.sentence
+
+
+def _may_be_chance(failure: Failure) -> bool:
+    """Are so few answers possible that one case agrees with a mistake that was not made?"""
+    return getattr(failure.difference.wanted, "dtype", None) == torch.bool
 
 
 def _count(check, trial: Trial, entry: Mistake, failures: list[Failure], needed: float) -> int:
@@ -180,12 +190,16 @@ def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str
     if failures[0].difference.kind not in ("value", "gradient"):
         return None
     numbers = by_numbers(failures[0].view(trial))
+    chance = _may_be_chance(failures[0])
+    if chance and any(by_numbers(failure.view(trial)) != numbers for failure in failures[1:]):
+        numbers = None
     if numbers is not None and ("interchanged" in numbers or "wrong places" in numbers):
         return numbers
-    best, least = None, len(passed) + 1
+    best, least = None, 1 if chance else len(passed) + 1
     for mutant, wrong in check.mutants():
         if wrong is not None and all(
-            _answers_alike(check, trial, wrong, failure, None) for failure in failures[:3]
+            _answers_alike(check, trial, wrong, failure, None)
+            for failure in (failures if chance else failures[:3])
         ):
             against = _contradictions(check, wrong, passed, None)
             if against < least:
@@ -251,18 +265,24 @@ def _beyond(trial: Trial, failure: Failure) -> str | None:
     return None
 
 
-def _earlier(check, trial: Trial, name: str, failure: Failure, passed: Passed) -> str | None:
+def _earlier(check, trial: Trial, name: str, failures: list[Failure], passed: Passed) -> str | None:
     """Is the answer that of an earlier case?"""
-    if failure.difference.kind != "value":
+    first = failures[0]
+    if first.difference.kind != "value":
         return None
-    for one, case in passed:
-        earlier = check.expected(trial, case).result if one is trial else None
-        if earlier is not None and compare(earlier, failure.given.result, trial) is None:
-            return (
-                f"{name} gives the answer of an earlier call, whose arguments were others: "
-                f"something is kept between calls{_or_written(one, failure.case, case)}"
-            )
-    return None
+    earlier = [(c, check.expected(trial, c).result) for one, c in passed if one is trial]
+
+    def alike(failure: Failure) -> Case | None:
+        given = failure.given.result
+        return next((c for c, result in earlier if compare(result, given, trial) is None), None)
+
+    case = alike(first)
+    if case is None or (_may_be_chance(first) and not all(map(alike, failures))):
+        return None
+    return (
+        f"{name} gives the answer of an earlier call, whose arguments were others: "
+        f"something is kept between calls{_or_written(trial, first.case, case)}"
+    )
 
 
 def _or_written(trial: Trial, failing: Case, passed: Case) -> str:

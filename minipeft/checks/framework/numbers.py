@@ -160,6 +160,8 @@ class NumberCheck:
             return f"{said}: that is no number (0 / 0, or infinity minus infinity?)"
         if math.isinf(b):
             return f"{said}: that is infinite, is something divided by 0?"
+        if isinstance(right, int) and abs(a - b) < 1:
+            return f"{self.name} is not {b:.10g}: it should be a whole number"
         if a == -b:
             return f"{said}: the sign is wrong"
         if abs(a - b) == 1 and float(a).is_integer():
@@ -167,6 +169,8 @@ class NumberCheck:
         for factor, words in FACTORS.items():
             for side, ratio in (("large", factor), ("small", 1 / factor)):
                 if a and math.isclose(b / a, ratio, rel_tol=1e-6):
+                    if (factor, side) == (4, "small") and "byte" not in self.tried.lower():
+                        words = ""  # where no bytes are asked for, none are forgotten
                     return f"{said}: it is {factor:g} times too {side}{words}"
         side = "large" if b > a else "small"
         return f"{said}: it is too {side}, {_about(a, b)}"
@@ -184,7 +188,7 @@ class NumberCheck:
             for value, _ in self.wrong
             if isinstance(value, Mapping) and key in value
         ]
-        part = NumberCheck(f"{self.name}: {key}", "", right[key], words)
+        part = NumberCheck(f"{self.name}: {key}", self.tried, right[key], words)
         return part._relation(answer[key], right[key])
 
 
