@@ -81,8 +81,30 @@ class Twins(PromptEncoder):
         return self.mlp(y if self.lstm is None else self.lstm(y)[0])[:, 0]
 
 
+class ByCells(PromptEncoder):
+    """Both layers and both directions by their equations."""
+
+    def forward(self):
+        y = self.vectors
+        for layer in range(2 if self.lstm is not None else 0):
+            y = torch.cat([self.read(y, f"l{layer}"), self.read(y, f"l{layer}_reverse")], dim=1)
+        return self.mlp(y)
+
+    def read(self, y, name):
+        kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        W, U, b, c = (getattr(self.lstm, f"{kind}_{name}") for kind in kinds)
+        state = cell = y.new_zeros(U.shape[1])
+        outputs = [state] * len(y)
+        places = range(len(y))
+        for t in reversed(places) if name.endswith("reverse") else places:
+            i, f, g, o = (W @ y[t] + b + U @ state + c).chunk(4)
+            cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
+            state = outputs[t] = o.sigmoid() * cell.tanh()
+        return torch.stack(outputs)
+
+
 RIGHT_ENCODERS = [
-    *(PromptEncoder, WithABatch, ByMaps, ByWeights, ByDirections, Packed, FromZeros, Twins)
+    *(PromptEncoder, WithABatch, ByMaps, ByWeights, ByDirections, Packed, FromZeros, Twins, ByCells)
 ]
 
 
@@ -179,7 +201,36 @@ def first_detached(e):
     return torch.cat([answer[:1].detach(), answer[1:]])
 
 
+def one_at_a_time(e):
+    """The tokens one after the other, the states carried along."""
+    y, states = e.vectors, None
+    if e.lstm is not None:
+        outputs = []
+        for vector in e.vectors:
+            output, states = e.lstm(vector[None], states)
+            outputs.append(output)
+        y = torch.cat(outputs)
+    return e.mlp(y)
+
+
+def directions_added(e):
+    y = read(e)
+    if e.lstm is not None:
+        there, back = y.chunk(2, dim=1)
+        y = torch.cat([there + back, there + back], dim=1)
+    return e.mlp(y)
+
+
+def only_back(e):
+    y = read(e)
+    return e.mlp(y if e.lstm is None else torch.cat([y.chunk(2, dim=1)[1]] * 2, dim=1))
+
+
 WRONG = [
+    (one_at_a_time, "read one at a time"),
+    (directions_added, "the two directions are added"),
+    (only_back, "from left to right is missing"),
+    (lambda e: e.mlp[2](e.mlp[0](read(e)).sigmoid()), "has a sigmoid between"),
     (lambda e: PromptEncoder.forward(e)[:6], "shape"),  # the lesson's n
     (mixed_directions, "directions are mixed"),
     (other_lstm, "random numbers"),

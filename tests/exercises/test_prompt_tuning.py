@@ -106,8 +106,23 @@ def padded_lookup(x, ids, first, vectors):
     return tab[j] + x * keep
 
 
+def by_gather(x, ids, first, vectors):
+    """Each row's table: the prompt, then the row itself."""
+    (B, T, C), n = x.shape, len(vectors)
+    table = torch.cat([vectors.to(x.dtype).expand(B, n, C), x], dim=1)  # (B, n + T, C)
+    rows = torch.where(words_of(ids, first, vectors), ids - first, n + torch.arange(T))
+    return table.gather(1, rows[..., None].expand(B, T, C))
+
+
+def by_negative_rows(x, ids, first, vectors):
+    """Rows counted from the end."""
+    mask = words_of(ids, first, vectors)
+    return x.index_put((mask,), vectors.to(x.dtype)[ids[mask] - first - len(vectors)])
+
+
 RIGHT = [place_vectors, by_where, by_one_hot, by_clone, by_rows, by_one_table]
 RIGHT += [masked_scatter, by_scatter, by_einsum, padded_lookup]
+RIGHT += [by_gather, by_negative_rows]
 
 
 @pytest.mark.parametrize("right", RIGHT)
@@ -358,8 +373,30 @@ def cached(x, ids, first, vectors):
     return KEPT[k]
 
 
+def where_without_clamp(x, ids, first, vectors):
+    return torch.where(
+        words_of(ids, first, vectors)[..., None], vectors.to(x.dtype)[ids - first], x
+    )
+
+
+def without_first_place(x, ids, first, vectors):
+    return torch.cat([x[:, :1], place_vectors(x, ids, first, vectors)[:, 1:]], dim=1)
+
+
+def without_last_place(x, ids, first, vectors):
+    y = x.clone()
+    for b, row in enumerate(ids[:, :-1].tolist()):
+        for t, i in enumerate(row):
+            if first <= i < first + len(vectors):
+                y[b, t] = vectors[i - first].to(x.dtype)
+    return y
+
+
 WRONG = [
     (in_place, "work on a copy"),
+    (where_without_clamp, "looked up for words of the text too"),
+    (without_first_place, "the first place of every row"),
+    (without_last_place, "the last place of every row"),
     (too_many, "belong to another one"),
     (too_few, "the first word of the prompt is left out"),
     (without_last, "the last word of the prompt is left out"),

@@ -211,6 +211,20 @@ MISTAKES = [
         "words of the text get vectors of the prompt: only places of its n ids do",
         NEAR,
     ),
+    mistake(
+        "a row of the prompt is looked up for words of the text too, and id - first is no row of "
+        "it there: look up ids[its_words] only, or clamp id - first to 0 .. n - 1 for torch.where",
+        (RESULT, "return torch.where(its_words[..., None], vectors.to(x.dtype)[ids - first], x)"),
+    ),
+    words(
+        "the first place of every row is left out: the prompt's words may stand there too",
+        "(ids >= first) & (ids < first + len(vectors)) & (torch.arange(ids.shape[1]) > 0)",
+    ),
+    words(
+        "the last place of every row is left out: the prompt's words may stand there too",
+        "(ids >= first) & (ids < first + len(vectors))\n"
+        "    its_words = its_words & (torch.arange(ids.shape[1]) < ids.shape[1] - 1)",
+    ),
     result(
         "words of other prompts are set to zero: they are left as they came",
         f"x.masked_fill((ids >= first)[..., None], 0.0).index_put((its_words,), {PICKED})",

@@ -11,6 +11,15 @@ EQ_2 = "return self.mlp(y)"
 LSTM_ONLY = "else self.lstm(self.vectors)[0]"
 
 
+ONE_AT_A_TIME = """y, states = self.vectors, None
+        if self.lstm is not None:
+            outputs = []
+            for vector in self.vectors:
+                output, states = self.lstm(vector[None], states)
+                outputs.append(output)
+            y = torch.cat(outputs)"""
+
+
 def build(PromptEncoder: type, case: Case) -> nn.Module:
     """PromptEncoder(n, width, kind, hidden), without a BiLSTM for kind "mlp"."""
     return call(PromptEncoder, case.n, case.width, kind=case.kind, hidden=case.hidden)
@@ -70,6 +79,19 @@ MISTAKES = [
         "the direction from right to left is missing from y: it has 2 S numbers per pseudo token",
         "self.lstm(self.vectors)[0][:, : self.lstm.hidden_size].repeat(1, 2)",
     ),
+    reading(
+        "the direction from left to right is missing from y: it has 2 S numbers per pseudo token",
+        "self.lstm(self.vectors)[0][:, self.lstm.hidden_size :].repeat(1, 2)",
+    ),
+    reading(
+        "the two directions are added in y: they stand side by side, 2 S numbers per pseudo token",
+        "self.lstm(self.vectors)[0].view(len(self.vectors), 2, -1).sum(1).repeat(1, 2)",
+    ),
+    mistake(
+        "the pseudo tokens are read one at a time: from right to left the BiLSTM begins at the "
+        "last one, so give it all n at once",
+        (EQ_1, ONE_AT_A_TIME),
+    ),
     mistake(
         "the BiLSTM is left out: y is its output, where there is one",
         (EQ_1, "y = self.vectors[:, : self.mlp[0].in_features]"),
@@ -99,6 +121,10 @@ MISTAKES = [
     mapping(
         "the MLP has a gelu between its two maps, it should be a relu: call self.mlp",
         "self.mlp[2](nn.functional.gelu(self.mlp[0](y)))",
+    ),
+    mapping(
+        "the MLP has a sigmoid between its two maps, it should be a relu: call self.mlp",
+        "self.mlp[2](self.mlp[0](y).sigmoid())",
     ),
     mapping(
         "there is a relu before the MLP too: W_1 reads y as it is",
