@@ -192,7 +192,11 @@ def charts(base: nn.Module, tokenizer, task: Task, steps: int = 25) -> Table:
         loss = f"{history.losses[0]:.1f} → {history.losses[-1]:.1f}"
         rows.append((name, row, f"{norm:.2g}", loss, moved, f"{100 * exact:.0f} %"))
     titles = ("run", "a row, as the model reads it", "gradient", "loss", "base moved", "held out")
-    return Table("The charts", titles, rows, ["(word): its label is asked for"])
+    notes = [
+        "(word): its label is asked for. Loss: of the first and the last step, each of its batch; "
+        "it may change a little although nothing was learnt."
+    ]
+    return Table("The charts", titles, rows, notes)
 
 
 def _first_row(tuner, batch: dict, tokenizer) -> str:

@@ -130,7 +130,7 @@ Encoder = lesson.yours_or_ours(PromptEncoder)  # your class, once its forward is
 for kind in ("lstm", "mlp"):
     torch.manual_seed(0)
     moved = lesson.coupling(Encoder(6, base.config.width, kind))  # |dh_i / de_j|, (6, 6)
-    print(kind, [f"{size:.3f}" for size in moved[:, 5].tolist()])
+    print(f"{kind:<5}", *(f"{size:.3f}" for size in moved[:, 5].tolist()))
 
 # %% [markdown] tags=["slide"]
 # The BiLSTM couples the pseudo tokens, the near ones more than the far ones. The MLP treats each one alone.
@@ -215,7 +215,7 @@ for (name, colour), marker in zip(SHADES.items(), "o^s", strict=True):
 right.set_xscale("log")
 right.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
 right.minorticks_off()
-plots.finish(
+axes = plots.finish(
     right, "learning rate", "exact, held-out countries", "the same, by learning rate", limits=(0, 1),
     caption="Without an encoder the six vectors need the right learning rate; with the BiLSTM nearly any one will do.",
 )  # fmt: skip
@@ -278,8 +278,8 @@ rate = held_out["BiLSTM"].rate  # chosen by dev in part 3
 topped = []  # per wording, one score per seed
 for template in tqdm(templates, leave=False):
     method = mp.PTuning.from_template(lesson.on_top(template), tokenizer)
-    job = lambda seed: runs.tuned_task((base, tokenizer), method, task, rate, STEPS, seed)  # noqa: E731, B023
-    topped.append([job(seed)["test"] for seed in SEEDS])
+    settings = (base, tokenizer), method, task, rate, STEPS
+    topped.append([runs.tuned_task(*settings, seed)["test"] for seed in SEEDS])
 before = torch.tensor(on_test).std().item()  # over wordings
 after = torch.tensor(topped).std(dim=0).tolist()  # one per seed
 shrunk = difference(after, [before] * len(SEEDS), MARGIN, lower_is_better=True)
@@ -578,7 +578,8 @@ quick = False
 # %%
 from minipeft.course.passport import passport
 
-passport(mp.PTuning.from_template(around, tokenizer), rates=[1e-2, 3e-2, 1e-1], quick=quick)
+method = mp.PTuning.from_template(around, tokenizer)
+passport(method, rates=[1e-2, 3e-2, 1e-1], name="P-tuning", quick=quick)
 
 # %% [markdown]
 # ## What this lesson showed, and what it did not
