@@ -5,7 +5,7 @@
 #     question: A table says that one method is best. Does it rank methods, or settings?
 #     minutes: 4
 #     sitting: 80
-#     attempts: 5
+#     attempts: 3
 # ---
 
 # %% [markdown] tags=["slide"]
