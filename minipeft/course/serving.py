@@ -1,9 +1,8 @@
 """What lesson 17 measures: many adapters on one base; queues of requests, and five servers.
 
-users = users_of(10)                              # name -> its task: 50 of them
-adapters = train_many(base, users, steps=40)      # name -> {path: (A, B)}, all in one pass
-with serving(model, adapters) as tuners: ...      # all attached under their names, ready for route
-y = mixed_lora(x, y, A, B, who, scale)            # what `route` does, in four lines
+users = users_of(10)                                    # name -> its task: 50 of them
+with serving(model, adapters, lora) as tuners: ...      # attached by name, ready for `route`
+y = mixed_lora(x, y, A, B, who, scale)                  # what `route` does, in four lines
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from minipeft.methods.lora import LoRA
 from minipeft.methods.method import Method
 from minipeft.routing import route, wrap
 from minipeft.tasks.tasks import Task
-from minipeft.training.sweep import Run, train_side_by_side
 from minipeft.tuner import Tuner
 
 Adapter = Mapping[str, tuple[Tensor, Tensor]]  # path of a linear map -> A (r, in), B (out, r)
@@ -65,42 +63,10 @@ def users_of(ends: int = len(ENDS), functions: Sequence[str] = FUNCTIONS) -> dic
         for end in ENDS[:ends]:
             splits = {
                 split: [(e.input, f"{e.target.removesuffix('.')}{end} .") for e in known[split]]
-                for split in ("train", "test")
+                for split in ("train", "dev", "test")
             }
             users[f"{function}-{end}"] = tasks.make(f"{function}-{end}", "generate", **splits)
     return users
-
-
-def train_many(
-    base: tuple[nn.Module, object],
-    users: Mapping[str, Task],
-    method: LoRA,
-    rate: float,
-    steps: int,
-    batch_size: int = 8,
-) -> dict[str, Adapter]:
-    """One LoRA for each user, all of them trained in one pass per step (`training.sweep`).
-
-    The seed of a user's first numbers, and of the order of its examples, is its number.
-    """
-    model, tokenizer = base
-    feeds = [
-        task.batches("train", tokenizer, batch_size=batch_size, seed=number)
-        for number, task in enumerate(users.values())
-    ]
-    trained: list[dict] = [{} for _ in users]
-
-    def keep(model: nn.Module, runs: int) -> list[dict]:
-        for place, patch in model.minipeft.tuners["side_by_side"].patches:
-            for number, A, B in zip(patch.who.tolist(), patch.A, patch.B, strict=True):
-                trained[number][place.path] = A.detach().clone(), B.detach().clone()
-        return [{} for _ in range(runs)]
-
-    runs = [Run(method, rate, seed=number) for number in range(len(users))]
-    train_side_by_side(
-        model, runs, lambda seed, step: feeds[seed](step), steps, evaluate=keep, progress=False
-    )
-    return dict(zip(users, trained, strict=True))
 
 
 def put_in(tuner: Tuner, adapter: Adapter) -> None:
@@ -173,56 +139,6 @@ def who_answers(
 def folder_bytes(folder: Path) -> int:
     """Of all files in it."""
     return sum(file.stat().st_size for file in Path(folder).rglob("*") if file.is_file())
-
-
-def train_in_one_batch(
-    base: tuple[nn.Module, object],
-    users: Mapping[str, Task],
-    method: Method,
-    rate: float,
-    steps: int,
-    each: int,
-    *,
-    shared: bool = False,
-) -> list[float]:
-    """Tuners of any method trained in batches that hold rows of all users, and then measured.
-
-    Adam in a plain loop: no row's loss depends on another's tuner, so each learns what it would
-    have learnt alone (but that one loss is the mean of all).
-
-    Args:
-        each: rows of every user in a batch.
-        shared: one tuner for all rows, not one for each user.
-
-    Returns:
-        exact match of every user's test rows.
-    """
-    model, tokenizer = base
-    names = [name for name in users for _ in range(each)]
-    feeds = [
-        task.batches("train", tokenizer, batch_size=each, seed=number)
-        for number, task in enumerate(users.values())
-    ]
-    rows = [range(number * each, (number + 1) * each) for number in range(len(users))]
-    with ExitStack() as stack:
-        tuners = [
-            stack.enter_context(attached(model, method, name=name, seed=number))
-            for number, name in enumerate(["all"] if shared else users)
-        ]
-        names = ["all"] * len(names) if shared else names
-        optimizer = torch.optim.Adam([p for tuner in tuners for p in tuner.parameters()], lr=rate)
-        for step in range(steps):
-            parts = [feed(step) for feed in feeds]
-            batch = padded(parts, rows, left=False, padding=tokenizer.pad_token_id)
-            with route(model, names):
-                model(**batch).loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        asked = 20
-        _, test = requests(base, users, asked)
-        owners = ["all" if shared else name for name in users for _ in range(asked)]
-        _, exact = scores(model, owners, test)
-    return exact.float().view(len(users), asked).mean(dim=1).tolist()
 
 
 # ---- every method ----

@@ -66,8 +66,8 @@ def matrix_chart(words: Tensor, functions: Sequence[str], caption: str):
     for number in range(1, len(functions)):
         axes.axhline(each * number - 0.5, color="w", lw=0.8)
         axes.axvline(each * number - 0.5, color="w", lw=0.8)
-    plots.finish(axes, f"adapter of ({each} users for each function)", "rows of",
-                 "Every user's rows, every user's adapter", legend=False)  # fmt: skip
+    plots.finish(axes, f"whose adapter ({each} customers of each function)", "whose rows",
+                 "Every customer's rows, every customer's adapter", legend=False)  # fmt: skip
     plots.add_caption(axes.figure, caption)
     return axes.figure
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from minipeft.course.passport_facts import shake
 from minipeft.course.runs import attached
@@ -16,11 +16,6 @@ from minipeft.model.fingerprint import fingerprint
 from minipeft.report import Table
 from minipeft.routing import route
 from minipeft.tuner import Tuner
-
-Adapter = Mapping[str, tuple[Tensor, Tensor]]  # path of a linear map -> A (r, in), B (out, r)
-FUNCTIONS = ("copy", "rotate", "swap", "double", "reverse")
-ENDS = ("moon", "bell", "boat", "ship", "sand", "rose", "coin", "lamp", "hill", "drum")
-
 
 CAUSES = {
     "cache": "keys and values of a text are kept under the text alone, not under text and user",

@@ -11,6 +11,7 @@ import minipeft as mp
 import tiny_transformer as tt
 from minipeft.course import runs, serving, serving_charts
 from minipeft.course import serving_times as times
+from minipeft.course import serving_training as training
 
 LORA = mp.LoRA(rank=2, targets=("query", "value"))
 
@@ -32,7 +33,7 @@ def test_every_user_wants_a_function_and_a_word():
 def test_many_in_one_pass_learn_what_each_learns_alone(base):
     """Against one user trained by itself: the same matrices."""
     users = dict(list(serving.users_of(1).items())[:3])
-    many = serving.train_many(base, users, LORA, 1e-2, 4, batch_size=4)
+    many = training.train_many(base, users, LORA, 1e-2, 4, batch_size=4)
     model, tokenizer = base
     name = list(users)[2]
     with runs.attached(model, LORA, seed=2) as tuner:
@@ -46,7 +47,7 @@ def test_many_in_one_pass_learn_what_each_learns_alone(base):
 
 def test_who_answers_is_one_pass_for_each_pair(base):
     users = dict(list(serving.users_of(1).items())[:3])
-    adapters = serving.train_many(base, users, LORA, 1e-2, 3, batch_size=4)
+    adapters = training.train_many(base, users, LORA, 1e-2, 3, batch_size=4)
     model, _ = base
     bits = mp.fingerprint(model)
     with serving.serving(model, adapters, LORA):
@@ -86,15 +87,94 @@ def test_full_fine_tuning_cannot_be_mixed(base):
     assert serving.mixed_against_alone(model, mp.FullFineTuning(), 3, rows) is None
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_prompts_are_trained_in_mixed_batches(base, shared):
+def alone(base, method, users, rate, steps, seed):
+    """A prompt for the rows of some users in a loop that knows nothing of routes: dev, test."""
+    model, tokenizer = base
+
+    def rows(batches):
+        ids = max(len(batch["input_ids"][0]) for batch in batches)
+        fill = {"input_ids": tokenizer.pad_token_id, "labels": -100, "attention_mask": 0}
+        return {
+            key: torch.cat(
+                [
+                    torch.nn.functional.pad(
+                        batch[key], (0, ids - batch[key].shape[1]), value=fill[key]
+                    )
+                    for batch in batches
+                ]
+            )
+            for key in fill
+        }
+
+    feeds = [
+        task.batches("train", tokenizer, batch_size=3, seed=number)
+        for number, task in users.items()
+    ]
+    with runs.attached(model, method, seed=seed) as tuner:
+        optimizer = torch.optim.Adam(tuner.parameters(), lr=rate)
+        for step in range(steps):
+            model(**rows([feed(step) for feed in feeds])).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        dev, test = [], []
+        for task in users.values():
+            held = task.batches("dev", tokenizer, batch_size=5)(0)
+            for row in range(5):
+                with torch.no_grad():
+                    dev.append(model(**{k: v[row : row + 1] for k, v in held.items()}).loss.item())
+            test.append(runs.quality(model, tokenizer, task, "test", rows=5))
+    return sum(dev) / len(dev), test
+
+
+def test_prompts_of_all_jobs_learn_what_each_learns_alone(base):
     users = dict(list(serving.users_of(1).items())[:2])
+    numbered = dict(enumerate(users.values()))
     model, _ = base
     bits = mp.fingerprint(model)
     method = mp.PromptTuning(2, start="vocabulary")
-    exact = serving.train_in_one_batch(base, users, method, 1e-1, 2, 3, shared=shared)
-    assert len(exact) == 2 and all(0 <= share <= 1 for share in exact)
+    run = training.prompts_at_once(base, users, method, 3, batch_size=3, rows=5)
+    jobs = [(training.EACH, 1e-1, 0), (training.SHARED, 1e-1, 0), (training.SHARED, 1e-2, 0)]
+    each, shared, slower = run(jobs)
     assert mp.fingerprint(model) == bits and not mp.tuners(model)
+    for result, (_, rate, _) in ((shared, jobs[1]), (slower, jobs[2])):
+        dev, test = alone(base, method, numbered, rate, 3, seed=0)
+        assert result["dev"] == pytest.approx(dev, rel=1e-4)
+        assert result["test"] == pytest.approx(test)
+    singles = [alone(base, method, {n: task}, 1e-1, 3, seed=n) for n, task in numbered.items()]
+    assert each["dev"] == pytest.approx(sum(dev for dev, _ in singles) / 2, rel=1e-4)
+    assert each["test"] == pytest.approx([test[0] for _, test in singles])
+    assert run([(training.EACH, 1e-1, 1)])[0]["dev"] != each["dev"]
+
+
+def test_rates_are_tried_in_one_pass(base):
+    """The dev loss of every rate is that of its users' adapters, each trained by itself."""
+    users = dict(list(serving.users_of(1).items())[:2])
+    model, tokenizer = base
+    run = training.loras_at_once(base, users, LORA, 3, batch_size=4, rows=5)
+    results = run([("LoRA", 1e-2, 0), ("LoRA", 1e-1, 0)])
+    for rate, result in zip((1e-2, 1e-1), results, strict=True):
+        losses = []
+        for number, task in enumerate(users.values()):
+            with runs.attached(model, LORA, seed=number):
+                batches = task.batches("train", tokenizer, batch_size=4, seed=number)
+                mp.train(model, batches, 3, rate, seed=number, progress=False)
+                held = task.batches("dev", tokenizer, batch_size=5)(0)
+                for row in range(5):
+                    with torch.no_grad():
+                        one = {key: value[row : row + 1] for key, value in held.items()}
+                        losses.append(model(**one).loss.item())
+        assert result["dev"] == pytest.approx(sum(losses) / len(losses), rel=1e-3)
+
+
+def test_equal_rows_get_equal_answers():
+    """Of three users, two want the same of a row that all three send: two answers of three."""
+    answers = ("b .", "b .", "c .")
+    users = {
+        str(number): mp.tasks.make(str(number), "generate", test=[("a =>", answer)])
+        for number, answer in enumerate(answers)
+    }
+    assert training.most_for_all(users) == pytest.approx(2 / 3)
+    assert training.most_for_all({"0": users["0"]}) == 1
 
 
 def test_memory_of_a_request_by_formula(base):

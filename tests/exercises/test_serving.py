@@ -61,9 +61,28 @@ def by_where(x, y, A, B, who, scale):
     return torch.where((who < 0)[:, None, None], y, y + detour)
 
 
+def by_baddbmm(x, y, A, B, who, scale):
+    hidden = (x @ A[who.clamp(min=0)].mT) * (who >= 0)[:, None, None]
+    return torch.baddbmm(y, hidden, B[who.clamp(min=0)].mT, alpha=scale)
+
+
+def by_index_add(x, y, A, B, who, scale):
+    rows = (who >= 0).nonzero()[:, 0]
+    return y.index_add(0, rows, scale * x[rows] @ A[who[rows]].mT @ B[who[rows]].mT)
+
+
 @pytest.mark.parametrize(
     "right",
-    [mixed_lora, row_by_row, adapter_by_adapter, adapter_of_zeros, by_one_hot, by_where],
+    [
+        by_baddbmm,
+        by_index_add,
+        mixed_lora,
+        row_by_row,
+        adapter_by_adapter,
+        adapter_of_zeros,
+        by_one_hot,
+        by_where,
+    ],
 )
 def test_every_way_to_mix_passes(right, capsys):
     checks.mixed_lora(right)
@@ -146,9 +165,57 @@ def squashed(x, y, A, B, who, scale):
     return torch.where((who < 0)[:, None, None], y, y + detour)
 
 
+def nobody_is_zero(x, y, A, B, who, scale):
+    chosen = who.clamp(min=0)
+    return y + scale * (x @ A[chosen].mT) @ B[chosen].mT
+
+
+def first_row_of_each(x, y, A, B, who, scale):
+    answer = y.clone()
+    for a in range(len(A)):
+        for row in (who == a).nonzero()[:1, 0]:
+            answer[row] = answer[row] + scale * (x[row] @ A[a].T) @ B[a].T
+    return answer
+
+
+def last_row_of_each(x, y, A, B, who, scale):
+    row_of = {a: row for row, a in enumerate(who.tolist()) if a >= 0}
+    answer = y.clone()
+    for a, row in row_of.items():
+        answer[row] = answer[row] + scale * (x[row] @ A[a].T) @ B[a].T
+    return answer
+
+
+def reshaped(x, y, A, B, who, scale):
+    A = A.reshape(len(A), A.shape[2], A.shape[1]).mT
+    B = B.reshape(len(B), B.shape[2], B.shape[1]).mT
+    return row_by_row(x, y, A, B, who, scale)
+
+
+def scale_on_y(x, y, A, B, who, scale):
+    scaled = torch.where((who < 0)[:, None, None], y, scale * y)
+    return row_by_row(x, scaled, A, B, who, scale)
+
+
+def scale_in_place(x, y, A, B, who, scale):
+    A.data.mul_(scale)
+    return row_by_row(x, y, A, B, who, 1.0)
+
+
+def y_itself_where_nobody_asks(x, y, A, B, who, scale):
+    return y if bool((who < 0).all()) else row_by_row(x, y, A, B, who, scale)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (nobody_is_zero, "get adapter 0"),
+        (first_row_of_each, "only the first one"),
+        (last_row_of_each, "only the last one"),
+        (reshaped, "reshaped"),
+        (scale_on_y, "multiplies y too"),
+        (scale_in_place, "the A that came in was changed"),
+        (y_itself_where_nobody_asks, "a new tensor is asked for"),
         (minus_one_is_last, "counts from the end"),
         (zero_is_nobody, "adapter 0 are left to the base"),
         (by_row_number, "in the order of the rows"),

@@ -37,11 +37,30 @@ def run(mixed_lora, case: Case, given) -> Tensor:
 
 KEPT = (PICK, f"every = scale * (B @ A)  # (N, out, in)\n    {PICK}")
 ALL = "torch.einsum('rti,noi->rtno', x, every)"
+A_RESHAPED = "A.reshape(len(A), A.shape[2], A.shape[1])"
+B_RESHAPED = "B.reshape(len(B), B.shape[2], B.shape[1])"
+RESHAPED = "is reshaped where it is to be transposed: .mT turns the last two axes"
+
+
+def one_row_of_each(others: str) -> tuple[str, str]:
+    """An edit: of the rows with the same adapter only that one gets it which has no such others."""
+    return (
+        DETOUR,
+        f"{DETOUR}\n    same = who[adapted].tolist()\n"
+        f"    alone = [a not in same[{others}] for i, a in enumerate(same)]\n"
+        "    detour = detour * torch.tensor(alone, dtype=torch.bool)[:, None, None]",
+    )
+
 
 MISTAKES = [
     mistake(
         "rows of the base get an adapter: -1 is no adapter, and as an index it counts from the end",
         (WHO, "adapted = who >= -1"),
+    ),
+    mistake(
+        "rows of the base get adapter 0: -1 is no adapter, so they keep their y",
+        (WHO, "adapted = who >= -1"),
+        (PICK, "A, B = A[who.clamp(min=0)], B[who.clamp(min=0)]"),
     ),
     mistake(
         "rows of adapter 0 are left to the base: -1 alone means the base",
@@ -79,6 +98,24 @@ MISTAKES = [
         "rows are read in the order of adapters and written in their old one: use the same order "
         "for x, y and the answer",
         (DETOUR, "detour = scale * (x[adapted][who[adapted].argsort(stable=True)] @ A.mT) @ B.mT"),
+    ),
+    mistake(
+        "of the rows with the same adapter only the first one gets it: all of them do",
+        one_row_of_each(":i"),
+    ),
+    mistake(
+        "of the rows with the same adapter only the last one gets it: all of them do",
+        one_row_of_each("i + 1 :"),
+    ),
+    mistake(
+        "A and B are reshaped where they are to be transposed: .mT turns the last two axes",
+        (DETOUR, f"detour = scale * (x[adapted] @ {A_RESHAPED}) @ {B_RESHAPED}"),
+    ),
+    mistake(f"A {RESHAPED}", (DETOUR, f"detour = scale * (x[adapted] @ {A_RESHAPED}) @ B.mT")),
+    mistake(f"B {RESHAPED}", (DETOUR, f"detour = scale * (x[adapted] @ A.mT) @ {B_RESHAPED}")),
+    mistake(
+        "the scale multiplies y too: it belongs to B A x alone",
+        (RESULT, RESULT.replace("y[adapted] +", "scale * y[adapted] +")),
     ),
     mistake("the scale is missing", (DETOUR, "detour = (x[adapted] @ A.mT) @ B.mT")),
     mistake(

@@ -32,6 +32,10 @@ serving_costs = NumberCheck(
             "adapters: the map of the values gives 192 numbers, not 576",
         ),
         (
+            {"adapters": TASKS * BYTES * LAYERS * RANK * 2 * VALUE},
+            "adapters: the map of the query gives 576 numbers, not 192",
+        ),
+        (
             {"adapters": TASKS * BYTES * LAYERS * RANK * QUERY},
             "adapters: that is the query's map alone, the value's has a LoRA too",
         ),
@@ -81,6 +85,10 @@ serving_costs = NumberCheck(
             {"merge": WIDTH * WIDTH},
             "merge: that is what the frozen map costs for a token; compare the merge with the "
             "detour",
+        ),
+        (
+            {"merge": LAYERS * MERGE},
+            "merge: in more layers the merge and the detour both cost more: the layers drop out",
         ),
         ({"merge": 1}, "merge: merging costs far more than the detour of one token"),
         ({"merge": TASKS}, "merge: it has nothing to do with the number of tasks"),
