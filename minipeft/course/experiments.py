@@ -186,9 +186,16 @@ def _said(change: Difference | Trend, where: str = "") -> str:
     """Mean, half width and verdict of a change in words."""
     if math.isnan(change.mean):
         return "a run failed: undecided"
-    digits = ".1f" if change.unit == "points" else ".3g"
+    digits = ".1f" if change.unit == "points" else _digits(change.half)
     half = "?" if math.isnan(change.half) else f"{change.half:{digits}}"
     return f"{change.mean:+{digits}} ± {half} {change.unit}{where}: {change.verdict}"
+
+
+def _digits(half: float) -> str:
+    """How to write a mean and the half of its interval: to the second digit of the latter."""
+    if not math.isfinite(half) or not 1e-6 < half < 1e6:
+        return ".3g"
+    return f".{max(0, 1 - math.floor(math.log10(half)))}f"
 
 
 @dataclass(frozen=True)
@@ -332,7 +339,7 @@ def spread(values: Sequence[float], unit: str = "points") -> str:
     mean, half = interval(values)
     if math.isnan(mean):
         return "failed"
-    times, digits, sign = (100, ".1f", " %") if unit == "points" else (1, ".3g", "")
+    times, digits, sign = (100, ".1f", " %") if unit == "points" else (1, _digits(half), "")
     reach = "" if math.isnan(half) else f" ± {times * half:{digits}}"
     return f"{times * mean:{digits}}{reach}{sign}"
 

@@ -232,11 +232,13 @@ def reference_table(model: nn.Module, tuner: Tuner, pairs: dict[str, Tensor]) ->
     most = lambda a, b: (a - b).abs().max().item()  # noqa: E731
     rows = [
         ("a frozen copy of the base", f"{size:,}", "-"),
-        ("this model, tuner off", "0", f"{most(off, copy):.1g}"),
-        ("this model, tuner on", "0", f"{most(on, copy):.1g}"),
+        ("this model, tuner off", "0", f"{most(off, copy):.2g}"),
+        ("this model, tuner on", "0", f"{most(on, copy):.2g}"),
     ]
     table = Table(
-        "Who can be the reference?", ("", "bytes besides", "log pi_ref differs by up to"), rows
+        "Who can be the reference?",
+        ("", "bytes besides", "log π_ref differs by up to (nats)"),
+        rows,
     )
     return table, {"bytes": size, "equal": torch.equal(off, copy)}
 

@@ -169,7 +169,11 @@ def test_a_trend_that_noise_could_make_is_undecided_and_a_small_one_flat():
 
 def test_spread_shows_shares_as_per_cent():
     assert spread([0.5, 0.5]) == "50.0 ± 0.0 %" and spread([0.25]) == "25.0 %"
-    assert spread([1.0, 3.0], "nats").startswith("2 ± ")
+    assert spread([1.0, 3.0], "nats") == "2 ± 13"
+    assert spread([0.73, 0.75], "nats") == "0.74 ± 0.13"
+    assert spread([0.0375, 0.0405], "nats") == "0.039 ± 0.019"
+    assert spread([0.5, 0.5], "nats") == "0.5 ± 0" and spread([0.25], "nats") == "0.25"
+    assert difference([1.2, 1.3], [1, 1], 0.1, unit="nats").text.startswith("+0.25 ± 0.64 nats")
 
 
 @pytest.mark.parametrize(

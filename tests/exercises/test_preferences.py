@@ -103,9 +103,54 @@ def in_bfloat16(logits, labels):
     return (logs * (labels != -100)).sum(1)
 
 
+def counted(where):
+    """A sum over those tokens of the answer for which `where(asked)` holds."""
+
+    def summed(logits, labels):
+        logs, asked = picked(logits, labels)
+        return (logs * where(asked)).sum(1)
+
+    return summed
+
+
+def mask_not_shifted(logits, labels):
+    return (picked(logits, labels)[0] * (labels[:, :-1] != -100)).sum(1)
+
+
+def word_0_left_out(logits, labels):
+    return (picked(logits, labels)[0] * (labels[:, 1:] > 0)).sum(1)
+
+
+def likeliest_words(logits, labels):
+    return (wide(logits)[:, :-1].log_softmax(-1).amax(-1) * (labels[:, 1:] != -100)).sum(1)
+
+
+def log_of_softmax_and_a_little(logits, labels):
+    logits, labels = wide(logits)[:, :-1], labels[:, 1:]
+    logs = (logits.softmax(-1) + 1e-9).log().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return torch.where(labels != -100, logs, 0.0).sum(1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        (
+            counted(lambda asked: asked & (asked.cumsum(1) == 1)),
+            "the first token of the answer alone",
+        ),
+        (
+            counted(lambda asked: asked & (asked.cumsum(1) > 1)),
+            "the first token of the answer is left",
+        ),
+        (
+            counted(lambda asked: asked & (asked.flip(1).cumsum(1).flip(1) == 1)),
+            "the last token of",
+        ),
+        (counted(lambda asked: asked & (asked.flip(1).cumsum(1).flip(1) > 1)), "the last token of"),
+        (mask_not_shifted, "mask is not shifted"),
+        (word_0_left_out, "word 0 is left out"),
+        (likeliest_words, "likeliest word"),
+        (log_of_softmax_and_a_little, "small number inside"),
         (not_shifted, "not shifted"),
         (everything, "count as word 0"),
         (mean, "the mean over the answer's tokens"),
@@ -147,7 +192,15 @@ def in_a_loop(better, worse, reference_better, reference_worse, beta=0.1):
     return total / len(better)
 
 
-@pytest.mark.parametrize("right", [preferences.dpo_loss, by_softplus, as_a_classifier, in_a_loop])
+def with_a_detached_reference(better, worse, reference_better, reference_worse, beta=0.1):
+    reference = (reference_better - reference_worse).detach()
+    return -F.logsigmoid(beta * (better - worse - reference)).mean()
+
+
+@pytest.mark.parametrize(
+    "right",
+    [preferences.dpo_loss, by_softplus, as_a_classifier, in_a_loop, with_a_detached_reference],
+)
 def test_right_losses_pass(right, capsys):
     checks.dpo_loss(right)
     assert "✓" in capsys.readouterr().out
@@ -181,6 +234,21 @@ def loss_with(compute):
         (loss_with(lambda w, v, b: -F.logsigmoid(w - v)), "one number"),
         (loss_with(lambda w, v, b: -F.logsigmoid((w - v).mean())), "mean is inside"),
         (loss_with(lambda w, v, b: -(w - v).sigmoid().log().mean()), "F.logsigmoid"),
+        (loss_with(lambda w, v, b: -(w - v).sigmoid().mean().log()), "inside of the logarithm"),
+        (loss_with(lambda w, v, b: -F.logsigmoid(w - v).mean() / 2), "half of it"),
+        (loss_with(lambda w, v, b: -F.logsigmoid(w - v).mean() / math.log(10)), "base is 10"),
+        (loss_with(lambda w, v, b: (1 - w + v).relu().mean()), "hinge"),
+        (
+            loss_with(lambda w, v, b: -(w - v).sigmoid().clamp(min=1e-8).log().mean()),
+            "it is cut off",
+        ),
+        (loss_with(lambda w, v, b: -F.logsigmoid((w - v) / b * 0.1).mean()), "always 0.1"),
+        (loss_with(lambda w, v, b: -F.logsigmoid(w - v / b).mean()), "better one's reward alone"),
+        (loss_with(lambda w, v, b: -F.logsigmoid(w / b - v).mean()), "worse one's reward alone"),
+        (
+            lambda w, v, rw, rl, beta=0.1: preferences.dpo_loss(w.detach(), v, rw, rl, beta),
+            "better gets no gradient",
+        ),
         (
             lambda w, v, rw, rl, beta=0.1: -F.logsigmoid(beta * (w - v)).mean(),
             "reference is missing",
@@ -233,7 +301,12 @@ def test_the_numbers_are_those_of_the_package():
 
 @pytest.mark.parametrize(
     "answer",
-    [RIGHT, {k: torch.tensor(v) for k, v in RIGHT.items()}, lambda: RIGHT | {"start": math.log(2)}],
+    [
+        RIGHT,
+        {k: torch.tensor(v) for k, v in RIGHT.items()},
+        lambda: RIGHT | {"start": math.log(2)},
+        {k: float(f"{v:.2g}") for k, v in RIGHT.items()},  # two digits, as the exercise allows
+    ],
 )
 def test_right_numbers_pass(answer):
     checks.dpo_numbers(answer)
@@ -253,7 +326,12 @@ def test_right_numbers_pass(answer):
         (RIGHT | {"both": 0.0}, "not 0"),
         (RIGHT | {"pull": 0.1}, "slope"),
         (RIGHT | {"pull": 0.5}, "chain rule"),
-        (RIGHT | {"pull": -0.05}, "length"),
+        (RIGHT | {"pull": -0.05}, "without the sign"),
+        (RIGHT | {"pull": 0.0693}, "slope of the loss"),
+        (RIGHT | {"start": -0.6931}, "positive"),
+        (RIGHT | {"start": 0.301}, "base 10"),
+        (RIGHT | {"apart": 1.0}, "difference of the rewards"),
+        (RIGHT | {"apart": 0.3}, "too small"),
         (0.69, "should be a dict"),
     ],
 )

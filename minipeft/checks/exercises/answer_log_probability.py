@@ -26,6 +26,13 @@ SHIFT = "logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))"
 NEXT = "labels = labels[:, 1:]"
 PICK = "logits.log_softmax(dim=-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]"
 SUM = "(chosen * asked).sum(dim=1)"
+
+
+def one_place(where: str) -> str:
+    """An edit: the sum over some of the answer's tokens."""
+    return f"(chosen * asked * ({where})).sum(dim=1)"
+
+
 SAME = "logits.to(torch.promote_types(logits.dtype, torch.float32))"
 
 answer_log_probability = Check(
@@ -34,7 +41,7 @@ answer_log_probability = Check(
     "the sum of log p over the tokens of the answer, for each row",
     [
         Trial(
-            "the log-probabilities",
+            "the log-probability",
             inputs,
             lambda function, case, given: function(given.logits, given.labels),
             axes={
@@ -70,6 +77,35 @@ answer_log_probability = Check(
             (SUM, "(chosen * asked).mean(dim=1)"),
         ),
         mistake(
+            "that is the last token of the answer alone: take the sum over all of them",
+            (SUM, one_place("asked.flip(1).cumsum(1).flip(1) == 1")),
+        ),
+        mistake(
+            "that is the first token of the answer alone: take the sum over all of them",
+            (SUM, one_place("asked.cumsum(1) == 1")),
+        ),
+        mistake(
+            "the first token of the answer is left out: the question's last position speaks of it",
+            (SUM, one_place("asked.cumsum(1) > 1")),
+        ),
+        mistake(
+            "the last token of the answer is left out",
+            (SUM, one_place("asked.flip(1).cumsum(1).flip(1) > 1")),
+        ),
+        mistake(
+            "the mask is not shifted: it belongs to the token at t + 1, as the label does",
+            (NEXT, "unshifted = labels[:, :-1] != -100\n    labels = labels[:, 1:]"),
+            (SUM, "(chosen * unshifted).sum(dim=1)"),
+        ),
+        mistake(
+            "word 0 is left out: only -100 means that nothing is asked",
+            (SUM, "(chosen * (labels > 0)).sum(dim=1)"),
+        ),
+        mistake(
+            "that is the likeliest word at every position: take the one that the answer has",
+            (PICK, "logits.log_softmax(dim=-1).amax(dim=-1)"),
+        ),
+        mistake(
             "that is one number for the whole batch: each row has its own",
             (SUM, "(chosen * asked).sum()"),
         ),
@@ -90,6 +126,14 @@ answer_log_probability = Check(
         mistake(
             "the sum is over the rows: it is over the positions, axis 1",
             (SUM, "(chosen * asked).sum(dim=0)"),
+        ),
+        mistake(
+            "with large logits a small number inside of the logarithm counts: use log_softmax",
+            when=lambda view: (
+                view.case.scale == 300.0
+                and view.difference.kind == "value"
+                and bool(torch.isfinite(view.given).all())
+            ),
         ),
         mistake(
             "with large logits this is -inf or nan: use log_softmax, not log(softmax)",

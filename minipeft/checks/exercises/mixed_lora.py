@@ -197,7 +197,7 @@ mixed_lora = Check(
     "each row with its own B A, rows of the base with none, in the order in which they came",
     [
         Trial(
-            "the answers of the rows",
+            "the answer of the rows",
             inputs,
             run,
             not_shared=("y",),

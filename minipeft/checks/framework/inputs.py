@@ -68,6 +68,10 @@ class Draw:
         self.leaves.append((leaf, handed))
         return handed
 
+    def constant(self, values: Tensor) -> Tensor:
+        """These numbers in the case's dtype and layout; nobody asks for their gradient."""
+        return self.whole(values.to(self.dtype))
+
     def whole(self, values: Tensor) -> Tensor:
         """Integers or booleans in the case's layout."""
         values = self._repeated(values)
