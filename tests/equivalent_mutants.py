@@ -27,6 +27,7 @@ BY_HAND = "a gradient worked out by hand needs no graph of its own"
 FROZEN = "A and B are frozen: they have no gradient anyway"
 
 FROZEN = "weights that are quantized are frozen: no gradient is asked for"
+OF_THE_REFERENCE = "the reference is frozen: no gradient is asked for"
 NARROWED = "the numbers become uint8 in the end, whatever they were before"
 
 MERGED = "weights are merged without gradients"
@@ -199,6 +200,10 @@ EQUIVALENT = {
         "pareto_front: _detached return ~(as_good & better).any(dim=0)": TRUTH,
     },
     "place_vectors": {"place_vectors: ids detached": WHOLE},
+    "dpo_loss": {
+        "dpo_loss: reference_better detached": OF_THE_REFERENCE,
+        "dpo_loss: reference_worse detached": OF_THE_REFERENCE,
+    },
     "answer_log_probability": {
         "answer_log_probability: labels detached": WHOLE,
         "answer_log_probability: torch.promote_types(logits.dtype, torch.float32) -> "
