@@ -216,8 +216,8 @@ def one_at_a_time(e):
 def directions_added(e):
     y = read(e)
     if e.lstm is not None:
-        there, back = y.chunk(2, dim=1)
-        y = torch.cat([there + back, there + back], dim=1)
+        forth, back = y.chunk(2, dim=1)
+        y = torch.cat([forth + back, forth + back], dim=1)
     return e.mlp(y)
 
 

@@ -849,16 +849,16 @@ class Changed(tt.Block):
 
 class LooksIntoNone(tt.Block):
     def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
-        own = cache.setdefault("self", {})
-        x = self.add(x, lambda h: self.attention(h, None, mask, causal, own), self.attention_norm)
+        kept = cache.setdefault("self", {})
+        x = self.add(x, lambda h: self.attention(h, None, mask, causal, kept), self.attention_norm)
         return self.add(x, self.feed_forward, self.feed_forward_norm)
 
 
 class AlwaysReads(tt.Block):
     def forward(self, x, mask=None, causal=False, context=None, context_mask=None, cache=None):
         cache = {} if cache is None else cache
-        own, read = cache.setdefault("self", {}), cache.setdefault("cross", {})
-        x = self.add(x, lambda h: self.attention(h, None, mask, causal, own), self.attention_norm)
+        kept, read = cache.setdefault("self", {}), cache.setdefault("cross", {})
+        x = self.add(x, lambda h: self.attention(h, None, mask, causal, kept), self.attention_norm)
         x = self.add(
             x,
             lambda h: self.cross_attention(h, context, context_mask, cache=read),

@@ -272,12 +272,12 @@ def _earlier(check, trial: Trial, name: str, failures: list[Failure], passed: Pa
         return None
     earlier = [(c, check.expected(trial, c).result) for one, c in passed if one is trial]
 
-    def alike(failure: Failure) -> Case | None:
+    def case_of_the_same_answer(failure: Failure) -> Case | None:
         given = failure.given.result
         return next((c for c, result in earlier if compare(result, given, trial) is None), None)
 
-    case = alike(first)
-    if case is None or (_may_be_chance(first) and not all(map(alike, failures))):
+    case = case_of_the_same_answer(first)
+    if case is None or (_may_be_chance(first) and not all(map(case_of_the_same_answer, failures))):
         return None
     return (
         f"{name} gives the answer of an earlier call, whose arguments were others: "
