@@ -115,6 +115,8 @@ class AdaLoRA(Budgeted, Method):
         ValueError: when a value is impossible.
     """
 
+    default_rate = 1e-2  # SST-2 with MiniLM: 78 % (51 at 1e-3); lesson 12: 0.003 to 0.03
+
     init_rank: int = 12
     target_rank: int = 8
     alpha: float = 16

@@ -83,6 +83,8 @@ class BitFit(Method):
         ValueError: when a value is impossible; by `attach` when there is no bias to train.
     """
 
+    default_rate = 3e-3  # SST-2 with MiniLM: 74 % (70 at 1e-3); lesson 12: 0.003 to 0.3
+
     targets: tuple[str, ...] | None = None
     norms: bool | None = None
     layers: tuple[int, ...] | None = None

@@ -33,6 +33,8 @@ from minipeft.methods.parts.validation import check_names, shorten
 class FullFineTuning(Method):
     """Train every parameter of the model."""
 
+    default_rate = 2e-4  # SST-2 with MiniLM: 51 % at 1e-3; lesson 15: 0.0001 to 0.009
+
     def install(self, tuner) -> None:
         tuner.unfreeze(tuner.anatomy.parameters())
 
@@ -43,6 +45,8 @@ class TopLayers(Method):
 
     In an encoder-decoder these are the last blocks of the decoder.
     """
+
+    default_rate = 2e-4  # as of full fine-tuning: the same weights, fewer of them
 
     count: int = 1
 
@@ -60,6 +64,8 @@ class HeadOnly(Method):
 
     heads: names of modules to train instead of the head that anatomy finds.
     """
+
+    default_rate = 1e-2  # SST-2 with MiniLM: 58 % (52 at 1e-3)
 
     heads: tuple[str, ...] | None = None
 
