@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 import minipeft as mp
-from minipeft.commands import opened, options, runs
+from minipeft.commands import opened, options, pooling, runs
 from minipeft.commands.merge import probe, refuse, whole
 from minipeft.files import peft as layouts
 from minipeft.files import saving as files
@@ -80,6 +80,7 @@ def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:
     """What `save` writes, and the name of the base, which PEFT keeps too."""
     loaded.tuner.save(folder)
     runs.name_labels(Path(folder), runs.labels_of(runs.adapter_of(given.what)))
+    pooling.keep(Path(folder), pooling.kept(runs.adapter_of(given.what)))
     path = f"{folder}/{files.CONFIG}"
     with open(path, encoding="utf-8") as file:
         settings = json.load(file)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from minipeft.commands import bases, opened, options
+from minipeft.commands import bases, opened, options, pooling, runs
 from minipeft.model.anatomy import Anatomy
 
 FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
@@ -42,6 +42,7 @@ def run(given: argparse.Namespace) -> int:
     refuse(given.out)
     if not opened.is_adapter(given.what):
         raise ValueError(f"{given.what} holds no adapter: there is nothing to merge.")
+    pooling.refuse(runs.adapter_of(given.what))
     loaded = opened.open_it(given)
     base, tuner = loaded.base, loaded.tuner
     ids = probe(base)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, data, runs
+from minipeft.commands import bases, data, pooling, runs
 from minipeft.files.saving import read
 from minipeft.model.families import TASK_HEADS
 from minipeft.tasks.encoding import Encoding
@@ -112,6 +112,7 @@ def open_it(
         base.tokenizer.alphabet = Alphabet(old.graphemes, old.phonemes, borrowed)
     tuner = None
     if is_adapter(what):
+        pooling.apply(base, pooling.kept(runs.adapter_of(what)))
         tuner = mp.load(base.model, runs.adapter_of(what), name, options.any_base)
     return Opened(base, tuner, kind, labels, config)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, data, find_rate, options, runs, scoring
+from minipeft.commands import bases, data, find_rate, options, pooling, runs, scoring
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -100,6 +100,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     scoring.add_flag(group, "scores to measure while training; the first one chooses the weights")
     flag("--head", choices=HEADS, help="default: tagging for tags, classification for "
          "classes on an encoder, language otherwise")  # fmt: skip
+    flag("--pooling", choices=pooling.KINDS, default="first", help="what a classification head on "
+         "an encoder reads: the first token, or the mean of all")  # fmt: skip
 
 
 def run(given: argparse.Namespace) -> int:
@@ -242,6 +244,7 @@ def open_for(task: Task, given: argparse.Namespace) -> bases.Base:
     head = Encoding(task, None, kind, given.head).head
     labels = task.labels if head != "language" else None
     base = bases.open_base(given.base, given, head, labels, given.seed)
+    pooling.apply(base, given.pooling)
     if isinstance(base.tokenizer, bases.Letters):
         base.tokenizer.borrow([e.target for split in task.splits.values() for e in split])
     if base.tokenizer is None:
@@ -366,6 +369,7 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report) -> None:
     config["scores"] = {key: value for key, value in entry.items() if key != "step"}
     tuner.save(folder / runs.ADAPTER)
     runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
+    pooling.keep(folder / runs.ADAPTER, config["options"].get("pooling"))
     runs.picture(folder / "curves.png", history.plot)
     write_text(folder / "README.md", runs.card(config, history, report, config["command"]))
     result = {

@@ -43,8 +43,17 @@ def cli(capsys, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
     """A random GPT-2 of transformers, with a tokenizer."""
-    folder = tmp_path_factory.mktemp("bases") / "gpt2"
-    zoo.build("gpt2").save_pretrained(folder)
+    return saved("gpt2", tmp_path_factory.mktemp("bases") / "gpt2")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory):
+    """A random BERT of transformers, with a tokenizer."""
+    return saved("bert", tmp_path_factory.mktemp("bases") / "bert")
+
+
+def saved(name, folder):
+    zoo.build(name).save_pretrained(folder)
     words = [*WORDS, *(f"w{i}" for i in range(zoo.WORDS - 14 - len(WORDS)))]
     WordTokenizer(words).save(folder, 32)
     return folder
