@@ -65,7 +65,7 @@ class HeadOnly(Method):
     heads: names of modules to train instead of the head that anatomy finds.
     """
 
-    default_rate = 1e-2  # SST-2 with MiniLM: 58 % (52 at 1e-3)
+    default_rate = 3e-2  # words of VADER with MiniLM: 84 % (75 at 1e-2); SST-2: 58 (52 at 1e-3)
 
     heads: tuple[str, ...] | None = None
 

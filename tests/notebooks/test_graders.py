@@ -35,7 +35,7 @@ LESSONS = [lesson for lesson in build.Builder().lessons() if lesson.exercises]
 GRADED = [x for x in LESSONS if WHOLE or x.slug[:3] in ("01_", "05_", "13_", "14_")]
 EXERCISES = [e for lesson in GRADED for e in lesson.exercises.values()]
 POINTS = float(sum(e.difficulty for e in EXERCISES))
-WRONG = 3  # wrong solutions of each exercise
+WRONG = 3 if WHOLE else 1  # wrong solutions of each exercise
 STUDENTS = ["right", "blank", *(f"wrong-{i}" for i in range(WRONG))]
 # A right solution that warns and writes to stderr keeps its points.
 NOISE = """
