@@ -17,11 +17,13 @@ only for the moment of a multiplication:
     The whole forward. y = F.linear(x, dequantize(W0), b), by the door (in the dtype of `compute`,
     then back in that of x); y + (scale * F.linear(F.linear(dropout(x32), A), B)).to(y.dtype) by
     lora.py's patch: scale = alpha / r, x32 is x in the dtype of A and B: fp32 on a half base, too.
-    Quantize: W0 row by row is n = out in numbers, cut into blocks of 64; absmax = max |w| of a
-    block; codes (n,) = numbers of the levels nearest to w / absmax, two in a byte. The 16 levels
-    lie between -1 and 1, where as many normal weights fall on each. The last block may be short.
+    Quantize: W0, row behind row, is n = out * in numbers, cut into blocks of 64; absmax = max |w|
+    of a block; codes (n,) = numbers of the levels nearest to w / absmax, two in a byte. NF4's 16
+    levels lie in [-1, 1] so that about as many normal weights fall on each. The last block may be
+    short.
     Dequantize: w = levels[codes] * absmax of the block, as (out, in) again. The absmaxes
-    (ceil(n / 64),) minus their mean are kept in the same way, with 256 levels and blocks of 256.
+    (ceil(n / 64),) are kept in the same way, less their mean, which is added again: 256 levels,
+    blocks of 256.
     For out = 12, in = 8: 96 codes in 48 bytes, 2 absmaxes in 2 bytes, 1 absmax of absmaxes and 1
     mean, 4 bytes each. Many weights: 4 + 8 / 64 + 32 / (64 * 256) = 4.127 bits per weight.
 
