@@ -1,0 +1,70 @@
+"""The six jobs: what is asked, which rates a grid tries, what the page says of the results."""
+
+import csv
+
+import pytest
+
+from benchmarks import jobs
+
+RATE = jobs.default_rate("LoRA")
+
+
+@pytest.fixture
+def bank(tmp_path):
+    path = tmp_path / "train.csv"
+    rows = [(f"question {n}", f"kind {n % 3}") for n in range(30)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("text", "category"), *rows])
+    return path, dict(rows)
+
+
+def test_every_second_pair_asks_for_the_same_thing(bank):
+    path, kind = bank
+    pairs = list(jobs.same_or_not(path, 40, seed=3))
+    assert [label for *_, label in pairs] == ["other", "same"] * 20
+    for one, two, label in pairs:
+        assert (kind[one] == kind[two]) == (label == "same") and one != two
+    assert pairs == list(jobs.same_or_not(path, 40, seed=3)) != list(jobs.same_or_not(path, 40, 4))
+
+
+class Curve(jobs.Results):
+    """Results whose best rate is known."""
+
+    def __init__(self, path, best):
+        super().__init__(path)
+        self.best = best
+
+    def get(self, job, method, rate, out):
+        line = dict(job="j", method=method, rate=f"{rate:g}", trained="8", seconds="1")
+        line |= dict(
+            dev=str(-abs(rate - self.best)), scores=f"accuracy={0.9 - (rate != self.best)}"
+        )
+        return self.lines.setdefault(("j", method, line["rate"]), line)
+
+
+@pytest.mark.parametrize(
+    ("best", "steps"),
+    [(0, (-1, 0, 1)), (1, (-1, 0, 1, 2)), (2, (-1, 0, 1, 2)), (-2, (-2, -1, 0, 1))],
+)
+def test_a_grid_goes_on_where_its_best_rate_is_at_the_edge(tmp_path, best, steps):
+    curve = Curve(tmp_path / "jobs.csv", RATE * jobs.STEP**best)
+    curve.grid(None, "LoRA", tmp_path)
+    tried = sorted(curve.rates("j", "LoRA"))
+    assert tried == [float(f"{RATE * jobs.STEP**n:g}") for n in steps]
+
+
+def test_the_page_says_which_default_rates_are_more_than_ten_points_away(tmp_path):
+    curve = Curve(tmp_path / "jobs.csv", RATE * jobs.STEP)
+    curve.grid(None, "LoRA", tmp_path)
+    text = jobs.page(curve, {"j": ("What?", "minipeft train")})
+    assert f"| LoRA | 8 | {RATE:g} | -0.100 | 1 | {RATE * jobs.STEP:g} | 0.900 |" in text
+    assert "0 of 1 rows" in text and "LoRA on j (100)" in text
+
+
+def test_every_stored_result_at_a_default_rate_stands_on_the_page():
+    text = jobs.PAGE.read_text(encoding="utf-8")
+    for line in jobs.Results().lines.values():
+        if float(line["rate"]) == float(f"{jobs.default_rate(line['method']):g}"):
+            scores = " | ".join(f"{x:.3f}" for x in jobs.scores_of(line).values())
+            row = f"| {line['method']} | {int(line['trained']):,} | {line['rate']} | {scores} |"
+            assert row in text
