@@ -37,6 +37,7 @@ from typing import NamedTuple
 
 from minipeft.__main__ import main as minipeft
 from minipeft.commands.options import method_class
+from minipeft.commands.writers import write_rows
 from minipeft.course import real
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,12 +101,7 @@ class Places(NamedTuple):
         """A .csv file of these rows, written if it is not there."""
         path = self.data / name
         if not path.is_file():
-            part = path.with_suffix(".part")
-            with part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(header)
-                writer.writerows(rows)
-            part.replace(path)
+            write_rows(path, header, rows)
         return path
 
 

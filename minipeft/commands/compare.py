@@ -176,6 +176,7 @@ def decisive(given: argparse.Namespace, task: Task) -> dict:
     )
     names += ("batch_size", "accumulate", "warmup", "schedule", "weight_decay", "clip", "seed")
     names += ("dev_share", "dev_limit", "validate_every")
+    names += ("columns", "max_length", "metric", "pooling")  # None in grids older than these
     shared = {name: getattr(given, name) for name in names}
     for name in ("data", "dev", "test"):
         if shared[name]:

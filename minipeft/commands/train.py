@@ -100,8 +100,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     scoring.add_flag(group, "scores to measure while training; the first one chooses the weights")
     flag("--head", choices=HEADS, help="default: tagging for tags, classification for "
          "classes on an encoder, language otherwise")  # fmt: skip
-    flag("--pooling", choices=pooling.KINDS, default="first", help="what a classification head on "
-         "an encoder reads: the first token, or the mean of all")  # fmt: skip
+    flag("--pooling", choices=pooling.KINDS, help="what a classification head on an encoder "
+         "reads: the first token (default), or the mean of all")  # fmt: skip
 
 
 def run(given: argparse.Namespace) -> int:

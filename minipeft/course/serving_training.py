@@ -41,8 +41,6 @@ def train_many(
 
     The seed of a user's first numbers, and of the order of its examples, is its number.
     """
-    model, tokenizer = base
-    feeds = _feeds(users, tokenizer, batch_size)
     trained: list[dict] = [{} for _ in users]
 
     def keep(model: nn.Module, runs: int) -> list[dict]:
@@ -51,11 +49,21 @@ def train_many(
                 trained[number][place.path] = A.detach().clone(), B.detach().clone()
         return [{} for _ in range(runs)]
 
-    runs = [Run(method, rate, seed=number) for number in range(len(users))]
-    train_side_by_side(
-        model, runs, lambda seed, step: feeds[seed](step), steps, evaluate=keep, progress=False
-    )
+    _in_one_pass(base, users, method, [rate], steps, batch_size, keep)
     return dict(zip(users, trained, strict=True))
+
+
+def _in_one_pass(base, users, method: LoRA, rates, steps: int, batch_size: int, evaluate) -> list:
+    """One LoRA for each user at every rate, side by side: their results, rate by rate.
+
+    A user's number is the seed of its first numbers, and of the order of its examples.
+    """
+    model, tokenizer = base
+    feeds = _feeds(users, tokenizer, batch_size)
+    runs = [Run(method, rate, seed=number) for rate in rates for number in range(len(users))]
+    return train_side_by_side(
+        model, runs, lambda seed, step: feeds[seed](step), steps, evaluate=evaluate, progress=False
+    )
 
 
 def loras_at_once(
@@ -72,7 +80,6 @@ def loras_at_once(
     jobs have the same seeds, those of the users' numbers.
     """
     model, tokenizer = base
-    feeds = _feeds(users, tokenizer, batch_size)
     dev = [rows_of(task, "dev", tokenizer, model, rows=rows) for task in users.values()]
 
     @torch.no_grad()
@@ -83,11 +90,8 @@ def loras_at_once(
         return [{"dev": loss} for loss in losses.view(runs, -1).mean(dim=1).tolist()]
 
     def run(jobs: Sequence[Job]) -> list[dict]:
-        runs = [Run(method, rate, seed=n) for _, rate, _ in jobs for n in range(len(users))]
-        results = train_side_by_side(
-            model, runs, lambda seed, step: feeds[seed](step), steps, evaluate=measured,
-            progress=False,
-        )  # fmt: skip
+        rates = [rate for _, rate, _ in jobs]
+        results = _in_one_pass(base, users, method, rates, steps, batch_size, measured)
         losses = torch.tensor([result.scores["dev"] for result in results]).view(len(jobs), -1)
         return [{"dev": loss} for loss in losses.mean(dim=1).tolist()]
 

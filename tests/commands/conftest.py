@@ -68,6 +68,13 @@ def pairs(tmp_path):
 
 
 @pytest.fixture
+def texts(tmp_path):
+    """Texts of two classes."""
+    rows = [{"input": f"{a} {b}", "target": a} for a in ("good", "bad") for b in "abcdefgh"]
+    return write(tmp_path / "texts.jsonl", rows)
+
+
+@pytest.fixture
 def run(cli, gpt2, pairs):
     """A finished run: its folder."""
     done = cli("train", "--base", gpt2, "--data", pairs, "--kind", "text-to-text", "--out", "run",

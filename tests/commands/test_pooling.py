@@ -7,14 +7,6 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def texts(tmp_path):
-    rows = [{"input": f"{a} {b}", "target": a} for a in ("good", "bad") for b in "abcdefgh"]
-    path = tmp_path / "texts.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
 def trained(cli, bert, texts, pooling):
     how = ("--kind", "classification", "--steps", 4, "--batch-size", 4, "--dev-limit", 4)
     done = cli(

@@ -209,8 +209,11 @@ def test_an_interrupted_grid_goes_on(cli, gpt2, pairs, monkeypatch):
     assert Path("g/compare.png").read_bytes().startswith(b"\x89PNG")
     table = Path("g/table.txt").read_text()
     assert "lora:rank=2" in table and "bitfit" in table and "overlap on test" in table
-    other = cli(*grid, "--steps", 3)
-    assert other.code == 2 and "a grid whose steps is 2" in other.err
+    others = (("steps", 3, 2), ("max-length", 9, None), ("metric", "bleu", None))
+    for name, value, before in (*others, ("pooling", "mean", None)):
+        other = cli(*grid, f"--{name}", value)
+        said = f"a grid whose {name.replace('-', '_')} is {before}"
+        assert other.code == 2 and said in other.err
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(cli, gpt2, pairs):
