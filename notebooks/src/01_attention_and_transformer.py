@@ -11,7 +11,7 @@
 # %% [markdown] tags=["slide"]
 # Every method of this course changes what happens inside a transformer. So we build one first. (Long for one sitting: section 5 is
 # a place to begin the second.) Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
-# words. In attention T tokens ask and S tokens are asked; often they are the same.
+# words. In attention T tokens ask and S tokens are asked.
 #
 # ## 1 · A token is a vector
 #
@@ -103,8 +103,8 @@ checks.attend(attend)
 checks.causal_mask(causal_mask)
 
 # %% [markdown] tags=["slide"]
-# **What if the mask is missing?** Two small decoders learn texts of *random* words, 16 to choose from. Nothing can
-# be known: an honest model cannot get below $\log 16 = 2.77$ nats per word. **Predict** the loss of the leaking
+# **What if the mask is missing?** Two small decoders learn texts of *random* words, 16 to choose from. An honest model
+# cannot get below $\log 16 = 2.77$ nats per word. **Predict** the loss of the leaking
 # one in training, and on a word that is not there yet.
 
 # %% tags=["slide"]
@@ -152,7 +152,7 @@ except NotImplementedError as error:
 # %% [markdown] tags=["slide"]
 # ### What heads look at, and which are missed
 #
-# `reverse : a b c d e f => f e d c b a .` Something must know the task, something must walk backwards.
+# `reverse : a b c d e f => f e d c b a .`
 # We average the attention weights over many such rows and pick the head that looks most at `reverse` while it
 # writes, and the one that looks most at (or beside) the word it needs. Then each head in turn is silenced: the D columns of
 # $W_O$ that read it become 0. **Predict:** which heads can the model not do without? The same for facts?
@@ -189,13 +189,12 @@ for name, place in chosen.items():
 
 # %% [markdown]
 # A picture is a hint; taking a head out shows what is *necessary*. A head may draw a beautiful line and hardly
-# matter, because others carry the same. And a head that facts miss as well does more than its line says.
+# matter, because others carry the same.
 #
 # ## 5 · The key-value cache
 #
 # A model writes one word, appends it, and runs again. But keys and values of earlier tokens never change: the mask
-# forbids them to see what comes later. So each layer **keeps** them, and a step computes only the newest token. Its
-# query looks at all keys kept so far and its own.
+# forbids them to see what comes later. So each layer **keeps** them, and a step computes only the newest token.
 #
 # ### Exercise: what writing costs
 #
@@ -255,12 +254,13 @@ for n in new_words:
 
 # %% [markdown]
 # Tokens grow with $n^2$ without a cache, with $n$ with one. In a model this small a step costs nearly the same for one
-# token as for eighty, so times lag behind. Count work; a stopwatch measures one machine.
+# token as for eighty, so times lag behind.
 #
 # ## 6 · The block: a stream that everybody adds to
 #
 # Attention moves information between tokens. At each token alone a small network works:
-# $\mathrm{FFN}(x) = \varphi(x W_{\mathrm{up}} + b_{\mathrm{up}})\, W_{\mathrm{down}} + b_{\mathrm{down}}$ (eq. 2), inner width $4C$,
+# $\mathrm{FFN}(x) = \varphi(x W_{\mathrm{up}} + b_{\mathrm{up}})\, W_{\mathrm{down}} + b_{\mathrm{down}}$ (eq. 2),
+# inner width $4C$,
 # $\varphi$ a curve such as GELU. A block
 # has these two *sublayers* (three in a decoder that reads an encoder). Each **adds** its answer to the stream $x$.
 # LayerNorm brings a vector to mean 0 and variance 1, and where it stands makes two kinds:
@@ -284,7 +284,7 @@ checks.block(Block)
 
 # %% [markdown]
 # Blocks only add, so the stream can be read after *any* of them with the model's last norm and head. **Predict** after
-# which block the capital is known. The loop is **the whole decoder**. (Equation 1 knows no order, so the embedding adds a
+# which block the capital is known. (Equation 1 knows no order, so the embedding adds a
 # vector for each position.)
 #
 # Three checks. *Untrained it knows nothing*: its loss is near $\log V$. *Its parameters
@@ -317,7 +317,7 @@ for dtype, difference in (lesson.against_transformers(noise) or {}).items():
 #
 # We do not draw masks, we *measure* them: change one token, see which states (the vectors behind the last
 # block) move. **Predict** the first three pictures:
-# an encoder (for reading), a decoder (for writing), an encoder-decoder (for rewriting one text as another).
+# an encoder, a decoder, an encoder-decoder.
 #
 # ### Exercise: five patients
 #
@@ -410,7 +410,7 @@ for name, table in silent.items():
 #
 # - A decoder is a few lines around two equations; the same weights in `transformers` give the same logits.
 # - A mask that leaks makes a loss meaningless. Change a token to find out.
-# - Attention maps suggest, knock-outs show what is necessary; neither tells the whole story.
+# - Attention maps suggest, knock-outs show what is necessary.
 # - The three doors are the embedding lookup, the keys and values, the linear maps.
-# - *Not shown:* that other models have such heads. All pictures come from **one** training run. Nothing was
-#   trained in the doors yet: lesson **02** trains the model itself, from **04** on each method gets its door.
+# - *Not shown:* that other models have such heads. All pictures come from **one** training run. Lesson **02** trains
+#   the model itself.

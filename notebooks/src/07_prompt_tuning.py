@@ -9,11 +9,10 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# Lesson 04 wrote prompts by hand: words that tell a frozen model what to do. One wrong word could spoil it, and a search over
-# words is slow, because words are discrete. **Prompt tuning** (Lester, Al-Rfou & Constant 2021,
+# Lesson 04 wrote prompts by hand: words that tell a frozen model what to do. A search over words is slow, because words
+# are discrete. **Prompt tuning** (Lester, Al-Rfou & Constant 2021,
 # [arXiv 2104.08691](https://arxiv.org/abs/2104.08691)) gives the words up. In front of the input stand $P$ *vectors*, as wide
-# as the vectors of words, and gradient descent finds them. Nothing else is trained. It is the smallest method of the course,
-# and the simplest user of the **words** door.
+# as the vectors of words, and gradient descent finds them. Nothing else is trained. Its door is **words**.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course.prompt_tuning import picture
@@ -23,8 +22,7 @@ figure = picture()
 # %% [markdown]
 # {equations prompt_tuning}
 #
-# $E$ prompts may vote (part 5); until then $E = 1$. Each task has its prompt, and all share one model. So rows of
-# *different* tasks can stand in one batch, as in the picture.
+# $E$ prompts may vote (part 5); until then $E = 1$. Each task has its prompt, and all share one model.
 #
 # ### Exercise: what does it cost?
 #
@@ -50,7 +48,7 @@ from minipeft import checks
 checks.prompt_costs(prompt_costs)
 
 # %% [markdown]
-# Those are the "about 20 thousand parameters" that people quote: of *one task* (part 4).
+# Those are the "about 20 thousand parameters" that people quote: of *one task*.
 #
 # ### Exercise: soft words in the embedding
 #
@@ -84,7 +82,7 @@ checks.place_vectors(place_vectors)
 # %% [markdown]
 # ## 1. Before anything is trained
 #
-# All settings stand in the next cell. The task: reverse a row of words. The bases can do it when the word `reverse` asks for
+# The task: reverse a row of words. The bases can do it when the word `reverse` asks for
 # it; here that word is missing. First we use **your function**, and cheat: the two soft words are copies of the vectors of
 # `reverse` and `:`.
 #
@@ -140,7 +138,8 @@ finally:
 
 # %% [markdown]
 # A model reads vectors, not words: equal ones are one and the same to it. No prompt says *nothing*, though: whatever its
-# vectors, attention looks at them, and the answers change before any training. The ladder's second rung, *identity at the start*, shows by how much.
+# vectors, attention looks at them, and the answers change before any training. The ladder's second rung, *identity at
+# the start*, shows by how much.
 
 # %%
 batch = task.batches("train", tokenizer, batch_size=16)(0)
@@ -357,8 +356,7 @@ claims.record(
 # %% [markdown] tags=["slide"]
 # **An honest word.** The paper's gap closes between 0.1 and 11 *billion* numbers; whatever gap we see lies below 3 *million*.
 # Our task is one that these models can do when they are asked; a soft word only has to ask. And 40 steps are few: the
-# dotted line is the same prompts with four times as many. A trend at this size is a reason to look at larger models; it is no
-# measurement of them.
+# dotted line is the same prompts with four times as many. A trend at this size is no measurement of larger models.
 #
 # ## 3. Does it over-fit?
 #
@@ -453,8 +451,7 @@ claims.record(
 
 # %% [markdown]
 # In the paper, a prompt trained on one set of questions did better on another one than full fine-tuning, by up to 12.5 points
-# of F1. A plausible reason, not tested here: what can answer longer rows is the *base's* skill, and a prompt cannot overwrite
-# it.
+# of F1.
 #
 # ### What do the vectors say?
 #
@@ -531,7 +528,7 @@ claims.record(
 
 # %% [markdown] tags=["slide"]
 # The words of a start are a place to begin. `reverse` may be among the nearest words: where one known word does the job, a
-# prompt can find it. Is a vector more than its nearest word? Does its place count? The note under the table answers.
+# prompt can find it. The note under the table answers the two predictions.
 #
 # ## 4. One prompt for each task
 #
@@ -613,7 +610,8 @@ print(f"each task by itself {100 * own_scores[-1].mean():.0f} %")
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
 # %% [markdown] tags=["slide"]
-# What differs is rounding: no row notices its neighbours. Prefix-tuning's paper says that its users can share a batch and that adapters' users cannot. Can they? Two tuners of
+# What differs is rounding: no row notices its neighbours. Prefix-tuning's paper says that its users can share a batch
+# and adapters' users cannot. Two tuners of
 # one method and rows without any, in one batch against separate runs (the later methods have lessons of their own):
 
 # %% tags=["slide"]
@@ -643,8 +641,8 @@ claims.record(
 #
 # ## 5. Five prompts vote
 #
-# An ensemble of five fine-tuned models costs five models. Five prompts for one task cost five prompts, and one pass answers
-# with all of them. The paper, in points of SuperGLUE: mean 90.5, best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
+# Five fine-tuned models cost five models; five prompts cost five prompts, and one pass answers with all of them. The
+# paper, in points of SuperGLUE: mean 90.5, best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
 
 # %% tags=["hide-input"]
 ensembles = {"mean of five": [], "best of five": [], "vote": []}
@@ -672,12 +670,11 @@ Table(
 )
 
 # %% [markdown]
-# The best member is chosen on the test rows, which flatters it: nobody knows it beforehand. (In the library:
-# `mp.PromptTuning(ensemble=5)`, `mp.vote_written`.)
+# The best member is chosen on the test rows, which flatters it: nobody knows it beforehand.
 #
 # ## 6. Two tasks on a real language model
 #
-# SmolLM2 has read the web. Its input is a country and nothing else: ` France`. One prompt of five soft words learns to ask
+# The input of SmolLM2 is a country and nothing else: ` France`. One prompt of five soft words learns to ask
 # for the capital, another for the language, from 80 countries; 50 others are held out. One rate, not searched.
 # **Predict:** what does the model say to a country without a prompt? With the prompt of the other task?
 
@@ -715,7 +712,7 @@ if loaded:
     print("the model has the same bits:", mp.fingerprint(big) == before)
 
 # %% [markdown]
-# The same model, the same word ` France`: the prompt decides what is asked, and 2 × 5 × 576 numbers are the whole cost.
+# The prompt decides what is asked, and 2 × 5 × 576 numbers are the whole cost.
 #
 # ## 7. Passport
 #
@@ -739,9 +736,9 @@ passport(
 # * One prompt is one task; a *batch* may hold many (part 4). Five of them can vote (part 5).
 #
 # It did not show the paper's 11 billion, nor that length, start and the task of pretraining stop mattering there: our sizes
-# end at 3 million, and our bases were all pretrained on one task. Its tasks are *latent*: the base can do them and must only be asked. The
-# passport's novel task says what happens when it never learnt what is wanted. The real model had weights rounded to four bits.
+# end at 3 million, and our bases were all pretrained on one task. Its tasks are *latent*: the base must only be asked;
+# for a *novel* task see the passport. The real model had weights rounded to four bits.
 #
-# **To go on:** put `position="end"` into `mp.PromptTuning` and repeat part 2. Does it matter where the soft words stand?
+# **To go on:** repeat part 2 with `position="end"`.
 #
 # **Next:** 08 makes soft words depend on one another, and 06 and 09 put them into every layer.

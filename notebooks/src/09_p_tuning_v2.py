@@ -10,11 +10,11 @@
 
 # %% [markdown] tags=["slide"]
 # Soft words at the input (lessons 07 and 08) do well on very large models. On smaller ones they stay behind, and on
-# *tagging*, where every word gets a label, far behind. So the paper of this lesson says. **P-Tuning v2** (Liu et al. 2022,
+# *tagging*, where every word gets a label, far behind. **P-Tuning v2** (Liu et al. 2022,
 # [arXiv 2110.07602](https://arxiv.org/abs/2110.07602)) says that the prompt is not deep enough. It puts prompts into
 # **every layer**, as pairs of a key and a value, and reads the answer with a **linear head** instead of a word.
 #
-# You know the pairs already: they are those of prefix-tuning (lesson 06). Same door, **memory**. What is new is the use:
+# The pairs are those of prefix-tuning (lesson 06), the door is **memory**. What is new is the use:
 # encoders, classification and tagging.
 
 # %% tags=["hide-input", "slide"]
@@ -64,8 +64,8 @@ checks.deep_numbers(deep_numbers)
 #
 # ## 1. The diff to lesson 06
 #
-# The next cell holds all settings of this lesson. It has two tasks on the same sentences. `tags`: is each word a person, a
-# place, a food, a time or something else? `mentions-food`: one question per sentence, is a food named? The base is an
+# There are two tasks on the same sentences. `tags`: is each word a person, a
+# place, a food, a time or something else? `mentions-food`: is a food named in the sentence? The base is an
 # encoder of four layers.
 #
 # **Predict:** `PTuningV2(8)` and `Prefix(8, hidden=None)`, with the same seed: do their answers differ?
@@ -124,7 +124,7 @@ mp.sanity_ladder(tagger, mp.PTuningV2(LENGTH), batch, steps=LADDER)
 #
 # What does not run is the MLP, equation 1 of lesson 06: $R$ is trained as it is. What is new is outside the layers: a head,
 # and other tasks. Like a prefix, a deep prompt is not the identity at the start: its rows take a share $\lambda$ of
-# attention (lesson 06) before they say anything. Keep that in mind for part 3.
+# attention (lesson 06) before they say anything.
 #
 # ### Exercise: five patients
 #
