@@ -22,8 +22,8 @@ import minipeft as mp
 from minipeft import tasks
 from minipeft.commands import bases, data, options, runs, scoring, train
 from minipeft.report import Table
-from minipeft.tasks.scoring import LOWER_IS_BETTER, deciding
-from minipeft.tasks.tasks import Task
+from minipeft.tasks.scoring import LOWER_IS_BETTER
+from minipeft.tasks.tasks import Task, tidied
 from tiny_transformer.files import write_text
 
 GRID = "grid.json"
@@ -146,8 +146,9 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
 def test_examples(given: argparse.Namespace) -> Task | None:
     """The split that is reported, which nothing is chosen by."""
     if given.test:
-        examples = data.read(given.test, given.input, given.target, given.cut, given.columns)
         kind = data.kind_named(given.kind)
+        how = (given.input, given.target, given.cut, given.columns)
+        examples = tidied(kind, data.read(given.test, *how))
         labels = data.training_task(given).labels
         task = Task(Path(given.test).stem, kind, {"test": examples}, labels=labels)
         data.check_labels(task, "test", given.test)
@@ -234,7 +235,7 @@ def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
     good = [cell for cell in cells if "dev" in cell]
     write_text(folder / "cells.csv", as_csv(cells))
     if good:
-        first = deciding(good[0]["dev"])
+        first = next(iter(good[0]["dev"]))  # the score that decides
         lower = first in LOWER_IS_BETTER
         split = "test" if all("test" in cell for cell in good) else "dev"
         chosen = best_rates(good, first, lower)

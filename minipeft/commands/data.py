@@ -5,16 +5,19 @@ from __future__ import annotations
 import argparse
 import hashlib
 import random
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from minipeft import tasks
 from minipeft.commands.bases import Letters
+from minipeft.tasks import labels as spellings
 from minipeft.tasks import metrics, tables
 from minipeft.tasks.encoding import PAIR, Encoding, Example, join
 from minipeft.tasks.scoring import OTHER
-from minipeft.tasks.tasks import NUMBER, Task
+from minipeft.tasks.tasks import NUMBER, Task, tidied
 
 SHOWN_LABELS = 12
 SAMPLE = 2000  # examples whose tokens are looked at before training
@@ -45,7 +48,7 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
     group.add_argument(
         "--columns",
         metavar="NAME,..",
-        help="names of all columns of a .csv or .tsv file that has no header",
+        help="names of all columns of a .csv or .tsv file that has no header, or of a .conll file",
     )
     group.add_argument(
         "--cut",
@@ -207,16 +210,17 @@ def training_task(options: argparse.Namespace) -> Task:
         return replace(task, splits={"train": train, "dev": dev})
     kind = kind_named(options.kind)
     how = (options.input, options.target, options.cut, options.columns)
-    train = read(options.data, *how)
+    limit = (options.limit, f"{options.seed}/train", "--limit")
+    train = tidied(kind, read(options.data, *how))
+    labels = labels_of(kind, train)  # of the whole file, whatever is held out or drawn
+    task = Task(Path(options.data).stem, kind, {"train": train}, labels=labels)
+    check_labels(task, "train", options.data)
     if options.dev:
-        dev = read(options.dev, *how)
+        dev = tidied(kind, read(options.dev, *how))
+        check_labels(replace(task, splits={"dev": dev}), "dev", options.dev)
     else:
         train, dev = split(train, options.dev_share, options.seed)
-    train = drawn(train, options.limit, f"{options.seed}/train", "--limit")
-    labels = labels_of(kind, train)
-    task = Task(Path(options.data).stem, kind, {"train": train, "dev": dev}, labels=labels)
-    check_labels(task, "dev", options.dev or options.data)
-    return replace(task, splits={"train": train, "dev": limited(dev, options)})
+    return replace(task, splits={"train": drawn(train, *limit), "dev": limited(dev, options)})
 
 
 def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -260,7 +264,8 @@ def labels_of(kind: str, examples) -> tuple[str, ...] | None:
     if kind not in ("classify", "tag"):
         return None
     rows = ([e.target] if kind == "classify" else e.target.split() for e in examples)
-    labels = {label for row in rows for label in row}
+    labels = dict.fromkeys(label for row in rows for label in row)
+    spellings.check(labels)
     if kind == "classify" and len(labels) > max(1000, len(examples) // 2):
         raise ValueError(
             f"{len(labels)} different labels in {len(examples)} examples are no classes: is the "
@@ -298,9 +303,11 @@ def check_number(text: str, where: str) -> None:
     try:
         metrics.numbers([text])
     except ValueError:
+        point = re.fullmatch(r"\s*[+-]?\d+,\d+\s*", text)
+        hint = ", with a point and not a comma" if point else ""
         raise ValueError(
             f"{where} has the target {text[:40]!r}, which is not a number: --kind regression needs "
-            "one in every row."
+            f"one in every row{hint}."
         ) from None
 
 
@@ -312,10 +319,12 @@ def facts(task: Task, base) -> list[str]:
         most = counts.most_common(SHOWN_LABELS)
         listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
         lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+        lines += notes_of_labels(task.labels, counts)
     elif task.kind == "tag":
         counts = Counter(tag for example in train for tag in example.target.split())
         listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
         lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+        lines += notes_of_labels(task.labels, counts)
     elif task.kind == "regress":
         values = sorted(metrics.numbers([example.target for example in train]))
         middle = values[len(values) // 2]
@@ -335,6 +344,22 @@ def facts(task: Task, base) -> list[str]:
         share = tokens.count(unknown) / max(1, len(tokens))
         if share:
             lines.append(f"{share:.1%} of the tokens of train are unknown to the tokenizer")
+    return lines
+
+
+def notes_of_labels(labels: Sequence[str], counts: Counter) -> list[str]:
+    """Labels that have no example to learn from, and those that may be one label, a line each."""
+    lines, missing = [], [label for label in labels if not counts[label]]
+    if missing:
+        said = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        lines.append(
+            f"note: {len(missing)} of {len(labels)} labels have no example to train on ({said})."
+        )
+    if twins := spellings.differ_in_capitals(labels):
+        lines.append(
+            f"note: the labels {' and '.join(map(repr, twins))} differ in capital letters only, "
+            "and are learnt as different labels."
+        )
     return lines
 
 

@@ -13,6 +13,7 @@ from minipeft.report import Table
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
+from minipeft.tasks.tasks import tidied
 
 EXAMPLES = """evaluate runs/example --data reverse
 evaluate runs/example --data reverse --split ood --predictions ood.jsonl
@@ -76,10 +77,11 @@ def run(given: argparse.Namespace) -> int:
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
+            examples = tidied(kind, examples)
             labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
     every, examples = len(examples), data.drawn(examples, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind, labels)
-    task = opened.task_for(loaded, examples, Path(given.data).stem)
+    task = opened.task_for(loaded, tidied(loaded.kind, examples), Path(given.data).stem)
     names = scoring.named(given.metric, task.kind)
     task, shorter = data.shortened(task, loaded.base, given.max_length or trained_length(given))
     examples = task.examples("test")

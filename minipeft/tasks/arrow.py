@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,20 +56,26 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
-    """Column -> names of its classes, as 🤗 datasets writes them into the schema of a table."""
+    """Column -> names of its classes, as 🤗 datasets writes them into the schema of a table.
+
+    A column may hold a class, or a list of classes, as tags are.
+    """
     features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    columns = features.get("info", {}).get("features", {})
-    return {
-        column: kind["names"]
-        for column, kind in columns.items()
-        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names")
-    }
+    named = {}
+    for column, kind in features.get("info", {}).get("features", {}).items():
+        if isinstance(kind, dict) and isinstance(kind.get("feature"), dict):
+            kind = kind["feature"]
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
+            named[column] = kind["names"]
+    return named
 
 
 def plain(value: Any, names: list[str] | None) -> Any:
-    """A value as JSON has it; a class by its name."""
-    if names and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
+    """A value as JSON has it; a class by its name, and none where it is -1, as in test splits."""
+    if isinstance(value, list):
+        return [plain(each, names) for each in value]
+    if names and isinstance(value, int) and value < len(names):
+        return names[value] if value >= 0 else None
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    return value
+    return str(value) if isinstance(value, decimal.Decimal) else value

@@ -4,7 +4,7 @@
 
 | file           | what it holds                                                                  |
 |----------------|--------------------------------------------------------------------------------|
-| .jsonl         | an object on every line                                                        |
+| .jsonl, .ndjson| an object on every line                                                        |
 | .json          | a list of objects, also as the only list in an object ({"data": [...]})        |
 | .csv           | a header and rows, fields that hold a comma in quotes                          |
 | .tsv           | a header and rows; quotes are signs, unless every field that begins with one   |
@@ -13,30 +13,31 @@
 | .parquet       | columns, read by pyarrow                                                       |
 | a folder       | what `Dataset.save_to_disk` of 🤗 datasets wrote, read by pyarrow              |
 
-Each may end in .gz as well, upper-case endings are the same, and `names` names the columns of a
-table without a header.
-
-A .conll file becomes the columns "input" (words with spaces between them) and "target" (as many
-tags). Of more columns, as in CoNLL-2003, the first is the word and the last the tag; of the ten of
-CoNLL-U the second and the fourth (the part of speech). Lines that begin a document (-DOCSTART-) are
-left out, and comments (# name = value).
+Each but .parquet may be packed (.gz, .bz2, .xz), upper-case endings are the same, and `names` names
+the columns of a table without a header. A .conll file becomes the columns "input" (words with
+spaces between them) and "target" (as many tags); which columns these are says `conll`.
 """
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import io
 import json
+import lzma
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from minipeft.tasks import arrow
+from minipeft.tasks import arrow, conll
 
-CONLL_U = 10  # its columns
-ENDINGS = (".jsonl", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
+ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
+WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
+PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
 LONGEST = 1_000_000  # characters of a line; what is longer is no text to train on
 
 
@@ -65,28 +66,50 @@ def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = No
 
 def ending(path: Path) -> str:
     """What kind of file a name says: in lower case, without .gz."""
-    name = path.name.lower().removesuffix(".gz")
+    name = path.name.lower()
+    if Path(name).suffix in PACKED:
+        name = name.removesuffix(Path(name).suffix)
     return Path(name).suffix
 
 
 def is_table(path: str | Path) -> bool:
     """Does this name a data file, by its ending, or a folder of 🤗 datasets?"""
-    return ending(Path(path)) in ENDINGS or arrow.is_dataset(Path(path))
+    return ending(Path(path)) in ENDINGS or arrow.is_dataset(Path(path).expanduser())
+
+
+def check_place(path: Path, names: tuple[str, ...] | None) -> None:
+    """Is there a file that can be read?
+
+    Raises:
+        FileNotFoundError, ValueError: there is none; what is there instead.
+    """
+    if not path.is_file() and not arrow.is_dataset(path):
+        files = sorted(each for each in path.iterdir() if is_table(each)) if path.is_dir() else []
+        if files:
+            raise FileNotFoundError(
+                f"{path} is a folder: name one of its files, such as {files[0]} (it has "
+                f"{', '.join(each.name for each in files)[:200]})."
+            )
+        what = "is a folder without data" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}; give a {', '.join(ENDINGS)} file.")
+    if path.is_file() and ending(path) not in ENDINGS:
+        packed = path.suffix.lower() in (".zst", ".zip", ".7z", ".tar", ".tgz")
+        how = "unpack it" if packed else "rename it, or convert it to one of them"
+        raise ValueError(f"{path} is not {', '.join(ENDINGS)}: {how}.")
+    if names is not None and ending(path) not in WITHOUT_NAMES:
+        raise ValueError(f"{path} names its columns by itself: leave --columns away.")
 
 
 def _rows(
     path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None
 ) -> Iterator[dict[str, str]]:
     """The rows one by one."""
-    if not path.is_file() and not arrow.is_dataset(path):
-        raise FileNotFoundError(f"{path} does not exist; give a {', '.join(ENDINGS)} file.")
-    if path.is_file() and ending(path) not in ENDINGS:
-        raise ValueError(f"{path} is not {', '.join(ENDINGS)}; convert it to one of them.")
-    if names is not None and ending(path) not in (".csv", ".tsv"):
-        raise ValueError(f"{path} names its columns by itself: leave --columns away.")
+    path = path.expanduser()
+    check_place(path, names)
     empty = True
     try:
-        for number, row in _numbered(path, names):
+        for number, values in _numbered(path, names):
+            row = {key: _text(value) for key, value in values.items()}
             for column in columns:
                 if row.get(column) is not None and not row[column].strip():
                     raise ValueError(
@@ -94,43 +117,62 @@ def _rows(
                         "row out."
                     )
                 if row.get(column) is None:
-                    filled = ", ".join(key for key in row if row[key] is not None)[:200]
-                    table = ending(path) in (".csv", ".tsv") and names is None
-                    other = "; a file without a header needs --columns" if table else ""
-                    raise ValueError(
-                        f"{path}, line {number}, has no {column!r}, only "
-                        f"{filled or 'nothing'}: name its columns with input= and target= (--input "
-                        f"and --target{other})."
-                    )
+                    raise ValueError(lacking(path, number, column, values, names))
             empty = False
             yield row
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start} of a part of it): save it as UTF-8."
         ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise ValueError(f"{path} is not a whole gzip file: fetch it again.") from None
+    except (*DAMAGED, OSError) as error:
+        if not isinstance(error, DAMAGED) and (error.errno or path.suffix.lower() != ".bz2"):
+            raise
+        kind = {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower())
+        raise ValueError(f"{path} is not a whole {kind} file: fetch it again.") from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a table that can be read: {error}.") from None
     if empty:
         raise ValueError(f"{path} has no rows: it needs at least one example.")
 
 
+def lacking(
+    path: Path, number: int, column: str, values: dict, names: tuple[str, ...] | None
+) -> str:
+    """Why a row cannot give a column, in one sentence."""
+    where = f"{path}, line {number}"
+    if values.get(column) is not None:
+        return f"{where}: {column!r} must be text, a number or a list of words."
+    filled = [key for key in values if values[key] is not None]
+    said = ", ".join(key if key == key.strip() else repr(key) for key in filled)[:200]
+    other = ""
+    if ending(path) in (".csv", ".tsv") and names is None:
+        other = "; a file without a header needs --columns"
+        sign = next((s for s in ",;|\t" if len(values) == 1 and s in "".join(values)), None)
+        if sign:
+            parted = "commas" if ending(path) == ".csv" else "tabs"
+            other += f", and a {ending(path)} file has {parted} between its columns, not {sign!r}"
+    return (
+        f"{where}, has no {column!r}, only {said or 'nothing'}: name its columns with input= and "
+        f"target= (--input and --target{other})."
+    )
+
+
 def _numbered(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
     """(number of the line or row, row) by the kind of file."""
-    if path.is_dir() or ending(path) == ".parquet":
-        for number, row in arrow.rows(path):
-            yield number, {key: _text(value, path, number, key) for key, value in row.items()}
-    elif ending(path) in (".csv", ".tsv"):
+    kind = ending(path)
+    if path.is_dir() or kind == ".parquet":
+        yield from arrow.rows(path)
+    elif kind in (".csv", ".tsv"):
         yield from _separated(path, names)
+    elif kind in (".conll", ".conllu"):
+        yield from conll.rows(_lines(path), path, names)
     else:
-        reader = {".jsonl": _jsonl, ".json": _json}.get(ending(path), _conll)
-        yield from reader(path)
+        yield from (_json if kind == ".json" else _jsonl)(path)
 
 
 def _open(path: Path) -> io.TextIOBase:
     """UTF-8 text, unpacked where it is packed; a byte-order mark is skipped."""
-    opener = gzip.open if path.name.lower().endswith(".gz") else open
+    opener = PACKED.get(path.suffix.lower(), open)
     return opener(path, "rt", encoding="utf-8-sig", newline="")
 
 
@@ -152,7 +194,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
     with _open(path) as file:
         text = file.read()
     try:
-        whole = json.loads(text)
+        whole = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(f"{path} is not JSON: it is nested too deeply.") from None
     except ValueError:
@@ -165,8 +207,21 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
             f"{path} is not a list of rows: write "
             '[{"input": "...", "target": "..."}, ...], or one such object a line.'
         )
-    for number, row in enumerate(rows, start=1):
-        yield number, {key: _text(value, path, number, key) for key, value in row.items()}
+    yield from enumerate(rows, start=1)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object.
+
+    Raises:
+        ValueError: a name is in it twice, so that one of its values would be lost.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"an object has {twice!r} twice")
+    return row
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
@@ -174,7 +229,7 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             reason = error if isinstance(error, ValueError) else "it is nested too deeply"
             raise ValueError(f"{path}, line {number}, is not JSON: {reason}.") from None
@@ -183,18 +238,21 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
                 f"{path}, line {number}, has no columns: write an object such as "
                 '{"input": "...", "target": "..."}.'
             )
-        yield number, {key: _text(value, path, number, key) for key, value in row.items()}
+        yield number, row
 
 
-def _text(value, path: Path, number: int, key: str) -> str | None:
-    """A JSON value as text; a list of words or tags is joined by spaces."""
-    if value is None or isinstance(value, str):
-        return value
+def _text(value) -> str | None:
+    """A JSON value as text, None where it is none; a list of words or tags is joined by spaces.
+
+    A number that is none (NaN) is a field with nothing in it.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
         return " ".join("".join(str(word).split()) or "_" for word in value)
-    raise ValueError(f"{path}, line {number}: {key!r} must be text, a number or a list of words.")
+    return value if isinstance(value, str) else None
 
 
 def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
@@ -249,29 +307,3 @@ def _is_quoted(lines: list[str]) -> bool:
         return False
     whole = all(len(field) > 1 and field.endswith('"') for field in fields)
     return whole if len(widths) == 1 else len(quoted) == 1
-
-
-def _conll(path: Path) -> Iterator[tuple[int, dict]]:
-    words: list[str] = []
-    tags: list[str] = []
-    number = 0
-    for number, line in enumerate(_lines(path), start=1):
-        line = line.rstrip("\r\n")
-        if line.startswith("-DOCSTART-") or (line.startswith("# ") and " = " in line):
-            continue
-        if line.strip():
-            tabbed = "\t" in line
-            fields = line.strip(" ").split("\t") if tabbed else line.split(" ")
-            fields = [field.strip() for field in fields if field or tabbed]
-            if len(fields) == CONLL_U and not fields[0].isdigit():  # "3-4", several words at once
-                continue
-            word, tag = fields[1:4:2] if len(fields) == CONLL_U else (fields[0], fields[-1])
-            if len(fields) < 2 or not tag:
-                raise ValueError(f"{path}, line {number}, must be a word and its tag.")
-            words.append("".join(word.split()) or "_")  # no spaces inside a word
-            tags.append(tag)
-        elif words:
-            yield number, {"input": " ".join(words), "target": " ".join(tags)}
-            words, tags = [], []
-    if words:
-        yield number, {"input": " ".join(words), "target": " ".join(tags)}

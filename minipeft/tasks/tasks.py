@@ -19,8 +19,9 @@ Works with the models and tokenizers of tiny_transformer and of transformers.
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from minipeft.model.kind import head_of, kind_of
+from minipeft.tasks import labels as spellings
 from minipeft.tasks import scoring, tables
 from minipeft.tasks.encoding import Encoding, Example
 from tiny_transformer.checkpoints import data_folder
@@ -190,7 +192,9 @@ def load(name: str | Path) -> Task:
         FileNotFoundError: no such task; the message lists those that exist.
         ValueError: a file that is not in the form described here.
     """
-    place = Path(name) if (Path(name) / "task.json").is_file() else folder() / str(name)
+    place = Path(name).expanduser()
+    if not (place / "task.json").is_file():
+        place = folder() / str(name)
     if not (place / "task.json").is_file():
         raise FileNotFoundError(f"There is no task {str(name)!r}; choose of {', '.join(names())}.")
     description = json.loads((place / "task.json").read_text(encoding="utf-8"))
@@ -241,10 +245,11 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
         if split not in SPLITS:
             raise ValueError(f"Splits are {', '.join(SPLITS)}, not {split!r}.")
         rows = read(given) if isinstance(given, (str, Path)) else given
-        filled[split] = tuple(map(example, rows))
+        filled[split] = tidied(kind, map(example, rows))
     if labels is None and kind in ("classify", "tag"):
         said = [e.target for e in filled.get("train", ())]
         labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
+        spellings.check(labels)
     return Task(name, kind, filled, labels=tuple(labels) if labels else None)
 
 
@@ -258,7 +263,27 @@ def example(row) -> Example:
                 f"A row has the columns {', '.join(map(repr, row))}, but needs 'input' and "
                 "'target': rename them, as in dict(input=row['text'], target=row['label'])."
             )
-        return Example(str(row["input"]), str(row["target"]))
+        return Example(as_text(row["input"], "input"), as_text(row["target"], "target"))
     if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
         raise ValueError(f"An example is an (input, target) pair or a dict, not {row!r:.80}.")
-    return Example(*row)
+    return Example(as_text(row[0], "input"), as_text(row[1], "target"))
+
+
+def as_text(value, column: str) -> str:
+    """A value of a row as text; a list of words or tags is joined by spaces.
+
+    Raises:
+        ValueError: it is None or NaN.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise ValueError(f"A row has {value} for its {column}: fill it, or leave the row out.")
+    if isinstance(value, (list, tuple)):
+        return " ".join("".join(str(word).split()) or "_" for word in value)
+    return str(value)
+
+
+def tidied(kind: str, examples: Iterable[Example]) -> tuple[Example, ...]:
+    """The examples; spaces around a class or a number are no part of it."""
+    if kind not in ("classify", "regress"):
+        return tuple(examples)
+    return tuple(Example(text, target.strip()) for text, target in examples)

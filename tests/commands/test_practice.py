@@ -178,3 +178,62 @@ def test_a_sample_is_drawn_by_the_seed_in_the_order_of_the_file():
     assert [int(e.input) for e in data.drawn(rows, 20, "0/train", "--limit")] == drawn
     assert [int(e.input) for e in data.drawn(rows, 20, "1/train", "--limit")] != drawn
     assert data.drawn(rows, None, "0", "--limit") == data.drawn(rows, 100, "0", "--limit") == rows
+
+
+def table(name, rows):
+    Path(name).write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in rows))
+    return name
+
+
+def trained(cli, kind, *words):
+    return cli("train", "--base", "tiny-encoder", "--kind", kind, *FEW, *words)
+
+
+def test_spaces_around_labels_are_no_part_of_them(cli):
+    rows = [(f"w{n} film", ("good", "good ", "bad")[n % 3]) for n in range(30)]
+    done = trained(cli, "classification", "--data", table("a.csv", rows), "--out", "r")
+    assert done.code == 0 and "labels: good 19 (70%), bad 8 (30%)\n" in done.out, done.out
+    assert json.loads(Path("r/config.json").read_text())["task"]["labels"] == ["bad", "good"]
+    done = cli("evaluate", "r", "--data", table("b.csv", [("w1 film", " good ")]))
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "targets", "sentence"),
+    [
+        ("classification", ("1", "1.0", "0"), "labels '1' and '1.0' are one label"),
+        ("classification", ("good", "nan"), "the label 'nan', which says that there is none"),
+        ("regression", ("1.5", "nan"), "example 2, has the target 'nan', which is not a number"),
+        ("regression", ("1.5", '"2,5"'), "in every row, with a point and not a comma"),
+        ("regression", ("1.5", "-inf"), "example 2, has the target '-inf'"),
+    ],
+)
+def test_labels_and_numbers_that_are_none_are_refused(cli, kind, targets, sentence):
+    rows = [(f"w{n} film", targets[n % len(targets)]) for n in range(30)]
+    done = trained(cli, kind, "--data", table("a.csv", rows))
+    assert done.code == 2 and sentence in done.err
+    assert not Path("runs").exists()
+
+
+def test_labels_are_those_of_the_whole_file_whatever_is_drawn(cli):
+    """A label that a small sample has not, or that is in the held-out part only, is no mistake."""
+    rows = [(f"w{n} film", f"label{n}") for n in range(30)]
+    done = trained(cli, "classification", "--data", table("a.csv", rows), "--limit", 5)
+    assert done.code == 0, done.err
+    assert "note: 25 of 30 labels have no example to train on (" in done.out
+    dev = ("--dev", table("d.csv", [("w film", "other")]))
+    done = trained(cli, "classification", "--data", "a.csv", *dev)
+    assert done.code == 2 and "d.csv, example 1, has the label 'other'" in done.err
+
+
+def test_labels_that_differ_in_capital_letters_are_told(cli):
+    rows = [(f"w{n} film", ("good", "Good", "bad")[n % 3]) for n in range(30)]
+    done = trained(cli, "classification", "--data", table("a.csv", rows))
+    assert "note: the labels 'Good' and 'good' differ in capital letters only" in done.out
+
+
+def test_a_grid_is_chosen_and_shown_by_the_metric(cli):
+    rows = [(f"{('good', 'bad')[n % 2]} w{n}", n % 2) for n in range(30)]
+    grid = ("compare", "--base", "tiny-encoder", "--kind", "classification", *FEW, "--seeds", 0)
+    done = cli(*grid, "--data", table("a.csv", rows), "--methods", "bitfit", "--metric", "matthews")
+    assert done.code == 0 and "matthews on dev, rates chosen" in done.out, done.err + done.out

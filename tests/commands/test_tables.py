@@ -1,7 +1,9 @@
 """Data files: what is read from each form, and one sentence for each way to be wrong."""
 
+import bz2
 import gzip
 import json
+import lzma
 import sys
 
 import pyarrow
@@ -9,6 +11,7 @@ import pyarrow.ipc
 import pytest
 from pyarrow import parquet
 
+import minipeft as mp
 from minipeft.tasks import tables
 
 
@@ -181,3 +184,108 @@ def test_without_pyarrow_a_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ValueError, match="minipeft.data"):
         tables.read(write(tmp_path / "a.parquet", "a"))
+
+
+TREE = (
+    "# newdoc\n# newpar\n# text = a b\n1\ta\ta\tDET\t_\t_\t0\t_\t_\t_\n"
+    "1.1\tc\tc\tX\t_\t_\t_\t_\t_\t_\n2\tb\tb\tNOUN\t_\t_\t0\t_\t_\t_\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "pairs"),
+    [
+        (TREE, [("a b", "DET NOUN")]),  # a comment of CoNLL-U need not say "="
+        ("# id 12\tdomain=train\na _ _ O\n# _ _ B-X\n\n", [("a #", "O B-X")]),  # MultiCoNER
+        ("#\thttp://x\n1\ta\tB-L\tO\n2\tb\tI-L\tO\n", [("a b", "O O")]),  # GermEval counts words
+        ("1 CD O\n\nOslo NNP B-LOC\n", [("1", "O"), ("Oslo", "B-LOC")]),  # a number is a word
+        ("a\tb\tc\td\te\tf\tg\th\ti\tO\n", [("a", "O")]),  # ten columns that are not CoNLL-U
+        ("\ufeff-DOCSTART- O\r\n\r\na O\r\nb\u00a0c B-X", [("a bc", "O B-X")]),
+        ("a O \n \t\nb  O\n", [("a", "O"), ("b", "O")]),
+    ],
+)
+def test_comments_and_columns_of_conll_are_told_apart_by_their_sentence(tmp_path, content, pairs):
+    rows = tables.read(write(tmp_path / "a.conll", content))
+    assert [(row["input"], row["target"]) for row in rows] == pairs
+
+
+def test_a_line_of_conll_with_other_columns_is_refused_and_columns_can_be_named(tmp_path):
+    path = write(tmp_path / "a.conll", "a O\n\nNew York B-LOC\nis O\n")
+    with pytest.raises(ValueError, match="line 4, has 2 columns, but line 3 .* has 3"):
+        tables.read(path)
+    path = write(tmp_path / "b.conll", "Oslo NNP B-LOC\nlies VBZ O\n")
+    (row,) = tables.read(path, ("word", "pos"), ("word", "pos", "entity"))
+    assert row == {"word": "Oslo lies", "pos": "NNP VBZ", "entity": "B-LOC O"}
+    with pytest.raises(ValueError, match="line 1, has 3 columns, but --columns names 2"):
+        tables.read(path, (), ("word", "pos"))
+
+
+def test_only_the_columns_that_are_asked_for_must_be_text(tmp_path):
+    path = write(tmp_path / "a.jsonl", '{"input": "a", "target": "x", "meta": {"a": [0.5]}}')
+    assert tables.read(path, ("input", "target"))[0]["input"] == "a"
+    with pytest.raises(ValueError, match="'meta' must be text, a number or a list of words"):
+        tables.read(path, ("meta",))
+    for content in ('{"input": "a", "target": NaN}', '{"input": "a", "target": ""}'):
+        with pytest.raises(ValueError, match="line 1, has nothing in 'target'"):
+            tables.read(write(tmp_path / "b.jsonl", content), ("target",))
+    path = write(tmp_path / "c.jsonl", '{"input": "a", "input": "b", "target": "x"}')
+    with pytest.raises(ValueError, match="line 1, is not JSON: an object has 'input' twice"):
+        tables.read(path, ("input",))
+    parquet.write_table(
+        pyarrow.table({"text": ["a", "b"], "score": [1.5, float("nan")], "box": [{"x": 1}] * 2}),
+        tmp_path / "a.parquet",
+    )
+    assert len(tables.read(tmp_path / "a.parquet", ("text",))) == 2
+    with pytest.raises(ValueError, match="line 2, has nothing in 'score'"):
+        tables.read(tmp_path / "a.parquet", ("score",))
+
+
+@pytest.mark.parametrize(("ending", "pack"), [(".bz2", bz2.compress), (".XZ", lzma.compress)])
+def test_packed_files_are_read_and_damaged_ones_refused(tmp_path, ending, pack):
+    whole = pack(b"input\ttarget\na\tx\n" * 1)
+    path = write(tmp_path / f"a.tsv{ending}", whole)
+    assert tables.is_table(path) and tables.read(path) == [{"input": "a", "target": "x"}]
+    for damaged in (whole[:-9], b"plain"):
+        with pytest.raises(ValueError, match=f"not a whole {ending.lower()} file"):
+            tables.read(write(path, damaged))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.csv", "input;target\na;b\n", "has commas between its columns, not ';'"),
+        ("a.tsv", "input,target\na,b\n", "has tabs between its columns, not ','"),
+        ("a.csv", "input, target\na,b\n", "only input, ' target':"),
+        ("a.csv.zst", b"x", "unpack it"),
+    ],
+)
+def test_what_was_probably_meant_is_said(tmp_path, name, content, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tables.read(write(tmp_path / name, content), ("input", "target"))
+
+
+def test_a_folder_of_several_files_is_no_file(tmp_path):
+    write(tmp_path / "train.csv", "input,target\na,b\n"), write(tmp_path / "notes.txt", "x")
+    with pytest.raises(FileNotFoundError, match=r"is a folder: .*such as .*train.csv \(it has tr"):
+        tables.read(tmp_path)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(FileNotFoundError, match="is a folder without data"):
+        tables.read(tmp_path / "none")
+
+
+def test_tags_of_datasets_have_the_names_of_their_classes(tmp_path):
+    tags = {"feature": {"_type": "ClassLabel", "names": ["O", "B-X"]}, "_type": "Sequence"}
+    label = {"_type": "ClassLabel", "names": ["neg", "pos"]}
+    notes = {"huggingface": json.dumps({"info": {"features": {"tags": tags, "label": label}}})}
+    table = pyarrow.table({"tokens": [["a", "b"]], "tags": [[0, 1]], "label": [-1]})
+    parquet.write_table(table.replace_schema_metadata(notes), tmp_path / "a.parquet")
+    (row,) = tables.read(tmp_path / "a.parquet", ("tokens", "tags"))
+    assert row["tokens"] == "a b" and row["tags"] == "O B-X"
+    with pytest.raises(ValueError, match="has no 'label'"):  # -1: nobody knows
+        tables.read(tmp_path / "a.parquet", ("label",))
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "a.csv", "input,target\na,b\n")
+    assert tables.read("~/a.csv") == mp.tasks.tables.read(tmp_path / "a.csv")

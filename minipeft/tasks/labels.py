@@ -1,0 +1,49 @@
+"""Labels as people write them: two spellings of one label, and labels that are none."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+NONE = ("nan", "<na>", "nat")  # what tables write where nothing was measured
+PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
+
+
+def check(labels: Iterable[str]) -> None:
+    """Refuse labels that are no two labels, or none.
+
+    Raises:
+        ValueError: one of them is NaN, or two are one label written in two ways: 1 and 1.0, or
+            with a space more.
+    """
+    spelling: dict[str, str] = {}
+    for label in labels:
+        if label.strip().lower() in NONE:
+            raise ValueError(
+                f"A row has the label {label!r}, which says that there is none: fill it, or leave "
+                "the row out."
+            )
+        first = spelling.setdefault(meaning(label), label)
+        if first != label:
+            raise ValueError(
+                f"The labels {first!r} and {label!r} are one label written in two ways: write it "
+                "in one way in every row."
+            )
+
+
+def meaning(label: str) -> str:
+    """The same for two spellings of one label."""
+    seen = unicodedata.normalize("NFC", label)
+    seen = " ".join("".join(sign for sign in seen if unicodedata.category(sign) != "Cf").split())
+    if PLAIN_NUMBER.fullmatch(seen):
+        return repr(float(seen))
+    return seen.lower() if seen.lower() in ("true", "false") else seen
+
+
+def differ_in_capitals(labels: Iterable[str]) -> list[str]:
+    """The first labels that differ in capital letters only; empty where there are none."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(label.casefold(), []).append(label)
+    return next((sorted(group) for group in groups.values() if len(group) > 1), [])
