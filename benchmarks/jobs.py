@@ -174,19 +174,19 @@ def cola(places: Places) -> Job | None:
 
 
 def e2e(places: Places) -> Job | None:
-    corpus, llama = places.corpus("e2e"), places.bases / "tinystories-656k"
-    if corpus is None or not llama.is_dir():
+    corpus, smollm2 = places.corpus("e2e"), real.find("smollm2")
+    if corpus is None or smollm2 is None:
         return None
     asked, header = "Fields of a restaurant -> a text about it", ("fields", "text")
     files = (
         places.made("e2e_train.csv", header, restaurants(corpus / "devset.csv")),
-        places.made("e2e_test.csv", header, restaurants(corpus / "testset_w_refs.csv", 60)),
+        places.made("e2e_test.csv", header, restaurants(corpus / "testset_w_refs.csv", 24)),
     )
     columns = ("--kind", "text-to-text", "--input", "fields", "--target", "text")
     columns += ("--max-length", "120")
-    training = ("--steps", "300", "--dev-limit", "40")
+    training = ("--steps", "60", "--dev-limit", "16")
     few = tuple(method for method in METHODS if method not in ("HeadOnly", "BitFit"))  # no head
-    return Job("e2e", asked, str(llama), *files, columns, training, (), "bleu,rougeL", few)
+    return Job("e2e", asked, str(smollm2), *files, columns, training, (), "bleu,rougeL", few)
 
 
 JOBS = (sst2, banking77, pairs, wnut17, cola, e2e)
@@ -227,7 +227,8 @@ def restaurants(path: Path, inputs: int | None = None) -> Iterator[tuple[str, st
 
 
 def default_rate(method: str) -> float:
-    return method_class(method.lower()).default_rate
+    rate = (kind := method_class(method.lower())).default_rate
+    return kind().default_rate if isinstance(rate, property) else rate
 
 
 def measure(job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
@@ -389,7 +390,7 @@ def main() -> None:
         texts = {}
         for job in every:
             words = shlex.join(["minipeft", *job.train_words("LoRA", None, Path("runs/job"))])
-            for folder, name in ((job.train.parent, "DATA"), (given.checkpoints, "BASES")):
+            for folder, name in ((job.train.parent, "DATA"), (Path(job.base).parent, "BASES")):
                 words = words.replace(str(folder), name)
             texts[job.name] = (job.asked, words)
         PAGE.write_text(page(results, texts), encoding="utf-8")

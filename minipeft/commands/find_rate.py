@@ -95,13 +95,14 @@ def draw(axes, curve: dict[float, float], best: float) -> None:
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss at the end of a short run")
 
 
-def advice(losses: list[float], always: list[str | None], rate: float) -> list[str]:
+def advice(losses: list[float], always: list[str | None], rate: float, default: float) -> list[str]:
     """What a run that learnt nothing says: which rate to try.
 
     Args:
         losses: of every step.
         always: the one answer to all inputs, at every validation; None where answers differ.
         rate: the learning rate of the run.
+        default: that of the method; a run far above it that learnt nothing is told to go there.
     """
     if len(losses) < FEWEST:
         return []
@@ -113,5 +114,6 @@ def advice(losses: list[float], always: list[str | None], rate: float) -> list[s
     only = always[-1] if always and all(always) else None
     if only is None and last < (1 - MOVED) * first:
         return []
+    other = default if rate > 2 * default else 10 * rate
     same = f", and every answer on dev is {only!r}" if only else ""
-    return [f"note: {moved}{same}: try --learning-rate {10 * rate:g}, or --find-rate."]
+    return [f"note: {moved}{same}: try --learning-rate {other:g}, or --find-rate."]

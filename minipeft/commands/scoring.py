@@ -87,7 +87,7 @@ def note_of_one_answer(
     share = sum(target == only for target in wanted) / len(wanted)
     return (
         f"note: every answer is {only!r}, which is right for {share:.0%}: nothing was learnt that "
-        "tells inputs apart; try a higher learning rate, more steps or other data."
+        "tells inputs apart; try another learning rate, more steps or other data."
     )
 
 

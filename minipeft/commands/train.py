@@ -141,7 +141,7 @@ def run(given: argparse.Namespace) -> int:
         log.close()
     finish(folder, config, history, tuner, report)
     print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
-    for note in find_rate.advice(history.losses, always, given.learning_rate):
+    for note in find_rate.advice(history.losses, always, given.learning_rate, method.default_rate):
         print(note)
     print(f"In {folder}: adapter/, README.md (the model card), curves.png, log.jsonl")
     print(next_steps(folder, given, base, task))
@@ -166,7 +166,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
     method = None if template else options.make(kind, settings)
     given.base = bases.absolute(given.base)
     if given.learning_rate is None:
-        given.learning_rate = kind.default_rate
+        given.learning_rate = (method or kind).default_rate
     check_numbers(given)
     wished = "example" if example is True else run_name(given.base, kind.__name__, given.data)
     folder = runs.fresh_folder(given.out, wished)

@@ -138,4 +138,4 @@ class PTuningV2(Method):
         return prefix_options.notes(self)
 
 
-PTuningV2.default_rate = 1e-2  # as of Prefix: the same rows of keys and values
+PTuningV2.default_rate = property(lambda method: method.prefix().default_rate)

@@ -102,7 +102,7 @@ def test_what_is_in_both_splits_and_unknown_words_are_told(cli, scored):
 def test_one_answer_for_everything_is_told():
     task = mp.tasks.make("t", "classify", train=[("a", "x"), ("b", "y")])
     note = scoring.note_of_one_answer(task, ["x"] * 4, ["x", "x", "x", "y"])
-    assert "every answer is 'x', which is right for 75%" in note and "higher learning rate" in note
+    assert "every answer is 'x', which is right for 75%" in note and "another learning rate" in note
     assert scoring.note_of_one_answer(task, ["x", "y"], ["y", "x"]) is None
 
 
@@ -124,13 +124,14 @@ def test_rates_are_tried_and_the_best_one_is_trained_with(cli, scored):
     [
         ([2.0] * 30, [None], 1e-4, "from 2 to 2: try --learning-rate 0.001"),
         ([1.0] * 15 + [3.0] * 15, [None], 1e-1, "from 1 to 3: try --learning-rate 0.01"),
-        ([2.0] * 15 + [1.0] * 15, ["x", "x"], 1e-3, "answer on dev is 'x': try --learning-rate 0"),
+        ([2.0] * 30, ["x"], 1e-2, "try --learning-rate 0.001"),
+        ([2.0] * 15 + [1.0] * 15, ["x", "x"], 1e-3, "dev is 'x': try --learning-rate 0.01"),
         ([2.0] * 15 + [1.0] * 15, ["x", None], 1e-3, None),
         ([2.0] * 5, ["x"], 1e-3, None),
     ],
 )
 def test_a_run_that_learnt_nothing_says_which_rate_to_try(losses, always, rate, expected):
-    notes = find_rate.advice(losses, always, rate)
+    notes = find_rate.advice(losses, always, rate, default=1e-3)
     assert (not notes) if expected is None else expected in notes[0]
 
 
@@ -141,6 +142,17 @@ def test_every_method_has_a_rate_and_the_command_line_trains_with_it(cli, scored
     assert done.code == 0, done.err
     config = json.loads(Path("r", "config.json").read_text())
     assert config["options"]["learning_rate"] == mp.PromptTuning.default_rate
+
+
+def test_a_prefix_through_an_mlp_is_trained_with_smaller_steps(cli, scored):
+    """hidden features move a row of keys and values together: MiniLM stays at chance from 1e-3."""
+    assert mp.Prefix().default_rate == mp.PTuningV2(reparameterize="mlp").default_rate == 3e-4
+    assert mp.Prefix(hidden=None).default_rate == mp.PTuningV2().default_rate == 1e-2
+    how = ("--input", "text", "--target", "score", "--kind", "regression")
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--method",
+               "prefix", "--out", "r")  # fmt: skip
+    assert done.code == 0, done.err
+    assert json.loads(Path("r", "config.json").read_text())["options"]["learning_rate"] == 3e-4
 
 
 @pytest.mark.parametrize(
