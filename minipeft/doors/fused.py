@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from minipeft.doors.grouping import GROUPED, grouped
+from minipeft.doors.grouping import GROUPED, grouped, joined
 from minipeft.doors.patch import Patch, as_patch
 
 
@@ -43,21 +43,38 @@ class Parts(Patch):
         return getattr(self, f"{part}_columns")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        together = joined(self)
+        if together is not None:
+            return together(x, y)
         return self.each(y, lambda part, y_part: self.parts[part](x, y_part))
+
+    def is_scattered(self) -> bool:
+        """Do the columns of a part lie here and there, as in GPT-NeoX?"""
+        return None in self.spans.values()
+
+    def order(self) -> list[str]:
+        """The parts in the order of their columns; scattered ones as they came."""
+        return [*self.parts] if self.is_scattered() else sorted(self.parts, key=self.spans.get)
 
     def each(self, y: Tensor, change: Callable[[str, Tensor], Tensor]) -> Tensor:
         """y with the columns of every part changed: by `change(part, y's columns)`."""
-        if None in self.spans.values():
-            for part in self.parts:
+        if self.is_scattered():
+            for part in self.order():
                 columns = self.columns(part)  # (out of this part,)
                 y = y.index_copy(-1, columns, change(part, y.index_select(-1, columns)))
             return y
-        pieces, end = [], 0  # columns side by side, as in GPT-2: y is put together once
-        for part in sorted(self.parts, key=self.spans.__getitem__):
+        sizes, end = [], 0  # columns side by side, as in GPT-2: y is cut up and put together once
+        for part in self.order():
             first, last = self.spans[part]
-            pieces += [y[..., end:first], change(part, y[..., first:last])]
+            sizes += [first - end, last - first]
             end = last
-        return torch.cat([*pieces, y[..., end:]], dim=-1)
+        # cut, not sliced: the gradient of every slice would be as large as y
+        pieces = [*y.split([*sizes, y.shape[-1] - end], dim=-1)]
+        for i, part in enumerate(self.order()):
+            piece = pieces[2 * i + 1]
+            ours = isinstance(self.parts[part], Patch)
+            pieces[2 * i + 1] = change(part, piece if ours else piece.clone())  # may be written to
+        return torch.cat(pieces, dim=-1)
 
     def patches(self) -> list[Patch]:
         return [as_patch(patch) for patch in self.parts.values()]
@@ -99,7 +116,7 @@ class GroupedParts:
     @staticmethod
     def can_group(patches: Sequence[Parts]) -> bool:
         first = patches[0]
-        if None in first.spans.values() or any(other.spans != first.spans for other in patches):
+        if first.is_scattered() or any(other.spans != first.spans for other in patches):
             return False
         return all(grouped([other.parts[part] for other in patches]) for part in first.parts)
 

@@ -13,7 +13,7 @@ from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
 from minipeft.methods.method import Method
 from minipeft.methods.p_tuning import PromptEncoder, PTuning
 from minipeft.methods.p_tuning_v2 import PTuningV2
-from minipeft.methods.parts import grouped_lora  # noqa: F401  many LoRAs in one operation
+from minipeft.methods.parts import grouped_lora, joined_lora  # noqa: F401  many LoRAs in one go
 from minipeft.methods.pissa import PiSSA, PiSSAPatch
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import Prompt, PromptTuning
