@@ -21,10 +21,10 @@ import inspect
 import re
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minipeft.attaching.in_training import active
 from minipeft.model.kind import head_of
+from minipeft.training.savings.cross_entropy import summed_cross_entropy
 from tiny_transformer.models import Decoder
 
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
@@ -43,7 +43,7 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
         (first[0].expand(len(ids), -1), labels[:, 0]),  # (B, V), (B,)
         (logits.flatten(0, 1), labels[:, columns + 1].flatten()),  # (B m, V), (B m,)
     ]
-    losses = [F.cross_entropy(part.float(), targets, reduction="sum") for part, targets in parts]
+    losses = [summed_cross_entropy(part.float(), targets) for part, targets in parts]
     return sum(losses) / (labels != -100).sum()
 
 
