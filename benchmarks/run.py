@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT)]  # the packages of this repository, installed or not
 SECTIONS = (  # each a module of this folder
     "pretraining_step",
     "training_step",
+    "real_step",
     "savings",
     "inference",
     "side_by_side",

@@ -9,6 +9,7 @@ can do less, unless it leaves out work that changes nothing (section `savings`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -88,11 +89,12 @@ def theirs(base: nn.Module, config, batch: dict) -> Callable[[], None]:
 def floor(base: nn.Module, batch: dict) -> Callable[[], None]:
     """The frozen base and one vector, added to every embedding."""
     base.train().requires_grad_(False)
-    base.shift = nn.Parameter(torch.zeros(base.config.n_embd, device=base.device))
+    embedding = base.get_input_embeddings()
+    base.shift = nn.Parameter(torch.zeros(embedding.embedding_dim, device=base.device))
     rest = {key: value for key, value in batch.items() if key != "input_ids"}
 
     def backward() -> None:
-        vectors = base.transformer.wte(batch["input_ids"]) + base.shift  # (B, T, C)
+        vectors = embedding(batch["input_ids"]) + base.shift  # (B, T, C)
         base(inputs_embeds=vectors, **rest).loss.backward()
 
     return trained(base, backward)
@@ -104,53 +106,64 @@ def full(base: nn.Module, batch: dict) -> Callable[[], None]:
     return trained(base, lambda: base(**batch).loss.backward())
 
 
-def run(options) -> list[Sheet]:
-    """A sheet with a training step of every method; --quick takes a tiny model."""
-    size = Size.of(options)
-    batch, rounds = batch_of(size), 2 if options.quick else 8
-    all_times: dict[str, dict[str, Times]] = {}
-    counts: dict[str, dict[str, int]] = {}
-    for name, (method, config, _) in methods(size.width).items():
+@dataclass
+class Measured:
+    """Of one method: the times of ours, PEFT's, full fine-tuning and the floor, and their FLOPs."""
+
+    times: dict[str, Times]
+    flops: dict[str, int]
+    goal: float  # for the ratio to PEFT
+
+
+def measure(
+    cases: dict[str, tuple], base: Callable[[], nn.Module], batch: dict, rounds: int
+) -> dict[str, Measured]:
+    """Every case in turns with PEFT's, full fine-tuning and the floor.
+
+    cases: as `methods` gives them.  base: makes the model, the same each time.
+    """
+    results = {}
+    for name, (method, config, goal) in cases.items():
         steps = {
-            "full": full(gpt2(size), batch),
-            "ours": ours(gpt2(size), method, batch),
-            "PEFT": theirs(gpt2(size), config, batch),
-            "floor": floor(gpt2(size), batch),
+            "full": full(base(), batch),
+            "ours": ours(base(), method, batch),
+            "PEFT": theirs(base(), config, batch),
+            "floor": floor(base(), batch),
         }
-        counts[name] = {key: flops(step) for key, step in steps.items()}
-        all_times[name] = take_turns(steps, rounds, warmup=1, label=name)
+        counts = {key: flops(step) for key, step in steps.items()}
+        times = take_turns(steps, rounds, warmup=1, label=name)
+        results[name] = Measured(times, counts, goal)
+    return results
+
+
+def table(
+    name: str, title: str, results: dict[str, Measured], options, device: str = "cpu"
+) -> Sheet:
+    """The sheet of these results."""
     head = ["method", "ours ms", "to PEFT", "goal", "processor", "to full", "over the floor"]
     head += ["GFLOPs", "of PEFT's", "of full", "over the floor"]
 
     def draw(axes) -> None:
         groups = {
             f"{who} / full fine-tuning": {
-                name: ratio(times[who], times["full"]) for name, times in all_times.items()
+                name: ratio(one.times[who], one.times["full"]) for name, one in results.items()
             }
             for who in ("ours", "PEFT", "floor")
         }
         bars(axes, groups, "time of a training step", 1.0)
 
-    sheet = Sheet(
-        "training_step",
-        f"A training step of every method that PEFT has too ({size})",
-        head,
-        options.threads,
-        draw,
-        (8, 7),
-        device=size.device,
-    )
-    for name, times in all_times.items():
-        count = counts[name]
+    height = 1.5 + 0.55 * len(results)  # inches
+    sheet = Sheet(name, title, head, options.threads, draw, (8, height), device=device)
+    for method, one in results.items():
+        times, count = one.times, one.flops
         to_peft = ratio(times["ours"], times["PEFT"])
         over = [100 * (v - 1) for v in ratio(times["ours"], times["floor"])]
-        goal = methods(size.width)[name][2]
         sheet.rows.append(
             [
-                name,
+                method,
                 milliseconds(times["ours"]),
                 spread(to_peft),
-                f"<= {goal:.2f} " + ("met" if round(to_peft[1], 2) <= goal else "missed"),
+                f"<= {one.goal:.2f} " + ("met" if round(to_peft[1], 2) <= one.goal else "missed"),
                 f"{busy(times['ours'], times['PEFT']):.2f}",
                 spread(ratio(times["ours"], times["full"])),
                 spread(tuple(over), 0) + " %",
@@ -160,16 +173,28 @@ def run(options) -> list[Sheet]:
                 f"{100 * (count['ours'] / count['floor'] - 1):.1f} %",
             ]
         )
-    floors = [ratio(times["floor"], times["full"])[1] for times in all_times.values()]
+    floors = [ratio(one.times["floor"], one.times["full"])[1] for one in results.values()]
     sheet.notes += [
         HOW,
         f"floor: {sorted(floors)[len(floors) // 2]:.2f} of full fine-tuning; goal: at most 10 % "
         "over it for LoRA, IA3 and Prefix.",
+    ]
+    return sheet
+
+
+def run(options) -> list[Sheet]:
+    """A sheet with a training step of every method; --quick takes a tiny model."""
+    size = Size.of(options)
+    rounds = 2 if options.quick else 8
+    results = measure(methods(size.width), lambda: gpt2(size), batch_of(size), rounds)
+    title = f"A training step of every method that PEFT has too ({size})"
+    sheet = table("training_step", title, results, options, size.device)
+    sheet.notes += [
         "All on c_attn as a whole, the only way that PEFT has there; LoRA on query and value is "
         "what minipeft does by itself, with an A of its own for each, compared with the same PEFT.",
         "Where a goal is missed: LoRA and rsLoRA, ours and PEFT's, run the same operations, so "
-        "what their ratios differ by is the noise of the machine. LoRA on query and value has two "
-        "detours where PEFT has one. Of prompts the FLOPs tell what is left out; a part of it goes "
-        "to running the shared words apart, and to attention that reads them through a mask.",
+        "what their ratios differ by is the noise of the machine. Of prompts the FLOPs tell what "
+        "is left out; a part of it goes to running the shared words apart, and to attention that "
+        "reads them through a mask.",
     ]
     return [sheet]

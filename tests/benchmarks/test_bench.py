@@ -1,6 +1,7 @@
 """`make bench` makes its tables. At tiny sizes: no time is asserted."""
 
 import csv
+from unittest import mock
 
 import pytest
 from patience import patience
@@ -12,6 +13,7 @@ pytest.importorskip("matplotlib")
 TABLES = {
     "pretraining_step": ["pretraining_step"],
     "training_step": ["training_step"],
+    "real_step": ["real_step"],
     "savings": ["savings"],
     "inference": ["inference", "mixed_batch"],
     "side_by_side": ["side_by_side"],
@@ -81,6 +83,30 @@ def test_flops_know_the_attention_of_processors():
     forward = 2 * 2 * 3 * 5 * 5 * 4 * 2  # two products
     assert flops(lambda: function(q, q, q)) == forward
     assert flops(lambda: function(q, q, q).sum().backward()) == forward * 7 / 2  # and five
+
+
+def test_the_real_model_is_left_out_with_one_sentence_where_it_is_not_at_hand(bench, tmp_path):
+    with mock.patch.dict("os.environ", MINIPEFT_REAL="0"):
+        done = bench("--only", "real_step", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Left out: SmolLM2-135M-Instruct, because MINIPEFT_REAL is 0." in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_sides_train_the_same_on_a_model_of_smollm2s_kind():
+    """PEFT's settings are ours: as many trained numbers, as much work for LoRA and the prefix."""
+    from types import SimpleNamespace
+
+    import minipeft as mp
+    from benchmarks import real_step
+    from benchmarks.bases import trainable, with_peft
+
+    for name, (method, config, _) in real_step.methods(32).items():
+        model = real_step.model_for(SimpleNamespace(quick=True))
+        mp.attach(model, method, seed=0)
+        other = with_peft(real_step.model_for(SimpleNamespace(quick=True)), config)
+        counts = [sum(p.numel() for p in trainable(m)) for m in (model, other)]
+        assert counts[0] == counts[1] > 0, name
 
 
 def test_an_unknown_section_is_refused(bench):

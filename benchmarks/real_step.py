@@ -1,0 +1,66 @@
+"""Section `real_step`: the table of `training_step` on SmolLM2-135M, which the lessons tune.
+
+The model is the one that `python -m minipeft fetch smollm2` fetches; where it is not at hand, one
+sentence says so and the table is left out. LoRA on query and value, a prefix and soft prompts,
+ours and PEFT's with the same settings. Four copies of the model take about 5 GB of memory.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+import minipeft as mp
+from minipeft.course import real
+
+from .bases import Size, batch_of
+from .measuring import Sheet
+from .training_step import PROMPT, measure, table
+
+ROWS, TOKENS = 8, 64
+
+
+def methods(C: int) -> dict[str, tuple]:
+    """As `training_step.methods`."""
+    import peft
+
+    task = dict(task_type="CAUSAL_LM")
+    prompt = dict(num_virtual_tokens=PROMPT, **task)
+    half = dict(encoder_reparameterization_type="LSTM", encoder_hidden_size=C // 2, **prompt)
+    lora = dict(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"], **task)
+    return {
+        "LoRA": (mp.LoRA(rank=8), peft.LoraConfig(**lora), 1.0),
+        "Prefix": (mp.Prefix(PROMPT, hidden=None), peft.PrefixTuningConfig(**prompt), 1.0),
+        "PromptTuning": (mp.PromptTuning(PROMPT), peft.PromptTuningConfig(**prompt), 0.87),
+        "PTuning, LSTM": (mp.PTuning(PROMPT), peft.PromptEncoderConfig(**half), 0.87),
+    }
+
+
+def model_for(options) -> nn.Module | None:
+    """SmolLM2, under --quick a tiny one of its kind; None, with one sentence, without it."""
+    if not options.quick:
+        loaded = real.load("smollm2")
+        return None if loaded is None else loaded[0]
+    import transformers
+
+    sizes = dict(vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2)
+    heads = dict(num_attention_heads=2, num_key_value_heads=1)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+
+
+def run(options) -> list[Sheet]:
+    """The sheet, or none without the model."""
+    model = model_for(options)
+    if model is None:
+        return []
+    config = model.config
+    config.use_cache = False
+    words = config.vocab_size
+    size = Size(config.num_hidden_layers, config.hidden_size, words=words, rows=ROWS, tokens=TOKENS)
+    rounds = 2 if options.quick else 5
+    cases = methods(config.hidden_size)
+    results = measure(cases, lambda: copy.deepcopy(model), batch_of(size), rounds)
+    what = "a tiny model of its kind" if options.quick else "SmolLM2-135M"
+    title = f"A training step on {what}, batch {ROWS} x {TOKENS}, fp32"
+    return [table("real_step", title, results, options)]
