@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import getpass
 import os
 import tempfile
@@ -31,6 +32,12 @@ torch.set_num_threads(int(os.environ.get("MINIPEFT_TEST_THREADS", "1")))
 # The same examples for everybody, and no clock: a busy machine is not a failure.
 settings.register_profile("minipeft", deadline=None, derandomize=True, database=None)
 settings.load_profile("minipeft")
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected by now stays: no search for garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

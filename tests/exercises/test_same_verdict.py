@@ -3,7 +3,7 @@
 Every test module here that tries solutions on a check becomes a notebook: its source is one cell,
 and a last cell gives one of its solutions the exercise's name. What the sandbox says of it must be
 what the check says of the solution itself: accepted or not for every solution (in the case where
-the solution itself failed, or in a third of all; twelve solutions of each exercise, all of them
+the solution itself failed, or in a third of all; six solutions of each exercise, all of them
 with WHOLE=1), and word for word for the first right one and two wrong ones of each exercise. Of
 all rejections of an exercise at most one in ten may end in "none of the usual mistakes".
 """
@@ -97,7 +97,7 @@ def test_notebook_and_command_line_say_the_same(reference, monkeypatch):
     check, name = checks.EXERCISES[reference], reference.partition(":")[2]
     tried, unnamed = Counter(), []
     packaged = functools.cache(lambda source: Packaged(name, source))
-    for source, space, expression in part_of(list(tries(check, reference)), 12):
+    for source, space, expression in part_of(list(tries(check, reference)), 6):
         error = error_of(check, eval(expression, space))
         seen = verdict_of(error)
         if "none of the usual mistakes" in seen[1]:

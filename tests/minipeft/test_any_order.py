@@ -37,7 +37,10 @@ def test_one_on_top_of_the_other_for_all_pairs(kind):
     """Attach and merge a, attach b on top and merge it, take both away, in both orders."""
     model, inputs = copy.deepcopy(orders.base(kind)), orders.batch(kind)
     before, merged = orders.photograph(model), 0
-    for pair in itertools.product(orders.MERGEABLE, repeat=2):
+    # Every third pair, by a number that does not divide theirs: each method is below and above.
+    pairs = part_of([*itertools.product(orders.MERGEABLE, repeat=2)], 66)
+    assert all({*side} == {*orders.MERGEABLE} for side in zip(*pairs, strict=True))
+    for pair in pairs:
         for name, method in zip("ab", pair, strict=True):
             try:
                 tuner = mp.attach(model, method, name, seed=0)
@@ -55,7 +58,7 @@ def test_one_on_top_of_the_other_for_all_pairs(kind):
         for tuner in random.Random(str(pair)).sample(tuners, len(tuners)):
             tuner.detach()
         assert orders.photograph(model) == before, pair
-    assert merged > 60
+    assert merged / len(pairs) > 0.31
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "encoder"])

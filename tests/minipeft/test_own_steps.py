@@ -44,7 +44,6 @@ def no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
-    gc.collect()
 
 
 def trained():

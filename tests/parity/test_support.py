@@ -6,7 +6,9 @@ for words; those of files, gradients and the base on every head.
 
 from __future__ import annotations
 
-from functools import partial
+import copy
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import pytest
 import torch
@@ -33,37 +35,35 @@ def name_of(cell) -> str:
 def test_pair(cell, tmp_path):
     name, head = cell.architecture, cell.head
     method = support.settings(cell.method, name)
-    model, batch = zoo.build(name, head), zoo.batch(name, head)
-    base, mark = zoo.logits(model, batch), mp.fingerprint(model)
-    even = evenly_padded(model, name, head)
+    base, batch = base_of(name, head), zoo.batch(name, head)
+    model = copy.deepcopy(base.model)
     tuner = mp.attach(model, method, seed=0)
     if method.identity_at_start:
-        close(zoo.logits(model, batch), base)
+        close(zoo.logits(model, batch), base.logits)
     check_gradients(cell, model, tuner, batch)
-    check_files(cell, tuner, batch, tmp_path)
+    check_files(base, tuner, batch, tmp_path)
     check_one_row(model, name, head)
     check_limit(tuner, name, head)
-    if even:
+    if base.evenly_padded:
         left, right = (padded(model, name, head, side) for side in ("left", "right"))
         close(left, right)
     if head == "language":
         check_generation(model, name)
         check_checkpointing(model, tuner, batch)
-        check_half(method, name)
+        check_half(base, method, name)
     assert tuner.detach() is model
-    assert mp.fingerprint(model) == mark
-    assert torch.equal(zoo.logits(model, batch), base)
+    assert mp.fingerprint(model) == base.mark
+    assert torch.equal(zoo.logits(model, batch), base.logits)
 
 
 @pytest.mark.parametrize("cell", [c for c in CELLS if c.why_not is not None], ids=name_of)
 def test_no_such_pair(cell):
-    model = zoo.build(cell.architecture, cell.head)
-    base, batch = mp.fingerprint(model), zoo.batch(cell.architecture, cell.head)
-    before = zoo.logits(model, batch)
+    base, batch = base_of(cell.architecture, cell.head), zoo.batch(cell.architecture, cell.head)
+    model = copy.deepcopy(base.model)
     with pytest.raises(ValueError, match=cell.why_not.removeprefix("no ").split()[0]):
         mp.attach(model, support.settings(cell.method, cell.architecture))
-    assert mp.fingerprint(model) == base and not mp.tuners(model)
-    assert torch.equal(zoo.logits(model, batch), before)
+    assert mp.fingerprint(model) == base.mark and not mp.tuners(model)
+    assert torch.equal(zoo.logits(model, batch), base.logits)
 
 
 def test_every_architecture_is_there():
@@ -83,6 +83,27 @@ def test_the_command_prints_what_is_tested(capsys):
     text = capsys.readouterr().out
     for word in (*support.METHODS, *support.ARCHITECTURES, "no memory door", "no biases"):
         assert word in text
+
+
+@dataclass(frozen=True)
+class Base:
+    """What all methods of an architecture and head begin with: each takes a copy of the model.
+
+    logits: of `zoo.batch`.  mark: its fingerprint.  evenly_padded: see there.
+    """
+
+    model: torch.nn.Module
+    logits: torch.Tensor
+    mark: str
+    evenly_padded: bool
+
+
+@lru_cache(maxsize=3)  # the cells of one are neighbours
+def base_of(name: str, head: str) -> Base:
+    model = zoo.build(name, head)
+    logits = zoo.logits(copy.deepcopy(model), zoo.batch(name, head))
+    even = evenly_padded(copy.deepcopy(model), name, head)
+    return Base(model, logits, mp.fingerprint(model), even)
 
 
 def check_gradients(cell, model, tuner, batch) -> None:
@@ -108,12 +129,13 @@ def check_gradients(cell, model, tuner, batch) -> None:
     mp.train(model, [batch], 3, 1e-3, progress=False, clip=None)
 
 
-def check_files(cell, tuner, batch, folder) -> None:
+def check_files(base, tuner, batch, folder) -> None:
     """What was saved answers as what was there."""
     tuner.save(folder)
-    other = zoo.build(cell.architecture, cell.head)
+    other = copy.deepcopy(base.model)
     again = mp.load(other, folder)
     close(zoo.logits(other, again.wrap(batch)), zoo.logits(tuner.model, tuner.wrap(batch)))
+    again.detach()
 
 
 def check_one_row(model, name, head) -> None:
@@ -219,9 +241,9 @@ def check_checkpointing(model, tuner, batch) -> None:
         close(one, two)
 
 
-def check_half(method, name) -> None:
+def check_half(base, method, name) -> None:
     """A bf16 base trains, its new tensors in fp32."""
-    model, batch = zoo.build(name).to(torch.bfloat16), zoo.batch(name)
+    model, batch = copy.deepcopy(base.model).to(torch.bfloat16), zoo.batch(name)
     tuner = mp.attach(model, method, seed=0)
     new = [p for p in tuner.parameters() if p not in tuner.base_values]
     copies = {p for twin in tuner.copies.values() for p in twin.parameters()}
