@@ -34,10 +34,24 @@ settings.register_profile("minipeft", deadline=None, derandomize=True, database=
 settings.load_profile("minipeft")
 
 
-def pytest_collection_finish() -> None:
-    """What is imported and collected by now stays: no search for garbage looks at it again."""
+def keep_what_is_alive() -> None:
+    """Take out the garbage; no later search for it looks at what is alive now: millions."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    """All is imported and collected."""
+    keep_what_is_alive()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
+    """A file has ended: what is alive now was kept by somebody."""
+    result = yield
+    if nextitem is not None and nextitem.path != item.path:
+        keep_what_is_alive()
+    return result
 
 
 @pytest.fixture(scope="session")
