@@ -38,6 +38,7 @@ from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.rows import Routing
 from minipeft.doors.weights import WeightDoor
 from minipeft.doors.words import WordDoor
+from minipeft.model import kind
 from minipeft.model.anatomy import Anatomy
 
 if TYPE_CHECKING:
@@ -138,7 +139,11 @@ class Attached:
             if isinstance(other, kind):
                 door = other
             elif not may_share(kind, type(other), name in other.patches):
-                raise ValueError("A layer cannot be copied and patched at once: choose one.")
+                path = next(path for path, other in walk(self.model) if other is module)
+                raise ValueError(
+                    f"{path} cannot be copied and patched at once: take it out of "
+                    "the targets, or attach with head=False."
+                )
         if door is None:
             door = kind(module)
             door.originals, door.routing = self.originals, self.routing
@@ -218,6 +223,11 @@ class Attached:
 def anatomy_of(model: nn.Module) -> Anatomy:
     """The anatomy that the model's tuners go by, a fresh one where there are none."""
     return next((tuner.anatomy for tuner in tuners(model).values()), None) or Anatomy(model)
+
+
+def kind_of(model: nn.Module) -> str:
+    """ "decoder", "encoder" or "encoder-decoder": what the model's tuners go by, or its config."""
+    return next((tuner.anatomy.kind for tuner in tuners(model).values()), kind.kind_of(model))
 
 
 def finish(change: Callable[[], None]) -> None:

@@ -66,8 +66,13 @@ def attach(
     """
     model = unwrapped(model)
     check_attach(model, method, name, head)
+    return install(Tuner(model, method, name, family), head, seed)
+
+
+def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = None) -> Tuner:
+    """`attach`, for a tuner that is made already. Its anatomy may know of heads that it copies."""
+    model, method, name = tuner.model, tuner.method, tuner.name
     check_alone(model)
-    tuner = Tuner(model, method, name, family)
     tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
     first = not tuners(model)
     tuner.record = Attached(model) if first else model.minipeft
@@ -82,9 +87,11 @@ def attach(
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))
+            heads = heads_to_train(tuner, head)
+            tuner.anatomy.copied = tuner.anatomy.copied or tuple(heads)
             with seeded(seed):
                 method.install(tuner)
-                for path in heads_to_train(tuner, head):
+                for path in heads:
                     tuner.copy(path)
             tuner.first_digest = digest(tuner)
             update(model)
@@ -128,6 +135,8 @@ class Tuner(Installer, BatchWrapping):
         self.finished: set[str] = set()  # tuners that had been trained when this one came
         self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
         self.told_of_step = False  # see in_training.look_at_step
+        self.foreign = False  # from a file of another library
+        self.told_of_passed: set[str] = set()  # see Reach.check_places
 
     # ---- what a user calls ----
 

@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 
 import tiny_transformer as tt
-from minipeft.attached import tuners
+from minipeft.attached import kind_of, tuners
 from minipeft.contexts import evaluating, seeded
 from minipeft.doors.door import bottom
 from minipeft.doors.words import mask_of
 from minipeft.methods.method import Method
 from minipeft.model.devices import on_device_of
 from minipeft.model.fingerprint import fingerprint
-from minipeft.model.kind import kind_of
 from minipeft.model.libraries import is_tiny
 from minipeft.report import Table
 from minipeft.training.loop import train

@@ -50,6 +50,11 @@ def check_merge(tuner) -> None:
         )
     uses = tuner.anatomy.uses()
     for place, patch in tuner.patches:
+        if place.path in tuner.told_of_passed and changes(patch):
+            raise ValueError(
+                f"{tuner.name!r} cannot be merged: it does nothing at {place.path}, whose weight "
+                "the model reads without calling the layer, and a merge would act there."
+            )
         if isinstance(place, Site):
             kind = type(tuner.method).__name__
             raise ValueError(
@@ -83,6 +88,13 @@ def check_merge(tuner) -> None:
                 )
     for door in tuner.doors():
         door.check_merge(tuner.name)
+
+
+def changes(patch: nn.Module) -> bool:
+    """Has a patch learnt, or been given, anything? Rounding is nothing."""
+    if as_patch(patch).is_additive():
+        return bool((as_patch(patch).delta().abs() > 1e-6).any())
+    return any(bool(parameter.any()) for parameter in patch.parameters())
 
 
 def reads_bias(module: nn.Module) -> bool:

@@ -12,14 +12,20 @@ import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from minipeft.commands import described
 from minipeft.contexts import seeded
+from minipeft.model.family import Family
 from minipeft.model.kind import kind_in
 from minipeft.tasks.encoding import TargetTokenizer
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
 from tiny_transformer.files import check_fetched, write_text
+
+if TYPE_CHECKING:
+    from minipeft.model.anatomy import Anatomy
 
 
 @dataclass
@@ -28,7 +34,7 @@ class Base:
 
     kind: "decoder", "encoder" or "encoder-decoder".  head: "language", "classification", "tagging".
     tiny: a tiny_transformer, else a transformers model.  notes: sentences worth a user's look.
-    labels: of the head.  fresh: the head starts with random numbers.
+    labels: of the head.  fresh: the head starts with random numbers.  family: as it was described.
     """
 
     name: str
@@ -40,12 +46,17 @@ class Base:
     notes: list[str] = field(default_factory=list)
     labels: tuple[str, ...] | None = None
     fresh: bool = False
+    family: Family | None = None
+
+    def anatomy(self) -> Anatomy:
+        """The model's parts by name, by the family that was described."""
+        from minipeft.model.anatomy import Anatomy
+
+        return Anatomy(self.model, self.family)
 
     def positions(self) -> int | None:
         """How many tokens the model can read, None when there is no limit."""
-        from minipeft.model.anatomy import Anatomy
-
-        return Anatomy(self.model).limit
+        return self.anatomy().limit
 
     def save(self, folder: str) -> None:
         """Write model and tokenizer as a plain Hugging Face folder."""
@@ -122,6 +133,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run Python code that comes with the base, as you would run any stranger's program",
     )
+    described.add_flag(group)
 
 
 def is_tiny(name: str) -> bool:
@@ -146,7 +158,8 @@ def kind_of(name: str, options: argparse.Namespace) -> str:
         from tiny_transformer import checkpoints
 
         return checkpoints.read_config(checkpoints.find(name))[1].kind
-    return kind_in(_config(name, options)[1])
+    family = described.family_of(options)
+    return (family and family.kind) or kind_in(_config(name, options)[1])
 
 
 def labels_in(name: str, options: argparse.Namespace, head: str) -> tuple[str, ...] | None:
@@ -183,6 +196,7 @@ def open_base(
     opener = _open_tiny if is_tiny(name) else _open_hub
     base = opener(name, options, head, labels, seed)
     base.labels = tuple(labels) if labels else None
+    base.family = described.family_of(options)
     base.model.to(device=device, dtype=dtype) if dtype else base.model.to(device)
     base.model.eval()
     return base

@@ -118,7 +118,7 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
         task, test = (
             split and data.shortened(split, base, given.max_length)[0] for split in (task, test)
         )
-        tuner = mp.attach(base.model, method, "task", seed=given.seed)
+        tuner = mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
         for split in filter(None, (task, test)):
             data.check_fits(split, base, extra=len(tuner.words or ()))
         report = tuner.report()
@@ -178,6 +178,7 @@ def decisive(given: argparse.Namespace, task: Task) -> dict:
     names += ("batch_size", "accumulate", "warmup", "schedule", "weight_decay", "clip", "seed")
     names += ("dev_share", "dev_limit", "validate_every")
     names += ("columns", "max_length", "metric", "pooling")  # None in grids older than these
+    names += ("family",)
     shared = {name: getattr(given, name) for name in names}
     for name in ("data", "dev", "test"):
         if shared[name]:

@@ -61,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
         before = loaded.base.model(**batch).logits
     whole(given.out, lambda part: save(loaded, part, given))
     loaded.tuner.detach()
-    mp.load(loaded.base.model, given.out, "task")
+    mp.load(loaded.base.model, given.out, "task", family=loaded.base.family)
     with torch.no_grad():
         after = loaded.base.model(**batch).logits
     difference = (after - before).abs().max().item()

@@ -48,7 +48,7 @@ def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> f
     steps, curve = steps_of(given.steps), {}
 
     def try_rate(rate: float) -> None:
-        tuner = mp.attach(base.model, method, "rate", seed=given.seed)
+        tuner = mp.attach(base.model, method, "rate", family=base.family, seed=given.seed)
         batches = task.batches(
             "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
         )

@@ -126,7 +126,7 @@ def adapters(given: argparse.Namespace, base) -> list[str]:
         name, sign, folder = text.partition("=")
         if not sign or not name or not folder:
             raise ValueError(f"--adapter needs such as sentiment=runs/sentiment, not {text!r}.")
-        mp.load(base.model, runs.adapter_of(folder), name, given.any_base)
+        mp.load(base.model, runs.adapter_of(folder), name, given.any_base, base.family)
         names.append(name)
     return names
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import minipeft as mp
 from minipeft.commands import data, opened, options, runs
+from minipeft.doors.layers import features, is_linear
 from minipeft.files import saving as files
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import TARGETS
@@ -144,24 +146,22 @@ def base(given: argparse.Namespace) -> dict[str, Tensor]:
     """Print a base and its doors; returns the matrices that --target names."""
     loaded = opened.open_it(given, head="language")
     model = loaded.base.model
-    anatomy = Anatomy(model)
-    words = anatomy.words().module
-    limit = anatomy.limit
+    anatomy = loaded.base.anatomy()
+    listed, limit = anatomy.family is not None, anatomy.limit
     rows = [
         ("class", type(model).__name__),
         ("kind", loaded.base.kind),
         ("parameters", f"{sum(p.numel() for p in model.parameters()):,}"),
-        ("blocks", str(len(anatomy.blocks()))),
-        ("positions", f"{limit:,}" if limit else "no limit"),
+        ("blocks", str(len(anatomy.blocks())) if listed else "on no list: see --family"),
+        ("positions", f"{limit:,}" if limit else "no limit" if listed else "not known"),
         ("dtype", str(next(model.parameters()).dtype)[6:]),
         ("SHA-256", mp.fingerprint(model)),
     ]
     print(Table(given.what, ("what", ""), rows))
-    V, C = words.num_embeddings, words.embedding_dim
-    doors = [("words", "", anatomy.words().path, f"{V:,} x {C}", 1, V * C)]
-    doors += memory_rows(anatomy)
-    for target in TARGETS:
+    doors = word_rows(anatomy) + memory_rows(anatomy)
+    for target in TARGETS if listed else ():
         doors += weight_rows(anatomy, target)
+    doors += [] if listed else rows_of_maps(anatomy)
     header = ("door", "target", "module", "shape", "places", "parameters")
     print(f"\n{Table('doors', header, doors)}")
     for note in loaded.base.notes:
@@ -170,6 +170,15 @@ def base(given: argparse.Namespace) -> dict[str, Tensor]:
         return {}
     places = anatomy.find((given.target,))
     return {f"{place.path}": weight(place) for place in places}
+
+
+def word_rows(anatomy: Anatomy) -> list[tuple]:
+    try:
+        site = anatomy.words()
+    except ValueError:
+        return []
+    V, C = site.module.num_embeddings, site.width
+    return [("words", "", site.path, f"{V:,} x {C}", 1, V * C)]
 
 
 def memory_rows(anatomy: Anatomy) -> list[tuple]:
@@ -190,14 +199,25 @@ def weight_rows(anatomy: Anatomy, target: str) -> list[tuple]:
         places = anatomy.find((target,))
     except ValueError:
         return []
-    groups: dict[tuple, list[int]] = {}
-    if target == "qkv" and len(places) > len(anatomy.find(("query",))):
+    if target == "qkv" and not anatomy.family.qkv:
         return []  # not fused: query, key and value have their own lines
-    for place in places:
-        shape = f"{place.out_features} x {place.in_features}"
-        line = groups.setdefault((re.sub(r"\b\d+\b", "*", place.path), shape), [0, 0])
-        line[0], line[1] = line[0] + 1, line[1] + place.in_features * place.out_features
-    return [("weights", target, *key, *line) for key, line in groups.items()]
+    return weight_lines((target, p.path, p.in_features, p.out_features) for p in places)
+
+
+def rows_of_maps(anatomy: Anatomy) -> list[tuple]:
+    """The linear maps of a model that nobody listed, each with the end of its name as target."""
+    maps = [(path, module) for path, module in anatomy.modules.items() if is_linear(module)]
+    return weight_lines((path.split(".")[-1], path, *features(module)) for path, module in maps)
+
+
+def weight_lines(maps: Iterable[tuple[str, str, int, int]]) -> list[tuple]:
+    """(target, path, in, out) of linear maps as rows, repeated layers in one."""
+    groups: dict[tuple, list[int]] = {}
+    for target, path, n_in, n_out in maps:
+        key = (target, re.sub(r"\b\d+\b", "*", path), f"{n_out} x {n_in}")
+        line = groups.setdefault(key, [0, 0])
+        line[0], line[1] = line[0] + 1, line[1] + n_in * n_out
+    return [("weights", *key, *line) for key, line in groups.items()]
 
 
 def weight(place) -> Tensor:

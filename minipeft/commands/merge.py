@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from minipeft.commands import bases, opened, options, pooling, runs
-from minipeft.model.anatomy import Anatomy
 
 FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
 
@@ -68,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
 
 def probe(base: bases.Base) -> dict[str, torch.Tensor]:
     """A few ids that every model can read."""
-    V = Anatomy(base.model).words().module.num_embeddings
+    V = base.anatomy().vocabulary() or 2  # CANINE has no table of words
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, V, (2, 8), generator=generator)
     ids = ids.to(next(base.model.parameters()).device)

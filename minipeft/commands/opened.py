@@ -89,6 +89,7 @@ def open_it(
                 f"{what} was trained for the kind {config['task']['kind']!r}, not {kind!r}."
             )
         kind, head = config["task"]["kind"], config["base"]["head"]
+        options.family = options.family or config["options"].get("family")
         labels = tuple(config["task"]["labels"] or ()) or labels
     if not config and is_adapter(what) and head in (None, "language"):
         saved_head = trained_head(what)
@@ -113,7 +114,8 @@ def open_it(
     tuner = None
     if is_adapter(what):
         pooling.apply(base, pooling.kept(runs.adapter_of(what)))
-        tuner = mp.load(base.model, runs.adapter_of(what), name, options.any_base)
+        folder = runs.adapter_of(what)
+        tuner = mp.load(base.model, folder, name, options.any_base, base.family)
     return Opened(base, tuner, kind, labels, config)
 
 

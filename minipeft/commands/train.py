@@ -118,7 +118,7 @@ def run(given: argparse.Namespace) -> int:
     if given.find_rate:
         given.learning_rate = find_rate.find(base, method, task, given, folder)
         given.find_rate = False  # a run that goes on has its rate
-    tuner = mp.attach(base.model, method, "task", seed=given.seed)
+    tuner = mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
     data.check_fits(task, base, extra=len(tuner.words or ()))
     config = describe(given, config, base, method, task)
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))

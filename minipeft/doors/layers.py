@@ -30,6 +30,22 @@ def features(linear: nn.Module) -> tuple[int, int]:
     return (first, second) if is_transposed(linear) else (second, first)
 
 
+@torch.no_grad()
+def is_as_usual(module: nn.Module) -> bool:
+    """Does a linear map or a layer norm whose class has a forward of its own turn (1, 2, in) into
+    (1, 2, out), as torch's does? Routers of experts give back a pair, grouped maps less.
+    """
+    usual = next((k for k in (nn.Linear, nn.LayerNorm) if isinstance(module, k)), None)
+    if usual is None or type(module).forward is usual.forward:
+        return True
+    n_in, n_out = features(module) if usual is nn.Linear else (module.weight.numel(),) * 2
+    try:
+        y = type(module).forward(module, module.weight.new_ones(1, 2, n_in))
+    except Exception:  # it wants another shape
+        return False
+    return isinstance(y, Tensor) and y.shape == (1, 2, n_out)
+
+
 def check_plain(path: str, module: nn.Module) -> None:
     """Refuse a layer whose own parameters are not plain floating-point numbers, 16 bits or more.
 
@@ -58,6 +74,19 @@ def check_plain(path: str, module: nn.Module) -> None:
             "numbers: load the model unquantized (QLoRA quantizes it by itself), or take a method "
             "of the other doors, such as Prefix or PromptTuning."
         )
+
+
+def is_adaptable(module: nn.Module) -> bool:
+    """Does "all-linear" mean this module? Also one that is quantized, which `check_plain` refuses;
+    not one that looks like a linear map but computes something else.
+    """
+    if not is_map(module):
+        return False
+    try:
+        check_plain("", module)
+    except ValueError:
+        return True
+    return is_linear(module) and is_as_usual(module)
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:

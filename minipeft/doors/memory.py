@@ -30,6 +30,7 @@ Shapes: B batch, T tokens, S keys, P memory length, H heads, D head width, C wid
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -41,6 +42,8 @@ from torch.nn import functional as F
 from minipeft.contexts import evaluating
 from minipeft.doors.door import Door
 from minipeft.doors.patch import as_patch
+
+PAST = "past_key_values_length"
 
 
 class Memory(tuple):
@@ -168,9 +171,12 @@ class PositionDoor(Door):
             shift += patch.shift
         if not shift:
             return self.base(*args, **kwargs)
-        if kwargs.get("position_ids") is not None:  # rotary angles; the tables of OPT and BART
-            kwargs["position_ids"] = self.moved(kwargs["position_ids"], shift)
-            return self.base(*args, **kwargs)
+        names = list(inspect.signature(self.base.forward).parameters)
+        named = {**dict(zip(names, args, strict=False)), **kwargs}  # every argument by its name
+        if named.get("position_ids") is not None:  # rotary angles; the tables of OPT and BART
+            return self.base(**{**named, "position_ids": self.moved(named["position_ids"], shift)})
+        if PAST in names:  # M2M100 counts by itself, on from what it is told
+            return self.base(**{**named, PAST: named.get(PAST, 0) + shift})
         whole = [isinstance(v, Tensor) and not v.is_floating_point() for v in args]  # Qwen: the 2nd
         args = [self.moved(v, shift) if w else v for v, w in zip(args, whole, strict=True)]
         return self.base(*args, **kwargs)
@@ -237,12 +243,19 @@ def before(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Memory before keys and values (B, H, S, D), and the mask that goes with it.
 
-    mask: (B or 1, 1, T, S), bool (True: may look) or numbers to add; None: look everywhere, or only
-    at the past if causal.
+    mask: (B or 1, 1 or H, T, S), bool (True: may look) or numbers to add; None: look everywhere, or
+    only at the past if causal.
     """
     more_keys, more_values, visible = memory[:3]
     B, _, S, _ = key.shape
     T, P = query.shape[2], more_keys.shape[2]
+    (H, D), fits = key.shape[1::2], [(key.shape, more_keys.shape), (value.shape, more_values.shape)]
+    if any(own[1::2] != new[1::2] for own, new in fits):
+        raise ValueError(
+            f"A memory of {more_keys.shape[1]} heads of width {more_keys.shape[3]} does not fit "
+            f"this layer, which attends with keys of {H} heads of width {D} and values of width "
+            f"{value.shape[3]}: take a method of another door, such as PromptTuning or LoRA."
+        )
     key = torch.cat([more_keys.to(key).expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
     value = torch.cat([more_values.to(value).expand(B, -1, -1, -1), value], dim=2)
     if mask is None and causal and T > 1:
@@ -258,8 +271,8 @@ def before(
     if mask.dtype != torch.bool:
         hidden = torch.zeros(front.shape, dtype=mask.dtype, device=mask.device)
         front = hidden.masked_fill(~front, torch.finfo(mask.dtype).min)
-    rows = max(front.shape[0], mask.shape[0])
-    front = front.expand(rows, 1, T, P)
+    rows, heads = max(front.shape[0], mask.shape[0]), mask.shape[1]
+    front = front.expand(rows, heads, T, P)
     return key, value, torch.cat([front, mask.expand(rows, -1, -1, -1)], dim=-1)
 
 

@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import minipeft.methods as methods
+from minipeft.attaching.refusals import check_attach
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
 from minipeft.files.other_shapes import check_heads, in_names_of
@@ -29,7 +30,7 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
 from minipeft.model.libraries import unwrapped
-from minipeft.tuner import Tuner, attach
+from minipeft.tuner import Tuner, install
 from tiny_transformer.files import check_fetched, saving_tensors, saving_text, write_all
 
 CONFIG = "adapter_config.json"
@@ -100,6 +101,7 @@ def load(
     settings, tensors, ours = read(folder)
     tensors = names_of_today(tensors) if ours else tensors
     anatomy = Anatomy(model, family)
+    anatomy.copied = tuple(ours.get("copies", ())) if ours else ()
     if ours and not any_base and not same_base(model, ours["base"], tuple(anatomy.heads())):
         raise ValueError(
             f"{folder} was trained on another base, a {ours.get('model_type')} whose weights "
@@ -115,7 +117,10 @@ def load(
         method, values = _method(ours).import_state(tensors)
     else:
         raise ValueError(f"{folder} holds no method that minipeft knows.")
-    tuner = attach(model, method, name, head=False, family=family)
+    check_attach(model, method, name, head=False)
+    tuner = Tuner(model, method, name, family)
+    tuner.foreign, tuner.anatomy.copied = not ours, anatomy.copied
+    install(tuner, head=False)
     try:
         fill(tuner, values)
     except BaseException:

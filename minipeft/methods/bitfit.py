@@ -95,6 +95,9 @@ class BitFit(Method):
         check_flag(self, "norms", none=True)
         check_layers(self)
 
+    def means_all(self) -> bool:
+        return self.targets is None
+
     def install(self, tuner) -> None:
         norms = self.targets is None if self.norms is None else self.norms
         places = tuner.find(self.targets, self.layers) if self.targets else []

@@ -36,6 +36,10 @@ class Method(metaclass=KnownSettings):
         """Find the places and put patches there. Called once, by `attach`."""
         raise NotImplementedError(f"{type(self).__name__} does not say how it is installed.")
 
+    def means_all(self) -> bool:
+        """Does it ask for every layer of a kind, and for none by its name?"""
+        return "all-linear" in (getattr(self, "targets", None) or ())
+
     def describe(self) -> str:
         """The settings in one line, those that are off or empty or not for reading left out."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self) if field.repr)

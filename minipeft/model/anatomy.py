@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from torch import nn
 
 from minipeft.doors.door import bottom
-from minipeft.doors.layers import check_plain, features, is_linear, is_map
+from minipeft.doors.layers import check_plain, features, is_as_usual, is_linear, is_map
 from minipeft.model.attention_layers import AttentionLayers
 from minipeft.model.described import check_family
 from minipeft.model.embeddings import Embeddings
@@ -31,6 +31,7 @@ from minipeft.model.families import (
     TINY_TASK_HEADS,
 )
 from minipeft.model.family import Family
+from minipeft.model.kind import head_of
 from minipeft.model.libraries import own_modules, own_parameters
 from minipeft.model.linear_maps import LinearMaps
 from minipeft.model.sites import Place, Site
@@ -43,6 +44,7 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
         super().__init__(model, family)
         if family is not None:
             check_family(self)
+            self.kind = family.kind or self.kind
 
     def is_listed(self) -> bool:
         """Is its family one of minipeft.model.families?"""
@@ -94,6 +96,11 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
             check_plain(path, module)
             if not (norm or is_linear(module)):
                 continue
+            if not is_as_usual(module):
+                raise ValueError(
+                    f"{path} is a {type(module).__name__}, whose bias is not added to the features "
+                    "as torch's is: take LoRA, or name the maps, BitFit(targets=(...))."
+                )
             stack, layer = self._where(path)
             if layers is None or layer in layers:
                 size = (module.bias.numel(),) * 2 if norm else features(module)
@@ -145,9 +152,13 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
 
     def heads(self) -> list[str]:
         """Paths of the task heads (classification, tagging, question answering), if any; in a
-        module of one's own, of what stands around the model inside.
+        module of one's own, of what stands around the model inside. A classifier whose head has
+        none of the usual names (XLNet's) has everything beside its body as its head.
         """
         names = [name for name in TASK_HEADS if name in self.modules]
+        body = getattr(self.model, "base_model_prefix", None)
+        if not names and body in self.modules and head_of(self.model) != "language":
+            names = [name for name, _ in self.model.named_children() if name != body]
         names += [path for path in self.own_modules() if path not in names]
         if "head" in self.modules and type(self.modules["head"]).__name__ in TINY_TASK_HEADS:
             names.append("head")

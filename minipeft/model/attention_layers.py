@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from minipeft.model.names import Names
+from minipeft.model.names import Names, setting
 from minipeft.model.sites import AttentionSite
 
 
@@ -57,12 +57,12 @@ class AttentionLayers(Names):
     def _attention_site(self, target: str, path: str) -> AttentionSite:
         module = self.modules[path]
         config = getattr(module, "config", None) or self.config
-        width = getattr(config, "hidden_size", None) or config.width
+        width = setting(config, "hidden_size") or config.width
         heads = next(
-            getattr(place, name)
+            setting(place, name)
             for name in ("num_heads", "n_heads", "num_attention_heads", "heads")
             for place in (module, config)
-            if isinstance(getattr(place, name, None), int)
+            if isinstance(setting(place, name), int)
         )
         named = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
         D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
@@ -73,10 +73,11 @@ class AttentionLayers(Names):
         """T5: (P, T, S) -> (1, H, T, P), what it adds to the scores of P keys that stand right
         before S tokens, the last T of which ask. None where positions are no part of attention.
         """
-        table = self.modules.get(f"{site.stack}.0{site.path[len(f'{site.stack}.{site.layer}') :]}")
-        if not hasattr(table, "compute_bias") or not table.has_relative_attention_bias:
-            return None
-        return RelativeBias(table)
+        first = f"{site.stack}.0{site.path[len(f'{site.stack}.{site.layer}') :]}"
+        for table in (site.module, self.modules.get(first)):  # UMT5 has one for each layer
+            if hasattr(table, "compute_bias") and table.has_relative_attention_bias:
+                return RelativeBias(table)
+        return None
 
     def window(self, site: AttentionSite) -> int | None:
         """How many tokens a query of this layer can look at, itself included, counted back from
@@ -85,14 +86,14 @@ class AttentionLayers(Names):
         Raises ValueError for attention in chunks, whose borders are places in the text.
         """
         config = getattr(site.module, "config", None) or self.config
-        kinds = getattr(config, "layer_types", None)
+        kinds = setting(config, "layer_types")
         kind = kinds[site.layer] if kinds else "sliding" if site.target == "memory" else "full"
-        if "chunk" in kind or (not kinds and getattr(config, "attention_chunk_size", None)):
+        if "chunk" in kind or (not kinds and setting(config, "attention_chunk_size")):
             raise ValueError(
                 f"{self.model_type} attends in chunks, whose borders a prefix in PEFT's layout "
                 'would move: attach a Prefix of compatibility="minipeft".'
             )
         if "sliding" not in kind:
             return None
-        windows = (getattr(at, "sliding_window", None) for at in (site.module, config))
+        windows = (setting(at, "sliding_window") for at in (site.module, config))
         return next((window for window in windows if window), None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
-from dataclasses import fields
 
 from torch import nn
 
@@ -49,7 +48,7 @@ def check_family(anatomy) -> None:
     if family in FAMILIES:
         return
     blocks = [path for path, _ in anatomy.blocks()]  # says so where there are none
-    names = {f.name: plain_names(family, f.name) for f in fields(Family) if f.name != "model_types"}
+    names = {f: plain_names(family, f) for f in Family.named() if f != "model_types"}
     fitting = {(f, n): fits(anatomy, blocks, f, n) for f, every in names.items() for n in every}
     claimed = {path for paths in fitting.values() for path in paths}
     for field, every in names.items():

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from torch import nn
 
+from minipeft.doors.door import bottom
 from minipeft.model.families import COUNT_OWN_TOKENS
 from minipeft.model.names import Names
 from minipeft.model.sites import EmbeddingSite, Place
@@ -40,6 +41,19 @@ class Embeddings(Names):
         return [
             EmbeddingSite(path, m, m.embedding_dim) for path, m in zip(paths, modules, strict=True)
         ]
+
+    def vocabulary(self) -> int | None:
+        """How many tokens the model knows; None where it has no table of them.
+
+        A model whose words nobody named is asked for its table itself.
+        """
+        if self.family is not None and self.family.words:
+            return self.words().module.num_embeddings
+        ask = getattr(self.model, "get_input_embeddings", None)
+        try:
+            return getattr(bottom(ask()) if ask else None, "num_embeddings", None)
+        except NotImplementedError:  # so say models that have none
+            return None
 
     def tables(self, targets: Iterable[str]) -> list[Place]:
         """Embeddings by their names, "words" for those of tokens, as places in the weights door.

@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+KINDS = ("decoder", "encoder", "encoder-decoder")
+COUNTS = ("heads", "key_value_heads")  # what a Slice's parts may be as many as
 TARGETS = ("query", "key", "value", "qkv", "output", "up", "gate", "down")
 
 
@@ -29,6 +31,24 @@ class Slice:
     per_head: bool = False
     sizes: tuple[str | int, ...] = ()
     groups: str | int = 1
+
+    def __post_init__(self) -> None:
+        whole = isinstance(self.index, int) and isinstance(self.of, int)
+        if not whole or not 0 <= self.index < self.of:
+            raise ValueError(
+                f"A Slice is the index-th of some parts, counted from 0, such as 0 of 3, not "
+                f"{str(self.index)[:60]!r} of {str(self.of)[:60]!r}."
+            )
+        for count in (*self.sizes, self.groups):
+            if count not in COUNTS and not (isinstance(count, int) and count > 0):
+                raise ValueError(
+                    f"A Slice's sizes and groups are whole numbers from 1, or "
+                    f"{' or '.join(map(repr, COUNTS))}, not {str(count)[:60]!r}."
+                )
+
+    def counts_heads(self) -> bool:
+        """Must one know how many heads there are, to find the part?"""
+        return self.per_head or any(isinstance(n, str) for n in (*self.sizes, self.groups))
 
     def columns(self, out_features: int, heads: int, key_value_heads: int | None = None) -> Tensor:
         """Which output features belong to this part: (out_features / of,) where all are equal.
@@ -61,6 +81,7 @@ class Family:
     top: what lies above the last block and below the head.
     norms: layer norms, relative to a block, or to any module that the blocks stand in.
     rowless: modules in which layers read what belongs to no row of the batch (relative positions).
+    kind: "decoder", "encoder" or "encoder-decoder"; None is what the model's config says.
     """
 
     model_types: tuple[str, ...]
@@ -80,18 +101,28 @@ class Family:
     top: tuple[str, ...] = ()
     norms: tuple[str, ...] = ()
     rowless: tuple[str, ...] = ()
+    kind: str | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            names = getattr(self, field.name)
+        if self.kind not in (None, *KINDS):
+            raise ValueError(
+                f"A Family's kind must be one of {', '.join(KINDS)}, not {str(self.kind)[:60]!r}."
+            )
+        for field in self.named():
+            names = getattr(self, field)
             names = (names,) if isinstance(names, str | Slice) else names
             fitting = isinstance(names, list | tuple)
             if not fitting or not all(isinstance(n, str | Slice) and n for n in names):
                 raise ValueError(
-                    f"A Family's {field.name} must be a tuple of names, such as "
+                    f"A Family's {field} must be a tuple of names, such as "
                     f'("self_attn",), not {str(names)[:60]!r}.'
                 )
-            object.__setattr__(self, field.name, tuple(names))
+            object.__setattr__(self, field, tuple(names))
+
+    @classmethod
+    def named(cls) -> list[str]:
+        """The fields that hold names."""
+        return [field.name for field in fields(cls) if field.name != "kind"]
 
     def names(self, target: str) -> tuple[str | Slice, ...]:
         """The maps that a word of the field stands for."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from minipeft.model.families import TINY_TASK_HEADS
+from minipeft.model.family import KINDS
 
-KINDS = ("decoder", "encoder", "encoder-decoder")
 HEADS = ("language", "classification", "tagging")
 
 # What the end of a transformers class, or the class of a tiny model's head, says about the head.
@@ -50,8 +50,14 @@ def kind_in(config) -> str:
     if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
     # the encoder of a T5 by itself, as in T5ForTokenClassification
-    half = model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
-    return "encoder" if half else "decoder"
+    if model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
+        return "encoder"
+    if model_type in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "decoder"
+    tells = ("SEQUENCE_CLASSIFICATION", "TOKEN_CLASSIFICATION", "QUESTION_ANSWERING")
+    tables = (getattr(modeling_auto, f"MODEL_FOR_{name}_MAPPING_NAMES") for name in tells)
+    # what reads and never writes, such as LiLT
+    return "encoder" if any(model_type in table for table in tables) else "decoder"
 
 
 def head_of(model: nn.Module) -> str:

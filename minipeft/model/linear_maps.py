@@ -8,7 +8,14 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from minipeft.doors.door import bottom
-from minipeft.doors.layers import check_plain, features, is_linear, is_map
+from minipeft.doors.layers import (
+    check_plain,
+    features,
+    is_adaptable,
+    is_as_usual,
+    is_linear,
+    is_map,
+)
 from minipeft.model.family import TARGETS, Slice
 from minipeft.model.names import Names
 from minipeft.model.sites import Place
@@ -26,11 +33,10 @@ class LinearMaps(Names):
         for one that is no linear map; the sentence lists what there is.
         """
         places = []
-        for target in self._spelt_out(targets):
-            of_target = self._by_word(target) if self._is_word(target) else self._by_name(target)
-            if layers is not None:
-                of_target = self._of_layers(of_target, target, set(layers))
-            places += of_target
+        layers = None if layers is None else set(layers)
+        for target, of_layers in self._spelt_out(targets, layers):
+            look_up = self._by_word if self._is_word(target) else self._by_name
+            places += self._outside_copies(look_up(target, of_layers))
         order = {path: number for number, path in enumerate(self.modules)}
         places.sort(key=lambda place: order[place.path])
         taken = {}
@@ -44,20 +50,52 @@ class LinearMaps(Names):
             taken[place.path].append(place)
         return places
 
-    def _spelt_out(self, targets: Iterable[str]) -> Iterator[str]:
-        """The targets; for "all-linear" the words that name every linear map of a block, once, and
-        in a model that nobody listed, as in PEFT, the paths of all linear maps but a head's.
+    def _outside_copies(self, places: list[Place]) -> list[Place]:
+        """Of the maps that a target names those in no head that is trained as a copy: "dense" means
+        those of the layers; all of them where there are no others.
+        """
+        heads = tuple(f"{path}." for path in self.copied)
+        outside = [place for place in places if not f"{place.path}.".startswith(heads)]
+        return outside or places
+
+    def _spelt_out(
+        self, targets: Iterable[str], layers: set[int] | None
+    ) -> Iterator[tuple[str, set[int] | None]]:
+        """The targets, each with the layers that it is to be in.
+
+        For "all-linear" the words that name linear maps of every block, once, and the paths of
+        others in blocks; in a model that nobody listed, as in PEFT, the paths of all linear maps
+        but a head's.
         """
         for target in targets:
             if target != "all-linear":
-                yield target
+                yield target, layers
                 continue
             if self.family is None:
-                yield from self._maps_below_heads()
+                paths = self._maps_below_heads()
+                missing = {} if layers is None else layers - {self._where(p)[1] for p in paths}
+                if missing:
+                    raise ValueError(f"There are no linear maps in layer {sorted(missing)}.")
+                yield from self._in_layers(paths, layers)
                 continue
-            twice = ("query", "key", "value") if self._known_family(target).qkv else ("qkv",)
+            twice = ("query", "key", "value") if self.family.qkv else ("qkv",)
             spelt = self._targets_here()
-            yield from (word for word in TARGETS if repr(word) in spelt and word not in twice)
+            words = [word for word in TARGETS if repr(word) in spelt and word not in twice]
+            yield from ((word, layers) for word in words)
+            named = {place.path for word in words for place in self._by_word(word)}
+            yield from self._in_layers(self._maps_without_word(named), layers)
+
+    def _in_layers(self, paths: list[str], layers: set[int] | None) -> Iterator[tuple[str, None]]:
+        """Those of the paths that lie in these layers, or all: targets that mean one map each."""
+        for path in paths:
+            if layers is None or self._where(path)[1] in layers:
+                yield path, None
+
+    def _maps_without_word(self, named: set[str]) -> list[str]:
+        """Paths of the linear maps in blocks that are none of those named: shared experts, say."""
+        inside = tuple(f"{path}." for path, _ in self.blocks())
+        maps = [path for path, module in self.modules.items() if is_adaptable(module)]
+        return [path for path in maps if path.startswith(inside) and path not in named]
 
     def _maps_below_heads(self) -> list[str]:
         """Paths of the linear maps of which none writes words or belongs to a task's head."""
@@ -65,7 +103,7 @@ class LinearMaps(Names):
         writes = bottom(ask() if ask else None)
         heads = (*self.heads(), *(path for path, m in self.modules.items() if m is writes))
         inside = tuple(f"{path}." for path in heads)
-        paths = [path for path, module in self.modules.items() if is_map(module)]
+        paths = [path for path, module in self.modules.items() if is_adaptable(module)]
         paths = [p for p in paths if p not in heads and not p.startswith(inside)]
         if not paths:
             raise ValueError('"all-linear" names nothing: this model has no linear map.')
@@ -77,7 +115,7 @@ class LinearMaps(Names):
             return False
         return target in TARGETS
 
-    def _by_word(self, target: str) -> list[Place]:
+    def _by_word(self, target: str, layers: set[int] | None = None) -> list[Place]:
         family = self._known_family(target)
         places = []
         without = []
@@ -91,36 +129,57 @@ class LinearMaps(Names):
             places += in_block
             if not in_block:
                 without.append(path)
+        if layers is not None and places:
+            return self._of_layers(places, target, layers)
         if without:
             targets = ", ".join(self._targets_here())
             first = self.modules[without[0]]
             if target in FEED_FORWARD and any(p.dim() == 3 for p in first.parameters()):
                 targets += " (its experts are three-dimensional parameters, which no door reaches)"
             some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
+            layers = "name the layers that have it, layers=(...), or " if places else ""
             raise ValueError(
                 f"The target {target!r} is not in this model ({self.model_type}: {some}, "
-                f"such as {without[0]}); it has {targets}, or give the name of a module."
+                f"such as {without[0]}); it has {targets}, or {layers}give the name of a module."
             )
         return places
 
-    def _by_name(self, target: str) -> list[Place]:
-        """A module's path, the end of it, or a pattern with * in it."""
+    def _by_name(self, target: str, layers: set[int] | None = None) -> list[Place]:
+        """A module's path, the end of it, or a pattern with * in it.
+
+        In a model whose layers are of several makes (attention here, a convolution there) it need
+        not be in all of them.
+        """
         paths = self.matching(target, f"*.{target}")
         if not paths:
             raise ValueError(
                 f"The target {target!r} matches nothing in this model{self.near(target)}"
             )
         places = [self._place(target, path) for path in paths]
+        if layers is not None:
+            return self._of_layers(places, target, layers)
         if not re.search(r"(^|\.)(\d+|\[.*\])(\.|$)", target):  # no layer is named on purpose
             for stack in dict.fromkeys(place.stack for place in places if place.stack):
-                have = {place.layer for place in places if place.stack == stack}
+                inside = [place for place in places if place.stack == stack]
+                have = {place.layer for place in inside}
                 lack = [i for i in range(len(self.modules[stack])) if i not in have]
+                lack = [i for i in lack if self._is_alike(i, inside)]
                 if lack:
                     raise ValueError(
                         f"The target {target!r} is in layers {sorted(have)} of {stack} but not in "
                         f"{lack}: name every module you mean, or use layers=."
                     )
         return places
+
+    def _is_alike(self, layer: int, places: list[Place]) -> bool:
+        """Has a layer the same kind of module where the maps at these places have theirs?"""
+        for place in places:
+            parent = place.path.rpartition(".")[0]
+            at = f"{place.stack}.{place.layer}"
+            other = self.modules.get(f"{place.stack}.{layer}{parent.removeprefix(at)}")
+            if type(other) is type(self.modules[parent]):
+                return True
+        return False
 
     def _place(self, target: str, path: str, name: str | Slice | None = None) -> Place:
         module = self.modules[path]
@@ -131,6 +190,11 @@ class LinearMaps(Names):
                 f"The target {target!r} names {path}, a {type(module).__name__}: a weights door "
                 "needs a linear map (torch.nn.Linear or transformers' Conv1D)."
             )
+        if not is_as_usual(module):
+            raise TypeError(
+                f"The target {target!r} names {path}, a {type(module).__name__}, which computes "
+                "something else than W x + b: target the linear maps beside it."
+            )
         parents = [path[: i.start()] for i in re.finditer(r"\.", path)]
         if any(isinstance(self.modules[parent], nn.MultiheadAttention) for parent in parents):
             raise TypeError(
@@ -139,7 +203,8 @@ class LinearMaps(Names):
             )
         columns, (n_in, n_out) = None, features(module)
         if isinstance(name, Slice):
-            columns = name.columns(n_out, self.heads_count, self.key_value_heads)
+            counts = self.head_counts(path) if name.counts_heads() else (1, 1)
+            columns = name.columns(n_out, *counts)
             n_out = len(columns)
         stack, layer = self._where(path)
         return Place(target, path, module, columns, n_in, n_out, stack, layer)

@@ -16,15 +16,19 @@ from minipeft.model.family import Family, Slice
 from minipeft.model.kind import config_of, kind_of
 
 
+def setting(config, name: str):
+    """What a config says; None where it says nothing, or that layers differ in it."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # of a config of transformers with settings for each layer
+        return None
+
+
 def key_value_heads(config) -> int | None:
     """How many heads keys and values have, where a config says that it differs from queries."""
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
+    if setting(config, "multi_query") and not setting(config, "new_decoder_architecture"):
         return 1  # Falcon and GPTBigCode
-    if hasattr(config, "num_kv_heads"):
-        return config.num_kv_heads
-    return getattr(config, "num_key_value_heads", None)
+    return setting(config, "num_kv_heads") or setting(config, "num_key_value_heads")
 
 
 class Names:
@@ -39,8 +43,7 @@ class Names:
         self.family = family or next(
             (known for known in FAMILIES if self.model_type in known.model_types), None
         )
-        self.heads_count = getattr(config, "num_attention_heads", None) or 1
-        self.key_value_heads = key_value_heads(config) or self.heads_count
+        self.copied: tuple[str, ...] = ()  # heads of which copies are trained
         self.modules = dict(walk(model))
         self.lists = [path for path, m in self.modules.items() if isinstance(m, nn.ModuleList)]
 
@@ -54,6 +57,24 @@ class Names:
                 if paths:
                     return paths
         return []
+
+    def head_counts(self, path: str) -> tuple[int, int]:
+        """How many heads queries, and keys and values, have at a linear map: the innermost module
+        around it that has a config knows.
+
+        Raises:
+            ValueError: none does.
+        """
+        parts = path.split(".")
+        for end in range(len(parts) - 1, -1, -1):
+            config = getattr(self.modules.get(".".join(parts[:end])), "config", None)
+            heads = setting(config, "num_attention_heads")
+            if heads:
+                return heads, key_value_heads(config) or heads
+        raise ValueError(
+            f"Nobody says how many heads there are at {path}: write numbers in place of "
+            '"heads" and of per_head into the family\'s Slice, groups=12 or sizes=(4, 1, 1).'
+        )
 
     def _where(self, path: str) -> tuple[str, int | None]:
         """The outermost list of blocks that this path runs through, and the number of the block."""

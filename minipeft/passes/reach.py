@@ -26,6 +26,7 @@ that was given a memory and did not read it (see `MemoryDoor`).
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -206,6 +207,10 @@ class Reach:
         """Path of the innermost model that a module stands in."""
         return max((b for b in self.bodies if not b or f"{path}.".startswith(f"{b}.")), key=len)
 
+    def is_of_library(self, path: str) -> bool:
+        """Does a module stand in a model of a library, whose forward is always the same?"""
+        return is_library_model(self.bodies[self.owner(path)])
+
     def was_called(self, path: str, ever: bool) -> bool:
         """Was the model that a module stands in called? A module of one's own may have reasons to
         leave out a part of itself, but not from the first pass on.
@@ -236,14 +241,27 @@ class Reach:
         """Raise ValueError if no patch of this tuner was used, or if one was passed by."""
         words = () if tuner.word_mark is None else tuner.word_paths
         marks = {p: m for p, m in tuner.marks.items() if p not in words and self.inside(p)}
-        for path, mark in marks.items():
-            if mark.weight_read and not mark.read:
-                raise ValueError(
-                    f"{tuner.name!r} was passed by at {path}: the layer's weight was read without "
-                    "calling the layer, so that its patch did nothing; attach it to other targets, "
-                    "or, where a fused path of torch does so, call "
-                    "torch.backends.mha.set_fastpath_enabled(False)."
-                )
+        passed = [path for path, mark in marks.items() if mark.weight_read and not mark.read]
+        inert = passed if len(passed) < len(marks) and means_all(tuner) else []
+        inert = [path for path in inert if not marks[path].ever and self.is_of_library(path)]
+        for path in passed:
+            if path in inert:
+                continue
+            raise ValueError(
+                f"{tuner.name!r} was passed by at {path}: the layer's weight was read without "
+                "calling the layer, so that its patch did nothing; attach it to other targets, "
+                "or, where a fused path of torch does so, call "
+                "torch.backends.mha.set_fastpath_enabled(False)."
+            )
+        if not tuner.told_of_passed.issuperset(inert):
+            tuner.told_of_passed.update(inert)
+            more = f" and {len(inert) - 1} more layers" if len(inert) > 1 else ""
+            warnings.warn(
+                f"{tuner.name!r} does nothing at {inert[0]}{more}: this model reads the weight "
+                "without calling the layer; name the other layers as targets to leave it out.",
+                UserWarning,
+                stacklevel=2,
+            )
         if encoded(self.given) is not None:
             return self.check_encoder(tuner, marks)
         if not marks or any(mark.read for mark in marks.values()):
@@ -331,6 +349,11 @@ class Entrance:
         if not reach.depth:
             reach.given, reach.caller = {}, None
         reach.lock.__exit__(None, None, None)
+
+
+def means_all(tuner) -> bool:
+    """Did nobody name its layers: was every one of a kind asked for, or another library's file?"""
+    return tuner.foreign or any(part.means_all() for part in tuner.method.parts())
 
 
 def frame_outside() -> FrameType:

@@ -23,9 +23,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minipeft.attached import kind_of
 from minipeft.generation import generate
 from minipeft.model.devices import on_device_of
-from minipeft.model.kind import KINDS, kind_of
+from minipeft.model.kind import KINDS
 from minipeft.routing import wrap
 from minipeft.tasks import metrics
 from tiny_transformer.tokenizer import WordTokenizer, padded

@@ -28,7 +28,8 @@ from typing import Any
 
 from torch import Tensor
 
-from minipeft.model.kind import head_of, kind_of
+from minipeft.attached import kind_of
+from minipeft.model.kind import head_of
 from minipeft.tasks import labels as spellings
 from minipeft.tasks import scoring, tables
 from minipeft.tasks.encoding import Encoding, Example

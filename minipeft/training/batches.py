@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of
-from minipeft.doors.door import bottom
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
 
@@ -73,6 +72,6 @@ def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
 def vocabulary_size(model: nn.Module) -> int | None:
     """How many ids a model knows, those of tuners left out; None where it has no words."""
     try:
-        return bottom(anatomy_of(model).embeddings()[0].module).num_embeddings
+        return anatomy_of(model).vocabulary()
     except ValueError:
         return None

@@ -35,9 +35,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from minipeft.attached import tuners
+from minipeft.attached import kind_of, tuners
 from minipeft.contexts import seeded
-from minipeft.model.anatomy import Anatomy
 from minipeft.model.kind import head_of
 from minipeft.model.libraries import is_sharded, is_sharded_tensor, unwrapped
 from minipeft.routing import wrap
@@ -109,7 +108,7 @@ class MultiProcess(SingleProcess):
         self.sharded = is_sharded(model)  # a forward pass needs every process
         inner = unwrapped(model)
         self.tiny = isinstance(inner, Stack)
-        causal = inner.causal if self.tiny else Anatomy(model).is_decoder()
+        causal = inner.causal if self.tiny else kind_of(model) == "decoder"
         self.shifted = causal and head_of(model) == "language"
         self.mark = 0  # of the batches of this step: they must be the same everywhere
         for parameter in self.parameters:

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 import zoo
 
 from minipeft.__main__ import main
@@ -43,17 +44,30 @@ def cli(capsys, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory):
     """A random GPT-2 of transformers, with a tokenizer."""
-    return saved("gpt2", tmp_path_factory.mktemp("bases") / "gpt2")
+    return saved(zoo.build("gpt2"), tmp_path_factory.mktemp("bases") / "gpt2")
 
 
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory):
     """A random BERT of transformers, with a tokenizer."""
-    return saved("bert", tmp_path_factory.mktemp("bases") / "bert")
+    return saved(zoo.build("bert"), tmp_path_factory.mktemp("bases") / "bert")
 
 
-def saved(name, folder):
-    zoo.build(name).save_pretrained(folder)
+@pytest.fixture(scope="session")
+def unlisted(tmp_path_factory):
+    """Folders of a decoder, "olmo", and of an encoder, "ernie", that are on no list."""
+    hf, folder = pytest.importorskip("transformers"), tmp_path_factory.mktemp("bases")
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=zoo.WORDS, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
+    sizes |= dict(intermediate_size=32, max_position_embeddings=40)
+    sizes |= dict(pad_token_id=0, bos_token_id=1, eos_token_id=2)
+    saved(hf.OlmoForCausalLM(hf.OlmoConfig(**sizes)), folder / "olmo")
+    saved(hf.ErnieForMaskedLM(hf.ErnieConfig(**sizes)), folder / "ernie")
+    return folder
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
     words = [*WORDS, *(f"w{i}" for i in range(zoo.WORDS - 14 - len(WORDS)))]
     WordTokenizer(words).save(folder, 32)
     return folder

@@ -1,6 +1,7 @@
 """Anatomy: the words of the field name the right linear maps in every architecture."""
 
 from dataclasses import fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -304,3 +305,212 @@ def test_a_family_takes_one_name_and_no_other_things():
             mp.Family("x", blocks="h", attention=wrong)
     with pytest.raises(TypeError, match="family must be a minipeft.Family, not a dict"):
         mp.attach(zoo.build("gpt2"), mp.LoRA(), family={"blocks": "h"})
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (dict(index=3, of=3), "counted from 0, such as 0 of 3, not '3' of '3'"),
+        (dict(index="0", of=3), "index-th of some parts"),
+        (dict(index=0, of=3, sizes=("head", 1, 1)), "'heads' or 'key_value_heads', not 'head'"),
+        (dict(index=0, of=3, groups=0), "whole numbers from 1"),
+    ],
+)
+def test_a_slice_that_is_none(how, said):
+    with pytest.raises(ValueError, match=said):
+        Slice("qkv", **how)
+
+
+class Mixer(nn.Module):
+    """Attention, or a convolution of one token, which has other maps."""
+
+    def __init__(self, names):
+        super().__init__()
+        for name in names:
+            self.add_module(name, nn.Linear(4, 4))
+
+    def forward(self, x):
+        for module in self.children():
+            x = x + module(x)
+        return x
+
+
+class Convolution(Mixer):
+    """A mixer of another class."""
+
+
+class Hybrid(nn.Module):
+    """Layers of two makes in turn."""
+
+    def __init__(self):
+        super().__init__()
+        kinds = [(Convolution, ("in_proj", "out_proj")), (Mixer, ("q_proj", "out_proj"))]
+        self.layers = nn.ModuleList(
+            nn.ModuleDict({"mixer": kind(names), "up": nn.Linear(4, 4)})
+            for kind, names in kinds * 2
+        )
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer["up"](layer["mixer"](x))
+        return x
+
+
+def test_layers_of_several_makes():
+    """A name need not be in a layer of another make; in one of the same make it must."""
+    family = mp.Family((), "layers", query="mixer.q_proj", output="mixer.out_proj", up="up")
+    model = Hybrid()
+    for target, layers in (("q_proj", [1, 3]), ("in_proj", [0, 2]), ("out_proj", [0, 1, 2, 3])):
+        tuner = mp.attach(model, mp.LoRA(rank=1, targets=target))
+        assert [place.layer for place, _ in tuner.patches] == layers
+        model(torch.ones(1, 2, 4))
+        tuner.detach()
+    for options in ({}, {"family": family}):
+        target = "query" if options else "q_proj"
+        tuner = mp.attach(model, mp.LoRA(rank=1, targets=target, layers=(3,)), **options)
+        assert [place.layer for place, _ in tuner.patches] == [3]
+        tuner.detach()
+        with pytest.raises(ValueError, match=rf"{target}' has no layer \[0\]; its layers are"):
+            mp.attach(model, mp.LoRA(rank=1, targets=target, layers=(0, 1)), **options)
+    del model.layers[1].mixer.q_proj  # of the same make as the mixer of layer 3
+    with pytest.raises(ValueError, match=r"is in layers \[3\] of layers but not in \[1\]"):
+        mp.attach(model, mp.LoRA(rank=1, targets="q_proj"))
+    mp.attach(model, mp.LoRA(rank=1, targets="q_proj", layers=(3,))).detach()
+
+
+class Router(nn.Linear):
+    """As those of experts: scores, and which are the highest."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return scores, scores.argmax(-1)
+
+
+class Grouped(nn.Linear):
+    """Each half of the features has its half of the weight."""
+
+    def forward(self, x):
+        x = x.unflatten(-1, (2, -1)).transpose(-2, -3)
+        weight = self.weight.unflatten(0, (2, -1)).transpose(1, 2)
+        return (x @ weight).transpose(-2, -3).flatten(-2)
+
+
+class Careful(nn.Linear):
+    """A linear map all the same."""
+
+    def forward(self, x):
+        return super().forward(x.to(self.weight.dtype))
+
+
+class ChannelsFirst(nn.LayerNorm):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class WithRouters(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.careful, self.norm = Careful(4, 4), ChannelsFirst(4)
+        self.router, self.grouped = Router(4, 4), Grouped(2, 4, bias=False)
+
+    def forward(self, x):
+        x = self.norm(self.careful(x).transpose(1, 2)).transpose(1, 2)
+        scores, best = self.router(x)
+        return self.grouped(x * scores + best[..., None])
+
+
+def test_what_looks_like_a_linear_map_but_computes_something_else():
+    """It is refused by name, no part of all linear maps, and its bias is none of BitFit's."""
+    model, x = WithRouters(), torch.ones(1, 2, 4)
+    model(x)
+    for target in ("router", "grouped"):
+        with pytest.raises(TypeError, match="computes something else than W x"):
+            mp.attach(model, mp.LoRA(rank=1, targets=target))
+    tuner = mp.attach(model, mp.LoRA(rank=1, targets="all-linear"))
+    assert [place.path for place, _ in tuner.patches] == ["careful"]
+    model(x)
+    tuner.detach()
+    for norms, path in ((None, "norm is a ChannelsFirst"), (False, "router is a Router")):
+        with pytest.raises(ValueError, match=f"{path}, whose bias is not added"):
+            mp.attach(model, mp.BitFit(norms=norms))
+    mp.attach(model, mp.BitFit(targets="careful")).detach()
+    assert not mp.tuners(model)
+
+
+def test_all_linear_maps_of_some_layers():
+    model = Hybrid()
+    tuner = mp.attach(model, mp.LoRA(rank=1, targets="all-linear", layers=(1, 2)))
+    assert {place.layer for place, _ in tuner.patches} == {1, 2} and len(tuner.patches) == 6
+    tuner.detach()
+    with pytest.raises(ValueError, match=r"no linear maps in layer \[4\]"):
+        mp.attach(model, mp.LoRA(rank=1, targets="all-linear", layers=(1, 4)))
+
+
+def test_all_linear_maps_are_those_without_a_word_as_well():
+    """Of a hybrid that was described, and of the experts that every token shares."""
+    family = mp.Family((), "layers", query="mixer.q_proj", output="mixer.out_proj", up="up")
+    model = Hybrid()
+    tuner = mp.attach(model, mp.LoRA(rank=1, targets="all-linear"), family=family)
+    assert len(tuner.patches) == 12
+    assert {p.target for p, _ in tuner.patches} == {
+        *("output", "up", "layers.0.mixer.in_proj", "layers.1.mixer.q_proj"),
+        *("layers.2.mixer.in_proj", "layers.3.mixer.q_proj"),
+    }
+    tuner.detach()
+    tuner = mp.attach(model, mp.LoRA(rank=1, targets="all-linear", layers=(0, 1)), family=family)
+    assert len(tuner.patches) == 6
+    model = zoo.build("qwen2_moe")
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets="all-linear"))
+    maps = {p for p, m in Anatomy(model).modules.items() if isinstance(m, nn.Linear)}
+    assert {place.path for place, _ in tuner.patches} == maps - {"lm_head"}
+
+
+def fused(config=None):
+    """One layer with a map of 2 queries, a key and a value of width 2 each; config: its own."""
+    attention = nn.ModuleDict({"qkv": nn.Linear(4, 8)})
+    attention.config = config
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.ModuleDict({"attn": attention})])
+    model.config = SimpleNamespace(model_type="mine")
+    return model
+
+
+def test_how_many_heads_there_are_is_said_where_a_map_stands():
+    """By the text's part of a model for pictures too, or by nobody: then it is asked for."""
+    sizes = ("heads", "key_value_heads", "key_value_heads")
+    family = mp.Family("mine", "layers", key=Slice("attn.qkv", 1, 3, sizes=sizes))
+    config = SimpleNamespace(num_attention_heads=2, num_key_value_heads=1)
+    tuner = mp.attach(fused(config), mp.LoRA(rank=1, targets="key"), family=family)
+    assert tuner.patches[0][0].columns.tolist() == [4, 5]
+    for part in (family.key[0], Slice("attn.qkv", 1, 4, per_head=True)):
+        with pytest.raises(ValueError, match="how many heads there are at layers.0.attn.qkv: "):
+            mp.attach(fused(), mp.LoRA(rank=1, targets="key"), family=replace(family, key=(part,)))
+    numbers = mp.Family("mine", "layers", key=Slice("attn.qkv", 1, 3, sizes=(2, 1, 1)))
+    tuner = mp.attach(fused(), mp.LoRA(rank=1, targets="key"), family=numbers)
+    assert tuner.patches[0][0].columns.tolist() == [4, 5]
+
+
+def test_layers_that_differ_in_their_heads():
+    """A config of transformers that has settings for each layer gives them for no other."""
+    hf = pytest.importorskip("transformers")
+    model, batch = zoo.build("llama"), zoo.batch("llama")
+    model.config.per_layer_config = {1: {"num_key_value_heads": 1}}
+    config = model.config.per_layer_config[1]
+    attention = hf.models.llama.modeling_llama.LlamaAttention(config, 1)
+    attention.config = model.config
+    model.model.layers[1].self_attn = attention.double()
+    with pytest.raises(RuntimeError, match="per-layer attribute"):
+        _ = model.config.num_key_value_heads
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("key", "value")))
+    assert [place.out_features for place, _ in tuner.patches] == [8, 8, 4, 4]
+    zoo.logits(model, batch)
+    tuner.detach()
+    for method in (mp.Prefix(length=2), mp.PTuningV2(length=2), mp.UniPELT()):
+        with pytest.raises(ValueError, match="differ in their key-value heads, 2 of width 4 and 1"):
+            mp.attach(model, method)
+    base = zoo.logits(model, batch)
+    for layer in (0, 1):
+        tuner = mp.attach(model, mp.Prefix(length=2, layers=(layer,)))
+        zoo.shake(tuner)
+        assert (zoo.logits(model, batch) - base).abs().max() > 1e-4
+        tuner.detach()

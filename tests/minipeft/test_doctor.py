@@ -155,6 +155,19 @@ def test_a_pattern_that_misses_the_layers_from_ten_on():
     assert examined(model, zoo.batch("gpt2")).passed
 
 
+def test_layers_of_several_makes_are_no_finding():
+    """Attention and a convolution take turns: what only one of them has is not left out."""
+    sizes = dict(vocab_size=48, hidden_size=16, intermediate_size=32, num_hidden_layers=2)
+    sizes |= dict(num_attention_heads=2, num_key_value_heads=2)
+    config = hf.Lfm2Config(**sizes, layer_types=["conv", "full_attention"])
+    for names in (["in_proj"], ["q_proj", "v_proj"]):
+        model, batch = hf.Lfm2ForCausalLM(config), zoo.batch("llama")
+        mp.attach(model, mp.LoRA(targets=tuple(names)))
+        assert examined(model, batch).passed
+        theirs = wrapped(hf.Lfm2ForCausalLM(config), peft.LoraConfig(target_modules=names))
+        assert examined(theirs, batch).passed
+
+
 @pytest.mark.parametrize("settings", [dict(layers=(1,)), dict(targets=("h.1.attn.c_attn",))])
 def test_layers_that_are_named_are_meant(settings):
     model = fp32("gpt2", layers=3)

@@ -3,14 +3,16 @@
 from argparse import Namespace
 
 import pytest
+import torch
 import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
+from minipeft import attached
 from minipeft.analysis.support import ARCHITECTURES
 from minipeft.commands import bases
 from minipeft.model.anatomy import Anatomy
-from minipeft.model.kind import head_of, kind_of
+from minipeft.model.kind import head_of, kind_in, kind_of
 
 HEADS = ("language", "classification", "tagging")
 WITHOUT_TAGGING = ("tiny-encoder-decoder", "bart", "mbart", "opt")  # the library has no such class
@@ -68,6 +70,10 @@ def test_models_in_no_table_of_this_package():
     assert kind_in_anatomy(hf.XLMRobertaForTokenClassification(roberta)) == "encoder"
     gemma = hf.GemmaConfig(**size, num_key_value_heads=1, head_dim=8, intermediate_size=16)
     assert kind_in_anatomy(hf.GemmaForSequenceClassification(gemma)) == "decoder"
+    for reads in ("Canine", "Lilt", "LayoutLMv3", "MarkupLM", "Splinter"):  # no head for words
+        assert kind_in(getattr(hf, f"{reads}Config")()) == "encoder"
+    for writes in ("Mistral4", "Llava"):
+        assert kind_in(getattr(hf, f"{writes}Config")()) == "decoder"
     causal = hf.BertConfig(**size, intermediate_size=16, is_decoder=True)
     assert kind_in_anatomy(hf.BertLMHeadModel(causal)) == "decoder"
 
@@ -83,3 +89,22 @@ def test_heads_of_tiny_models_by_a_subclass():
 
     config = tt.TransformerConfig.gpt2(vocab_size=8, width=8, layers=1, heads=2, positions=8)
     assert head_of(tt.Decoder(config, Mine(config, 2))) == "classification"
+
+
+def test_a_family_says_the_kind():
+    """Where the config does not: a prompt of an encoder then stands behind its first token."""
+    hf = pytest.importorskip("transformers")
+    size = dict(vocab_size=48, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    model = hf.BertModel(hf.BertConfig(**size, intermediate_size=16))
+    model.config.model_type = "mine"
+    assert kind_of(model) == "decoder"  # nothing says otherwise
+    names = dict(blocks="encoder.layer", words="embeddings.word_embeddings")
+    for kind, ids in (("encoder", [5, 48, 49, 6, 7]), (None, [48, 49, 5, 6, 7])):
+        family = mp.Family("mine", **names, kind=kind)
+        tuner = mp.attach(model, mp.PromptTuning(length=2), family=family)
+        assert attached.kind_of(model) == tuner.anatomy.kind == (kind or "decoder")
+        batch = {"input_ids": torch.tensor([[5, 6, 7]])}
+        assert tuner.wrap(batch)["input_ids"].tolist() == [ids]
+        tuner.detach()
+    with pytest.raises(ValueError, match="kind must be one of decoder, encoder"):
+        mp.Family("mine", "layers", kind="both")

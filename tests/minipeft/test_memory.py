@@ -9,7 +9,13 @@ from closeness import close
 from torch import nn
 
 import minipeft as mp
-from minipeft.doors.memory import MemoryDoor, PositionDoor, capture_keys_values, reading_memory
+from minipeft.doors.memory import (
+    MemoryDoor,
+    PositionDoor,
+    before,
+    capture_keys_values,
+    reading_memory,
+)
 from minipeft.doors.rows import Routing
 from minipeft.methods.method import Method
 from minipeft.passes.reach import partly
@@ -357,3 +363,21 @@ def test_positions_that_do_not_exist_and_rows_that_differ():
     with pytest.raises(ValueError, match="cannot count positions differently"):
         with mp.route(model, ["far", None, "far"]):
             model(**zoo.batch("gpt2"))
+
+
+def test_a_mask_that_differs_from_head_to_head():
+    """As Doge's: every head sees all of the memory, and of the text what it saw before."""
+    generator = torch.Generator().manual_seed(0)
+    key, more = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
+    mask = torch.randn(2, 4, 3, 3, generator=generator)  # (B, H, T, S), to be added
+    _, _, whole = before((more, more, None), key, key, key, mask, causal=True)
+    assert whole.shape == (2, 4, 3, 8)
+    assert not whole[..., :5].any() and torch.equal(whole[..., 5:], mask)
+
+
+def test_a_memory_whose_width_the_layer_does_not_have():
+    """Keys and values of two widths, as in DeepSeek's latent attention: one sentence."""
+    key, value = torch.zeros(1, 2, 3, 6), torch.zeros(1, 2, 3, 4)
+    memory = (torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), None)
+    with pytest.raises(ValueError, match="keys of 2 heads of width 6 and values of width 4"):
+        before(memory, key, key, value, None, causal=True)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers as hf
 import zoo
+from closeness import close
 from torch import nn
 
 import minipeft as mp
@@ -265,3 +266,60 @@ def test_the_last_layer_of_a_model_of_ones_own_is_mentioned():
         tuner = tuner()
         assert "is frozen" not in str(tuner.report())
         tuner.detach()
+
+
+@pytest.mark.parametrize("name", ["roberta", "electra"])
+def test_a_name_that_the_head_has_too_means_the_layers(name, tmp_path):
+    """As in PEFT, which puts nothing into a head that it trains a copy of."""
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["dense"], task_type="SEQ_CLS")
+    theirs = peft.get_peft_model(zoo.build(name, "classification"), settings)
+    adapted = {
+        path.removeprefix("base_model.model.")
+        for path, module in theirs.named_modules()
+        if hasattr(module, "lora_A")
+    }
+    model, batch = zoo.build(name, "classification"), zoo.batch(name, "classification")
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("dense",)))
+    assert {place.path for place, _ in tuner.patches} == adapted
+    assert set(tuner.copies) == {"classifier.dense", "classifier.out_proj"}
+    zoo.shake(tuner)
+    logits = zoo.logits(model, batch)
+    tuner.save(tmp_path)
+    again = zoo.build(name, "classification")
+    assert mp.load(again, tmp_path).method == tuner.method
+    assert torch.equal(zoo.logits(again, batch), logits)
+    opened = peft.PeftModel.from_pretrained(zoo.build(name, "classification"), tmp_path)
+    close(zoo.logits(opened.eval(), batch), logits)
+    frozen = zoo.build(name, "classification")
+    tuner = mp.attach(frozen, mp.LoRA(rank=2, targets=("dense",)), head=False)
+    assert {place.path for place, _ in tuner.patches} == {*adapted, "classifier.dense"}
+    tuner.detach()
+    with pytest.raises(ValueError, match="classifier.dense cannot be copied and patched at once"):
+        mp.attach(frozen, mp.LoRA(rank=2, targets=("classifier.dense",)))
+
+
+@pytest.mark.parametrize("kind", ["XLNet", "Flaubert"])
+def test_a_head_of_another_name_is_what_stands_beside_the_body(kind, tmp_path):
+    """XLNet's logits_proj, Flaubert's sequence_summary: they begin with random numbers."""
+    sizes = dict(vocab_size=48, d_model=16, n_layer=1, n_head=2, d_inner=32, num_labels=3)
+    sizes |= dict(emb_dim=16, n_layers=1, n_heads=2, dropout=0.0)
+    config = getattr(hf, f"{kind}Config")(**sizes)
+
+    def model():
+        torch.manual_seed(0)
+        return getattr(hf, f"{kind}ForSequenceClassification")(config).eval()
+
+    classifier, batch = model(), {"input_ids": torch.arange(3, 9)[None]}
+    tuner = mp.attach(classifier, mp.LoRA(rank=2, targets="all-linear"))
+    beside = {name.split(".")[0] for name in tuner.copies}
+    assert beside and "transformer" not in beside
+    assert all(place.path.startswith("transformer.") for place, _ in tuner.patches)
+    zoo.shake(tuner)
+    tuner.save(tmp_path)
+    again = model()
+    mp.load(again, tmp_path)
+    assert torch.equal(zoo.logits(again, batch), zoo.logits(classifier, batch))
+    peft = pytest.importorskip("peft")
+    theirs = peft.PeftModel.from_pretrained(model(), tmp_path).eval()
+    close(zoo.logits(theirs, batch), zoo.logits(classifier, batch))

@@ -5,6 +5,7 @@ What is expected comes from the same model called in the way that is known to wo
 
 import copy
 import pickle
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -542,3 +543,43 @@ def test_torch_compile(name, method):
     compiled = torch.compile(model, backend="eager")
     for _ in range(2):
         close(zoo.logits(compiled, batch), expected)
+
+
+def test_a_layer_of_all_linear_ones_whose_weight_is_read_without_calling_it(tmp_path):
+    """As Jamba's step sizes: the others act, and one sentence names it. By its name: refused."""
+    config = hf.JambaConfig(
+        vocab_size=48, hidden_size=16, intermediate_size=32, num_hidden_layers=2, mamba_dt_rank=4,
+        num_attention_heads=2, num_key_value_heads=2, attn_layer_period=2, attn_layer_offset=1,
+        num_experts=1, num_experts_per_tok=1, mamba_d_state=4, use_mamba_kernels=False,
+    )  # fmt: skip
+    model, ids = hf.JambaForCausalLM(config).eval(), torch.arange(3, 10)[None]
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets="all-linear"))
+    with pytest.warns(
+        UserWarning, match="does nothing at model.layers.0.mamba.dt_proj: this model"
+    ):
+        model(input_ids=ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(input_ids=ids)  # it is told once
+        mp.train(model, [{"input_ids": ids, "labels": ids}], 2, 1e-2, progress=False)
+    inert = [patch for place, patch in tuner.patches if place.path.endswith("dt_proj")]
+    assert len(inert) == 1 and not inert[0].B.any()
+    others = [patch for _, patch in tuner.patches if patch is not inert[0]]
+    assert all(patch.B.any() for patch in others)
+    tuner.merge().unmerge()
+    zoo.shake(tuner)
+    with pytest.raises(ValueError, match="does nothing at .*dt_proj, .* a merge would act there"):
+        tuner.merge()
+    tuner.detach()
+    peft = pytest.importorskip("peft")
+    settings = peft.LoraConfig(target_modules=["dt_proj", "q_proj"], r=2)
+    theirs = peft.get_peft_model(copy.deepcopy(model), settings).eval()
+    theirs.save_pretrained(tmp_path)
+    tuner = mp.load(model, tmp_path)  # where it does nothing either
+    with pytest.warns(UserWarning, match="does nothing at model.layers.0.mamba.dt_proj: this"):
+        logits = model(input_ids=ids).logits
+    assert torch.equal(logits, theirs(input_ids=ids).logits)
+    tuner.detach()
+    mp.attach(model, mp.LoRA(rank=2, targets=("dt_proj", "q_proj")))
+    with pytest.raises(ValueError, match="passed by at model.layers.0.mamba.dt_proj"):
+        model(input_ids=ids)

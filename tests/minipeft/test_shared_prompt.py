@@ -140,3 +140,30 @@ def test_where_it_does_not_apply_the_plain_way_is_taken(why):
         mp.attach(model, mp.LoRA(rank=1), name="lora", seed=0)
     assert shared_loss(model, wrap(model, batch)) is None
     assert torch.isfinite(model(**batch).loss)
+
+
+def test_layers_that_keep_a_state_have_no_past_to_share():
+    """A convolution's state is not the keys and values of every token: the plain way, no error."""
+    hf = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=48, hidden_size=16, intermediate_size=32, num_hidden_layers=2)
+    sizes |= dict(num_attention_heads=2, num_key_value_heads=2)
+    config = hf.Lfm2Config(**sizes, layer_types=["conv", "full_attention"])
+    model, batch = hf.Lfm2ForCausalLM(config).train(), unpadded("llama")
+    family = mp.Family("lfm2", "layers", words="embed_tokens")
+    mp.attach(model, mp.PromptTuning(length=4), family=family, seed=0)
+    assert fits(model)
+    assert shared_loss(model, wrap(model, batch)) is None and not fits(model)
+    expected = model(**batch).loss.item()
+    losses = mp.train(model, [batch], 1, 1e-2, progress=False).losses
+    assert losses == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_loss_of_two_parts_is_taken_whole():
+    """Mixtures of experts may be asked to balance their experts as well."""
+    model, batch = zoo.build("mixtral").train(), unpadded("mixtral")
+    mp.attach(model, mp.PromptTuning(length=4), seed=0)
+    assert fits(model)
+    model.config.output_router_logits = True
+    assert not fits(model)
+    plain = model(**batch).loss
+    close(training.loss_of(model, batch), plain)

@@ -23,6 +23,9 @@ MODELS = [
 OTHERS = [
     *(("gpt2", "classification"), ("llama", "classification"), ("roberta", "classification")),
     *(("mbart", "language"), ("gpt_neox", "language"), ("opt", "language"), ("glm4", "language")),
+    *((name, "language") for name in ("mt5", "umt5", "marian", "pegasus", "m2m_100", "glm")),
+    *((name, "language") for name in ("gemma", "phi3", "olmo2", "granite", "cohere", "mixtral")),
+    *((name, "language") for name in ("starcoder2", "stablelm", "smollm3", "gpt_bigcode")),
 ]
 
 

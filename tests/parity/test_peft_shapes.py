@@ -169,3 +169,46 @@ def test_all_linear_maps_of_a_model_that_nobody_listed(kind):
     adapted = {n.split(".lora_A")[0] for n, _ in theirs.named_parameters() if ".lora_A" in n}
     tuner = mp.attach(model, mp.LoRA(rank=2, targets=("all-linear",)))
     assert {f"base_model.model.{place.path}" for place, _ in tuner.patches} == adapted
+
+
+def test_names_that_peft_takes_for_experts(tmp_path):
+    """A dense layer's map that is called as the experts' were gets no LoRA in PEFT."""
+    config = hf.Qwen3MoeConfig(
+        vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, intermediate_size=32, moe_intermediate_size=16,
+        num_experts=4, num_experts_per_tok=2, mlp_only_layers=[0], experts_implementation="eager",
+    )  # fmt: skip
+
+    def model():
+        torch.manual_seed(0)
+        return hf.Qwen3MoeForCausalLM(config).double().eval()
+
+    batch, one = {"input_ids": torch.arange(3, 10)[None]}, model()
+    tuner = mp.attach(one, mp.LoRA(rank=2, targets=("q_proj", "v_proj")), seed=0)
+    zoo.shake(tuner)
+    tuner.save(tmp_path / "attention")
+    theirs = peft.PeftModel.from_pretrained(model(), tmp_path / "attention").eval()
+    close(zoo.logits(theirs, batch), zoo.logits(one, batch))
+    tuner.detach()
+    tuner = mp.attach(one, mp.LoRA(rank=2, targets=("all-linear",)), seed=0)
+    assert any(place.path.endswith("mlp.gate_proj") for place, _ in tuner.patches)
+    zoo.shake(tuner)
+    with pytest.warns(UserWarning, match="PEFT puts no LoRA at .*_proj of a .* for the experts"):
+        tuner.save(tmp_path / "all")
+    again = model()
+    mp.load(again, tmp_path / "all")
+    assert torch.equal(zoo.logits(again, batch), zoo.logits(one, batch))
+    with pytest.raises(KeyError, match="MINIPEFT"):
+        peft.PeftModel.from_pretrained(model(), tmp_path / "all")
+
+
+def test_a_map_of_mamba_that_peft_refuses(tmp_path):
+    config = hf.MambaConfig(vocab_size=48, hidden_size=16, num_hidden_layers=1, state_size=4)
+    model = hf.MambaForCausalLM(config).eval()
+    with pytest.raises(ValueError, match="incompatible with Mamba"):
+        peft.get_peft_model(copy.deepcopy(model), peft.LoraConfig(target_modules=["out_proj"]))
+    for kind in (mp.LoRA, mp.AdaLoRA):
+        tuner = mp.attach(model, kind(targets="out_proj"))
+        with pytest.warns(UserWarning, match="out_proj of a MambaForCausalLM, where it refuses it"):
+            tuner.save(tmp_path / kind.__name__)
+        tuner.detach()

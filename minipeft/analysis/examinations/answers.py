@@ -8,8 +8,8 @@ from torch import Tensor
 
 from minipeft.analysis.examinations.subject import Finding
 from minipeft.analysis.examinations.visit import LeftOut, Visit, difference, noise
+from minipeft.attached import kind_of
 from minipeft.doors.words import is_left_padded, own_columns
-from minipeft.model.kind import kind_of
 
 ROWS = 4  # padded rows that are looked at
 

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from minipeft.analysis.examinations.subject import Finding
 from minipeft.analysis.examinations.visit import Visit
-from minipeft.model.kind import head_of, kind_of
+from minipeft.attached import kind_of
+from minipeft.model.kind import head_of
 
 
 def examine_labels(visit: Visit) -> Iterator[Finding]:

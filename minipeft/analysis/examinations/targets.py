@@ -55,7 +55,7 @@ def left_out(target: Target, modules: dict[str, nn.Module]) -> Iterator[tuple[st
     """(path of a list, the elements that the target is in, those that it is not in).
 
     An element is left out where it has a layer of the same name, and, of the outermost lists, where
-    it has any linear map that the target could have meant.
+    it has the same kind of module around such a layer: attention and a convolution may take turns.
     """
     lists = [path for path, module in modules.items() if isinstance(module, nn.ModuleList)]
     for stack in lists:
@@ -65,8 +65,8 @@ def left_out(target: Target, modules: dict[str, nn.Module]) -> Iterator[tuple[st
         elements = [str(i) for i in range(len(modules[stack]))]
         rest: dict[str, set[str]] = {}  # number of an element -> what is matched in it
         for path in inside:
-            number, _, end = path.removeprefix(f"{stack}.").partition(".")
-            rest.setdefault(number, set()).add(end)
+            number = number_in(path, stack)
+            rest.setdefault(number, set()).add(path.removeprefix(f"{stack}.{number}").lstrip("."))
         ends = set().union(*rest.values())
         outermost = not any(stack.startswith(f"{other}.") for other in lists)
         lack = []
@@ -75,13 +75,25 @@ def left_out(target: Target, modules: dict[str, nn.Module]) -> Iterator[tuple[st
                 continue
             begin = f"{stack}.{number}"
             same = any((f"{begin}.{end}" if end else begin) in modules for end in ends)
-            other = outermost and any(
-                path.startswith(f"{begin}.") and is_map(module) for path, module in modules.items()
+            alike = outermost and any(
+                kind_around(modules, path)
+                is kind_around(modules, path.replace(f"{stack}.{number_in(path, stack)}", begin, 1))
+                for path in inside
             )
-            if same or other:
+            if same or alike:
                 lack.append(int(number))
         if lack:
             yield stack, sorted(map(int, rest)), lack
+
+
+def number_in(path: str, stack: str) -> str:
+    """Of which element of a list a path runs through."""
+    return path.removeprefix(f"{stack}.").partition(".")[0]
+
+
+def kind_around(modules: dict[str, nn.Module], path: str) -> type:
+    """The class of the module that a layer stands in, also where the layer is missing."""
+    return type(modules.get(path.rpartition(".")[0]))
 
 
 def uncovered_experts(subject: Subject, modules: dict[str, nn.Module]) -> dict[str, nn.Parameter]:

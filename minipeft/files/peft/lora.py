@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -136,6 +137,9 @@ def read_maps(
         )
     values: dict[str, Tensor] = {}
     places = anatomy.find(method.targets, method.layers)
+    if method.means_all() and not method.layers and {place.path for place in places} > set(A):
+        method = replace(method, targets=target_names(anatomy, list(A)))  # older: it knew fewer
+        places = anatomy.find(method.targets)
     check_same_modules(A, places)
     by_path: dict[str, list] = {}
     for place in places:

@@ -36,6 +36,7 @@ from minipeft.files.peft.common import (
 )
 from minipeft.files.peft.lora import READ, patterns, read_maps, write_maps
 from minipeft.files.peft.options import check_options, check_start
+from minipeft.files.peft.renamed_maps import read_otherwise
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.combined import Combined
 from minipeft.methods.dora import DoRA
@@ -68,6 +69,8 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     if any(biased_head(tuner.anatomy, place) for place, _ in rows):
         return None
     if any(stands_twice(tuner.anatomy, place.module) for place, _ in tables + rows):
+        return None
+    if read_otherwise(tuner, [place.path for place, _ in maps]):
         return None
     first = methods.get("maps") or methods["tables"]
     tensors, ranks, alphas = write_maps(maps, first.rank_stabilized)

@@ -21,6 +21,7 @@ from minipeft.files.peft.task_types import not_in_peft, prompt_task
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.names import setting
 
 VECTORS = "prompt_embeddings"
 KNOWN = {
@@ -48,7 +49,7 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     if twice:
         tensors[VECTORS] = torch.cat([vectors, torch.zeros_like(vectors)])  # (2 P, C)
     settings = common_settings(tuner) | {
-        "num_attention_heads": anatomy.heads_count,
+        "num_attention_heads": setting(anatomy.config, "num_attention_heads") or 1,
         "num_layers": len(anatomy.blocks()) // (2 if anatomy.is_encoder_decoder() else 1),
         "num_transformer_submodules": 2 if twice else 1,
         "num_virtual_tokens": len(vectors),

@@ -17,6 +17,7 @@ HEADS = {
 }
 LANGUAGE = {
     "ForConditionalGeneration": "SEQ_2_SEQ_LM",
+    "MTModel": "SEQ_2_SEQ_LM",  # Marian's
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
 }

@@ -92,7 +92,11 @@ def notes(method) -> list[str]:
 
 
 def kinds_of(anatomy, layers=None) -> dict[str, list]:
-    """The attention layers of a model by kind: encoder, decoder, cross."""
+    """The attention layers of a model by kind: encoder, decoder, cross.
+
+    Raises:
+        ValueError: those of a kind differ in their heads, so that no prefix fits all of them.
+    """
     sites = anatomy.attentions(layers)
     reading = {site.stack for site in sites if site.target == "cross memory"}
     by_kind: dict[str, list] = {}
@@ -100,6 +104,14 @@ def kinds_of(anatomy, layers=None) -> dict[str, list]:
         causal = site.stack in reading or anatomy.is_decoder()
         kind = "cross" if site.target == "cross memory" else "decoder" if causal else "encoder"
         by_kind.setdefault(kind, []).append(site)
+    for kind, every in by_kind.items():
+        shapes = {(site.heads, site.head_width): site.layer for site in every}
+        if len(shapes) > 1:
+            (H, D), (other_H, other_D) = list(shapes)[:2]
+            raise ValueError(
+                f"The {kind} layers of this model differ in their key-value heads, {H} of width "
+                f"{D} and {other_H} of width {other_D}: name layers that are alike, layers=(...)."
+            )
     return by_kind
 
 

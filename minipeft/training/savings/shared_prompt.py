@@ -19,6 +19,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
+from weakref import WeakSet
 
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ from minipeft.model.kind import head_of
 from minipeft.training.savings.cross_entropy import summed_cross_entropy
 from tiny_transformer.models import Decoder
 
+NOT_SHARED: WeakSet[nn.Module] = WeakSet()  # what their layers keep is no past to share
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 
 
@@ -38,7 +41,11 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
     ids, labels = batch["input_ids"], batch["labels"]
     labels = labels[:, k:]  # (B, T): the last shared token answers for the first of them
     columns = (labels[:, 1:] != -100).any(dim=0).nonzero()[:, 0]  # (m,) that answer for others
-    first, logits = run(model, ids[:1, :k], ids[:, k:], columns)  # (1, 1, V), (B, m, V)
+    both = run(model, ids[:1, :k], ids[:, k:], columns)
+    if both is None:
+        NOT_SHARED.add(model)
+        return None
+    first, logits = both  # (1, 1, V), (B, m, V)
     parts = [
         (first[0].expand(len(ids), -1), labels[:, 0]),  # (B, V), (B,)
         (logits.flatten(0, 1), labels[:, columns + 1].flatten()),  # (B m, V), (B m,)
@@ -51,6 +58,8 @@ def fits(model: nn.Module) -> bool:
     """Is this a causal language model that does the same each time, with one soft prompt?"""
     acting, config = active(model), getattr(model, "config", None)
     if len(acting) != 1 or not acting[0].words or model.minipeft.routing or config is None:
+        return False
+    if model in NOT_SHARED or getattr(config, "output_router_logits", False):  # a second loss
         return False
     if not acting[0].anatomy.is_decoder() or head_of(model) != "language":
         return False
@@ -90,10 +99,25 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
     return 0 if bool((labels[:, 1:k] != -100).any()) else k
 
 
-def run(model: nn.Module, front: Tensor, rest: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+def keeps_all(cache, tokens: int) -> bool:
+    """Has every layer of a cache of transformers the keys and values of so many tokens?"""
+    kinds = sys.modules["transformers.cache_utils"]
+    if type(cache) is not kinds.DynamicCache:
+        return False
+    plain = (kinds.DynamicLayer, kinds.DynamicSlidingWindowLayer)
+    return all(
+        type(layer) in plain and tokens <= getattr(layer, "sliding_window", tokens)
+        for layer in cache.layers
+    )
+
+
+def run(
+    model: nn.Module, front: Tensor, rest: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor] | None:
     """Ids (1, k), (B, T) -> logits of the last shared token (1, 1, V), of some of the rest.
 
-    columns: m of the T; their logits are (B, m, V).
+    columns: m of the T; their logits are (B, m, V).  None where layers keep something else than
+    keys and values of every token, such as the state of a recurrence.
     """
     B = len(rest)
     if isinstance(model, Decoder):
@@ -105,6 +129,8 @@ def run(model: nn.Module, front: Tensor, rest: Tensor, columns: Tensor) -> tuple
                     pair[name] = pair[name].expand(B, -1, -1, -1)  # (B, H, k, D)
         return first, model.head(model.run(rest, cache=cache)[:, columns])
     out = model(input_ids=front, use_cache=True, logits_to_keep=1)
+    if not keeps_all(out.past_key_values, front.shape[1] + rest.shape[1]):
+        return None
     for layer in out.past_key_values.layers:
         layer.keys = layer.keys.expand(B, -1, -1, -1)  # (B, H, k, D)
         layer.values = layer.values.expand(B, -1, -1, -1)
