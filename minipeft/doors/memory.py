@@ -250,7 +250,7 @@ def before(
     B, _, S, _ = key.shape
     T, P = query.shape[2], more_keys.shape[2]
     (H, D), fits = key.shape[1::2], [(key.shape, more_keys.shape), (value.shape, more_values.shape)]
-    if any(own[1::2] != new[1::2] for own, new in fits):
+    if any(shape[1::2] != new[1::2] for shape, new in fits):
         raise ValueError(
             f"A memory of {more_keys.shape[1]} heads of width {more_keys.shape[3]} does not fit "
             f"this layer, which attends with keys of {H} heads of width {D} and values of width "

@@ -255,9 +255,9 @@ class Reach:
             )
         if not tuner.told_of_passed.issuperset(inert):
             tuner.told_of_passed.update(inert)
-            more = f" and {len(inert) - 1} more layers" if len(inert) > 1 else ""
+            others = f" and {len(inert) - 1} more layers" if len(inert) > 1 else ""
             warnings.warn(
-                f"{tuner.name!r} does nothing at {inert[0]}{more}: this model reads the weight "
+                f"{tuner.name!r} does nothing at {inert[0]}{others}: this model reads the weight "
                 "without calling the layer; name the other layers as targets to leave it out.",
                 UserWarning,
                 stacklevel=2,

@@ -15,9 +15,9 @@ ERNIE |= dict(query=["attention.self.query"], value=["attention.self.value"])
 ERNIE |= dict(positions="embeddings.position_embeddings", attention="attention.self")
 
 
-def train(cli, base, data, *more, kind="text-to-text"):
+def train(cli, base, data, *options, kind="text-to-text"):
     quick = ("--steps", 2, "--batch-size", 4, "--dev-limit", 3, "--learning-rate", "0.1")
-    return cli("train", "--base", base, "--data", data, "--kind", kind, *quick, *more)
+    return cli("train", "--base", base, "--data", data, "--kind", kind, *quick, *options)
 
 
 @pytest.mark.parametrize("targets", ["all-linear", "q_proj,v_proj"])

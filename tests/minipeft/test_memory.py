@@ -368,9 +368,9 @@ def test_positions_that_do_not_exist_and_rows_that_differ():
 def test_a_mask_that_differs_from_head_to_head():
     """As Doge's: every head sees all of the memory, and of the text what it saw before."""
     generator = torch.Generator().manual_seed(0)
-    key, more = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
+    key, prefix = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
     mask = torch.randn(2, 4, 3, 3, generator=generator)  # (B, H, T, S), to be added
-    _, _, whole = before((more, more, None), key, key, key, mask, causal=True)
+    _, _, whole = before((prefix, prefix, None), key, key, key, mask, causal=True)
     assert whole.shape == (2, 4, 3, 8)
     assert not whole[..., :5].any() and torch.equal(whole[..., 5:], mask)
 

@@ -75,12 +75,12 @@ def left_out(target: Target, modules: dict[str, nn.Module]) -> Iterator[tuple[st
                 continue
             begin = f"{stack}.{number}"
             same = any((f"{begin}.{end}" if end else begin) in modules for end in ends)
-            alike = outermost and any(
+            same_kind = outermost and any(
                 kind_around(modules, path)
                 is kind_around(modules, path.replace(f"{stack}.{number_in(path, stack)}", begin, 1))
                 for path in inside
             )
-            if same or alike:
+            if same or same_kind:
                 lack.append(int(number))
         if lack:
             yield stack, sorted(map(int, rest)), lack
