@@ -167,3 +167,36 @@ def test_a_loss_of_two_parts_is_taken_whole():
     assert not fits(model)
     plain = model(**batch).loss
     close(training.loss_of(model, batch), plain)
+
+
+@pytest.mark.parametrize("name", ["Bart", "MBart", "Marian", "Pegasus"])
+@pytest.mark.parametrize("method", [mp.LoRA(rank=2), mp.PromptTuning(length=3)])
+def test_a_loss_that_does_not_shift_the_labels(name, method):
+    """The decoder by itself takes labels that stand at the place that answers."""
+    hf = pytest.importorskip("transformers")
+    config = getattr(hf, f"{name}Config")(
+        vocab_size=48, d_model=16, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32,
+        max_position_embeddings=32, pad_token_id=0, decoder_start_token_id=2, dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model, batch = getattr(hf, f"{name}ForCausalLM")(config), unpadded("gpt2")
+    assert not torch.equal(batch["labels"][:, 1:], batch["labels"][:, :-1])
+    mp.attach(model, method, seed=0)
+    for question in (0, 4):
+        batch["labels"][:, :question] = -100
+        plain = model(**wrap(model, batch)).loss
+        close(training.loss_of(model, batch), plain)
+
+
+def test_a_loss_of_ones_own_is_taken():
+    model, batch = zoo.build("llama"), unpadded("llama", 4)
+    mp.attach(model, mp.PromptTuning(length=3), seed=0)
+    assert fits(model)
+
+    def doubled(logits, labels, vocab_size, **kwargs):
+        return 2 * usual(logits, labels, vocab_size, **kwargs)
+
+    usual, plain = model.loss_function, model(**batch).loss
+    model.loss_function = doubled
+    assert not fits(model)
+    close(training.loss_of(model, batch), 2 * plain)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.model.kind import head_of
+from minipeft.training.savings.usual_loss import has_usual_loss
 from tiny_transformer.models import Stack
 
 WORTH = 0.9  # of the columns; above, nothing is gained
@@ -58,6 +59,8 @@ def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:
         return None
     config = model.config  # of mixtures of experts the loss has a second part
     if getattr(config, "is_encoder_decoder", False) or hasattr(config, "output_router_logits"):
+        return None
+    if not has_usual_loss(model):
         return None
     labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)  # (B, T)
     columns = (labels != -100).any(dim=0).nonzero()[:, 0]  # (k,)

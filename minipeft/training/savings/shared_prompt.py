@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from minipeft.attaching.in_training import active
 from minipeft.model.kind import head_of
 from minipeft.training.savings.cross_entropy import summed_cross_entropy
+from minipeft.training.savings.usual_loss import has_usual_loss
 from tiny_transformer.models import Decoder
 
 NOT_SHARED: WeakSet[nn.Module] = WeakSet()  # what their layers keep is no past to share
@@ -59,7 +60,7 @@ def fits(model: nn.Module) -> bool:
     acting, config = active(model), getattr(model, "config", None)
     if len(acting) != 1 or not acting[0].words or model.minipeft.routing or config is None:
         return False
-    if model in NOT_SHARED or getattr(config, "output_router_logits", False):  # a second loss
+    if model in NOT_SHARED:
         return False
     if not acting[0].anatomy.is_decoder() or head_of(model) != "language":
         return False
@@ -68,6 +69,8 @@ def fits(model: nn.Module) -> bool:
     if not isinstance(model, Decoder):  # of tiny_transformer
         arguments = inspect.signature(model.forward).parameters
         if not {"past_key_values", "logits_to_keep"} <= set(arguments):
+            return False
+        if not has_usual_loss(model):
             return False
     return not model.training or not drops(model)
 
