@@ -1,5 +1,8 @@
 """What rows share is run once: same loss, same gradients, and only where that is true."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import zoo
@@ -186,6 +189,18 @@ def test_a_loss_that_does_not_shift_the_labels(name, method):
         batch["labels"][:, :question] = -100
         plain = model(**wrap(model, batch)).loss
         close(training.loss_of(model, batch), plain)
+
+
+def test_the_loss_is_looked_at_without_a_word():
+    """transformers logs that it does not know the loss of a GPT-2 when it is asked for it."""
+    code = """if True:
+        import transformers as hf
+        from minipeft.training.savings.usual_loss import has_usual_loss
+        model = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=48, n_embd=16, n_layer=1, n_head=2))
+        assert has_usual_loss(model)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "loss_type" not in done.stderr, done.stderr
 
 
 def test_a_loss_of_ones_own_is_taken():

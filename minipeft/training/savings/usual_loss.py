@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from functools import cache
 
 from torch import nn
@@ -16,7 +17,10 @@ def has_usual_loss(model: nn.Module) -> bool:
     """
     if getattr(model.config, "output_router_logits", False) or not calls_loss(type(model)):
         return False
-    return getattr(model.loss_function, "__name__", "") == "ForCausalLMLoss"
+    # as `model.loss_function` chooses, which would log that it does not know GPT-2's name
+    losses = sys.modules["transformers.loss.loss_utils"].LOSS_MAPPING
+    given = vars(model).get("_loss_function") or losses.get(getattr(model, "loss_type", None))
+    return given in (None, losses["ForCausalLM"])
 
 
 @cache
