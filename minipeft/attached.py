@@ -102,6 +102,11 @@ class Attached:
         self.originals = Originals()
         self.model = model
         self.requires_grad = [(p, p.requires_grad) for p in model.parameters()]
+        self.flags = {  # by name, for parameters that are exchanged meanwhile
+            name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)
+        }
+        self.kept: dict[nn.Parameter, Tensor] = {}  # see in_training.keep_frozen
+        self.told_of_kept = False
         self.buffers = [  # batch norm counts what it sees
             (module, key, buffer.clone())
             for module in model.modules()
@@ -115,16 +120,19 @@ class Attached:
         self.forward_lock = ForwardLock()
         self.reach: Reach  # made by `attach`
         self.hooks: list = []
+        self.is_copy = False  # one that has not been called yet
 
     def __setstate__(self, state: dict) -> None:
         """A copy of the record belongs to the copy of the model."""
-        self.__dict__ = {**state, "routing": None}
+        self.__dict__ = {**state, "routing": None, "is_copy": True}
         WITH_TUNERS.add(self.model)
 
     def freeze(self) -> None:
-        """No parameter that the base had when the record was made asks for a gradient any more."""
+        """No parameter that the base had when the record was made asks for a gradient any more, or
+        has one, which an optimizer would act on."""
         for parameter, _ in self.requires_grad:
             parameter.requires_grad_(False)
+            parameter.grad = None
 
     # ---- doors ----
 
@@ -209,7 +217,14 @@ class Attached:
             hook.remove()
         for parameter, flag in self.requires_grad:
             parameter.requires_grad_(flag)
+        known = {parameter for parameter, _ in self.requires_grad}
+        for name, parameter in self.model.named_parameters():
+            if parameter not in known and name in self.flags:
+                parameter.requires_grad_(self.flags[name])
         with torch.no_grad():
+            for parameter, value in self.kept.items():
+                if parameter.shape == value.shape:
+                    parameter.copy_(value)
             for module, key, value in self.buffers:
                 now = module._buffers.get(key)
                 if now is not None and now.shape == value.shape:

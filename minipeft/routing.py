@@ -20,7 +20,13 @@ from minipeft.attaching.in_training import active, record_of, tuners
 from minipeft.doors.followed_rows import check_rows, is_known, one_set_at_a_time
 from minipeft.doors.positions import count_positions, whole_rows
 from minipeft.doors.rows import Routing
-from minipeft.doors.words import choice_by_choice, is_left_padded, mask_of, together
+from minipeft.doors.words import (
+    check_mask,
+    choice_by_choice,
+    is_left_padded,
+    mask_of,
+    together,
+)
 from minipeft.model.libraries import unwrapped
 from minipeft.passes.call_arguments import takes
 
@@ -92,7 +98,10 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     model = unwrapped(model)
     if tuners(model) and not takes(model, "attention_mask"):
         return batch
-    return wrap_now(model, batch, left)
+    wrapped = wrap_now(model, batch, left)
+    if "position_ids" in batch or takes(model, "position_ids") or "position_ids" not in wrapped:
+        return wrapped
+    return {key: value for key, value in wrapped.items() if key != "position_ids"}
 
 
 def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
@@ -111,6 +120,7 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
         B, T = batch["input_ids"].shape
         if B != len(rows):
             raise ValueError(f"route() names {len(rows)} rows, but the batch has {B}.")
+        check_mask(batch)
         groups: dict[tuple[str, ...], list[int]] = {}
         for number, names in enumerate(rows):
             groups.setdefault(names, []).append(number)

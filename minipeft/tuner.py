@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from minipeft.attached import Attached, finish, tuners
-from minipeft.attaching import state
+from minipeft.attaching import resizing, state
 from minipeft.attaching.in_training import WITH_TUNERS, changed, check_alone, digest, update
 from minipeft.attaching.installing import Installer, Share, heads_to_train
-from minipeft.attaching.refusals import check_attach, check_merge
+from minipeft.attaching.refusals import check_attach, check_copy, check_merge, check_offloaded
 from minipeft.contexts import seeded
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
@@ -76,7 +77,7 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
     tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
     first = not tuners(model)
     tuner.record = Attached(model) if first else model.minipeft
-    with tuner.record.forward_lock:
+    with tuner.record.forward_lock, torch.inference_mode(False):
         try:
             model.minipeft = tuner.record
             model.minipeft.tuners[name] = tuner
@@ -87,6 +88,9 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))
+                tuner.record.hooks.extend(
+                    resizing.register(model, tuner.record.reach.bodies.values())
+                )
             heads = heads_to_train(tuner, head)
             tuner.anatomy.copied = tuner.anatomy.copied or tuple(heads)
             with seeded(seed):
@@ -123,6 +127,7 @@ class Tuner(Installer, BatchWrapping):
         self.words: range | None = None  # the ids of this tuner's own words
         self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
         self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See passes/reach.py
+        self.copy_marks: dict[str, Mark] = {}  # path of a copied layer -> the same
         self.word_mark: Mark | None = None
         self.word_paths: list[str] = []  # of the embeddings that know the words
         self.enabled = True
@@ -196,7 +201,7 @@ class Tuner(Installer, BatchWrapping):
         self._alive()
         if self.merged:
             raise ValueError(f"{self.name!r} is merged into the base: call unmerge() first.")
-        with self.record.forward_lock:
+        with self.record.forward_lock, torch.inference_mode(False):
             finish(lambda: self._switch(False))
         return self
 
@@ -205,7 +210,7 @@ class Tuner(Installer, BatchWrapping):
         self._alive()
         if not self.enabled:
             self._check_order()
-            with self.record.forward_lock:
+            with self.record.forward_lock, torch.inference_mode(False):
                 try:
                     self._switch(True)
                 except BaseException:
@@ -238,7 +243,7 @@ class Tuner(Installer, BatchWrapping):
         if self.merged:
             return self
         check_merge(self)
-        with self.record.forward_lock:
+        with self.record.forward_lock, torch.inference_mode(False):
             try:
                 self.merged = True
                 self.rounding = lost_share(self.doors(), self.name)
@@ -257,7 +262,7 @@ class Tuner(Installer, BatchWrapping):
         self._alive()
         if self.merged:
             self._check_order()
-            with self.record.forward_lock:
+            with self.record.forward_lock, torch.inference_mode(False):
                 finish(self._unmerge)
         return self
 
@@ -270,7 +275,7 @@ class Tuner(Installer, BatchWrapping):
         self._alive()
         if any(self.name in names for names in self.record.routing or ()):
             raise ValueError(f"route() sends rows to {self.name!r}: leave it before detach().")
-        with self.record.forward_lock:
+        with self.record.forward_lock, torch.inference_mode(False):
             finish(self._take_away)
         return self.model
 
@@ -386,6 +391,8 @@ def prepare(model: nn.Module) -> None:
     """Before every pass: attention reads memories, whatever was set since the last one; methods
     forget that one's batch, and those that count steps do so, in a copy of a model as well.
     """
+    check_copy(model.minipeft)
+    check_offloaded(model.minipeft)
     for tuner in model.minipeft.tuners.values():
         tuner.method.before_pass(tuner)
         if tuner not in COUNTED and tuner.method.counts_steps(tuner):

@@ -12,12 +12,16 @@ one wakes the earlier one.
 The mechanism is `requires_grad`, so that loops of one's own and transformers' Trainer keep to the
 same rule: parameters of a tuner that rests require no gradient. Base parameters that a tuner trains
 in place rest also while it is disabled or merged, since they then hold what belongs to the base.
+
+Where somebody has set `requires_grad` of the frozen base, its values are kept before the first step
+that changes them, and `detach` writes them back. That, and a step that does something else than it
+seems to, is worth a warning.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -35,6 +39,7 @@ if TYPE_CHECKING:
 
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
 KNOWN: WeakSet[Tuner] = WeakSet()  # tuners that were attached and have not been given up
+TOLD: WeakSet[nn.Module] = WeakSet()  # of these, models whose base was trained, which was said
 HOOKS: list = []  # on the steps of every optimizer, as soon as there is a tuner
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
@@ -86,6 +91,7 @@ def update(model: nn.Module) -> None:
     KNOWN.update(tuners(model).values())
     if KNOWN and not HOOKS:
         HOOKS.append(register_optimizer_step_pre_hook(look_at_step))
+    TOLD.discard(model)
     for tuner in tuners(model).values():
         finished = any(tuner.name in later.finished for later in now)
         tuner.rest(finished or bool(tuner.base_values and tuner not in now))
@@ -131,14 +137,8 @@ def _checked(model: nn.Module, names: Sequence) -> list[str]:
 def _tell(model: nn.Module) -> None:
     """Warn where what is trained may not be what was meant."""
     if not tuners(model):
-        parameters = list(model.parameters())
-        if model in WITH_TUNERS and all(p.requires_grad for p in parameters):
-            warnings.warn(
-                f"No tuner is attached any more, so all {sum(p.numel() for p in parameters):,} "
-                "parameters of the base itself are trained: attach a method first, or "
-                "FullFineTuning() to train them all and get the base back by detach().",
-                stacklevel=5,
-            )
+        if model in WITH_TUNERS and all(p.requires_grad for p in model.parameters()):
+            tell_of_base(model, stacklevel=6)
         return
     resting = [tuner.name for tuner in active(model) if tuner.resting]
     if resting:
@@ -148,6 +148,51 @@ def _tell(model: nn.Module) -> None:
             f"well but stays as it is; disable it to train without it, or name what to train, "
             f"tuners={tuple(tuner.name for tuner in active(model))}.",
             stacklevel=5,
+        )
+
+
+def tell_of_base(model: nn.Module, stacklevel: int) -> None:
+    """Warn that the base itself is trained, which has no tuners any more."""
+    TOLD.add(model)
+    warnings.warn(
+        f"No tuner is attached any more, so all {sum(p.numel() for p in model.parameters()):,} "
+        "parameters of the base itself are trained: attach a method first, or FullFineTuning() to "
+        "train them all and get the base back by detach().",
+        stacklevel=stacklevel,
+    )
+
+
+def frozen(model: nn.Module) -> list[nn.Parameter]:
+    """The base's parameters that no tuner trains in place; none where nothing is attached."""
+    record = record_of(model)
+    if record is None:
+        return []
+    trained = {parameter for tuner in in_training(model) for parameter in tuner.base_values}
+    return [parameter for parameter, _ in record.requires_grad if parameter not in trained]
+
+
+def keep_frozen(model: nn.Module, parameters: Collection[nn.Parameter], stacklevel: int) -> None:
+    """Before a step over these parameters: keep the values of those that are the frozen base's and
+    would change, since they require a gradient again or have one; warn, once for a model."""
+    asked = [
+        p for p in frozen(model) if p in parameters and (p.requires_grad or p.grad is not None)
+    ]
+    if not asked:
+        return
+    record, known = record_of(model), tuners(model).values()
+    in_place = {parameter for tuner in known for parameter in tuner.base_values}  # kept already
+    for parameter in asked:
+        if parameter not in record.kept and parameter not in in_place:
+            record.kept[parameter] = record.originals.value(parameter).clone()
+    if not record.told_of_kept:
+        record.told_of_kept = True
+        names = next(iter(known)).anatomy.parameter_names()
+        rest = f" and {len(asked) - 1} other parameters" if len(asked) > 1 else ""
+        warnings.warn(
+            f"{names.get(asked[0], 'A parameter')}{rest} of the base are trained, because "
+            "requires_grad was set after attach: no tuner saves that, and detach() takes it back; "
+            "set it to False again, or let attach train them, by head=(...) or FullFineTuning().",
+            stacklevel=stacklevel,
         )
 
 
@@ -168,30 +213,47 @@ def why_untrained(tuner: Tuner) -> str | None:
 
 
 def look_at_step(optimizer: torch.optim.Optimizer, *_) -> None:
-    """Before a step: warn, once for a tuner, where it does not do to it what it seems to."""
-    suspects = [t for t in list(KNOWN) if not t.told_of_step and (why_untrained(t) or half_of(t))]
-    if not suspects:
-        return
+    """Before a step: keep what it changes of a frozen base; warn, once for a tuner or a base, where
+    it does not do what it seems to."""
     parameters = {p for group in optimizer.param_groups for p in group["params"]}
-    gradients = any(p.grad is not None for p in parameters)
-    for tuner in suspects:
-        sentence = None
-        if not gradients and (why := why_untrained(tuner)):
-            if parameters.intersection(tuner.parameters()):
-                sentence = (
-                    f"This step of the optimizer changes nothing: {tuner.name!r}, whose parameters "
-                    f"it has, {why}."
-                )
-        elif half := parameters.intersection(half_of(tuner)):
-            dtype = str(next(iter(half)).dtype).removeprefix("torch.")
-            sentence = (
-                f"{tuner.name!r} trains {sum(p.numel() for p in half):,} parameters in {dtype}, "
-                "where a small step is rounded away: train with minipeft.train, which keeps them "
-                "in float32, or load the base in float32."
-            )
+    for model in list(WITH_TUNERS):
+        keep_frozen(model, parameters, stacklevel=4)
+        if record_of(model) is None and model not in TOLD:
+            of_base = list(model.parameters())
+            trained = any(p in parameters and p.grad is not None for p in of_base)
+            if trained and all(p.requires_grad for p in of_base):
+                tell_of_base(model, stacklevel=4)
+    for tuner in list(KNOWN):
+        sentence = None if tuner.told_of_step else misunderstood(tuner, parameters)
         if sentence:
             tuner.told_of_step = True
             warnings.warn(sentence, stacklevel=3)
+
+
+def misunderstood(tuner: Tuner, parameters: set[nn.Parameter]) -> str | None:
+    """What a step over these parameters does not do to a tuner, although it seems to."""
+    why, half = why_untrained(tuner), parameters.intersection(half_of(tuner))
+    if why and not any(p.grad is not None for p in parameters):
+        if parameters.intersection(tuner.parameters()):
+            return (
+                f"This step of the optimizer changes nothing: {tuner.name!r}, whose parameters "
+                f"it has, {why}."
+            )
+    elif half:
+        dtype = str(next(iter(half)).dtype).removeprefix("torch.")
+        return (
+            f"{tuner.name!r} trains {sum(p.numel() for p in half):,} parameters in {dtype}, "
+            "where a small step is rounded away: train with minipeft.train, which keeps them "
+            "in float32, or load the base in float32."
+        )
+    elif not why and not parameters.isdisjoint(frozen(tuner.model)):
+        its = tuner.parameters()
+        if parameters.isdisjoint(its) and any(p.grad is not None for p in its):
+            return (
+                f"This optimizer has none of the parameters of {tuner.name!r}, which it was made "
+                "before, and so does not train it: make it after attach, from tuner.parameters()."
+            )
+    return None
 
 
 def half_of(tuner: Tuner) -> list[nn.Parameter]:

@@ -22,6 +22,7 @@ from minipeft.doors.weights import Frozen, WeightDoor
 from minipeft.doors.words import WordDoor
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.libraries import is_loose
 from minipeft.model.sites import AttentionSite, Place, Site, keys_at
 
 
@@ -38,6 +39,7 @@ class Installer:
     base_values: dict[nn.Parameter, Tensor]
     base_value_names: dict[nn.Parameter, str]
     marks: dict[str, Mark]
+    copy_marks: dict[str, Mark]
     shares: list[Share]
 
     def install_part(self, part: Method) -> None:
@@ -83,6 +85,7 @@ class Installer:
         # a half-precision base gets fp32 patches: small steps would be lost in 8 bits of mantissa
         patch.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
         door = self.record.door(place.module, WeightDoor, self.name)
+        door.path = place.path
         as_patch(patch).bind_base(Frozen(door, place.columns, self.name))
         if place.columns is None:
             door.add(self.name, patch)
@@ -177,21 +180,31 @@ class Installer:
             raise ValueError(f"This model has no module {path!r}{self.anatomy.near(path)}")
         if not any(True for _ in self.anatomy.modules[path].parameters()):
             raise ValueError(f"{path} has no parameters, so there is nothing in it to train.")
-        whole = ()  # names of modules that are copied with all that is in them
+        if is_loose(self.anatomy.modules[path]):
+            raise ValueError(
+                f"{path} is a {type(self.anatomy.modules[path]).__name__}, whose numbers are read "
+                "without calling it, so that a copy would not be asked: put them into a module "
+                "with a forward of its own."
+            )
+        # names of modules that are copied with all that is in them
+        whole = tuple(f"{copied}." for copied in self.copies)
         for inner, module in walk(self.anatomy.modules[path], path):
             parameters = [p for p in module._parameters.values() if p is not None]
+            loose = [part for part in filter(None, module._modules.values()) if is_loose(part)]
+            parameters += [p for part in loose for p in part.parameters()]
             if not parameters or inner in self.copies or inner.startswith(whole):
                 continue
             if any(p in self.base_values for p in parameters):
                 continue
             check_plain(inner, module)
             self._check_copy(inner, module)
-            twin = copy.deepcopy(module)
+            twin = copy_of(module)
             twin.to(torch.promote_types(dtype_of(module), torch.float32))  # as patches, see `add`
             for parameter in twin.parameters():
                 parameter.grad = None
                 parameter.requires_grad_(True)
-            self._put(module, twin, CopyDoor)
+            door = self._put(module, twin, CopyDoor)
+            door.path, self.copy_marks[inner] = inner, door.marks[self.name]
             self.copies[inner] = twin
             whole += (f"{inner}.",)
 
@@ -240,6 +253,21 @@ class Installer:
             self.base_value_names[parameter] = names[parameter]
             self.base_values[parameter] = parameter.detach().clone()
             parameter.requires_grad_(True)
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A copy of a layer. Weights that a hook makes anew for every call (weight_norm, pruning) are
+    no parameters, and torch copies none that has a gradient's history.
+    """
+    parts = list(module.modules())
+    made = [(vars(p), k, v) for p in parts for k, v in vars(p).items() if isinstance(v, Tensor)]
+    try:
+        for place, key, value in made:
+            place[key] = value.detach()
+        return copy.deepcopy(module)
+    finally:
+        for place, key, value in made:
+            place[key] = value
 
 
 class Share:

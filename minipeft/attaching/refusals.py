@@ -9,7 +9,7 @@ from torch import nn
 from minipeft.attached import tuners
 from minipeft.doors.copies import CopyDoor
 from minipeft.doors.door import bottom
-from minipeft.doors.layers import is_linear
+from minipeft.doors.layers import is_linear, is_map
 from minipeft.doors.patch import as_patch
 from minipeft.methods.method import Method
 from minipeft.model.libraries import is_sharded
@@ -28,6 +28,11 @@ def check_attach(model: nn.Module, method: Method, name: str, head) -> None:
     if not (named and head) and head not in (True, False, "auto"):
         raise ValueError(
             f'head must be "auto", True, False or paths of modules, such as ("out",), not {head!r}.'
+        )
+    if any(map(is_offloaded, model.modules())):
+        raise ValueError(
+            "Weights of this model are offloaded (accelerate's cpu_offload or device_map), so that "
+            "no layer has them but while it is called: load the model where all of it fits."
         )
     if name in tuners(model):
         raise ValueError(
@@ -95,6 +100,35 @@ def changes(patch: nn.Module) -> bool:
     if as_patch(patch).is_additive():
         return bool((as_patch(patch).delta().abs() > 1e-6).any())
     return any(bool(parameter.any()) for parameter in patch.parameters())
+
+
+def is_offloaded(module: nn.Module) -> bool:
+    """Does accelerate keep the numbers of this layer elsewhere, until it is called?"""
+    return "_hf_hook" in vars(module) and any(p.is_meta for p in module.parameters(recurse=False))
+
+
+def check_offloaded(record) -> None:
+    """Before a pass: accelerate may have offloaded a model that had tuners already."""
+    for tuner in record.tuners.values():
+        first = [patch for _, patch in tuner.patches[:1]] + [*tuner.copies.values()][:1]
+        if any(is_offloaded(module) for patch in first for module in patch.modules()):
+            raise ValueError(
+                f"{tuner.name!r} was offloaded together with the model (accelerate), which does "
+                "not find its numbers again: detach it, and attach to a model that is not "
+                "offloaded."
+            )
+
+
+def check_copy(record) -> None:
+    """Before a copy of a model is called for the first time: torch may have quantized all of it."""
+    for tuner in record.tuners.values() if record.is_copy else ():
+        inside = [module for _, patch in tuner.patches for module in patch.modules()]
+        if any(is_map(module) and not is_linear(module) for module in inside):
+            raise ValueError(
+                f"The layers of {tuner.name!r} were quantized together with the model, and cannot "
+                "be used so: quantize before attach(), or a copy into which it is merged."
+            )
+    record.is_copy = False
 
 
 def reads_bias(module: nn.Module) -> bool:

@@ -51,7 +51,9 @@ def add_tuners(model: nn.Module, state: dict, prefix: str, _) -> None:
 
 
 @torch.no_grad()
-def take_tuners(model, state: dict, prefix: str, _, strict, missing, unexpected, errors) -> None:
+def take_tuners(
+    model, state: dict, prefix: str, metadata: dict, strict, missing, unexpected, errors
+) -> None:
     """A hook of `load_state_dict`: the tensors of the tuners out of the state, into the tuners."""
     if "minipeft" not in vars(model):
         return
@@ -60,6 +62,11 @@ def take_tuners(model, state: dict, prefix: str, _, strict, missing, unexpected,
         raise ValueError(
             f"{merged[0]!r} is merged into the base's weights, which load_state_dict() would "
             "overwrite: call unmerge() or detach() first."
+        )
+    if metadata.get("assign_to_params_buffers"):
+        raise ValueError(
+            "load_state_dict(assign=True) would put other parameters in the place of those that "
+            "the tuners know: leave assign out, or load the state before attach()."
         )
     begin = f"{prefix}{BEGIN}"
     given = {

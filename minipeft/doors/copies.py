@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -19,8 +20,15 @@ class CopyDoor(Door):
     is asked of the layer, a weight or another method, is the copy's as well.
     """
 
+    def __getattr__(self, key: str):
+        value = super().__getattr__(key)
+        if isinstance(value, Tensor) or inspect.ismethod(value):
+            for mark in self.marks.values():
+                mark.weight_read = True  # for all rows alike: see Reach.check_copies
+        return value
+
     def behind(self) -> nn.Module:
-        last = self.answering() if self.routing is None else self.base
+        last = self.answering()
         return last if dtype_of(last) == dtype_of(self.base) else self.base
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
@@ -28,6 +36,12 @@ class CopyDoor(Door):
         if active and active[-1][1] is None:
             return self.copy_output(active[-1][0], x, *args, **kwargs)
         y = self.base(x, *args, **kwargs)
+        if active and not (isinstance(y, Tensor) and len(y) == len(x)):
+            raise ValueError(
+                f"route() cannot tell the rows apart in what {self.path}, a "
+                f"{type(bottom(self)).__name__}, answers: give the rows of each tuner in a batch "
+                "of their own."
+            )
         for copy, rows in active:
             rows = rows.to(x.device)
             y = y.index_copy(0, rows, self.copy_output(copy, x, *args, **kwargs)[rows])
@@ -55,8 +69,11 @@ class CopyDoor(Door):
         return names[names.index(merged) + 1 :] if merged else names
 
     def answering(self) -> nn.Module:
-        """The copy that answers where nothing is routed, or the base."""
+        """The copy that answers for every row, or the base."""
         acting = [name for name in self.after_merged() if name not in self.off]
+        if self.routing is not None:
+            names = self.routing[0] if self.routing.uniform else ()
+            acting = [name for name in acting if name in names]
         return self.patches[acting[-1]] if acting else self.base
 
     def write(self) -> None:

@@ -9,7 +9,8 @@ class Mark:
     Attributes:
         read: since the last pass began.  ever: in any pass.
         skipped: a soft prompt's embedding was called since then, without the prompt.
-        weight_read: a linear map's weight was asked for since then.
+        weight_read: a linear map's weight was asked for since then; of a layer that is copied, any
+            of its numbers, or another method than forward.
         lengths: of the inputs that a soft prompt was found in.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from minipeft.doors.copies import CopyDoor
 from minipeft.doors.door import Door, bottom
 from minipeft.doors.grouping import grouped
-from minipeft.doors.layers import is_transposed
+from minipeft.doors.layers import check_plain, is_transposed
 from minipeft.doors.patch import Patch, as_patch
 from minipeft.doors.rows import on
 
@@ -83,6 +83,7 @@ class WeightDoor(Door):
         return any(as_patch(p).base_replacement() is not None for p in self.patches.values())
 
     def check_merge(self, name: str) -> None:
+        check_plain(self.path, bottom(self))
         patches = {other: as_patch(patch) for other, patch in self.patches.items()}
         patch = patches[name]
         kind = patch.unmergeable()
@@ -172,6 +173,8 @@ class Frozen:
         """(out, in), or (out of the part, in)."""
         base = self.door.base
         base = base.answering() if isinstance(base, CopyDoor) else base
+        if not isinstance(base.weight, Tensor):  # quantized since
+            check_plain(self.door.path, base)
         weight = self.door.originals.value(base.weight)
         weight = weight.T if is_transposed(base) else weight
         return weight if self.columns is None else weight[self.columns]

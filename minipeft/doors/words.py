@@ -199,9 +199,26 @@ def choice_by_choice(batch: dict, wrap: Callable[[dict], dict]) -> dict:
 
 
 def mask_of(batch: dict) -> Tensor:
-    """The batch's attention mask (B, T), ones where it has none."""
+    """The batch's attention mask (B, T) in whole numbers, ones where it has none."""
     mask = batch.get("attention_mask")
-    return torch.ones_like(batch["input_ids"]) if mask is None else mask
+    if mask is None:
+        return torch.ones_like(batch["input_ids"])
+    return mask.long() if mask.is_floating_point() else mask
+
+
+def check_mask(batch: dict) -> None:
+    """Refuse a mask that new words cannot be put into.
+
+    Raises:
+        ValueError: the attention_mask has not one number per token, (B, T).
+    """
+    mask, shape = batch.get("attention_mask"), tuple(batch["input_ids"].shape)
+    if mask is not None and (not isinstance(mask, Tensor) or tuple(mask.shape) != shape):
+        what = f"has the shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else "is no tensor"
+        raise ValueError(
+            f"The attention_mask {what}, and a tuner's words can be put only into one with a "
+            f"number per token, {shape}: give such a mask, or disable the tuner."
+        )
 
 
 def along_tokens(key: str, value, shape: tuple[int, int], aligned: bool) -> bool:

@@ -18,6 +18,7 @@ from minipeft.model.families import TASK_HEADS
 
 # what follows a path
 ADAPTED = re.compile(r"\.(lora_|ia3_l$|vera_lambda_|token_adapter\.|base_layer\.)")
+WRAPPED = re.compile(r"\.(?:original_module|modules_to_save)\.")  # inside PEFT's module of a head
 BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
 TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
 
@@ -63,6 +64,21 @@ def in_names_of(
     return settings, {_named(k, name) if k in moved else k: t for k, t in tensors.items()}
 
 
+def without_doubles(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without what PEFT stores of a trained head once more, with `bias="all"`: its
+    biases beside the head as it was, and under the names that PEFT's own module gives them.
+    """
+
+    def is_double(key: str) -> bool:
+        parts = WRAPPED.split(key, maxsplit=1)
+        inside = parts[-1].partition(".")[2]  # behind the adapter's name, where there is one
+        return len(parts) > 1 and any(
+            f"{parts[0]}.{rest}" in tensors for rest in (parts[-1], inside) if rest
+        )
+
+    return {key: tensor for key, tensor in tensors.items() if not is_double(key)}
+
+
 def _named(key: str, name) -> str:
     return PREFIX + name(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else key
 
@@ -84,7 +100,8 @@ def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
             continue  # an adapter on a map of the head, and no head
         module, _, parameter = path.rpartition(".")
         layer = anatomy.modules.get(module)
-        parameter = None if layer is None else layer._parameters.get(parameter)
+        numbers = {} if layer is None else layer._parameters | layer._buffers
+        parameter = numbers.get(parameter)
         if parameter is not None and parameter.shape == tensor.shape:
             continue
         outputs = [len(t) for k, t in tensors.items() if head in k.split(".") and t.dim() == 2]

@@ -24,12 +24,12 @@ import minipeft.methods as methods
 from minipeft.attaching.refusals import check_attach
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
-from minipeft.files.other_shapes import check_heads, in_names_of
+from minipeft.files.other_shapes import ADAPTED, check_heads, in_names_of, without_doubles
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
-from minipeft.model.libraries import unwrapped
+from minipeft.model.libraries import is_loose, unwrapped
 from minipeft.tuner import Tuner, install
 from tiny_transformer.files import check_fetched, saving_tensors, saving_text, write_all
 
@@ -109,7 +109,7 @@ def load(
         )
     reader = layouts.READERS.get(settings["peft_type"])
     if not ours:
-        settings, tensors = in_names_of(anatomy, settings, tensors)
+        settings, tensors = in_names_of(anatomy, settings, without_doubles(tensors))
     check_heads(anatomy, settings, tensors)
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
@@ -143,7 +143,7 @@ def fill(tuner: Tuner, values: dict[str, Tensor]) -> None:
                     f"The file has a tensor for {path}, which is not there{hint}: it was made for "
                     "a model of another class."
                 )
-            tuner.copy(path)
+            tuner.copy(whole_layer(path, tuner.anatomy))
             places = tuner.named_tensors()
     missing = [key for key in places if key not in values]
     if missing:
@@ -154,9 +154,22 @@ def fill(tuner: Tuner, values: dict[str, Tensor]) -> None:
                 f"{key} has shape {tuple(value.shape)} in the file but {tuple(places[key].shape)} "
                 "on this model: it belongs to another base."
             )
+        if places[key].is_floating_point() != value.is_floating_point():
+            raise ValueError(
+                f"{key} holds {value.dtype} in the file and {places[key].dtype} on this model: it "
+                "was changed, or belongs to another method."
+            )
     with torch.no_grad():
         for key, value in values.items():
             places[key].copy_(value)
+
+
+def whole_layer(path: str, anatomy: Anatomy) -> str:
+    """The module at a path, or, where that is a container of numbers, the one that reads them."""
+    above = path
+    while above and is_loose(anatomy.modules[above]):
+        above = above.rpartition(".")[0]
+    return above or path
 
 
 def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
@@ -193,7 +206,8 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
             f"{known})."
         )
     for key, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        counts = ours or not ADAPTED.search(key)  # the buffers of a trained head, maybe
+        if not tensor.is_floating_point() and not counts:
             raise ValueError(f"{key} in {folder} holds {tensor.dtype}, not floating-point numbers.")
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{key} in {folder} has values that are not finite: do not use it.")

@@ -10,6 +10,7 @@ from torch import nn
 
 from minipeft.doors.door import bottom
 from minipeft.model.families import COUNT_OWN_TOKENS
+from minipeft.model.libraries import is_library_model, is_of_library
 from minipeft.model.names import Names
 from minipeft.model.sites import EmbeddingSite, Place
 
@@ -116,8 +117,11 @@ class Embeddings(Names):
 
     def takes_positions(self) -> bool:
         """Must the model be told positions where a row's own tokens are to count, from 0?"""
-        takes = "position_ids" in inspect.signature(self.model.forward).parameters
-        return takes and not self.counts_own_tokens()
+        models = [self.model]
+        if not is_of_library(type(self.model)):  # then the one inside may take them
+            models += [module for module in self.modules.values() if is_library_model(module)]
+        takes = ("position_ids" in inspect.signature(m.forward).parameters for m in models)
+        return any(takes) and not self.counts_own_tokens()
 
     def counts_own_tokens(self) -> bool:
         """Does the model count a row's own tokens by itself, whatever the side of the padding?

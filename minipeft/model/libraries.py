@@ -74,7 +74,7 @@ def own_modules(modules: Mapping[str, nn.Module]) -> list[str]:
     for path, module in modules.items():
         if not path or path.partition(".")[0] in theirs or lies_in(path, [*inside, *paths]):
             continue
-        around = any(body.startswith(f"{path}.") for body in inside)
+        around = any(body.startswith(f"{path}.") for body in inside) or is_loose(module)
         parameters = {id(p) for p in module.parameters()}
         if parameters and not around and not parameters & known:
             paths.append(path)
@@ -95,6 +95,8 @@ def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
     if is_of_library(type(modules[""])):
         return {}
     around = {""} | {body[:i] for body in inside for i, sign in enumerate(body) if sign == "."}
+    layers = [*inside, *own_modules(modules)]
+    around |= {path for path, m in modules.items() if is_loose(m) and not lies_in(path, layers)}
     return {
         f"{path}.{key}" if path else key: parameter
         for path in around
@@ -102,6 +104,13 @@ def own_parameters(modules: Mapping[str, nn.Module]) -> dict[str, nn.Parameter]:
         for key, parameter in modules[path]._parameters.items()
         if parameter is not None
     }
+
+
+def is_loose(module: nn.Module) -> bool:
+    """Is it never called, but read, such as an nn.ParameterList, or does it hold such a part?"""
+    if type(module).forward is not nn.Module.forward:
+        return False
+    return bool(module._parameters) or any(map(is_loose, filter(None, module._modules.values())))
 
 
 def lies_in(path: str, places: list[str]) -> bool:

@@ -186,8 +186,10 @@ class LinearMaps(Names):
         if is_map(module):
             check_plain(path, module)
         if not is_linear(module):
+            kind, library = type(module), type(module).__module__.partition(".")[0]
+            of = f" of {library}" if kind.__name__ in ("Linear", "Conv1D") else ""
             raise TypeError(
-                f"The target {target!r} names {path}, a {type(module).__name__}: a weights door "
+                f"The target {target!r} names {path}, a {kind.__name__}{of}: a weights door "
                 "needs a linear map (torch.nn.Linear or transformers' Conv1D)."
             )
         if not is_as_usual(module):

@@ -4,7 +4,9 @@ Every patch in a door has a `Mark`, which its door sets when it uses the patch. 
 looks at the marks after every pass, and says in one sentence which tuner did nothing, and where.
 Hooks tell where a pass begins and ends: on the model, and on every model inside it that reads its
 input by itself (`model.model`, `model.bert`, an encoder that `generate` runs alone, the encoder in
-a module of one's own). Whichever is called first begins the pass and gets the soft prompts.
+a module of one's own). Whichever is called first begins the pass. Every input gets the soft
+prompts once: what a model of a library hands on to its parts has them, while a module of one's own
+may give several texts to the model inside, one after the other.
 
 | a pass                  | what has to be read                                                  |
 |-------------------------|----------------------------------------------------------------------|
@@ -36,7 +38,8 @@ from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
 from minipeft.model.libraries import is_library_model
-from minipeft.passes.call_arguments import CACHES, encoded, named_arguments, past_tokens, takes
+from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
+from minipeft.passes.entrance import Entrance
 from tiny_transformer.models import EncoderDecoder
 
 
@@ -65,6 +68,8 @@ class Reach:
         self.model, self.lock, self.look_at_rows = model, lock, look_at_rows
         self.wrap, self.later, self.prepare = wrap, later, prepare
         self.depth, self.partly = 0, False
+        self.placed = False  # are the soft prompts in what is being read?
+        self.outside: list[bool] = []  # the same for the calls around this one
         self.caller: FrameType | None = None  # what runs the call that a pass began with
         self.root, self.given = "", {}
         self.masks: tuple[Tensor, Tensor] | None = None  # of the last encoder: given, with prompts
@@ -72,7 +77,8 @@ class Reach:
 
     def __getstate__(self) -> dict:
         """A copy of the model is in no pass."""
-        return vars(self) | {"depth": 0, "caller": None, "given": {}, "masks": None}
+        none = {"depth": 0, "caller": None, "given": {}, "masks": None}
+        return vars(self) | none | {"placed": False, "outside": []}
 
     def register(self) -> Iterator:
         """Hooks at every entrance; each is given out as soon as it is there."""
@@ -98,27 +104,28 @@ class Reach:
         if frame is None:
             for _ in range(self.depth):
                 self.lock.__exit__(None, None, None)
-            self.depth, self.caller = 0, None
+            self.depth, self.caller, self.outside = 0, None, []
 
     def begin(self, path: str, given: dict) -> None:
         """A pass begins with a call of the module at this path, with these arguments."""
         self.root, self.given = path, given
-        self.past = past_tokens(given)  # now, since the pass fills the cache
         self.entered: set[str] = set()
-        self.placed = False  # are the soft prompts where they belong?
-        for tuner in self.model.minipeft.tuners.values():
-            for mark in tuner.marks.values():
-                mark.clear()
+        self.placed = self.goes_on = self.begins = False  # a text: from a cache, or from its start
+        self.clear_marks()
         self.prepare(self.model)
+
+    def clear_marks(self) -> None:
+        """Nothing has been read yet."""
+        for tuner in self.model.minipeft.tuners.values():
+            for mark in (*tuner.marks.values(), *tuner.copy_marks.values()):
+                mark.clear()
 
     def look_at_rows_once(self, module: nn.Module, given: dict) -> None:
         """Let `look_at_rows` look; a pass that it makes for this leaves no trace."""
-        kept = self.placed, {*self.entered}, self.masks
+        kept = self.placed, {*self.entered}, self.masks, self.goes_on, self.begins
         self.look_at_rows(self.model, module, given)
-        self.placed, self.entered, self.masks = kept
-        for tuner in self.model.minipeft.tuners.values():
-            for mark in tuner.marks.values():
-                mark.clear()
+        self.placed, self.entered, self.masks, self.goes_on, self.begins = kept
+        self.clear_marks()
 
     # ---- soft prompts ----
 
@@ -127,19 +134,24 @@ class Reach:
 
         A module of one's own that takes no mask leaves it to the model inside.
         """
-        states = encoded(given)
+        past, states = past_tokens(given), encoded(given)  # now, since a pass fills the cache
+        self.goes_on |= past > 0
         if states is not None:
             self.placed = True
+            self.begins |= past == 0
             return self.with_encoded_words(states, given.get("attention_mask"))
         if "input_ids" not in given and "inputs_embeds" not in given:
             return None
-        if self.past or "input_ids" not in given:
+        decodes = reads_behind_an_encoder(module)  # the cache is of its decoder, not of these ids
+        if (past and not decodes) or "input_ids" not in given:
             self.placed = True
-            batch = self.later(self.model, given, self.past)
+            self.begins |= past == 0
+            batch = self.later(self.model, given, past)
             return None if batch is given else batch
         if not path and len(self.bodies) > 1 and not takes(module, "attention_mask"):
             return None
         self.placed = True
+        self.begins |= past == 0
         wrapped = self.wrap(self.model, given)
         if wrapped is given:
             return None
@@ -151,7 +163,7 @@ class Reach:
                     "changing layers."
                 )
         longer = wrapped["input_ids"].shape != given["input_ids"].shape
-        if longer and any(name in given for name in CACHES):
+        if longer and not decodes and any(name in given for name in CACHES):
             raise ValueError(
                 "The prompt is not in the ids that are to be continued: call minipeft.generate, or "
                 "give generate a batch from tuner.wrap(batch)."
@@ -193,11 +205,12 @@ class Reach:
 
     def check(self) -> None:
         """Raise ValueError for a tuner that this pass should have reached and did not."""
-        if self.partly or self.past:
+        if self.partly or (self.goes_on and not self.begins):
             return
         for tuner in self.tuners():
             self.check_words(tuner)
             self.check_places(tuner)
+            self.check_copies(tuner)
 
     def inside(self, path: str) -> bool:
         """Does a path lie inside the module whose call began this pass?"""
@@ -278,6 +291,18 @@ class Reach:
             f"was read; {first} {why}."
         )
 
+    def check_copies(self, tuner) -> None:
+        """Raise ValueError if a copied layer was used for all rows alike, but not all are the
+        tuner's: its numbers were read, or another of its methods was called."""
+        rows = self.model.minipeft.routing
+        for path, mark in tuner.copy_marks.items() if rows and not rows.uniform else ():
+            if mark.weight_read and not mark.read:
+                raise ValueError(
+                    f"route() cannot tell the rows apart at {path}, of which {tuner.name!r} trains "
+                    "a copy, because it was used without being called: give the rows of each tuner "
+                    "in a batch of their own."
+                )
+
     def check_encoder(self, tuner, marks: dict[str, Mark]) -> None:
         """Outputs of an encoder were given: its patches must have been read some time before."""
         away = {p: m for p, m in marks.items() if self.owner(p) not in self.entered}
@@ -304,64 +329,15 @@ class Reach:
         return type(self.bodies[self.root]).__name__
 
 
-class Entrance:
-    """The hooks of one module where a pass may begin."""
-
-    def __init__(self, reach: Reach, path: str) -> None:
-        self.reach, self.path = reach, path
-
-    def register(self) -> Iterator:
-        """The three hooks; each is given out as soon as it is there."""
-        module = self.reach.bodies[self.path]
-        yield module.register_forward_pre_hook(self.enter, with_kwargs=True)
-        yield module.register_forward_hook(self.passed)
-        yield module.register_forward_hook(self.leave, always_call=True)
-
-    def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> tuple | None:
-        """Before a call: a pass begins, or goes on inside; soft prompts are put in."""
-        reach = self.reach
-        reach.lock.__enter__()
-        reach.end_interrupted()
-        if not reach.depth:
-            reach.caller = frame_outside()
-        reach.depth += 1
-        every = named_arguments(module, args, kwargs)
-        given = {name: value for name, value in every.items() if value is not None}
-        if reach.depth == 1:
-            reach.begin(self.path, given)
-        reach.entered.add(self.path)
-        changed = None if reach.placed else reach.place_words(self.path, module, given)
-        if reach.depth == 1:
-            reach.look_at_rows_once(module, given | (changed or {}))
-        return None if changed is None else ((), every | changed)
-
-    def passed(self, *_) -> None:
-        """After a call that has ended well: was every tuner reached?"""
-        if self.reach.depth == 1:
-            self.reach.check()
-
-    def leave(self, *_) -> None:
-        """After every call, also one that has raised: the lock is given back."""
-        reach = self.reach
-        if not reach.lock.held():  # a thread that never got in
-            return
-        reach.depth -= 1
-        if not reach.depth:
-            reach.given, reach.caller = {}, None
-        reach.lock.__exit__(None, None, None)
-
-
 def means_all(tuner) -> bool:
     """Did nobody name its layers: was every one of a kind asked for, or another library's file?"""
     return tuner.foreign or any(part.means_all() for part in tuner.method.parts())
 
 
-def frame_outside() -> FrameType:
-    """What runs the function of this file that asks; torch.compile cuts such a function up."""
-    frame = sys._getframe()
-    while frame.f_code.co_filename == __file__:
-        frame = frame.f_back
-    return frame
+def reads_behind_an_encoder(module: nn.Module) -> bool:
+    """Is this an encoder-decoder?"""
+    config = getattr(module, "config", None)
+    return isinstance(module, EncoderDecoder) or getattr(config, "is_encoder_decoder", False)
 
 
 def reading_models(model: nn.Module) -> dict[str, nn.Module]:

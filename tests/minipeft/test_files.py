@@ -237,10 +237,16 @@ def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
     "settings, sentence",
     [
         (dict(use_dora=True), "is a DoRA by its settings, but .* has no lora_magnitude_vector"),
-        (dict(use_dora=True, init_lora_weights="pissa"), "a DoRA that started as a PiSSA"),
+        (
+            dict(use_dora=True, init_lora_weights="pissa"),
+            "use_dora=True and init_lora_weights='pissa', each of which is known alone",
+        ),
         (dict(use_qalora=True), "use_qalora=True, which groups the inputs"),
         (dict(bias="some"), "bias='some', which PEFT does not know"),
-        (dict(bias="all", lora_bias=True), "sets both lora_bias and bias='all'"),
+        (
+            dict(bias="all", lora_bias=True),
+            "lora_bias=True and bias='all', each of which is known alone",
+        ),
         (dict(layer_replication=[[0, 2]]), "builds a deeper model out of copies .* save what its"),
         (dict(setting_of_2031=[1]), r"setting_of_2031=\[1\]"),
         (dict(init_lora_weights="pissa_niter_4"), "changes the base"),

@@ -10,6 +10,7 @@ import transformers as hf
 import zoo
 from closeness import close
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import minipeft as mp
 
@@ -323,3 +324,166 @@ def test_a_head_of_another_name_is_what_stands_beside_the_body(kind, tmp_path):
     peft = pytest.importorskip("peft")
     theirs = peft.PeftModel.from_pretrained(model(), tmp_path).eval()
     close(zoo.logits(theirs, batch), zoo.logits(classifier, batch))
+
+
+# ---- heads of every kind ----
+
+
+class Listed(nn.Module):
+    """Numbers in a container that is never called, inside a module that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lists = nn.ModuleList([nn.ParameterList([nn.Parameter(torch.randn(16, 3))])])
+
+    def forward(self, x):
+        return x @ self.lists[0][0]
+
+
+class Functional(nn.Module):
+    """Its weight is read, and it is not called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(16, 3)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.map.weight)
+
+
+class Measured(nn.Module):
+    """A recurrent part in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.out = nn.LSTM(16, 4, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.read(x)[0])
+
+
+KINDS = {  # the head, and whether route() can give each row its own
+    "normalized": (lambda: nn.Sequential(nn.BatchNorm1d(7), nn.Linear(16, 3)), True),
+    "recurrent": (Measured, False),
+    "layer": (lambda: nn.TransformerEncoderLayer(16, 2, 8, batch_first=True), False),
+    "spectral": (lambda: parametrizations.spectral_norm(nn.Linear(16, 3)), True),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(16, 3)), True),
+    "by a hook": (lambda: nn.utils.weight_norm(nn.Linear(16, 3)), True),
+    "pruned": (lambda: prune.l1_unstructured(nn.Linear(16, 3), "weight", 0.5), True),
+    "listed": (Listed, True),
+    "functional": (Functional, False),
+    "scaled": (lambda: Scaled(), True),
+    "convolved": (lambda: nn.Sequential(nn.Conv1d(7, 7, 3), nn.Linear(14, 3)), True),
+}
+
+
+class Headed(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.encoder, self.head = zoo.build("tiny-encoder"), KINDS[kind][0]().double()
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.head(self.encoder(input_ids).states))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["head", "out"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_of_every_kind_are_trained_saved_merged_and_routed(kind, name, tmp_path):
+    def build():
+        model = seeded(lambda: Headed(kind))
+        if name != "head":  # which is what a tiny_transformer calls its own
+            setattr(model, name, model.head)
+            model.forward = lambda ids: SimpleNamespace(
+                logits=getattr(model, name)(model.encoder(ids).states)
+            )
+            del model.head
+        return model
+
+    def logits():
+        with torch.no_grad():
+            return model(IDS).logits
+
+    model, before = build(), build().state_dict()
+    base = logits()
+    tuner = mp.attach(model, mp.LoRA(rank=2), "a", seed=0)
+    copied = [p for copy in tuner.copies.values() for p in copy.parameters()]
+    first = [p.detach().clone() for p in copied]
+    optimizer = torch.optim.SGD(tuner.parameters(), 0.1)
+    for _ in range(2):
+        model(IDS).logits.square().mean().backward()
+        optimizer.step()
+    assert any(not torch.equal(*pair) for pair in zip(copied, first, strict=True))
+    trained = logits()
+    tuner.save(tmp_path)
+    model = build()
+    tuner = mp.load(model, tmp_path, "a")
+    close(logits(), trained)
+    tuner.merge()
+    close(logits(), trained)
+    tuner.unmerge()
+    close(logits(), trained)
+    with mp.route(model, ["a"] * 3):
+        close(logits(), trained)
+    if KINDS[kind][1]:
+        with mp.route(model, ["a", None, "a"]):
+            routed = logits()
+        close(routed[[0, 2]], trained[[0, 2]])
+        close(routed[1], base[1])
+    else:
+        with (
+            pytest.raises(ValueError, match=r"route\(\) cannot tell the rows apart"),
+            mp.route(model, ["a", None, "a"]),
+        ):
+            logits()
+    tuner.detach()
+    assert torch.equal(logits(), base)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Scaled(nn.Module):
+    """Numbers of its own and layers inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.map = nn.Parameter(torch.ones(16)), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.map(x * self.scale)
+
+
+@pytest.mark.parametrize("head", ["auto", ("head",), ("head", "head.map"), False])
+def test_a_head_that_two_ask_for_is_copied_once(head, tmp_path):
+    """HeadOnly asks for it, and so does attach."""
+    model = seeded(lambda: Headed("scaled"))
+    tuner = mp.attach(model, mp.HeadOnly(), "a", head=head)
+    assert set(tuner.copies) == {"head"}
+    zoo.shake(tuner)
+    trained = model(IDS).logits
+    tuner.save(tmp_path)
+    fresh = seeded(lambda: Headed("scaled"))
+    mp.load(fresh, tmp_path)
+    assert torch.equal(fresh(IDS).logits, trained)
+
+
+def test_numbers_in_a_container_are_mentioned_and_stay():
+    model = seeded(lambda: Headed("listed"))
+    model.head = model.head.lists[0]
+    model.forward = lambda ids: SimpleNamespace(logits=model.encoder(ids).states @ model.head[0])
+    with pytest.warns(UserWarning, match="'head.0' of Headed stays frozen"):
+        tuner = mp.attach(model, mp.LoRA(rank=2))
+    model(IDS)
+    tuner.detach()
+    with pytest.raises(ValueError, match="head is a ParameterList, whose numbers are read without"):
+        mp.attach(model, mp.LoRA(rank=2), head=("head",))
+    assert mp.tuners(model) == {}
+
+
+def test_another_method_of_a_head_is_not_routed():
+    model = seeded(Methods)
+    mp.attach(model, mp.LoRA(rank=2), "a")
+    with (
+        pytest.raises(ValueError, match=r"route\(\) cannot tell the rows apart at out"),
+        mp.route(model, ["a", None, "a"]),
+    ):
+        model(IDS)

@@ -153,3 +153,30 @@ def test_a_mask_without_the_words_in_the_cache_is_refused():
     longer = torch.cat([batch["attention_mask"], torch.ones(3, 1, dtype=torch.long)], dim=1)
     with pytest.raises(ValueError, match="The mask is of 8 tokens, but the cache .* are 11"):
         model(input_ids=batch["input_ids"][:, :1], attention_mask=longer, past_key_values=cache)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+@pytest.mark.parametrize("routed", [False, True])
+def test_a_mask_that_words_cannot_be_put_into_is_refused(name, routed):
+    model, ids = build(name), text(name)["input_ids"]
+    tuner = mp.attach(model, mp.PromptTuning(length=3), "a", seed=0)
+    B, T = ids.shape
+    square = torch.ones(T, T, dtype=torch.bool).tril().expand(B, 1, T, T)
+    for mask in (square, square[:, 0], torch.ones(B, T + 1, dtype=torch.long)):
+        with pytest.raises(
+            ValueError, match="The attention_mask has the shape .* number per token"
+        ):
+            with mp.route(model, ["a", None, "a"] if routed else ["a"] * B):
+                model(input_ids=ids, attention_mask=mask)
+    tuner.disable()
+    model(input_ids=ids, attention_mask=square)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32])
+@pytest.mark.parametrize("name", ["gpt2", "bert", "t5"])
+def test_a_mask_may_be_of_any_kind_of_number(name, dtype):
+    model, batch = build(name), text(name)
+    zoo.shake(mp.attach(model, mp.PromptTuning(length=3), seed=0))
+    batch = batch | ({"decoder_input_ids": batch["input_ids"]} if name == "t5" else {})
+    other = batch | {"attention_mask": batch["attention_mask"].to(dtype)}
+    assert torch.equal(zoo.logits(model, other), zoo.logits(model, batch))

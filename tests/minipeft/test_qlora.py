@@ -492,3 +492,29 @@ def test_on_a_real_checkpoint_nf4_loses_least(asset):
             tuner.detach()
     assert loss[None] < loss["nf4"] < min(loss["fp4"], loss["int4"])
     assert max(loss, key=loss.get) == "fp4-e3m0" and loss["nf4"] < loss[None] + 0.1
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_torch_func_differentiates_it(name):
+    model, batch = zoo.build(name), zoo.batch(name)
+    zoo.shake(mp.attach(model, mp.QLoRA(rank=2, block=16), seed=0))
+    trained = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+
+    def loss(values: dict) -> torch.Tensor:
+        return torch.func.functional_call(model, values, (), batch).loss
+
+    gradients = torch.func.grad(loss)(trained)
+    model(**batch).loss.backward()
+    for key, parameter in model.named_parameters():
+        if key in gradients:
+            close(gradients[key], parameter.grad, dtype=torch.float32)
+    pairs = {key: torch.stack([value, 2 * value]) for key, value in trained.items()}
+    both = torch.func.vmap(loss)(pairs)
+    close(both[1], loss({key: 2 * value for key, value in trained.items()}), dtype=torch.float32)
+
+
+def test_weights_that_are_nowhere_are_refused():
+    model = zoo.build("gpt2").to("meta")
+    with pytest.raises(ValueError, match="on the meta device has no values"):
+        mp.attach(model, mp.QLoRA(rank=2))
+    mp.attach(model, mp.LoRA(rank=2)).report()

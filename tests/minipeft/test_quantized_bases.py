@@ -160,3 +160,53 @@ def test_layers_beside_the_quantized_ones_are_adapted():
     assert losses[-1] < losses[0]
     tuner.merge()
     tuner.detach()
+
+
+# ---- quantized after attach ----
+
+
+def quantized_copy(model):
+    return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", [mp.LoRA(rank=2), mp.IA3(), mp.PTuningV2(length=2)])
+def test_a_copy_that_torch_has_quantized_keeps_its_tuner(method):
+    model, batch = zoo.build("bert", dtype=torch.float32), zoo.batch("bert")
+    tuner = mp.attach(model, method, seed=0)
+    zoo.shake(tuner, 0.5)
+    expected, twin = zoo.logits(model, batch), quantized_copy(model)
+    off = (zoo.logits(twin, batch) - expected).abs().max()
+    mp.tuners(twin)["default"].disable()
+    assert off < (zoo.logits(twin, batch) - expected).abs().max() / 2
+    mp.tuners(twin)["default"].detach()
+    assert torch.equal(zoo.logits(model, batch), expected)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_reads_the_weight_of_a_quantized_copy_is_refused():
+    model, batch = zoo.build("bert", dtype=torch.float32), zoo.batch("bert")
+    mp.attach(model, mp.LoRA(rank=2), "a", seed=0)
+    twin = quantized_copy(model)
+    before = zoo.logits(twin, batch)
+    with pytest.raises(ValueError, match="query is a Linear, which keeps its weight as method"):
+        mp.tuners(twin)["a"].merge()
+    assert torch.equal(zoo.logits(twin, batch), before)
+    mp.attach(model, mp.DoRA(rank=2), "b", seed=0)
+    with pytest.raises(ValueError, match="query is a Linear, which keeps its weight as method"):
+        zoo.logits(quantized_copy(model), batch)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "method", [mp.Adapter(bottleneck=2), mp.Prefix(length=2), mp.UniPELT(bottleneck=2, rank=1)]
+)
+def test_a_tuner_that_was_quantized_with_the_model_says_so(method):
+    model, batch = zoo.build("bert", dtype=torch.float32), zoo.batch("bert")
+    base = zoo.logits(model, batch)
+    mp.attach(model, method, seed=0)
+    twin = quantized_copy(model)
+    with pytest.raises(ValueError, match="'default' were quantized together with the model"):
+        zoo.logits(twin, batch)
+    mp.tuners(twin)["default"].detach()
+    assert (zoo.logits(twin, batch) - base).abs().max() < 0.2

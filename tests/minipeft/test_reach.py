@@ -92,6 +92,25 @@ def test_what_the_encoder_alone_gave_can_be_given_back(name):
     close(model(encoder_outputs=outputs[0], **given).logits, whole)
 
 
+@pytest.mark.parametrize("name", ["tiny-encoder-decoder", "t5", "bart"])
+@pytest.mark.parametrize("method", [PROMPT, PREFIX, mp.LoRA(rank=2)])
+@torch.no_grad()
+def test_a_decoder_goes_on_from_its_cache_while_the_encoder_reads_anew(name, method):
+    model, mask = zoo.build(name), zoo.batch(name)["attention_mask"]
+    attached(model, method)
+    given = dict(input_ids=IDS, attention_mask=mask)
+    whole = model(**given, decoder_input_ids=IDS).logits
+    if name.startswith("tiny"):
+        name, empty = "cache", []
+    else:
+        empty = hf.EncoderDecoderCache(hf.DynamicCache(), hf.DynamicCache())
+        name = "past_key_values"
+    first = model(**given, decoder_input_ids=IDS[:, :4], **{name: empty})
+    rest = model(**given, decoder_input_ids=IDS[:, 4:], **{name: empty})
+    close(first.logits, whole[:, :4])
+    close(rest.logits, whole[:, 4:])
+
+
 @pytest.mark.parametrize("name", ["t5", "bart"])
 @pytest.mark.parametrize(
     "method", [PROMPT, PREFIX, mp.Prefix(length=2, where=("encoder",)), mp.LoRA(rank=2)]
@@ -307,6 +326,72 @@ def test_a_module_of_ones_own_is_trained(method):
     batch = {"input_ids": IDS, "labels": torch.tensor([0, 1, 0])}
     losses = mp.train(model, [batch], 20, 1e-3, progress=False).losses
     assert min(losses[1:]) < losses[0]
+
+
+class Two(nn.Module):
+    """Two texts through one model, one after the other."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def read(self, ids, mask):
+        return self.body(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1]
+
+    def forward(self, first, first_mask, second, second_mask):
+        return torch.stack([self.read(first, first_mask), self.read(second, second_mask)])
+
+
+class TwoByName(Two):
+    """Its first text has the names that ids and masks have everywhere."""
+
+    def forward(self, input_ids, attention_mask, second, second_mask):
+        return super().forward(input_ids, attention_mask, second, second_mask)
+
+
+@pytest.mark.parametrize("kind", [Two, TwoByName])
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+@pytest.mark.parametrize("method", EVERY, ids=lambda m: type(m).__name__)
+@torch.no_grad()
+def test_two_texts_in_one_pass_are_read_as_each_alone(kind, name, method):
+    """Also rows behind padding on the left, whose positions are counted."""
+    bodies = [getattr(zoo.build(name), zoo.build(name).base_model_prefix) for _ in range(2)]
+    model, bare = kind(bodies[0]).eval(), bodies[1]
+    attached(model, method, head=False)
+    attached(bare, method, head=False)
+    first, second = IDS[:, :5], IDS[:2]
+    masks = [torch.ones_like(first), torch.ones_like(second)]
+    masks[0][0, :2] = masks[1][1, :3] = 0
+
+    def alone(ids, mask):
+        rows = zip(ids, mask != 0, strict=True)
+        return torch.cat([bare(input_ids=r[m][None]).last_hidden_state[:, -1] for r, m in rows])
+
+    texts = [(first[:2], masks[0][:2]), (second, masks[1])]
+    both = model(*texts[0], *texts[1])
+    if name == "llama":  # the others count the padding of a plain pass where nothing is added
+        inside = dict(dtype=torch.float32)  # the angles of its rotations
+        close(both, torch.stack([alone(*text) for text in texts]), **inside)
+    for (ids, mask), row in zip(texts, both, strict=True):
+        close(row, bare(input_ids=ids, attention_mask=mask).last_hidden_state[:, -1])
+
+
+@pytest.mark.parametrize("method", [PROMPT, PREFIX], ids=lambda m: type(m).__name__)
+@torch.no_grad()
+def test_a_module_of_ones_own_may_go_on_from_a_cache_of_another_name(method):
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = zoo.build("llama")
+
+        def forward(self, tokens, kept):
+            return self.body(input_ids=tokens, past_key_values=kept, use_cache=True)
+
+    model = Steps().eval()
+    attached(model, method, head=False)
+    whole = model(IDS, None).logits
+    first = model(IDS[:, :4], None)
+    close(model(IDS[:, 4:], first.past_key_values).logits, whole[:, -3:])
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "bert", "t5"])

@@ -227,3 +227,63 @@ def test_olora_opens_once_its_change_of_the_base_is_undone(tmp_path):
         mp.load(model, tmp_path / "plain")
     mp.load(model, tmp_path / "converted")
     close(zoo.logits(model, batch), expected)
+
+
+HEADS = {"bert": "query", "roberta": "query", "electra": "query", "distilbert": "q_lin"}
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+@pytest.mark.parametrize("name", [*HEADS, "gpt2"])
+def test_a_classifier_s_file_with_biases_opens(tmp_path, name, bias):
+    """PEFT stores the biases of the head three times: its own, and those of its wrapper."""
+    target = HEADS.get(name, "c_attn")
+    model, batch = zoo.build(name, "classification"), zoo.batch(name, "classification")
+    options = dict(task_type="SEQ_CLS", target_modules=[target], r=2, bias=bias)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.get_peft_model(model, peft.LoraConfig(**options)).double().eval()
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.add_(noise, alpha=0.1)
+    expected = zoo.logits(theirs, batch)
+    fresh = zoo.build(name, "classification")
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    tuner = mp.load(fresh, saved(theirs, tmp_path / "theirs"))
+    close(zoo.logits(fresh, batch), expected)
+    tuner.save(tmp_path / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = peft.PeftModel.from_pretrained(zoo.build(name, "classification"), tmp_path / "ours")
+    close(zoo.logits(again.double().eval(), batch), expected)
+    tuner.detach()
+    assert all(torch.equal(value, fresh.state_dict()[key]) for key, value in before.items())
+
+
+@pytest.mark.parametrize(
+    "options, what",
+    [
+        (dict(use_dora=True, bias="all"), "use_dora=True and bias='all'"),
+        (dict(use_dora=True, lora_bias=True), "use_dora=True and lora_bias=True"),
+        (dict(bias="lora_only", lora_bias=True), "lora_bias=True and bias='lora_only'"),
+        (dict(use_dora=True, words=True), "use_dora=True and an embedding"),
+    ],
+)
+def test_variants_that_are_not_known_together_are_named(tmp_path, options, what):
+    name = "opt"
+    words = [MODELS[name][1]] if options.pop("words", False) else []
+    chosen = dict(r=2, target_modules=[MODELS[name][0], *words]) | options
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            theirs = peft.get_peft_model(build(name), peft.LoraConfig(**chosen))
+        except ValueError:  # PEFT knows them no more than we do
+            return
+    saved(theirs, tmp_path)
+    model = build(name)
+    before = zoo.logits(model, zoo.batch(name))
+    with pytest.raises(ValueError, match=f"The file has {what}.* known alone but not together"):
+        mp.load(model, tmp_path)
+    assert torch.equal(zoo.logits(model, zoo.batch(name)), before)

@@ -188,11 +188,7 @@ def _method_from(settings: dict, A: dict[str, Tensor], anatomy: Anatomy) -> LoRA
     start = settings.get("init_lora_weights")
     ranks, alphas = patterns(settings, {path: len(tensor) for path, tensor in A.items()})
     kind = DoRA if settings.get("use_dora") else PiSSA if start == "pissa" else LoRA
-    if kind is DoRA and start == "pissa":
-        raise ValueError("The file is a DoRA that started as a PiSSA, which is not known here.")
     biased = _bias_kind(settings)
-    if biased and kind is not LoRA:
-        raise ValueError(f"The file is a {kind.__name__} with biases, which is not known here.")
     bias, kind = ({"bias": biased}, LoRABias) if biased else ({}, kind)
     try:
         return kind(
@@ -235,11 +231,8 @@ def _bias_kind(settings: dict) -> str | None:
     bias = settings.get("bias") or "none"
     if bias not in ("none", "all", "lora_only"):
         raise ValueError(f"The file sets bias={shorten(bias)}, which PEFT does not know either.")
-    if settings.get("lora_bias"):
-        if bias != "none":
-            raise ValueError(f"The file sets both lora_bias and bias={bias!r}: not known here.")
-        return "detour"
-    return {"all": "all", "lora_only": "adapted"}.get(bias)
+    kinds = {"all": "all", "lora_only": "adapted"}
+    return "detour" if settings.get("lora_bias") else kinds.get(bias)
 
 
 def _weight(anatomy: Anatomy, linear) -> Tensor:

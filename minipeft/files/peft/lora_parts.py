@@ -35,7 +35,7 @@ from minipeft.files.peft.common import (
     without_prefix,
 )
 from minipeft.files.peft.lora import READ, patterns, read_maps, write_maps
-from minipeft.files.peft.options import check_options, check_start
+from minipeft.files.peft.options import check_options, check_start, check_together
 from minipeft.files.peft.renamed_maps import read_otherwise
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.combined import Combined
@@ -157,6 +157,7 @@ def read_lora(
     if method is None:
         check_options(settings, READ, "LoRA")
         check_start(settings.get("init_lora_weights"))
+        check_together(settings, any(key.endswith(".lora_embedding_A") for key in named))
     known = parts_of(method) if method else {}
     drop_base(named, anatomy)
     tables, rows = take_tables(named), pop_ending(named, ROWS)
@@ -217,8 +218,6 @@ def read_tables(
                 "the file with PEFT."
             )
     if method is None:
-        if settings.get("use_dora"):
-            raise ValueError("The file is a DoRA on an embedding, which is not known here.")
         ranks, alphas = patterns(settings, {path: len(A) for path, (A, _) in tables.items()})
         method = LoRAEmbedding(
             rank=settings["r"],
@@ -268,8 +267,6 @@ def take_biases(named: dict[str, Tensor], settings: dict, anatomy: Anatomy) -> d
     """Path -> bias, of what bias="all" or "lora_only" trained; nothing of a trained head."""
     if (settings.get("bias") or "none") == "none":
         return {f"{path}.lora_B": b for path, b in pop_ending(named, ".lora_B.bias").items()}
-    for key in [k for k in named if k.endswith((".original_module.bias", ".modules_to_save.bias"))]:
-        del named[key]  # a trained head's, once more
     biases = pop_ending(named, ".base_layer.bias")
     for path in pick(named, ".bias"):
         if f"{path}.weight" not in named:

@@ -51,3 +51,24 @@ def check_start(start: object) -> None:
             f"The file was started with init_lora_weights={shorten(start)}, which changes the "
             f"base's weights before training, and those are not in the file: {CONVERT}."
         )
+
+
+def check_together(settings: dict, embeddings: bool) -> None:
+    """Refuse variants of LoRA that are known alone, in one file.
+
+    embeddings: are there LoRAs on embeddings?
+    """
+    dora, bias = bool(settings.get("use_dora")), settings.get("bias") or "none"
+    has = {
+        "use_dora=True": dora,
+        "init_lora_weights='pissa'": settings.get("init_lora_weights") == "pissa",
+        "lora_bias=True": bool(settings.get("lora_bias")),
+        f"bias={shorten(bias)}": bias != "none",
+        "an embedding among its target_modules": dora and embeddings,
+    }
+    together = [what for what, is_there in has.items() if is_there]
+    if len(together) > 1:
+        raise ValueError(
+            f"The file has {' and '.join(together)}, each of which is known alone but not "
+            f"together: {MERGE}."
+        )

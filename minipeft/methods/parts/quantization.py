@@ -143,6 +143,11 @@ class Quantized(nn.Module):
                 f"Only a matrix of floats can be quantized, not {tuple(weight.shape)} numbers of "
                 f"{weight.dtype}."
             )
+        if weight.is_meta:
+            raise ValueError(
+                "A weight on the meta device has no values that could be quantized: load the "
+                "model's weights first."
+            )
         values = weight.detach().reshape(-1).float()  # (n,)
         if not bool(torch.isfinite(values).all()):
             raise ValueError("A weight with values that are not finite cannot be quantized.")
@@ -200,10 +205,15 @@ class Multiply(torch.autograd.Function):
     Between the two only the four bits are kept. W is frozen: x alone gets a gradient.
     """
 
+    generate_vmap_rule = True  # for torch.func
+
     @staticmethod
-    def forward(ctx, x: Tensor, quantized: Quantized) -> Tensor:
-        ctx.quantized = quantized  # the module with its packed bytes, not W
+    def forward(x: Tensor, quantized: Quantized) -> Tensor:
         return x @ quantized.weight(x.dtype).T  # (B, T, in) (in, out) -> (B, T, out)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        ctx.quantized = inputs[1]  # the module with its packed bytes, not W
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
