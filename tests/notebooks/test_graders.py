@@ -162,11 +162,11 @@ def answered(notebook, answers):
     return copied
 
 
-def students(wrong, turn):
+def students(wrong, first):
     """Student -> the cells of each exercise; an exercise with too few wrong ones has them again.
 
     "none", who gets no point, is blank in every other exercise and wrong in those between: with the
-    two values of `turn`, 0 and 1, each exercise is once blank and once wrong.
+    two values of `first`, 0 and 1, each exercise is once blank and once wrong.
     """
     right = {e.cut.name: e.cut.solution for e in EXERCISES}
     right["attend"] += NOISE
@@ -176,7 +176,7 @@ def students(wrong, turn):
             reference.partition(":")[2]: some[index % len(some)]
             for reference, some in wrong.items()
         }
-    names = [e.cut.name for e in EXERCISES][turn::2]
+    names = [e.cut.name for e in EXERCISES][first::2]
     cells["none"] = {name: cell for name, cell in cells["wrong-0"].items() if name in names}
     return {student: cells[student] for student in STUDENTS}
 
