@@ -205,6 +205,17 @@ class Attached:
                 if any(p is parameter for p in bottom(door)._parameters.values()):
                     door.write()
 
+    def changed_buffers(self) -> list[str]:
+        """Names of the base's buffers that passes have changed: the averages of batch norm, say."""
+        paths = {module: path for path, module in walk(self.model)}
+        return [
+            f"{paths[module]}.{key}"
+            for module, key, first in self.buffers
+            if module in paths and key not in module._non_persistent_buffers_set
+            if module not in self.originals.tensors  # where a merged copy's stand
+            if not equal(module._buffers.get(key), first)
+        ]
+
     def restore(self) -> None:
         """With the last tuner: flags, modes, buffers and hooks as before the first one came."""
         stuck = [path for path, module in self.model.named_modules() if isinstance(module, Door)]
@@ -243,6 +254,11 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 def kind_of(model: nn.Module) -> str:
     """ "decoder", "encoder" or "encoder-decoder": what the model's tuners go by, or its config."""
     return next((tuner.anatomy.kind for tuner in tuners(model).values()), kind.kind_of(model))
+
+
+def equal(now: Tensor | None, first: Tensor) -> bool:
+    """Have two buffers the same values, wherever the model is now?"""
+    return now is not None and now.shape == first.shape and torch.equal(now, first.to(now))
 
 
 def finish(change: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -54,6 +55,14 @@ def save(tuner: Tuner, folder: str | Path) -> None:
     Raises:
         OSError: it cannot be written; the sentence says why, and old files are as they were.
     """
+    changed = tuner.record.changed_buffers()
+    if changed:
+        warnings.warn(
+            f"Passes in train mode have changed {changed[0]} of the base, which no file of a tuner "
+            "holds, so that this one opens with other answers: keep such layers in eval mode while "
+            "training, or put them into a head that attach trains a copy of.",
+            stacklevel=3,
+        )
     writer = layouts.WRITERS.get(type(tuner.method))
     settings, tensors = (writer and writer(tuner)) or _own_layout(tuner)
     first = {t.data_ptr(): key for key, t in reversed(tensors.items())}  # of tied ones

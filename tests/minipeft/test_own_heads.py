@@ -487,3 +487,20 @@ def test_another_method_of_a_head_is_not_routed():
         mp.route(model, ["a", None, "a"]),
     ):
         model(IDS)
+
+
+@pytest.mark.parametrize("method", [mp.FullFineTuning(), mp.LoRA(rank=2), mp.Prefix(length=2)])
+def test_averages_that_training_moves_are_mentioned_where_no_file_has_them(method, tmp_path):
+    model = seeded(lambda: Headed("normalized"))
+    tuner = mp.attach(model, method, head=False)
+    tuner.save(tmp_path)
+    model.train()
+    model(IDS)
+    model.eval()
+    with pytest.warns(UserWarning, match="have changed head.0.running_mean of the base"):
+        tuner.save(tmp_path)
+    tuner.detach()
+    tuner = mp.attach(model, mp.LoRA(rank=2))  # which trains a copy of the head
+    model.train()
+    model(IDS)
+    tuner.save(tmp_path)
