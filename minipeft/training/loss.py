@@ -15,6 +15,15 @@ from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
 
 
+def check_reached(loss: Tensor) -> None:
+    """Raise ValueError for a loss that nothing which is trained has a part in."""
+    if not loss.requires_grad:
+        raise ValueError(
+            "Nothing that is trained acts on this batch, so there is nothing to learn from it: "
+            "target layers that it goes through (text goes through no layer for pictures)."
+        )
+
+
 def loss_of(model: nn.Module, batch: dict) -> Tensor:
     """The mean loss over the labels of a batch (nats), and what the tuners in training add to it.
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -491,3 +492,23 @@ def test_ctrl_c_ends_a_run_behind_its_step_and_it_resumes_to_the_same_bits(tmp_p
         assert all(torch.equal(resumed[key], value) for key, value in tensors.items())
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_tuner_that_the_batch_does_not_reach_is_told():
+    """Such as one for pictures only, where there is text: no error of autograd's."""
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.text, self.picture = nn.Linear(4, 2), nn.Linear(4, 4)
+
+        def forward(self, x, labels, picture=None):
+            x = x if picture is None else x + self.picture(picture)
+            return SimpleNamespace(loss=nn.functional.cross_entropy(self.text(x), labels))
+
+    batch = {"x": torch.ones(3, 4), "labels": torch.tensor([0, 1, 0])}
+    model = Two()
+    mp.attach(model, mp.LoRA(rank=1, targets="picture"), head=False)
+    model(**batch, picture=torch.ones(3, 4))  # it acted before
+    with pytest.raises(ValueError, match="Nothing that is trained acts on this batch"):
+        mp.train(model, [batch], 1, 1e-2, progress=False)
