@@ -45,7 +45,7 @@ def data_folder() -> Path:
     """
     chosen = os.environ.get("MINIPEFT_DATA")
     package = Path(__file__).resolve().parent
-    places = [Path(chosen)] if chosen else [package / "data", package.parent / "data"]
+    places = [Path(chosen).expanduser()] if chosen else [package / "data", package.parent / "data"]
     for place in places:
         if place.is_dir():
             return place
@@ -61,7 +61,7 @@ def find(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: neither; the sentence lists the names there are.
     """
-    folder = Path(name)
+    folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
     if folder.is_dir():
@@ -79,7 +79,7 @@ def save(model, tokenizer: WordTokenizer | None, folder: str | Path) -> None:
     Raises:
         ValueError: the model's config is none that GPT-2, BERT or BART can have.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     heads = {ClassificationHead: "classification", TaggingHead: "tagging"}
     head = heads.get(type(model.head), "language")
     dtype = next(model.parameters()).dtype

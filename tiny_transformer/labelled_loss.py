@@ -15,11 +15,20 @@ def labelled_cross_entropy(logits: Tensor | None, labels: Tensor | None) -> Tens
         logits: (..., V).
         labels: (...), None for no loss. Numbers, and not classes, are compared with the first
             logit: mean squared error, as transformers' heads of one label have it.
+
+    Raises:
+        ValueError: numbers, and the head has several logits or another number of rows.
     """
     if labels is None:
         return None
     if labels.is_floating_point():
-        return F.mse_loss(logits[..., 0].float(), labels.float())
+        if logits.shape[-1] != 1 or labels.numel() != logits.numel():
+            raise ValueError(
+                f"The labels are {labels.numel()} numbers, but the head gives "
+                f"{tuple(logits.shape)}: classes are whole numbers, and a number to predict needs "
+                "a head of one label."
+            )
+        return F.mse_loss(logits.flatten().float(), labels.flatten().float())
     logits, labels = logits.flatten(0, -2), labels.flatten()  # (N, V), (N)
     asked = (labels != -100).nonzero()[:, 0]  # (n,)
     if 2 * len(asked) < len(labels):

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -304,7 +305,20 @@ def _config(name: str, options: argparse.Namespace):
                 f"The run was trained on the base {name}, which is not on this machine: fetch it "
                 f"by naming it, --base {name}."
             ) from None
-        raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
+        near = _folder_like(name)
+        hint = f" Did you mean the folder {near}?" if near else ""
+        raise ValueError(f"{name} cannot be opened as a base: {_first(error)}{hint}") from None
+
+
+def _folder_like(name: str) -> str | None:
+    """A folder of runs or bases whose name is nearly this one; None for a folder that is there."""
+    if Path(name).is_dir():
+        return None
+    places = [path for top in (Path(), Path("runs")) if top.is_dir() for path in top.iterdir()]
+    folders = {str(path): path for path in places if (path / "config.json").is_file()}
+    by_name = {path.name: text for text, path in folders.items()} | {t: t for t in folders}
+    close = get_close_matches(name, by_name, n=1, cutoff=0.75)
+    return by_name[close[0]] if close else None
 
 
 def _tokenizer(hf, name: str, config, options: argparse.Namespace):

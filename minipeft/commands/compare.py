@@ -130,7 +130,7 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
             examples = test.splits["test"]
             inputs = [example.input for example in examples]
             said = scoring.answers(test, base, inputs, progress=False)
-            names = scoring.named(given.metric, test.kind)
+            names = scoring.named(given.metric, test)
             letters = scoring.by_letters(base)
             true = [e.target for e in examples]
             result["test"] = scoring.scores(test, said, true, letters, names, inputs)
@@ -147,7 +147,7 @@ def test_examples(given: argparse.Namespace) -> Task | None:
     """The split that is reported, which nothing is chosen by."""
     if given.test:
         kind = data.kind_named(given.kind)
-        how = (given.input, given.target, given.cut, given.columns)
+        how = (given.input, given.target, given.cut, given.columns, kind)
         examples = tidied(kind, data.read(given.test, *how))
         labels = data.training_task(given).labels
         task = Task(Path(given.test).stem, kind, {"test": examples}, labels=labels)
@@ -155,7 +155,7 @@ def test_examples(given: argparse.Namespace) -> Task | None:
         return task
     if data.is_shipped(given.data):
         task = tasks.load(given.data)
-        examples = data.limited(task.examples("test"), given)
+        examples = data.limited(task.kind, task.examples("test"), given)
         return Task(task.name, task.kind, {"test": examples}, labels=task.labels)
     return None
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from minipeft import tasks
+from minipeft.commands import runs, shortening
 from minipeft.commands.bases import Letters
 from minipeft.tasks import labels as spellings
 from minipeft.tasks import metrics, tables
-from minipeft.tasks.encoding import PAIR, Encoding, Example, join
+from minipeft.tasks.encoding import Encoding, Example, join
 from minipeft.tasks.scoring import OTHER
 from minipeft.tasks.tasks import NUMBER, Task, tidied
 
@@ -109,17 +110,14 @@ def read(
     target: str | None = None,
     cut: int | None = None,
     columns: str | None = None,
+    kind: str | None = None,
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
     target = target or "target"
     examples = tuple(
         Example(text, row[target]) for text, row in texts_and_rows(path, input, columns, target)
     )
-    if cut is None:
-        return examples
-    if cut < 1:
-        raise ValueError(f"--cut must be at least 1 word, not {cut}.")
-    return tuple(replaced(example, cut) for example in examples)
+    return shortening.to_words(examples, cut, kind == "tag")
 
 
 def texts_and_rows(
@@ -141,22 +139,6 @@ def names_of(columns: str | None) -> tuple[str, ...] | None:
     return None if columns is None else tuple(name.strip() for name in columns.split(","))
 
 
-def replaced(example: Example, cut: int) -> Example:
-    """Tags are cut with their words: a target of as many words is cut alike.
-
-    Both texts of a pair are cut, and a text without spaces by its signs.
-    """
-    texts = example.input.split(PAIR)
-    if all(len(text.split()) <= cut for text in texts) and any(" " in text for text in texts):
-        return example
-    words, tags = example.input.split(), example.target.split()
-    if len(words) == 1:
-        return Example(join(*(text[:cut] for text in texts)), example.target)
-    same = len(words) == len(tags)
-    short = join(*(" ".join(text.split()[:cut]) for text in texts))
-    return Example(short, " ".join(tags[:cut]) if same else example.target)
-
-
 def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
     """(the task, its inputs cut by words to so many tokens; how many were cut).
 
@@ -169,22 +151,15 @@ def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
     if longest <= len(encoding.ids("")):
         raise ValueError(f"--max-length must leave room for a word: {longest} tokens are too few.")
 
-    def tokens(example: Example) -> int:
-        return len(encoding.ids(example.input))
-
-    def cut(example: Example) -> Example:
-        low, high = 1, len(example.input)  # words, or signs, that are kept
-        while low < high:
-            middle = (low + high + 1) // 2
-            fits = tokens(replaced(example, middle)) <= longest
-            low, high = (middle, high) if fits else (low, middle - 1)
-        return replaced(example, low)
+    def fits(text: str) -> bool:
+        return len(text) < longest // 2 or len(encoding.ids(text)) <= longest
 
     for split, examples in task.splits.items():
-        long = [len(e.input) >= longest // 2 and tokens(e) > longest for e in examples]
+        long = [not fits(example.input) for example in examples]
         count += sum(long)
         splits[split] = tuple(
-            cut(e) if is_long else e for e, is_long in zip(examples, long, strict=True)
+            shortening.until(fits, example, task.kind == "tag") if is_long else example
+            for example, is_long in zip(examples, long, strict=True)
         )
     return replace(task, splits=splits), count
 
@@ -205,11 +180,11 @@ def training_task(options: argparse.Namespace) -> Task:
         task = tasks.load(options.data)
         if options.kind and kind_named(options.kind) != task.kind:
             raise ValueError(f"Task {task.name!r} is of kind {task.kind!r}: leave --kind away.")
-        dev = limited(task.examples("dev"), options)
+        dev = limited(task.kind, task.examples("dev"), options)
         train = drawn(task.examples("train"), options.limit, f"{options.seed}/train", "--limit")
         return replace(task, splits={"train": train, "dev": dev})
     kind = kind_named(options.kind)
-    how = (options.input, options.target, options.cut, options.columns)
+    how = (options.input, options.target, options.cut, options.columns, kind)
     limit = (options.limit, f"{options.seed}/train", "--limit")
     train = tidied(kind, read(options.data, *how))
     labels = labels_of(kind, train)  # of the whole file, whatever is held out or drawn
@@ -220,7 +195,7 @@ def training_task(options: argparse.Namespace) -> Task:
         check_labels(replace(task, splits={"dev": dev}), "dev", options.dev)
     else:
         train, dev = split(train, options.dev_share, options.seed)
-    return replace(task, splits={"train": drawn(train, *limit), "dev": limited(dev, options)})
+    return replace(task, splits={"train": drawn(train, *limit), "dev": limited(kind, dev, options)})
 
 
 def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -242,9 +217,28 @@ def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple
     return train, tuple(example for example in examples if example.input in held)
 
 
-def limited(examples, options: argparse.Namespace) -> tuple[Example, ...]:
+def limited(kind: str, examples, options: argparse.Namespace) -> tuple[Example, ...]:
     """At most --dev-limit of them, in their order."""
-    return drawn(examples, options.dev_limit, f"{options.seed}/limit", "--dev-limit")
+    how = (examples, options.dev_limit, f"{options.seed}/limit", "--dev-limit")
+    return drawn_whole(*how) if kind == "generate" else drawn(*how)
+
+
+def drawn_whole(examples, count: int | None, seed: str, flag: str) -> tuple[Example, ...]:
+    """As `drawn`, but an input comes with all its examples, which are references of one another.
+
+    Of an input that has more than `count` of them, the first are taken.
+    """
+    inputs = list(dict.fromkeys(example.input for example in examples))
+    if count is None or len(examples) <= count or len(inputs) == len(examples):
+        return drawn(examples, count, seed, flag)
+    references = Counter(example.input for example in examples)
+    random.Random(seed).shuffle(inputs)
+    chosen, total = set(), 0
+    for text in inputs:
+        if total + references[text] <= count or not chosen:
+            chosen.add(text)
+            total += references[text]
+    return tuple(example for example in examples if example.input in chosen)[: max(count, 1)]
 
 
 def drawn(examples, count: int | None, seed: str, flag: str) -> tuple[Example, ...]:
@@ -275,6 +269,31 @@ def labels_of(kind: str, examples) -> tuple[str, ...] | None:
         only = f"only {min(labels)!r}" if labels else "no label"
         raise ValueError(f"The training examples have {only}: there is nothing to tell apart.")
     return tuple(sorted(labels, key=lambda label: (label not in OTHER, label)))
+
+
+def pair(text: str, given: argparse.Namespace) -> str:
+    """A text of the command line; a run that was trained on pairs reads "premise | hypothesis".
+
+    Raises:
+        ValueError: the run reads pairs, and this is one text.
+    """
+    trained = runs.run_of(given.what)
+    columns = given.input or (trained[1]["options"].get("input") if trained else None) or "input"
+    if columns.count(",") != 1:
+        return text
+    texts = text.split(" | ")
+    if len(texts) != 2:
+        raise ValueError(
+            f"{given.what} reads pairs of texts ({columns}): write both with a bar between them, "
+            '"one text | the other", or give --data.'
+        )
+    return join(*texts)
+
+
+def columns_like(path: str, given: str | None, before: dict) -> str | None:
+    """--columns, or those of a run's training where a file of this kind has them named."""
+    nameable = tables.ending(Path(path)) in tables.WITHOUT_NAMES
+    return given or (before.get("columns") if nameable else None)
 
 
 def check_labels(task: Task, split: str, file: str) -> None:

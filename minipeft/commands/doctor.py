@@ -93,6 +93,8 @@ def made_up(loaded: opened.Opened, texts) -> list[Example]:
             times = len(words) if loaded.kind == "tag" else 1
             said = [labels[(number + place) % len(labels)] for place in range(times)]
             examples.append(Example(text, " ".join(said)))
+        elif loaded.kind == "regress":
+            examples.append(Example(text, str(float(number))))
         else:
             middle = -1 if loaded.kind == "cloze" else len(words) // 2
             first = " ".join(words[:middle]) or text

@@ -71,18 +71,20 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:
         target = target_of(given)
-        if given.predictions and not tables.has_column(
-            given.data, target, data.names_of(given.columns)
-        ):
+        trained = runs.run_of(given.what)
+        before = trained[1]["options"] if trained else {}
+        columns = data.columns_like(given.data, given.columns, before)
+        if given.predictions and not tables.has_column(given.data, target, data.names_of(columns)):
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
-            examples = tidied(kind, examples)
             labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
-    every, examples = len(examples), data.drawn(examples, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind, labels)
+    every = len(examples)
+    draw = data.drawn_whole if loaded.kind == "generate" else data.drawn
+    examples = draw(examples, given.limit, "limit", "--limit")
     task = opened.task_for(loaded, tidied(loaded.kind, examples), Path(given.data).stem)
-    names = scoring.named(given.metric, task.kind)
+    names = scoring.named(given.metric, task)
     task, shorter = data.shortened(task, loaded.base, given.max_length or trained_length(given))
     examples = task.examples("test")
     data.check_labels(task, "test", given.data)
@@ -128,8 +130,11 @@ def target_of(given: argparse.Namespace) -> str:
 def label_only(given: argparse.Namespace, kind: str | None) -> int:
     """A file without answers: nothing is measured, but what the model says is written down."""
     texts = predict.texts_of(given)[: given.limit]
-    said = predict.answers(opened.open_it(given, kind), texts, given.batch_size)
-    rows = list(zip(texts, said, strict=True))
+    loaded = opened.open_it(given, kind)
+    said, notes = predict.answers(loaded, texts, given.batch_size, given.cut)
+    for note in notes:
+        print(note)
+    rows = list(zip(map(readable, texts), said, strict=True))
     write_rows(given.predictions, ("input", "prediction"), rows)
     print(
         f"{given.data} has no column {target_of(given)!r}, so that nothing is measured; the "
@@ -144,8 +149,10 @@ def file_examples(given: argparse.Namespace):
     before = run[1]["options"] if run else {}
     input = given.input or before.get("input")
     target = given.target or before.get("target")
-    columns = given.columns or before.get("columns")
-    return data.read(given.data, input, target, given.cut or before.get("cut"), columns)
+    columns = data.columns_like(given.data, given.columns, before)
+    kind = run[1]["task"]["kind"] if run else data.KINDS.get(given.kind, given.kind)
+    cut = given.cut or before.get("cut")
+    return tidied(kind, data.read(given.data, input, target, cut, columns, kind))
 
 
 def requirement(text: str) -> tuple[str, float]:

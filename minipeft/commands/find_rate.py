@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
 from minipeft.commands import bases, runs
-from minipeft.methods.method import Method
 from minipeft.report import Table
 from minipeft.tasks.tasks import Task
 from minipeft.training.gradients import Diverged
+from minipeft.tuner import Tuner
 
 FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)  # of the rate that the grid stands around
 EXTEND = 3  # so many rates more, at most, beyond an edge
@@ -37,10 +38,20 @@ def reached(losses: list[float]) -> float:
     return mean if math.isfinite(mean) else math.inf
 
 
-def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> float:
-    """The best of a grid around `given.learning_rate`; the curve goes into the run's folder.
+def best_of(curve: dict[float, float]) -> float:
+    """The rate with the lowest loss."""
+    return min(curve, key=curve.get)
 
-    The base is afterwards as it was.
+
+def picture(folder: Path, curve: dict[float, float]) -> None:
+    """rates.png in the run's folder."""
+    runs.picture(folder / "rates.png", lambda axes: draw(axes, curve, best_of(curve)))
+
+
+def find(base: bases.Base, attached: Callable[[], Tuner], task: Task, given) -> dict[float, float]:
+    """Learning rate -> loss that it reached, for a grid around `given.learning_rate`.
+
+    Each run begins with what `attached` gives. The base is afterwards as it was.
 
     Raises:
         ValueError: no rate gave a finite loss.
@@ -48,7 +59,7 @@ def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> f
     steps, curve = steps_of(given.steps), {}
 
     def try_rate(rate: float) -> None:
-        tuner = mp.attach(base.model, method, "rate", family=base.family, seed=given.seed)
+        tuner = attached()
         batches = task.batches(
             "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
         )
@@ -68,11 +79,11 @@ def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> f
     for factor in FACTORS:
         try_rate(float(f"{factor * given.learning_rate:.3g}"))
     for _ in range(EXTEND):
-        best, rates = min(curve, key=curve.get), sorted(curve)
+        best, rates = best_of(curve), sorted(curve)
         if best not in (rates[0], rates[-1]):
             break
         try_rate(float(f"{best / 3 if best == rates[0] else best * 3:.3g}"))
-    best = min(curve, key=curve.get)
+    best = best_of(curve)
     if curve[best] == math.inf:
         raise ValueError(
             "--find-rate: no learning rate gave a finite loss; look at the data, and try --dtype "
@@ -83,8 +94,7 @@ def find(base: bases.Base, method: Method, task: Task, given, folder: Path) -> f
         for rate, loss in sorted(curve.items())
     ]
     print(Table("loss at the end of a short run", ("learning rate", "loss", ""), rows))
-    runs.picture(folder / "rates.png", lambda axes: draw(axes, curve, best))
-    return best
+    return curve
 
 
 def draw(axes, curve: dict[float, float], best: float) -> None:

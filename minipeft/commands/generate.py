@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import minipeft as mp
-from minipeft.commands import opened, options, runs
+from minipeft.commands import data, opened, options, runs
 from minipeft.commands.writers import check_ending, write_rows
-from minipeft.tasks import tables
-from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.encoding import Encoding, readable
 from minipeft.tasks.tasks import Task
 
 EXAMPLES = """generate runs/example "tree drum door =>"
@@ -36,7 +36,7 @@ def add(commands, arguments: list[str]) -> None:
     opened.add_flags(parser)
     parser.add_argument("prompts", nargs="*", help="texts to continue or to answer")
     parser.add_argument("--data", metavar="FILE", help="prompts of a file instead")
-    parser.add_argument("--input", default="input", help="its column of prompts (default input)")
+    parser.add_argument("--input", help="its column of prompts (default: as in training, or input)")
     parser.add_argument(
         "--adapter",
         action="append",
@@ -80,7 +80,10 @@ def run(given: argparse.Namespace) -> int:
         written += write_batch(base, rows[start : start + given.batch_size], given, bool(names))
     if given.out:
         header = ("input", "adapter", "output")
-        table = [(text, name or "", out) for (text, name), out in zip(rows, written, strict=True)]
+        table = [
+            (readable(text), name or "", out)
+            for (text, name), out in zip(rows, written, strict=True)
+        ]
         write_rows(given.out, header, table)
         print(f"The answers are in {given.out}")
     return 0
@@ -106,13 +109,16 @@ def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
     Raises:
         ValueError: a prompt is empty.
     """
+    trained = runs.run_of(given.what)
+    before = trained[1]["options"] if trained else {}
     if given.data:
-        table = tables.read(given.data, (given.input,))
-        rows = [(row[given.input], row.get(given.adapter_column) or None) for row in table]
-        if given.adapter_column and not any(given.adapter_column in row for row in table):
+        columns = data.columns_like(given.data, None, before)
+        table = data.texts_and_rows(given.data, given.input or before.get("input"), columns)
+        rows = [(text, row.get(given.adapter_column) or None) for text, row in table]
+        if given.adapter_column and not any(given.adapter_column in row for _, row in table):
             raise ValueError(f"{given.data} has no column {given.adapter_column!r}.")
     else:
-        rows = [(prompt, None) for prompt in given.prompts]
+        rows = [(data.pair(prompt, given), None) for prompt in given.prompts]
     empty = next((n for n, (text, _) in enumerate(rows, start=1) if not text.strip()), None)
     if empty:
         raise ValueError(f"Prompt {empty} is empty: write at least one word.")
@@ -126,7 +132,8 @@ def adapters(given: argparse.Namespace, base) -> list[str]:
         name, sign, folder = text.partition("=")
         if not sign or not name or not folder:
             raise ValueError(f"--adapter needs such as sentiment=runs/sentiment, not {text!r}.")
-        mp.load(base.model, runs.adapter_of(folder), name, given.any_base, base.family)
+        place = runs.adapter_of(Path(folder).expanduser())
+        mp.load(base.model, place, name, given.any_base, base.family)
         names.append(name)
     return names
 
@@ -191,7 +198,7 @@ class Aloud:
             print(self.text(0)[len(self.printed) :])
         else:
             prompt, name = self.rows[number]
-            print(f"{f'[{name}] ' if name else ''}{prompt} | {self.text(number).strip()}")
+            print(f"{f'[{name}] ' if name else ''}{readable(prompt)} | {self.text(number).strip()}")
             sys.stdout.flush()
 
     def finish(self) -> list[str]:

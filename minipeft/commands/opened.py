@@ -15,6 +15,8 @@ from minipeft.tasks.pronunciation import Alphabet
 from minipeft.tasks.tasks import NUMBER, Task
 from minipeft.tuner import Tuner
 
+LONGEST_ANSWER = ((40, 40), (8, 1))  # tokens and words, where no training tells; of a cloze task
+
 
 @dataclass
 class Opened:
@@ -170,4 +172,7 @@ def task_for(opened: Opened, examples, name: str = "task", split: str = "test") 
     """The examples as a task of the kind that was opened."""
     if opened.kind is None:
         raise ValueError(f"Say what the data asks for: --kind {', '.join(data.KINDS)}.")
-    return Task(name, opened.kind, {split: tuple(examples)}, labels=opened.labels)
+    trained = opened.config["task"].get("longest") if opened.config else None
+    longest = trained or LONGEST_ANSWER[opened.kind == "cloze"]
+    details = {"longest": tuple(longest)}
+    return Task(name, opened.kind, {split: tuple(examples)}, labels=opened.labels, details=details)

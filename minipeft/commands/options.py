@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import collections.abc
 import dataclasses
+import os
 import re
 import types
 import typing
@@ -44,6 +45,10 @@ SYNONYMS = {  # what other tools call these flags
 }
 
 
+PATHS = ("base", "data", "dev", "test", "out", "what", "resume", "start", "predictions", "plot")
+PATHS += ("notebook", "csv", "folder")
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with mistakes told in one sentence."""
 
@@ -59,6 +64,10 @@ class Parser(argparse.ArgumentParser):
             right = [(word, meant(word, flags)) for word in wrong]
             said = "; ".join(f"did you mean {flag} by {word}?" for word, flag in right if flag)
             self.error(f"unrecognized arguments: {' '.join(unknown)}{said and '; '}{said}")
+        for name in PATHS:  # ~ is the home folder, also where no shell has seen to it
+            value = getattr(options, name, None)
+            if isinstance(value, str) and value.startswith("~"):
+                setattr(options, name, os.path.expanduser(value))
         return options
 
     def error(self, message: str) -> typing.NoReturn:

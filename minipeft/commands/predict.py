@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from minipeft.commands import data, opened, options, runs, scoring
+from minipeft.commands import data, opened, options, runs, scoring, shortening
 from minipeft.commands.writers import check_ending, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
 
 EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
+predict runs/pairs "a man sleeps | nobody is awake"
 predict runs/reviews --data test.tsv --input sentence --out answers.tsv"""
 
 
@@ -45,9 +46,11 @@ def run(given: argparse.Namespace) -> int:
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
     check_ending(given.out, "--out")
-    texts = given.texts or texts_of(given)
+    texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
-    said = answers(loaded, texts, given.batch_size)
+    said, notes = answers(loaded, texts, given.batch_size)
+    for note in (*(f"note: {each}" for each in loaded.base.notes), *notes):
+        print(note)
     rows = [(readable(text), one) for text, one in zip(texts, said, strict=True)]
     if given.out:
         write_rows(given.out, ("input", "prediction"), rows)
@@ -57,23 +60,29 @@ def run(given: argparse.Namespace) -> int:
     return 0
 
 
-def answers(loaded: opened.Opened, texts: list[str], batch_size: int = 32) -> list[str]:
-    """One answer for each text.
+def answers(
+    loaded: opened.Opened, texts: list[str], batch_size: int = 32, cut: int | None = None
+) -> tuple[list[str], list[str]]:
+    """(one answer for each text, notes on those that were shortened as in training).
 
     Raises:
         ValueError: a text is empty, or longer than the model can read.
     """
     if not all(text.strip() for text in texts):
         raise ValueError("A text is empty: write at least one word, or leave it out.")
+    before = loaded.config["options"] if loaded.config else {}
     any_tag = (loaded.labels or ("",))[0]  # a tagger's rows have as many tags as words
     tags = {text: " ".join([any_tag] * len(text.split())) for text in texts}
-    examples = [Example(text, tags[text] if loaded.kind == "tag" else "") for text in texts]
+    whole = tuple(Example(text, tags[text] if loaded.kind == "tag" else "") for text in texts)
+    examples = shortening.to_words(whole, cut or before.get("cut"), loaded.kind == "tag")
     task = opened.task_for(loaded, examples, "texts")
-    longest = loaded.config and loaded.config["options"].get("max_length")
-    task, _ = data.shortened(task, loaded.base, longest)
+    task, shorter = data.shortened(task, loaded.base, before.get("max_length"))
+    notes = data.note_of(shorter)
+    if count := sum(a != b for a, b in zip(whole, examples, strict=True)):
+        notes.append(f"note: {count:,} texts had more words than --cut and are shortened.")
     texts = [example.input for example in task.examples("test")]
     data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
-    return scoring.answers(task, loaded.base, texts, batch_size, sys.stderr.isatty())
+    return scoring.answers(task, loaded.base, texts, batch_size, sys.stderr.isatty()), notes
 
 
 def texts_of(given: argparse.Namespace) -> list[str]:
@@ -81,4 +90,5 @@ def texts_of(given: argparse.Namespace) -> list[str]:
     trained = runs.run_of(given.what)
     before = trained[1]["options"] if trained else {}
     column = given.input or before.get("input")
-    return [text for text, _ in data.texts_and_rows(given.data, column, given.columns)]
+    columns = data.columns_like(given.data, given.columns, before)
+    return [text for text, _ in data.texts_and_rows(given.data, column, columns)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 from pathlib import Path
 
 from minipeft.training.history import History
@@ -189,7 +190,22 @@ def picture(path: Path, draw, width: float = 6.0, height: float = 3.6) -> bool:
     return True
 
 
-def card(config: dict, history: History, report, command: str) -> str:
+def commands(config: dict, folder: Path) -> list[str]:
+    """Lines that train the same again in another folder, and measure what this one holds."""
+    lines, other = [config["command"]], f"{folder.resolve()}-again"
+    for steps in dict.fromkeys(config.get("further", ())):
+        words = ["python", "-m", "minipeft", "train", "--resume", other, "--steps", str(steps)]
+        lines.append(shlex.join(words))
+    file = config["data"]["files"][-1]
+    lines.append(
+        shlex.join(
+            ["python", "-m", "minipeft", "evaluate", str(folder.resolve()), "--data", file["name"]]
+        )
+    )
+    return lines
+
+
+def card(config: dict, history: History, report, folder: Path) -> str:
     """README.md of a run: what was trained on what, how, and how well."""
     base, method, task = config["base"], config["method"], config["task"]
     data, options = config["data"], config["options"]
@@ -240,8 +256,9 @@ On the dev split, {kept} (chosen on that very split, so expect a little less on 
 
 ## Again, and further
 
-    {command}
-    python -m minipeft evaluate FOLDER DATA
+{chr(10).join(f"    {line}" for line in commands(config, folder))}
+
+The last line measures on the file of the dev split, which a file of yours takes the place of.
 
 `adapter/` opens with `minipeft.load(model, "adapter")`. Versions: \
 {", ".join(f"{name} {number}" for name, number in config["libraries"].items())}.

@@ -16,6 +16,8 @@ from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.scoring import one_answer
 from minipeft.tasks.tasks import Task
 
+FROM_LIBRARIES = ("macro_f1", "pearson")  # also where a score of this name is counted anyway
+
 
 def add_flag(parser: argparse.ArgumentParser, what: str) -> None:
     """--metric."""
@@ -26,14 +28,14 @@ def add_flag(parser: argparse.ArgumentParser, what: str) -> None:
     )
 
 
-def named(option: str | None, kind: str) -> tuple[str, ...]:
+def named(option: str | None, task: Task) -> tuple[str, ...]:
     """--metric as names.
 
     Raises:
         ValueError: a name that is none, or not for this kind of task.
     """
-    names = tuple(name.strip() for name in option.split(",")) if option else ()
-    named_metrics.check(names, kind)
+    names = tuple(filter(None, (name.strip() for name in (option or "").split(","))))
+    named_metrics.check(names, task.kind, task.labels)
     return names
 
 
@@ -67,13 +69,16 @@ def scores(
     if task.kind == "classify" and not letters:
         values["macro_f1"] = metrics.macro_f1(predictions, targets, task.labels)
     first = scoring.deciding(values)
-    asked = named_metrics.scores(names, predictions, targets, inputs) if names else {}
+    others = [name for name in names if name not in values or name in FROM_LIBRARIES]
+    asked = named_metrics.scores(others, predictions, targets, inputs) if others else {}
+    asked = {name: asked.get(name, values.get(name)) for name in names}
     return asked | {first: values[first]} | values | asked
 
 
 def direction(base: Base, names: Sequence[str] = ()) -> str:
     """ "max" or "min": what is better in the score that decides."""
-    return "min" if by_letters(base) and not names else "max"
+    lower = names[0] in scoring.LOWER_IS_BETTER if names else by_letters(base)
+    return "min" if lower else "max"
 
 
 def note_of_one_answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import shlex
 import shutil
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, data, find_rate, options, pooling, runs, scoring
+from minipeft.commands import bases, data, find_rate, longer, options, pooling, runs, scoring
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -31,6 +32,8 @@ train --base bert-base-uncased --data train.tsv --dev dev.tsv --kind classificat
       --input sentence --target label --method lora --rank 8 --targets query,value --steps 500
 train --base ./my-llama --data pairs.jsonl --kind text-to-text --out runs/pairs --epochs 2
 train --resume runs/pairs
+train --resume runs/pairs --steps 1000
+train --start runs/pairs --data more.jsonl
 train --method adapter --help"""
 
 
@@ -50,14 +53,19 @@ def add(commands, arguments: list[str]) -> None:
     parser.usage = "%(prog)s [--base BASE --data FILE --kind KIND] [--method METHOD] [options]"
     parser.add_argument("--base", help="tiny-decoder, ..., a folder, or a name on the Hub")
     parser.add_argument("--data", metavar="FILE", help=".jsonl, .json, .csv, .tsv, .conll or "
-                        ".parquet, also .gz; a folder of 🤗 datasets; or a task of the project "
-                        "(reverse, capital, ...)")  # fmt: skip
+                        ".parquet, also .gz, .bz2 or .xz; a folder of 🤗 datasets; or a task of "
+                        "the project (reverse, capital, ...)")  # fmt: skip
     parser.add_argument(
         "--out", metavar="RUN", help="folder to write (default: a new one in runs/)"
     )
     parser.add_argument(
-        "--resume", metavar="RUN", help="go on with this run; everything else comes from its folder"
-    )
+        "--resume", metavar="RUN", help="go on with this run; everything else comes from its "
+        "folder. With a larger --steps, a finished run is made longer"
+    )  # fmt: skip
+    parser.add_argument(
+        "--start", metavar="RUN", help="begin with what this run, or this adapter, has learnt: "
+        "base, method and columns are its own"
+    )  # fmt: skip
     known = ", ".join(c.__name__ for c in options.names().values())
     parser.add_argument(
         "--method",
@@ -107,21 +115,31 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 def run(given: argparse.Namespace) -> int:
     folder, config, method, given = resumed(given) if given.resume else begun(given)
     if (folder / runs.RESULT).is_file():
-        print(f"{folder} is finished: {(folder / 'README.md')} has its numbers.")
+        print(
+            f"{folder} is finished: {(folder / 'README.md')} has its numbers. To make it longer, "
+            f"say how many steps it should have in all, such as --steps {2 * given.steps}."
+        )
         return 0
+    before = longer.earlier(folder)
     task = data.training_task(given)
+    if given.start:
+        task = longer.with_labels_of(task, given.start)
     base = open_for(task, given)
-    method = with_template(method, given, base)
-    scoring.named(given.metric, task.kind)
+    if not given.start:
+        method = with_template(method, given, base)
+    scoring.named(given.metric, task)
     task, shorter = data.shortened(task, base, given.max_length)
     given.steps = steps_of(given, task)
-    if given.find_rate:
-        given.learning_rate = find_rate.find(base, method, task, given, folder)
-        given.find_rate = False  # a run that goes on has its rate
-    tuner = mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
+    begin = str(folder / runs.ADAPTER) if before else given.start
+
+    def attached() -> Tuner:
+        """The tuner as the run begins with it."""
+        if begin:
+            return mp.load(base.model, begin, "task", family=base.family)
+        return mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
+
+    tuner = attached()
     data.check_fits(task, base, extra=len(tuner.words or ()))
-    config = describe(given, config, base, method, task)
-    write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     report = tuner.report()
     print(report)
     for note in base.notes:
@@ -130,16 +148,38 @@ def run(given: argparse.Namespace) -> int:
     print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
     for fact in (*data.facts(task, base), *data.note_of(shorter)):
         print(fact)
-
-    log, always = runs.Log(folder / runs.LOG), []
+    curve: dict[float, float] = {}
+    if given.find_rate:
+        tuner.detach()
+        curve = find_rate.find(base, attached, task, given)
+        given.learning_rate = find_rate.best_of(curve)
+        given.find_rate = False  # a run that goes on has its rate
+        tuner = attached()
+    config = describe(given, config, base, tuner.method, task)
+    write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     try:
-        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, log.watch, always)
+        return train_and_finish(folder, config, tuner, task, base, given, curve, report)
     except KeyboardInterrupt:
-        print(f"minipeft: stopped; go on with --resume {folder}", file=sys.stderr)
+        print(f"minipeft: stopped; go on with --resume {shlex.quote(str(folder))}", file=sys.stderr)
         return 130
+
+
+def train_and_finish(folder, config, tuner, task, base, given, curve, report) -> int:
+    """What comes after the run's config.json: from then on, it can be gone on with."""
+    if curve:
+        find_rate.picture(folder, curve)
+    before, log, always = longer.earlier(folder), runs.Log(folder / runs.LOG), []
+    best = scoring.direction(base, scoring.named(given.metric, task))
+    done = len(before.losses) if before else 0
+    if before:
+        print(f"steps {done + 1} to {given.steps}, from the weights of step {before.best_step}")
+    watch = lambda history: log.watch(longer.joined(before, history, best))  # noqa: E731
+    try:
+        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, watch, always, done)
     finally:
         log.close()
-    finish(folder, config, history, tuner, report)
+    history = longer.joined(before, history, best)
+    finish(folder, config, history, tuner, report, done)
     print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
     for note in find_rate.advice(history.losses, always, given.learning_rate, method.default_rate):
         print(note)
@@ -150,8 +190,10 @@ def run(given: argparse.Namespace) -> int:
 
 def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argparse.Namespace]:
     """A new run: (folder, what is known of it, method, options)."""
+    if given.start:
+        longer.begin_with(given)
     settings = options.settings(given)
-    kind = options.method_class(given.method)
+    kind = options.method_class(longer.method_of(given.start) if given.start else given.method)
     example = given.base is None and given.data is None
     if example:
         for key, value in EXAMPLE.items():
@@ -163,7 +205,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         lacking, example = ("base", "tiny-encoder") if given.base is None else ("data", "my.jsonl")
         raise ValueError(f"Say which {lacking} too: --{lacking} {example}.")
     template = isinstance(settings.get("template"), str)  # which only the tokenizer can read
-    method = None if template else options.make(kind, settings)
+    method = None if template or given.start else options.make(kind, settings)
     given.base = bases.absolute(given.base)
     if given.learning_rate is None:
         given.learning_rate = (method or kind).default_rate
@@ -174,19 +216,38 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         path = getattr(given, name)
         if path and Path(path).exists():
             setattr(given, name, str(Path(path).resolve()))
-    command = shlex.join(["python", "-m", "minipeft", *given.arguments])
-    return folder, {"command": command}, method, given
+    config = {"command": again(given, folder)}
+    if given.start:
+        config["start"] = longer.print_of(given.start)
+    return folder, config, method, given
+
+
+def again(given: argparse.Namespace, folder: Path) -> str:
+    """The command that trains the same in another folder, from wherever it is called."""
+    words, places = list(given.arguments), ("base", "data", "dev", "start")
+    said = [word.partition("=")[0] for word in words]
+    for name in ("out", *places):
+        while f"--{name}" in said:
+            place = said.index(f"--{name}")
+            count = 1 if "=" in words[place] else 2
+            fresh = [f"-- {name}", str(getattr(given, name))] if name in places else []
+            words[place : place + count] = fresh
+            said[place : place + count] = fresh
+    words = [word.replace("-- ", "--", 1) if word.startswith("-- ") else word for word in words]
+    return shlex.join(["python", "-m", "minipeft", *words, "--out", f"{folder.resolve()}-again"])
 
 
 def check_numbers(given: argparse.Namespace) -> None:
-    """Refuse numbers that `train` of the library does not see."""
+    """Refuse impossible numbers before anything is read; `train` of the library says which."""
     for name in ("batch_size", "accumulate", "checkpoint_every", "validate_every", "steps"):
         value = getattr(given, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}.")
-    if given.epochs is not None and (not given.epochs > 0 or given.steps is not None):
-        raise ValueError("--epochs must be above 0, and is given instead of --steps.")
-    if given.clip is not None and not given.clip > 0:
+    if given.epochs is not None and given.steps is not None:
+        raise ValueError("--epochs is given instead of --steps: leave one of them away.")
+    if given.epochs is not None and not 0 < given.epochs < math.inf:
+        raise ValueError(f"--epochs must be a number above 0, not {given.epochs}.")
+    if not given.clip > 0:
         raise ValueError(f"--clip must be above 0, not {given.clip}.")
     warmup = 0 if given.epochs else given.warmup  # of how many steps, only the data know
     check_arguments(
@@ -196,6 +257,7 @@ def check_numbers(given: argparse.Namespace) -> None:
         schedule=given.schedule,
         accumulate=given.accumulate,
         weight_decay=given.weight_decay,
+        seed=given.seed,
     )
 
 
@@ -214,9 +276,8 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     plain = given.parser.parse_args([])
     free = ("resume", "trust_remote_code")  # a folder may be a stranger's: it cannot allow this
     ours = {k: v for k, v in vars(given).items() if k not in free}
-    extra = [
-        k for k, v in ours.items() if vars(plain).get(k) != v and k not in ("command", "arguments")
-    ]
+    kept_free = ("command", "arguments", "steps")
+    extra = [k for k, v in ours.items() if vars(plain).get(k) != v and k not in kept_free]
     if extra:
         flag = extra[0].removeprefix(options.DEST).replace("_", "-")
         raise ValueError(f"--resume takes everything from the run's folder: leave --{flag} away.")
@@ -224,6 +285,7 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     config = runs.read_config(folder)
     if config is None:
         raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
+    longer.check_start(config)
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
     before.trust_remote_code, before.local_only = given.trust_remote_code, True
     for file in config["data"]["files"]:
@@ -235,6 +297,9 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     method = method_class(config["method"]["name"]).from_settings(
         config["method"]["settings"], method_class
     )
+    if given.steps is not None:
+        longer.lengthen(folder, config, given.steps)
+        before.steps = given.steps
     return folder, config, method, before
 
 
@@ -306,10 +371,18 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
             "kind": task.kind,
             "labels": list(task.labels) if task.labels else None,
             "borrowed": dict(letters.borrowed) if letters else {},
+            "longest": longest_answer(task, base),
         },
         "data": {"files": files},
         "libraries": runs.libraries(),
-    }
+    } | {key: config[key] for key in ("start", "further") if key in config}
+
+
+def longest_answer(task: Task, base: bases.Base) -> list[int] | None:
+    """Tokens and words of the longest answer to be written; None where labels are chosen."""
+    if base.head != "language" or task.kind not in ("generate", "cloze"):
+        return None
+    return list(Encoding(task, base.tokenizer, base.kind, base.head).longest)
 
 
 def fit(
@@ -320,15 +393,17 @@ def fit(
     checkpoint: Path | None = None,
     watch: Callable[[mp.History], None] | None = None,
     always: list[str | None] | None = None,
+    done: int = 0,
 ) -> mp.History:
     """Train with validation; the weights with the best first score are kept.
 
     always: at every validation the one answer to all inputs, if it is one, is appended.
+    done: steps of a finished run that is made longer; the batches go on behind theirs.
     """
     letters = scoring.by_letters(base)
     inputs = [example.input for example in task.splits["dev"]]
     true = [example.target for example in task.splits["dev"]]
-    names = scoring.named(given.metric, task.kind)
+    names = scoring.named(given.metric, task)
 
     def evaluate(model) -> dict[str, float]:
         said = scoring.answers(
@@ -338,12 +413,14 @@ def fit(
             always.append(scoring.one_answer(task, said, true))
         return scoring.scores(task, said, true, letters, names, inputs)
 
+    batches = task.batches(
+        "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
+    )
+    steps = given.steps - done
     return mp.train(
         tuner.model,
-        task.batches(
-            "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
-        ),
-        given.steps,
+        lambda number: batches(number + done * given.accumulate),
+        steps,
         given.learning_rate,
         warmup=given.warmup,
         schedule=given.schedule,
@@ -352,7 +429,7 @@ def fit(
         accumulate=given.accumulate,
         seed=given.seed,
         evaluate=evaluate,
-        evaluate_every=given.validate_every or max(1, given.steps // 5),
+        evaluate_every=given.validate_every or max(1, steps // 5),
         best=scoring.direction(base, names),
         checkpoint=checkpoint,
         checkpoint_every=given.checkpoint_every,
@@ -362,16 +439,20 @@ def fit(
     )
 
 
-def finish(folder: Path, config: dict, history, tuner: Tuner, report) -> None:
-    """Adapter, curves, card; then the result, and only then the checkpoint goes."""
+def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int = 0) -> None:
+    """Adapter, curves, card; then the result, and only then the checkpoint goes.
+
+    done: where weights of the steps before these are the best, they are in the folder already.
+    """
     best = history.best_step
     entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
     config["scores"] = {key: value for key, value in entry.items() if key != "step"}
-    tuner.save(folder / runs.ADAPTER)
-    runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
-    pooling.keep(folder / runs.ADAPTER, config["options"].get("pooling"))
+    if best is None or best > done:
+        tuner.save(folder / runs.ADAPTER)
+        runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
+        pooling.keep(folder / runs.ADAPTER, config["options"].get("pooling"))
     runs.picture(folder / "curves.png", history.plot)
-    write_text(folder / "README.md", runs.card(config, history, report, config["command"]))
+    write_text(folder / "README.md", runs.card(config, history, report, folder))
     result = {
         "dev": config["scores"],
         "best_step": best,
@@ -382,6 +463,7 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report) -> None:
     }
     write_text(folder / runs.RESULT, json.dumps(result, indent=1))
     shutil.rmtree(folder / runs.CHECKPOINT, ignore_errors=True)
+    (folder / longer.EARLIER).unlink(missing_ok=True)
 
 
 def kept(history) -> str:
@@ -390,11 +472,11 @@ def kept(history) -> str:
 
 def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
     """The commands to try next, one a line."""
-    shipped = data.is_shipped(given.data)
-    lines = [f"evaluate {folder} --data {given.data if shipped else 'OTHER_FILE'}"]
+    shipped, place = data.is_shipped(given.data), shlex.quote(str(folder))
+    lines = [f"evaluate {place} --data {given.data if shipped else 'OTHER_FILE'}"]
     if task.kind in ("generate", "cloze") and base.kind != "encoder":
-        lines.append(f"generate {folder} {shlex.quote(task.splits['dev'][0].input[:60])}")
-    lines += [f"inspect {folder} --plot {folder}/spectra.png"]
+        lines.append(f"generate {place} {shlex.quote(task.splits['dev'][0].input[:60])}")
+    lines += [f"inspect {place} --plot {shlex.quote(f'{folder}/spectra.png')}"]
     if shipped:
         lines.append(f"train --base {given.base} --data {given.data} --method prefix")
     return "Try next:\n" + "\n".join(f"  python -m minipeft {line}" for line in lines)

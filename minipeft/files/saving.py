@@ -77,7 +77,7 @@ def save(tuner: Tuner, folder: str | Path) -> None:
         "model_type": tuner.anatomy.model_type,
     }
     ours["hash"] = content_hash(settings, tensors, ours)
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     metadata = {"format": "pt", OURS: json.dumps(ours, sort_keys=True)}
     text = json.dumps(settings, indent=2, sort_keys=True)
     write_all(
@@ -106,7 +106,7 @@ def load(
         ValueError: the files are damaged, unsafe, of an unknown method or for another base; the
             sentence says which. The model is then as it was.
     """
-    folder, model = Path(folder), unwrapped(model)
+    folder, model = Path(folder).expanduser(), unwrapped(model)
     settings, tensors, ours = read(folder)
     tensors = names_of_today(tensors) if ours else tensors
     anatomy = Anatomy(model, family)

@@ -259,9 +259,16 @@ class Encoding:
 
     @cached_property
     def longest(self) -> tuple[int, int]:
-        """The longest target of all splits, in tokens and in words."""
+        """The longest target of all splits, in tokens and in words.
+
+        Where no target is known, as of texts that are to be answered: `details["longest"]`.
+        """
         splits = self.task.splits.values()
-        targets = {example.target for split in splits for example in split} or {"one word"}
+        targets = {example.target for split in splits for example in split} - {""}
+        if not targets and self.task.details.get("longest"):
+            tokens, words = self.task.details["longest"]
+            return tokens, words
+        targets = targets or {"one word"}
         tokens = max(len(self.target_ids(target)) for target in targets)
         return tokens, max(len(metrics.normal(target).split()) for target in targets)
 

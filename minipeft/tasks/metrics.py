@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
+
+OTHER = ("O", "other")  # the tag of words that are nothing special
 
 
 def check_lengths(predictions: Sequence, targets: Sequence) -> None:
@@ -93,15 +95,33 @@ def span_f1(predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str
     return 2 * len(predicted & wanted) / total if total else 1.0
 
 
+MARKS = {"B": "B", "I": "I", "E": "E", "S": "S"}  # of a tag such as B-person
+MARKS |= {"L": "E", "U": "S", "M": "I", "W": "S"}  # the same in BILOU and BMES
+
+
+def are_entities(labels: Iterable[str]) -> bool:
+    """Are the labels tags of entities: O and B-x, I-x, E-x, S-x, by these letters or others?"""
+    marked = [label for label in labels if label not in OTHER]
+    kinds = [label.partition("-") for label in marked]
+    every = all(mark in MARKS and kind for mark, _, kind in kinds) and bool(marked)
+    return every or any(label.startswith(("B-", "S-")) for label in marked)
+
+
+def as_iobes(tags: Sequence[str]) -> list[str]:
+    """Tags with the letters B, I, E and S, whatever letters they had."""
+    parts = [tag.partition("-") for tag in tags]
+    return [f"{MARKS[m]}-{kind}" if kind and m in MARKS else m + d + kind for m, d, kind in parts]
+
+
 def spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(kind, first, last) of every entity, as seqeval counts them.
 
     B begins one, I and E go on and S stands alone; an I or E that continues nothing begins one, and
-    what follows an E or S of its kind begins a new one.
+    what follows an E or S of its kind begins a new one. L, U, M and W are read as E, S, I and S.
     """
     entities: list[tuple[str, int, int]] = []
     open_kind = None  # of the entity that the next tag may continue
-    for i, tag in enumerate(tags):
+    for i, tag in enumerate(as_iobes(tags)):
         mark, _, kind = tag.partition("-")
         if mark not in ("B", "I", "E", "S"):
             open_kind = None
@@ -173,8 +193,9 @@ def by_label(
 
 
 def macro_f1(predictions: Sequence[str], targets: Sequence[str], labels: Sequence[str]) -> float:
-    """Mean F1 of the labels that are the right answer at least once."""
-    f1 = [row.f1 for row in by_label(predictions, targets, labels) if row.count]
+    """Mean F1 of the labels that are said or wanted at least once, as scikit-learn has it."""
+    seen = {*predictions, *targets}
+    f1 = [row.f1 for row in by_label(predictions, targets, labels) if row.label in seen]
     return sum(f1) / len(f1)
 
 

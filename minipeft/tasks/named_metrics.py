@@ -12,7 +12,8 @@
 | rouge1, rouge2, | texts   | mean F1 of words, pairs of words, longest common | rouge-score  |
 | rougeL          |         | subsequence, 0 to 1                              |              |
 
-All are better when they are higher. Texts with the same input are references of one another, as in
+and the scores of `minipeft.tasks.scoring`, which need no library. All but mse and error_rate are
+better when they are higher. Texts with the same input are references of one another, as in
 E2E: BLEU counts against all of them, ROUGE takes the nearest.
 """
 
@@ -28,6 +29,20 @@ INSTALL = 'install it with `pip install "minipeft[metrics]"`'
 
 def _needs(package: str, name: str) -> ValueError:
     return ValueError(f"The score {name} is counted by the package {package}: {INSTALL}.")
+
+
+def accuracy(predictions: Sequence[str], targets: Sequence[str], _inputs) -> float:
+    """Share of equal answers."""
+    return metrics.accuracy(predictions, targets)
+
+
+def f1(predictions: Sequence[str], targets: Sequence[str], _inputs) -> float:
+    """F1 over whole entities where tags mark them, else over words; no library is needed."""
+    rows = [[row.split() for row in side] for side in (predictions, targets)]
+    tags = {tag for side in rows for row in side for tag in row}
+    if metrics.are_entities(tags):
+        return metrics.span_f1(*rows)
+    return metrics.entity_f1(*rows, other="other" if "other" in tags else "O")
 
 
 def matthews(predictions: Sequence[str], targets: Sequence[str], _inputs) -> float:
@@ -54,7 +69,7 @@ def entity_f1(predictions: Sequence[str], targets: Sequence[str], _inputs) -> fl
         from seqeval.metrics import f1_score
     except ImportError:
         raise _needs("seqeval", "entity_f1") from None
-    rows = [[row.split() for row in side] for side in (targets, predictions)]
+    rows = [[metrics.as_iobes(row.split()) for row in side] for side in (targets, predictions)]
     return float(f1_score(*rows, zero_division=0))
 
 
@@ -119,12 +134,17 @@ def rouge(kind: str) -> Callable[[Sequence[str], Sequence[str], Sequence[str]], 
 
 
 METRICS = {  # name -> (the kinds of task that it is for, what counts it)
-    "accuracy": (("classify", "cloze"), lambda p, t, _: metrics.accuracy(p, t)),
+    "accuracy": (("classify", "cloze", "tag"), accuracy),
     "macro_f1": (("classify",), macro_f1),
     "matthews": (("classify",), matthews),
     "entity_f1": (("tag",), entity_f1),
+    "f1": (("tag",), f1),
     "pearson": (("regress",), pearson),
     "spearman": (("regress",), spearman),
+    "mse": (("regress",), lambda p, t, _: metrics.squared(p, t)),
+    "exact": (("generate",), lambda p, t, _: metrics.exact(p, t)),
+    "overlap": (("generate",), lambda p, t, _: metrics.overlap(p, t)),
+    "error_rate": (("generate",), lambda p, t, _: metrics.error_rate(p, t)),
     "bleu": (("generate",), bleu),
     "rouge1": (("generate",), rouge("rouge1")),
     "rouge2": (("generate",), rouge("rouge2")),
@@ -132,8 +152,8 @@ METRICS = {  # name -> (the kinds of task that it is for, what counts it)
 }
 
 
-def check(names: Sequence[str], kind: str) -> None:
-    """Refuse names that are none of METRICS, or not for this kind of task.
+def check(names: Sequence[str], kind: str, labels: Sequence[str] | None = None) -> None:
+    """Refuse names that are none of METRICS, or not for this kind of task or its labels.
 
     Raises:
         ValueError: such a name; the sentence lists those that fit.
@@ -144,6 +164,12 @@ def check(names: Sequence[str], kind: str) -> None:
             known = "is not a score that is known" if name not in METRICS else "does not fit"
             raise ValueError(
                 f"--metric {name} {known}: for a task of kind {kind!r} give one of {fitting}."
+            )
+        if name == "entity_f1" and labels and not metrics.are_entities(labels):
+            raise ValueError(
+                f"--metric entity_f1 counts entities tagged O, B-x, I-x, but a tag here is "
+                f"{next(label for label in labels if label not in metrics.OTHER)!r}: take --metric "
+                "f1, which counts words."
             )
 
 

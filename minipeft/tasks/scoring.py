@@ -26,8 +26,8 @@ from minipeft.contexts import evaluating
 from minipeft.routing import route
 from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.metrics import OTHER
 
-OTHER = ("O", "other")  # the tag of words that are nothing special
 DECIDING = (
     "error_rate",
     "overlap",
@@ -63,7 +63,7 @@ def scores(
     if task.kind == "tag":
         predicted, true = [p.split() for p in predictions], [t.split() for t in targets]
         accuracy = metrics.accuracy(sum(predicted, []), sum(true, []))
-        if any(label.startswith(("B-", "S-")) for label in task.labels):
+        if metrics.are_entities(task.labels):
             return {"accuracy": accuracy, "f1": metrics.span_f1(predicted, true)}
         other = next((label for label in task.labels if label in OTHER), task.labels[0])
         return {"accuracy": accuracy, "f1": metrics.entity_f1(predicted, true, other)}

@@ -197,6 +197,8 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
         whole = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(f"{path} is not JSON: it is nested too deeply.") from None
+    except Twice as error:
+        raise ValueError(f"{path} is not JSON: {error}.") from None
     except ValueError:
         yield from _jsonl(path)
         return
@@ -210,17 +212,21 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
     yield from enumerate(rows, start=1)
 
 
+class Twice(ValueError):
+    """A name is twice in one object."""
+
+
 def _object(pairs: list[tuple[str, object]]) -> dict:
     """A JSON object.
 
     Raises:
-        ValueError: a name is in it twice, so that one of its values would be lost.
+        Twice: a name is in it twice, so that one of its values would be lost.
     """
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"an object has {twice!r} twice")
+        raise Twice(f"an object has {twice!r} twice")
     return row
 
 
@@ -268,6 +274,10 @@ def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int,
             )
         for row in table:
             width = len(heads)
+            if names and table.line_num == 1 and [*row.values()] == heads:
+                raise ValueError(
+                    f"{path} begins with a header of these columns: leave --columns away."
+                )
             if None in row or None in row.values():
                 fields = width + len(row[None]) if None in row else sum(map(bool, row.values()))
                 what = "--columns names" if names else "its header has"

@@ -29,6 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from minipeft.attached import kind_of
+from minipeft.methods.parts.validation import is_whole, shorten
 from minipeft.model.kind import head_of
 from minipeft.tasks import labels as spellings
 from minipeft.tasks import scoring, tables
@@ -137,8 +138,11 @@ class Batches:
     def __init__(self, encoding: Encoding, examples, batch_size, seed, epochs, steps):
         if not examples:
             raise ValueError("This split has no examples; choose another split or a larger limit.")
-        if batch_size < 1:
-            raise ValueError("batch_size must be at least 1.")
+        for name, value in dict(batch_size=batch_size, epochs=epochs, steps=steps).items():
+            if (value is not None or name == "batch_size") and (not is_whole(value) or value < 1):
+                raise ValueError(
+                    f"{name} must be a whole number of at least 1, not {shorten(value)}."
+                )
         self.encoding, self.examples = encoding, list(examples)
         self.batch_size, self.seed = batch_size, seed
         self.per_epoch = -(-len(self.examples) // batch_size)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
+from collections.abc import Iterable
 
+from torch import nn
+
+from minipeft.methods.parts.validation import LARGEST, is_whole, shorten
 from minipeft.training.schedule import SCHEDULES
 
 
@@ -21,34 +26,64 @@ def check_arguments(
     clip=None,
     evaluate_every=1,
     checkpoint_every=1,
+    seed=0,
 ) -> None:
     """One sentence for each impossible argument of `train`."""
     counts = dict(steps=steps, accumulate=accumulate, evaluate_every=evaluate_every)
     for name, value in (counts | dict(checkpoint_every=checkpoint_every)).items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}.")
+        if not is_whole(value) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, not {shorten(value)}.")
+    if not is_whole(seed) or not -LARGEST <= seed <= 2 * LARGEST:
+        raise ValueError(f"seed must be a whole number of at most 32 bits, not {shorten(seed)}.")
     if isinstance(learning_rate, str):
-        raise ValueError(f"learning_rate must be a number, not the text {learning_rate!r}.")
+        raise ValueError(f"learning_rate must be a number, not the text {shorten(learning_rate)}.")
     if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive, not {learning_rate!r}.")
+        raise ValueError(f"learning_rate must be positive, not {shorten(learning_rate)}.")
     if not is_number(warmup) or not 0 <= warmup <= steps:
         raise ValueError(
-            f"warmup must be a share below 1 or at most {steps} steps, not {warmup!r}."
+            f"warmup must be a share below 1 or at most {steps} steps, not {shorten(warmup)}."
         )
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}.")
+        raise ValueError(
+            f"schedule must be one of {', '.join(SCHEDULES)}, not {shorten(schedule)}."
+        )
     if best not in ("max", "min", None):
-        raise ValueError(f'best must be "max", "min" or None, not {best!r}.')
+        raise ValueError(f'best must be "max", "min" or None, not {shorten(best)}.')
     if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be a number of at least 0, not {weight_decay!r}.")
+        raise ValueError(
+            f"weight_decay must be a number of at least 0, not {shorten(weight_decay)}."
+        )
     pair = betas if isinstance(betas, tuple | list) else ()
     if len(pair) != 2 or not all(is_number(beta) and 0 <= beta < 1 for beta in pair):
         raise ValueError(
             f"betas must be two numbers of at least 0 and below 1, such as (0.9, 0.999), not "
-            f"{betas!r}."
+            f"{shorten(betas)}."
         )
     if clip is not None and (not is_number(clip) or not clip >= 0):
-        raise ValueError(f"clip must be a positive number, or None to clip nothing, not {clip!r}.")
+        raise ValueError(
+            f"clip must be a positive number, or None to clip nothing, not {shorten(clip)}."
+        )
+
+
+def check_others(*, model, tuners, evaluate, watch, checkpoint, **switches) -> None:
+    """One sentence for each argument of `train` that is of another type than it should be.
+
+    switches: what is True or False.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, not {shorten(model)}.")
+    if tuners is not None and not isinstance(tuners, Iterable):
+        raise ValueError(f"tuners must be names of tuners, or None, not {shorten(tuners)}.")
+    for name, value in dict(evaluate=evaluate, watch=watch).items():
+        if value is not None and not callable(value):
+            raise ValueError(
+                f"{name} must be a function, which `train` calls, or None, not {shorten(value)}."
+            )
+    if checkpoint is not None and not isinstance(checkpoint, str | os.PathLike):
+        raise ValueError(f"checkpoint must be the path of a folder, not {shorten(checkpoint)}.")
+    for name, value in switches.items():
+        if not isinstance(value, int) or value not in (True, False):
+            raise ValueError(f"{name} must be True or False, not {shorten(value)}.")
 
 
 def is_number(value) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -9,7 +10,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import anatomy_of
+from minipeft.attached import anatomy_of, kind_of
+from minipeft.model.kind import head_of
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
 
@@ -33,6 +35,8 @@ def tidy(batch: Mapping, device: torch.device) -> dict:
             f"{tuple(ids.shape)}: put "
             "one row into a batch with ids[None], its labels and mask likewise."
         )
+    if isinstance(ids, Tensor) and not ids.numel():
+        raise ValueError(f"The batch has no tokens: its input_ids are {tuple(ids.shape)}.")
     return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in tidied.items()}
 
 
@@ -47,26 +51,101 @@ def as_tensor(key: str, value):
                 "(minipeft.tasks does it with Task.batches)."
             ) from error
     if key in WHOLE and isinstance(value, Tensor):
-        narrow = value.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8)
-        return value.long() if narrow else value
+        other = not (value.is_floating_point() or value.is_complex() or value.dtype is torch.bool)
+        return value.long() if other else value
     return value
 
 
 @contextmanager
 def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
-    """Inside, a look-up of an id that the model does not have ends in a sentence."""
+    """Inside, what a model cannot do with a batch ends in a sentence about the batch."""
     try:
         yield
-    except IndexError as error:
-        size = vocabulary_size(model)
-        for key in ("input_ids", "decoder_input_ids", "labels"):
-            ids = batch.get(key)
-            if size and isinstance(ids, Tensor) and ids.numel() and int(ids.max()) >= size:
-                raise ValueError(
-                    f"The batch has the id {int(ids.max())} in {key}, but the model knows "
-                    f"the ids 0 to {size - 1} only: encode the batch with this model's tokenizer."
-                ) from error
-        raise
+    except (IndexError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        why = wrong_name(batch, error) or wrong_type(batch, error) or wrong_shape(model, batch)
+        why = why or (wrong_number(model, batch) if isinstance(error, IndexError) else None)
+        if why is None:
+            raise
+        raise ValueError(f"The batch {why}.") from error
+
+
+def wrong_name(batch: Mapping, error: Exception) -> str | None:
+    """The batch lacks the ids, or has an entry that the model does not take."""
+    said = str(error) if isinstance(error, TypeError) else ""
+    if strange := re.search(r"unexpected keyword argument '(\w+)'", said):
+        return f"has {strange[1]!r}, which the model does not take: leave it out"
+    if "missing" in said and "input_ids" in said and "input_ids" not in batch:
+        return f"has no input_ids, only {', '.join(map(str, batch))}: add the ids of the tokens"
+    return None
+
+
+def wrong_type(batch: Mapping, error: Exception) -> str | None:
+    """Ids, masks or labels that are no whole numbers, as labels of a regression need not be."""
+    for key in WHOLE:
+        value = batch.get(key)
+        if key == "labels" and not re.search("target|label|dtype", str(error), re.I):
+            continue
+        if isinstance(value, Tensor) and value.is_floating_point():
+            one = " (a number to predict needs a head of one label)" if key == "labels" else ""
+            return (
+                f"holds {str(value.dtype).removeprefix('torch.')} in {key}, where whole numbers "
+                f"are needed: make them so with .long(){one}"
+            )
+    return None
+
+
+def wrong_shape(model: nn.Module, batch: Mapping) -> str | None:
+    """Labels or a mask that are not as many as the ids."""
+    ids = batch.get("input_ids")
+    if not isinstance(ids, Tensor):
+        return None
+    if ids.dim() != 2:
+        return f"has input_ids of the shape {tuple(ids.shape)}, but they must be (B, T)"
+    for key in ("labels", "attention_mask", "token_type_ids"):
+        value = batch.get(key)
+        if not isinstance(value, Tensor) or value.dim() == 0:
+            continue
+        wide = value.dim() == 2 and not (key == "labels" and two_lengths(model, value))
+        if len(value) != len(ids) or (wide and value.shape[1] != ids.shape[1]):
+            return (
+                f"has input_ids of the shape {tuple(ids.shape)}, but {key} of "
+                f"{tuple(value.shape)}: give one for each token, or one label for each row"
+            )
+    return None
+
+
+def two_lengths(model: nn.Module, labels: Tensor) -> bool:
+    """May labels be of another length than the ids: for a decoder beside an encoder, or classes?"""
+    try:
+        return kind_of(model) == "encoder-decoder" or head_of(model) == "classification"
+    except ValueError:
+        return True
+
+
+def wrong_number(model: nn.Module, batch: Mapping) -> str | None:
+    """An id or a label that the model does not have."""
+    size = vocabulary_size(model)
+    for key in ("input_ids", "decoder_input_ids", "labels"):
+        ids = batch.get(key)
+        if not size or not isinstance(ids, Tensor) or not ids.numel():
+            continue
+        low, high = int(ids.min()), int(ids.max())
+        if high >= size or (low < 0 and key != "labels"):
+            return (
+                f"has the id {high if high >= size else low} in {key}, but the model knows the "
+                f"ids 0 to {size - 1} only: encode the batch with this model's tokenizer"
+            )
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or not labels.numel():
+        return None
+    low = int(labels.min())
+    said = low if low < 0 and low != -100 else int(labels.max())
+    return (
+        f"has the label {said}, which the model's head does not have: labels count from 0, and "
+        "-100 says that nothing is asked"
+    )
 
 
 def vocabulary_size(model: nn.Module) -> int | None:

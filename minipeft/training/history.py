@@ -44,12 +44,12 @@ class History:
 
     def save(self, path: str | Path) -> None:
         """Write everything as JSON."""
-        write_text(path, json.dumps(asdict(self), indent=1))
+        write_text(Path(path).expanduser(), json.dumps(asdict(self), indent=1, default=float))
 
     @classmethod
     def load(cls, path: str | Path) -> History:
         """Read what `save` wrote."""
-        return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        return cls(**json.loads(Path(path).expanduser().read_text(encoding="utf-8")))
 
     def __repr__(self) -> str:
         if not self.losses:

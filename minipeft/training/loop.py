@@ -23,7 +23,7 @@ from torch import nn
 from minipeft.attaching.in_training import chosen, said
 from minipeft.contexts import modes_kept, seeded
 from minipeft.training import callbacks as after
-from minipeft.training.arguments import check_arguments
+from minipeft.training.arguments import check_arguments, check_others
 from minipeft.training.batches import explained
 from minipeft.training.distributed import process_group
 from minipeft.training.feed import Feed
@@ -97,7 +97,11 @@ def train(
     settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
     settings |= dict(weight_decay=weight_decay, betas=betas, clip=clip, accumulate=accumulate)
     settings |= dict(evaluate_every=evaluate_every, best=best)
-    check_arguments(**settings, checkpoint_every=checkpoint_every)
+    check_arguments(**settings, checkpoint_every=checkpoint_every, seed=seed)
+    check_others(
+        model=model, tuners=tuners, evaluate=evaluate, watch=watch, checkpoint=checkpoint,
+        resume=resume, progress=progress, keep_trunk=keep_trunk,
+    )  # fmt: skip
     checkpoints = after.Checkpoints(checkpoint, checkpoint_every, resume)
     around = [after.Tuners(), after.Evaluation(evaluate, evaluate_every, best), after.Stopwatch()]
     around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]

@@ -34,7 +34,7 @@ class Snapshots:
         optimizer: torch.optim.Optimizer,
         settings: dict,
     ) -> None:
-        self.folder = None if folder is None else Path(folder)
+        self.folder = None if folder is None else Path(folder).expanduser()
         self.parameters = parameters
         self.buffers = dict(model.named_buffers())  # running means: batch norm, AdaLoRA
         self.optimizer = optimizer
@@ -79,7 +79,8 @@ class Snapshots:
         try:
             # every tensor gets memory of its own, tied buffers included: safetensors wants it so
             write_tensors(part / "state.safetensors", {k: t.clone() for k, t in tensors.items()})
-            write_text(part / "state.json", json.dumps({"history": asdict(history), **self.run}))
+            state = {"history": asdict(history), **self.run}
+            write_text(part / "state.json", json.dumps(state, default=float))  # numpy's numbers
             with sentences(whole):
                 os.replace(part, whole)
         finally:
@@ -102,7 +103,7 @@ class Snapshots:
         except (OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"{path} cannot be read ({error}): delete it to start anew.") from None
         for what in ("settings", "parameters"):
-            old, new = kept[what], json.loads(json.dumps(self.run[what]))
+            old, new = kept[what], json.loads(json.dumps(self.run[what], default=float))
             key = first_difference(old, new)
             if key is not None:
                 raise ValueError(

@@ -50,6 +50,16 @@ def test_other_kinds_of_runs(cli):
             assert done.code == 0, done.out + done.err
 
 
+def test_a_run_that_predicts_numbers(cli):
+    Path("d.csv").write_text("input,target\n" + "".join(f"good w{n},{n}.5\n" for n in range(20)))
+    done = cli("train", "--base", "tiny-encoder", "--data", "d.csv", "--kind", "regression",
+               "--steps", 2, "--batch-size", 4, "--out", "r")  # fmt: skip
+    assert done.code == 0, done.err
+    for words in ((), ("a text", "another"), ("--data", "d.csv")):
+        done = cli("doctor", "r", *words)
+        assert done.code == 0, done.out + done.err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -8,7 +8,7 @@ from tiny_models import fresh
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.commands import bases, data, find_rate, scoring
+from minipeft.commands import bases, data, find_rate, scoring, shortening
 from minipeft.tasks.encoding import Example, join
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
@@ -249,3 +249,82 @@ def test_a_grid_is_chosen_and_shown_by_the_metric(cli):
     grid = ("compare", "--base", "tiny-encoder", "--kind", "classification", *FEW, "--seeds", 0)
     done = cli(*grid, "--data", table("a.csv", rows), "--methods", "bitfit", "--metric", "matthews")
     assert done.code == 0 and "matthews on dev, rates chosen" in done.out, done.err + done.out
+
+
+def test_the_best_weights_have_the_lowest_error_where_lower_is_better(cli, scored):
+    how = (
+        "--input",
+        "text",
+        "--target",
+        "score",
+        "--kind",
+        "regression",
+        "--metric",
+        "mse,pearson",
+    )
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, "--steps", 8, "--out",
+               "r", "--validate-every", 1, "--learning-rate", 0.05)  # fmt: skip
+    assert done.code == 0, done.err
+    log = [json.loads(line) for line in Path("r/log.jsonl").read_text().splitlines()]
+    errors = [line["validation"]["mse"] for line in log if "validation" in line]
+    result = json.loads(Path("r/result.json").read_text())
+    assert errors[result["best_step"] - 1] == min(errors) == result["dev"]["mse"]
+    assert min(errors) < max(errors) and list(result["dev"])[:2] == ["mse", "pearson"]
+
+
+def test_a_sample_of_texts_keeps_the_references_of_an_input_together():
+    rows = tuple(Example(f"input {n // 8}", f"target {n}") for n in range(80))
+    drawn = data.drawn_whole(rows, 30, "0", "--dev-limit")
+    assert len(drawn) == 24 and len({e.input for e in drawn}) == 3
+    assert data.drawn_whole(rows[::8], 5, "0", "x") == data.drawn(rows[::8], 5, "0", "x")
+    assert len(data.drawn_whole(rows, 5, "0", "x")) == 5
+
+
+@pytest.mark.parametrize(
+    ("texts", "cut", "expected"),
+    [
+        (["the unfunny film", "unfunny"], 3, ["the unfunny film", "unfunny"]),  # a word stays whole
+        (["the  unfunny film", "a"], 2, ["the unfunny", "a"]),
+        (["ACGTACGT", "TTGA"], 3, ["ACG", "TTG"]),  # no text has a space
+        (["这部电影很好看", "the film 很好看"], 3, ["这部电", "the film 很"]),
+        ([join("a b c d", "e f g")], 2, [join("a b", "e f")]),
+        (["unbelievable"], 5, ["unbelievable"]),  # one word of one text
+        (["A" * 90], 5, ["A" * 5]),
+    ],
+)
+def test_longer_texts_are_cut_by_words_or_by_signs(texts, cut, expected):
+    rows = tuple(Example(text, "same number of words") for text in texts)
+    short = shortening.to_words(rows, cut, tagged=False)
+    assert [e.input for e in short] == expected
+    assert {e.target for e in short} == {"same number of words"}  # only tags are cut alike
+
+
+def test_a_long_text_in_which_no_word_fits_is_cut_by_signs():
+    def fits(text):
+        return len(text.split()) + len(text) // 10 <= 5
+
+    assert shortening.until(fits, Example("x" * 90 + " y", "l"), tagged=False).input == "x" * 49
+    assert fits(shortening.until(fits, Example("好" * 70 + " 好", "l"), tagged=False).input)
+
+
+def test_a_prediction_reads_texts_as_they_were_read_in_training(cli, premises):
+    """Shortened alike, in pairs, with the columns that had been named."""
+    rows = [(f"{'good' if n % 2 else 'bad'} w{n}", n % 2) for n in range(20)]
+    Path("d.csv").write_text("".join(f"{x},{y}\n" for x, y in rows))
+    how = ("--columns", "text,label", "--input", "text", "--target", "label", "--cut", 2)
+    done = trained(cli, "classification", "--data", "d.csv", *how, "--out", "r")
+    assert done.code == 0, done.err
+    done = cli("predict", "r", "good " * 900)
+    assert done.code == 0 and "1 texts had more words than --cut" in done.out, done.err
+    assert cli("predict", "r", "--data", "d.csv").code == 0
+    Path("e.jsonl").write_text('{"text": "good w", "label": 1}\n')
+    assert cli("evaluate", "r", "--data", "e.jsonl").code == 0
+    how = ("--input", "a,b", "--target", "label", "--out", "p")
+    assert trained(cli, "classification", "--data", premises, *how).code == 0
+    done = cli("predict", "p", "the cat | is dog", "the cat | is cat")
+    assert done.code == 0 and "the cat | is dog" in done.out, done.err
+    done = cli("predict", "p", "the cat", "is dog")
+    assert done.code == 2 and "reads pairs of texts (a,b)" in done.err
+    Path("new.csv").write_text("a,b\nthe cat,is dog\n")
+    done = cli("evaluate", "p", "--data", "new.csv", "--predictions", "out.jsonl")
+    assert done.code == 0 and json.loads(Path("out.jsonl").read_text())["input"].count("|") == 1

@@ -10,6 +10,7 @@ from closeness import close
 
 import minipeft as mp
 from minipeft.commands import compare, scoring
+from minipeft.files import saving as files
 from minipeft.tasks.tasks import Task
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 3)
@@ -177,6 +178,76 @@ def test_convert_to_peft_and_back(cli, run, gpt2):
     done = cli("convert", "from-peft", "ours", "--to", "minipeft", "--base", gpt2)
     assert done.code == 0 and "a stranger" in done.out, done.err
     assert "(checked)" in cli("inspect", "ours").out
+
+
+def test_a_prefix_of_ours_becomes_one_of_pefts(cli, gpt2, pairs):
+    """The vectors are the same; where PEFT puts them the words stand further back."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    train = ("train", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
+    for method in (("prefix", "--hidden", 4), ("ptuningv2",)):
+        out = method[0]
+        done = cli(*train, "--method", *method, "--length", 2, "--out", out)
+        assert done.code == 0, done.err
+        done = cli("convert", out, f"{out}-peft")
+        assert done.code == 1 and "train with --compatibility peft" in done.out, done.err
+        ids = torch.arange(14, 20)[None]
+        base = AutoModelForCausalLM.from_pretrained(gpt2)
+        theirs = PeftModel.from_pretrained(base, f"{out}-peft").eval()(ids).logits
+        ours = AutoModelForCausalLM.from_pretrained(gpt2).eval()
+        mp.load(ours, f"{out}-peft")
+        close(theirs, ours(ids).logits)
+        one, other = (files.read(Path(name))[1] for name in (f"{out}/adapter", f"{out}-peft"))
+        (one,), (other,) = one.values(), other.values()
+        assert torch.equal(one, other)
+    layers = ("--method", "prefix", "--length", 2, "--layers", 0, "--out", "l")
+    assert cli(*train, *layers).code == 0
+    done = cli("convert", "l", "l-peft")
+    assert done.code == 2 and "PEFT has no layout for this Prefix" in done.err
+
+
+def test_an_answer_that_nobody_knows_is_as_long_as_those_of_the_training(cli, gpt2, pairs):
+    """A file without answers gets the same ones as a file with them."""
+    train = ("train", "--base", gpt2, "--data", pairs, *FEW, "--learning-rate", 0.1)
+    new = [json.loads(line)["input"] for line in pairs.read_text().splitlines()][:5]
+    Path("new.jsonl").write_text("".join(json.dumps({"input": text}) + "\n" for text in new))
+    for kind in ("text-to-text", "cloze"):
+        assert cli(*train, "--kind", kind, "--out", kind).code == 0
+        done = cli("predict", kind, "--data", "new.jsonl", "--out", "p.jsonl")
+        assert done.code == 0, done.err
+        said = [json.loads(line)["prediction"] for line in Path("p.jsonl").read_text().splitlines()]
+        cli("evaluate", kind, "--data", pairs, "--predictions", "e.jsonl")
+        known = [json.loads(line) for line in Path("e.jsonl").read_text().splitlines()]
+        assert said == [row["prediction"] for row in known][:5]
+        assert any(len(text.split()) > 1 for text in said)
+
+
+def test_prompts_of_a_file_are_in_the_column_of_the_training(cli, gpt2):
+    rows = [{"q": f"{x} of", "c": f"{y} in", "a": f"{x} {y}"} for x in "abcd" for y in "efgh"]
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = cli("train", "--base", gpt2, "--data", "d.jsonl", "--kind", "text-to-text", "--input",
+               "q,c", "--target", "a", *FEW, "--out", "r")  # fmt: skip
+    assert done.code == 0, done.err
+    done = cli("generate", "r", "--data", "d.jsonl", "--tokens", 3, "--out", "o.jsonl")
+    assert done.code == 0, done.err
+    first = json.loads(Path("o.jsonl").read_text().splitlines()[0])
+    assert first["input"] == "a of | e in"
+    alone = cli("generate", "r", "a of | e in", "--tokens", 3)
+    assert alone.code == 0 and alone.out.strip() == first["output"]
+    assert "reads pairs of texts (q,c)" in cli("generate", "r", "a of").err
+
+
+def test_a_mistyped_run_is_told_with_the_one_that_was_meant(cli, run, monkeypatch):
+    import transformers
+
+    def ask(name, **options):
+        raise OSError(f"{name} is not a name on the Hub. More of it.")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", ask)
+    done = cli("evaluate", "runn", "--data", "reverse")
+    assert done.code == 2 and "on the Hub. Did you mean the folder run?" in done.err
+    assert "Did you mean" not in cli("evaluate", "bert-base", "--data", "reverse").err
 
 
 def test_what_peft_has_no_layout_for(cli, gpt2, pairs):

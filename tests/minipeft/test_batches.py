@@ -5,13 +5,14 @@ import torch
 import zoo
 
 import minipeft as mp
+import tiny_transformer as tt
 
 
 def loss_after(batch, method=None, name="gpt2"):
     model = zoo.build(name, layers=1).double()
     mp.attach(model, method or mp.LoRA(rank=2), seed=0)
     history = mp.train(model, [batch], 2, 1e-2, progress=False)
-    return [record["loss"] for record in history.records]
+    return history.losses
 
 
 KINDS = {
@@ -50,3 +51,72 @@ def test_a_batch_that_cannot_be_trained_on_gets_a_sentence(name, method):
         mp.train(model, [batch], 1, "1e-3", progress=False)
     assert mp.fingerprint(model) == base
     torch.testing.assert_close(zoo.logits(model, batch), zoo.logits(model, batch))
+
+
+WRONG = {
+    "has no input_ids, only attention_mask, labels": lambda b: {
+        k: v for k, v in b.items() if k != "input_ids"
+    },
+    "has 'index', which the model does not take": lambda b: b | {"index": torch.arange(2)},
+    "holds float32 in input_ids": lambda b: b | {"input_ids": b["input_ids"].float()},
+    "holds float64 in labels": lambda b: b | {"labels": b["labels"].double()},
+    r"but labels of \(\d+, \d+\)": lambda b: b | {"labels": b["labels"][:-1]},
+    r"input_ids of the shape .* but labels of": lambda b: b | {"labels": b["labels"][:, :-1]},
+    "the id -3 in input_ids": lambda b: b | {"input_ids": b["input_ids"] * 0 - 3},
+    "has the label -5,": lambda b: b | {"labels": b["labels"] * 0 - 5},
+    "has no tokens": lambda b: {k: v[:0] for k, v in b.items()},
+    r"must be \(B, T\)": lambda b: {k: v[None] for k, v in b.items()},
+}
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+@pytest.mark.parametrize("name", ["gpt2", "tiny-decoder"])
+def test_what_is_wrong_with_a_batch_is_said_of_the_batch(name, sentence):
+    model, batch = zoo.build(name, layers=1), zoo.batch(name)
+    mp.attach(model, mp.LoRA(rank=2), seed=0)
+    with pytest.raises(ValueError, match=sentence) as caught:
+        mp.train(model, [WRONG[sentence](dict(batch))], 1, progress=False)
+    assert "\n" not in str(caught.value)
+
+
+def classifier(labels):
+    model, tokenizer = tt.load("tiny-encoder", "classification", labels)
+    task = mp.tasks.make("t", "classify", train=[("the cat", "x"), ("a dog", "y")])
+    mp.attach(model, mp.LoRA(rank=2))
+    return model, task.batches("train", tokenizer, "encoder", batch_size=2)(0)
+
+
+def test_classes_that_a_head_does_not_have():
+    model, batch = classifier(2)
+    for labels, sentence in [
+        (batch["labels"] + 7, "has the label 8, which the model's head does not have"),
+        (batch["labels"] - 5, "has the label -5, which"),
+        (batch["labels"].float(), "holds float32 in labels"),
+        (torch.eye(2), "holds float32 in labels"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            mp.train(model, [batch | {"labels": labels}], 1, progress=False)
+    mp.train(model, [batch | {"labels": batch["labels"][:, None]}], 1, progress=False)
+
+
+def test_numbers_in_a_column_are_numbers():
+    """(B, 1) is compared with (B, 1), not each with each."""
+    model, batch = classifier(1)
+    flat = batch | {"labels": torch.tensor([1.0, -1.0])}
+    column = flat | {"labels": flat["labels"][:, None]}
+    losses = [mp.train(model, [b], 1, 1e-9, progress=False).losses for b in (flat, column)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_other_whole_numbers_of_numpy_and_a_mask_of_truths():
+    batch = zoo.batch("gpt2")
+    other = {k: v.numpy().astype("uint16") if k == "input_ids" else v for k, v in batch.items()}
+    assert loss_after(other | {"attention_mask": batch["attention_mask"].bool()}) == loss_after(
+        batch
+    )
+
+
+def test_what_is_no_model():
+    for wrong in (None, 5, "gpt2"):
+        with pytest.raises(TypeError, match="model must be a torch module"):
+            mp.train(wrong, [], 1)

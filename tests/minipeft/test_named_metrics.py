@@ -145,3 +145,41 @@ def test_a_pair_is_encoded_as_the_tokenizer_encodes_pairs():
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1], [0] * 6]
     single = Encoding(task, Pairs(), "encoder").batch([Example("de", "y")])
     assert "token_type_ids" not in single  # as before there were pairs
+
+
+SCHEMES = {  # tags, their scheme in seqeval, and the one letter that it spells otherwise
+    "IOB1": ("I-x I-x O I-y", {}),
+    "BILOU": ("U-x U-x O B-x I-x L-x", {}),
+    "IOBES": ("B-x M-x E-x S-y S-y", {"M": "I"}),
+}
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+def test_entities_of_other_schemes_are_those_of_the_scheme(name):
+    """seqeval's strict reading of the scheme; its plain one merges the two U-x."""
+    from seqeval import scheme
+
+    tags, letters = SCHEMES[name]
+    strict = [letters.get(tag[0], tag[0]) + tag[1:] for tag in tags.split()]
+    entities = scheme.Entities([strict], getattr(scheme, name)).entities[0]
+    assert metrics.spans(tags.split()) == [(e.tag, e.start, e.end - 1) for e in entities]
+    task = mp.tasks.make("t", "tag", train=[("w " * len(strict), tags)])
+    wrong = " ".join([*tags.split()[1:], "O"])
+    for said in (tags, wrong):
+        value = scoring.scores(task, [said], [tags])["f1"]
+        assert value == pytest.approx(score("entity_f1", [said], [tags]))
+        assert (value == 1) == (said == tags)
+
+
+def test_words_with_a_hyphen_are_no_entities():
+    assert not metrics.are_entities(["O", "person", "e-mail"])
+    assert not metrics.are_entities(["other", "I"]) and not metrics.are_entities(["O"])
+    with pytest.raises(ValueError, match="a tag here is 'person': take --metric f1"):
+        named_metrics.check(["entity_f1"], "tag", ["O", "person"])
+    assert score("f1", ["O person"], ["place person"]) == pytest.approx(2 / 3)
+
+
+def test_macro_f1_of_a_class_that_is_said_and_never_right():
+    predictions, targets = ["a", "c", "b"], ["a", "b", "b"]
+    ours = metrics.macro_f1(predictions, targets, ("a", "b", "c", "d"))
+    assert ours == pytest.approx(score("macro_f1", predictions, targets)) == (1 + 2 / 3 + 0) / 3

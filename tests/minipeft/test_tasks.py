@@ -341,3 +341,11 @@ def test_a_task_of_dicts():
     for odd in ("ab", ("a",), 3):
         with pytest.raises(ValueError, match="An example is"):
             mp.tasks.make("mine", "classify", train=[odd])
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, "8", True, [8]])
+def test_impossible_sizes_of_batches_are_refused(wrong):
+    task = mp.tasks.make("t", "generate", train=[("a", "b")])
+    for name in ("batch_size", "steps", "epochs"):
+        with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
+            task.batches("train", None, **{name: wrong})

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy
 import pytest
 import torch
 import zoo
@@ -206,6 +207,17 @@ def test_a_model_without_tuners_is_trained_whole():
         (dict(learning_rate="fast"), "learning_rate must be a number, not the text"),
         (dict(learning_rate=math.nan), "learning_rate must be positive"),
         (dict(warmup=None), "warmup must be"),
+        (dict(learning_rate=[1e-3] * 99), "learning_rate must be positive, not .{1,100}$"),
+        (dict(steps=True), "steps must be"),
+        (dict(seed="0"), "seed must be a whole number"),
+        (dict(seed=1.0), "seed must be a whole number"),
+        (dict(seed=None), "seed must be a whole number"),
+        (dict(seed=10**20), "seed must be a whole number"),
+        (dict(evaluate=0.5), "evaluate must be a function"),
+        (dict(watch="print"), "watch must be a function"),
+        (dict(checkpoint=3), "checkpoint must be the path"),
+        (dict(resume="no"), "resume must be True or False"),
+        (dict(keep_trunk=[]), "keep_trunk must be True or False"),
         (dict(evaluate=lambda m: {}), "evaluate must give a number, or a dict"),
         (dict(evaluate=lambda m: None), "evaluate must give a number, or a dict"),
         (dict(evaluate=lambda m: {"f1": "good"}), "evaluate must give a number, or a dict"),
@@ -218,6 +230,16 @@ def test_impossible_arguments_are_refused(options, sentence):
     with pytest.raises(ValueError, match=sentence) as refused:
         mp.train(model, **(dict(batches=batches(), steps=2, progress=False) | options))
     assert "\n" not in str(refused.value) and len(str(refused.value)) > 30
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    model, _ = tuned()
+    given = dict(steps=numpy.int64(2), learning_rate=numpy.float32(1e-3), seed=numpy.int32(1))
+    history = mp.train(model, batches(), **given, checkpoint=tmp_path, progress=False)
+    history.save(tmp_path / "history.json")
+    assert mp.History.load(tmp_path / "history.json").losses == history.losses
+    again = mp.train(model, batches(), **given, checkpoint=tmp_path, resume=True, progress=False)
+    assert again.losses == history.losses
 
 
 def test_batches_of_a_wrong_kind_are_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Mapping
 
 LARGEST = 2**31  # a whole number that is as large is a mistake, and torch would not take it
@@ -13,6 +14,11 @@ def shorten(value) -> str:
     """A value as an error says it, cut where it is too long to be read."""
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def is_whole(value) -> bool:
+    """A whole number of Python, or of numpy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def as_tuple(value) -> tuple:

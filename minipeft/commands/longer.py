@@ -1,0 +1,173 @@
+"""A run that begins with what another one learnt: `--start RUN`, and more steps of a finished run.
+
+`train --resume RUN --steps N` of a finished run begins with the weights that it kept (the best
+ones) and trains the steps that are missing to N: the batches go on behind those of before, the
+optimizer is fresh, and the rate rises and falls once more. While that is under way, earlier.json
+in the run's folder has the history of the steps before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from minipeft.commands import data, opened, pooling, runs
+from minipeft.commands.inspect import OF_PEFT
+from minipeft.files import saving
+from minipeft.tasks.tasks import Task
+from minipeft.training.history import History
+from tiny_transformer.files import write_text
+
+EARLIER = "earlier.json"
+TAKEN_OVER = ("kind", "input", "target", "columns", "head", "pooling", "cut", "max_length")
+
+
+def lengthen(folder: Path, config: dict, steps: int) -> None:
+    """Make a finished run an unfinished one of more steps.
+
+    Raises:
+        ValueError: it is not finished, or has as many steps already.
+    """
+    if not (folder / runs.RESULT).is_file():
+        raise ValueError(
+            f"{folder} is not finished, so that --resume takes everything from the run's folder: "
+            "leave --steps away, and make it longer when it is."
+        )
+    history = history_of(folder)
+    if steps <= len(history.losses):
+        raise ValueError(
+            f"{folder} has {len(history.losses)} steps already: give --steps more than that."
+        )
+    write_text(folder / EARLIER, json.dumps(asdict(history)))
+    config["options"]["steps"] = steps
+    config["further"] = [*config.get("further", ()), steps]
+    write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
+    (folder / runs.RESULT).unlink()  # last: a kill before leaves a finished run
+
+
+def history_of(folder: Path) -> History:
+    """The history of a finished run, as its log and its result tell it.
+
+    Raises:
+        ValueError: one of them is damaged.
+    """
+    history = History()
+    try:
+        for line in (folder / runs.LOG).read_text(encoding="utf-8").splitlines():
+            entry = json.loads(line)
+            if "validation" in entry:
+                history.evaluations.append(entry["validation"])
+            else:
+                history.add(entry["loss"], entry["learning_rate"], entry["gradient_norm"])
+        result = json.loads((folder / runs.RESULT).read_text(encoding="utf-8"))
+        history.best_step, history.seconds = result["best_step"], result["seconds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{folder} cannot be made longer: its {runs.LOG} or {runs.RESULT} is damaged."
+        ) from None
+    scores = [e for e in history.evaluations if e["step"] == history.best_step]
+    if scores:
+        history.best_score = next(value for key, value in scores[-1].items() if key != "step")
+    return history
+
+
+def earlier(folder: Path) -> History | None:
+    """The history of the steps before, where a finished run is being made longer."""
+    if not (folder / EARLIER).is_file() or (folder / runs.RESULT).is_file():
+        return None
+    return History.load(folder / EARLIER)
+
+
+def joined(before: History | None, after: History, best: str) -> History:
+    """One history of both; best: "max" or "min", which score is better."""
+    if before is None:
+        return after
+    steps = len(before.losses)
+    moved = [{**entry, "step": entry["step"] + steps} for entry in after.evaluations]
+    whole = replace(
+        after,
+        losses=before.losses + after.losses,
+        learning_rates=before.learning_rates + after.learning_rates,
+        gradient_norms=before.gradient_norms + after.gradient_norms,
+        evaluations=before.evaluations + moved,
+        seconds=before.seconds + after.seconds,
+    )
+    sign = 1 if best == "max" else -1
+    old, new = before.best_score, after.best_score
+    if old is not None and (new is None or sign * new <= sign * old):
+        return replace(whole, best_step=before.best_step, best_score=old)
+    return replace(whole, best_step=None if after.best_step is None else after.best_step + steps)
+
+
+# -- --start
+
+
+def begin_with(given: argparse.Namespace) -> None:
+    """--start: what was not said is as in the run that the adapter comes from.
+
+    Raises:
+        FileNotFoundError, ValueError: no adapter is there, or settings of a method are given.
+    """
+    settings = [name for name in vars(given) if name.startswith("method_")]
+    if settings or any(word.split("=")[0] == "--method" for word in given.arguments):
+        raise ValueError(
+            "--start takes the method from the adapter that it begins with: leave --method and its "
+            "settings away."
+        )
+    if not Path(given.start).is_dir() or not opened.is_adapter(given.start):
+        raise FileNotFoundError(f"{given.start} holds no adapter to begin with: check --start.")
+    run = runs.run_of(given.start)
+    given.start = str(runs.adapter_of(given.start).resolve())
+    before = run[1]["options"] if run else {}
+    for name in TAKEN_OVER:
+        if getattr(given, name) is None:
+            setattr(given, name, before.get(name))
+    if given.pooling is None and pooling.kept(given.start) == "mean":
+        given.pooling = "mean"
+    if given.base is None:
+        given.base = opened.base_name(given.start, None, run and run[1])
+    if given.data is not None and data.is_shipped(given.data):
+        given.kind = None
+
+
+def method_of(adapter: str) -> str:
+    """The name of an adapter's method."""
+    settings, _, ours = saving.read(Path(adapter))
+    return ours["method"] if ours else OF_PEFT[settings["peft_type"]]
+
+
+def with_labels_of(task: Task, adapter: str) -> Task:
+    """The task with the labels of the adapter that it begins with.
+
+    Raises:
+        ValueError: the data have a label that the adapter's head has not.
+    """
+    run = runs.run_of(adapter)
+    known = runs.labels_of(adapter) or (run and tuple(run[1]["task"]["labels"] or ()))
+    if not known or task.labels is None:
+        return task
+    new = [label for label in task.labels if label not in known]
+    if new:
+        raise ValueError(
+            f"The data have the label {new[0]!r}, which the adapter of --start does not know (it "
+            f"knows {', '.join(known[:10])}{', ...' * (len(known) > 10)}): train without --start."
+        )
+    return replace(task, labels=known)
+
+
+def print_of(adapter: str) -> str | None:
+    """A hash of the adapter that a run begins with."""
+    return data.digest(f"{adapter}/{saving.TENSORS}")
+
+
+def check_start(config: dict) -> None:
+    """A run that goes on must begin with the adapter that it began with.
+
+    Raises:
+        ValueError: it has changed, or is gone.
+    """
+    start = config["options"].get("start")
+    if start and print_of(start) != config.get("start"):
+        raise ValueError(f"{start} is not what this run began with: put that adapter back.")

@@ -1,0 +1,195 @@
+"""Runs that go on: a finished one with more steps, and one that begins with an adapter."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import minipeft as mp
+import tiny_transformer as tt
+from minipeft.commands import runs, train
+from minipeft.files import saving
+
+FEW = ("--steps", 3, "--batch-size", 4, "--dev-limit", 6, "--validate-every", 1)
+BASE = ("train", "--base", "tiny-decoder-0.1m", "--data", "reverse")
+
+
+def result_of(folder):
+    return json.loads(Path(folder, "result.json").read_text())
+
+
+def losses_of(folder):
+    log = [json.loads(line) for line in Path(folder, "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in log if "loss" in line]
+
+
+def same_tensors(one, other):
+    one, other = saving.read(Path(one))[1], saving.read(Path(other))[1]
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [("lora", "--dropout", "0.1"), ("prefix", "--length", 2, "--hidden", 4), ("adalora",)],
+)
+def test_a_finished_run_is_made_longer(cli, method):
+    done = cli(*BASE, *FEW, "--method", *method, "--out", "r", "--learning-rate", 1e-2)
+    assert done.code == 0, done.err
+    first = losses_of("r")
+    assert "--steps 6" in cli("train", "--resume", "r").out  # finished: what to say
+    again = cli("train", "--resume", "r", "--steps", 3)
+    assert again.code == 2 and "has 3 steps already" in again.err
+    done = cli("train", "--resume", "r", "--steps", 8)
+    assert done.code == 0 and "steps 4 to 8" in done.out, done.err
+    assert len(losses_of("r")) == 8 and losses_of("r")[:3] == first
+    assert not Path("r/earlier.json").exists() and not Path("r/checkpoint").exists()
+    config = json.loads(Path("r/config.json").read_text())
+    assert config["options"]["steps"] == 8 and "8 steps of 4" in Path("r/README.md").read_text()
+    done = cli("train", "--resume", "r", "--steps", 9)
+    assert done.code == 0 and len(losses_of("r")) == 9, done.err
+
+
+def test_the_batches_go_on_and_the_best_weights_of_both_parts_are_kept(cli, monkeypatch):
+    seen = []
+    fit = train.mp.train
+
+    def spy(model, batches, steps, *others, **settings):
+        seen.append([batches(number)["input_ids"] for number in range(steps)])
+        return fit(model, batches, steps, *others, **settings)
+
+    monkeypatch.setattr(train.mp, "train", spy)
+    assert cli(*BASE, *FEW, "--out", "r", "--learning-rate", 1e-2).code == 0
+    best = result_of("r")
+    before = saving.read(Path("r/adapter"))[1]
+    path = Path("r/result.json")  # as if no later weights could be better
+    path.write_text(json.dumps({**best, "best_step": 2}))
+    log = Path("r/log.jsonl").read_text().splitlines()
+    log = [json.loads(line) for line in log]
+    for line in log:
+        if line.get("validation", {}).get("step") == 2:
+            line["validation"]["overlap"] = 2.0
+    Path("r/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    assert cli("train", "--resume", "r", "--steps", 5).code == 0
+    assert result_of("r")["best_step"] == 2 and result_of("r")["dev"]["overlap"] == 2.0
+    after = saving.read(Path("r/adapter"))[1]
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert cli(*BASE, "--steps", 5, *FEW[2:], "--out", "whole").code == 0
+    whole = seen[2]
+    assert all(torch.equal(a, b) for a, b in zip(whole, seen[0] + seen[1], strict=True))
+
+
+def test_a_run_that_is_made_longer_and_killed_goes_on_to_the_same_bits(cli, monkeypatch):
+    for name in ("whole", "stopped"):
+        assert cli(*BASE, *FEW, "--checkpoint-every", 1, "--out", name).code == 0
+    assert cli("train", "--resume", "whole", "--steps", 7).code == 0
+    watch = runs.Log.watch
+
+    def stop(log, history):
+        watch(log, history)
+        if len(history.losses) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Log, "watch", stop)
+        done = cli("train", "--resume", "stopped", "--steps", 7)
+        assert done.code == 130 and "--resume stopped" in done.err
+    again = cli("train", "--resume", "stopped", "--steps", 9)
+    assert again.code == 2 and "is not finished" in again.err
+    assert cli("evaluate", "stopped", "--data", "reverse", "--limit", 2).code == 0  # as before
+    assert cli("train", "--resume", "stopped").code == 0
+    assert same_tensors("whole/adapter", "stopped/adapter")
+    assert Path("whole/log.jsonl").read_text() == Path("stopped/log.jsonl").read_text()
+
+
+def test_a_run_begins_with_an_adapter(cli):
+    rows = [(f"{('good', 'bad')[n % 2]} w{n}", ("pos", "neg")[n % 2]) for n in range(30)]
+    for name, some in (("a.csv", rows), ("b.csv", [row for row in rows if "7" not in row[0]])):
+        Path(name).write_text("text,label\n" + "".join(f"{x},{y}\n" for x, y in some))
+    columns = ("--input", "text", "--target", "label", "--kind", "classification")
+    done = cli("train", "--base", "tiny-encoder", "--data", "a.csv", *columns, *FEW, "--out", "a",
+               "--method", "ia3", "--learning-rate", 0.05)  # fmt: skip
+    assert done.code == 0, done.err
+    for start in ("a", "a/adapter"):
+        done = cli("train", "--start", start, "--data", "b.csv", "--out", f"b-{len(start)}",
+                   *FEW, "--learning-rate", 1e-12)  # fmt: skip
+        assert done.code == 0, done.err
+        config = json.loads(Path(f"b-{len(start)}/config.json").read_text())
+        assert config["method"]["name"] == "IA3" and config["task"]["labels"] == ["neg", "pos"]
+        one, other = (saving.read(Path(x, "adapter"))[1] for x in ("a", f"b-{len(start)}"))
+        assert one.keys() == other.keys()  # such a rate moves nothing: it began where a ended
+        assert all(torch.allclose(one[key], other[key], atol=1e-9) for key in one)
+    for words, sentence in [
+        (("--start", "a", "--method", "lora"), "leave --method and its settings away"),
+        (("--start", "nowhere"), "holds no adapter to begin with"),
+        (("--start", "a", "--base", "tiny-decoder"), "trained on another base"),
+    ]:
+        done = cli("train", "--data", "b.csv", *FEW, *words)
+        assert done.code == 2 and sentence in done.err
+    Path("c.csv").write_text("text,label\na,neg\nb,new\n" * 9)
+    done = cli("train", "--start", "a", "--data", "c.csv", *FEW)
+    assert done.code == 2 and "'new', which the adapter of --start does not know" in done.err
+    done = cli("train", "--start", "a", "--data", "b.csv", *FEW, "--find-rate", "--out", "f")
+    assert done.code == 0 and "this one" in done.out, done.err
+
+
+def test_the_commands_of_a_card_run(cli, tmp_path):
+    """From another folder, too; a path with a space in it."""
+    place = tmp_path / "a place"
+    place.mkdir()
+    (place / "d.csv").write_text("text,label\n" + "good w,1\nbad w,0\nfine x,1\ndull x,0\n" * 5)
+    os.chdir(place)
+    columns = ("--input", "text", "--target=label", "--kind", "classification")
+    done = cli("train", "--base", "tiny-encoder", "--data", "d.csv", *columns, *FEW, "--out=r")
+    assert done.code == 0, done.err
+    assert cli("train", "--resume", "r", "--steps", 5).code == 0
+    os.chdir(tmp_path)
+    card = (place / "r" / "README.md").read_text().partition("## Again")[2]
+    lines = [line.strip() for line in card.splitlines() if line.startswith("    python")]
+    assert len(lines) == 3
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:3] == ["python", "-m", "minipeft"]
+        done = cli(*words[3:])
+        assert done.code == 0, done.err
+    assert same_tensors(place / "r" / "adapter", f"{place}/r-again/adapter")
+
+
+def test_the_home_folder(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "d.csv").write_text("input,target\n" + "good w,1\nbad w,0\n" * 9)
+    done = cli("train", "--base", "tiny-encoder", "--data", "~/d.csv", "--kind", "classification",
+               *FEW, "--out", "~/r")  # fmt: skip
+    assert done.code == 0 and (tmp_path / "r" / "adapter").is_dir(), done.err
+    assert cli("evaluate", "~/r", "--data=~/d.csv", "--predictions", "~/p.csv").code == 0
+    assert (tmp_path / "p.csv").is_file() and not Path("~").exists()
+    model, tokenizer = tt.load("tiny-encoder", "classification", 2)
+    tuner = mp.load(model, "~/r/adapter")
+    tuner.save("~/copy")
+    tt.save(tt.load("tiny-decoder-0.1m")[0], None, "~/m")
+    tt.load("~/m")
+    assert (tmp_path / "copy").is_dir() and not Path("~").exists()
+
+
+def test_what_is_wrong_is_told_before_rates_are_tried(cli):
+    Path("d.csv").write_text("input,target\n" + "good w,1\nbad w,0\n" * 9 + "long " * 900 + ",1\n")
+    done = cli("train", "--base", "tiny-encoder", "--data", "d.csv", "--kind", "classification",
+               *FEW, "--find-rate", "--out", "r")  # fmt: skip
+    assert done.code == 2 and "positions" in done.err and "steps at each rate" not in done.out
+    assert not Path("r").exists()
+
+
+def test_ctrl_c_at_any_later_moment_says_how_to_go_on(cli, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    assert cli(*BASE, *FEW, "--out", "whole").code == 0
+    for number, (where, name) in enumerate([(train, "fit"), (train, "finish"), (runs, "card")]):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, stop)
+            done = cli(*BASE, *FEW, "--out", f"r{number}")
+            assert done.code == 130 and f"--resume r{number}" in done.err
+        assert cli("train", "--resume", f"r{number}").code == 0
+        assert same_tensors("whole/adapter", f"r{number}/adapter")
