@@ -66,7 +66,7 @@ def run(given: argparse.Namespace) -> int:
             labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
     loaded = opened.open_it(given, kind, labels)
     if examples is None:
-        examples = made_up(loaded, given.texts or TEXTS)
+        examples = made_up(loaded, [data.pair(text, given) for text in given.texts] or TEXTS)
     task = opened.task_for(loaded, examples[: given.batch_size])
     encoding = Encoding(task, loaded.base.tokenizer, loaded.base.kind, loaded.base.head)
     before = loaded.config["options"] if loaded.config else {}

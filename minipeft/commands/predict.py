@@ -49,7 +49,9 @@ def run(given: argparse.Namespace) -> int:
     texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said, notes = answers(loaded, texts, given.batch_size)
-    for note in (*(f"note: {each}" for each in loaded.base.notes), *notes):
+    if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
+        print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
+    for note in notes:
         print(note)
     rows = [(readable(text), one) for text, one in zip(texts, said, strict=True)]
     if given.out:

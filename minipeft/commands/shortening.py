@@ -1,8 +1,8 @@
 """Longer inputs made shorter: by words, and by signs where a text has no spaces.
 
 A sign of a script that is written without spaces (Chinese, Japanese, Thai, ...) is a word of its
-own. Where no text of a file has a space, all are cut by signs; both texts of a pair are cut, and
-tags with their words.
+own. Where no text of a file has a space, and one is longer than any word, all are cut by signs;
+both texts of a pair are cut, and tags with their words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def to_words(examples: Sequence[Example], cut: int | None, tagged: bool) -> tupl
     texts = [text for example in examples for text in example.input.split(PAIR)]
     longest = max(map(len, texts), default=0)
     spaces = any(" " in text.strip() for text in texts)
-    by_signs = not spaces and not tagged and longest > (LONGEST_WORD if len(texts) < 2 else 0)
+    by_signs = not spaces and not tagged and longest > LONGEST_WORD
     return tuple(shorter(example, cut, tagged, by_signs) for example in examples)
 
 

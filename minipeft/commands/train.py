@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, data, find_rate, longer, options, pooling, runs, scoring
+from minipeft.commands import bases, cards, data, find_rate, longer, options, pooling, runs, scoring
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -216,25 +216,10 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         path = getattr(given, name)
         if path and Path(path).exists():
             setattr(given, name, str(Path(path).resolve()))
-    config = {"command": again(given, folder)}
+    config = {"command": cards.again(given, folder)}
     if given.start:
         config["start"] = longer.print_of(given.start)
     return folder, config, method, given
-
-
-def again(given: argparse.Namespace, folder: Path) -> str:
-    """The command that trains the same in another folder, from wherever it is called."""
-    words, places = list(given.arguments), ("base", "data", "dev", "start")
-    said = [word.partition("=")[0] for word in words]
-    for name in ("out", *places):
-        while f"--{name}" in said:
-            place = said.index(f"--{name}")
-            count = 1 if "=" in words[place] else 2
-            fresh = [f"-- {name}", str(getattr(given, name))] if name in places else []
-            words[place : place + count] = fresh
-            said[place : place + count] = fresh
-    words = [word.replace("-- ", "--", 1) if word.startswith("-- ") else word for word in words]
-    return shlex.join(["python", "-m", "minipeft", *words, "--out", f"{folder.resolve()}-again"])
 
 
 def check_numbers(given: argparse.Namespace) -> None:
@@ -452,7 +437,7 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int 
         runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
         pooling.keep(folder / runs.ADAPTER, config["options"].get("pooling"))
     runs.picture(folder / "curves.png", history.plot)
-    write_text(folder / "README.md", runs.card(config, history, report, folder))
+    write_text(folder / "README.md", cards.card(config, history, report, folder))
     result = {
         "dev": config["scores"],
         "best_step": best,

@@ -274,10 +274,9 @@ def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int,
             )
         for row in table:
             width = len(heads)
-            if names and table.line_num == 1 and [*row.values()] == heads:
-                raise ValueError(
-                    f"{path} begins with a header of these columns: leave --columns away."
-                )
+            if [*row.values()] == heads:
+                how = "leave --columns away" if names else "leave the line out"
+                raise ValueError(f"{path}, line {table.line_num}, names the columns itself: {how}.")
             if None in row or None in row.values():
                 fields = width + len(row[None]) if None in row else sum(map(bool, row.values()))
                 what = "--columns names" if names else "its header has"

@@ -109,6 +109,7 @@ def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
         ("a.txt", "a", "convert it"),
         ("b.parquet", "a", "not a table that pyarrow can read"),
         ("a.csv", "input,input,target\na,b,c\n", "the column 'input' twice"),
+        ("a.csv", "input,target\na,b\ninput,target\nc,d\n", "line 3, names the columns itself"),
         ("a.json", "[1, 2]", "not a list of rows"),
         ("a.json", '[{"input": "a",\n"input": "b"}]', "an object has 'input' twice"),
         ("a.json", "3", "not a list of rows"),
@@ -155,7 +156,7 @@ def test_a_table_without_a_header_has_its_columns_named(tmp_path):
         tables.read(path, ("text",))
     with pytest.raises(ValueError, match="line 1, has 2 fields, but --columns names 3"):
         tables.read(path, ("text",), ("text", "label", "note"))
-    with pytest.raises(ValueError, match="begins with a header of these columns"):
+    with pytest.raises(ValueError, match="line 1, names the columns itself: leave --columns away"):
         tables.read(path, ("fine",), ("fine", "1"))
     with pytest.raises(ValueError, match="leave --columns away"):
         tables.read(write(tmp_path / "a.jsonl", "{}"), (), ("text",))

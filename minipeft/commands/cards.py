@@ -1,0 +1,101 @@
+"""README.md of a run, and the commands in it: they run from every folder."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+from pathlib import Path
+
+from minipeft.training.history import History
+
+
+def again(given: argparse.Namespace, folder: Path) -> str:
+    """The command that trains the same in another folder, from wherever it is called."""
+    words, places = list(given.arguments), ("base", "data", "dev", "start")
+    said = [word.partition("=")[0] for word in words]
+    for name in ("out", *places):
+        while f"--{name}" in said:
+            place = said.index(f"--{name}")
+            count = 1 if "=" in words[place] else 2
+            fresh = [f"-- {name}", str(getattr(given, name))] if name in places else []
+            words[place : place + count] = fresh
+            said[place : place + count] = fresh
+    words = [word.replace("-- ", "--", 1) if word.startswith("-- ") else word for word in words]
+    return shlex.join(["python", "-m", "minipeft", *words, "--out", f"{folder.resolve()}-again"])
+
+
+def commands(config: dict, folder: Path) -> list[str]:
+    """Lines that train the same again in another folder, and measure what this one holds."""
+    lines, other = [config["command"]], f"{folder.resolve()}-again"
+    for steps in dict.fromkeys(config.get("further", ())):
+        words = ["python", "-m", "minipeft", "train", "--resume", other, "--steps", str(steps)]
+        lines.append(shlex.join(words))
+    file = config["data"]["files"][-1]
+    lines.append(
+        shlex.join(
+            ["python", "-m", "minipeft", "evaluate", str(folder.resolve()), "--data", file["name"]]
+        )
+    )
+    return lines
+
+
+def card(config: dict, history: History, report, folder: Path) -> str:
+    """README.md of a run: what was trained on what, how, and how well."""
+    base, method, task = config["base"], config["method"], config["task"]
+    data, options = config["data"], config["options"]
+    base_name = base["name"] if not os.path.isabs(base["name"]) else Path(base["name"]).name
+    settings = ", ".join(f"{key} {value}" for key, value in method["settings"].items() if value)
+    rows = [f"| {key} | {value:.4f} |" for key, value in config["scores"].items()]
+    files = [
+        f"| {Path(file['name']).name} | {file['split']} | {file['examples']:,} | "
+        f"{(file['sha256'] or '-')[:16]} |"
+        for file in data["files"]
+    ]
+    trained = f"{report.trainable:,} numbers, {100 * report.trainable / report.total:.3g} %"
+    trained += f", and {report.head:,} of the head" if report.head else ""
+    kept = f"the weights of step {history.best_step}" if history.best_step else "the last weights"
+    return f"""---
+library_name: peft
+base_model: {json.dumps(base_name)}
+tags: [minipeft, {method["name"].lower()}]
+---
+
+# {method["name"]} on {base_name}: {task["name"]}
+
+| | |
+|---|---|
+| base | {base_name} ({base["kind"]}, {base["head"]} head), {report.base:,} parameters, frozen |
+| base's SHA-256 | `{base["fingerprint"][:32]}` |
+| method | {method["name"]}{f" ({settings})" if settings else ""} |
+| trained | {trained} |
+| task | {task["kind"]}{f", {len(task['labels'])} labels" if task["labels"] else ""} |
+| training | {options["steps"]} steps of {options["batch_size"]} x {options["accumulate"]}, \
+learning rate {options["learning_rate"]:g}, seed {options["seed"]}, {history.seconds:.0f} s |
+
+## Numbers
+
+On the dev split, {kept} (chosen on that very split, so expect a little less on new data):
+
+| score | value |
+|---|---|
+{chr(10).join(rows)}
+
+![Loss and scores](curves.png)
+
+## Data
+
+| file | split | examples | SHA-256 |
+|---|---|---|---|
+{chr(10).join(files)}
+
+## Again, and further
+
+{chr(10).join(f"    {line}" for line in commands(config, folder))}
+
+The last line measures on the file of the dev split, which a file of yours takes the place of.
+
+`adapter/` opens with `minipeft.load(model, "adapter")`. Versions: \
+{", ".join(f"{name} {number}" for name, number in config["libraries"].items())}.
+"""
