@@ -145,7 +145,8 @@ def is_tiny(name: str) -> bool:
 def is_path(name: str) -> bool:
     """Can this only be a folder? A name on the Hub is NAME or OWNER/NAME."""
     first, *others = Path(name).parts or ("",)
-    return len(others) > 1 or first in ("runs", ".", "..", "~", "/") or Path(first).is_dir()
+    marked = name.startswith((".", "~", "/")) or first == "runs"
+    return marked or len(others) > 1 or Path(first).is_dir()
 
 
 def absolute(name: str) -> str:

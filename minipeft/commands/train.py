@@ -13,7 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
-from minipeft.commands import bases, cards, data, find_rate, longer, options, pooling, runs, scoring
+from minipeft.commands import (
+    bases,
+    cards,
+    data,
+    facts,
+    find_rate,
+    longer,
+    options,
+    pooling,
+    runs,
+    scoring,
+)
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -146,7 +157,7 @@ def run(given: argparse.Namespace) -> int:
         print(f"note: {note}")
     train, dev = (len(task.splits[split]) for split in ("train", "dev"))
     print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
-    for fact in (*data.facts(task, base), *data.note_of(shorter)):
+    for fact in (*facts.of(task, base), *data.note_of(shorter)):
         print(fact)
     curve: dict[float, float] = {}
     if given.find_rate:
@@ -194,6 +205,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         longer.begin_with(given)
     settings = options.settings(given)
     kind = options.method_class(longer.method_of(given.start) if given.start else given.method)
+    given.base, given.data = given.base or None, given.data or None  # an empty word is none
     example = given.base is None and given.data is None
     if example:
         for key, value in EXAMPLE.items():

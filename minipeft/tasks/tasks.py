@@ -202,7 +202,15 @@ def load(name: str | Path) -> Task:
         place = folder() / str(name)
     if not (place / "task.json").is_file():
         raise FileNotFoundError(f"There is no task {str(name)!r}; choose of {', '.join(names())}.")
-    description = json.loads((place / "task.json").read_text(encoding="utf-8"))
+    try:
+        description = json.loads((place / "task.json").read_text(encoding="utf-8"))
+    except ValueError:
+        description = None
+    if not isinstance(description, dict) or "kind" not in description:
+        raise ValueError(
+            f"{place / 'task.json'} must be a JSON object that says at least "
+            f'{{"kind": "classify"}}; kinds are {", ".join(KINDS)}.'
+        )
     splits = {s: read(place / f"{s}.jsonl") for s in SPLITS if (place / f"{s}.jsonl").is_file()}
     labels = description.pop("labels", None)
     return Task(
@@ -255,7 +263,7 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
         said = [e.target for e in filled.get("train", ())]
         labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
         spellings.check(labels)
-    return Task(name, kind, filled, labels=tuple(labels) if labels else None)
+    return Task(name, kind, filled, labels=tuple(map(str, labels)) if labels else None)
 
 
 def example(row) -> Example:

@@ -128,7 +128,7 @@ def test_a_run_begins_with_an_adapter(cli):
     ]:
         done = cli("train", "--data", "b.csv", *FEW, *words)
         assert done.code == 2 and sentence in done.err
-    Path("c.csv").write_text("text,label\na,neg\nb,new\n" * 9)
+    Path("c.csv").write_text("text,label\n" + "a,neg\nb,new\n" * 9)
     done = cli("train", "--start", "a", "--data", "c.csv", *FEW)
     assert done.code == 2 and "'new', which the adapter of --start does not know" in done.err
     done = cli("train", "--start", "a", "--data", "b.csv", *FEW, "--find-rate", "--out", "f")

@@ -48,6 +48,8 @@ def test_labels_that_differ_in_capital_letters():
 def test_rows_of_the_library_are_read_alike():
     rows = [{"input": "a", "target": "x "}, ("b", "x"), {"input": "c", "target": 3}]
     assert mp.tasks.make("t", "classify", train=rows).labels == ("x", "3")
+    given = mp.tasks.make("t", "classify", [0, 1], train=[("a", 0), ("b", 1)])
+    assert given.labels == ("0", "1") and [e.target for e in given.train] == ["0", "1"]
     tagged = mp.tasks.make("t", "tag", train=[{"input": ["a b", "c"], "target": ["O", "B-x"]}])
     assert tagged.train[0] == ("ab c", "O B-x") and tagged.labels == ("O", "B-x")
     assert mp.tasks.make("t", "generate", train=[("a", "x ")]).train[0].target == "x "

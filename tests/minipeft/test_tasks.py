@@ -349,3 +349,10 @@ def test_impossible_sizes_of_batches_are_refused(wrong):
     for name in ("batch_size", "steps", "epochs"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
             task.batches("train", None, **{name: wrong})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"labels": ["a"]}'])
+def test_a_folder_whose_description_is_none_is_told(tmp_path, content):
+    (tmp_path / "task.json").write_text(content)
+    with pytest.raises(ValueError, match="must be a JSON object that says at least"):
+        mp.tasks.load(tmp_path)
