@@ -124,6 +124,8 @@ def begin_with(given: argparse.Namespace) -> None:
     for name in TAKEN_OVER:
         if getattr(given, name) is None:
             setattr(given, name, before.get(name))
+    if run is None and (saved := opened.trained_head(given.start)):
+        given.head, given.kind = given.head or saved[0], given.kind or saved[1]
     if given.pooling is None and pooling.kept(given.start) == "mean":
         given.pooling = "mean"
     if given.base is None:

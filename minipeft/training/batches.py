@@ -65,7 +65,7 @@ def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         why = wrong_name(batch, error) or wrong_type(batch, error) or wrong_shape(model, batch)
-        why = why or (wrong_number(model, batch) if isinstance(error, IndexError) else None)
+        why = why or (wrong_number(model, batch, error) if isinstance(error, IndexError) else None)
         if why is None:
             raise
         raise ValueError(f"The batch {why}.") from error
@@ -74,7 +74,8 @@ def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
 def wrong_name(batch: Mapping, error: Exception) -> str | None:
     """The batch lacks the ids, or has an entry that the model does not take."""
     said = str(error) if isinstance(error, TypeError) else ""
-    if strange := re.search(r"unexpected keyword argument '(\w+)'", said):
+    strange = re.search(r"unexpected keyword argument '(\w+)'", said)
+    if strange and strange[1] in batch:
         return f"has {strange[1]!r}, which the model does not take: leave it out"
     if "missing" in said and "input_ids" in said and "input_ids" not in batch:
         return f"has no input_ids, only {', '.join(map(str, batch))}: add the ids of the tokens"
@@ -124,7 +125,7 @@ def two_lengths(model: nn.Module, labels: Tensor) -> bool:
         return True
 
 
-def wrong_number(model: nn.Module, batch: Mapping) -> str | None:
+def wrong_number(model: nn.Module, batch: Mapping, error: IndexError) -> str | None:
     """An id or a label that the model does not have."""
     size = vocabulary_size(model)
     for key in ("input_ids", "decoder_input_ids", "labels"):
@@ -138,7 +139,7 @@ def wrong_number(model: nn.Module, batch: Mapping) -> str | None:
                 f"ids 0 to {size - 1} only: encode the batch with this model's tokenizer"
             )
     labels = batch.get("labels")
-    if not isinstance(labels, Tensor) or not labels.numel():
+    if not isinstance(labels, Tensor) or not labels.numel() or "Target" not in str(error):
         return None
     low = int(labels.min())
     said = low if low < 0 and low != -100 else int(labels.max())
