@@ -16,6 +16,7 @@ from pathlib import Path
 import minipeft as mp
 from minipeft.commands import bases, runs
 from minipeft.report import Table
+from minipeft.tasks.scoring import LOWER_IS_BETTER
 from minipeft.tasks.tasks import Task
 from minipeft.training.gradients import Diverged
 from minipeft.tuner import Tuner
@@ -105,7 +106,13 @@ def draw(axes, curve: dict[float, float], best: float) -> None:
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss at the end of a short run")
 
 
-def advice(losses: list[float], always: list[str | None], rate: float, default: float) -> list[str]:
+def advice(
+    losses: list[float],
+    always: list[str | None],
+    rate: float,
+    default: float,
+    best: tuple[str, float] | None = None,
+) -> list[str]:
     """What a run that learnt nothing says: which rate to try.
 
     Args:
@@ -113,6 +120,7 @@ def advice(losses: list[float], always: list[str | None], rate: float, default: 
         always: the one answer to all inputs, at every validation; None where answers differ.
         rate: the learning rate of the run.
         default: that of the method; a run far above it that learnt nothing is told to go there.
+        best: name and value of the score that decides, for the weights that were kept.
     """
     if len(losses) < FEWEST:
         return []
@@ -121,9 +129,13 @@ def advice(losses: list[float], always: list[str | None], rate: float, default: 
     moved = f"the loss went from {first:.3g} to {last:.3g}"
     if last > (1 + MOVED) * first:
         return [f"note: {moved}: try --learning-rate {rate / 10:g}, or --find-rate."]
-    only = always[-1] if always and all(always) else None
-    if only is None and last < (1 - MOVED) * first:
+    nothing = best is not None and best[0] not in LOWER_IS_BETTER and best[1] <= 0
+    only = always[-1] if always and (all(always) or nothing) else None
+    learns = last < (1 - MOVED) * first  # it may do so for long before a score tells
+    if only is None and not nothing and learns:
         return []
-    other = default if rate > 2 * default else 10 * rate
+    other = default if rate > 2 * default else (3 if nothing and learns else 10) * rate
     same = f", and every answer on dev is {only!r}" if only else ""
-    return [f"note: {moved}{same}: try --learning-rate {other:g}, or --find-rate."]
+    same += f", and the best {best[0]} on dev is {best[1]:.3g}" if nothing else ""
+    longer = "train longer, " if nothing and learns else ""
+    return [f"note: {moved}{same}: {longer}try --learning-rate {other:g}, or --find-rate."]

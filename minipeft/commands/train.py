@@ -192,7 +192,8 @@ def train_and_finish(folder, config, tuner, task, base, given, curve, report) ->
     history = longer.joined(before, history, best)
     finish(folder, config, history, tuner, report, done)
     print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
-    for note in find_rate.advice(history.losses, always, given.learning_rate, method.default_rate):
+    default, decides = tuner.method.default_rate, next(iter(config["scores"].items()))
+    for note in find_rate.advice(history.losses, always, given.learning_rate, default, decides):
         print(note)
     print(f"In {folder}: adapter/, README.md (the model card), curves.png, log.jsonl")
     print(next_steps(folder, given, base, task))
@@ -209,7 +210,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
     example = given.base is None and given.data is None
     if example:
         for key, value in EXAMPLE.items():
-            if getattr(given, key) is None:
+            if getattr(given, key) is None and not (key == "steps" and given.epochs):
                 setattr(given, key, value)
         print("No --base and --data: this trains the example, a small decoder that learns to "
               "turn a row of words round.\n")  # fmt: skip

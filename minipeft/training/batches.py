@@ -73,11 +73,11 @@ def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
 
 def wrong_name(batch: Mapping, error: Exception) -> str | None:
     """The batch lacks the ids, or has an entry that the model does not take."""
-    said = str(error) if isinstance(error, TypeError) else ""
+    said = str(error)
     strange = re.search(r"unexpected keyword argument '(\w+)'", said)
     if strange and strange[1] in batch:
         return f"has {strange[1]!r}, which the model does not take: leave it out"
-    if "missing" in said and "input_ids" in said and "input_ids" not in batch:
+    if "input_ids" in said and not {"input_ids", "inputs_embeds"} & set(batch):
         return f"has no input_ids, only {', '.join(map(str, batch))}: add the ids of the tokens"
     return None
 

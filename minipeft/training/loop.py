@@ -102,6 +102,7 @@ def train(
         model=model, tuners=tuners, evaluate=evaluate, watch=watch, checkpoint=checkpoint,
         resume=resume, progress=progress, keep_trunk=keep_trunk,
     )  # fmt: skip
+    seed = int(seed)  # torch takes none of numpy's
     checkpoints = after.Checkpoints(checkpoint, checkpoint_every, resume)
     around = [after.Tuners(), after.Evaluation(evaluate, evaluate_every, best), after.Stopwatch()]
     around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]

@@ -135,6 +135,17 @@ def test_a_run_that_learnt_nothing_says_which_rate_to_try(losses, always, rate, 
     assert (not notes) if expected is None else expected in notes[0]
 
 
+def test_a_score_of_nothing_is_told_though_the_loss_has_moved():
+    """Entities are rare: a tagger may get better for long before it finds one."""
+    losses = [2.0] * 15 + [1.0] * 15
+    (note,) = find_rate.advice(losses, [None, "O"], 1e-3, 1e-3, ("f1", 0.0))
+    assert "every answer on dev is 'O', and the best f1 on dev is 0: train longer, try" in note
+    (note,) = find_rate.advice([2.0] * 30, [None], 1e-3, 1e-3, ("matthews", -0.1))
+    assert "the best matthews on dev is -0.1: try --learning-rate 0.01" in note
+    assert not find_rate.advice(losses, [None, "O"], 1e-3, 1e-3, ("f1", 0.2))
+    assert not find_rate.advice(losses, [None, None], 1e-3, 1e-3, ("error_rate", 0.0))
+
+
 def test_every_method_has_a_rate_and_the_command_line_trains_with_it(cli, scored):
     how = ("--input", "text", "--target", "score", "--kind", "regression")
     done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--method",

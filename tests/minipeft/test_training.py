@@ -207,7 +207,7 @@ def test_a_model_without_tuners_is_trained_whole():
         (dict(learning_rate="fast"), "learning_rate must be a number, not the text"),
         (dict(learning_rate=math.nan), "learning_rate must be positive"),
         (dict(warmup=None), "warmup must be"),
-        (dict(learning_rate=[1e-3] * 99), "learning_rate must be positive, not .{1,100}$"),
+        (dict(learning_rate=[1e-3] * 99), "learning_rate must be positive, not .{1,101}$"),
         (dict(steps=True), "steps must be"),
         (dict(seed="0"), "seed must be a whole number"),
         (dict(seed=1.0), "seed must be a whole number"),

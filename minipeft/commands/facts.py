@@ -1,0 +1,67 @@
+"""What should be known of the data before anything is trained: labels, overlap, unknown words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from minipeft.commands.bases import Letters
+from minipeft.tasks import labels as spellings
+from minipeft.tasks import metrics
+from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.tasks import Task
+
+SHOWN_LABELS = 12
+SAMPLE = 2000  # examples whose tokens are looked at before training
+
+
+def of(task: Task, base) -> list[str]:
+    """What should be known of the data before anything is trained, a line each."""
+    lines, train, dev = [], task.splits["train"], task.splits["dev"]
+    if task.kind == "classify":
+        counts = Counter(example.target for example in train)
+        most = counts.most_common(SHOWN_LABELS)
+        listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
+        lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+        lines += notes_of_labels(task.labels, counts)
+    elif task.kind == "tag":
+        counts = Counter(tag for example in train for tag in example.target.split())
+        listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
+        lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+        lines += notes_of_labels(task.labels, counts)
+    elif task.kind == "regress":
+        values = sorted(metrics.numbers([example.target for example in train]))
+        middle = values[len(values) // 2]
+        lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+    known = {example.input for example in train}
+    both = sum(example.input in known for example in dev)
+    if both:
+        lines.append(
+            f"note: {both:,} of {len(dev):,} inputs of dev ({both / len(dev):.0%}) are in train, "
+            "too: what is measured on them is memory."
+        )
+    unknown = getattr(base.tokenizer, "unk_token_id", None)
+    ends = (getattr(base.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
+    if unknown is not None and unknown not in ends and not isinstance(base.tokenizer, Letters):
+        encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+        tokens = [token for e in train[:SAMPLE] for token in encoding.ids(e.input, special=False)]
+        share = tokens.count(unknown) / max(1, len(tokens))
+        if share:
+            lines.append(f"{share:.1%} of the tokens of train are unknown to the tokenizer")
+    return lines
+
+
+def notes_of_labels(labels: Sequence[str], counts: Counter) -> list[str]:
+    """Labels that have no example to learn from, and those that may be one label, a line each."""
+    lines, missing = [], [label for label in labels if not counts[label]]
+    if missing:
+        said = ", ".join(missing[:3]) + ", ..." * (len(missing) > 3)
+        lines.append(
+            f"note: {len(missing)} of {len(labels)} labels have no example to train on ({said})."
+        )
+    if twins := spellings.differ_in_capitals(labels):
+        lines.append(
+            f"note: the labels {' and '.join(map(repr, twins))} differ in capital letters only, "
+            "and are learnt as different labels."
+        )
+    return lines
