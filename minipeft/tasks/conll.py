@@ -2,9 +2,11 @@
 
 Of the columns the first is the word and the last its tag. Where the first one counts the words of
 every sentence from 1, as in CoNLL-U and GermEval, the second is the word; of the ten columns of
-CoNLL-U the fourth (the part of speech) is the tag. Left out are lines that begin a document
-(-DOCSTART-), comments ("# name = value", or a line with "#" that has other columns than the words
-of its sentence), and in CoNLL-U several words at once ("3-4") and words that are not there ("8.1").
+CoNLL-U the fourth (the part of speech) is the tag. Words alone have no tags.
+
+Left out are lines that begin a document (-DOCSTART-), comments ("# name = value", or a line with
+"#" that has other columns than the words of its sentence), and in CoNLL-U several words at once
+("3-4") and words that are not there ("8.1").
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ def rows(
                     f"{sentence[0].number} of the same sentence has {width}: give every word as "
                     "many."
                 )
-            if width < 2 or not line.fields[-1]:
+            if not line.fields[-1]:
                 raise ValueError(f"{path}, line {line.number}, must be a word and its tag.")
         if names is not None and len(names) != width:
             raise ValueError(
@@ -121,7 +123,7 @@ def chosen(width: int, counted: bool) -> dict[int, str]:
     """Place of a column -> its name, for the word and its tag."""
     if counted:
         return {1: "input", 3 if width == CONLL_U else width - 1: "target"}
-    return {0: "input", width - 1: "target"}
+    return {0: "input"} | ({width - 1: "target"} if width > 1 else {})
 
 
 def one_word(field: str) -> str:

@@ -142,6 +142,8 @@ def lacking(
     where = f"{path}, line {number}"
     if values.get(column) is not None:
         return f"{where}: {column!r} must be text, a number or a list of words."
+    if ending(path) in (".conll", ".conllu") and names is None and column == "target":
+        return f"{where}, must be a word and its tag."
     filled = [key for key in values if values[key] is not None]
     said = ", ".join(key if key == key.strip() else repr(key) for key in filled)[:200]
     other = ""
