@@ -20,24 +20,21 @@ spaces between them) and "target" (as many tags); which columns these are says `
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
 import json
-import lzma
 import math
 import zlib
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from minipeft.tasks import arrow, conll
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
 WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
-PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError)
+PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # modules; some Pythons lack the last two
 LONGEST = 1_000_000  # characters of a line; what is longer is no text to train on
 
 
@@ -124,11 +121,6 @@ def _rows(
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start} of a part of it): save it as UTF-8."
         ) from None
-    except (*DAMAGED, OSError) as error:
-        if not isinstance(error, DAMAGED) and (error.errno or path.suffix.lower() != ".bz2"):
-            raise
-        kind = {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower())
-        raise ValueError(f"{path} is not a whole {kind} file: fetch it again.") from None
     except csv.Error as error:
         raise ValueError(f"{path} is not a table that can be read: {error}.") from None
     if empty:
@@ -172,10 +164,28 @@ def _numbered(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, 
         yield from (_json if kind == ".json" else _jsonl)(path)
 
 
-def _open(path: Path) -> io.TextIOBase:
-    """UTF-8 text, unpacked where it is packed; a byte-order mark is skipped."""
-    opener = PACKED.get(path.suffix.lower(), open)
-    return opener(path, "rt", encoding="utf-8-sig", newline="")
+@contextmanager
+def _open(path: Path) -> Iterator[io.TextIOBase]:
+    """UTF-8 text, unpacked where it is packed; a byte-order mark is skipped.
+
+    Raises:
+        ValueError: the packed file is damaged, or this Python cannot unpack it.
+    """
+    name = PACKED.get(path.suffix.lower())
+    try:
+        module = import_module(name) if name else io
+    except ImportError:
+        raise ValueError(
+            f"This Python was built without {name}, which {path} needs: unpack it."
+        ) from None
+    try:
+        with module.open(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file
+    except (EOFError, zlib.error, OSError, getattr(module, "LZMAError", EOFError)) as error:
+        if name is None or getattr(error, "errno", None) is not None:  # none where bytes are wrong
+            raise
+        kind = {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower())
+        raise ValueError(f"{path} is not a whole {kind} file: fetch it again.") from None
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -260,6 +260,13 @@ def test_packed_files_are_read_and_damaged_ones_refused(tmp_path, ending, pack):
             tables.read(write(path, damaged))
 
 
+def test_a_python_that_cannot_unpack_says_so(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.csv.xz", lzma.compress(b"input,target\na,b\n"))
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(ValueError, match="built without lzma"):
+        tables.read(path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
