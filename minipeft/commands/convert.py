@@ -101,7 +101,7 @@ def as_in_peft(loaded: opened.Opened) -> Tuner:
     try:
         theirs = dataclasses.replace(method, compatibility="peft")
         loaded.tuner.detach()
-        tuner = mp.attach(model, theirs, "task", head=False)
+        tuner = mp.attach(model, theirs, "task", head=False, family=loaded.base.family)
         files.fill(tuner, values)
     except ValueError as error:
         raise ValueError(f"PEFT has no layout for this {type(method).__name__}: {error}") from None

@@ -22,6 +22,7 @@ from tiny_transformer.files import write_text
 
 EARLIER = "earlier.json"
 TAKEN_OVER = ("kind", "input", "target", "columns", "head", "pooling", "cut", "max_length")
+TAKEN_OVER += ("family",)
 
 
 def lengthen(folder: Path, config: dict, steps: int) -> None:
