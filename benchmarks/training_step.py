@@ -194,7 +194,7 @@ def run(options) -> list[Sheet]:
         "what minipeft does by itself, with an A of its own for each, compared with the same PEFT.",
         "Where a goal is missed: LoRA and rsLoRA, ours and PEFT's, run the same operations, so "
         "what their ratios differ by is the noise of the machine. Of prompts the FLOPs tell what "
-        "is left out; a part of it goes to running the shared words apart, and to attention that "
-        "reads them through a mask.",
+        "is left out; a part of it goes to running the shared words apart: a product with as few "
+        "rows as they are does 0.6 times as much in a second as one with all the text.",
     ]
     return [sheet]
