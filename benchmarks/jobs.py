@@ -227,8 +227,7 @@ def restaurants(path: Path, inputs: int | None = None) -> Iterator[tuple[str, st
 
 
 def default_rate(method: str) -> float:
-    rate = (kind := method_class(method.lower())).default_rate
-    return kind().default_rate if isinstance(rate, property) else rate
+    return method_class(method.lower()).default_rate
 
 
 def measure(job: Job, method: str, rate: float, out: Path) -> dict[str, str]:

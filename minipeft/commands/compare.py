@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("compare takes several rates: --learning-rates 1e-3 1e-2.")
     methods = {text: options.from_text(text) for text in dict.fromkeys(given.methods)}
     rates = {
-        text: tuple(dict.fromkeys(given.learning_rates or [method.default_rate]))
+        text: tuple(dict.fromkeys(given.learning_rates or [method.rate()]))
         for text, method in methods.items()
     }
     for rate in {rate for some in rates.values() for rate in some}:
@@ -177,8 +177,8 @@ def decisive(given: argparse.Namespace, task: Task) -> dict:
     )
     names += ("batch_size", "accumulate", "warmup", "schedule", "weight_decay", "clip", "seed")
     names += ("dev_share", "dev_limit", "validate_every")
-    names += ("columns", "max_length", "metric", "pooling")  # None in grids older than these
-    names += ("family",)
+    # None in grids older than these:
+    names += ("columns", "max_length", "metric", "pooling", "family", "head_rate")
     shared = {name: getattr(given, name) for name in names}
     for name in ("data", "dev", "test"):
         if shared[name]:

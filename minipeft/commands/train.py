@@ -106,6 +106,8 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
     flag("--batch-size", type=int, default=16, help="examples of a batch (default %(default)s)")
     flag("--accumulate", type=int, default=1, help="batches of a step (default %(default)s)")
     flag("--learning-rate", type=float, help="the highest one (default: the method's)")
+    flag("--head-rate", type=float, help="of the head (default: the same, but at least 0.01 for "
+         "a head that starts from random numbers)")  # fmt: skip
     flag("--warmup", type=float, default=0.1, help="share of the steps, or number of steps, in "
          "which the rate rises (default %(default)s)")  # fmt: skip
     flag("--schedule", choices=SCHEDULES, default="linear", help="after that (default %(default)s)")
@@ -192,7 +194,7 @@ def train_and_finish(folder, config, tuner, task, base, given, curve, report) ->
     history = longer.joined(before, history, best)
     finish(folder, config, history, tuner, report, done)
     print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
-    default, decides = tuner.method.default_rate, next(iter(config["scores"].items()))
+    default, decides = tuner.method.rate(), next(iter(config["scores"].items()))
     for note in find_rate.advice(history.losses, always, given.learning_rate, default, decides):
         print(note)
     print(f"In {folder}: adapter/, README.md (the model card), curves.png, log.jsonl")
@@ -221,7 +223,7 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
     method = None if template or given.start else options.make(kind, settings)
     given.base = bases.absolute(given.base)
     if given.learning_rate is None:
-        given.learning_rate = (method or kind).default_rate
+        given.learning_rate = method.rate() if method else kind.default_rate
     check_numbers(given)
     wished = "example" if example is True else run_name(given.base, kind.__name__, given.data)
     folder = runs.fresh_folder(given.out, wished)
@@ -251,6 +253,7 @@ def check_numbers(given: argparse.Namespace) -> None:
     check_arguments(
         steps=given.steps or 500,
         learning_rate=given.learning_rate,
+        head_rate=given.head_rate,
         warmup=warmup,
         schedule=given.schedule,
         accumulate=given.accumulate,
@@ -285,6 +288,8 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
         raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
     longer.check_start(config)
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
+    if "head_rate" not in config["options"]:  # a run of before there was one
+        before.head_rate = before.learning_rate
     before.trust_remote_code, before.local_only = given.trust_remote_code, True
     for file in config["data"]["files"]:
         if file["sha256"] and data.digest(file["name"]) != file["sha256"]:
@@ -434,6 +439,7 @@ def fit(
         resume=checkpoint is not None,
         progress=sys.stderr.isatty(),
         watch=watch,
+        head_rate=find_rate.of_head(base, tuner, given, given.learning_rate),
     )
 
 

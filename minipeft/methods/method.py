@@ -26,6 +26,10 @@ class Method(metaclass=KnownSettings):
     identity_at_start = True  # does the model answer as before when this is attached?
     compatibility: str | None = None  # "peft": it does what PEFT does, see the methods with prompts
 
+    def rate(self) -> float:
+        """The learning rate of the command line, where it is not that of the class."""
+        return self.default_rate
+
     def parts(self) -> tuple[Method, ...]:
         """The methods that this one is made of: itself, or several under one name."""
         return (self,)

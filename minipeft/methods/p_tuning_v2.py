@@ -138,4 +138,5 @@ class PTuningV2(Method):
         return prefix_options.notes(self)
 
 
-PTuningV2.default_rate = property(lambda method: method.prefix().default_rate)
+PTuningV2.default_rate = Prefix.flat_rate
+PTuningV2.rate = lambda method: method.prefix().rate()

@@ -27,6 +27,7 @@ def check_arguments(
     evaluate_every=1,
     checkpoint_every=1,
     seed=0,
+    head_rate=None,
 ) -> None:
     """One sentence for each impossible argument of `train`."""
     counts = dict(steps=steps, accumulate=accumulate, evaluate_every=evaluate_every)
@@ -35,10 +36,12 @@ def check_arguments(
             raise ValueError(f"{name} must be a whole number of at least 1, not {shorten(value)}.")
     if not is_whole(seed) or not -LARGEST <= seed <= 2 * LARGEST:
         raise ValueError(f"seed must be a whole number of at most 32 bits, not {shorten(seed)}.")
-    if isinstance(learning_rate, str):
-        raise ValueError(f"learning_rate must be a number, not the text {shorten(learning_rate)}.")
-    if not is_number(learning_rate) or not 0 < learning_rate < math.inf:
-        raise ValueError(f"learning_rate must be positive, not {shorten(learning_rate)}.")
+    for name, rate in dict(learning_rate=learning_rate, head_rate=head_rate).items():
+        if isinstance(rate, str):
+            raise ValueError(f"{name} must be a number, not the text {shorten(rate)}.")
+        none = name == "head_rate" and rate is None
+        if not none and (not is_number(rate) or not 0 < rate < math.inf):
+            raise ValueError(f"{name} must be positive, not {shorten(rate)}.")
     if not is_number(warmup) or not 0 <= warmup <= steps:
         raise ValueError(
             f"warmup must be a share below 1 or at most {steps} steps, not {shorten(warmup)}."

@@ -59,6 +59,7 @@ def train(
     watch: Callable[[History], None] | None = None,
     keep_trunk: bool = False,
     tuners: str | Sequence | None = None,
+    head_rate: float | None = None,
 ) -> History:
     """Train what is trainable in a model.
 
@@ -89,6 +90,8 @@ def train(
         tuners: names of the tuners to train. None trains those that are enabled, but for one that
             had been trained, or was loaded, before another came that is enabled too: it acts, stays
             as it is, and a warning says so. See minipeft.attaching.in_training.
+        head_rate: the highest rate of the tuners' task heads; None for that of everything else. A
+            head that starts from random numbers has further to go than what is added to the base.
 
     Raises:
         ValueError: nothing is trainable, an argument is impossible, the loss is not a number any
@@ -97,6 +100,7 @@ def train(
     settings = dict(steps=steps, learning_rate=learning_rate, warmup=warmup, schedule=schedule)
     settings |= dict(weight_decay=weight_decay, betas=betas, clip=clip, accumulate=accumulate)
     settings |= dict(evaluate_every=evaluate_every, best=best)
+    settings |= {} if head_rate is None else dict(head_rate=head_rate)
     check_arguments(**settings, checkpoint_every=checkpoint_every, seed=seed)
     check_others(
         model=model, tuners=tuners, evaluate=evaluate, watch=watch, checkpoint=checkpoint,
@@ -117,7 +121,8 @@ def train(
 
     with chosen(model, tuners), seeded(seed), modes_kept(model):
         precision = Precision(model, trainable(model))
-        optimizer = adamw(model, precision, learning_rate, betas, weight_decay)
+        heads = (head_rate or learning_rate) / learning_rate
+        optimizer = adamw(model, precision, learning_rate, betas, weight_decay, heads)
         history = History(settings=settings | {"seed": seed, "betas": list(betas)})
         history.trained = said(model)
         processes = process_group(model, precision.parameters, seed)

@@ -31,22 +31,42 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def adamw(
-    model: nn.Module, precision: Precision, rate: float, betas, weight_decay: float
+    model: nn.Module,
+    precision: Precision,
+    rate: float,
+    betas,
+    weight_decay: float,
+    heads: float = 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW over what is trained; its groups have a "factor" of the rate (LoRA+), 1 for most."""
-    groups = precision.groups(by_factor(model, precision.trained))
+    """AdamW over what is trained; its groups have a "factor" of the rate, 1 for most.
+
+    heads: the factor of task heads.
+    """
+    groups = precision.groups(by_factor(model, precision.trained, heads))
     return torch.optim.AdamW(groups, rate, betas, weight_decay=weight_decay)
 
 
-def by_factor(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[dict]:
+def by_factor(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], heads: float = 1.0
+) -> list[dict]:
     """The optimizer's groups: parameters that learn at the same multiple of the rate together."""
     factors: dict[nn.Parameter, float] = {}
     for tuner in in_training(model):
+        factors |= dict.fromkeys(head_parameters(tuner), heads)
         factors |= tuner.method.learning_rates(tuner)
     groups: dict[float, list] = {}
     for parameter in parameters.values():
         groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
     return [{"params": group, "factor": factor} for factor, group in groups.items()]
+
+
+def head_parameters(tuner) -> list[nn.Parameter]:
+    """What the tuner trains of task heads: its copies of them, or they themselves."""
+    paths = tuple(tuner.anatomy.heads())
+    inside = [p for p in tuner.copies if p in paths or p.startswith(tuple(f"{h}." for h in paths))]
+    modules = [tuner.copies[path] for path in inside]
+    modules += [tuner.anatomy.modules[path] for path in paths]
+    return [parameter for module in modules for parameter in module.parameters()]
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
