@@ -53,7 +53,7 @@ def of_head(base: bases.Base, tuner: Tuner, given, rate: float) -> float | None:
     A head that starts from random numbers has further to go than what is added to a trained base.
     rate: of everything else.
     """
-    fresh = base.fresh and not given.start
+    fresh = base.fresh and not vars(given).get("start")  # compare has no --start
     if given.head_rate is not None or not fresh or isinstance(tuner.method, mp.HeadOnly):
         return given.head_rate
     return max(rate, FRESH_HEAD)
