@@ -55,6 +55,8 @@ def card(config: dict, history: History, report, folder: Path) -> str:
     ]
     trained = f"{report.trainable:,} numbers, {100 * report.trainable / report.total:.3g} %"
     trained += f", and {report.head:,} of the head" if report.head else ""
+    head = history.settings.get("head_rate") if report.head else None
+    head = f" (of the head {head:g})" if head else ""
     kept = f"the weights of step {history.best_step}" if history.best_step else "the last weights"
     return f"""---
 library_name: peft
@@ -72,7 +74,7 @@ tags: [minipeft, {method["name"].lower()}]
 | trained | {trained} |
 | task | {task["kind"]}{f", {len(task['labels'])} labels" if task["labels"] else ""} |
 | training | {options["steps"]} steps of {options["batch_size"]} x {options["accumulate"]}, \
-learning rate {options["learning_rate"]:g}, seed {options["seed"]}, {history.seconds:.0f} s |
+learning rate {options["learning_rate"]:g}{head}, seed {options["seed"]}, {history.seconds:.0f} s |
 
 ## Numbers
 

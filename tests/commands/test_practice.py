@@ -167,6 +167,29 @@ def test_a_prefix_through_an_mlp_is_trained_with_smaller_steps(cli, scored):
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("lora",), "learning rate 0.001 (of the head 0.01),"),
+        (("lora", "--head-rate", 0.002), "learning rate 0.001 (of the head 0.002),"),
+        (("prompttuning", "--length", 2), "learning rate 0.05 (of the head 0.05),"),
+        (("headonly", "--learning-rate", 0.001), "learning rate 0.001,"),
+    ],
+)
+def test_a_head_of_random_numbers_learns_faster_than_a_rate_for_a_trained_base(
+    cli, scored, words, said
+):
+    how = ("--input", "text", "--target", "score", "--kind", "regression")
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--out", "r",
+               "--method", *words)  # fmt: skip
+    assert done.code == 0, done.err
+    assert said in Path("r", "README.md").read_text()
+    done = cli("train", "--base", "tiny-encoder", "--data", scored, *how, *FEW, "--start", "r",
+               "--out", "again")  # fmt: skip
+    assert done.code == 0, done.err
+    assert "(of the head" not in Path("again", "README.md").read_text()
+
+
+@pytest.mark.parametrize(
     ("method", "wrong", "right"),
     [("LoRA", "r", "rank"), ("LoRA", "lora_alpha", "alpha"), ("Prefix", "lenght", "length"),
      ("PTuningV2", "num_virtual_tokens", "length"), ("IA3", "target_modules", "targets")],

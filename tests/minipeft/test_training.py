@@ -52,6 +52,28 @@ def test_steps_equal_a_plain_adamw_loop():
         close(ours, theirs)
 
 
+HEADS = {"tiny-encoder": "head.", "bert": "classifier.", "gpt2": "score."}
+
+
+@pytest.mark.parametrize("method", [mp.LoRA(rank=2), mp.FullFineTuning(), mp.Adapter(4)])
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_learns_at_a_rate_of_its_own(name, method):
+    """The first step of Adam moves every number that has a gradient by the rate."""
+    model = zoo.build(name, "classification")
+    mp.attach(model, method, seed=0)
+    before = {name: p.detach().clone() for name, p in trainable(model).items()}
+    mp.train(
+        model, [zoo.batch(name, "classification")], 1, 1e-4, head_rate=1e-2, warmup=0, clip=None,
+        progress=False,
+    )  # fmt: skip
+    now = trainable(model)
+    moved = {path: (now[path] - start).abs().max().item() for path, start in before.items()}
+    heads = {path for path in moved if path.startswith(HEADS[name])}
+    assert heads and max(moved[path] for path in heads) == pytest.approx(1e-2, rel=1e-3)
+    others = moved.keys() - heads
+    assert others and max(moved[path] for path in others) == pytest.approx(1e-4, rel=1e-3)
+
+
 def test_accumulated_micro_batches_equal_one_large_batch():
     data = [zoo.batch("tiny-decoder", rows=1, seed=seed) for seed in range(4)]  # no padding
     large = {key: torch.cat([b[key] for b in data]) for key in data[0]}
@@ -205,6 +227,8 @@ def test_a_model_without_tuners_is_trained_whole():
         (dict(betas=0.9), "betas must be two numbers"),
         (dict(weight_decay=-0.1), "weight_decay must be"),
         (dict(learning_rate="fast"), "learning_rate must be a number, not the text"),
+        (dict(head_rate="fast"), "head_rate must be a number, not the text"),
+        (dict(head_rate=0), "head_rate must be positive, not 0"),
         (dict(learning_rate=math.nan), "learning_rate must be positive"),
         (dict(warmup=None), "warmup must be"),
         (dict(learning_rate=[1e-3] * 99), "learning_rate must be positive, not .{1,101}$"),
