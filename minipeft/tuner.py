@@ -88,9 +88,8 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))
-                tuner.record.hooks.extend(
-                    resizing.register(model, tuner.record.reach.bodies.values())
-                )
+                bodies = tuner.record.reach.bodies.values()
+                tuner.record.hooks.extend(resizing.register(model, bodies))
             heads = heads_to_train(tuner, head)
             tuner.anatomy.copied = tuner.anatomy.copied or tuple(heads)
             with seeded(seed):

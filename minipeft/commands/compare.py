@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import minipeft as mp
 from minipeft import tasks
-from minipeft.commands import bases, data, options, runs, scoring, train
+from minipeft.commands import bases, data, fitting, options, runs, scoring, train
 from minipeft.report import Table
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 from minipeft.tasks.tasks import Task, tidied
@@ -122,7 +122,7 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
         for split in filter(None, (task, test)):
             data.check_fits(split, base, extra=len(tuner.words or ()))
         report = tuner.report()
-        history = train.fit(tuner, task, base, given)
+        history = fitting.fit(tuner, task, base, given)
         best = history.best_step
         entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
         result = {"dev": {key: value for key, value in entry.items() if key != "step"}}

@@ -7,9 +7,7 @@ import json
 import math
 import re
 import shlex
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import minipeft as mp
@@ -19,6 +17,7 @@ from minipeft.commands import (
     data,
     facts,
     find_rate,
+    fitting,
     longer,
     options,
     pooling,
@@ -188,12 +187,14 @@ def train_and_finish(folder, config, tuner, task, base, given, curve, report) ->
         print(f"steps {done + 1} to {given.steps}, from the weights of step {before.best_step}")
     watch = lambda history: log.watch(longer.joined(before, history, best))  # noqa: E731
     try:
-        history = fit(tuner, task, base, given, folder / runs.CHECKPOINT, watch, always, done)
+        history = fitting.fit(
+            tuner, task, base, given, folder / runs.CHECKPOINT, watch, always, done
+        )
     finally:
         log.close()
     history = longer.joined(before, history, best)
-    finish(folder, config, history, tuner, report, done)
-    print(f"\ndev: {scoring.written(config['scores'])}" + kept(history))
+    fitting.finish(folder, config, history, tuner, report, done)
+    print(f"\ndev: {scoring.written(config['scores'])}" + fitting.kept(history))
     default, decides = tuner.method.rate(), next(iter(config["scores"].items()))
     for note in find_rate.advice(history.losses, always, given.learning_rate, default, decides):
         print(note)
@@ -231,10 +232,8 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         path = getattr(given, name)
         if path and Path(path).exists():
             setattr(given, name, str(Path(path).resolve()))
-    config = {"command": cards.again(given, folder)}
-    if given.start:
-        config["start"] = longer.print_of(given.start)
-    return folder, config, method, given
+    start = {"start": longer.print_of(given.start)} if given.start else {}
+    return folder, {"command": cards.again(given, folder)} | start, method, given
 
 
 def check_numbers(given: argparse.Namespace) -> None:
@@ -386,92 +385,6 @@ def longest_answer(task: Task, base: bases.Base) -> list[int] | None:
     if base.head != "language" or task.kind not in ("generate", "cloze"):
         return None
     return list(Encoding(task, base.tokenizer, base.kind, base.head).longest)
-
-
-def fit(
-    tuner: Tuner,
-    task: Task,
-    base: bases.Base,
-    given,
-    checkpoint: Path | None = None,
-    watch: Callable[[mp.History], None] | None = None,
-    always: list[str | None] | None = None,
-    done: int = 0,
-) -> mp.History:
-    """Train with validation; the weights with the best first score are kept.
-
-    always: at every validation the one answer to all inputs, if it is one, is appended.
-    done: steps of a finished run that is made longer; the batches go on behind theirs.
-    """
-    letters = scoring.by_letters(base)
-    inputs = [example.input for example in task.splits["dev"]]
-    true = [example.target for example in task.splits["dev"]]
-    names = scoring.named(given.metric, task)
-
-    def evaluate(model) -> dict[str, float]:
-        said = scoring.answers(
-            task, base, inputs, progress=watch is not None and sys.stderr.isatty()
-        )
-        if always is not None:
-            always.append(scoring.one_answer(task, said, true))
-        return scoring.scores(task, said, true, letters, names, inputs)
-
-    batches = task.batches(
-        "train", base.tokenizer, base.kind, given.batch_size, given.seed, head=base.head
-    )
-    steps = given.steps - done
-    return mp.train(
-        tuner.model,
-        lambda number: batches(number + done * given.accumulate),
-        steps,
-        given.learning_rate,
-        warmup=given.warmup,
-        schedule=given.schedule,
-        weight_decay=given.weight_decay,
-        clip=given.clip,
-        accumulate=given.accumulate,
-        seed=given.seed,
-        evaluate=evaluate,
-        evaluate_every=given.validate_every or max(1, steps // 5),
-        best=scoring.direction(base, names),
-        checkpoint=checkpoint,
-        checkpoint_every=given.checkpoint_every,
-        resume=checkpoint is not None,
-        progress=sys.stderr.isatty(),
-        watch=watch,
-        head_rate=find_rate.of_head(base, tuner, given, given.learning_rate),
-    )
-
-
-def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int = 0) -> None:
-    """Adapter, curves, card; then the result, and only then the checkpoint goes.
-
-    done: where weights of the steps before these are the best, they are in the folder already.
-    """
-    best = history.best_step
-    entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
-    config["scores"] = {key: value for key, value in entry.items() if key != "step"}
-    if best is None or best > done:
-        tuner.save(folder / runs.ADAPTER)
-        runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
-        pooling.keep(folder / runs.ADAPTER, config["options"].get("pooling"))
-    runs.picture(folder / "curves.png", history.plot)
-    write_text(folder / "README.md", cards.card(config, history, report, folder))
-    result = {
-        "dev": config["scores"],
-        "best_step": best,
-        "seconds": history.seconds,
-        "trainable": report.trainable,
-        "head": report.head,
-        "base": report.base,
-    }
-    write_text(folder / runs.RESULT, json.dumps(result, indent=1))
-    shutil.rmtree(folder / runs.CHECKPOINT, ignore_errors=True)
-    (folder / longer.EARLIER).unlink(missing_ok=True)
-
-
-def kept(history) -> str:
-    return f"   (weights of step {history.best_step})" if history.best_step else ""
 
 
 def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:

@@ -10,7 +10,7 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.commands import cards, runs, train
+from minipeft.commands import cards, fitting, runs, train
 from minipeft.files import saving
 
 FEW = ("--steps", 3, "--batch-size", 4, "--dev-limit", 6, "--validate-every", 1)
@@ -186,7 +186,9 @@ def test_ctrl_c_at_any_later_moment_says_how_to_go_on(cli, monkeypatch):
         raise KeyboardInterrupt
 
     assert cli(*BASE, *FEW, "--out", "whole").code == 0
-    for number, (where, name) in enumerate([(train, "fit"), (train, "finish"), (cards, "card")]):
+    for number, (where, name) in enumerate(
+        [(fitting, "fit"), (fitting, "finish"), (cards, "card")]
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, stop)
             done = cli(*BASE, *FEW, "--out", f"r{number}")
