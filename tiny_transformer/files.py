@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save as tensors_as_bytes
 
 try:
     import fcntl
@@ -89,7 +89,8 @@ def saving_tensors(tensors: dict, metadata: dict | None = None) -> Callable[[str
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
     def save(name: str) -> None:
-        save_file(whole, name, metadata=metadata or {"format": "pt"})
+        # Not safetensors' save_file: it writes under a name of its own, which a kill leaves behind.
+        Path(name).write_bytes(tensors_as_bytes(whole, metadata=metadata or {"format": "pt"}))
         _sort_metadata(name)
 
     return save

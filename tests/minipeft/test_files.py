@@ -396,7 +396,7 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
         raise OSError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "save_file", fail)
+        patch.setattr(writing, "tensors_as_bytes", fail)
         with pytest.raises(OSError, match="disk full"):
             tuner.save(folder)
     assert (folder / TENSORS).read_bytes() == old

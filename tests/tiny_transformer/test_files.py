@@ -81,6 +81,19 @@ def test_what_a_killed_process_leaves_is_taken_away_and_what_a_living_one_writes
     assert sorted(os.listdir(tmp_path)) == [".other.txt.dead.part", "file.txt"]
 
 
+def test_tensors_are_written_into_the_very_file_that_is_locked(tmp_path):
+    """safetensors' own save_file moves another file there, whose name a kill would leave behind."""
+    seen = []
+
+    def save(name: str) -> None:
+        before = os.stat(name).st_ino
+        files.saving_tensors({"x": torch.ones(3)})(name)
+        seen.append(os.stat(name).st_ino == before)
+
+    files.write(tmp_path / "x.safetensors", save)
+    assert seen == [True] and os.listdir(tmp_path) == ["x.safetensors"]
+
+
 def test_files_that_belong_together_are_moved_when_all_are_there(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     files.write_all({one: files.saving_text("1"), two: files.saving_text("2")})
