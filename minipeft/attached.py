@@ -253,7 +253,8 @@ def anatomy_of(model: nn.Module) -> Anatomy:
 
 def kind_of(model: nn.Module) -> str:
     """ "decoder", "encoder" or "encoder-decoder": what the model's tuners go by, or its config."""
-    return next((tuner.anatomy.kind for tuner in tuners(model).values()), kind.kind_of(model))
+    known = next((tuner.anatomy.kind for tuner in tuners(model).values()), None)
+    return known or kind.kind_of(model)  # which an unlisted model's config may not say
 
 
 def equal(now: Tensor | None, first: Tensor) -> bool:

@@ -36,11 +36,12 @@ def check_arguments(
             raise ValueError(f"{name} must be a whole number of at least 1, not {shorten(value)}.")
     if not is_whole(seed) or not -LARGEST <= seed <= 2 * LARGEST:
         raise ValueError(f"seed must be a whole number of at most 32 bits, not {shorten(seed)}.")
-    for name, rate in dict(learning_rate=learning_rate, head_rate=head_rate).items():
+    rates = dict(learning_rate=learning_rate)
+    rates |= {} if head_rate is None else dict(head_rate=head_rate)
+    for name, rate in rates.items():
         if isinstance(rate, str):
             raise ValueError(f"{name} must be a number, not the text {shorten(rate)}.")
-        none = name == "head_rate" and rate is None
-        if not none and (not is_number(rate) or not 0 < rate < math.inf):
+        if not is_number(rate) or not 0 < rate < math.inf:
             raise ValueError(f"{name} must be positive, not {shorten(rate)}.")
     if not is_number(warmup) or not 0 <= warmup <= steps:
         raise ValueError(

@@ -108,3 +108,14 @@ def test_a_family_says_the_kind():
         tuner.detach()
     with pytest.raises(ValueError, match="kind must be one of decoder, encoder"):
         mp.Family("mine", "layers", kind="both")
+
+
+def test_the_kind_that_a_tuner_goes_by_needs_no_config(monkeypatch):
+    model = zoo.build("tiny-encoder")
+    mp.attach(model, mp.LoRA(rank=2))
+
+    def unknown(model):
+        raise ValueError("its config does not say")
+
+    monkeypatch.setattr("minipeft.model.kind.kind_of", unknown)
+    assert attached.kind_of(model) == "encoder"
