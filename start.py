@@ -94,7 +94,8 @@ class Place:
         print("installing torch (the largest part, some minutes on a slow line)", flush=True)
         self.pip(*(["--index-url", index] if index else []), torch)
         print("installing requirements.txt", flush=True)
-        self.pip("-r", str(self.root / "requirements.txt"))
+        # --use-pep517, since pip 23.0, as Debian 12 has it, builds seqeval in a way that breaks.
+        self.pip("--use-pep517", "-r", str(self.root / "requirements.txt"))
         self.pip("--no-deps", "--no-build-isolation", "-e", str(self.root))
         stamp.touch()  # last: an interrupted set-up is done again
         print("set-up finished", flush=True)
