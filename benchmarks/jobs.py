@@ -35,6 +35,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from minipeft.__main__ import main as minipeft
 from minipeft.commands.options import method_class
 from minipeft.commands.writers import write_rows
@@ -43,7 +45,7 @@ from minipeft.course import real
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "jobs.csv"
 PAGE = ROOT / "docs" / "jobs.md"
-FIELDS = ("job", "method", "rate", "trained", "seconds", "dev", "scores")
+FIELDS = ("job", "method", "rate", "trained", "seconds", "dev", "scores", "device")
 METHODS = (
     "FullFineTuning", "HeadOnly", "BitFit", "LoRA", "AdaLoRA", "VeRA", "Adapter", "IA3", "Prefix",
     "PromptTuning", "PTuning", "PTuningV2", "UniPELT",
@@ -226,6 +228,11 @@ def restaurants(path: Path, inputs: int | None = None) -> Iterator[tuple[str, st
         yield row["mr"] + " =>", row["ref"]
 
 
+def device() -> str:
+    """Where `train` runs if nobody says where: "cpu", or the name of the accelerator."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def default_rate(method: str) -> float:
     return method_class(method.lower()).default_rate
 
@@ -253,20 +260,22 @@ def measure(job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
         "seconds": f"{result['seconds']:.0f}",
         "dev": f"{result['dev'][first]:.4f}",
         "scores": " ".join(f"{name}={scores[name]}" for name in (first, *others)),
+        "device": device(),
     }
 
 
 class Results:
-    """The lines of jobs.csv: (job, method, rate as text) -> line."""
+    """The lines of jobs.csv: (job, method, rate as text, device) -> line."""
 
     def __init__(self, path: Path = RESULTS):
         self.path = path
         lines = rows_of(path) if path.is_file() else []
-        self.lines = {(line["job"], line["method"], line["rate"]): line for line in lines}
+        names = ("job", "method", "rate", "device")
+        self.lines = {tuple(line[name] for name in names): line for line in lines}
 
     def get(self, job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
-        """The line; measured and written if it is not there."""
-        key = (job.name, method, f"{rate:g}")
+        """The line of this device; measured and written if it is not there."""
+        key = (job.name, method, f"{rate:g}", device())
         if key not in self.lines:
             self.lines[key] = line = measure(job, method, rate, out)
             new = not self.path.is_file()
@@ -278,10 +287,13 @@ class Results:
             print(*line.values(), flush=True)
         return self.lines[key]
 
-    def rates(self, job: str, method: str) -> dict[float, dict[str, str]]:
-        """Rate -> line, of all that has been run."""
-        lines = [line for key, line in self.lines.items() if key[:2] == (job, method)]
-        return {float(line["rate"]): line for line in sorted(lines, key=lambda x: float(x["rate"]))}
+    def rates(self, job: str, method: str) -> dict[str, dict[float, dict[str, str]]]:
+        """Device -> rate -> line, of all that has been run; the cpu first."""
+        devices: dict[str, dict] = {"cpu": {}}
+        for line in sorted(self.lines.values(), key=lambda line: float(line["rate"])):
+            if (line["job"], line["method"]) == (job, method):
+                devices.setdefault(line["device"], {})[float(line["rate"])] = line
+        return devices
 
     def grid(self, job: Job, method: str, out: Path) -> None:
         """A third and three times the default rate; on, while the best on dev is at the edge."""
@@ -305,6 +317,8 @@ def scores_of(line: dict[str, str]) -> dict[str, float]:
 
 def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
     """docs/jobs.md; texts: job -> (what is asked, command)."""
+    devices = sorted({line["device"] for line in results.lines.values()} - {"cpu"})
+    where = f"The grid ran on: {', '.join(devices)}." if devices else ""
     lines = [
         "# Jobs from the command line",
         "",
@@ -312,11 +326,13 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
         "`python -m benchmarks.jobs --grid --corpora FOLDER` measures. Each row is one run of the "
         "command above its table with another `--method`, at that method's default learning rate, "
         "and its scores on the test file; a head that starts from random numbers learns at 0.01 or "
-        "more. One seed, one core: worked examples, not a contest "
-        "(that is lesson 15). *Best of the grid* is the rate that was best on dev among the "
-        "default, its third and its triple, one step further where the best was at the edge, and "
-        "the test score at that rate. All numbers that are trained count, the head's included. "
-        "Seconds are of a machine with other work. A row that stays at chance did not learn within "
+        "more. One seed, one core: worked examples, not a contest (that is lesson 15). Seconds are "
+        "of a machine with other work. All numbers that are trained count, the head's included.",
+        "",
+        "The last three columns are another run, the grid: the default rate, its third and its "
+        "triple, one step further where the best on dev was at the edge. They give the test score "
+        f"at the default, the rate that was best on dev, and the test score at that rate. {where} "
+        "A row that stays at chance did not learn within "
         "these steps at any rate that was tried.",
         "",
     ]
@@ -327,24 +343,26 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
             continue  # not run yet
         names = list(scores_of(first))
         lines += [f"## {name}: {asked}", "", f"    {command}", ""]
-        lines.append(f"| method | numbers trained | default rate | {' | '.join(names)} | seconds |"
-                     f" best of the grid | {names[0]} with it |")  # fmt: skip
-        lines.append("|---" * (6 + len(names)) + "|")
+        head = ["method", "numbers trained", "default rate", *names, "seconds"]
+        head += [f"{names[0]} in the grid", "best rate of the grid", f"{names[0]} with it"]
+        lines.append(f"| {' | '.join(head)} |")
+        lines.append("|---" * len(head) + "|")
         for method in METHODS:
-            rates = results.rates(name, method)
-            line = rates.get(float(f"{default_rate(method):g}"))
+            devices, default = results.rates(name, method), float(f"{default_rate(method):g}")
+            grid = max(devices.values(), key=len)
+            line = devices["cpu"].get(default)
             if line is None:
                 continue
             scores = " | ".join(f"{value:.3f}" for value in scores_of(line).values())
             cells = (f"{int(line['trained']):,}", line["rate"], scores, line["seconds"])
             row = f"| {method} | {' | '.join(cells)}"
-            if len(rates) > 1:
-                best = max(rates.values(), key=lambda tried: float(tried["dev"]))
-                score = scores_of(best)[names[0]]
-                gaps.append((score - scores_of(line)[names[0]], method, name))
-                row += f" | {best['rate']} | {score:.3f} |"
+            if len(grid) > 1 and default in grid:
+                best = max(grid.values(), key=lambda tried: float(tried["dev"]))
+                at_default, score = (scores_of(one)[names[0]] for one in (grid[default], best))
+                gaps.append((score - at_default, method, name))
+                row += f" | {at_default:.3f} | {best['rate']} | {score:.3f} |"
             else:
-                row += " | - | - |"
+                row += " | - | - | - |"
             lines.append(row)
         lines.append("")
     if gaps:

@@ -57,10 +57,18 @@ def run(options) -> list[Sheet]:
     config = model.config
     config.use_cache = False
     words = config.vocab_size
-    size = Size(config.num_hidden_layers, config.hidden_size, words=words, rows=ROWS, tokens=TOKENS)
+    size = Size(
+        config.num_hidden_layers,
+        config.hidden_size,
+        words=words,
+        rows=ROWS,
+        tokens=TOKENS,
+        device=options.device,
+    )
     rounds = 2 if options.quick else 5
     cases = methods(config.hidden_size)
+    model.to(size.device)
     results = measure(cases, lambda: copy.deepcopy(model), batch_of(size), rounds)
     what = "a tiny model of its kind" if options.quick else "SmolLM2-135M"
     title = f"A training step on {what}, batch {ROWS} x {TOKENS}, fp32"
-    return [table("real_step", title, results, options)]
+    return [table("real_step", title, results, options, size.device)]

@@ -31,7 +31,11 @@ SECTIONS = (  # each a module of this folder
     "startup",
     "threads",
 )
-ON_A_DEVICE = ("training_step", "inference")  # sections that can be measured on an accelerator
+ON_A_DEVICE = (
+    "training_step",
+    "real_step",
+    "inference",
+)  # sections that can be measured on an accelerator
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -52,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--device",
         default="cpu",
-        help=f"cuda, mps, ...: for {' and '.join(ON_A_DEVICE)} only (default cpu)",
+        help=f"cuda, mps, ...: for {', '.join(ON_A_DEVICE)} only (default cpu)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
     options = parser.parse_args(arguments)
