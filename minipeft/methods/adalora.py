@@ -85,7 +85,7 @@ class AdaLoRAPatch(Triplets):
 
     def penalty(self) -> Tensor:
         """||P^T P - I|| + ||Q Q^T - I||, Frobenius norms of (r, r) matrices."""
-        eye = torch.eye(len(self.Lambda)).to(self.Lambda)
+        eye = torch.eye(len(self.Lambda), dtype=self.P.dtype, device=self.P.device)
         return (self.P.T @ self.P - eye).norm() + (self.Q @ self.Q.T - eye).norm()  # eq. 4
 
 

@@ -123,9 +123,10 @@ def allocate(patches: Sequence[Triplets], budget: int) -> list[int]:
     kept = torch.ones_like(scores, dtype=torch.bool)
     kept[scores.argsort(stable=True)[: len(scores) - budget]] = False
     sizes = [len(patch.Lambda) for patch in patches]
-    for patch, kept_of_patch in zip(patches, kept.split(sizes), strict=True):
+    parts = kept.split(sizes)
+    for patch, kept_of_patch in zip(patches, parts, strict=True):
         patch.kept.copy_(kept_of_patch)
-    return [int(patch.kept.sum()) for patch in patches]
+    return torch.stack([part.sum() for part in parts]).tolist()  # one transfer from the device
 
 
 class Budgeted:
