@@ -349,14 +349,14 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
         lines.append("|---" * len(head) + "|")
         for method in METHODS:
             devices, default = results.rates(name, method), float(f"{default_rate(method):g}")
-            grid = max(devices.values(), key=len)
+            grid = max((d for d in devices.values() if default in d), key=len, default={})
             line = devices["cpu"].get(default)
             if line is None:
                 continue
             scores = " | ".join(f"{value:.3f}" for value in scores_of(line).values())
             cells = (f"{int(line['trained']):,}", line["rate"], scores, line["seconds"])
             row = f"| {method} | {' | '.join(cells)}"
-            if len(grid) > 1 and default in grid:
+            if len(grid) > 1:
                 best = max(grid.values(), key=lambda tried: float(tried["dev"]))
                 at_default, score = (scores_of(one)[names[0]] for one in (grid[default], best))
                 gaps.append((score - at_default, method, name))

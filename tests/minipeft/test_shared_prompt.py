@@ -11,6 +11,7 @@ from closeness import LOSS, close
 import minipeft as mp
 from minipeft.routing import wrap
 from minipeft.training import loss as training
+from minipeft.training.savings import shared_prompt
 from minipeft.training.savings.shared_prompt import fits, shared_columns, shared_loss
 
 DECODERS = ("tiny-decoder", "gpt2", "llama", "qwen2", "opt", "gpt_neox")
@@ -118,6 +119,24 @@ def test_it_saves_work():
         counts.append(counter.get_total_flops())
     columns = (20 + 4 * 8) / (4 * 28)
     assert counts[0] / counts[1] == pytest.approx(columns, abs=0.1)
+
+
+def test_a_gpu_shares_only_what_spares_many_tokens(monkeypatch):
+    """Two passes launch twice as many kernels: benchmarks/results/shared_prompt_cuda.md."""
+    model, batch = zoo.build("tiny-decoder"), unpadded("tiny-decoder")  # 3 rows
+    mp.attach(model, mp.PromptTuning(length=4), seed=0)
+    asked, wrapped = [], wrap(model, batch)
+    rule = shared_prompt.pays
+
+    def as_on_a_gpu(device, spared):
+        asked.append((device, spared))
+        return rule("cuda", spared)
+
+    monkeypatch.setattr(shared_prompt, "pays", as_on_a_gpu)
+    assert shared_columns(model, wrapped) == 0 and shared_loss(model, wrapped) is None
+    assert asked[0] == ("cpu", 2 * 4)
+    monkeypatch.setattr(shared_prompt, "WORTH", 8)
+    assert shared_columns(model, wrapped) == 4
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ gradients are the same, up to the order of sums; the gradient of the shared toke
 the rows either way. `minipeft.train` does this by itself where it holds:
 
     a causal language model, no padding, no dropout, no gradient checkpointing, at least two rows;
-    one soft prompt and no other tuner at work; no labels on what is shared
+    one soft prompt and no other tuner at work; no labels on what is shared; on an accelerator,
+    where two passes launch twice as many kernels as one, at least WORTH tokens spared
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from minipeft.training.savings.usual_loss import has_usual_loss
 from tiny_transformer.models import Decoder
 
 NOT_SHARED: WeakSet[nn.Module] = WeakSet()  # what their layers keep is no past to share
+WORTH = 2048  # tokens spared on a GPU; benchmarks/results/shared_prompt_cuda.md
 DROPOUT = r"(?!classifier|summary).*drop.*"  # in a config, but not of a task head
 
 
@@ -96,10 +98,17 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
         return 0
     k = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
     k = min(k, N - 1)
+    if not pays(ids.device.type, (B - 1) * k):
+        return 0
     tuner = active(model)[0]
     if not tuner.words_in(ids[:, :k]) or tuner.words_in(ids[:, k:]):
         return 0
     return 0 if bool((labels[:, 1:k] != -100).any()) else k
+
+
+def pays(device: str, spared: int) -> bool:
+    """Are so many tokens, spared on this kind of device, worth a second pass?"""
+    return device == "cpu" or spared >= WORTH
 
 
 def keeps_all(cache, tokens: int) -> bool:
