@@ -4,9 +4,9 @@ import csv
 
 import pytest
 
-from benchmarks import jobs
+from benchmarks import jobs, jobs_results
 
-RATE = jobs.default_rate("LoRA")
+RATE = jobs_results.default_rate("LoRA")
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def test_every_second_pair_asks_for_the_same_thing(bank):
     assert pairs == list(jobs.same_or_not(path, 40, seed=3)) != list(jobs.same_or_not(path, 40, 4))
 
 
-class Curve(jobs.Results):
+class Curve(jobs_results.Results):
     """Results whose best rate is known."""
 
     def __init__(self, path, best):
@@ -48,38 +48,41 @@ class Curve(jobs.Results):
     [(0, (-1, 0, 1)), (1, (-1, 0, 1, 2)), (2, (-1, 0, 1, 2)), (-2, (-2, -1, 0, 1))],
 )
 def test_a_grid_goes_on_where_its_best_rate_is_at_the_edge(tmp_path, best, steps):
-    curve = Curve(tmp_path / "jobs.csv", RATE * jobs.STEP**best)
+    curve = Curve(tmp_path / "jobs.csv", RATE * jobs_results.STEP**best)
     curve.grid(None, "LoRA", tmp_path)
     tried = sorted(curve.rates("j", "LoRA")["cpu"])
-    assert tried == [float(f"{RATE * jobs.STEP**n:g}") for n in steps]
+    assert tried == [float(f"{RATE * jobs_results.STEP**n:g}") for n in steps]
 
 
 def test_the_page_says_which_default_rates_are_more_than_ten_points_away(tmp_path):
-    curve = Curve(tmp_path / "jobs.csv", RATE * jobs.STEP)
+    curve = Curve(tmp_path / "jobs.csv", RATE * jobs_results.STEP)
     curve.grid(None, "LoRA", tmp_path)
-    text = jobs.page(curve, {"j": ("What?", "minipeft train")})
-    assert f"| LoRA | 8 | {RATE:g} | -0.100 | 1 | -0.100 | {RATE * jobs.STEP:g} | 0.900 |" in text
+    text = jobs_results.page(curve, {"j": ("What?", "minipeft train")})
+    assert (
+        f"| LoRA | 8 | {RATE:g} | -0.100 | 1 | -0.100 | {RATE * jobs_results.STEP:g} | 0.900 |"
+        in text
+    )
     assert "0 of 1 rows" in text and "LoRA on j (100)" in text
 
 
 def test_every_stored_result_at_a_default_rate_stands_on_the_page():
     text = jobs.PAGE.read_text(encoding="utf-8")
-    for line in jobs.Results().lines.values():
+    for line in jobs_results.Results().lines.values():
         if line["device"] == "cpu" and float(line["rate"]) == float(
-            f"{jobs.default_rate(line['method']):g}"
+            f"{jobs_results.default_rate(line['method']):g}"
         ):
-            scores = " | ".join(f"{x:.3f}" for x in jobs.scores_of(line).values())
+            scores = " | ".join(f"{x:.3f}" for x in jobs_results.scores_of(line).values())
             row = f"| {line['method']} | {int(line['trained']):,} | {line['rate']} | {scores} |"
             assert row in text
 
 
 def test_a_grid_is_compared_with_the_default_rate_on_the_same_device(tmp_path):
-    results = jobs.Results(tmp_path / "jobs.csv")
+    results = jobs_results.Results(tmp_path / "jobs.csv")
     rows = [("cpu", RATE, 0.8), ("GPU", RATE, 0.7), ("GPU", RATE * 3, 0.75)]
     for device, rate, score in rows:
         line = dict(job="j", method="LoRA", rate=f"{rate:g}", trained="8", seconds="1")
         line |= dict(dev=f"{score}", scores=f"accuracy={score}", device=device)
         results.lines["j", "LoRA", line["rate"], device] = line
-    text = jobs.page(results, {"j": ("What?", "minipeft train")})
+    text = jobs_results.page(results, {"j": ("What?", "minipeft train")})
     assert f"| 0.800 | 1 | 0.700 | {RATE * 3:g} | 0.750 |" in text
     assert "The grid ran on: GPU." in text and "1 of 1 rows" in text
