@@ -171,7 +171,7 @@ def test_a_prefix_through_an_mlp_is_trained_with_smaller_steps(cli, scored):
     [
         (("lora",), "learning rate 0.001 (of the head 0.01),"),
         (("lora", "--head-rate", 0.002), "learning rate 0.001 (of the head 0.002),"),
-        (("prompttuning", "--length", 2), "learning rate 0.05 (of the head 0.05),"),
+        (("prompttuning", "--length", 2), "learning rate 0.02 (of the head 0.02),"),
         (("headonly", "--learning-rate", 0.001), "learning rate 0.001,"),
     ],
 )
