@@ -86,10 +86,9 @@ class Places(NamedTuple):
         return folder if (folder := self.corpora / name).is_dir() else None
 
     def made(self, name: str, header: tuple[str, ...], rows: Iterable) -> Path:
-        """A .csv file of these rows, written if it is not there."""
+        """A .csv file of these rows, written anew each time: an older one may hold others."""
         path = self.data / name
-        if not path.is_file():
-            write_rows(path, header, rows)
+        write_rows(path, header, rows)
         return path
 
 

@@ -86,3 +86,10 @@ def test_a_grid_is_compared_with_the_default_rate_on_the_same_device(tmp_path):
     text = jobs_results.page(results, {"j": ("What?", "minipeft train")})
     assert f"| 0.800 | 1 | 0.700 | {RATE * 3:g} | 0.750 |" in text
     assert "The grid ran on: GPU." in text and "1 of 1 rows" in text
+
+
+def test_a_file_made_earlier_with_other_rows_is_written_anew(tmp_path):
+    places = jobs.Places(tmp_path, tmp_path, tmp_path)
+    for text in ("old", "new"):
+        path = places.made("x_test.csv", ("text",), [(text,)])
+    assert [row["text"] for row in jobs_results.rows_of(path)] == ["new"]
