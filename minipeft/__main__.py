@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
-from minipeft.commands.options import Parser
+from minipeft.commands.options import Parser, Versions
 from minipeft.training.distributed import named
 
 COMMANDS = (
@@ -37,6 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="`python -m minipeft COMMAND --help` has examples; "
         "`python -m minipeft train` trains an example.",
     )
+    parser.add_argument("--version", action=Versions, help="say it and exit")
+    for stream in (sys.stdout, sys.stderr):  # a sign that they cannot show does not end a run
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
         for name in COMMANDS:
@@ -50,10 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
                 f"The command {options.command} runs in one process: start it without torchrun, "
                 "or call minipeft.train in a script of your own, whose processes share every batch."
             )
-        return options.run(options)
+        with terminated_as_stopped():
+            code = options.run(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("minipeft: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # who reads what is printed has gone: `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
     except (ValueError, TypeError, OSError, RuntimeError, MemoryError, ImportError) as error:
         if os.environ.get("MINIPEFT_TRACEBACK"):
             raise
@@ -65,6 +80,20 @@ def main(arguments: list[str] | None = None) -> int:
         what = f"{type(error).__name__}: {sentence(error)}"
         print(f"minipeft: {what} (MINIPEFT_TRACEBACK=1 shows where)", file=sys.stderr)
         return 2
+
+
+@contextmanager
+def terminated_as_stopped() -> Iterator[None]:
+    """SIGTERM, as machines that are shut down send it, does what Ctrl-C does."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def sentence(error: BaseException) -> str:

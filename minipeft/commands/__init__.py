@@ -12,4 +12,5 @@
 | data                          | files -> a task                                                  |
 | scoring                       | answers of a model, scores, a table per label                    |
 | runs                          | the folder of a run: configuration, log, curves, card            |
+| held                          | one process at a time in a folder                                |
 """

@@ -21,6 +21,7 @@ from tqdm import tqdm
 import minipeft as mp
 from minipeft import tasks
 from minipeft.commands import bases, data, fitting, options, runs, scoring, train
+from minipeft.commands.held import held
 from minipeft.report import Table
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 from minipeft.tasks.tasks import Task, tidied
@@ -84,6 +85,12 @@ def run(given: argparse.Namespace) -> int:
         train.check_numbers(seeded(given, given.seed, rate))
     task, test = data.training_task(given), test_examples(given)
     folder = Path(given.out)
+    with held(folder):
+        return gone_through(folder, methods, rates, task, test, given)
+
+
+def gone_through(folder: Path, methods, rates, task: Task, test: Task | None, given) -> int:
+    """Train the cells that are missing in the folder; methods and rates by their words."""
     given.steps = train.steps_of(given, task)
     same_grid(folder, decisive(given, task))
     cells = [

@@ -246,8 +246,12 @@ def drawn(examples, count: int | None, seed: str, flag: str) -> tuple[Example, .
     return tuple(examples[number] for number in sorted(chosen))
 
 
-def labels_of(kind: str, examples) -> tuple[str, ...] | None:
-    """The labels in the examples, sorted; the tag of ordinary words comes first."""
+def labels_of(kind: str, examples, fewest: int = 2) -> tuple[str, ...] | None:
+    """The labels in the examples, sorted; the tag of ordinary words comes first.
+
+    Raises:
+        ValueError: there are fewer than `fewest`, or so many that they are no classes.
+    """
     if kind == "regress":
         return NUMBER
     if kind not in ("classify", "tag"):
@@ -260,7 +264,7 @@ def labels_of(kind: str, examples) -> tuple[str, ...] | None:
             f"{len(labels)} different labels in {len(examples)} examples are no classes: is the "
             "target column right, or is it --kind text-to-text?"
         )
-    if len(labels) < 2:
+    if len(labels) < fewest:
         only = f"only {min(labels)!r}" if labels else "no label"
         raise ValueError(f"The training examples have {only}: there is nothing to tell apart.")
     return tuple(sorted(labels, key=lambda label: (label not in OTHER, label)))

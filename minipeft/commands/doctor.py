@@ -63,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
     elif given.data:
         examples = file_examples(given)
         if kind:
-            labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
+            labels = runs.labels_of(given.what) or data.labels_of(kind, examples, fewest=1)
     loaded = opened.open_it(given, kind, labels)
     if examples is None:
         examples = made_up(loaded, [data.pair(text, given) for text in given.texts] or TEXTS)

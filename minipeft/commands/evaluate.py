@@ -8,7 +8,7 @@ from pathlib import Path
 
 from minipeft import tasks
 from minipeft.commands import data, opened, options, predict, runs, scoring
-from minipeft.commands.writers import check_ending, write_rows
+from minipeft.commands.writers import check_file, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import readable
@@ -58,7 +58,7 @@ def add(commands, arguments: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     wanted = [requirement(text) for text in given.require]
-    check_ending(given.predictions, "--predictions")
+    check_file(given.predictions, "--predictions", given.data)
     for name in ("limit", "batch_size"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
@@ -78,7 +78,7 @@ def run(given: argparse.Namespace) -> int:
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
-            labels = runs.labels_of(given.what) or data.labels_of(kind, examples)
+            labels = runs.labels_of(given.what) or data.labels_of(kind, examples, fewest=1)
     loaded = opened.open_it(given, kind, labels)
     every = len(examples)
     draw = data.drawn_whole if loaded.kind == "generate" else data.drawn

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import data, opened, options, runs
-from minipeft.commands.writers import check_ending, write_rows
+from minipeft.commands.writers import check_file, write_rows
 from minipeft.tasks.encoding import Encoding, readable
 from minipeft.tasks.tasks import Task
 
@@ -100,7 +100,7 @@ def check(given: argparse.Namespace) -> None:
         raise ValueError("--tokens and --batch-size must be at least 1.")
     if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):
         raise ValueError("--temperature must be above 0 and --top-k at least 1.")
-    check_ending(given.out, "--out")
+    check_file(given.out, "--out", given.data)
 
 
 def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:

@@ -107,6 +107,11 @@ def open_it(
         head = head_for(kind, labels, bases.kind_of(chosen, options))
     if not is_adapter(what):
         labels = labels_of_base(chosen, options, head, labels)
+    if kind in ("classify", "tag") and labels is not None and len(labels) < 2:
+        raise ValueError(
+            f"The data have only the label {labels[0]!r}, and {what} knows no other by name: give "
+            "a file with all labels."
+        )
     seed = config["options"]["seed"] if config else 0
     base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
@@ -151,12 +156,12 @@ def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | N
     names = bases.labels_in(base, options, head)
     if names is None:
         return labels
-    if not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+    if labels is None or not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
         return names
-    if labels is None or len(labels) != len(names):
+    if len(labels) != len(names):
         raise ValueError(
             f"{base} has a head with {len(names)} labels without names, but the data have "
-            f"{len(labels or ())}: it is not for these data."
+            f"{len(labels)}: it is not for these data."
         )
     return labels
 

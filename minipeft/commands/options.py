@@ -45,6 +45,20 @@ SYNONYMS = {  # what other tools call these flags
 }
 
 
+class Versions(argparse.Action):
+    """--version: of minipeft, Python and torch."""
+
+    def __init__(self, option_strings, dest, **others) -> None:
+        super().__init__(option_strings, dest, nargs=0, **others)
+
+    def __call__(self, parser, *_) -> None:
+        from minipeft.commands.runs import libraries
+
+        versions = {"minipeft": "(not installed)"} | libraries()
+        print(", ".join(map(" ".join, versions.items())))
+        parser.exit()
+
+
 PATHS = ("base", "data", "dev", "test", "out", "what", "resume", "start", "predictions", "plot")
 PATHS += ("notebook", "csv", "folder")
 
@@ -66,6 +80,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unrecognized arguments: {' '.join(unknown)}{said and '; '}{said}")
         for name in PATHS:  # ~ is the home folder, also where no shell has seen to it
             value = getattr(options, name, None)
+            if value == "" and name not in ("base", "data"):  # which say themselves what is lacking
+                self.error(f"the word for {name} is empty: is a variable of the shell not set?")
             if isinstance(value, str) and value.startswith("~"):
                 setattr(options, name, os.path.expanduser(value))
         return options

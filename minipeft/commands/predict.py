@@ -6,9 +6,11 @@ import argparse
 import sys
 
 from minipeft.commands import data, opened, options, runs, scoring, shortening
-from minipeft.commands.writers import check_ending, write_rows
+from minipeft.commands.writers import check_file, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
+
+WIDEST = 120  # characters of a text in a table
 
 EXAMPLES = """predict runs/reviews "a fine film" "a dull one"
 predict runs/pairs "a man sleeps | nobody is awake"
@@ -45,7 +47,7 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError('Give texts, predict WHAT "a text", or a file of them, --data FILE.')
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
-    check_ending(given.out, "--out")
+    check_file(given.out, "--out", given.data)
     texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said, notes = answers(loaded, texts, given.batch_size)
@@ -58,8 +60,15 @@ def run(given: argparse.Namespace) -> int:
         write_rows(given.out, ("input", "prediction"), rows)
         print(f"The answers are in {given.out}")
     else:
+        rows = [(shown(text), one) for text, one in rows]
         print(Table(f"{given.what}, {len(rows):,} texts", ("text", "prediction"), rows))
     return 0
+
+
+def shown(text: str) -> str:
+    """A text as a table on a screen has room for it: in one line, its middle left out."""
+    line = " ".join(text.split())
+    return line if len(line) <= WIDEST else f"{line[: WIDEST // 2]} ... {line[-WIDEST // 4 :]}"
 
 
 def answers(

@@ -13,12 +13,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+from minipeft.commands.held import Taken, held
 from minipeft.training.history import History
-from tiny_transformer.files import write, write_text
+from tiny_transformer.files import sentences, write, write_text
 
 LABELS = "labels.json"  # in an adapter's folder
 CONFIG, RESULT, LOG, CHECKPOINT, ADAPTER = (
@@ -31,18 +34,27 @@ CONFIG, RESULT, LOG, CHECKPOINT, ADAPTER = (
 FORM = "minipeft run"  # how a config.json of a run is told from a model's
 
 
-def fresh_folder(given: str | None, wished: str) -> Path:
+def fresh_folder(given: str | None, wished: str, stack: ExitStack) -> Path:
     """The folder of a new run: the one given, or the first of runs/wished, runs/wished-2, ..
 
+    It is made, and held until the stack ends, so that runs that begin together have one each.
+
     Raises:
-        ValueError: the folder given holds something already.
+        ValueError: the folder given holds something already, or another process is at work in it.
+        OSError: it cannot be made.
     """
     if given is None:
-        number = 1
-        while (folder := Path("runs") / (f"{wished}-{number}" if number > 1 else wished)).exists():
-            number += 1
-        return folder
+        for number in itertools.count(1):
+            folder = Path("runs") / (f"{wished}-{number}" if number > 1 else wished)
+            if folder.exists():
+                continue
+            with suppress(Taken):
+                stack.enter_context(held(folder))
+                if not any(folder.iterdir()):
+                    return folder
     folder = Path(given)
+    if folder.is_dir() or not folder.exists():
+        stack.enter_context(held(folder))
     if (folder / CONFIG).is_file():
         raise ValueError(
             f"{folder} holds another run: go on with it by --resume {folder}, or give another "
@@ -151,8 +163,9 @@ class Log:
             write_text(self.path, "\n".join(lines))
             self.file = self.path.open("a", encoding="utf-8")
             return
-        self.file.write("".join(f"{line}\n" for line in lines))
-        self.file.flush()
+        with sentences(self.path):
+            self.file.write("".join(f"{line}\n" for line in lines))
+            self.file.flush()
 
     def new_lines(self, history: History) -> list[str]:
         scores = {entry["step"]: entry for entry in history.evaluations[self.evaluations :]}
@@ -172,7 +185,8 @@ class Log:
 
     def close(self) -> None:
         if self.file:
-            self.file.close()
+            with suppress(OSError):  # of a full disk, which `watch` has told
+                self.file.close()
 
 
 def picture(path: Path, draw, width: float = 6.0, height: float = 3.6) -> bool:

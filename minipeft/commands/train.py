@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import re
 import shlex
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import minipeft as mp
@@ -24,6 +26,7 @@ from minipeft.commands import (
     runs,
     scoring,
 )
+from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -55,8 +58,8 @@ def add(commands, arguments: list[str]) -> None:
         "fine-tune a base on a file",
         "Fine-tune a base on your data. Without arguments an example is trained, in seconds.\n\n"
         "The base stays as it is; what is learnt goes into RUN/adapter, beside the configuration,\n"
-        "a log, curves and a model card. Ctrl-C or a crash loses little: --resume goes on, and\n"
-        "ends with the same bits as a run that was not stopped.",
+        "a log, curves and a model card. Ctrl-C, SIGTERM or a crash lose little: --resume goes\n"
+        "on, and ends with the same bits as a run that was not stopped.",
         EXAMPLES,
         "Exit code: 0 trained, 2 what was given cannot be used (one sentence says why).",
     )
@@ -125,7 +128,11 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> int:
-    folder, config, method, given = resumed(given) if given.resume else begun(given)
+    with ExitStack() as stack:  # holds the run's folder
+        return trained(*(resumed if given.resume else begun)(given, stack))
+
+
+def trained(folder: Path, config: dict, method: Method | None, given: argparse.Namespace) -> int:
     if (folder / runs.RESULT).is_file():
         print(
             f"{folder} is finished: {(folder / 'README.md')} has its numbers. To make it longer, "
@@ -174,6 +181,11 @@ def run(given: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print(f"minipeft: stopped; go on with --resume {shlex.quote(str(folder))}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        text = f"{str(error).rstrip('.')}; then go on with --resume {shlex.quote(str(folder))}."
+        raise OSError(text) from error
 
 
 def train_and_finish(folder, config, tuner, task, base, given, curve, report) -> int:
@@ -203,8 +215,10 @@ def train_and_finish(folder, config, tuner, task, base, given, curve, report) ->
     return 0
 
 
-def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argparse.Namespace]:
-    """A new run: (folder, what is known of it, method, options)."""
+def begun(
+    given: argparse.Namespace, stack: ExitStack
+) -> tuple[Path, dict, Method | None, argparse.Namespace]:
+    """A new run: (folder, what is known of it, method, options). The stack holds the folder."""
     if given.start:
         longer.begin_with(given)
     settings = options.settings(given)
@@ -227,11 +241,11 @@ def begun(given: argparse.Namespace) -> tuple[Path, dict, Method | None, argpars
         given.learning_rate = method.rate() if method else kind.default_rate
     check_numbers(given)
     wished = "example" if example is True else run_name(given.base, kind.__name__, given.data)
-    folder = runs.fresh_folder(given.out, wished)
+    folder = runs.fresh_folder(given.out, wished, stack)
     for name in ("data", "dev"):
         path = getattr(given, name)
         if path and Path(path).exists():
-            setattr(given, name, str(Path(path).resolve()))
+            setattr(given, name, os.path.abspath(path))  # of a link its name, which tells the kind
     start = {"start": longer.print_of(given.start)} if given.start else {}
     return folder, {"command": cards.again(given, folder)} | start, method, given
 
@@ -267,8 +281,10 @@ def run_name(base: str, method: str, file: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(words))
 
 
-def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Namespace]:
-    """The run in a folder, with the options it was begun with.
+def resumed(
+    given: argparse.Namespace, stack: ExitStack
+) -> tuple[Path, dict, Method, argparse.Namespace]:
+    """The run in a folder, with the options it was begun with. The stack holds the folder.
 
     Raises:
         FileNotFoundError, ValueError: no run is there, or its data have changed, or more was given.
@@ -285,6 +301,7 @@ def resumed(given: argparse.Namespace) -> tuple[Path, dict, Method, argparse.Nam
     config = runs.read_config(folder)
     if config is None:
         raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
+    stack.enter_context(held(folder))
     longer.check_start(config)
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
     if "head_rate" not in config["options"]:  # a run of before there was one

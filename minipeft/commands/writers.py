@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,12 +31,26 @@ def _tsv(header, rows) -> str:
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
 
 
-def check_ending(path: str | None, flag: str) -> None:
-    """ValueError, which names the flag, for a file that `write_rows` could not write."""
-    if path and Path(path).suffix not in WRITERS:
+def check_file(path: str | None, flag: str, *read: str | None) -> None:
+    """Can `write_rows` write this file, once the answers are there?
+
+    read: files that are read, and must not be written over.
+
+    Raises:
+        ValueError: it cannot; the sentence names the flag.
+    """
+    if not path:
+        return
+    if Path(path).suffix.lower() not in WRITERS:
         raise ValueError(f"{flag} must end in {', '.join(WRITERS)}.")
+    place = Path(os.path.abspath(path))
+    if place.exists() and any(os.path.exists(r) and place.samefile(r) for r in read if r):
+        raise ValueError(f"{flag} {path} is the file that is read, too: name another one.")
+    above = next(folder for folder in place.parents if os.path.lexists(folder))
+    if place.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f"{flag} {path} cannot be written: name another place.")
 
 
 def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One line per row, in the form that the path's ending names."""
-    write_text(Path(path), WRITERS[Path(path).suffix](header, list(rows)))
+    write_text(Path(path), WRITERS[Path(path).suffix.lower()](header, list(rows)))

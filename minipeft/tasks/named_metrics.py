@@ -51,6 +51,8 @@ def matthews(predictions: Sequence[str], targets: Sequence[str], _inputs) -> flo
         from sklearn.metrics import matthews_corrcoef
     except ImportError:
         raise _needs("scikit-learn", "matthews") from None
+    if len({*predictions, *targets}) < 2:
+        return 0.0  # as scikit-learn, which warns besides
     return float(matthews_corrcoef(targets, predictions))
 
 

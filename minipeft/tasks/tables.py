@@ -24,6 +24,7 @@ import csv
 import io
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -80,6 +81,8 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
     Raises:
         FileNotFoundError, ValueError: there is none; what is there instead.
     """
+    if re.match("[a-z0-9]+:/", str(path)):  # of :// a path keeps one stroke
+        raise ValueError(f"{path} is an address, not a file: fetch it first, and name the file.")
     if not path.is_file() and not arrow.is_dataset(path):
         files = sorted(each for each in path.iterdir() if is_table(each)) if path.is_dir() else []
         if files:
@@ -92,6 +95,7 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
     if path.is_file() and ending(path) not in ENDINGS:
         packed = path.suffix.lower() in (".zst", ".zip", ".7z", ".tar", ".tgz")
         how = "unpack it" if packed else "rename it, or convert it to one of them"
+        how = "save it as .csv" if path.suffix.lower() in (".xlsx", ".xls", ".ods") else how
         raise ValueError(f"{path} is not {', '.join(ENDINGS)}: {how}.")
     if names is not None and ending(path) not in WITHOUT_NAMES:
         raise ValueError(f"{path} names its columns by itself: leave --columns away.")
@@ -102,11 +106,19 @@ def _rows(
 ) -> Iterator[dict[str, str]]:
     """The rows one by one."""
     path = path.expanduser()
+    if ending(path) not in ENDINGS and path.is_symlink():
+        path = path.resolve()  # then the file's name tells what it is
     check_place(path, names)
     empty = True
     try:
         for number, values in _numbered(path, names):
             row = {key: _text(value) for key, value in values.items()}
+            if half := next((key for key, text in row.items() if text and is_half(text)), None):
+                raise ValueError(
+                    f"{path}, line {number}, has half a character (\\ud800 to \\udfff alone) in "
+                    f"{half!r}, as is left when a text is cut between two halves: mend it, or "
+                    "leave the row out."
+                )
             for column in columns:
                 if row.get(column) is not None and not row[column].strip():
                     raise ValueError(
@@ -216,12 +228,29 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
         return
     lists = [v for v in whole.values() if isinstance(v, list)] if isinstance(whole, dict) else []
     rows = lists[0] if len(lists) == 1 else [whole] if isinstance(whole, dict) else whole
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    other = not_a_row(whole) if rows == [whole] else ""
+    if other or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(
-            f"{path} is not a list of rows: write "
+            f"{path} is not a list of rows{other}: write "
             '[{"input": "...", "target": "..."}, ...], or one such object a line.'
         )
     yield from enumerate(rows, start=1)
+
+
+def not_a_row(whole: dict) -> str:
+    """What an object is that is the whole of a file, and no row; nothing where it may be one."""
+    values = list(whole.values())
+    by_columns = ', but a table by columns (pandas writes rows with orient="records")'
+    if len(values) > 1 and all(isinstance(value, dict) for value in values):
+        return by_columns
+    if len(values) > 1 and all(isinstance(value, list) for value in values):
+        if any(isinstance(each, dict) for value in values for each in value):
+            return f", but several ({', '.join(whole)[:100]}; a file holds one)"
+        if len(values[0]) != 1 and len(set(map(len, values))) == 1:
+            return by_columns
+    if whole.keys() >= {"columns", "data"}:
+        return by_columns
+    return f", but one object with {len(whole):,} names" if len(whole) > 1000 else ""
 
 
 class Twice(ValueError):
@@ -252,11 +281,21 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
             reason = error if isinstance(error, ValueError) else "it is nested too deeply"
             raise ValueError(f"{path}, line {number}, is not JSON: {reason}.") from None
         if not isinstance(row, dict):
+            whole = " (if this is a list of all rows, name the file .json)"
             raise ValueError(
-                f"{path}, line {number}, has no columns: write an object such as "
-                '{"input": "...", "target": "..."}.'
+                f"{path}, line {number}, has no columns{whole * isinstance(row, list)}: write an "
+                'object such as {"input": "...", "target": "..."}.'
             )
         yield number, row
+
+
+def is_half(text: str) -> bool:
+    """Is there a half of a character in a text, which no file and no tokenizer could take?"""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _text(value) -> str | None:

@@ -115,6 +115,19 @@ def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
         ("a.json", "3", "not a list of rows"),
         ("a.jsonl.gz", "plain", "not a whole gzip file"),
         ("A.TXT", "a", "convert it"),
+        ("a.XLSX", "a", "save it as .csv"),
+        ("a.jsonl", '[{"input": "a", "target": "x"}]', "name the file .json"),
+        ("a.json", '{"input": ["a", "b"], "target": ["x", "y"]}', 'orient="records"'),
+        ("a.json", '{"input": {"0": "a"}, "target": {"0": "x"}}', 'orient="records"'),
+        ("a.json", '{"columns": ["input"], "index": [0], "data": [["a"]]}', 'orient="records"'),
+        ("a.json", '{"train": [{"input": "a"}], "dev": [{"input": "b"}]}', "several .train, dev;"),
+        (
+            "a.json",
+            json.dumps(dict.fromkeys(map(str, range(2000)), "x")),
+            "object with 2,000 names",
+        ),
+        ("a.jsonl", '{"input": "a \\ud83d", "target": "x"}', "line 1, has half a character"),
+        ("a.json", '[{"input": "a", "target": "\\udc00"}]', "half a character .* in 'target'"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, sentence):
@@ -306,3 +319,18 @@ def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "a.csv", "input,target\na,b\n")
     assert tables.read("~/a.csv") == mp.tasks.tables.read(tmp_path / "a.csv")
+
+
+def test_a_link_is_the_file_that_it_leads_to(tmp_path):
+    """Either name may tell the kind: caches of files keep them without an ending."""
+    write(tmp_path / "3f2a", "input,target\na,b\n")
+    (tmp_path / "train.csv").symlink_to(tmp_path / "3f2a")
+    (tmp_path / "latest").symlink_to(tmp_path / "new.csv")
+    write(tmp_path / "new.csv", "input,target\na,b\n")
+    for name in ("train.csv", "latest"):
+        assert tables.read(tmp_path / name) == [{"input": "a", "target": "b"}]
+
+
+def test_an_address_is_no_file():
+    with pytest.raises(ValueError, match="is an address, not a file"):
+        tables.read("https://example.org/a.csv")

@@ -447,3 +447,57 @@ def test_an_adapter_without_its_run_knows_its_classes(cli):
     Path("a/labels.json").write_text("{")
     done = cli("predict", "a", "good", *base, *kind)
     assert done.code == 2 and "must be a list of names" in done.err
+
+
+def test_a_file_that_is_read_is_not_written_over(cli, run, pairs):
+    """Nor is anything computed whose answers could not be written."""
+    before = pairs.read_text()
+    Path("link.jsonl").symlink_to(pairs)
+    Path("file").write_text("x")
+    for out, sentence in [
+        ("./pairs.jsonl", "is the file that is read"),
+        ("link.jsonl", "is the file that is read"),
+        ("file/a.jsonl", "cannot be written"),
+        (".jsonl", "must end in"),
+    ]:
+        for words in (
+            ("evaluate", run, "--predictions", out),
+            ("predict", run, "--out", out),
+            ("generate", run, "--out", out),
+        ):
+            done = cli(*words, "--data", pairs)
+            assert done.code == 2 and sentence in done.err and not done.out
+    assert pairs.read_text() == before
+    assert cli("predict", run, "a b", "--out", "A.CSV").code == 0 and Path("A.CSV").is_file()
+
+
+def test_a_text_of_many_lines_is_one_line_of_a_table(cli, run):
+    done = cli("predict", run, "a b\nc  d", "a " * 14 + "\n" * 900 + "b")
+    assert done.code == 0, done.err
+    assert "\na b c d  " in done.out and max(map(len, done.out.splitlines())) < 160
+
+
+def test_a_classifier_whose_labels_have_names_reads_a_file_with_one_of_them(cli):
+    rows = [(f"{'good' if n % 2 else 'bad'} w{n}", "pos" if n % 2 else "neg") for n in range(20)]
+    for name, some in (("d.tsv", rows), ("one.tsv", rows[1::2])):
+        Path(name).write_text("input\ttarget\n" + "".join(f"{x}\t{y}\n" for x, y in some))
+    kind = ("--kind", "classification")
+    train = ("train", "--base", "tiny-encoder", "--data", "d.tsv", *kind, *FEW, "--out", "r")
+    assert cli(*train).code == 0 and cli("merge", "r", "m").code == 0
+    done = cli("evaluate", "m", "--data", "one.tsv", *kind)
+    assert done.code == 0 and "neg" in done.out, done.err
+    for base in ("tiny-encoder", "tiny-decoder-0.1m"):
+        done = cli("evaluate", base, "--data", "one.tsv", *kind)
+        assert done.code == 2 and "only the label 'pos'" in done.err
+
+
+def test_a_merged_classifier_without_names_labels_texts(cli, gpt2):
+    import peft
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    theirs = Classifier.from_pretrained(gpt2, num_labels=3, pad_token_id=0)
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["c_attn"], fan_in_fan_out=True)
+    peft.get_peft_model(theirs, config).save_pretrained("adapter")
+    assert cli("merge", "adapter", "merged", "--base", gpt2).code == 0
+    done = cli("predict", "merged", "a b", "--kind", "classification")
+    assert done.code == 0 and "LABEL_" in done.out, done.err

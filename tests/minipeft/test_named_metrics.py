@@ -2,6 +2,7 @@
 
 import random
 import sys
+import warnings
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ def test_matthews_of_a_table_of_counts():
     targets = ["1"] * 3 + ["0"] * 2 + ["0"] + ["1"] * 2
     assert score("matthews", predictions, targets) == pytest.approx(4 / (4 * 5 * 3 * 4) ** 0.5)
     assert score("matthews", ["1"] * 8, targets) == 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert score("matthews", ["1"] * 8, ["1"] * 8) == 0.0  # one class alone: no correlation
 
 
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
