@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from torch import nn
 
@@ -27,6 +30,8 @@ from tiny_transformer.files import check_fetched, write_text
 
 if TYPE_CHECKING:
     from minipeft.model.anatomy import Anatomy
+
+FETCHED = ("smollm2", "minilm")  # what `fetch` calls its models
 
 
 @dataclass
@@ -151,7 +156,25 @@ def is_path(name: str) -> bool:
 
 def absolute(name: str) -> str:
     """A folder as an absolute path, anything else as it is."""
-    return str(Path(name).resolve()) if Path(name).is_dir() else name
+    return str(Path(name).resolve()) if Path(name).is_dir() else fetched(name)
+
+
+def fetched(name: str) -> str:
+    """The folder of a model that `fetch` fetches, by the name that it has there; else the name.
+
+    Raises:
+        ValueError: it has not been fetched.
+    """
+    if name not in FETCHED or Path(name).is_dir():
+        return name
+    from minipeft.course import real
+
+    place = real.find(name)
+    if place is None:
+        raise ValueError(
+            f"The base {name} has not been fetched: python -m minipeft fetch {name} does it."
+        )
+    return str(place.resolve())
 
 
 def kind_of(name: str, options: argparse.Namespace) -> str:
@@ -297,6 +320,8 @@ def _allowed(options: argparse.Namespace) -> dict:
 def _config(name: str, options: argparse.Namespace):
     if is_path(name) and not Path(name).expanduser().is_dir():
         raise FileNotFoundError(f"There is no folder {name}: check its name.")
+    if not Path(name).is_dir() and "huggingface_hub" not in sys.modules and not is_reachable():
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would try for half a minute
     hf = _transformers()
     try:
         return hf, hf.AutoConfig.from_pretrained(name, **_allowed(options))
@@ -308,7 +333,18 @@ def _config(name: str, options: argparse.Namespace):
             ) from None
         near = _folder_like(name)
         hint = f" Did you mean the folder {near}?" if near else ""
-        raise ValueError(f"{name} cannot be opened as a base: {_first(error)}{hint}") from None
+        place = "" if Path(name).is_dir() else "is no folder, and "
+        said = f"{name} {place}cannot be opened as a base: {_first(error)}{hint}"
+        raise ValueError(said) from None
+
+
+def is_reachable() -> bool:
+    """Is there a way to the Hub, or a proxy that may know one?"""
+    host = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname
+    try:
+        return bool(getproxies() or socket.getaddrinfo(host, 443))
+    except OSError:
+        return False
 
 
 def _folder_like(name: str) -> str | None:

@@ -124,7 +124,7 @@ def texts_and_rows(
     """
     names, texts = names_of(columns), ((input or "input"),)
     if texts[0].count(",") == 1 and not tables.has_column(path, texts[0], names):
-        texts = tuple(texts[0].split(","))
+        texts = tuple(name.strip() for name in texts[0].split(","))
     rows = tables.read(path, (*texts, *others), names)
     return [(join(*(row[column] for column in texts)), row) for row in rows]
 

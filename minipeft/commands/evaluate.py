@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import sys
 from pathlib import Path
 
@@ -156,11 +158,14 @@ def file_examples(given: argparse.Namespace):
 
 
 def requirement(text: str) -> tuple[str, float]:
-    name, sign, value = text.partition("=")
+    name, _, value = text.partition("=")
     try:
-        return name.strip(), float(value)
+        number = float(value)
     except ValueError:
-        raise ValueError(f"--require needs such as accuracy=0.8, not {text!r}.") from None
+        number = math.nan
+    if math.isnan(number) or not re.fullmatch(r"\w+", name.strip()):
+        raise ValueError(f"--require needs such as accuracy=0.8, not {text!r}.")
+    return name.strip(), number
 
 
 def judged(scores: dict[str, float], wanted: list[tuple[str, float]]) -> int:

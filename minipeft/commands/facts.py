@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from minipeft.commands.bases import Letters
@@ -28,11 +28,22 @@ def of(task: Task, base) -> list[str]:
         counts = Counter(tag for example in train for tag in example.target.split())
         listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
         lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
+        if metrics.are_entities(task.labels) and (odd := metrics.odd_tags(task.labels)):
+            lines.append(
+                f"note: beside tags such as B-x and I-x there is {odd[0]!r}, which seqeval takes "
+                "for no tag of entities."
+            )
         lines += notes_of_labels(task.labels, counts)
     elif task.kind == "regress":
         values = sorted(metrics.numbers([example.target for example in train]))
         middle = values[len(values) // 2]
         lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+    if task.kind in ("classify", "tag"):
+        answers = defaultdict(set)
+        for example in train:
+            answers[example.input].add(example.target)
+        if torn := sum(len(said) > 1 for said in answers.values()):
+            lines.append(f"note: {torn:,} inputs are in train with different answers each.")
     known = {example.input for example in train}
     both = sum(example.input in known for example in dev)
     if both:

@@ -77,6 +77,8 @@ class Parser(argparse.ArgumentParser):
             wrong = [word.partition("=")[0] for word in unknown if word.startswith("--")]
             right = [(word, meant(word, flags)) for word in wrong]
             said = "; ".join(f"did you mean {flag} by {word}?" for word, flag in right if flag)
+            if not wrong and vars(options).keys() & {"texts", "prompts"}:
+                said = "a text that begins with - stands behind --"
             self.error(f"unrecognized arguments: {' '.join(unknown)}{said and '; '}{said}")
         for name in PATHS:  # ~ is the home folder, also where no shell has seen to it
             value = getattr(options, name, None)

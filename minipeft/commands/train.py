@@ -64,7 +64,8 @@ def add(commands, arguments: list[str]) -> None:
         "Exit code: 0 trained, 2 what was given cannot be used (one sentence says why).",
     )
     parser.usage = "%(prog)s [--base BASE --data FILE --kind KIND] [--method METHOD] [options]"
-    parser.add_argument("--base", help="tiny-decoder, ..., a folder, or a name on the Hub")
+    parser.add_argument("--base", help="tiny-decoder, ..., a folder, a name on the "
+                        "Hub, or smollm2 or minilm once `fetch` has fetched it")  # fmt: skip
     parser.add_argument("--data", metavar="FILE", help=".jsonl, .json, .csv, .tsv, .conll or "
                         ".parquet, also .gz, .bz2 or .xz; a folder of 🤗 datasets; or a task of "
                         "the project (reverse, capital, ...)")  # fmt: skip

@@ -107,6 +107,12 @@ def are_entities(labels: Iterable[str]) -> bool:
     return every or any(label.startswith(("B-", "S-")) for label in marked)
 
 
+def odd_tags(labels: Iterable[str]) -> list[str]:
+    """Of tags of entities those that are none: neither O nor a letter, a line and a kind."""
+    parts = {label: label.partition("-") for label in labels if label not in OTHER}
+    return [label for label, (mark, _, kind) in parts.items() if not (mark in MARKS and kind)]
+
+
 def as_iobes(tags: Sequence[str]) -> list[str]:
     """Tags with the letters B, I, E and S, whatever letters they had."""
     parts = [tag.partition("-") for tag in tags]

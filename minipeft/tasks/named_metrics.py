@@ -20,6 +20,7 @@ E2E: BLEU counts against all of them, ROUGE takes the nearest.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 from minipeft.tasks import metrics
@@ -72,7 +73,9 @@ def entity_f1(predictions: Sequence[str], targets: Sequence[str], _inputs) -> fl
     except ImportError:
         raise _needs("seqeval", "entity_f1") from None
     rows = [[metrics.as_iobes(row.split()) for row in side] for side in (targets, predictions)]
-    return float(f1_score(*rows, zero_division=0))
+    with warnings.catch_warnings():  # of tags that are none of B, I, E, S, O, word by word
+        warnings.filterwarnings("ignore", ".*seems not to be NE tag")
+        return float(f1_score(*rows, zero_division=0))
 
 
 def _correlation(name: str, predictions: Sequence[str], targets: Sequence[str]) -> float:

@@ -133,8 +133,6 @@ def _rows(
         raise ValueError(
             f"{path} is not UTF-8 text (byte {error.start} of a part of it): save it as UTF-8."
         ) from None
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a table that can be read: {error}.") from None
     if empty:
         raise ValueError(f"{path} has no rows: it needs at least one example.")
 
@@ -148,7 +146,7 @@ def lacking(
         return f"{where}: {column!r} must be text, a number or a list of words."
     if ending(path) in (".conll", ".conllu") and names is None and column == "target":
         return f"{where}, must be a word and its tag."
-    filled = [key for key in values if values[key] is not None]
+    filled = [key for key in values if key and values[key] is not None]
     said = ", ".join(key if key == key.strip() else repr(key) for key in filled)[:200]
     other = ""
     if ending(path) in (".csv", ".tsv") and names is None:
@@ -313,11 +311,11 @@ def _text(value) -> str | None:
 
 
 def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
-    before = csv.field_size_limit(LONGEST)
+    before, table = csv.field_size_limit(LONGEST), None
     try:
         table = _table(path, names)
         heads = list(table.fieldnames or ())
-        twice = next((name for name in heads if heads.count(name) > 1), None)
+        twice = next((name for name in heads if name and heads.count(name) > 1), None)
         if twice is not None:
             raise ValueError(
                 f"{path} has the column {twice!r} twice in its header: rename one of the two, "
@@ -336,6 +334,10 @@ def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int,
                     f"{width}: {', '.join(heads)[:200]}."
                 )
             yield table.line_num, row
+    except csv.Error as error:
+        place = f", line {table.line_num + 1}," if table else ""  # where the row begins
+        what = "a field in quotes does not end" if "end of data" in str(error) else error
+        raise ValueError(f"{path}{place} is not a table that can be read: {what}.") from None
     finally:
         csv.field_size_limit(before)
 

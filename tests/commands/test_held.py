@@ -1,4 +1,4 @@
-"""What happens around a run: other processes, signals, pipes, full disks, odd terminals."""
+"""What happens around a run: other processes, signals, pipes, disks, terminals, networks."""
 
 import json
 import os
@@ -90,6 +90,15 @@ def test_who_reads_what_is_printed_may_go(tmp_path):
     said = process.stderr.read()
     assert process.wait(timeout=patience(60)) == 141 and not said
     assert not (tmp_path / "r").exists()
+
+
+def test_a_mistyped_name_without_a_network_is_one_sentence(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    process = started(tmp_path, "predict", "no-run", "x", HF_ENDPOINT="https://nowhere.invalid")
+    said, error = process.communicate(timeout=patience(60))
+    assert process.returncode == 2 and not said and error.count("\n") == 1
+    assert "no-run is no folder, and cannot be opened as a base" in error
 
 
 def test_a_terminal_that_knows_few_signs(tmp_path):

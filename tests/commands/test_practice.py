@@ -361,3 +361,43 @@ def test_a_prediction_reads_texts_as_they_were_read_in_training(cli, premises):
     Path("new.csv").write_text("a,b\nthe cat,is dog\n")
     done = cli("evaluate", "p", "--data", "new.csv", "--predictions", "out.jsonl")
     assert done.code == 0 and json.loads(Path("out.jsonl").read_text())["input"].count("|") == 1
+
+
+def test_two_columns_with_a_space_between_their_names(cli, premises):
+    how = ("--input", "a, b", "--target", "label", "--out", "p")
+    done = trained(cli, "classification", "--data", premises, *how)
+    assert done.code == 0, done.err
+    assert "| is" in cli("predict", "p", "--data", premises).out
+
+
+def test_inputs_that_have_several_answers_are_told(cli):
+    rows = [("a film", n % 2) for n in range(6)] + [(f"w{n} film", n % 2) for n in range(20)]
+    done = trained(cli, "classification", "--data", table("a.csv", rows), "--dev-share", 0.05)
+    said = "note: 1 inputs are in train with different answers each."
+    assert done.code == 0 and said in done.out, done.out
+
+
+def test_a_model_that_fetch_has_fetched_is_a_base_by_its_name(cli, bert, texts, monkeypatch):
+    assets = Path("assets/checkpoints")
+    assets.mkdir(parents=True)
+    (assets / "all-minilm-l6-v2").symlink_to(bert)
+    monkeypatch.setenv("MINIPEFT_ASSETS", str(Path("assets").resolve()))
+    monkeypatch.delenv("MINIPEFT_REAL", raising=False)
+    how = ("--base", "minilm", "--data", texts, "--kind", "classification", *FEW)
+    done = cli("train", *how, "--out", "r")
+    assert done.code == 0, done.err
+    assert json.loads(Path("r/config.json").read_text())["base"]["name"] == str(bert)
+    assert cli("inspect", "minilm").code == 0
+    assert cli("compare", *how, "--methods", "bitfit", "--seeds", 0, "--out", "g").code == 0
+    monkeypatch.setenv("MINIPEFT_REAL", "0")
+    done = cli("train", *how)
+    assert done.code == 2 and "python -m minipeft fetch minilm does it" in done.err
+
+
+def test_a_tag_that_is_none_of_entities_is_told_once(cli, recwarn):
+    rows = [("Oslo is Rome now", "B-place O -place O") for _ in range(20)]
+    how = ("--data", table("a.csv", [(f"w{n} {x}", f"O {y}") for n, (x, y) in enumerate(rows)]))
+    done = trained(cli, "tagging", *how, "--metric", "entity_f1")
+    assert done.code == 0, done.err
+    assert "note: beside tags such as B-x and I-x there is '-place'" in done.out
+    assert not [warning for warning in recwarn if "NE tag" in str(warning.message)]

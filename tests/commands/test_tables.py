@@ -42,6 +42,7 @@ def write(path, content):
         ),
         ("a.json", '{"input": "a, b", "target": "x"}\n{"input": "c", "target": "y"}\n'),
         ("a.tsv", 'input\ttarget\n"a, b"\tx\n"c"\ty\n'),
+        ("a.csv", 'input,target,,,\n"a, b",x,,,\nc,y,,,\n'),  # of a spreadsheet
     ],
 )
 def test_the_same_rows_from_every_form(tmp_path, name, content):
@@ -115,6 +116,8 @@ def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
         ("a.json", "3", "not a list of rows"),
         ("a.jsonl.gz", "plain", "not a whole gzip file"),
         ("A.TXT", "a", "convert it"),
+        ("a.csv", 'input,target\na,b\n"a \\"b\\", c",d\n', "line 3, is not a table that"),
+        ("a.csv", 'input,target\na,b\n"c,d\ne,f\n', "line 3, .*: a field in quotes does not end"),
         ("a.XLSX", "a", "save it as .csv"),
         ("a.jsonl", '[{"input": "a", "target": "x"}]', "name the file .json"),
         ("a.json", '{"input": ["a", "b"], "target": ["x", "y"]}', 'orient="records"'),

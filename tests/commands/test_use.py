@@ -28,6 +28,8 @@ def test_evaluate_writes_answers_and_judges(cli, run, pairs):
     for words, sentence in [
         (["--require", "x"], "--require needs such as"),
         (["--require", "bleu=1"], "no score 'bleu'"),
+        (["--require", "exact>=0.5"], "--require needs such as"),
+        (["--require", "exact=nan"], "--require needs such as"),
         (["--kind", "classification"], "was trained for the kind"),
         (["--predictions", "p.xlsx"], "must end in"),
         (["--split", "test"], "--split is for the tasks"),
@@ -424,6 +426,8 @@ def test_texts_without_answers_are_labelled(cli, kind, target):
         done = cli("predict", "r", *words)
         assert done.code == 2 and sentence in done.err
     assert "let it label texts with predict" in cli("generate", "r", "a").err
+    assert "a text that begins with - stands behind --" in cli("predict", "r", "-good").err
+    assert cli("predict", "r", "--", "-good").code == 0
 
 
 def test_an_adapter_without_its_run_knows_its_classes(cli):
