@@ -60,12 +60,12 @@ def run(given: argparse.Namespace) -> int:
         write_rows(given.out, ("input", "prediction"), rows)
         print(f"The answers are in {given.out}")
     else:
-        rows = [(shown(text), one) for text, one in rows]
+        rows = [(in_one_line(text), one) for text, one in rows]
         print(Table(f"{given.what}, {len(rows):,} texts", ("text", "prediction"), rows))
     return 0
 
 
-def shown(text: str) -> str:
+def in_one_line(text: str) -> str:
     """A text as a table on a screen has room for it: in one line, its middle left out."""
     line = " ".join(text.split())
     return line if len(line) <= WIDEST else f"{line[: WIDEST // 2]} ... {line[-WIDEST // 4 :]}"
