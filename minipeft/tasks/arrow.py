@@ -17,6 +17,11 @@ def is_dataset(path: Path) -> bool:
     return any((path / name).is_file() for name in ("dataset_dict.json", "dataset_info.json"))
 
 
+def is_cache(file: Path) -> bool:
+    """Is it one of the files in which `Dataset.map` keeps its results, beside the data?"""
+    return file.name.startswith("cache-")
+
+
 def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(number from 1, row) of a .parquet file or of a folder of 🤗 datasets.
 
@@ -39,7 +44,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path} can only be read with the package pyarrow: {INSTALL}.") from None
     try:
         if path.is_dir():
-            files = sorted(path.glob("*.arrow"))
+            files = [f for f in sorted(path.glob("*.arrow")) if not is_cache(f)]
             tables = [ipc.open_stream(file.read_bytes()).read_all() for file in files]
             table = pyarrow.concat_tables(tables) if tables else pyarrow.table({})
         else:
@@ -63,7 +68,9 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
     features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
     named = {}
     for column, kind in features.get("info", {}).get("features", {}).items():
-        if isinstance(kind, dict) and isinstance(kind.get("feature"), dict):
+        if isinstance(kind, list) and kind:  # a list of classes, as older versions write it
+            kind = kind[0]
+        elif isinstance(kind, dict) and isinstance(kind.get("feature"), dict):
             kind = kind["feature"]
         if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and kind.get("names"):
             named[column] = kind["names"]

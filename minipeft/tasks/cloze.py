@@ -40,7 +40,8 @@ def cloze(
         words: the verbalizer, see above.
         mask, given: as for `at_mask`.
     """
-    V = (spoken := at_mask(model, batch, mask, given).log_softmax(dim=-1)).shape[-1]  # (B, V)
+    spoken = at_mask(model, batch, mask, given).log_softmax(dim=-1)  # (B, V)
+    V = spoken.shape[-1]
     groups = [[word] if isinstance(word, int) else list(word) for word in words]
     if not groups or not all(group and all(0 <= i < V for i in group) for group in groups):
         raise ValueError(f"words must be ids below {V}, at least one for each label, not {words}.")

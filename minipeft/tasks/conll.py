@@ -39,7 +39,7 @@ def rows(
     Raises:
         ValueError: a line has other columns than its sentence, or no tag; its number is told.
     """
-    sentences = list(filter(None, (words(lines) for lines in groups(lines))))
+    sentences = [sentence for sentence in map(words, groups(lines)) if sentence]
     counted = all(is_counted(sentence) for sentence in sentences)
     for sentence in sentences:
         if counted:
@@ -63,7 +63,7 @@ def rows(
         yield (
             sentence[-1].number,
             {
-                name: " ".join(one_word(line.fields[place]) for line in sentence)
+                name: spaced(line.fields[place] for line in sentence)
                 for place, name in columns.items()
             },
         )
@@ -101,7 +101,7 @@ def words(group: list[Line]) -> list[Line]:
     if len(others[0].fields) == CONLL_U and NUMBER.fullmatch(others[0].fields[0]):
         return others
     width = len(others[-1].fields)
-    return [line for line in group if line in others or not is_comment(line, width)]
+    return [line for line in group if not line.text.startswith("#") or not is_comment(line, width)]
 
 
 def is_comment(line: Line, width: int) -> bool:
@@ -126,6 +126,6 @@ def chosen(width: int, counted: bool) -> dict[int, str]:
     return {0: "input"} | ({width - 1: "target"} if width > 1 else {})
 
 
-def one_word(field: str) -> str:
-    """No spaces inside a word."""
-    return "".join(field.split()) or "_"
+def spaced(words: Iterable[object]) -> str:
+    """Words, or tags, with a space between them and none inside; "_" for an empty one."""
+    return " ".join("".join(str(word).split()) or "_" for word in words)

@@ -16,6 +16,7 @@ Shapes: B examples, T tokens, V words.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -59,34 +60,62 @@ class TargetTokenizer:
         raise NotImplementedError(f"{type(self).__name__} does not say what is to be written.")
 
 
+def head_for(task, model_kind: str, head: str | None = None) -> str:
+    """The head that a model of this kind answers a task with: the one given, or the usual one.
+
+    Raises:
+        ValueError: no such kind of model, or a head that the task cannot be asked with.
+    """
+    if model_kind not in KINDS:
+        raise ValueError(f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}.")
+    if head is None:
+        by_head = task.kind == "regress" or (task.kind == "classify" and model_kind == "encoder")
+        head = "tagging" if task.kind == "tag" else "classification" if by_head else "language"
+    if (head == "tagging") != (task.kind == "tag"):
+        raise ValueError(
+            f"Task {task.name!r} is of kind {task.kind!r}: a tagging head and kind 'tag' go "
+            "together; load the model with the head that the task needs."
+        )
+    if task.kind == "regress" and head != "classification":
+        raise ValueError(
+            f"Task {task.name!r} asks for numbers: load the model with a "
+            "classification head of one label."
+        )
+    if head == "classification" and task.kind not in ("classify", "regress"):
+        raise ValueError(f"Task {task.name!r} has no classes; load a language head instead.")
+    if task.kind == "generate" and model_kind == "encoder":
+        raise ValueError(f"An encoder cannot write; task {task.name!r} needs a decoder.")
+    return head
+
+
 class Encoding:
     """Turns examples of one task into tensors for one kind of model, and outputs into answers."""
 
     def __init__(self, task, tokenizer, model_kind: str, head: str | None = None):
-        if model_kind not in KINDS:
-            raise ValueError(
-                f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}."
-            )
-        if head is None:
-            by_head = task.kind == "regress" or (
-                task.kind == "classify" and model_kind == "encoder"
-            )
-            head = "tagging" if task.kind == "tag" else "classification" if by_head else "language"
-        if (head == "tagging") != (task.kind == "tag"):
-            raise ValueError(
-                f"Task {task.name!r} is of kind {task.kind!r}: a tagging head and kind 'tag' go "
-                "together; load the model with the head that the task needs."
-            )
-        if task.kind == "regress" and head != "classification":
-            raise ValueError(
-                f"Task {task.name!r} asks for numbers: load the model with a "
-                "classification head of one label."
-            )
-        if head == "classification" and task.kind not in ("classify", "regress"):
-            raise ValueError(f"Task {task.name!r} has no classes; load a language head instead.")
-        if task.kind == "generate" and model_kind == "encoder":
-            raise ValueError(f"An encoder cannot write; task {task.name!r} needs a decoder.")
-        self.task, self.tokenizer, self.model_kind, self.head = task, tokenizer, model_kind, head
+        self.head = head_for(task, model_kind, head)
+        self.task, self.tokenizer, self.model_kind = task, tokenizer, model_kind
+        if task.kind == "classify" and self.head == "language":
+            self.warn_of_equal_labels()
+
+    def warn_of_equal_labels(self) -> None:
+        """A language head can only choose among labels that the tokenizer writes differently.
+
+        Say so where two of them have the same tokens; for an encoder, the same first one.
+        """
+        count = 1 if self.model_kind == "encoder" else None
+        label_of: dict[tuple[int, ...], str] = {}
+        for label in self.task.labels:
+            first = label_of.setdefault(tuple(self.target_ids(label)[:count]), label)
+            if first != label:
+                same = "begin with the same token" if count else "are the same tokens"
+                warnings.warn(
+                    f"The labels {first!r} and {label!r} of task {self.task.name!r} {same}, so "
+                    "that a language head cannot tell them apart: rename one of them, or take a "
+                    "classification head.",
+                    UserWarning,
+                    stacklevel=4,
+                )
+                return
 
     # -- text to ids
 
@@ -174,6 +203,27 @@ class Encoding:
             )
         return self.task.labels.index(target)
 
+    def count(self, example: Example) -> int:
+        """How many tokens a model has to read, or to write where those are more.
+
+        A target that is not known is empty.
+        """
+        if self.head == "tagging":
+            return len(self.tagged(example.input, None)[0])
+        if self.head == "language" and self.model_kind == "encoder":
+            return len(self.masked(example.input))
+        read = len(self.ids(example.input))
+        if self.head != "language":
+            return read
+        chosen = self.task.kind == "classify"  # every label is tried
+        written = self.longest_label if chosen else len(self.target_ids(example.target))
+        return read + written if self.model_kind == "decoder" else max(read, written)
+
+    @cached_property
+    def longest_label(self) -> int:
+        """Tokens of the longest label."""
+        return max(len(self.target_ids(label)) for label in self.task.labels)
+
     @property
     def mask(self) -> int:
         """The id of the mask token; ValueError where the tokenizer has none."""
@@ -185,6 +235,15 @@ class Encoding:
         """The text with one <mask> behind it, inside the special tokens of its end."""
         return self.ids(f"{text} {self.tokenizer.mask_token}")
 
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before a text, and those behind it."""
+        around_nothing, around_a_word = self.ids(""), self.ids("a")
+        count = 0  # of those before it: where both begin alike
+        while count < len(around_nothing) and around_nothing[count] == around_a_word[count]:
+            count += 1
+        return around_nothing[:count], around_nothing[count:]
+
     def tagged(self, text: str, tags: str | None) -> tuple[list[int], list[int]]:
         """Ids and labels of the words (0 without tags); later pieces of a word have none."""
         words = text.split()
@@ -193,10 +252,7 @@ class Encoding:
             raise ValueError(
                 f"{text!r} has {len(words)} words but {len(kinds)} tags; give one tag per word."
             )
-        probe = self.ids("")  # the special tokens around nothing
-        end = [i for i in probe if i in (self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)]
-        start = probe[: len(probe) - len(end)] if len(probe) > 1 else probe
-        end = probe[len(start) :]
+        start, end = self.around
         ids, labels = list(start), [-100] * len(start)
         for word, kind in zip(words, kinds, strict=True):
             pieces = self.ids(word if len(ids) == len(start) else " " + word, special=False)

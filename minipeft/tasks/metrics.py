@@ -169,9 +169,16 @@ def correlation(predictions: Sequence[str], targets: Sequence[str]) -> float:
     """Pearson's correlation of numbers written as texts; 0 where one number is always said."""
     check_lengths(predictions, targets)
     p, t = numbers(predictions), numbers(targets)
-    p, t = [x - sum(p) / len(p) for x in p], [x - sum(t) / len(t) for x in t]
-    length = math.hypot(*p) * math.hypot(*t)
-    return sum(x * y for x, y in zip(p, t, strict=True)) / length if length else 0.0
+    if len(set(p)) < 2 or len(set(t)) < 2:  # less their mean they may be no zeros, by rounding
+        return 0.0
+    return sum(x * y for x, y in zip(centred(p), centred(t), strict=True))
+
+
+def centred(values: Sequence[float]) -> list[float]:
+    """The values less their mean, as a vector of length 1."""
+    mean = sum(values) / len(values)
+    length = math.hypot(*(value - mean for value in values))
+    return [(value - mean) / length for value in values]
 
 
 class LabelScore(NamedTuple):

@@ -1,7 +1,7 @@
 """Prompts of real words: written by hand and compared, or searched for with the gradient.
 
     score_templates(model, ["{x} is in {mask}", "{x} : {mask}"], batches, tokenizer)
-    found = search(model, "[P][P][P] {x} [P] {mask}", batches, tokenizer)
+    result = search(model, "[P][P][P] {x} [P] {mask}", batches, tokenizer)
 
 `search` is AutoPrompt (Shin et al. 2020, arXiv 2010.15980, section 2.2), with the candidates of
 HotFlip (Ebrahimi et al. 2018, arXiv 1712.06751). The [P] of the template hold real words ("trigger
@@ -32,6 +32,7 @@ from minipeft.contexts import evaluating, seeded
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.parts.prompt_options import at_least_fp32
 from minipeft.methods.parts.templates import Template
+from minipeft.methods.parts.validation import check_count
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.devices import on_device_of
 from minipeft.tuner import attach
@@ -72,6 +73,7 @@ def score_templates(
     """
     anatomy = Anatomy(model)
     measure = score or (lambda model, batch: -model(**batch).loss.item())
+    check_batches(batches)
     batches, results = [on_device_of(model, batch) for batch in batches], []
     for given in templates:
         template = Template.read(given, tokenizer, mask) if isinstance(given, str) else given
@@ -109,6 +111,10 @@ def search(
     """
     if tuners(model):
         raise ValueError(f"The model has tuners, {list(tuners(model))}: detach them first.")
+    check_batches(batches)
+    check_count("candidates", candidates)
+    if allowed is not None and not len(allowed):
+        raise ValueError("allowed names no word: give ids of words, or None for every word.")
     form = Template.read(template, tokenizer, mask) if isinstance(template, str) else template
     method = PTuning(template=form.pieces, mask=form.mask, frame=form.frame, encoder=None)
     tuner = attach(model, method, name="search", head=False, seed=seed)
@@ -129,15 +135,14 @@ def search(
         result = Found(form, [best])
         for step in tqdm(range(steps), disable=not progress, delay=2, unit="step"):
             place = step % len(vectors)
-            tried = {}
-            for word in promising(E, gradient[place], candidates):
-                with torch.no_grad():
-                    vectors[place] = E[word]
-                    tried[word] = loss_of(model, batches)
-            word = min(tried, key=tried.get)
-            accepted = tried[word] < best
-            chosen[place] = word if accepted else chosen[place]
+            losses = {}  # of the batches with each candidate at this place
             with torch.no_grad():
+                for word in promising(E, gradient[place], candidates):
+                    vectors[place] = E[word]
+                    losses[word] = loss_of(model, batches)
+                word = min(losses, key=losses.get)
+                accepted = losses[word] < best
+                chosen[place] = word if accepted else chosen[place]
                 vectors[place] = E[chosen[place]]
             if accepted:
                 best, gradient = loss_and_gradient(model, batches, vectors)
@@ -146,6 +151,12 @@ def search(
         pieces = tuple(next(words) if piece == "P" else piece for piece in form.pieces)
         result.template = Template(pieces, form.mask, form.frame)
         return result
+
+
+def check_batches(batches: Sequence[dict]) -> None:
+    """A loss needs something to be measured on."""
+    if not batches:
+        raise ValueError("batches is empty: give at least one batch with labels on its answers.")
 
 
 def promising(E: Tensor, gradient: Tensor, count: int) -> list[int]:

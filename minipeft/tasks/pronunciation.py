@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from minipeft.contexts import evaluating
+from minipeft.methods.parts.validation import check_count
 from minipeft.tasks.encoding import write
 from tiny_transformer.tokenizer import padded
 
@@ -127,6 +128,10 @@ class Alphabet:
         Words are drawn without repetition until all have been seen, in an order made by `seed`.
         """
 
+        check_count("size", size)
+        if not words:
+            raise ValueError("There are no words to make batches of: give at least one.")
+
         @functools.lru_cache(maxsize=1)
         def epoch(number: int) -> list[list[Word]]:
             order = random.Random(f"{seed}/{number}")
@@ -151,6 +156,7 @@ class Alphabet:
 
         Words are taken in order of length, so that little is padded; answers keep your order.
         """
+        check_count("batch_size", batch_size)
         order = sorted(range(len(spellings)), key=lambda i: len(spellings[i]))
         said = [""] * len(spellings)
         with evaluating(model):

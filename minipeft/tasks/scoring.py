@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from itertools import chain
 
 import torch
 from torch import nn
@@ -23,18 +24,14 @@ from tqdm import tqdm
 
 from minipeft.attached import tuners
 from minipeft.contexts import evaluating
+from minipeft.methods.parts.validation import check_count
 from minipeft.routing import route
 from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.metrics import OTHER
 
-DECIDING = (
-    "error_rate",
-    "overlap",
-    "f1",
-    "pearson",
-    "accuracy",
-)  # the first of them that there is decides
+# the first of them that there is decides
+DECIDING = ("error_rate", "overlap", "f1", "pearson", "accuracy")
 LOWER_IS_BETTER = ("error_rate", "mse")
 
 
@@ -62,7 +59,7 @@ def scores(
         }
     if task.kind == "tag":
         predicted, true = [p.split() for p in predictions], [t.split() for t in targets]
-        accuracy = metrics.accuracy(sum(predicted, []), sum(true, []))
+        accuracy = metrics.accuracy(list(chain(*predicted)), list(chain(*true)))
         if metrics.are_entities(task.labels):
             return {"accuracy": accuracy, "f1": metrics.span_f1(predicted, true)}
         other = next((label for label in task.labels if label in OTHER), task.labels[0])
@@ -102,11 +99,10 @@ def answers(
     each one keeps its own.
 
     Raises:
-        ValueError: route() names another number of inputs.
+        ValueError: route() names another number of inputs, or no such batch size.
     """
-    names = (
-        model.minipeft.routing if tuners(model) else None
-    )  # of `route`: one entry for each input
+    check_count("batch_size", batch_size)
+    names = model.minipeft.routing if tuners(model) else None  # of `route`, one for each input
     if names is not None and len(names) != len(inputs):
         raise ValueError(
             f"route() names {len(names)} rows, but there are {len(inputs)} inputs to answer: name "

@@ -32,6 +32,7 @@ from importlib import import_module
 from pathlib import Path
 
 from minipeft.tasks import arrow, conll
+from minipeft.tasks.conll import spaced
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
 WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
@@ -63,7 +64,7 @@ def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = No
 
 
 def ending(path: Path) -> str:
-    """What kind of file a name says: in lower case, without .gz."""
+    """The ending of a file's name, in lower case: ".csv" of Train.CSV.gz."""
     name = path.name.lower()
     if Path(name).suffix in PACKED:
         name = name.removesuffix(Path(name).suffix)
@@ -221,13 +222,17 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
         raise ValueError(f"{path} is not JSON: it is nested too deeply.") from None
     except Twice as error:
         raise ValueError(f"{path} is not JSON: {error}.") from None
-    except ValueError:
+    except ValueError as error:
+        if text.lstrip().startswith("["):  # a list with a mistake in it
+            raise ValueError(f"{path} is not JSON: {error}.") from None
         yield from _jsonl(path)
         return
-    lists = [v for v in whole.values() if isinstance(v, list)] if isinstance(whole, dict) else []
-    rows = lists[0] if len(lists) == 1 else [whole] if isinstance(whole, dict) else whole
-    other = not_a_row(whole) if rows == [whole] else ""
-    if other or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+    rows, other = whole, ""
+    if isinstance(whole, dict):  # a list in it may be the table, or the words of the only row
+        lists = [value for value in whole.values() if _are_rows(value)]
+        rows = lists[0] if len(lists) == 1 else [whole]
+        other = not_a_row(whole) if len(lists) != 1 else ""
+    if other or not _are_rows(rows):
         raise ValueError(
             f"{path} is not a list of rows{other}: write "
             '[{"input": "...", "target": "..."}, ...], or one such object a line.'
@@ -249,6 +254,11 @@ def not_a_row(whole: dict) -> str:
     if whole.keys() >= {"columns", "data"}:
         return by_columns
     return f", but one object with {len(whole):,} names" if len(whole) > 1000 else ""
+
+
+def _are_rows(value: object) -> bool:
+    """Is it a list of rows?"""
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
 class Twice(ValueError):
@@ -306,7 +316,7 @@ def _text(value) -> str | None:
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
-        return " ".join("".join(str(word).split()) or "_" for word in value)
+        return spaced(value)
     return value if isinstance(value, str) else None
 
 
@@ -327,7 +337,8 @@ def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int,
                 how = "leave --columns away" if names else "leave the line out"
                 raise ValueError(f"{path}, line {table.line_num}, names the columns itself: {how}.")
             if None in row or None in row.values():
-                fields = width + len(row[None]) if None in row else sum(map(bool, row.values()))
+                given = sum(value is not None for value in row.values())
+                fields = width + len(row[None]) if None in row else given
                 what = "--columns names" if names else "its header has"
                 raise ValueError(
                     f"{path}, line {table.line_num}, has {fields} fields, but {what} "

@@ -29,7 +29,7 @@ from typing import Any
 from torch import Tensor
 
 from minipeft.attached import kind_of
-from minipeft.methods.parts.validation import is_whole, shorten
+from minipeft.methods.parts.validation import check_count
 from minipeft.model.kind import head_of
 from minipeft.tasks import labels as spellings
 from minipeft.tasks import scoring, tables
@@ -70,7 +70,7 @@ class Task:
     def __getattr__(self, name: str) -> tuple[Example, ...]:
         if name in SPLITS:  # task.train, task.dev, task.test, task.ood
             return self.examples(name)
-        raise AttributeError(name)
+        raise AttributeError(f"A Task has no attribute {name!r}.")
 
     def examples(self, split: str) -> tuple[Example, ...]:
         """The examples of one split."""
@@ -79,6 +79,11 @@ class Task:
                 f"Task {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}."
             )
         return self.splits[split]
+
+    def _first(self, split: str, limit: int | None) -> tuple[Example, ...]:
+        if limit is not None:
+            check_count("limit", limit)
+        return self.examples(split)[:limit]
 
     def batches(
         self,
@@ -106,7 +111,7 @@ class Task:
             (B, T) with -100 where nothing is asked, or (B,) for a classification head.
         """
         encoded = Encoding(self, tokenizer, model_kind, head)
-        return Batches(encoded, self.examples(split)[:limit], batch_size, seed, epochs, steps)
+        return Batches(encoded, self._first(split, limit), batch_size, seed, epochs, steps)
 
     def score(
         self, model, tokenizer, split: str = "test", limit: int | None = None, batch_size: int = 64
@@ -119,7 +124,7 @@ class Task:
             regress: Pearson's correlation and the mean squared error; see
             `minipeft.tasks.scoring`.
         """
-        examples = self.examples(split)[:limit]
+        examples = self._first(split, limit)
         predictions = self.predict(model, tokenizer, [e.input for e in examples], batch_size)
         return scoring.scores(self, predictions, [example.target for example in examples])
 
@@ -137,12 +142,11 @@ class Batches:
 
     def __init__(self, encoding: Encoding, examples, batch_size, seed, epochs, steps):
         if not examples:
-            raise ValueError("This split has no examples; choose another split or a larger limit.")
-        for name, value in dict(batch_size=batch_size, epochs=epochs, steps=steps).items():
-            if (value is not None or name == "batch_size") and (not is_whole(value) or value < 1):
-                raise ValueError(
-                    f"{name} must be a whole number of at least 1, not {shorten(value)}."
-                )
+            raise ValueError("This split has no examples; choose another split.")
+        check_count("batch_size", batch_size)
+        for name, value in dict(epochs=epochs, steps=steps).items():
+            if value is not None:
+                check_count(name, value)
         self.encoding, self.examples = encoding, list(examples)
         self.batch_size, self.seed = batch_size, seed
         self.per_epoch = -(-len(self.examples) // batch_size)
@@ -291,7 +295,7 @@ def as_text(value, column: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"A row has {value} for its {column}: fill it, or leave the row out.")
     if isinstance(value, (list, tuple)):
-        return " ".join("".join(str(word).split()) or "_" for word in value)
+        return tables.spaced(value)
     return str(value)
 
 

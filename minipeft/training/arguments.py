@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from minipeft.methods.parts.validation import LARGEST, is_whole, shorten
+from minipeft.methods.parts.validation import LARGEST, check_count, is_whole, shorten
 from minipeft.training.schedule import SCHEDULES
 
 
@@ -32,8 +32,7 @@ def check_arguments(
     """One sentence for each impossible argument of `train`."""
     counts = dict(steps=steps, accumulate=accumulate, evaluate_every=evaluate_every)
     for name, value in (counts | dict(checkpoint_every=checkpoint_every)).items():
-        if not is_whole(value) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, not {shorten(value)}.")
+        check_count(name, value)
     if not is_whole(seed) or not -LARGEST <= seed <= 2 * LARGEST:
         raise ValueError(f"seed must be a whole number of at most 32 bits, not {shorten(seed)}.")
     rates = dict(learning_rate=learning_rate)

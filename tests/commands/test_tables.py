@@ -74,6 +74,14 @@ def test_a_row_with_an_empty_column_is_refused(tmp_path, content):
         tables.read(file, ("input", "target"))
 
 
+def test_a_json_file_of_one_row_with_a_list_of_words(tmp_path):
+    row = '{"input": ["the", "cat"], "target": "animal"}'
+    rows = [{"input": "the cat", "target": "animal"}]
+    for content in (row, f"[{row}]", f'{{"data": [{row}], "version": "1"}}'):
+        path = write(tmp_path / "a.json", content)
+        assert tables.read(path, ("input", "target")) == rows
+
+
 def test_numbers_and_lists_become_text(tmp_path):
     line = json.dumps({"input": ["a b", "c"], "target": 3})
     (row,) = tables.read(write(tmp_path / "a.jsonl", line))
@@ -114,6 +122,8 @@ def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
         ("a.json", "[1, 2]", "not a list of rows"),
         ("a.json", '[{"input": "a",\n"input": "b"}]', "an object has 'input' twice"),
         ("a.json", "3", "not a list of rows"),
+        ("a.json", '[\n{"input": "a"},\n{"input" "b"}\n]', "not JSON: .* line 3 column 10"),
+        ("a.csv", "a,b,c,d\nx,,y\n", "line 2, has 3 fields, but its header has 4"),
         ("a.jsonl.gz", "plain", "not a whole gzip file"),
         ("A.TXT", "a", "convert it"),
         ("a.csv", 'input,target\na,b\n"a \\"b\\", c",d\n', "line 3, is not a table that"),
@@ -190,6 +200,9 @@ def test_parquet_and_a_folder_of_datasets_with_the_names_of_its_classes(tmp_path
     folder.mkdir(parents=True)
     (folder / "dataset_info.json").write_text("{}")
     with pyarrow.OSFile(str(folder / "data-00000-of-00001.arrow"), "wb") as file:
+        with pyarrow.ipc.new_stream(file, table.schema) as stream:
+            stream.write_table(table)
+    with pyarrow.OSFile(str(folder / "cache-0123.arrow"), "wb") as file:  # left by Dataset.map
         with pyarrow.ipc.new_stream(file, table.schema) as stream:
             stream.write_table(table)
     rows = [{"text": "fine", "label": "pos"}, {"text": "dull", "label": "neg"}]
@@ -306,8 +319,10 @@ def test_a_folder_of_several_files_is_no_file(tmp_path):
         tables.read(tmp_path / "none")
 
 
-def test_tags_of_datasets_have_the_names_of_their_classes(tmp_path):
-    tags = {"feature": {"_type": "ClassLabel", "names": ["O", "B-X"]}, "_type": "Sequence"}
+@pytest.mark.parametrize("older", [False, True])
+def test_tags_of_datasets_have_the_names_of_their_classes(tmp_path, older):
+    kind = {"_type": "ClassLabel", "names": ["O", "B-X"]}
+    tags = [kind] if older else {"feature": kind, "_type": "Sequence"}
     label = {"_type": "ClassLabel", "names": ["neg", "pos"]}
     notes = {"huggingface": json.dumps({"info": {"features": {"tags": tags, "label": label}}})}
     table = pyarrow.table({"tokens": [["a", "b"]], "tags": [[0, 1]], "label": [-1]})

@@ -83,6 +83,14 @@ def test_error_rate_is_summed_over_rows():
     assert metrics.error_rate([list("kat"), list("xyz")], [list("kæt"), list("x")]) == 3 / 4
 
 
+def test_correlation_of_numbers_that_are_always_the_same_and_of_large_ones():
+    same = ["0.1"] * 3  # their mean in floating point is not 0.1
+    assert metrics.correlation(same, same) == 0
+    assert metrics.correlation(["1", "2", "3"], same) == 0
+    assert metrics.correlation(["1", "2", "3"], ["3", "2", "1"]) == pytest.approx(-1)
+    assert metrics.correlation(["1e200", "3e200"], ["1e200", "2e200"]) == pytest.approx(1)
+
+
 def test_nothing_and_unequal_lists_are_refused():
     with pytest.raises(ValueError, match="one prediction for each target"):
         metrics.accuracy([1], [1, 2])

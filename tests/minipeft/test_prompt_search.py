@@ -107,3 +107,17 @@ def test_a_search_wants_a_bare_model():
     mp.attach(model, mp.PromptTuning(length=2), seed=0)
     with pytest.raises(ValueError, match="The model has tuners"):
         search(model, Template(("P", "{x}", "{mask}")), [question("tiny-decoder")])
+
+
+def test_a_search_among_nothing_is_refused():
+    model, batch = zoo.build("tiny-decoder"), question("tiny-decoder")
+    template = Template(("P", "{x}", "{mask}"))
+    with pytest.raises(ValueError, match="batches is empty"):
+        search(model, template, [])
+    with pytest.raises(ValueError, match="batches is empty"):
+        score_templates(model, [Template(("{x}", "{mask}"))], [])
+    with pytest.raises(ValueError, match="candidates must be a whole number of at least 1"):
+        search(model, template, [batch], candidates=0)
+    with pytest.raises(ValueError, match="allowed names no word"):
+        search(model, template, [batch], allowed=[])
+    mp.attach(model, mp.LoRA())  # nothing was left attached

@@ -103,6 +103,16 @@ def test_batches_show_every_word_once_and_differ_by_seed():
     assert any(not torch.equal(other(i)["labels"], batches(i)["labels"]) for i in range(3))
 
 
+def test_batches_of_nothing_are_refused():
+    alphabet = Alphabet("____abc", "____xyz")
+    with pytest.raises(ValueError, match="There are no words"):
+        alphabet.batches([])
+    with pytest.raises(ValueError, match="size must be a whole number of at least 1"):
+        alphabet.batches([Word("abc", "xyz", "x")], size=0)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        alphabet.pronounce(None, ["abc"], batch_size=-1)  # that answered nothing to every word
+
+
 def _unpadded(batch):
     ids = [[i for i in row if i != 0] for row in batch["input_ids"].tolist()]
     return ids, [[i for i in row if i != -100] for row in batch["labels"].tolist()]

@@ -103,6 +103,44 @@ def test_a_tag_goes_to_the_first_piece_of_its_word():
     assert batch["labels"].tolist() == [[-100, p, o, f, -100, -100], [-100, p] + [-100] * 4]
 
 
+@pytest.mark.parametrize(
+    ("template", "before", "behind"),
+    [("$A </s>", [], [1]), ("</s> $A", [1], []), ("<s> $A </s>", [0], [1])],  # T5, OPT, BART
+)
+def test_special_tokens_of_tagged_words_stand_as_around_a_text(template, before, behind):
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2, "anna": 3, "ate": 4}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single=template, special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    words = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    )
+    task = make("m", "tag", train=[("anna ate", "p o")], labels="op")
+    batch = Encoding(task, words, "encoder").batch(task.train)
+    assert batch["input_ids"].tolist() == [words("anna ate")["input_ids"]]
+    assert batch["input_ids"].tolist() == [[*before, 3, 4, *behind]]
+    nothing = -100
+    assert batch["labels"].tolist() == [[nothing] * len(before) + [1, 0] + [nothing] * len(behind)]
+
+
+def test_labels_that_a_language_head_cannot_tell_apart_are_told(recwarn):
+    task = make("m", "classify", train=[("a", "unseen"), ("b", "unknown")])  # both are <unk>
+    with pytest.warns(UserWarning, match="'unseen' and 'unknown' of task 'm' are the same tokens"):
+        task.batches("train", tokenizer())
+    with pytest.warns(UserWarning, match="are the same tokens"):
+        task.predict(model("gpt2"), tokenizer(), ["a"])
+    first = make("m", "classify", train=[("a", "yes left"), ("b", "yes no")])
+    with pytest.warns(UserWarning, match="begin with the same token"):
+        Encoding(first, tokenizer(ends=True), "encoder", "language")
+    Encoding(first, tokenizer(), "decoder")  # it reads whole labels
+    Encoding(task, tokenizer(ends=True), "encoder")  # a classification head has its classes
+    assert not recwarn.list
+
+
 # -- batches
 
 
@@ -316,7 +354,7 @@ def test_what_does_not_fit_together_is_refused():
         ("has no classes", lambda: task.batches("train", tokenizer(), head="classification")),
         ("tagging head and kind 'tag'", lambda: task.batches("train", tokenizer(), head="tagging")),
         ("model_kind is", lambda: task.batches("train", tokenizer(), "gpt")),
-        ("no examples", lambda: task.batches("train", tokenizer(), limit=0)),
+        ("no examples", lambda: make("m", "generate", train=[]).batches("train", tokenizer())),
         ("kind is one of", lambda: make("m", "guess")),
         ("needs labels", lambda: make("m", "tag")),
         ("Splits are", lambda: make("m", "generate", validation=PAIRS)),
@@ -349,6 +387,10 @@ def test_impossible_sizes_of_batches_are_refused(wrong):
     for name in ("batch_size", "steps", "epochs"):
         with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
             task.batches("train", None, **{name: wrong})
+    with pytest.raises(ValueError, match="limit must be a whole number of at least 1"):
+        task.batches("train", None, limit=wrong)
+    with pytest.raises(ValueError, match="batch_size must be a whole number of at least 1"):
+        task.predict(model("gpt2"), tokenizer(), ["a"], batch_size=wrong)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"labels": ["a"]}'])

@@ -21,6 +21,12 @@ def is_whole(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def check_count(name: str, value) -> None:
+    """Of a batch, of steps: a whole number from 1."""
+    if not is_whole(value) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {shorten(value)}.")
+
+
 def as_tuple(value) -> tuple:
     """What is in a list, tuple, range or set; nothing where there is no such thing."""
     return tuple(value) if isinstance(value, Iterable) else ()
