@@ -19,17 +19,11 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from minipeft.doors.door import bottom
 from minipeft.doors.layers import check_plain, features, is_as_usual, is_linear, is_map
 from minipeft.model.attention_layers import AttentionLayers
 from minipeft.model.described import check_family
 from minipeft.model.embeddings import Embeddings
-from minipeft.model.families import (
-    FAMILIES,
-    NO_FIRST_TOKEN,
-    TASK_HEADS,
-    TINY_TASK_HEADS,
-)
+from minipeft.model.families import FAMILIES, NO_FIRST_TOKEN, TASK_HEADS, TINY_TASK_HEADS
 from minipeft.model.family import Family
 from minipeft.model.kind import head_of
 from minipeft.model.libraries import own_modules, own_parameters
@@ -72,9 +66,8 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
 
     def writes(self) -> bool:
         """A decoder with a language head: what has labels in a row is what it writes."""
-        ask = getattr(self.model, "get_output_embeddings", None)
-        head = type(self.modules.get("head")).__name__ == "LanguageHead"
-        return self.is_decoder() and (ask() is not None if ask else head)
+        head = type(self.modules.get("head")).__name__ == "LanguageHead"  # of a tiny_transformer
+        return self.is_decoder() and (head or self.output_embedding() is not None)
 
     def is_causal(self, place: Place | Site) -> bool:
         """Does a token at this place know nothing of the tokens that follow it?"""
@@ -142,10 +135,10 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
             raise ValueError(f"{stack} has {len(last)} layers, so the top {count} do not exist.")
         modules = [module for _, module in last[-count:]]
         prefix = stack.rpartition(".")[0]  # the norm must belong to the same stack
+        ends = tuple(f".{name}" for name in self._known_family().top)
         for path, module in self.modules.items():
-            if any(f".{path}".endswith(f".{name}") for name in self._known_family().top):
-                if path.rpartition(".")[0] == prefix:
-                    modules.append(module)
+            if f".{path}".endswith(ends) and path.rpartition(".")[0] == prefix:
+                modules.append(module)
         parameters = set(self.parameters())
         inside = dict.fromkeys(p for module in modules for p in module.parameters())
         return [p for p in inside if p in parameters]
@@ -174,9 +167,7 @@ class Anatomy(LinearMaps, AttentionLayers, Embeddings):
 
     def language_head(self) -> list[str]:
         """Path of the module that turns states into logits over words."""
-        ask = getattr(self.model, "get_output_embeddings", None)
-        module = ask() if ask else self.modules.get("head")
-        module = bottom(module)
+        module = self.output_embedding() or self.modules.get("head")
         paths = [path for path, other in self.modules.items() if other is module]
         if not paths:
             raise ValueError("This model has no head: name the modules to train, heads=(...).")

@@ -57,13 +57,19 @@ class AttentionLayers(Names):
     def _attention_site(self, target: str, path: str) -> AttentionSite:
         module = self.modules[path]
         config = getattr(module, "config", None) or self.config
-        width = setting(config, "hidden_size") or config.width
-        heads = next(
+        width = setting(config, "hidden_size") or setting(config, "width")
+        counts = (
             setting(place, name)
             for name in ("num_heads", "n_heads", "num_attention_heads", "heads")
             for place in (module, config)
-            if isinstance(setting(place, name), int)
         )
+        heads = next((count for count in counts if isinstance(count, int)), None)
+        if width is None or heads is None:
+            raise ValueError(
+                f"{path} has no memory door: its config does not say hidden_size and "
+                "num_attention_heads. Methods of the words and weights doors do work on it: "
+                "PromptTuning, PTuning, LoRA, Adapter, IA3, BitFit."
+            )
         named = ("head_dim", "attention_head_size", "key_value_proj_dim", "head_size")
         D = next((getattr(module, n) for n in named if hasattr(module, n)), width // heads)
         groups = getattr(module, "num_key_value_groups", 1)

@@ -17,13 +17,7 @@ from minipeft.doors.layers import is_linear
 from minipeft.model.families import FAMILIES
 from minipeft.model.family import Family, Slice
 
-BY_THE_END = (
-    "blocks",
-    "words",
-    "positions",
-    "rowless",
-    "top",
-)  # how a path ends, anywhere in the model
+BY_THE_END = ("blocks", "words", "positions", "rowless", "top")  # how a path ends, anywhere
 LIKE = 0.8  # names that are as similar as that are one name misspelt
 # of these a model may have none, so that a known family's names for them do no harm
 MAY_BE_MISSING = ("positions", "cross_attention", "gate", "rowless", "top", "norms")

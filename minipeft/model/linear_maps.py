@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from minipeft.doors.door import bottom
 from minipeft.doors.layers import (
     check_plain,
     features,
@@ -73,14 +72,13 @@ class LinearMaps(Names):
                 continue
             if self.family is None:
                 paths = self._maps_below_heads()
-                missing = {} if layers is None else layers - {self._where(p)[1] for p in paths}
+                missing = (layers or set()) - {self._where(path)[1] for path in paths}
                 if missing:
                     raise ValueError(f"There are no linear maps in layer {sorted(missing)}.")
                 yield from self._in_layers(paths, layers)
                 continue
             twice = ("query", "key", "value") if self.family.qkv else ("qkv",)
-            spelt = self._targets_here()
-            words = [word for word in TARGETS if repr(word) in spelt and word not in twice]
+            words = [word for word in self._words_of_every_block() if word not in twice]
             yield from ((word, layers) for word in words)
             named = {place.path for word in words for place in self._by_word(word)}
             yield from self._in_layers(self._maps_without_word(named), layers)
@@ -99,8 +97,7 @@ class LinearMaps(Names):
 
     def _maps_below_heads(self) -> list[str]:
         """Paths of the linear maps of which none writes words or belongs to a task's head."""
-        ask = getattr(self.model, "get_output_embeddings", None)
-        writes = bottom(ask() if ask else None)
+        writes = self.output_embedding()
         heads = (*self.heads(), *(path for path, m in self.modules.items() if m is writes))
         inside = tuple(f"{path}." for path in heads)
         paths = [path for path, module in self.modules.items() if is_adaptable(module)]
@@ -132,15 +129,15 @@ class LinearMaps(Names):
         if layers is not None and places:
             return self._of_layers(places, target, layers)
         if without:
-            targets = ", ".join(self._targets_here())
+            targets = ", ".join(map(repr, self._words_of_every_block()))
             first = self.modules[without[0]]
             if target in FEED_FORWARD and any(p.dim() == 3 for p in first.parameters()):
                 targets += " (its experts are three-dimensional parameters, which no door reaches)"
             some = "no layer" if len(without) == len(blocks) else f"{len(without)} layers lack it"
-            layers = "name the layers that have it, layers=(...), or " if places else ""
+            hint = "name the layers that have it, layers=(...), or " if places else ""
             raise ValueError(
                 f"The target {target!r} is not in this model ({self.model_type}: {some}, "
-                f"such as {without[0]}); it has {targets}, or {layers}give the name of a module."
+                f"such as {without[0]}); it has {targets}, or {hint}give the name of a module."
             )
         return places
 

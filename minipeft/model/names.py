@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from minipeft.doors.door import walk
+from minipeft.doors.door import bottom, walk
 from minipeft.doors.layers import is_linear
 from minipeft.model.families import FAMILIES
 from minipeft.model.family import Family, Slice
@@ -110,18 +110,24 @@ class Names:
         """'; did you mean ...? It has ...' for an error about a name."""
         linear = {re.sub(r"\b\d+\b", "*", p) for p, m in self.modules.items() if is_linear(m)}
         ends = {path.split(".")[-1] for path in linear}
-        words = self._targets_here() if self.family else []
-        candidates = [word.strip("'") for word in words] + sorted(ends) + sorted(linear)
+        words = self._words_of_every_block() if self.family else []
+        candidates = words + sorted(ends) + sorted(linear)
         near = difflib.get_close_matches(target, candidates, n=3, cutoff=0.6)
         guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
-        known = ", ".join(words + sorted(linear)) or "no linear map at all"
+        known = ", ".join([*map(repr, words), *sorted(linear)]) or "no linear map at all"
         return f"{guess} It has {known}."
 
-    def _targets_here(self) -> list[str]:
+    def output_embedding(self) -> nn.Module | None:
+        """What turns states into logits over words, as the model's library says; else None."""
+        ask = getattr(self.model, "get_output_embeddings", None)  # transformers' models have it
+        return bottom(ask()) if ask else None
+
+    def _words_of_every_block(self) -> list[str]:
+        """The words of the field that name a linear map in every block."""
         blocks = self.blocks()
-        spelt = []
+        words = []
         for target in self.family.targets():
             names = [n.module if isinstance(n, Slice) else n for n in self.family.names(target)]
             if all(any(self.matching(f"{path}.{name}") for name in names) for path, _ in blocks):
-                spelt.append(repr(target))
-        return spelt
+                words.append(target)
+        return words

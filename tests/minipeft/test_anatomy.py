@@ -298,6 +298,15 @@ def test_one_name_of_several_is_misspelt():
             Anatomy(zoo.build("bart"), family)
 
 
+def test_attention_that_does_not_say_its_heads_has_no_memory_door():
+    block = nn.ModuleDict({"mixer": nn.ModuleDict({"ask": nn.Linear(8, 8)})})
+    model = nn.ModuleDict({"words": nn.Embedding(9, 8), "floors": nn.ModuleList([block])})
+    family = mp.Family((), "floors", words="words", attention="mixer", query="mixer.ask")
+    with pytest.raises(ValueError, match="mixer has no memory door: its config does not say"):
+        mp.attach(model, mp.Prefix(length=2), family=family)
+    assert not mp.tuners(model)
+
+
 def test_a_family_takes_one_name_and_no_other_things():
     assert mp.Family("x", blocks="h", query="q").query == ("q",)
     for wrong in (3, None, (3,), ("",)):
