@@ -1,6 +1,6 @@
 """Tuners on disk: adapter_config.json and adapter_model.safetensors, as 🤗 PEFT lays them out.
 
-What PEFT has a layout for is written in it (`layouts/`), so that either library opens the
+What PEFT has a layout for is written in it (`peft/`), so that either library opens the
 other's files. What PEFT has not (full and partial fine-tuning) has a layout of its own, with
 peft_type "MINIPEFT".
 
@@ -122,10 +122,8 @@ def load(
     check_heads(anatomy, settings, tensors)
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
-    elif ours:
-        method, values = _method(ours).import_state(tensors)
     else:
-        raise ValueError(f"{folder} holds no method that minipeft knows.")
+        method, values = _method(ours).import_state(tensors)
     check_attach(model, method, name, head=False)
     tuner = Tuner(model, method, name, family)
     tuner.foreign, tuner.anatomy.copied = not ours, anatomy.copied
@@ -213,6 +211,11 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         raise ValueError(
             f"{folder} holds a {kind} tuner, a method that this version does not know (it knows "
             f"{known})."
+        )
+    if settings["peft_type"] == "MINIPEFT" and not ours:
+        raise ValueError(
+            f"{folder} holds no method that minipeft knows: it is in minipeft's own layout, but "
+            "its tensors have lost what was written beside them; take the files as they were saved."
         )
     for key, tensor in tensors.items():
         counts = ours or not ADAPTED.search(key)  # the buffers of a trained head, maybe

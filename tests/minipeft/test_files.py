@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import minipeft as mp
 from minipeft.commands import options
-from minipeft.files.saving import method_class, read_tensors
+from minipeft.files.saving import method_class, read, read_tensors
 from minipeft.model.fingerprint import identity, same_base
 
 METHODS = {
@@ -314,6 +314,17 @@ def test_a_strangers_good_file_is_opened(saved):
     stranger(folder, metadata={"format": "pt", "written": "elsewhere"})
     mp.load(model, folder)
     assert torch.equal(zoo.logits(model, batch), ours) and not torch.equal(ours, expected)
+
+
+def test_a_layout_of_ours_without_what_we_wrote_about_it(tmp_path):
+    model = zoo.build("gpt2")
+    tuner = mp.attach(model, mp.Adapter(bottleneck=2))
+    tuner.save(tmp_path / "a")
+    tuner.detach()
+    stranger(tmp_path / "a")
+    refused(model, tmp_path / "a", "have lost what was written beside them")
+    with pytest.raises(ValueError, match="have lost what was written beside them"):
+        read(tmp_path / "a")  # all that the command line looks at
 
 
 def test_another_base_is_refused(saved):

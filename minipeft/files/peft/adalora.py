@@ -5,7 +5,7 @@ Q, Lambda and P. Its config has, for a pruned file, which of the init_r triplets
 left (`rank_pattern`, a list of booleans for each `<module>.lora_E`); the tensors have those only.
 
 Parts of a fused projection are written as one AdaLoRA of all their triplets, P block by block, as
-layouts/lora.py does it. A triplet of ours belongs to the part where its column of P is not zero.
+lora.py does it. A triplet of ours belongs to the part where its column of P is not zero.
 """
 
 from __future__ import annotations

@@ -113,8 +113,8 @@ def target_names(anatomy: Anatomy, paths: list[str]) -> tuple[str, ...]:
         places = anatomy.find(short)
     except (TypeError, ValueError):
         places = []
-    whole = {place.path for place in places if place.columns is None}
-    return tuple(short if whole == set(paths) else paths)
+    adapted = {place.path for place in places if place.columns is None}
+    return tuple(short if adapted == set(paths) else paths)
 
 
 def by_pattern(patterns: dict | None, path: str, default):

@@ -54,6 +54,7 @@ READ = {"alpha_pattern", "lora_alpha", "lora_dropout", "peft_type", "r", "rank_p
 READ |= {"init_lora_weights", "use_dora", "use_rslora", "lora_bias", "bias"}
 READ |= {"eva_config"}  # which vectors it started with
 READ |= {"trainable_token_indices"}  # see lora_parts.py
+ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
 
 
 def write_maps(patches: list, rank_stabilized: bool) -> tuple[dict[str, Tensor], dict, dict]:
@@ -101,8 +102,8 @@ def magnitudes(parts: Sequence) -> Tensor:
     place, patch = parts[0]
     if place.columns is None:
         return patch.m.detach()
-    whole = Frozen(patch.frozen.door)().to(patch.m.dtype)
-    lengths = torch.linalg.vector_norm(whole, dim=1)
+    W = Frozen(patch.frozen.door)().to(patch.m.dtype)  # of all parts: (out, in)
+    lengths = torch.linalg.vector_norm(W, dim=1)
     for place, patch in parts:
         lengths[place.columns.to(lengths.device)] = patch.m.detach()
     return lengths
@@ -115,11 +116,9 @@ def read_maps(
 
     named: A, B and lengths of linear maps, and layers of trained heads, by the base's names.
     """
-    A = pick(named, ".lora_A.weight")
-    B = pick(named, ".lora_B.weight")
-    m = pick(named, ".lora_magnitude_vector")
+    A, B, m = (pick(named, end) for end in ENDS)
     others = {key: value for key, value in named.items() if ".lora_" not in key}
-    unknown = [key for key in named if ".lora_" in key and not key.endswith(_ENDS)]
+    unknown = [key for key in named if ".lora_" in key and not key.endswith(ENDS)]
     if unknown or set(A) != set(B) or not A:
         which = unknown or sorted(set(A) ^ set(B)) or ["a LoRA tensor"]
         raise ValueError(f"The file is not a plain LoRA: {which[0]} has no meaning or no partner.")
@@ -149,7 +148,7 @@ def read_maps(
             weight = _weight(anatomy, places[0].module).to(A[path].device)
             A0, B0 = principal(weight, *_rank_and_scale(places[0], method))
             A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
-        values |= _unstack(path, places, A[path], B[path], method)
+        values |= _unstack(places, A[path], B[path], method)
         for place in places if path in m else ():
             values[f"{name_of(place)}.m"] = (
                 m[path] if place.columns is None else m[path][place.columns]
@@ -157,22 +156,20 @@ def read_maps(
     return method, {**values, **others}
 
 
-_ENDS = (".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector")
-
-
-def _unstack(path: str, places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tensor]:
+def _unstack(places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tensor]:
+    """The tensors of the patches at the parts of a map, by our names; undoes `stack`."""
     values, begin, first = {}, 0, None
     for place in places:
         rank, scale = _rank_and_scale(place, method)
         first = first or scale
         end = begin + (2 * rank if isinstance(method, PiSSA) else rank)
-        own_A, own_B = A[begin:end], B[:, begin:end]
+        A_part, B_part = A[begin:end], B[:, begin:end]
         if place.columns is not None:
-            own_B = own_B[place.columns] * (first / scale)
+            B_part = B_part[place.columns] * (first / scale)
         key = name_of(place)
-        values |= {f"{key}.A": own_A[:rank], f"{key}.B": own_B[:, :rank]}
+        values |= {f"{key}.A": A_part[:rank], f"{key}.B": B_part[:, :rank]}
         if isinstance(method, PiSSA):
-            values |= {f"{key}.A0": own_A[rank:], f"{key}.B0": -own_B[:, rank:]}
+            values |= {f"{key}.A0": A_part[rank:], f"{key}.B0": -B_part[:, rank:]}
         begin = end
     return values
 
