@@ -2,15 +2,18 @@
 
 | file                          | what                                                             |
 |-------------------------------|------------------------------------------------------------------|
-| train, evaluate, generate,    | the commands                                                     |
-| merge, inspect, doctor,       |                                                                  |
-| compare, convert, support,    |                                                                  |
-| lessons, claims, fetch, check |                                                                  |
+| train, evaluate, predict,     | the commands                                                     |
+| generate, merge, inspect,     |                                                                  |
+| doctor, compare, convert,     |                                                                  |
+| support, lessons, claims,     |                                                                  |
+| fetch, check                  |                                                                  |
 | options                       | flags made from the dataclasses of the methods                   |
-| bases                         | a name or folder -> a model with its tokenizer                   |
-| opened                        | a run, an adapter or a base -> a model that is ready to answer   |
-| data                          | files -> a task                                                  |
+| bases, described              | a name or folder -> a model with its tokenizer; --family         |
+| opened, pooling               | a run, an adapter or a base -> a model that is ready to answer   |
+| data, shortening, facts       | files -> a task; long inputs; what should be known of the data   |
+| fitting, find_rate, longer    | a run's training; its learning rate; a run that goes on          |
 | scoring                       | answers of a model, scores, a table per label                    |
-| runs                          | the folder of a run: configuration, log, curves, card            |
+| runs, cards                   | the folder of a run: configuration, log, curves; its model card  |
 | held                          | one process at a time in a folder                                |
+| writers                       | answers -> a file                                                |
 """

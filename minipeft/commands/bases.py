@@ -14,22 +14,23 @@ import sys
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+import torch
 from torch import nn
 
+import tiny_transformer as tt
 from minipeft.commands import described
 from minipeft.contexts import seeded
+from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
+from minipeft.model.fingerprint import fingerprint, identity
 from minipeft.model.kind import kind_in
 from minipeft.tasks.encoding import TargetTokenizer
 from minipeft.tasks.pronunciation import BRITISH, Alphabet
+from tiny_transformer import checkpoints
 from tiny_transformer.files import check_fetched, write_text
-
-if TYPE_CHECKING:
-    from minipeft.model.anatomy import Anatomy
 
 FETCHED = ("smollm2", "minilm")  # what `fetch` calls its models
 
@@ -56,8 +57,6 @@ class Base:
 
     def anatomy(self) -> Anatomy:
         """The model's parts by name, by the family that was described."""
-        from minipeft.model.anatomy import Anatomy
-
         return Anatomy(self.model, self.family)
 
     def positions(self) -> int | None:
@@ -67,8 +66,6 @@ class Base:
     def save(self, folder: str) -> None:
         """Write model and tokenizer as a plain Hugging Face folder."""
         if self.tiny:
-            import tiny_transformer as tt
-
             tt.save(self.model, self.tokenizer, folder)
             self.name_labels(Path(folder) / "config.json")
             return
@@ -105,14 +102,14 @@ class Letters(TargetTokenizer):
     def decode(self, ids, skip_special_tokens: bool = True) -> str:
         return self.alphabet.text(ids)
 
-    def borrow(self, targets: list[str]) -> dict[str, str]:
+    def borrow(self, targets: list[str]) -> None:
         """Let phonemes that the model lacks use free ids (see minipeft.tasks.pronunciation).
 
         Raises:
             ValueError: a phoneme that the model lacks and that is not British either.
         """
         known = set(self.alphabet.phonemes[4:])
-        lacking = sorted(set("".join(targets)) - known)
+        lacking = sorted(set("".join(target.strip() for target in targets)) - known)
         strange = [symbol for symbol in lacking if symbol not in BRITISH]
         if strange:
             raise ValueError(
@@ -121,7 +118,6 @@ class Letters(TargetTokenizer):
             )
         borrowed = {symbol: BRITISH[symbol] for symbol in lacking}
         self.alphabet = Alphabet(self.alphabet.graphemes, self.alphabet.phonemes, borrowed)
-        return borrowed
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -180,8 +176,6 @@ def fetched(name: str) -> str:
 def kind_of(name: str, options: argparse.Namespace) -> str:
     """ "decoder", "encoder" or "encoder-decoder", without loading any weights."""
     if is_tiny(name):
-        from tiny_transformer import checkpoints
-
         return checkpoints.read_config(checkpoints.find(name))[1].kind
     family = described.family_of(options)
     return (family and family.kind) or kind_in(_config(name, options)[1])
@@ -210,8 +204,6 @@ def open_base(
     Raises:
         FileNotFoundError, ValueError: no such base, or none that can be used; one sentence.
     """
-    import torch
-
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)
@@ -228,8 +220,6 @@ def open_base(
 
 
 def _open_tiny(name, options, head, labels, seed) -> Base:
-    import tiny_transformer as tt
-
     model, tokenizer = tt.load(name, head, len(labels) if labels else None, seed)
     return Base(
         name, model, tokenizer, model.config.kind, head, tiny=True, fresh=head != "language"
@@ -273,8 +263,6 @@ def _open_hub(name, options, head, labels, seed) -> Base:
 
 def _check_loaded(name, model, info, head, notes) -> bool:
     """Is the head fresh? What the folder did not hold may be the head, and no more than that."""
-    from minipeft.model.anatomy import Anatomy
-
     anatomy = Anatomy(model)
     paths = anatomy.language_head() if head == "language" else anatomy.heads()
     heads = tuple(f"{path}." for path in paths)
@@ -289,11 +277,13 @@ def _check_loaded(name, model, info, head, notes) -> bool:
     return any(key.startswith(heads) for key in fresh)
 
 
-def trunk_print(base: Base) -> str:
-    """A hash of the base without its head, which is fresh for a fresh task."""
-    from minipeft.model.anatomy import Anatomy
-    from minipeft.model.fingerprint import identity
+def print_of(base: Base) -> str:
+    """A hash of the base's weights; without a task's head, which is fresh for a fresh task.
 
+    Take it before anything is attached that may change the weights.
+    """
+    if base.head == "language":
+        return fingerprint(base.model)
     return identity(base.model, tuple(Anatomy(base.model).heads()))["exact"]
 
 

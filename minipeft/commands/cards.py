@@ -13,16 +13,17 @@ from minipeft.training.history import History
 
 def again(given: argparse.Namespace, folder: Path) -> str:
     """The command that trains the same in another folder, from wherever it is called."""
-    words, places = list(given.arguments), ("base", "data", "dev", "start")
-    said = [word.partition("=")[0] for word in words]
-    for name in ("out", *places):
-        while f"--{name}" in said:
-            place = said.index(f"--{name}")
-            count = 1 if "=" in words[place] else 2
-            fresh = [f"-- {name}", str(getattr(given, name))] if name in places else []
-            words[place : place + count] = fresh
-            said[place : place + count] = fresh
-    words = [word.replace("-- ", "--", 1) if word.startswith("-- ") else word for word in words]
+    places = ("--base", "--data", "--dev", "--start")  # absolute paths by now
+    words, arguments = [], iter(given.arguments)
+    for word in arguments:
+        flag, is_joined, _ = word.partition("=")
+        if flag not in ("--out", *places):
+            words.append(word)
+            continue
+        if not is_joined:
+            next(arguments)  # its value
+        if flag in places:
+            words += [flag, str(getattr(given, flag.removeprefix("--")))]
     return shlex.join(["python", "-m", "minipeft", *words, "--out", f"{folder.resolve()}-again"])
 
 

@@ -16,6 +16,7 @@ from minipeft.commands.merge import probe, refuse, whole
 from minipeft.files import peft as layouts
 from minipeft.files import saving as files
 from minipeft.tuner import Tuner
+from tiny_transformer.files import write_text
 
 PROMPTS = ("Prefix", "PTuningV2", "PromptTuning", "PTuning")  # PEFT has them, in places of its own
 
@@ -61,6 +62,8 @@ def run(given: argparse.Namespace) -> int:
     if other and not (ours and ours["method"] in PROMPTS):
         method = ours["method"] if ours else kind
         raise ValueError(f"PEFT has no layout for {method}: only minipeft opens this adapter.")
+    if given.labels is not None and given.labels < 1:
+        raise ValueError(f"--labels must be at least 1, not {given.labels}.")
     labels = tuple(map(str, range(given.labels))) if given.labels else None
     loaded = opened.open_it(given, labels=labels, head=given.head or "language")
     batch = probe(loaded.base)
@@ -121,9 +124,7 @@ def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:
     loaded.tuner.save(folder)
     runs.name_labels(Path(folder), runs.labels_of(runs.adapter_of(given.what)))
     pooling.keep(Path(folder), pooling.kept(runs.adapter_of(given.what)))
-    path = f"{folder}/{files.CONFIG}"
-    with open(path, encoding="utf-8") as file:
-        settings = json.load(file)
+    path = Path(folder, files.CONFIG)
+    settings = json.loads(path.read_text(encoding="utf-8"))
     settings["base_model_name_or_path"] = loaded.base.name
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    write_text(path, json.dumps(settings, indent=2, sort_keys=True))

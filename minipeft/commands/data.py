@@ -12,8 +12,8 @@ from pathlib import Path
 
 from minipeft import tasks
 from minipeft.commands import runs, shortening
+from minipeft.tasks import arrow, metrics, tables
 from minipeft.tasks import labels as spellings
-from minipeft.tasks import metrics, tables
 from minipeft.tasks.encoding import Encoding, Example, join
 from minipeft.tasks.scoring import OTHER
 from minipeft.tasks.tasks import NUMBER, Task, tidied
@@ -25,6 +25,9 @@ KINDS = {
     "text-to-text": "generate",
     "regression": "regress",
 }
+
+
+TOKENS_OF_A_SIGN = 8  # at most, special tokens included: UTF-8 has four bytes
 
 
 def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
@@ -147,7 +150,7 @@ def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
         raise ValueError(f"--max-length must leave room for a word: {longest} tokens are too few.")
 
     def fits(text: str) -> bool:
-        return len(text) < longest // 2 or len(encoding.ids(text)) <= longest
+        return len(text) * TOKENS_OF_A_SIGN < longest or len(encoding.ids(text)) <= longest
 
     for split, examples in task.splits.items():
         long = [not fits(example.input) for example in examples]
@@ -224,7 +227,7 @@ def drawn_whole(examples, count: int | None, seed: str, flag: str) -> tuple[Exam
     Of an input that has more than `count` of them, the first are taken.
     """
     inputs = list(dict.fromkeys(example.input for example in examples))
-    if count is None or len(examples) <= count or len(inputs) == len(examples):
+    if count is None or count < 1 or len(examples) <= count or len(inputs) == len(examples):
         return drawn(examples, count, seed, flag)
     references = Counter(example.input for example in examples)
     random.Random(seed).shuffle(inputs)
@@ -233,7 +236,7 @@ def drawn_whole(examples, count: int | None, seed: str, flag: str) -> tuple[Exam
         if total + references[text] <= count or not chosen:
             chosen.add(text)
             total += references[text]
-    return tuple(example for example in examples if example.input in chosen)[: max(count, 1)]
+    return tuple(example for example in examples if example.input in chosen)[:count]
 
 
 def drawn(examples, count: int | None, seed: str, flag: str) -> tuple[Example, ...]:
@@ -276,8 +279,7 @@ def pair(text: str, given: argparse.Namespace) -> str:
     Raises:
         ValueError: the run reads pairs, and this is one text.
     """
-    trained = runs.run_of(given.what)
-    columns = given.input or (trained[1]["options"].get("input") if trained else None) or "input"
+    columns = given.input or runs.options_of(given.what).get("input") or "input"
     if columns.count(",") != 1:
         return text
     texts = text.split(" | ")
@@ -337,6 +339,7 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
     """
     encoding = Encoding(task, base.tokenizer, base.kind, base.head)
     limit = base.positions()
+    longest_label = max(map(len, task.labels or ()), default=0)
     for split, examples in task.splits.items():
         if task.kind == "tag":
             check_labels(task, split, f"the {split} split")
@@ -344,13 +347,10 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
             where = f"Example {number} of the {split} split"
             if not example.input.strip():
                 raise ValueError(f"{where} has an empty input: leave it out.")
-            if limit is None or len(example.input) < (limit - extra) // 8:
-                continue  # a word is at most as long as its letters: it fits
-            tokens = len(encoding.ids(example.input)) + extra
-            if base.head == "language" and base.kind == "decoder":
-                tokens += len(encoding.target_ids(example.target))
-            elif base.kind == "encoder-decoder" and task.kind == "generate":
-                tokens = max(tokens, len(encoding.target_ids(example.target)))
+            letters = len(example.input) + max(len(example.target), longest_label)
+            if limit is None or letters * TOKENS_OF_A_SIGN < limit - extra:
+                continue
+            tokens = encoding.count(example) + extra
             if tokens > limit:
                 raise ValueError(
                     f"{where} has {tokens} tokens, but the model knows {limit} positions: shorten "
@@ -359,8 +359,13 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
 
 
 def digest(path: str) -> str | None:
-    """SHA-256 of a file, None for a task of the project."""
-    if not Path(path).is_file():
-        return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, or of a folder that holds data; None for a task of the project."""
+    place = Path(path)
+    if place.is_file():
+        with place.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if arrow.is_dataset(place) or (place / "task.json").is_file():
+        files = sorted(p for p in place.iterdir() if p.is_file() and not arrow.is_cache(p))
+        listing = "".join(f"{digest(str(file))} {file.name}\n" for file in files)
+        return hashlib.sha256(listing.encode()).hexdigest()
+    return None

@@ -68,8 +68,10 @@ def run(given: argparse.Namespace) -> int:
     if examples is None:
         examples = made_up(loaded, [data.pair(text, given) for text in given.texts] or TEXTS)
     task = opened.task_for(loaded, examples[: given.batch_size])
+    before = runs.options_of(given.what)
+    task, _ = data.shortened(task, loaded.base, given.max_length or before.get("max_length"))
+    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()))
     encoding = Encoding(task, loaded.base.tokenizer, loaded.base.kind, loaded.base.head)
-    before = loaded.config["options"] if loaded.config else {}
     rate = given.learning_rate or before.get("learning_rate") or 1e-3
     table = mp.doctor(loaded.base.model, encoding.batch(task.examples("test")), rate)
     print(table)

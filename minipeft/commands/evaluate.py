@@ -73,9 +73,7 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:
         target = target_of(given)
-        trained = runs.run_of(given.what)
-        before = trained[1]["options"] if trained else {}
-        columns = data.columns_like(given.data, given.columns, before)
+        columns = data.columns_like(given.data, given.columns, runs.options_of(given.what))
         if given.predictions and not tables.has_column(given.data, target, data.names_of(columns)):
             return label_only(given, kind)
         examples = file_examples(given)
@@ -87,7 +85,8 @@ def run(given: argparse.Namespace) -> int:
     examples = draw(examples, given.limit, "limit", "--limit")
     task = opened.task_for(loaded, tidied(loaded.kind, examples), Path(given.data).stem)
     names = scoring.named(given.metric, task)
-    task, shorter = data.shortened(task, loaded.base, given.max_length or trained_length(given))
+    longest = given.max_length or runs.options_of(given.what).get("max_length")
+    task, shorter = data.shortened(task, loaded.base, longest)
     examples = task.examples("test")
     data.check_labels(task, "test", given.data)
     data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
@@ -117,23 +116,16 @@ def run(given: argparse.Namespace) -> int:
     return judged(scores, wanted)
 
 
-def trained_length(given: argparse.Namespace) -> int | None:
-    """--max-length of the run's training."""
-    run = runs.run_of(given.what)
-    return run[1]["options"].get("max_length") if run else None
-
-
 def target_of(given: argparse.Namespace) -> str:
     """The column of the answers: as named, or as in the run's training."""
-    run = runs.run_of(given.what)
-    return given.target or (run[1]["options"].get("target") if run else None) or "target"
+    return given.target or runs.options_of(given.what).get("target") or "target"
 
 
 def label_only(given: argparse.Namespace, kind: str | None) -> int:
     """A file without answers: nothing is measured, but what the model says is written down."""
-    texts = predict.texts_of(given)[: given.limit]
+    texts = data.drawn(predict.texts_of(given), given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind)
-    said, notes = predict.answers(loaded, texts, given.batch_size, given.cut)
+    said, notes = predict.answers(loaded, texts, given.batch_size, given.cut, given.max_length)
     for note in notes:
         print(note)
     rows = list(zip(map(readable, texts), said, strict=True))
@@ -148,7 +140,7 @@ def label_only(given: argparse.Namespace, kind: str | None) -> int:
 def file_examples(given: argparse.Namespace):
     """The examples of --data, with the columns that the run was trained on if none are named."""
     run = runs.run_of(given.what)
-    before = run[1]["options"] if run else {}
+    before = runs.options_of(given.what)
     input = given.input or before.get("input")
     target = given.target or before.get("target")
     columns = data.columns_like(given.data, given.columns, before)

@@ -143,13 +143,13 @@ def advice(
     moved = f"the loss went from {first:.3g} to {last:.3g}"
     if last > (1 + MOVED) * first:
         return [f"note: {moved}: try --learning-rate {rate / 10:g}, or --find-rate."]
-    nothing = best is not None and best[0] not in LOWER_IS_BETTER and best[1] <= 0
-    only = always[-1] if always and (all(always) or nothing) else None
+    is_zero = best is not None and best[0] not in LOWER_IS_BETTER and best[1] <= 0
+    one_answer = always[-1] if always and (all(always) or is_zero) else None
     learns = last < (1 - MOVED) * first  # it may do so for long before a score tells
-    if only is None and not nothing and learns:
+    if one_answer is None and not is_zero and learns:
         return []
-    other = default if rate > 2 * default else (3 if nothing and learns else 10) * rate
-    same = f", and every answer on dev is {only!r}" if only else ""
-    same += f", and the best {best[0]} on dev is {best[1]:.3g}" if nothing else ""
-    longer = "train longer, " if nothing and learns else ""
-    return [f"note: {moved}{same}: {longer}try --learning-rate {other:g}, or --find-rate."]
+    seen = f", and every answer on dev is {one_answer!r}" if one_answer else ""
+    seen += f", and the best {best[0]} on dev is {best[1]:.3g}" if is_zero else ""
+    longer, factor = ("train longer, ", 3) if is_zero and learns else ("", 10)
+    other_rate = default if rate > 2 * default else factor * rate
+    return [f"note: {moved}{seen}: {longer}try --learning-rate {other_rate:g}, or --find-rate."]

@@ -76,8 +76,7 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int 
     done: where weights of the steps before these are the best, they are in the folder already.
     """
     best = history.best_step
-    entry = next((e for e in history.evaluations if e["step"] == best), history.evaluations[-1])
-    config["scores"] = {key: value for key, value in entry.items() if key != "step"}
+    config["scores"] = kept_scores(history)
     if best is None or best > done:
         tuner.save(folder / runs.ADAPTER)
         runs.name_labels(folder / runs.ADAPTER, config["task"]["labels"])
@@ -95,6 +94,13 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int 
     write_text(folder / runs.RESULT, json.dumps(result, indent=1))
     shutil.rmtree(folder / runs.CHECKPOINT, ignore_errors=True)
     (folder / longer.EARLIER).unlink(missing_ok=True)
+
+
+def kept_scores(history: mp.History) -> dict[str, float]:
+    """The scores on dev of the weights that were kept: the best, else the last."""
+    entries = history.evaluations
+    entry = next((e for e in entries if e["step"] == history.best_step), entries[-1])
+    return {name: value for name, value in entry.items() if name != "step"}
 
 
 def kept(history) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 import minipeft as mp
 from minipeft.commands import data, opened, options, runs
 from minipeft.commands.writers import check_file, write_rows
+from minipeft.model.devices import on_device_of
 from minipeft.tasks.encoding import Encoding, readable
 from minipeft.tasks.tasks import Task
 
@@ -109,8 +110,7 @@ def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
     Raises:
         ValueError: a prompt is empty.
     """
-    trained = runs.run_of(given.what)
-    before = trained[1]["options"] if trained else {}
+    before = runs.options_of(given.what)
     if given.data:
         columns = data.columns_like(given.data, None, before)
         table = data.texts_and_rows(given.data, given.input or before.get("input"), columns)
@@ -143,13 +143,11 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
     encoding = Encoding(Task("prompts", "generate", {}), base.tokenizer, base.kind)
     side = "left" if base.kind == "decoder" else "right"
     batch = encoding.inputs([encoding.ids(text) for text, _ in rows], side)
-    device = next(base.model.parameters()).device
-    batch = {key: value.to(device) for key, value in batch.items()}
     loud = Aloud(base.tokenizer, rows)
     with mp.route(base.model, [name for _, name in rows]) if routed else nullcontext():
         mp.generate(
             base.model,
-            **batch,
+            **on_device_of(base.model, batch),
             max_new_tokens=given.tokens,
             sample=given.sample,
             temperature=given.temperature,

@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import data, opened, options, runs
-from minipeft.doors.layers import features, is_linear
+from minipeft.doors.layers import features, is_linear, is_transposed
 from minipeft.files import saving as files
+from minipeft.files.peft.adalora import SMALL
+from minipeft.files.peft.common import PREFIX, by_pattern
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import TARGETS
 from minipeft.report import Table
@@ -122,19 +124,32 @@ def grouped(tensors: dict[str, Tensor]) -> Table:
 
 
 def updates(tensors: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
-    """The change of every weight that a LoRA makes, scale B A; of others every matrix as it is."""
+    """The change of every weight that a LoRA makes, scale B A, or an AdaLoRA, scale P Lambda Q; of
+    others every matrix as it is.
+    """
     changes: dict[str, Tensor] = {}
     for name, A in tensors.items():
-        partner = name.replace("lora_A", "lora_B")
-        if "lora_A" in name and partner in tensors and A.ndim == 2:
-            B = tensors[partner]
-            scale = (settings.get("lora_alpha") or len(A)) / len(A)
-            changes[short(name)] = scale * (B.float() @ A.float())
+        path, _, end = name.rpartition(".lora_A")  # PEFT's AdaLoRA has no ".weight" at the end
+        B = tensors.get(f"{path}.lora_B{end}")
+        if not path or B is None:
+            continue
+        Lambda = tensors.get(f"{path}.lora_E")  # (r, 1)
+        A = A.float() if Lambda is None else Lambda.float() * A.float()  # (r, in)
+        changes[short(name)] = scale_at(path, len(A), settings) * (B.float() @ A)  # (out, in)
     if changes:
         return changes
     return {
         short(name): t.float() for name, t in tensors.items() if t.ndim == 2 and min(t.shape) > 1
     }
+
+
+def scale_at(path: str, rank: int, settings: dict) -> float:
+    """What PEFT multiplies B A by at a linear map, as `adapter_config.json` says it."""
+    alpha = settings.get("lora_alpha") or rank
+    if settings["peft_type"] == "ADALORA":
+        return alpha / (settings["init_r"] + SMALL)
+    alpha = by_pattern(settings.get("alpha_pattern"), path.removeprefix(PREFIX), alpha)
+    return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 
 
 def short(name: str) -> str:
@@ -223,8 +238,8 @@ def weight_lines(maps: Iterable[tuple[str, str, int, int]]) -> list[tuple]:
 def weight(place) -> Tensor:
     """The matrix of a place (out, in); of a fused map its own part."""
     matrix = place.module.weight.detach().float()
-    if not isinstance(place.module, nn.Linear) and matrix.shape[0] == place.in_features:
-        matrix = matrix.T  # Conv1D stores (in, out)
+    if is_transposed(place.module):
+        matrix = matrix.T
     return matrix if place.columns is None else matrix[place.columns.to(matrix.device)]
 
 

@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from minipeft.commands import data, opened, pooling, runs
+from minipeft.commands import data, opened, options, pooling, runs
 from minipeft.commands.inspect import OF_PEFT
 from minipeft.files import saving
 from minipeft.tasks.tasks import Task
@@ -111,8 +111,7 @@ def begin_with(given: argparse.Namespace) -> None:
     Raises:
         FileNotFoundError, ValueError: no adapter is there, or settings of a method are given.
     """
-    settings = [name for name in vars(given) if name.startswith("method_")]
-    if settings or any(word.split("=")[0] == "--method" for word in given.arguments):
+    if options.settings(given) or any(word.split("=")[0] == "--method" for word in given.arguments):
         raise ValueError(
             "--start takes the method from the adapter that it begins with: leave --method and its "
             "settings away."

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from minipeft.commands import bases, opened, options, pooling, runs
+from minipeft.model.devices import on_device_of
 
 FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
 
@@ -70,11 +71,14 @@ def probe(base: bases.Base) -> dict[str, torch.Tensor]:
     V = base.anatomy().vocabulary() or 2  # CANINE has no table of words
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, V, (2, 8), generator=generator)
-    ids = ids.to(next(base.model.parameters()).device)
+    end = getattr(base.model.config, "eos_token_id", None)
+    if base.kind == "encoder-decoder" and base.head != "language" and isinstance(end, int):
+        ids[ids == end] = (end + 1) % V  # BART's and T5's classifiers read where a text ends
+        ids[:, -1] = end
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if base.kind == "encoder-decoder" and base.head == "language":
         batch["decoder_input_ids"] = ids[:, :4]
-    return batch
+    return on_device_of(base.model, batch)
 
 
 def refuse(out: str) -> None:

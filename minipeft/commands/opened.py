@@ -10,7 +10,7 @@ import minipeft as mp
 from minipeft.commands import bases, data, pooling, runs
 from minipeft.files.saving import read
 from minipeft.model.families import TASK_HEADS
-from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.encoding import head_for
 from minipeft.tasks.pronunciation import Alphabet
 from minipeft.tasks.tasks import NUMBER, Task
 from minipeft.tuner import Tuner
@@ -69,7 +69,6 @@ def open_it(
     kind: str | None = None,
     labels: tuple[str, ...] | None = None,
     head: str | None = None,
-    name: str = "task",
 ) -> Opened:
     """Open what `options.what` names; kind, labels and head where no run tells them.
 
@@ -104,7 +103,10 @@ def open_it(
         names = bases.labels_in(chosen, options, "classification")
         head = None if names is None else "classification"
     if head is None:
-        head = head_for(kind, labels, bases.kind_of(chosen, options))
+        head = "language"
+        if kind is not None:
+            task = Task("task", kind, {}, labels=labels)
+            head = head_for(task, bases.kind_of(chosen, options))
     if not is_adapter(what):
         labels = labels_of_base(chosen, options, head, labels)
     if kind in ("classify", "tag") and labels is not None and len(labels) < 2:
@@ -122,7 +124,7 @@ def open_it(
     if is_adapter(what):
         pooling.apply(base, pooling.kept(runs.adapter_of(what)))
         folder = runs.adapter_of(what)
-        tuner = mp.load(base.model, folder, name, options.any_base, base.family)
+        tuner = mp.load(base.model, folder, "task", options.any_base, base.family)
     return Opened(base, tuner, kind, labels, config)
 
 
@@ -166,18 +168,11 @@ def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | N
     return labels
 
 
-def head_for(kind: str | None, labels, model_kind: str) -> str:
-    """The head that examples of a kind need."""
-    if kind is None:
-        return "language"
-    return Encoding(Task("task", kind, {}, labels=labels), None, model_kind).head
-
-
-def task_for(opened: Opened, examples, name: str = "task", split: str = "test") -> Task:
-    """The examples as a task of the kind that was opened."""
+def task_for(opened: Opened, examples, name: str = "task") -> Task:
+    """The examples as the test split of a task of the kind that was opened."""
     if opened.kind is None:
         raise ValueError(f"Say what the data asks for: --kind {', '.join(data.KINDS)}.")
     trained = opened.config["task"].get("longest") if opened.config else None
     longest = trained or LONGEST_ANSWER[opened.kind == "cloze"]
     details = {"longest": tuple(longest)}
-    return Task(name, opened.kind, {split: tuple(examples)}, labels=opened.labels, details=details)
+    return Task(name, opened.kind, {"test": tuple(examples)}, labels=opened.labels, details=details)

@@ -25,7 +25,6 @@ from minipeft.methods.parts import known_settings
 
 DEST = "method_"  # argparse keeps --rank of LoRA as options.method_rank
 
-
 SYNONYMS = {  # what other tools call these flags
     "--lr": "--learning-rate",
     "--model": "--base",
@@ -60,7 +59,7 @@ class Versions(argparse.Action):
 
 
 PATHS = ("base", "data", "dev", "test", "out", "what", "resume", "start", "predictions", "plot")
-PATHS += ("notebook", "csv", "folder")
+PATHS += ("notebook", "csv", "folder")  # flags and arguments that are paths
 
 
 class Parser(argparse.ArgumentParser):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from minipeft.commands import data, opened, options, runs, scoring, shortening
 from minipeft.commands.writers import check_file, write_rows
@@ -72,9 +73,15 @@ def in_one_line(text: str) -> str:
 
 
 def answers(
-    loaded: opened.Opened, texts: list[str], batch_size: int = 32, cut: int | None = None
+    loaded: opened.Opened,
+    texts: Sequence[str],
+    batch_size: int = 32,
+    cut: int | None = None,
+    max_length: int | None = None,
 ) -> tuple[list[str], list[str]]:
-    """(one answer for each text, notes on those that were shortened as in training).
+    """(one answer for each text, notes on those that were shortened).
+
+    cut, max_length: words and tokens of a text; None for as many as in training.
 
     Raises:
         ValueError: a text is empty, or longer than the model can read.
@@ -87,7 +94,7 @@ def answers(
     whole = tuple(Example(text, tags[text] if loaded.kind == "tag" else "") for text in texts)
     examples = shortening.to_words(whole, cut or before.get("cut"), loaded.kind == "tag")
     task = opened.task_for(loaded, examples, "texts")
-    task, shorter = data.shortened(task, loaded.base, before.get("max_length"))
+    task, shorter = data.shortened(task, loaded.base, max_length or before.get("max_length"))
     notes = data.note_of(shorter)
     if count := sum(a != b for a, b in zip(whole, examples, strict=True)):
         notes.append(f"note: {count:,} texts had more words than --cut and are shortened.")
@@ -98,8 +105,7 @@ def answers(
 
 def texts_of(given: argparse.Namespace) -> list[str]:
     """The column of a file that the run was trained on, if none is named."""
-    trained = runs.run_of(given.what)
-    before = trained[1]["options"] if trained else {}
+    before = runs.options_of(given.what)
     column = given.input or before.get("input")
     columns = data.columns_like(given.data, given.columns, before)
     return [text for text, _ in data.texts_and_rows(given.data, column, columns)]

@@ -98,6 +98,12 @@ def run_of(folder: str | Path) -> tuple[Path, dict] | None:
     return None
 
 
+def options_of(folder: str | Path) -> dict:
+    """The options that a run, or the run of an adapter, was trained with; else nothing."""
+    run = run_of(folder)
+    return run[1]["options"] if run else {}
+
+
 def name_labels(adapter: Path, labels) -> None:
     """Keep the names of the classes in the adapter's folder, which may leave its run."""
     if labels:

@@ -30,7 +30,7 @@ from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
-from minipeft.tasks.encoding import Encoding
+from minipeft.tasks.encoding import Encoding, head_for
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES
@@ -145,6 +145,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
     if given.start:
         task = longer.with_labels_of(task, given.start)
     base = open_for(task, given)
+    weights = bases.print_of(base)
     if not given.start:
         method = with_template(method, given, base)
     scoring.named(given.metric, task)
@@ -175,7 +176,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         given.learning_rate = find_rate.best_of(curve)
         given.find_rate = False  # a run that goes on has its rate
         tuner = attached()
-    config = describe(given, config, base, tuner.method, task)
+    config = describe(given, config, base, weights, tuner.method, task)
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     try:
         return train_and_finish(folder, config, tuner, task, base, given, curve, report)
@@ -326,7 +327,7 @@ def resumed(
 def open_for(task: Task, given: argparse.Namespace) -> bases.Base:
     """The base with the head that the task needs."""
     kind = bases.kind_of(given.base, given)
-    head = Encoding(task, None, kind, given.head).head
+    head = head_for(task, kind, given.head)
     labels = task.labels if head != "language" else None
     base = bases.open_base(given.base, given, head, labels, given.seed)
     pooling.apply(base, given.pooling)
@@ -348,24 +349,25 @@ def with_template(method: Method | None, given: argparse.Namespace, base: bases.
 
 
 def steps_of(given: argparse.Namespace, task: Task) -> int:
-    """--steps, or as many as --epochs need."""
+    """--steps, or as many as --epochs need: the last batch of an epoch may be a smaller one."""
     if given.epochs is None:
         return given.steps or 500
-    per_epoch = len(task.splits["train"]) / (given.batch_size * given.accumulate)
-    return max(1, round(given.epochs * per_epoch))
+    batches = given.epochs * math.ceil(len(task.splits["train"]) / given.batch_size)
+    return max(1, math.ceil(round(batches / given.accumulate, 6)))
 
 
-def describe(given, config: dict, base: bases.Base, method: Method, task: Task) -> dict:
+def describe(
+    given, config: dict, base: bases.Base, weights: str, method: Method, task: Task
+) -> dict:
     """What config.json of the run says: options, method, base, task, data, versions.
+
+    weights: a hash of the base, as `bases.print_of` gave it before the tuner was attached.
 
     Raises:
         ValueError: a run that goes on finds another base than it began with.
     """
-    print_of_base = (
-        mp.fingerprint(base.model) if base.head == "language" else bases.trunk_print(base)
-    )
     before = config.get("base", {}).get("fingerprint")
-    if before not in (None, print_of_base):
+    if before not in (None, weights):
         raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
     kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
     kept -= {"trust_remote_code", "local_only"}
@@ -384,7 +386,7 @@ def describe(given, config: dict, base: bases.Base, method: Method, task: Task) 
             "name": given.base,
             "kind": base.kind,
             "head": base.head,
-            "fingerprint": print_of_base,
+            "fingerprint": weights,
         },
         "task": {
             "name": task.name,

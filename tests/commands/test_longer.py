@@ -33,7 +33,13 @@ def same_tensors(one, other):
 
 @pytest.mark.parametrize(
     "method",
-    [("lora", "--dropout", "0.1"), ("prefix", "--length", 2, "--hidden", 4), ("adalora",)],
+    [
+        ("lora", "--dropout", "0.1"),
+        ("prefix", "--length", 2, "--hidden", 4),
+        ("adalora",),
+        ("fullfinetuning",),
+        ("toplayers", "--count", 1),
+    ],  # these change the base itself
 )
 def test_a_finished_run_is_made_longer(cli, method):
     done = cli(*BASE, *FEW, "--method", *method, "--out", "r", "--learning-rate", 1e-2)

@@ -2,14 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_models import fresh
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.commands import bases, data, find_rate, scoring, shortening
-from minipeft.tasks.encoding import Example, join
+from minipeft.commands import bases, data, find_rate, scoring, shortening, train
+from minipeft.tasks.encoding import Encoding, Example, join
+from minipeft.tasks.pronunciation import Alphabet
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
 
@@ -87,6 +89,89 @@ def test_inputs_are_shortened_to_so_many_tokens():
     tags = mp.tasks.make("t", "tag", train=[("the cat sat in the sun", "a b a a a b")])
     tagger = bases.Base("b", fresh("bert"), tokenizer, "encoder", "tagging", tiny=True)
     assert data.shortened(tags, tagger, 5)[0].train[0] == ("the cat sat in", "a b a a")
+
+
+class Bytes:
+    """A tokenizer of single bytes: four tokens for a sign such as this one, 𐍈."""
+
+    pad_token_id = eos_token_id = 0
+    sep_token_id = None
+
+    def __call__(self, text, add_special_tokens=True, return_tensors=None):
+        return {"input_ids": [*text.encode(), *([0] if add_special_tokens else [])]}
+
+
+def test_a_sign_may_be_several_tokens():
+    base = bases.Base("b", fresh("gpt2"), Bytes(), "decoder", "language", tiny=True)
+    task = mp.tasks.make("t", "generate", train=[("𐍈 𐍈 𐍈 𐍈 𐍈 𐍈", "x"), ("a b c", "x")])
+    short, count = data.shortened(task, base, 24)
+    assert count == 1 and short.train[1].input == "a b c"
+    assert short.train[0].input == "𐍈 𐍈 𐍈 𐍈"  # 19 bytes, one more is 24 and the end
+
+
+def sized(layout, tokenizer, head="language"):
+    """A base that knows 96 positions."""
+    kind = {"gpt2": "decoder", "bert": "encoder"}[layout]
+    return bases.Base("b", fresh(layout, head, positions=96), tokenizer, kind, head, tiny=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "kind", "words", "target", "fits"),
+    [
+        ("gpt2", "generate", 1, "cat " * 93, True),  # <bos>, the word, the answer, <eos>
+        ("gpt2", "generate", 1, "cat " * 94, False),
+        ("bert", "cloze", 93, "cat", True),  # <bos> and <eos>, and <mask>
+        ("bert", "cloze", 94, "cat", False),
+    ],
+)
+def test_what_the_model_is_shown_must_fit_with_answer_and_mask(layout, kind, words, target, fits):
+    tokenizer = tt.WordTokenizer(["cat"], ends=layout == "bert")
+    task = mp.tasks.make("t", kind, train=[(" ".join(["cat"] * words), target.strip())])
+    base = sized(layout, tokenizer)
+    shown = Encoding(task, tokenizer, base.kind).batch(task.train)["input_ids"]
+    assert (shown.shape[1] <= 96) == fits
+    if fits:
+        return data.check_fits(task, base)
+    with pytest.raises(ValueError, match="has 97 tokens, but the model knows 96 positions"):
+        data.check_fits(task, base)
+
+
+def test_every_label_must_fit_that_a_language_head_chooses_among():
+    tokenizer = tt.WordTokenizer(["cat", "dog"])
+    label = " ".join(["dog"] * 95)
+    task = mp.tasks.make("t", "classify", train=[("cat", "cat")], labels=["cat", label])
+    with pytest.raises(ValueError, match="has 97 tokens, but the model knows 96"):
+        data.check_fits(task, sized("gpt2", tokenizer))
+
+
+@pytest.mark.parametrize("size", [16, 5, 40])
+def test_epochs_are_times_through_the_examples(size):
+    """As many steps as the library's own batches have."""
+    _, tokenizer = tt.load("tiny-decoder-0.1m")
+    task = mp.tasks.make("t", "generate", train=[(f"{n}", "x") for n in range(33)])
+    batches = task.batches("train", tokenizer, batch_size=size, epochs=3)
+    given = SimpleNamespace(epochs=3.0, steps=None, batch_size=size, accumulate=1)
+    assert train.steps_of(given, task) == len(batches)
+    given.accumulate = 2  # the last step may begin a fourth time
+    assert 2 * train.steps_of(given, task) - len(batches) in (0, 1)
+
+
+def test_a_folder_of_data_has_a_hash(tmp_path):
+    (tmp_path / "task.json").write_text('{"kind": "generate"}')
+    (tmp_path / "train.jsonl").write_text('{"input": "a", "target": "b"}')
+    before = data.digest(str(tmp_path))
+    (tmp_path / "cache-1.arrow").write_bytes(b"")  # what Dataset.map leaves is none of the data
+    assert before and data.digest(str(tmp_path)) == before
+    (tmp_path / "train.jsonl").write_text('{"input": "a", "target": "c"}')
+    assert data.digest(str(tmp_path)) not in (before, None)
+    assert data.digest("reverse") is None
+
+
+def test_spaces_around_a_pronunciation_are_no_sign_of_it():
+    letters = bases.Letters(Alphabet("____abc", "____xyzO"))
+    letters.borrow(["xy ", " Qz"])
+    assert letters.alphabet.borrowed == {"Q": "O"}
+    assert letters.target("xQ ") == [1, 4, 7, 2]
 
 
 def test_what_is_in_both_splits_and_unknown_words_are_told(cli, scored):
@@ -312,6 +397,8 @@ def test_a_sample_of_texts_keeps_the_references_of_an_input_together():
     assert len(drawn) == 24 and len({e.input for e in drawn}) == 3
     assert data.drawn_whole(rows[::8], 5, "0", "x") == data.drawn(rows[::8], 5, "0", "x")
     assert len(data.drawn_whole(rows, 5, "0", "x")) == 5
+    with pytest.raises(ValueError, match="--dev-limit must be at least 1"):
+        data.drawn_whole(rows, 0, "0", "--dev-limit")
 
 
 @pytest.mark.parametrize(
@@ -401,3 +488,22 @@ def test_a_tag_that_is_none_of_entities_is_told_once(cli, recwarn):
     assert done.code == 0, done.err
     assert "note: beside tags such as B-x and I-x there is '-place'" in done.out
     assert not [warning for warning in recwarn if "NE tag" in str(warning.message)]
+
+
+def test_the_limits_of_evaluate_and_doctor_hold_without_answers_too(cli):
+    rows = [(f"{'good' if n % 2 else 'bad'} w{n}", n % 2) for n in range(20)]
+    data_file = table("d.csv", rows)
+    done = trained(cli, "classification", "--data", data_file, "--out", "r")
+    assert done.code == 0, done.err
+    Path("long.csv").write_text("input\n" + "".join(f"text {n}{' good' * 900}\n" for n in range(9)))
+    how = ("evaluate", "r", "--data", "long.csv", "--predictions", "out.jsonl", "--limit", 4)
+    assert "positions" in cli(*how).err
+    done = cli(*how, "--max-length", 12)
+    assert done.code == 0 and "4 inputs were longer than --max-length" in done.out, done.err
+    answered = [json.loads(line)["input"] for line in Path("out.jsonl").read_text().splitlines()]
+    drawn = data.drawn([f"text {n} " for n in range(9)], 4, "limit", "--limit")
+    assert all(map(str.startswith, answered, drawn)) and len(answered) == 4
+    Path("long.csv").write_text("input,target\n" + f"text{' good' * 900},1\nother,0\n")
+    done = cli("doctor", "r", "--data", "long.csv")
+    assert done.code == 2 and "positions" in done.err
+    assert cli("doctor", "r", "--data", "long.csv", "--max-length", 12).code in (0, 1)

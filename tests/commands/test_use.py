@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import zoo
 from closeness import close
 
 import minipeft as mp
-from minipeft.commands import compare, scoring
+from minipeft.commands import bases, compare, inspect, merge, scoring
 from minipeft.files import saving as files
 from minipeft.tasks.tasks import Task
 
@@ -505,3 +506,36 @@ def test_a_merged_classifier_without_names_labels_texts(cli, gpt2):
     assert cli("merge", "adapter", "merged", "--base", gpt2).code == 0
     done = cli("predict", "merged", "a b", "--kind", "classification")
     assert done.code == 0 and "LABEL_" in done.out, done.err
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        mp.LoRA(rank=4, alpha=8, ranks={"value": 2}, alphas={"value": 3}),
+        mp.LoRA(rank=4, alpha=8, rank_stabilized=True),
+        mp.LoRA(rank=2, targets=("qkv", "up")),
+        mp.AdaLoRA(init_rank=3, target_rank=2),
+        mp.PiSSA(rank=2),
+    ],
+)
+def test_the_updates_that_inspect_draws_are_those_of_the_tuner(tmp_path, method):
+    fused = "qkv" in method.targets
+    tuner = mp.attach(zoo.build("gpt2" if fused else "bert"), method)
+    torch.manual_seed(0)
+    for parameter in tuner.parameters():
+        parameter.data.normal_()
+    tuner.save(tmp_path / "a")
+    settings, tensors, _ = files.read(tmp_path / "a")
+    updates = inspect.updates(tensors, settings)
+    for place, patch in tuner.patches:
+        columns = slice(None) if place.columns is None else place.columns
+        close(updates[place.path][columns], patch.delta().float(), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["tiny-encoder-decoder", "bart", "t5", "mbart"])
+def test_classifiers_of_two_stacks_can_be_probed(name):
+    """BART and T5 read the last <eos> of a text, and want as many of them in every row."""
+    model = zoo.build(name, head="classification")
+    base = bases.Base("b", model, None, "encoder-decoder", "classification", tiny=False)
+    with torch.no_grad():
+        assert model(**merge.probe(base)).logits.shape == (2, zoo.LABELS)
