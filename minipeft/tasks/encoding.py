@@ -26,6 +26,7 @@ from torch import Tensor
 
 from minipeft.attached import kind_of
 from minipeft.generation import generate
+from minipeft.methods.parts.validation import shorten
 from minipeft.model.devices import on_device_of
 from minipeft.model.kind import KINDS
 from minipeft.routing import wrap
@@ -232,8 +233,18 @@ class Encoding:
         return self.tokenizer.mask_token_id
 
     def masked(self, text: str) -> list[int]:
-        """The text with one <mask> behind it, inside the special tokens of its end."""
-        return self.ids(f"{text} {self.tokenizer.mask_token}")
+        """The text with one <mask>: its own, or else one behind it, before the tokens of its end.
+
+        Raises:
+            ValueError: the text has several, or the tokenizer has none.
+        """
+        ids = self.ids(text)
+        count = ids.count(self.mask)
+        if count > 1:
+            raise ValueError(
+                f"{shorten(text)} has {count} mask tokens: leave the one where the answer belongs."
+            )
+        return ids if count else self.ids(f"{text} {self.tokenizer.mask_token}")
 
     @cached_property
     def around(self) -> tuple[list[int], list[int]]:

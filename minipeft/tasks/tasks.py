@@ -7,7 +7,8 @@
 | kind     | example                          | decoder, encoder-decoder | encoder               |
 |----------|----------------------------------|--------------------------|-----------------------|
 | generate | "cat sun =>"  -> "sun cat ."     | writes it, then <eos>    | -                     |
-| cloze    | "france"      -> "paris"         | writes it                | at a <mask> behind it |
+| cloze    | "france"      -> "paris"         | writes it                | at its <mask>, or at  |
+|          |                                  |                          | one behind it         |
 | classify | "the soup was cold =>" -> "left" | the likelier label word  | at a <mask>           |
 | classify with a ClassificationHead          | the head's class         | the head's class      |
 | tag      | "paris left" -> "person other"   | a TaggingHead            | a TaggingHead         |

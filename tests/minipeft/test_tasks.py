@@ -68,6 +68,17 @@ def test_an_encoder_is_asked_at_the_mask():
     assert second == [-100, -100, -100, *ids("y"), -100]
 
 
+def test_a_text_may_have_its_own_mask():
+    task = make("m", "cloze", train=[("a <mask> b", "x")])
+    encoding = Encoding(task, tokenizer(ends=True), "encoder")
+    batch = encoding.batch(task.train)
+    assert batch["input_ids"].tolist() == [[BOS, *ids("a"), MASK, *ids("b"), EOS]]
+    assert batch["labels"].tolist() == [[-100, -100, *ids("x"), -100, -100]]
+    assert len(encoding.answers(model("bert"), ["a <mask> b", "c"])) == 2
+    with pytest.raises(ValueError, match="has 2 mask tokens"):
+        encoding.masked("<mask> <mask>")
+
+
 def test_one_word_answers_end_without_eos():
     task = make("m", "cloze", train=[("a", "x")])
     batch = Encoding(task, tokenizer(), "decoder").batch(task.train)
