@@ -76,6 +76,7 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.learning_rate is not None:
         raise ValueError("compare takes several rates: --learning-rates 1e-3 1e-2.")
+    data.check_flags(given)
     given.base = bases.fetched(given.base)
     methods = {text: options.from_text(text) for text in dict.fromkeys(given.methods)}
     rates = {

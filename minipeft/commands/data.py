@@ -102,6 +102,22 @@ def is_shipped(name: str) -> bool:
     return (Path(name) / "task.json").is_file() or name in tasks.names()
 
 
+def check_flags(given: argparse.Namespace) -> None:
+    """Refuse what is said of a file where --data is a task, which would not be heeded.
+
+    Raises:
+        ValueError: such a flag; the sentence names it.
+    """
+    if not is_shipped(given.data):
+        return
+    of_task = {"input": "input", "target": "target"}  # how its columns are called
+    for name in ("dev", "columns", "cut", "input", "target"):
+        if vars(given).get(name) not in (None, of_task.get(name)):
+            raise ValueError(
+                f"The task {given.data} has its own splits and columns: leave --{name} away."
+            )
+
+
 def read(
     path: str,
     input: str | None = None,

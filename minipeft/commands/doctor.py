@@ -49,6 +49,8 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     if given.texts and given.data:
         raise ValueError("Give texts or --data, not both.")
+    if given.data:
+        data.check_flags(given)
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
     if not opened.is_adapter(given.what):

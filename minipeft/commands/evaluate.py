@@ -64,6 +64,7 @@ def run(given: argparse.Namespace) -> int:
     for name in ("limit", "batch_size"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
+    data.check_flags(given)
     kind, labels = data.KINDS.get(given.kind, given.kind), None
     if data.is_shipped(given.data):
         shipped = tasks.load(given.data)
@@ -150,6 +151,7 @@ def file_examples(given: argparse.Namespace):
 
 
 def requirement(text: str) -> tuple[str, float]:
+    """A score's name and the value that it must reach, of a text such as accuracy=0.8."""
     name, _, value = text.partition("=")
     try:
         number = float(value)

@@ -98,8 +98,8 @@ def finish(folder: Path, config: dict, history, tuner: Tuner, report, done: int 
 
 def kept_scores(history: mp.History) -> dict[str, float]:
     """The scores on dev of the weights that were kept: the best, else the last."""
-    entries = history.evaluations
-    entry = next((e for e in entries if e["step"] == history.best_step), entries[-1])
+    best = [entry for entry in history.evaluations if entry["step"] == history.best_step]
+    entry = best[0] if best else history.evaluations[-1]
     return {name: value for name, value in entry.items() if name != "step"}
 
 

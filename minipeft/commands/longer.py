@@ -21,8 +21,8 @@ from minipeft.training.history import History
 from tiny_transformer.files import write_text
 
 EARLIER = "earlier.json"
-TAKEN_OVER = ("kind", "input", "target", "columns", "head", "pooling", "cut", "max_length")
-TAKEN_OVER += ("family",)
+OF_FILES = ("kind", "input", "target", "columns", "cut")  # a task of the project says it itself
+TAKEN_OVER = (*OF_FILES, "head", "pooling", "max_length", "family")
 
 
 def lengthen(folder: Path, config: dict, steps: int) -> None:
@@ -64,13 +64,13 @@ def history_of(folder: Path) -> History:
                 history.add(entry["loss"], entry["learning_rate"], entry["gradient_norm"])
         result = json.loads((folder / runs.RESULT).read_text(encoding="utf-8"))
         history.best_step, history.seconds = result["best_step"], result["seconds"]
+        best = [entry for entry in history.evaluations if entry["step"] == history.best_step]
     except (OSError, ValueError, KeyError, TypeError):
         raise ValueError(
             f"{folder} cannot be made longer: its {runs.LOG} or {runs.RESULT} is damaged."
         ) from None
-    scores = [e for e in history.evaluations if e["step"] == history.best_step]
-    if scores:
-        history.best_score = next(value for key, value in scores[-1].items() if key != "step")
+    if best:
+        history.best_score = next(value for key, value in best[-1].items() if key != "step")
     return history
 
 
@@ -121,7 +121,10 @@ def begin_with(given: argparse.Namespace) -> None:
     run = runs.run_of(given.start)
     given.start = str(runs.adapter_of(given.start).resolve())
     before = run[1]["options"] if run else {}
+    is_shipped = given.data is not None and data.is_shipped(given.data)
     for name in TAKEN_OVER:
+        if is_shipped and name in OF_FILES:
+            continue
         if getattr(given, name) is None:
             setattr(given, name, before.get(name))
     if run is None and (saved := opened.trained_head(given.start)):
@@ -130,7 +133,7 @@ def begin_with(given: argparse.Namespace) -> None:
         given.pooling = "mean"
     if given.base is None:
         given.base = opened.base_name(given.start, None, run and run[1])
-    if given.data is not None and data.is_shipped(given.data):
+    if is_shipped:
         given.kind = None
 
 

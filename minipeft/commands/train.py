@@ -236,6 +236,7 @@ def begun(
     if given.base is None or given.data is None:
         lacking, example = ("base", "tiny-encoder") if given.base is None else ("data", "my.jsonl")
         raise ValueError(f"Say which {lacking} too: --{lacking} {example}.")
+    data.check_flags(given)
     template = isinstance(settings.get("template"), str)  # which only the tokenizer can read
     method = None if template or given.start else options.make(kind, settings)
     given.base = bases.absolute(given.base)

@@ -10,7 +10,7 @@ import torch
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.commands import cards, fitting, runs, train
+from minipeft.commands import cards, fitting, longer, runs, train
 from minipeft.files import saving
 
 FEW = ("--steps", 3, "--batch-size", 4, "--dev-limit", 6, "--validate-every", 1)
@@ -37,9 +37,9 @@ def same_tensors(one, other):
         ("lora", "--dropout", "0.1"),
         ("prefix", "--length", 2, "--hidden", 4),
         ("adalora",),
-        ("fullfinetuning",),
+        ("fullfinetuning",),  # changes the base itself
         ("toplayers", "--count", 1),
-    ],  # these change the base itself
+    ],
 )
 def test_a_finished_run_is_made_longer(cli, method):
     done = cli(*BASE, *FEW, "--method", *method, "--out", "r", "--learning-rate", 1e-2)
@@ -161,6 +161,13 @@ def test_the_commands_of_a_card_run(cli, tmp_path):
         done = cli(*words[3:])
         assert done.code == 0, done.err
     assert same_tensors(place / "r" / "adapter", f"{place}/r-again/adapter")
+
+
+def test_a_damaged_log_is_told(tmp_path):
+    (tmp_path / runs.RESULT).write_text('{"best_step": 2, "seconds": 1}')
+    (tmp_path / runs.LOG).write_text('{"validation": {}}')
+    with pytest.raises(ValueError, match="log.jsonl or result.json is damaged"):
+        longer.history_of(tmp_path)
 
 
 def test_the_home_folder(cli, tmp_path, monkeypatch):

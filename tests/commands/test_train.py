@@ -103,6 +103,9 @@ def test_torchrun_is_refused_in_one_sentence(tmp_path):
     assert not done.stdout and not list(tmp_path.iterdir())
 
 
+SHIPPED = ("--base", "tiny-decoder-0.1m", "--data", "reverse")
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -114,6 +117,9 @@ def test_torchrun_is_refused_in_one_sentence(tmp_path):
         (["--base", "", "--data", "pairs.jsonl", *TEXT], "Say which base too"),
         (["--base", "tiny-encoder", "--data", ""], "Say which data too"),
         (["--base", "./nothing", "--data", "pairs.jsonl", *TEXT], "no folder ./nothing"),
+        ([*SHIPPED, "--cut", "3"], "its own splits and columns: leave --cut away"),
+        ([*SHIPPED, "--dev", "pairs.jsonl"], "its own splits and columns: leave --dev away"),
+        ([*SHIPPED, "--input", "text"], "its own splits and columns: leave --input away"),
         (["--epochs", "inf"], "--epochs must be a number above 0"),
         (["--seed", "9" * 20], "seed must be a whole number"),
         (["--method", "lola"], "no method 'lola'"),

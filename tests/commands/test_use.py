@@ -28,6 +28,7 @@ def test_evaluate_writes_answers_and_judges(cli, run, pairs):
     assert worse.code == 1 and "below 1.1" in worse.out
     for words, sentence in [
         (["--require", "x"], "--require needs such as"),
+        (["--require", "exact=nan"], "--require needs such as"),
         (["--require", "bleu=1"], "no score 'bleu'"),
         (["--require", "exact>=0.5"], "--require needs such as"),
         (["--require", "exact=nan"], "--require needs such as"),

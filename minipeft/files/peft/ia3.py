@@ -56,8 +56,9 @@ def write_ia3(tuner) -> tuple[dict, dict[str, Tensor]]:
     paths = list(dict.fromkeys(place.path for place, _ in tuner.patches))
     modules = short_names(tuner.anatomy, paths)
     ends = [name for name in modules if any(_is(path, name) for path in inputs)]
+    # one short name may mean both kinds, since PEFT looks at the end of a path, dot or not
     if any(path.endswith(tuple(ends)) for path in paths if path not in inputs):
-        modules, ends = paths, sorted(inputs)  # one short name would mean both kinds
+        modules, ends = paths, sorted(inputs)
     settings = common_settings(tuner, paths) | {
         "feedforward_modules": ends,
         "init_ia3_weights": True,
