@@ -277,7 +277,7 @@ def _check_loaded(name, model, info, head, notes) -> bool:
     return any(key.startswith(heads) for key in fresh)
 
 
-def print_of(base: Base) -> str:
+def fingerprint_of(base: Base) -> str:
     """A hash of the base's weights; without a task's head, which is fresh for a fresh task.
 
     Take it before anything is attached that may change the weights.

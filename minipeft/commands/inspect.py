@@ -131,7 +131,7 @@ def updates(tensors: dict[str, Tensor], settings: dict) -> dict[str, Tensor]:
     for name, A in tensors.items():
         path, _, end = name.rpartition(".lora_A")  # PEFT's AdaLoRA has no ".weight" at the end
         B = tensors.get(f"{path}.lora_B{end}")
-        if not path or B is None:
+        if not path or B is None or A.ndim != 2:  # convolutions have four dimensions
             continue
         Lambda = tensors.get(f"{path}.lora_E")  # (r, 1)
         A = A.float() if Lambda is None else Lambda.float() * A.float()  # (r, in)
@@ -147,7 +147,7 @@ def scale_at(path: str, rank: int, settings: dict) -> float:
     """What PEFT multiplies B A by at a linear map, as `adapter_config.json` says it."""
     alpha = settings.get("lora_alpha") or rank
     if settings["peft_type"] == "ADALORA":
-        return alpha / (settings["init_r"] + SMALL)
+        return alpha / (settings.get("init_r", rank) + SMALL)
     alpha = by_pattern(settings.get("alpha_pattern"), path.removeprefix(PREFIX), alpha)
     return alpha / (rank**0.5 if settings.get("use_rslora") else rank)
 

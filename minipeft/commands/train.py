@@ -145,7 +145,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
     if given.start:
         task = longer.with_labels_of(task, given.start)
     base = open_for(task, given)
-    weights = bases.print_of(base)
+    fingerprint = bases.fingerprint_of(base)
     if not given.start:
         method = with_template(method, given, base)
     scoring.named(given.metric, task)
@@ -176,7 +176,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         given.learning_rate = find_rate.best_of(curve)
         given.find_rate = False  # a run that goes on has its rate
         tuner = attached()
-    config = describe(given, config, base, weights, tuner.method, task)
+    config = describe(given, config, base, fingerprint, tuner.method, task)
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     try:
         return train_and_finish(folder, config, tuner, task, base, given, curve, report)
@@ -358,17 +358,17 @@ def steps_of(given: argparse.Namespace, task: Task) -> int:
 
 
 def describe(
-    given, config: dict, base: bases.Base, weights: str, method: Method, task: Task
+    given, config: dict, base: bases.Base, fingerprint: str, method: Method, task: Task
 ) -> dict:
     """What config.json of the run says: options, method, base, task, data, versions.
 
-    weights: a hash of the base, as `bases.print_of` gave it before the tuner was attached.
+    fingerprint: of the base, as `bases.fingerprint_of` gave it before the tuner was attached.
 
     Raises:
         ValueError: a run that goes on finds another base than it began with.
     """
     before = config.get("base", {}).get("fingerprint")
-    if before not in (None, weights):
+    if before not in (None, fingerprint):
         raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
     kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
     kept -= {"trust_remote_code", "local_only"}
@@ -387,7 +387,7 @@ def describe(
             "name": given.base,
             "kind": base.kind,
             "head": base.head,
-            "fingerprint": weights,
+            "fingerprint": fingerprint,
         },
         "task": {
             "name": task.name,
