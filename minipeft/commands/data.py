@@ -15,7 +15,6 @@ from minipeft.commands import runs, shortening
 from minipeft.tasks import arrow, metrics, tables
 from minipeft.tasks import labels as spellings
 from minipeft.tasks.encoding import Encoding, Example, join
-from minipeft.tasks.scoring import OTHER
 from minipeft.tasks.tasks import NUMBER, Task, tidied
 
 KINDS = {
@@ -286,7 +285,7 @@ def labels_of(kind: str, examples, fewest: int = 2) -> tuple[str, ...] | None:
     if len(labels) < fewest:
         only = f"only {min(labels)!r}" if labels else "no label"
         raise ValueError(f"The training examples have {only}: there is nothing to tell apart.")
-    return tuple(sorted(labels, key=lambda label: (label not in OTHER, label)))
+    return tuple(sorted(labels, key=lambda label: (label not in metrics.OTHER, label)))
 
 
 def pair(text: str, given: argparse.Namespace) -> str:

@@ -73,9 +73,14 @@ def overlap(predictions: Sequence[str], targets: Sequence[str]) -> float:
 
 
 def entity_f1(
-    predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str]], other: str = "other"
+    predictions: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[str]],
+    other: str | None = "other",
 ) -> float:
-    """F1 of the words that are not `other`; a word is right when its tag is."""
+    """F1 of the words that are not `other`; a word is right when its tag is.
+
+    None: every word counts, as where tags are parts of speech.
+    """
     check_lengths(predictions, targets)
     right = said = wanted = 0
     for prediction, target in zip(predictions, targets, strict=True):
@@ -93,6 +98,19 @@ def span_f1(predictions: Sequence[Sequence[str]], targets: Sequence[Sequence[str
     wanted = {(i, *span) for i, row in enumerate(targets) for span in spans(row)}
     total = len(predicted) + len(wanted)
     return 2 * len(predicted & wanted) / total if total else 1.0
+
+
+def tag_f1(
+    predictions: Sequence[Sequence[str]],
+    targets: Sequence[Sequence[str]],
+    labels: Iterable[str],
+) -> float:
+    """`span_f1` where the labels mark entities, else `entity_f1`; a tag of OTHER does not count."""
+    labels = set(labels)
+    if are_entities(labels):
+        return span_f1(predictions, targets)
+    other = next((label for label in OTHER if label in labels), None)
+    return entity_f1(predictions, targets, other)
 
 
 MARKS = {"B": "B", "I": "I", "E": "E", "S": "S"}  # of a tag such as B-person

@@ -40,10 +40,7 @@ def accuracy(predictions: Sequence[str], targets: Sequence[str], _inputs) -> flo
 def f1(predictions: Sequence[str], targets: Sequence[str], _inputs) -> float:
     """F1 over whole entities where tags mark them, else over words; no library is needed."""
     rows = [[row.split() for row in side] for side in (predictions, targets)]
-    tags = {tag for side in rows for row in side for tag in row}
-    if metrics.are_entities(tags):
-        return metrics.span_f1(*rows)
-    return metrics.entity_f1(*rows, other="other" if "other" in tags else "O")
+    return metrics.tag_f1(*rows, labels={tag for side in rows for row in side for tag in row})
 
 
 def matthews(predictions: Sequence[str], targets: Sequence[str], _inputs) -> float:

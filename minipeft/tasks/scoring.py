@@ -28,7 +28,6 @@ from minipeft.methods.parts.validation import check_count
 from minipeft.routing import route
 from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
-from minipeft.tasks.metrics import OTHER
 
 # the first of them that there is decides
 DECIDING = ("error_rate", "overlap", "f1", "pearson", "accuracy")
@@ -60,10 +59,7 @@ def scores(
     if task.kind == "tag":
         predicted, true = [p.split() for p in predictions], [t.split() for t in targets]
         accuracy = metrics.accuracy(list(chain(*predicted)), list(chain(*true)))
-        if metrics.are_entities(task.labels):
-            return {"accuracy": accuracy, "f1": metrics.span_f1(predicted, true)}
-        other = next((label for label in task.labels if label in OTHER), task.labels[0])
-        return {"accuracy": accuracy, "f1": metrics.entity_f1(predicted, true, other)}
+        return {"accuracy": accuracy, "f1": metrics.tag_f1(predicted, true, task.labels)}
     if task.kind == "classify" and set(targets) <= set(task.labels):  # A and a may be two labels
         return {"accuracy": metrics.accuracy(predictions, targets)}
     return {"accuracy": metrics.exact(predictions, targets)}

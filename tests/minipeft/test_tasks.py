@@ -221,6 +221,8 @@ def test_entities_of_several_words_and_labels_in_any_order():
     assert scoring.scores(task, ["B-x I-x O O"], ["B-x I-x O B-x"])["f1"] == 2 * 1 / (1 + 2)
     task = make("m", "tag", labels=["x", "other"], test=[("a b", "x other")])
     assert scoring.scores(task, ["other other"], ["x other"])["f1"] == 0
+    task = make("m", "tag", labels=["ADJ", "NOUN"], test=[("a b", "ADJ NOUN")])
+    assert scoring.scores(task, ["NOUN NOUN"], ["ADJ NOUN"])["f1"] == 0.5  # no tag is left out
     task = make("m", "classify", labels=["A", "a"], test=[("b", "a")])
     assert scoring.scores(task, ["A"], ["a"]) == {"accuracy": 0}
 
