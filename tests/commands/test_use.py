@@ -31,7 +31,6 @@ def test_evaluate_writes_answers_and_judges(cli, run, pairs):
         (["--require", "exact=nan"], "--require needs such as"),
         (["--require", "bleu=1"], "no score 'bleu'"),
         (["--require", "exact>=0.5"], "--require needs such as"),
-        (["--require", "exact=nan"], "--require needs such as"),
         (["--kind", "classification"], "was trained for the kind"),
         (["--predictions", "p.xlsx"], "must end in"),
         (["--split", "test"], "--split is for the tasks"),
