@@ -104,13 +104,17 @@ def wrap(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
     return {key: value for key, value in wrapped.items() if key != "position_ids"}
 
 
-def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
-    """`wrap`, for a batch that is about to go into the model or into one inside it."""
+def wrap_now(model: nn.Module, batch: dict, left: bool | None = None, each: int = 1) -> dict:
+    """`wrap`, for a batch that is about to go into the model or into one inside it.
+
+    each: rows of the batch for one that `route` names, the choices of a question.
+    """
     known = tuners(model)
     if not known or batch.get("input_ids") is None:
         return batch
     if batch["input_ids"].dim() == 3:
-        return choice_by_choice(batch, partial(wrap_now, model, left=left))
+        choices = batch["input_ids"].shape[1]
+        return choice_by_choice(batch, partial(wrap_now, model, left=left, each=choices))
     anatomy = next(iter(known.values())).anatomy
     rows, given, positions = model.minipeft.routing, batch.get("position_ids") is not None, None
     if rows is None or not any(t.words for t in known.values()):
@@ -118,12 +122,12 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None) -> dict:
             batch = tuner.wrap(batch)
     elif not any(tuner.words_in(batch["input_ids"]) for tuner in known.values()):
         B, T = batch["input_ids"].shape
-        if B != len(rows):
-            raise ValueError(f"route() names {len(rows)} rows, but the batch has {B}.")
+        if B != len(rows) * each:
+            raise ValueError(f"route() names {len(rows)} rows, but the batch has {B // each}.")
         check_mask(batch)
         groups: dict[tuple[str, ...], list[int]] = {}
         for number, names in enumerate(rows):
-            groups.setdefault(names, []).append(number)
+            groups.setdefault(names, []).extend(range(number * each, (number + 1) * each))
         parts = []
         batch = whole_rows({**batch, "attention_mask": mask_of(batch)})
         if not given and anatomy.takes_positions():  # so that rows without new words keep theirs

@@ -49,10 +49,10 @@ PAST = "past_key_values_length"
 class Memory(tuple):
     """(keys, values) (B or 1, H, P, D), visible (B, P) or (B, T, P) or None; if any: [(P, bias)].
 
-    It notices that somebody reads it.
+    It notices that somebody reads it, and before which keys.
     """
 
-    read = False
+    read, keys = False, None
 
     def __getitem__(self, index):
         self.read = True
@@ -61,6 +61,20 @@ class Memory(tuple):
     def __iter__(self):
         self.read = True
         return super().__iter__()
+
+    def check_once(self, keys: Tensor, layer: nn.Module) -> None:
+        """Called before it is put in front of a layer's keys.
+
+        Raises:
+            ValueError: it stands before these keys already, as in DiffLlama.
+        """
+        if self.keys is keys:
+            raise ValueError(
+                f"A memory does not fit {type(layer).__name__}, which looks several times with the "
+                "same keys, each time at a part of its values: take a method of another door, such "
+                "as PromptTuning or LoRA."
+            )
+        self.keys = keys
 
 
 class MemoryDoor(Door):
@@ -157,17 +171,24 @@ class PositionDoor(Door):
     """Where positions are looked up: every token stands `shift` places further back.
 
     A patch is a PositionShift. Padding keeps the position that it has by
-    itself in models which give it one (RoBERTa, OPT).
+    itself in models which give it one (RoBERTa, OPT); but not where positions are `given` to the
+    model, as `generate` of transformers gives them: there any number may be a word's.
     """
+
+    given = False
 
     def forward(self, *args, **kwargs):
         shift = 0
-        for patch, rows in self.active(len(self.routing or [None])):
-            if rows is not None and len(rows) < len(self.routing):
+        for name, patch in self.patches.items():
+            acts = [name in names for names in self.routing or [(name,)]]
+            if name in self.off or not any(acts):
+                continue
+            if not all(acts):
                 raise ValueError(
                     "Rows of one batch cannot count positions differently: a prefix in PEFT's "
                     "layout must act on every row, or on none."
                 )
+            self.marks[name].read = True
             shift += patch.shift
         if not shift:
             return self.base(*args, **kwargs)
@@ -187,7 +208,7 @@ class PositionDoor(Door):
         Raises:
             ValueError: the table of positions ends before the last one.
         """
-        padding = getattr(self.base, "padding_idx", None)
+        padding = None if self.given else getattr(self.base, "padding_idx", None)
         positions = positions + shift * (positions > (-1 if padding is None else padding))
         rows = getattr(self.base, "num_embeddings", None)
         last = int(positions.max()) + (getattr(self.base, "offset", None) or 0)
@@ -221,7 +242,11 @@ def reading_memory(kind: str) -> Callable:
             T, S = query.shape[2], key.shape[2]
             causal = kwargs.get("is_causal")
             causal = getattr(module, "is_causal", True) if causal is None else causal
+            if isinstance(memory, Memory):
+                memory.check_once(key, module)
             key, value, attention_mask = before(memory, query, key, value, attention_mask, causal)
+            if kind == "eager" and attention_mask is not None:
+                attention_mask = as_numbers(attention_mask, query.dtype)
             bias = kwargs.get("position_bias")  # T5: (1, H, T, S)
             if bias is not None and len(memory) == 3:  # no place, so no bias
                 kwargs["position_bias"] = F.pad(bias, (memory[0].shape[2], 0))
@@ -243,8 +268,8 @@ def before(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Memory before keys and values (B, H, S, D), and the mask that goes with it.
 
-    mask: (B or 1, 1 or H, T, S), bool (True: may look) or numbers to add; None: look everywhere, or
-    only at the past if causal.
+    mask: (B or 1, 1 or H, T or 1, S), bool (True: may look) or numbers to add; None: look
+    everywhere, or only at the past if causal.
     """
     more_keys, more_values, visible = memory[:3]
     B, _, S, _ = key.shape
@@ -269,11 +294,17 @@ def before(
         visible = torch.ones(1, P, dtype=torch.bool, device=key.device)
     front = visible[:, None, None] if visible.dim() == 2 else visible[:, None]  # (B or 1, 1, ., P)
     if mask.dtype != torch.bool:
-        hidden = torch.zeros(front.shape, dtype=mask.dtype, device=mask.device)
-        front = hidden.masked_fill(~front, torch.finfo(mask.dtype).min)
+        front = as_numbers(front, mask.dtype)
     rows, heads = max(front.shape[0], mask.shape[0]), mask.shape[1]
-    front = front.expand(rows, heads, T, P)
-    return key, value, torch.cat([front, mask.expand(rows, -1, -1, -1)], dim=-1)
+    front, mask = front.expand(rows, heads, T, P), mask.expand(rows, heads, T, S)
+    return key, value, torch.cat([front, mask], dim=-1)
+
+
+def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask to add to the scores: 0 where one may look, elsewhere the smallest number."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 @torch.no_grad()

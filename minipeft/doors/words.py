@@ -221,6 +221,25 @@ def check_mask(batch: dict) -> None:
         )
 
 
+def check_entries(batch: dict) -> None:
+    """Refuse a batch that says of every token what nobody knows of new words.
+
+    Raises:
+        ValueError: an entry has several numbers for each token, (B, T, n), such as bbox.
+    """
+    shape = batch["input_ids"].shape
+    for key, value in batch.items():
+        if key == "labels" or not isinstance(value, Tensor) or value.dim() != 3:
+            continue
+        numbers = not value.is_floating_point() or key == "bbox"
+        if numbers and value.shape[:2] == shape:
+            raise ValueError(
+                f"{key} has {value.shape[2]} numbers for each token of the input, and nobody knows "
+                "those of a tuner's words: leave it out, or take a method of another door, such as "
+                "LoRA."
+            )
+
+
 def along_tokens(key: str, value, shape: tuple[int, int], aligned: bool) -> bool:
     """Has this entry of a batch one number per input token, (B, T)?"""
     if key.startswith("decoder_") or (key == "labels" and not aligned):

@@ -37,11 +37,26 @@ class Embeddings(Names):
                 f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
                 "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
             )
+        self._check_decoder_words(paths)
         paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
         modules = [self.modules[path] for path in paths]
         return [
             EmbeddingSite(path, m, m.embedding_dim) for path, m in zip(paths, modules, strict=True)
         ]
+
+    def _check_decoder_words(self, paths: list[str]) -> None:
+        """Where the decoder reads the input too (T5Gemma's taggers), its table must be named."""
+        ask = getattr(self.model, "get_output_embeddings", None)
+        if self.kind != "encoder-decoder" or ask is None or ask() is not None:
+            return
+        known = {self.modules[path].weight.shape for path in paths}
+        for path, module in self.modules.items():
+            in_decoder = ".decoder." in f".{path}" and isinstance(module, nn.Embedding)
+            if in_decoder and module.weight.shape in known and path not in paths:
+                raise ValueError(
+                    f"The decoder of a {type(self.model).__name__} reads the input too, and looks "
+                    f"it up in {path}: name that table among the family's words as well."
+                )
 
     def vocabulary(self) -> int | None:
         """How many tokens the model knows; None where it has no table of them.

@@ -26,9 +26,15 @@ def config_of(model: nn.Module):
 def kind_of(model: nn.Module) -> str:
     """ "decoder", "encoder" or "encoder-decoder", whatever head the model has.
 
-    A model without a config counts as a decoder.
+    A model without a config counts as a decoder, and the encoder of an encoder-decoder by itself,
+    whose config may still speak of both (UMT5's), as an encoder.
     """
-    return kind_in(config_of(model))
+    kind = kind_in(config_of(model))
+    if kind == "encoder-decoder" and not any(
+        path.rpartition(".")[2] == "decoder" for path, _ in model.named_modules()
+    ):
+        return "encoder"
+    return kind
 
 
 def kind_in(config) -> str:

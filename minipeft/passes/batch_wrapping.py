@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from minipeft.doors.positions import columns_as_positions, keep_positions
-from minipeft.doors.words import check_mask, choice_by_choice
+from minipeft.doors.words import check_entries, check_mask, choice_by_choice
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import Place, Site
@@ -32,6 +32,7 @@ class BatchWrapping:
         if self.words is None:
             return wrap(batch)
         check_mask(batch)
+        check_entries(batch)
         if self.as_in_peft:
             return columns_as_positions(batch, wrap, spell=self.anatomy.takes_positions())
         return keep_positions(batch, wrap, self.anatomy.positions())

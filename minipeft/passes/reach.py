@@ -37,6 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
+from minipeft.doors.memory import PositionDoor
 from minipeft.model.libraries import is_library_model
 from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
 from minipeft.passes.entrance import Entrance
@@ -126,6 +127,12 @@ class Reach:
         self.look_at_rows(self.model, module, given)
         self.placed, self.entered, self.masks, self.goes_on, self.begins = kept
         self.clear_marks()
+
+    def tell_positions(self, given: dict) -> None:
+        """Does the caller of a model say where its tokens stand?"""
+        for door in self.model.minipeft.doors:
+            if isinstance(door, PositionDoor):
+                door.given = given.get("position_ids") is not None
 
     # ---- soft prompts ----
 

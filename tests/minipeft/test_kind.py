@@ -119,3 +119,15 @@ def test_the_kind_that_a_tuner_goes_by_needs_no_config(monkeypatch):
 
     monkeypatch.setattr("minipeft.model.kind.kind_of", unknown)
     assert attached.kind_of(model) == "encoder"
+
+
+def test_an_encoder_whose_config_speaks_of_a_decoder_too():
+    """UMT5's: the tagger has no decoder, so that labels stand at the input's tokens."""
+    model, batch = zoo.build("umt5", "tagging"), zoo.batch("umt5", "tagging")
+    assert model.config.is_encoder_decoder and kind_of(model) == "encoder"
+    for method in (mp.PromptTuning(length=3), mp.Prefix(length=3, compatibility="peft")):
+        tuner = mp.attach(model, method)
+        model(**batch).loss.backward()
+        assert all(p.grad is not None and p.grad.any() for p in tuner.parameters())
+        tuner.detach()
+    assert kind_of(zoo.build("umt5")) == "encoder-decoder"

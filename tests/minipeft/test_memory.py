@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+import transformers as hf
 import zoo
 from closeness import close
 from torch import nn
@@ -381,3 +382,59 @@ def test_a_memory_whose_width_the_layer_does_not_have():
     memory = (torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), None)
     with pytest.raises(ValueError, match="keys of 2 heads of width 6 and values of width 4"):
         before(memory, key, key, value, None, causal=True)
+
+
+def test_a_mask_that_is_the_same_for_every_query():
+    """As MarkupLM's, (B, 1, 1, S)."""
+    generator = torch.Generator().manual_seed(0)
+    key, prefix = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
+    mask = torch.randn(2, 1, 1, 3, generator=generator)
+    _, _, whole = before((prefix, prefix, None), key, key, key, mask, causal=False)
+    assert whole.shape == (2, 1, 3, 8)
+    assert not whole[..., :5].any() and torch.equal(whole[..., 5:], mask.expand(2, 1, 3, 3))
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_rows_without_a_prefix_where_attention_adds_its_mask(name):
+    """Eager attention, and no padding, so that the model itself makes no mask."""
+    model, inputs = zoo.build(name), {"input_ids": zoo.batch(name)["input_ids"]}
+    model.set_attn_implementation("eager")
+    methods = {"a": mp.Prefix(length=3), "b": mp.PTuningV2(length=2)}
+    zoo.mixed_equals_separate(model, inputs, methods, ["a", None, "b"], 0.3)
+
+
+SMALL = dict(vocab_size=48, hidden_size=32, num_hidden_layers=2, num_attention_heads=4)
+SMALL |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=40)
+
+
+def unlisted(kind: str, **numbers):
+    """A model of transformers that no family has, and the family that describes it."""
+    cls = getattr(hf, kind)
+    torch.manual_seed(0)
+    names = dict(words=("embed_tokens",), positions=("rotary_emb",), attention=("self_attn",))
+    family = mp.Family((), ("layers",), **names)
+    return cls(cls.config_class(**SMALL, **numbers)).double().eval(), family
+
+
+@pytest.mark.parametrize("method", [mp.Prefix(length=3), mp.PTuningV2(length=3)])
+def test_attention_that_reads_parts_of_its_values_takes_no_memory(method):
+    """DiffLlama looks twice with the same keys, each time at half of its values."""
+    (model, family), batch = unlisted("DiffLlamaForCausalLM"), zoo.batch("llama")
+    base = zoo.logits(model, batch)
+    tuner = mp.attach(model, method, family=family)
+    with pytest.raises(ValueError, match="does not fit DiffLlamaAttention, .*a part of its values"):
+        model(**batch)
+    tuner.detach()
+    assert torch.equal(zoo.logits(model, batch), base)
+
+
+def test_rows_that_count_positions_differently_in_a_model_that_nobody_listed():
+    (model, family), batch = unlisted("ArceeForCausalLM"), zoo.batch("llama")
+    method = mp.Prefix(length=3, compatibility="peft")
+    mp.attach(model, method, name="a", family=family)
+    expected = zoo.logits(model, batch)
+    with mp.route(model, ["a", "a", "a"]):
+        assert torch.equal(zoo.logits(model, batch), expected)
+    with pytest.raises(ValueError, match="cannot count positions differently"):
+        with mp.route(model, ["a", None, "a"]):
+            model(**batch)

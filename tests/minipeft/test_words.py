@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers as hf
 import zoo
 from closeness import close
 from hypothesis import given, settings
@@ -315,3 +316,49 @@ def test_a_model_without_a_config_is_described_by_its_family():
     prompt = tuner.patches[0][1]()
     expected = model.out(torch.cat([prompt.expand(2, -1, -1), model.words.base(ids)], 1).cumsum(1))
     close(model(ids), expected)
+
+
+def test_a_prompt_for_each_question_with_several_choices():
+    """`route` names questions; a choice has the prompt of its question."""
+    torch.manual_seed(0)
+    numbers = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32)
+    model = hf.BertForMultipleChoice(hf.BertConfig(vocab_size=48, **numbers)).double().eval()
+    ids = torch.randint(5, 48, (3, 2, 7), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, 1, -3:] = 0
+    methods = {"a": mp.PromptTuning(length=3), "b": mp.PTuning(length=2)}
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    zoo.mixed_equals_separate(model, inputs, methods, ["a", None, "b"], 0.3)
+    with pytest.raises(ValueError, match="names 2 rows, but the batch has 3"):
+        with mp.route(model, ["a", "b"]):
+            model(**inputs)
+
+
+def test_a_decoder_that_reads_the_input_too_has_its_table_named():
+    """T5Gemma's tagger; its language model's decoder reads what it writes."""
+    part = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=4, vocab_size=48)
+    part |= dict(num_key_value_heads=2, head_dim=4, intermediate_size=32)
+    config = hf.T5GemmaConfig(encoder=part, decoder=part, vocab_size=48, num_labels=3)
+    names = ("encoder.embed_tokens", "decoder.embed_tokens")
+    half, whole = (mp.Family((), ("layers",), words=names[:n]) for n in (1, 2))
+    batch = {"input_ids": torch.arange(5, 12)[None]}
+    model, method = hf.T5GemmaForTokenClassification(config).eval(), mp.PromptTuning(length=3)
+    with pytest.raises(ValueError, match="reads the input too, .*model.decoder.embed_tokens"):
+        mp.attach(model, method, family=half)
+    mp.attach(model, method, family=whole)
+    assert zoo.logits(model, batch).shape == (1, 10, 3)
+    writer = hf.T5GemmaForConditionalGeneration(config).eval()
+    mp.attach(writer, method, family=half)
+    assert zoo.logits(writer, batch | {"decoder_input_ids": batch["input_ids"]}).shape[1] == 7
+
+
+def test_numbers_of_every_token_that_new_words_have_not():
+    """Where a word stands on a page: bbox (B, T, 4)."""
+    model, batch = zoo.build("bert", "tagging"), zoo.batch("bert", "tagging")
+    tuner = mp.attach(model, mp.PromptTuning(length=3))
+    box = torch.zeros(3, 7, 4, dtype=torch.long)
+    for numbers in (box, box.double()):
+        with pytest.raises(ValueError, match="bbox has 4 numbers for each token"):
+            tuner.wrap(batch | {"bbox": numbers})
+    states = torch.zeros(3, 7, 16)  # of an encoder, which may have as many tokens
+    assert tuner.wrap(batch | {"encoder_hidden_states": states})["input_ids"].shape == (3, 10)

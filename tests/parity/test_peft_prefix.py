@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import transformers as hf
 import zoo
 from closeness import close
 from safetensors.torch import load_file, save_file
@@ -182,3 +183,63 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path, name, change, sentenc
     with pytest.raises(ValueError, match=sentence):
         mp.load(model, broken(tmp_path, **change))
     assert not mp.tuners(model)
+
+
+ROBERTAS = ("Roberta", "Camembert", "XLMRoberta", "XLMRobertaXL", "RobertaPreLayerNorm")
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("kind", [*ROBERTAS, "Data2VecText", "Bert"])
+def test_decoders_that_count_from_their_row_for_padding(tmp_path, kind, padding):
+    """A word's position is counted by the model, or told to it, as `generate` does (from 0)."""
+    numbers = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, vocab_size=48)
+    numbers |= dict(intermediate_size=32, max_position_embeddings=40, initializer_range=0.15)
+    cls = getattr(hf, "BertLMHeadModel" if kind == "Bert" else f"{kind}ForCausalLM")
+    ids = dict(pad_token_id=padding, bos_token_id=2, eos_token_id=3)
+    config = getattr(hf, f"{kind}Config")(is_decoder=True, **ids, **numbers)
+
+    def model():
+        torch.manual_seed(0)
+        return cls(config).double().eval()
+
+    settings = peft.PrefixTuningConfig(num_virtual_tokens=P, task_type="CAUSAL_LM")
+    torch.manual_seed(1)
+    theirs = peft.get_peft_model(model(), settings).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = model()
+    mp.load(ours, tmp_path)
+    for side in ("none", "right", "left"):
+        batch = zoo.batch("roberta", rows=2) | {"labels": None}
+        batch["input_ids"][batch["attention_mask"] == 0] = padding
+        if side != "right":
+            batch = {k: v if v is None else v[..., :5] for k, v in batch.items()}
+        if side == "left":
+            batch["input_ids"][0, :2], batch["attention_mask"][0, :2] = padding, 0
+        real = batch["attention_mask"] != 0
+        close(zoo.logits(ours, batch)[real], zoo.logits(theirs, batch)[real])
+        if side == "right":
+            continue
+        inputs = {key: batch[key] for key in ("input_ids", "attention_mask")}
+        written = theirs.generate(**inputs, max_new_tokens=5, do_sample=False)
+        assert torch.equal(mp.generate(ours, **inputs, max_new_tokens=5), written)
+        assert torch.equal(ours.generate(**inputs, max_new_tokens=5, do_sample=False), written)
+
+
+@pytest.mark.parametrize(
+    "kind, head", [("Ultrabert", "QuestionAnswering"), ("Qwen3Next", "TokenClassification")]
+)
+def test_peft_cannot_put_it_where_no_cache_is_taken(tmp_path, kind, head):
+    """Ultrabert's head takes a cache, its body does not; one layer of Qwen3Next has none."""
+    numbers = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, vocab_size=48)
+    numbers |= dict(num_key_value_heads=2, intermediate_size=32, max_position_embeddings=40)
+    config = getattr(hf, f"{kind}Config")(**numbers, pad_token_id=0)
+    if kind == "Qwen3Next":
+        config.layer_types = ["linear_attention", "full_attention"]
+        config.head_dim, config.num_experts, config._experts_implementation = 8, 0, "eager"
+    model = getattr(hf, f"{kind}For{head}")(config).eval()
+    names = dict(words=("embed_tokens",), positions=("rotary_emb",), attention=("self_attn",))
+    method = mp.Prefix(length=3, compatibility="peft")
+    tuner = mp.attach(model, method, family=mp.Family((), ("layers",), **names))
+    with pytest.warns(UserWarning, match="PEFT cannot put a Prefix into"):
+        tuner.save(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "MINIPEFT"

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import transformers as hf
 import zoo
 from closeness import LOSS, close
 from safetensors.torch import load_file, save_file
@@ -234,3 +235,38 @@ def test_a_damaged_file_is_refused(tmp_path, tensors, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
         mp.load(model, tmp_path)
     assert not mp.tuners(model)
+
+
+@pytest.mark.parametrize("kind", ["Ernie", "Esm"])
+def test_models_that_nobody_listed_and_what_they_make_of_vectors(tmp_path, kind):
+    """ESM gives words their positions with their ids, and not with the vectors that come of PEFT:
+    it has another answer there.
+    """
+    numbers = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, vocab_size=48)
+    numbers |= dict(intermediate_size=32, max_position_embeddings=40, initializer_range=0.15)
+    config = getattr(hf, f"{kind}Config")(**numbers, pad_token_id=1)
+
+    def model():
+        torch.manual_seed(0)
+        return getattr(hf, f"{kind}ForTokenClassification")(config).double().eval()
+
+    settings = peft.PromptTuningConfig(task_type="TOKEN_CLS", num_virtual_tokens=P)
+    torch.manual_seed(3)
+    theirs = peft.get_peft_model(model(), settings).eval()
+    theirs.save_pretrained(tmp_path)
+    names = dict(words=("word_embeddings",), positions=("position_embeddings",))
+    family = mp.Family((), ("encoder.layer",), **names, kind="encoder")
+    ours, ids = model(), torch.arange(5, 12)[None]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    base = zoo.logits(ours, batch)
+    if kind == "Ernie":
+        mp.load(ours, tmp_path, family=family)
+        close(zoo.logits(ours, batch), zoo.logits(theirs, batch))
+        return
+    for attached in (
+        lambda: mp.load(ours, tmp_path, family=family),
+        lambda: mp.attach(ours, mp.PTuning(length=3, compatibility="peft"), family=family),
+    ):
+        with pytest.raises(ValueError, match="answers otherwise to the vectors of words"):
+            attached()
+        assert not mp.tuners(ours) and torch.equal(zoo.logits(ours, batch), base)

@@ -3,6 +3,7 @@ the sentence says which model to load. PEFT opens most of these files and ignore
 """
 
 import copy
+import json
 import warnings
 
 import pytest
@@ -211,4 +212,37 @@ def test_a_map_of_mamba_that_peft_refuses(tmp_path):
         tuner = mp.attach(model, kind(targets="out_proj"))
         with pytest.warns(UserWarning, match="out_proj of a MambaForCausalLM, where it refuses it"):
             tuner.save(tmp_path / kind.__name__)
+        tuner.detach()
+
+
+def test_names_that_are_spelled_anew(tmp_path):
+    """The old name of laguna's shared experts fits the new one too, which no map has afterwards."""
+    config = hf.LagunaConfig(
+        vocab_size=48, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, pad_token_id=0,
+        num_key_value_heads=2, head_dim=8, intermediate_size=32, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
+    )  # fmt: skip
+    config._experts_implementation = "eager"
+
+    def model():
+        torch.manual_seed(0)
+        return hf.LagunaForCausalLM(config).double().eval()
+
+    batch, one = {"input_ids": torch.arange(3, 10)[None]}, model()
+    for targets, written in (("q_proj", "LORA"), ("all-linear", "MINIPEFT")):
+        tuner = mp.attach(one, mp.LoRA(rank=2, targets=(targets,)), seed=0)
+        zoo.shake(tuner)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            tuner.save(tmp_path / targets)
+        said = [str(w.message) for w in caught if "shared_experts" in str(w.message)]
+        assert len(said) == (written == "MINIPEFT")
+        settings = json.loads((tmp_path / targets / "adapter_config.json").read_text())
+        assert settings["peft_type"] == written
+        if written == "LORA":
+            theirs = peft.PeftModel.from_pretrained(model(), tmp_path / targets).eval()
+            close(zoo.logits(theirs, batch), zoo.logits(one, batch))
+        again = model()
+        mp.load(again, tmp_path / targets)
+        assert torch.equal(zoo.logits(again, batch), zoo.logits(one, batch))
         tuner.detach()

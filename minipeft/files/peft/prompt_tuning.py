@@ -19,6 +19,7 @@ from minipeft.files.peft.common import BASE, common_settings
 from minipeft.files.peft.options import check_options
 from minipeft.files.peft.task_types import not_in_peft, prompt_task
 from minipeft.methods.p_tuning import PTuning
+from minipeft.methods.parts.prompt_options import answers_to_vectors
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.names import setting
@@ -39,7 +40,7 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     if not stands_as_in_peft(tuner):
         return None
     task = prompt_task(tuner)
-    if task is None:
+    if task is None or not answers_to_vectors(tuner):
         return not_in_peft(tuner)
     prefix, values = f"{site.path}.{site.target}.", method.export_state(tuner)
     vectors = values[f"{prefix}vectors"]  # (P, C)

@@ -57,10 +57,15 @@ def prefix_task(tuner) -> str | None:
     task, model = prompt_task(tuner), tuner.model
     if tuner.anatomy.is_encoder_decoder():  # PEFT gives the encoder a mask with P places too many
         return task if task == "SEQ_2_SEQ_LM" else None
-    modules = (model, getattr(model, "base_model", model))
-    takes = ["past_key_values" in inspect.signature(m.forward).parameters for m in modules]
-    tiny = (tuner.anatomy.model_type or "").startswith("tiny-")
-    return task if tiny or any(takes) else None
+    if (tuner.anatomy.model_type or "").startswith("tiny-"):
+        return task
+    if len(tuner.patches) < len(tuner.anatomy.blocks()):
+        return None  # PEFT makes a cache for every layer, also for those without attention
+    body = getattr(model, "base_model", model)
+    names, inside = (inspect.signature(m.forward).parameters for m in (model, body))
+    if "input_ids" in inside:  # a head may take a cache that the body does not
+        names = inside
+    return task if "past_key_values" in names else None
 
 
 def not_in_peft(tuner) -> None:

@@ -8,12 +8,15 @@ Shapes: B batch, T tokens, P prompt length, V vocabulary, C width, n new words.
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
+from minipeft.contexts import evaluating
 from minipeft.doors.words import answer_begins
 from minipeft.methods.parts.validation import check_choice, check_flag, check_number
+from minipeft.model.libraries import is_sharded
 
 STARTS = ("random", "vocabulary", "text", "labels")
 POSITIONS = ("start", "after-bos", "end")
@@ -136,9 +139,54 @@ def at_least_fp32(values: Tensor) -> Tensor:
 
 def add_words(tuner, method, prompt: nn.Module) -> None:
     """New words for a tuner. As 🤗 PEFT does it, one id more stands for padding: see
-    `insert_as_peft`."""
+    `insert_as_peft`.
+
+    Raises:
+        ValueError: PEFT's prompt would be read otherwise than here.
+    """
+    if method.compatibility and not answers_to_vectors(tuner):
+        raise ValueError(
+            f"{type(tuner.model).__name__} answers otherwise to the vectors of words, which PEFT "
+            "gives it, than to their ids: a prompt of PEFT's does not act here as it does there, "
+            "so train one without compatibility."
+        )
     padding = tuner.anatomy.padding() if method.compatibility else None
     tuner.add_virtual_tokens(prompt, len(prompt.vectors), padding)
+
+
+@torch.no_grad()
+def answers_to_vectors(tuner) -> bool:
+    """Does the model answer to the vectors of words, which 🤗 PEFT gives it, as to their ids?
+
+    Not so ESM, whose words get their positions with their ids. A model that nobody listed is asked.
+    """
+    model, anatomy = tuner.model, tuner.anatomy
+    if anatomy.is_listed() or anatomy.is_encoder_decoder() or is_sharded(model):
+        return True
+    table = anatomy.words().module  # (V, C)
+    V = table.num_embeddings
+    ids = torch.arange(V // 2, min(V // 2 + 4, V), device=table.weight.device)[None]  # (1, 4)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.random.fork_rng())
+        for other in model.minipeft.tuners.values():
+            if not other.merged:
+                stack.enter_context(other.disabled())
+        try:
+            expected = first_numbers(model(input_ids=ids))
+        except Exception:  # it wants more than words, which nobody has here
+            return True
+        try:
+            answer = first_numbers(model(inputs_embeds=table(ids)))
+        except Exception:  # it takes no vectors
+            return False
+    return torch.allclose(answer.float(), expected.float(), rtol=1e-3, atol=1e-5)
+
+
+def first_numbers(outputs) -> Tensor:
+    """The first of a model's outputs that are numbers: logits, states."""
+    every = outputs.values() if isinstance(outputs, dict) else outputs
+    return next(v for v in every if isinstance(v, Tensor) and v.is_floating_point())
 
 
 def place(method, tuner, batch: dict) -> int | str | Tensor:
