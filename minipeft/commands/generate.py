@@ -52,9 +52,9 @@ def add(commands, arguments: list[str]) -> None:
     group.add_argument(
         "--sample", action="store_true", help="draw words, do not take the likeliest"
     )
-    group.add_argument("--temperature", type=float, default=1.0, help="(default %(default)s)")
+    group.add_argument("--temperature", type=float, help="of the draws (default 1)")
     group.add_argument("--top-k", type=int, help="draw from the k likeliest words only")
-    group.add_argument("--seed", type=int, default=0, help="of the draws (default %(default)s)")
+    group.add_argument("--seed", type=int, help="of the draws (default 0)")
     group.add_argument("--batch-size", type=int, default=16, help="(default %(default)s)")
     parser.set_defaults(run=run)
 
@@ -99,6 +99,12 @@ def check(given: argparse.Namespace) -> None:
         raise ValueError("With --adapter the first argument is the base, not an adapter.")
     if given.tokens < 1 or given.batch_size < 1:
         raise ValueError("--tokens and --batch-size must be at least 1.")
+    drawing = {"--temperature": given.temperature, "--top-k": given.top_k, "--seed": given.seed}
+    told = [flag for flag, value in drawing.items() if value is not None]
+    if told and not given.sample:
+        raise ValueError(f"{told[0]} is about words that are drawn: give --sample as well.")
+    given.temperature = 1.0 if given.temperature is None else given.temperature
+    given.seed = given.seed or 0
     if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):
         raise ValueError("--temperature must be above 0 and --top-k at least 1.")
     check_file(given.out, "--out", given.data)

@@ -115,7 +115,9 @@ def test_several_adapters_in_one_batch(cli, run, gpt2, tmp_path):
         (["tiny-decoder-0.1m", " "], "Prompt 1 is empty"),
         (["tiny-encoder", "a"], "cannot write"),
         (["nowhere/at/all", "a"], "There is no folder nowhere"),
-        (["tiny-decoder-0.1m", "a", "--temperature", "0"], "must be above 0"),
+        (["tiny-decoder-0.1m", "a", "--sample", "--temperature", "0"], "must be above 0"),
+        (["tiny-decoder-0.1m", "a", "--top-k", "5"], "--top-k is about words that are drawn"),
+        (["tiny-decoder-0.1m", "a", "--seed", "0"], "--seed is about words that are drawn"),
     ],
 )
 def test_what_cannot_be_written_is_one_sentence(cli, words, sentence):
