@@ -117,6 +117,7 @@ class Installer:
 
         alias_of: one id more, the last, which stands for this word of the base.
         """
+        self.anatomy.check_decoder_words()
         count += alias_of is not None
         first, *others = self.anatomy.embeddings()
         self.words = self.record.door(first.module, WordDoor, self.name).reserve(self.name, count)

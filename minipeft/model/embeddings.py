@@ -37,22 +37,26 @@ class Embeddings(Names):
                 f"This model has no token embedding called {' or '.join(family.words) or '?'}: "
                 "describe it with attach(..., family=minipeft.Family(..., words=(...)))."
             )
-        self._check_decoder_words(paths)
         paths.sort(key=lambda path: ".encoder." not in f".{path}" or ".decoder." in f".{path}")
         modules = [self.modules[path] for path in paths]
         return [
             EmbeddingSite(path, m, m.embedding_dim) for path, m in zip(paths, modules, strict=True)
         ]
 
-    def _check_decoder_words(self, paths: list[str]) -> None:
-        """Where the decoder reads the input too (T5Gemma's taggers), its table must be named."""
+    def check_decoder_words(self) -> None:
+        """Where new words in the input come to the decoder too, its table must be one of them.
+
+        Raises:
+            ValueError: it is not named (of T5Gemma's taggers, say).
+        """
         ask = getattr(self.model, "get_output_embeddings", None)
         if self.kind != "encoder-decoder" or ask is None or ask() is not None:
             return
-        known = {self.modules[path].weight.shape for path in paths}
+        known = {site.path: site.module.weight.shape for site in self.embeddings()}
         for path, module in self.modules.items():
-            in_decoder = ".decoder." in f".{path}" and isinstance(module, nn.Embedding)
-            if in_decoder and module.weight.shape in known and path not in paths:
+            if ".decoder." not in f".{path}" or path in known or not self._is_table(path):
+                continue
+            if module.weight.shape in known.values():
                 raise ValueError(
                     f"The decoder of a {type(self.model).__name__} reads the input too, and looks "
                     f"it up in {path}: name that table among the family's words as well."

@@ -347,6 +347,10 @@ def test_a_decoder_that_reads_the_input_too_has_its_table_named():
         mp.attach(model, method, family=half)
     mp.attach(model, method, family=whole)
     assert zoo.logits(model, batch).shape == (1, 10, 3)
+    mp.tuners(model)["default"].detach()
+    tuner = mp.attach(model, mp.LoRA(rank=2, targets=("all-linear",)), family=half)
+    mp.train(model, [batch | {"labels": torch.zeros(1, 7).long()}], 1, progress=False)
+    tuner.detach()
     writer = hf.T5GemmaForConditionalGeneration(config).eval()
     mp.attach(writer, method, family=half)
     assert zoo.logits(writer, batch | {"decoder_input_ids": batch["input_ids"]}).shape[1] == 7
