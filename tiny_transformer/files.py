@@ -102,12 +102,13 @@ def sentences(path: str | Path):
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None)
+        reason = reason or str(error).rstrip(".")
         clear = OSError(
             f"{path} could not be written ({reason}): make room or choose another place; what was "
             "there before is as it was."
         )
-        clear.errno = getattr(error, "errno", None)
+        clear.errno, clear.reason = getattr(error, "errno", None), reason
         raise clear from error
 
 

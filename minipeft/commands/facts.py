@@ -44,6 +44,15 @@ def of(task: Task, base) -> list[str]:
             answers[example.input].add(example.target)
         if torn := sum(len(said) > 1 for said in answers.values()):
             lines.append(f"note: {torn:,} inputs are in train with different answers each.")
+    if task.kind == "cloze" and base.kind == "encoder":
+        encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+        targets = [example.target for example in train[:SAMPLE]]
+        long = sum(len(encoding.ids(f" {target}", special=False)) > 1 for target in targets)
+        if long:
+            lines.append(
+                f"note: {long / len(targets):.0%} of the targets are more than one token: an "
+                "encoder fills in one, so that they are never answered whole."
+            )
     known = {example.input for example in train}
     both = sum(example.input in known for example in dev)
     if both:

@@ -13,6 +13,7 @@ import torch
 
 from minipeft.commands import bases, opened, options, pooling, runs
 from minipeft.model.devices import on_device_of
+from tiny_transformer.files import sentences
 
 FAR = 1e-3  # a difference of logits, of the size of the logits, that rounding does not explain
 
@@ -96,7 +97,8 @@ def whole(out: str, save: Callable[[str], None]) -> None:
         shutil.rmtree(left, ignore_errors=True)
     part = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
-        save(part)
+        with sentences(out):
+            save(part)
         os.chmod(part, 0o755)
         os.replace(part, path)  # an empty folder of that name may be there
     finally:

@@ -91,7 +91,8 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
                 f"{path} is a folder: name one of its files, such as {files[0]} (it has "
                 f"{', '.join(each.name for each in files)[:200]})."
             )
-        what = "is a folder without data" if path.is_dir() else "does not exist"
+        what = "is a pipe or a device, no file" if path.exists() else "does not exist"
+        what = "is a folder without data" if path.is_dir() else what
         raise FileNotFoundError(f"{path} {what}; give a {', '.join(ENDINGS)} file.")
     if path.is_file() and ending(path) not in ENDINGS:
         packed = path.suffix.lower() in (".zst", ".zip", ".7z", ".tar", ".tgz")

@@ -124,6 +124,24 @@ def test_a_full_disk_says_how_to_go_on(cli):
     assert len(Path("r/log.jsonl").read_text().splitlines()) == 40 + 5
 
 
+@pytest.mark.parametrize("base", ["tiny-decoder-0.1m", "of transformers"])
+def test_a_disk_that_is_full_while_a_folder_is_written(cli, gpt2, pairs, base):
+    base = gpt2 if base == "of transformers" else base
+    how = ("--base", base, "--data", pairs, "--kind", "text-to-text", "--steps", 2)
+    assert cli("train", *how, "--dev-limit", 3, "--out", "r").code == 0
+    before = sorted(Path().rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        done = [cli(command, "r", "new") for command in ("merge", "convert")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for each in done:
+        assert each.code == 2 and each.err.startswith("minipeft: new could not be written (")
+        assert each.err.count("could not be written") == 1 and "File too large" in each.err
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_nothing_is_left_of_a_run_that_did_not_begin(cli, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt
