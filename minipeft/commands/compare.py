@@ -86,6 +86,7 @@ def run(given: argparse.Namespace) -> int:
     for rate in {rate for some in rates.values() for rate in some}:
         train.check_numbers(seeded(given, given.seed, rate))
     task, test = data.training_task(given), test_examples(given)
+    scoring.named(given.metric, task)
     folder = Path(given.out)
     with held(folder):
         return gone_through(folder, methods, rates, task, test, given)

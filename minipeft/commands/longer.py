@@ -151,8 +151,14 @@ def with_labels_of(task: Task, adapter: str) -> Task:
     """
     run = runs.run_of(adapter)
     known = runs.labels_of(adapter) or (run and tuple(run[1]["task"]["labels"] or ()))
-    if not known or task.labels is None:
+    if task.labels is None or (not known and task.kind == "regress"):
         return task
+    if not known:
+        head, notes = opened.trained_head(adapter), []
+        named = head and opened.names_for(task.labels, head[2], adapter, notes)
+        for note in notes:
+            print(f"note: {note}")
+        return replace(task, labels=named or task.labels)
     new = [label for label in task.labels if label not in known]
     if new:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,8 +76,9 @@ def open_it(
     Raises:
         FileNotFoundError, ValueError: it cannot be opened; one sentence.
     """
-    what = options.what
-    labels = runs.labels_of(what) or labels
+    what, notes = options.what, []
+    kept = runs.labels_of(what)
+    labels = kept or labels
     run = runs.run_of(what)
     config = run[1] if run else None
     if config is None and not is_adapter(what) and Path(what).is_dir():
@@ -96,6 +98,8 @@ def open_it(
         saved_head = trained_head(what)
         if saved_head:
             head, trained_kind, numbered = saved_head
+            if kept is None and labels and trained_kind != "regress":
+                labels = names_for(labels, numbered, what, notes)
             named = (labels, bases.labels_in(chosen, options, head), numbered)
             labels = next(each for each in named if each and len(each) == len(numbered))
             kind = kind or trained_kind
@@ -108,7 +112,7 @@ def open_it(
             task = Task("task", kind, {}, labels=labels)
             head = head_for(task, bases.kind_of(chosen, options))
     if not is_adapter(what):
-        labels = labels_of_base(chosen, options, head, labels)
+        labels = labels_of_base(chosen, options, head, labels, notes)
     if kind in ("classify", "tag") and labels is not None and len(labels) < 2:
         raise ValueError(
             f"The data have only the label {labels[0]!r}, and {what} knows no other by name: give "
@@ -116,6 +120,7 @@ def open_it(
         )
     seed = config["options"]["seed"] if config else 0
     base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
+    base.notes += notes
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
         old = base.tokenizer.alphabet
         borrowed = config["task"]["borrowed"]
@@ -149,7 +154,30 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     return head, kind, tuple(f"LABEL_{number}" for number in range(count))
 
 
-def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | None:
+def names_for(
+    labels: Sequence[str], numbered: Sequence[str], what: str, notes: list[str]
+) -> tuple[str, ...] | None:
+    """The labels of data in the order of a head whose labels have numbers and no names.
+
+    Whole numbers are the places themselves, LABEL_0 and so on too. Others can only be as they are
+    sorted, which a note says; None where they are not as many as the head's.
+    """
+    places = tuple(str(number) for number in range(len(numbered)))
+    for names in (tuple(numbered), places):
+        if set(labels) <= set(names):
+            return names
+    if len(labels) != len(numbered):
+        return None
+    notes.append(
+        f"the labels of {what} have numbers and no names: taken in the order {labels[0]}, "
+        f"{labels[1]}{', ...' * (len(labels) > 2)}, which the data do not tell."
+    )
+    return tuple(labels)
+
+
+def labels_of_base(
+    base: str, options, head: str, labels, notes: list[str]
+) -> tuple[str, ...] | None:
     """The labels of a base with a head of its own; those of the data where it has none.
 
     Raises:
@@ -160,12 +188,13 @@ def labels_of_base(base: str, options, head: str, labels) -> tuple[str, ...] | N
         return labels
     if labels is None or not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
         return names
-    if len(labels) != len(names):
+    named = names_for(labels, names, base, notes)
+    if named is None:
         raise ValueError(
             f"{base} has a head with {len(names)} labels without names, but the data have "
             f"{len(labels)}: it is not for these data."
         )
-    return labels
+    return named
 
 
 def task_for(opened: Opened, examples, name: str = "task") -> Task:

@@ -158,7 +158,8 @@ def check(names: Sequence[str], kind: str, labels: Sequence[str] | None = None) 
     """Refuse names that are none of METRICS, or not for this kind of task or its labels.
 
     Raises:
-        ValueError: such a name; the sentence lists those that fit.
+        ValueError: such a name, where the sentence lists those that fit; or a package that it needs
+            is not installed, which is better known before a training than at its first validation.
     """
     fitting = ", ".join(name for name, (kinds, _) in METRICS.items() if kind in kinds)
     for name in names:
@@ -173,6 +174,7 @@ def check(names: Sequence[str], kind: str, labels: Sequence[str] | None = None) 
                 f"{next(label for label in labels if label not in metrics.OTHER)!r}: take --metric "
                 "f1, which counts words."
             )
+        METRICS[name][1](("1",), ("1",), ("a text",))
 
 
 def scores(

@@ -294,6 +294,9 @@ def test_an_interrupted_grid_goes_on(cli, gpt2, pairs, monkeypatch):
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(cli, gpt2, pairs):
+    grid = ("compare", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
+    done = cli(*grid, "--metric", "blue", "--out", "g")
+    assert done.code == 2 and "blue is not a score" in done.err and not Path("g").exists()
     done = cli("compare", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW, "--out",
                "g", "--methods", "lora:targets=nonsense", "bitfit", "--seeds", 0)  # fmt: skip
     assert done.code == 1 and "nonsense" in done.out and "bitfit" in done.out
@@ -541,3 +544,44 @@ def test_classifiers_of_two_stacks_can_be_probed(name):
     base = bases.Base("b", model, None, "encoder-decoder", "classification", tiny=False)
     with torch.no_grad():
         assert model(**merge.probe(base)).logits.shape == (2, zoo.LABELS)
+
+
+def test_the_numbers_of_a_head_without_names_are_the_labels_of_the_data(cli, gpt2):
+    """Of twelve labels "10" is the tenth, not the third, and LABEL_10 likewise."""
+    import peft
+    from transformers import AutoModelForSequenceClassification as Classifier
+
+    theirs = Classifier.from_pretrained(gpt2, num_labels=12, pad_token_id=0)
+    config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["c_attn"], fan_in_fan_out=True)
+    theirs = peft.get_peft_model(theirs, config)
+    with torch.no_grad():  # whatever is read, the answer is the tenth or the eleventh
+        for name, parameter in theirs.named_parameters():
+            if "score.modules_to_save" in name:
+                parameter.zero_()[10:, 0] = torch.tensor([1.0, -1.0])
+            elif "score" not in name:
+                parameter.add_(0.1)
+    theirs.save_pretrained("adapter")
+    kind = ("--kind", "classification")
+    assert cli("merge", "adapter", "merged", "--base", gpt2).code == 0
+    alone = cli("predict", "merged", "a b", *kind).out.split()[-2]
+    assert alone in ("LABEL_10", "LABEL_11")
+    tenth = alone.removeprefix("LABEL_")
+    for names in (list(map(str, range(12))), [tenth], [f"LABEL_{n}" for n in range(12)]):
+        rows = "".join(f"a b\t{name}\n" for name in names)
+        Path("d.tsv").write_text("input\ttarget\n" + rows)
+        for what in (("adapter", "--base", gpt2), ("merged",)):
+            done = cli("evaluate", *what, "--data", "d.tsv", *kind, "--predictions", "p.csv")
+            assert done.code == 0 and "note: the labels" not in done.out, done.err
+            said = {line.split(",")[-1] for line in Path("p.csv").read_text().splitlines()[1:]}
+            assert said == {alone if names[0].startswith("LABEL") else tenth}
+    rows = [(f"w{n}", n % 12) for n in range(48)]
+    Path("e.tsv").write_text("input\ttarget\n" + "".join(f"{x}\t{y}\n" for x, y in rows))
+    train = ("train", "--start", "adapter", "--base", gpt2, "--data", "e.tsv", *FEW, "--out", "s")
+    done = cli(*train, "--learning-rate", "1e-9")
+    assert done.code == 0, done.err
+    labels = json.loads(Path("s/config.json").read_text())["task"]["labels"]
+    assert labels == list(map(str, range(12)))
+    Path("d.tsv").write_text("input\ttarget\n" + "".join(f"a b\t{x}\n" for x in "abcdefghijkl"))
+    for what in (("adapter", "--base", gpt2), ("merged",)):
+        done = cli("evaluate", *what, "--data", "d.tsv", *kind)
+        assert done.code == 0 and "have numbers and no names: taken in the order a, b" in done.out

@@ -81,6 +81,16 @@ def test_without_the_package_a_sentence_says_what_to_install(monkeypatch, name, 
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"{package}.*pip install .minipeft\[metrics\]"):
         score(name, ["a"], ["a"])
+    kind = named_metrics.METRICS[name][0][0]
+    with pytest.raises(ValueError, match=rf"{package}.*pip install"):  # before a training
+        named_metrics.check([name], kind, ["O", "B-x"])
+
+
+@pytest.mark.parametrize("name", named_metrics.METRICS)
+def test_a_name_that_fits_is_not_refused(name, recwarn):
+    for kind in named_metrics.METRICS[name][0]:
+        named_metrics.check([name], kind, ["O", "B-x"] if kind == "tag" else None)
+    assert not recwarn.list
 
 
 def test_a_name_that_is_none_and_one_for_another_kind():
