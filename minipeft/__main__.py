@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"The command {options.command} runs in one process: start it without torchrun, "
                 "or call minipeft.train in a script of your own, whose processes share every batch."
             )
-        with terminated_as_stopped():
+        with terminated_as_stopped(), warnings_as_notes():
             code = options.run(options)
         sys.stdout.flush()
         return code
@@ -94,6 +95,25 @@ def terminated_as_stopped() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """A warning of ours is a sentence: it is printed without the line of code that gave it."""
+    usual, said = warnings.formatwarning, set()
+
+    def as_note(message, category, *others) -> str:
+        if not issubclass(category, UserWarning):
+            return usual(message, category, *others)
+        first = str(message) not in said  # once, from however many lines it comes
+        said.add(str(message))
+        return f"note: {message}\n" * first
+
+    warnings.formatwarning = as_note
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def sentence(error: BaseException) -> str:

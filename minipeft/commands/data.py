@@ -350,12 +350,9 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
     """No example may be longer than the model can read, `extra` soft words included.
 
     Raises:
-        ValueError: one is, or has no word at all; its number is told. Or labels to train on are
-            one word.
+        ValueError: one is, or has no word at all; its number is told.
     """
     encoding = Encoding(task, base.tokenizer, base.kind, base.head)
-    if "train" in task.splits and task.kind == "classify" and base.head == "language":
-        check_label_words(task.labels, encoding)
     limit = base.positions()
     longest_label = max(map(len, task.labels or ()), default=0)
     for split, examples in task.splits.items():
@@ -374,25 +371,6 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
                     f"{where} has {tokens} tokens, but the model knows {limit} positions: shorten "
                     "it, or give --cut WORDS."
                 )
-
-
-def check_label_words(labels, encoding: Encoding) -> None:
-    """Labels that a language head says must be different words to the tokenizer.
-
-    Raises:
-        ValueError: two are the same, as words are that it does not know; of an encoder, which fills
-            in one token, two begin with the same.
-    """
-    said: dict[tuple[int, ...], str] = {}
-    for label in labels:
-        ids = encoding.target_ids(label)
-        first = said.setdefault(tuple(ids[:1] if encoding.model_kind == "encoder" else ids), label)
-        if first != label:
-            raise ValueError(
-                f"The labels {first!r} and {label!r} are the same word to this tokenizer, so that "
-                "a language head cannot tell them apart: name them by other words, or give --head "
-                "classification."
-            )
 
 
 def digest(path: str) -> str | None:

@@ -100,9 +100,9 @@ def check(given: argparse.Namespace) -> None:
     if given.tokens < 1 or given.batch_size < 1:
         raise ValueError("--tokens and --batch-size must be at least 1.")
     drawing = {"--temperature": given.temperature, "--top-k": given.top_k, "--seed": given.seed}
-    told = [flag for flag, value in drawing.items() if value is not None]
-    if told and not given.sample:
-        raise ValueError(f"{told[0]} is about words that are drawn: give --sample as well.")
+    given_flags = [flag for flag, value in drawing.items() if value is not None]
+    if given_flags and not given.sample:
+        raise ValueError(f"{given_flags[0]} is about words that are drawn: give --sample as well.")
     given.temperature = 1.0 if given.temperature is None else given.temperature
     given.seed = given.seed or 0
     if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):

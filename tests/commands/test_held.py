@@ -101,6 +101,17 @@ def test_a_mistyped_name_without_a_network_is_one_sentence(tmp_path, monkeypatch
     assert "no-run is no folder, and cannot be opened as a base" in error
 
 
+def test_a_warning_is_a_note_without_code(tmp_path):
+    rows = "".join(f"the cat {n},{('zqx', 'zqy')[n % 2]}\n" for n in range(9))
+    (tmp_path / "d.csv").write_text(f"input,target\n{rows}")
+    base = ("--base", "tiny-decoder-0.1m", "--data", "d.csv", "--kind", "classification")
+    process = started(tmp_path, "train", *base, "--steps", 1)
+    _, error = process.communicate(timeout=patience(60))
+    assert process.returncode == 0 and error.startswith("note: The labels 'zqx' and 'zqy'")
+    assert "UserWarning" not in error and ".py" not in error
+    assert error.count("zqx") == 1
+
+
 def test_a_terminal_that_knows_few_signs(tmp_path):
     (tmp_path / "new.csv").write_text("input\nf\u00fcr \u2192\n", encoding="utf-8")
     for words in (("train", "--help"), ("generate", "tiny-decoder-0.1m", "--data", "new.csv")):

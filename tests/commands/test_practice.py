@@ -509,24 +509,6 @@ def test_the_limits_of_evaluate_and_doctor_hold_without_answers_too(cli):
     assert cli("doctor", "r", "--data", "long.csv", "--max-length", 12).code in (0, 1)
 
 
-def test_labels_that_are_one_word_to_the_tokenizer_are_refused(cli):
-    rows = [(f"the cat {n}", ("zqx", "zqy")[n % 2]) for n in range(20)]
-    how = ("train", "--data", table("a.csv", rows), "--kind", "classification", *FEW)
-    for base in (("tiny-decoder-0.1m",), ("tiny-encoder", "--head", "language")):
-        done = cli(*how, "--base", *base)
-        assert done.code == 2 and "'zqx' and 'zqy' are the same word" in done.err, base
-    done = cli(*how, "--base", "tiny-decoder-0.1m", "--head", "classification")
-    assert done.code == 0, done.err
-    rows = [(f"the cat {n}", ("sun", "moon")[n % 2]) for n in range(20)]
-    table("a.csv", rows)
-    assert cli(*how, "--base", "tiny-decoder-0.1m").code == 0
-    rows = [(f"the cat {n}", ("the sun", "the moon")[n % 2]) for n in range(20)]
-    table("a.csv", rows)
-    assert cli(*how, "--base", "tiny-decoder-0.1m").code == 0
-    done = cli(*how, "--base", "tiny-encoder", "--head", "language")
-    assert done.code == 2 and "'the moon' and 'the sun' are the same word" in done.err
-
-
 def test_answers_that_no_mask_holds_are_told(cli):
     rows = [(f"the cat {n}", ("sun", "the moon")[n % 2]) for n in range(20)]
     done = trained(cli, "cloze", "--data", table("a.csv", rows))
