@@ -4,6 +4,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 import sys
 
 import pyarrow
@@ -156,6 +157,9 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path, name, content, sentence):
 def test_a_missing_file_and_a_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         tables.read(tmp_path / "a.csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(FileNotFoundError, match="pipe.csv is a pipe or a device"):
+        tables.read(tmp_path / "pipe.csv")
     (tmp_path / "b.csv").mkdir()
     with pytest.raises(FileNotFoundError):
         tables.read(tmp_path / "b.csv")
