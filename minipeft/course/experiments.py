@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
@@ -223,6 +223,21 @@ class Difference:
 
     def __str__(self) -> str:
         return self.text
+
+
+def in_a_row(changes: Iterable[Difference], names: Iterable[str] = ()) -> str:
+    """Several in one unit: "+0.0 ± 0.0 (equal), -1.4 ± 6.0 (undecided) points".
+
+    names: of each of them, "reverse +0.0 ± 0.0 (equal); rotate -1.4 ± 6.0 (undecided) points".
+    """
+    changes, names = list(changes), list(names)
+    words = [
+        f"{change.text.rpartition(': ')[0].removesuffix(f' {change.unit}')} ({change.verdict})"
+        for change in changes
+    ]
+    if names:
+        words = [f"{name} {said}" for name, said in zip(names, words, strict=True)]
+    return f"{('; ' if names else ', ').join(words)} {changes[0].unit}"
 
 
 def difference(

@@ -77,7 +77,7 @@ def passport_table(every: Mapping[str, Passport], source: Mapping[str, str]) -> 
                 f"{wider}{high / low:.3g}",
             )
         )
-    header = ("", "lesson", "kept", "MB in training", "time of a pass", "merges", "mixed batches",
+    header = ("", "lesson", "kept", "MB to train", "time of a pass", "merges", "mixed batch",
               "latent task", "novel task", "forgotten", "good rates")  # fmt: skip
     notes = [
         "Each lesson chose its own size: the columns of tasks are no contest. Time at batch 1 "

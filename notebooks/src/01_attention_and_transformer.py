@@ -145,7 +145,7 @@ checks.attention(MultiHeadAttention)
 text = tokenizer("in summer tom walked to the park in")["input_ids"]  # (1, T)
 try:  # what you wrote, with your attend and your mask in it, computes in the trained model
     difference = lesson.wearing(model, MultiHeadAttention, text)
-    print(f"largest difference of the logits: {difference:.0e}")
+    print(f"largest difference of the logits: {difference:.1g}")
 except NotImplementedError as error:
     print(error)
 
@@ -241,7 +241,7 @@ try:
         heads, _ = tt.attend(query, *extend_cache(cache, key, value))  # (1, H, 1, D)
         steps_of_one.append(layer.output(layer.join(heads)))
     difference = (torch.cat(steps_of_one, 1) - layer(x, causal=True)).abs().max()
-    print(f"largest difference: {difference:.0e}")
+    print(f"largest difference: {difference:.1g}")
 except NotImplementedError as error:
     print(error)
 print(
@@ -310,7 +310,7 @@ with torch.device("meta"):  # a model without its numbers
     small = tt.Decoder(tt.TransformerConfig.gpt2(**gpt2))
 print(f"GPT-2 small has {sum(p.numel() for p in small.parameters()):,} parameters")
 for dtype, difference in (lesson.against_transformers(noise) or {}).items():
-    print(f"logits in {dtype}: largest difference to transformers {difference:.0e}")
+    print(f"logits in {dtype}: largest difference to transformers {difference:.1g}")
 
 # %% [markdown] tags=["slide"]
 # ## 7 · Three families, and a test for leaks

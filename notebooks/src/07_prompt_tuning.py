@@ -605,7 +605,7 @@ import copy
 
 double = copy.deepcopy(base).double()
 apart_by, exact = lesson.mixed_tasks(double, learnt, asked_of, tokenizer.pad_token_id)
-print(f"logits apart by at most {apart_by:.0e}; exact match of the mixed batch {100 * exact:.0f} %")
+print(f"logits apart by at most {apart_by:.1g}; exact match of the mixed batch {100 * exact:.0f} %")
 print(f"each task by itself {100 * own_scores[-1].mean():.0f} %")
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
@@ -626,7 +626,7 @@ EVERY = {
 four = task.batches("train", tokenizer, batch_size=4)(0)
 mixed = {name: mixed_difference(double, method, four) for name, method in EVERY.items()}
 for name, off in mixed.items():
-    print(f"{name:<14}", "refused: it trains the base itself" if off is None else f"{off:.0e}")
+    print(f"{name:<14}", "refused: it trains the base itself" if off is None else f"{off:.1g}")
 exactly = [name for name, off in mixed.items() if off is not None and off < 1e-10]
 claims.record(
     56,
@@ -705,7 +705,7 @@ if loaded:
         same, other = result[:, i, i].tolist(), result[:, i, 1 - i].tolist()
         print(f"{name}: its own prompt {spread(same)}, the other one {spread(other)}")
     print(
-        f"both tasks in one batch: {100 * together:.0f} % right, logits apart by {off:.0e} (fp32)"
+        f"both tasks in one batch: {100 * together:.0f} % right, logits apart by {off:.1g} (fp32)"
     )
     last = result[-1]
     print(f"each by itself, the same prompts: {50 * (last[0, 0] + last[1, 1]):.0f} %")

@@ -211,7 +211,7 @@ print(f"r < 4: above the floor by at most {excess:.1g} of it; r >= 4: at most {w
 
 # %%
 from minipeft.course import claims, runs
-from minipeft.course.experiments import contest, difference, table, trend
+from minipeft.course.experiments import contest, difference, in_a_row, table, trend
 
 LORAS = {f"LoRA r = {r}": mp.LoRA(r, ALPHA) for r in RANKS}
 known = runs.Known(base, tokenizer, rows=40)
@@ -423,7 +423,9 @@ smallest, larger = STORES
 full_at = next((n for n in FACTS if gaps[smallest, n].verdict == "worse"), None)
 knee = full_at is not None and gaps[smallest, FACTS[0]].verdict == "equal"
 worse_at = {arm: [n for n in FACTS if gaps[arm, n].verdict == "worse"][:1] for arm in STORES}
-said = "; ".join(f"{arm}, {n} facts: {gap.text}" for (arm, n), gap in gaps.items())
+said = f"minus full fine-tuning at {', '.join(map(str, FACTS))} facts: " + "; ".join(
+    f"{arm} {in_a_row(gaps[arm, n] for n in FACTS)}" for arm in STORES
+)
 if knee:
     room = difference(learnt[full_at][larger].values(), learnt[full_at][smallest].values(), MARGIN)
     rate = learnt[full_at][smallest].rate
@@ -432,8 +434,8 @@ if knee:
         [one.get("test", 0.0) for one in longer], learnt[full_at]["full"].values(), MARGIN
     )
     knee = room.verdict == "better" and still.verdict == "worse"
-    said += f"; {larger} against {smallest} at {full_at}: {room.text}; {smallest} after "
-    said += f"{2 * FACT_STEPS} steps against full after {FACT_STEPS}: {still.text}"
+    said += f"; {larger} minus {smallest} at {full_at}: {room.text}; {smallest} after "
+    said += f"{2 * FACT_STEPS} steps minus full after {FACT_STEPS}: {still.text}"
 plots.finish(
     axes,
     "facts",

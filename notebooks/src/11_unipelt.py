@@ -195,7 +195,7 @@ from functools import cache
 
 from IPython.display import display
 
-from minipeft.course.experiments import contest, difference, spread, table
+from minipeft.course.experiments import contest, difference, in_a_row, spread, table
 from minipeft.report import Table
 
 PARTS = {
@@ -361,10 +361,10 @@ print(
 lowest = by_gate[0]
 claims.record(
     48,
-    measured=f"after {LONG} steps {spread(switched)} of what the gates say lies below 0.1 or above 0.9; "
-    f"the part with the lowest gates is {lowest}, and shutting them costs "
-    f"{' and '.join(f'{spread(missed[task, lowest])} of F1 ({task})' for task in TASKS)}; "
-    f"with its gate held at 0 the prefix still gets {spread(shut)} of the attention",
+    measured=f"after {LONG} steps {spread(switched)} of the gates' values lie below 0.1 or above 0.9; "
+    f"shutting the lowest ones, of the {lowest}, costs "
+    f"{', '.join(f'{spread(missed[task, lowest])} of F1 ({task})' for task in TASKS)}; "
+    f"a prefix whose gate is 0 keeps {spread(shut)} of the attention",
     rule="true if at least nine tenths of what gates say is beyond 0.1 and 0.9 in every run, and a shut "
     "gate leaves the prefix less than 1 % of the attention; false if less than one tenth and more; "
     "otherwise misleading",
@@ -432,9 +432,9 @@ plots.add_caption(
 # %% tags=["hide-input"]
 claims.record(
     47,
-    measured=f"the best part by task and K: {', '.join(f'{t} {K} {b}' for (t, K), b in best.items())}; "
-    f"UniPELT minus it: {'; '.join(d.text for d in wins.values())}; numbers trained, the head with "
-    f"them: {', '.join(f'{name} {n:,}' for name, n in trained.items())}",
+    measured=f"best part: {', '.join(f'{t} {K} {b}' for (t, K), b in best.items())}; UniPELT minus "
+    f"it: {in_a_row(wins.values())}; numbers trained, with the head: "
+    f"{', '.join(f'{name} {n:,}' for name, n in trained.items())}",
     rule="true if different parts are best in different settings, and UniPELT is better than the best "
     "part somewhere, worse nowhere, and larger; misleading if it is better somewhere and worse "
     "elsewhere; false if it is better nowhere and equal or worse somewhere; otherwise undecided",

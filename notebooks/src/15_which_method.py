@@ -83,7 +83,7 @@ QUICK = False
 from functools import partial
 
 from minipeft.course import which_method_charts as charts
-from minipeft.course.experiments import difference, spread
+from minipeft.course.experiments import difference, in_a_row, spread
 from minipeft.report import Table
 
 stored = lesson.Runs.read()
@@ -383,13 +383,13 @@ def compared(one: str, other: str | None = None) -> dict:
             (name for name in each if name not in ("UniPELT", "full", "top")),
             key=lambda name: sum(each[name].values("dev")),
         )
-        result[f"{situation} (against {rival})"] = difference(
+        result[situation if other else f"{situation} ({rival})"] = difference(
             each[one].values(), each[rival].values(), MARGIN
         )
     return result
 
 
-def record_all(number: int, compared: dict, rule: str, level: tuple[str, ...]) -> None:
+def record_all(number: int, pair: str, compared: dict, rule: str, level: tuple[str, ...]) -> None:
     """True if the verdict is one of `level` everywhere, false if worse everywhere, else by the mix."""
     said = [change.verdict for change in compared.values()]
     verdict = (
@@ -401,18 +401,18 @@ def record_all(number: int, compared: dict, rule: str, level: tuple[str, ...]) -
         if "worse" in said
         else "undecided"
     )
-    words = "; ".join(f"{name} {change.text}" for name, change in compared.items())
-    claims.record(number, f"stored runs: {words}", f"{rule}; {change_rule}", verdict)
+    words = f"stored runs, {pair}: {in_a_row(compared.values(), compared)}"
+    claims.record(number, words, f"{rule}; {change_rule}", verdict)
 
 
 change_rule = next(iter(compared("LoRA", "full").values())).rule
 record_all(
-    *(45, compared("LoRA", "full")),
+    *(45, "LoRA minus full", compared("LoRA", "full")),
     "true if equal or better in all situations, false if worse in all, misleading if worse in some",
     ("equal", "better"),
 )
 record_all(
-    *(47, compared("UniPELT")),
+    *(47, "UniPELT minus the best single method", compared("UniPELT")),
     "UniPELT, of equal size, minus the single method that is best on dev: true if better in all "
     "situations, false if worse in all, misleading if worse in some",
     ("better",),

@@ -238,7 +238,7 @@ for name, method in METHODS.items():
     seen = facts(model, tokenizer, method)
     per_request = serving.memory_of_a_request(model, method)
     rows.append(
-        (name, "refused" if differences[name] is None else f"{differences[name]:.0e}",
+        (name, "refused" if differences[name] is None else f"{differences[name]:.1g}",
          "-" if differences[name] is None else "yes" if seen["mergeable"] else "no",
          f"{50 * seen['disk'] / 1e6:.2f} MB", f"{per_request:,}")
     )  # fmt: skip

@@ -5,7 +5,15 @@ import math
 import pytest
 from scipy import stats
 
-from minipeft.course.experiments import contest, difference, percent, spread, table, trend
+from minipeft.course.experiments import (
+    contest,
+    difference,
+    in_a_row,
+    percent,
+    spread,
+    table,
+    trend,
+)
 from minipeft.training.gradients import Diverged
 
 
@@ -190,3 +198,15 @@ def test_spread_shows_shares_as_per_cent():
 )
 def test_a_share_is_never_written_as_a_power_of_ten(share, digits, text):
     assert percent(share, digits) == text
+
+
+def test_several_differences_are_told_in_a_row_and_no_number_is_lost():
+    rows = [([0.6, 0.61, 0.62], [0.5, 0.51, 0.52]), ([0.09, 0.01, 0.05], [0.01, 0.09, 0.05])]
+    changes = [difference(*row, 3) for row in rows]
+    said = in_a_row(changes)
+    assert said == "+10.0 ± 0.0 (better), +0.0 ± 19.9 (undecided) points"
+    assert in_a_row(changes, ["a, b", "c"]) == (
+        "a, b +10.0 ± 0.0 (better); c +0.0 ± 19.9 (undecided) points"
+    )
+    failed = difference([math.nan] * 3, [1.0, 2.0, 3.0], 3)
+    assert in_a_row([failed, changes[0]]) == "a run failed (undecided), +10.0 ± 0.0 (better) points"

@@ -5,6 +5,7 @@ that are tried, a counter that ends at 127, a clamp, two axes told apart by thei
 that is written down, float32 on the way of float64, an object that is right at its first calls.
 """
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -19,9 +20,12 @@ from minipeft.analysis.examinations.labels import asked_for
 from minipeft.analysis.spectra import similarity
 from minipeft.checks.coverage import report
 from minipeft.checks.framework import OMIT, Check, NumberCheck, Trial
-from minipeft.checks.framework.cases import EQUAL, LARGE, every_large
+from minipeft.checks.framework.cases import EQUAL, LARGE, every_large, every_pair
+from minipeft.checks.framework.comparing import compare
 from minipeft.course.lora import Merge, lora_gradients
 from minipeft.course.prefix import prefix_gradients
+from minipeft.course.serving import mixed_lora
+from minipeft.course.serving_patients import SERVERS
 from minipeft.course.written_prompts import behind_last
 from minipeft.doors.words import place_vectors
 from minipeft.methods.adapter import AdapterPatch
@@ -343,3 +347,66 @@ def test_a_tolerance_is_for_what_is_measured_and_relative_for_small_numbers():
     both({"share": 0.0101, "rank": 3}), both({"share": 0.01, "rank": 3.0})
     refused(both, {"share": 0.0105, "rank": 3}, "share")
     refused(both, {"share": 0.01, "rank": 3.01}, "rank")
+
+
+def test_a_number_within_the_tolerance_may_still_be_a_known_wrong_one():
+    wrong = [({"whole": 8.3834}, "one more noun is gone each time")]
+    price = NumberCheck("price", "", {"whole": 8.3709}, wrong, tolerance=0.01)
+    price({"whole": 8.371}), price({"whole": 8.37}), price({"whole": 8.4})
+    refused(price, {"whole": 8.38343}, "one more noun")
+    refused(price, {"whole": 8.38}, "one more noun")
+
+
+def test_a_factor_is_told_with_its_side():
+    nats = NumberCheck("price", "a price", 0.6931471805599453)
+    refused(nats, 1.0, "1.4427 times too large (nats, or bits?)")
+    refused(nats, 4 * 0.6931471805599453, "4 times too large")
+    with pytest.raises(checks.CheckFailed) as caught:
+        nats(4 * 0.6931471805599453)
+    assert "byte" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"order": "A", "merge": "B", "cache": "C", "healthy": "D", "swap": "E"}, "turned round"),
+        ({"a": "order", "b": "merge", "c": "cache", "d": "healthy", "e": "swap"}, "keys are A, B"),
+        (["order", "merge", "cache", "healthy", "swap"], "a dict, {'A': .., 'B': .."),
+        ({}, "keys are A, B, C, D, E"),
+        (
+            dict.fromkeys("ABCDE", "order"),
+            "B is not 'order': the answers themselves are wrong",
+        ),
+        (
+            {"A": "order", "B": "merge", "C": "swap", "D": "healthy", "E": "cache"},
+            "C is not 'swap': its first words are wrong already",
+        ),
+        ({"A": "ordre", "B": "merge", "C": "cache", "D": "healthy", "E": "swap"}, "one of cache"),
+        (SERVERS | {"A": ("order", "swap")}, "one of cache"),
+        (SERVERS | {"A": None}, "not None"),
+    ],
+)
+def test_every_form_of_a_diagnosis_is_told_what_is_wrong_with_it(answer, words):
+    refused(checks.server_patients, answer, words)
+
+
+def test_two_options_of_an_exercise_meet_where_a_mistake_shows():
+    axes = {"B": (2, 1, 3), "T": (5, 1, 2), "mask": (None, "bias"), "causal": (False, True)}
+    axes |= {"dtype": ("float32", "bfloat16"), "gradients": ("on", "off")}
+    cases = every_pair(axes)
+    shown = [case for case in cases if case.dtype == "float32" and case.gradients == "on"]
+    for one, other in itertools.combinations(("B", "T", "mask", "causal"), 2):
+        met = {(case[one], case[other]) for case in shown}
+        assert met == set(itertools.product(axes[one], axes[other]))
+
+
+def test_a_probe_leaves_the_reference_as_it_is_and_says_what_was_changed():
+    for check in checks.EXERCISES.values():
+        if isinstance(check, Check) and check.probes.places:
+            trial = check.trials[0]
+            case = trial.cases[0]
+            wanted = check.expected(trial, case)
+            answer = check.probes.answer(check, trial, case)
+            assert trial.judge or wanted.error or compare(wanted.result, answer, trial) is None
+            check.probes.ready.clear()
+    refused(checks.mixed_lora, lambda x, *rest: mixed_lora(x.flip(1), *rest), "`x` runs backwards")

@@ -93,6 +93,37 @@ answer_log_probability = Check(
             (SUM, one_place("asked.flip(1).cumsum(1).flip(1) > 1")),
         ),
         mistake(
+            "the last position is asked for the first label: roll brings it round, leave it out",
+            (SHIFT, SAME),
+            (NEXT, "labels = labels.roll(-1, 1)"),
+        ),
+        mistake(
+            "logits and labels are both cut, and not shifted: the logits at position t say what "
+            "comes at t + 1",
+            (NEXT, "labels = labels[:, :-1]"),
+        ),
+        mistake(
+            "that is divided by the root of the answer's length: DPO takes the sum",
+            (SUM, "(chosen * asked).sum(dim=1) / asked.sum(dim=1).clamp(min=1) ** 0.5"),
+        ),
+        mistake(
+            "that is the least likely token of the answer alone: take the sum over all of them",
+            (SUM, "chosen.masked_fill(~asked, 0).amin(1)"),
+        ),
+        mistake(
+            "probabilities are added and the logarithm is taken of the sum: add the logarithms",
+            (SUM, 'chosen.masked_fill(~asked, float("-inf")).logsumexp(1)'),
+        ),
+        mistake(
+            "that is the entropy of the words: take the log-probability of the one in the answer",
+            (PICK, "(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)"),
+        ),
+        mistake(
+            "a label of -100 is no word that can be looked up: clamp the labels (or fill them) "
+            "first, and leave those places out of the sum",
+            when=lambda view: "index -100 is out of bounds" in str(view.error),
+        ),
+        mistake(
             "the mask is not shifted: it belongs to the token at t + 1, as the label does",
             (NEXT, "unshifted = labels[:, :-1] != -100\n    labels = labels[:, 1:]"),
             (SUM, "(chosen * unshifted).sum(dim=1)"),

@@ -132,6 +132,39 @@ MISTAKES = [
         ("scores + mask", f"scores.masked_fill(mask > -1e9, {LOW})"),
     ),
     mistake(
+        "the mask is read upside down, 0 as closed: 0 is added and changes nothing",
+        ("scores + mask", f"scores.masked_fill(mask == 0, {LOW})"),
+    ),
+    mistake(
+        "softmax runs over queries and keys together: each query shares out one unit of weight "
+        "over the keys, dim -1",
+        (SOFTMAX, "scores.flatten(-2).softmax(-1).view_as(scores)"),
+    ),
+    mistake(
+        "there is a sigmoid in place of the softmax: the weights of a query sum to 1",
+        (SOFTMAX, "scores.sigmoid()"),
+    ),
+    mistake(
+        "query and key are divided by their lengths: the scores are their plain product, divided "
+        "by sqrt(D)",
+        (
+            "query @ key.transpose",
+            "F.normalize(query, dim=-1) @ F.normalize(key, dim=-1).transpose",
+        ),
+    ),
+    mistake(
+        "these are the scores beside the heads: give the weights, which come after the softmax",
+        ("weights @ value, weights", "weights @ value, scores"),
+    ),
+    mistake(
+        "the future is hidden although no mask asks for it: the mask alone says who may look",
+        (
+            MASKED,
+            "    T, S = scores.shape[-2:]\n    if mask is None and T == S:\n"
+            f"        mask = torch.full((T, S), {LOW}, dtype=scores.dtype).triu(1)\n{MASKED}",
+        ),
+    ),
+    mistake(
         "a query that may look nowhere (padding) gives NaN: add the mask as it is, without -inf",
         when=lambda view: view.difference.kind == "nan" and view.case.mask == "nowhere",
     ),

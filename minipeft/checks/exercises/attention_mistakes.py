@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from minipeft.checks.framework import OMIT, mistake
+from minipeft.checks.framework import mistake
 
 QUERY, KEY, VALUE = (
     "self.split(self.query(x))",
@@ -62,6 +62,21 @@ MISTAKES = [
     mistake(
         "the last linear map is missing: return output(join(heads))",
         ("self.output(self.join(heads))", "self.join(heads)"),
+    ),
+    mistake(
+        "the last linear map is applied twice",
+        ("self.output(self.join(heads))", "self.output(self.output(self.join(heads)))"),
+    ),
+    mistake(
+        "the maps are multiplied without a transpose, x @ weight: call self.query(x), which takes "
+        "x @ weight.T + bias",
+        (QUERY, "self.split(x @ self.query.weight + self.query.bias)"),
+    ),
+    mistake(
+        "keys and values are made of x and context together: with a context, they come from it "
+        "alone",
+        (SOURCE, "source = x if context is None else torch.cat([x, context], dim=1)"),
+        (MIX, "mask = mask if context is None else None\n        heads = self.mix("),
     ),
     mistake(
         "x is added to the answer: attention gives what it found, the block adds it to the stream",
@@ -151,10 +166,6 @@ MISTAKES = [
     ),
     mistake(
         "dropout stays on in eval mode: two calls differ",
-        when=lambda view: (
-            view.case.get("dropout") not in (OMIT, 0.0)
-            and not view.case.training
-            and view.difference.kind == "value"
-        ),
+        when=lambda view: view.drawn and not view.case.training and view.difference.kind == "value",
     ),
 ]

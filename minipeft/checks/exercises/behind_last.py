@@ -107,6 +107,21 @@ behind_last = Check(
             ("return logits[rows, last]", "return (logits * mask[..., None]).sum(1)"),
         ),
         mistake(
+            "that is the largest logit of all tokens of a row: take those of the last token",
+            (
+                "return logits[rows, last]",
+                'return logits.masked_fill(mask[..., None] == 0, float("-inf")).amax(1)',
+            ),
+        ),
+        mistake(
+            "padding is set to 0 and the last column taken: in a row that is padded behind, the "
+            "last token stands further left",
+            (
+                "return logits[rows, last]",
+                "return (logits * mask[..., None].to(logits.dtype))[:, -1]",
+            ),
+        ),
+        mistake(
             "that is the logarithm of the softmax: give the logits as they are",
             ("return logits[rows, last]", "return logits[rows, last].log_softmax(dim=-1)"),
         ),

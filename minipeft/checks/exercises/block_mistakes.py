@@ -75,6 +75,60 @@ MISTAKES = [
         f"norm({PRE})",
         "norm(x + self.dropout(sublayer(norm(x))))",
     ),
+    *adding(
+        "the norm falls on the stream, and the sublayer reads it without: that is neither pre- nor "
+        "post-norm",
+        "norm(x) + self.dropout(sublayer(x))",
+    ),
+    *adding(
+        "the norm runs over all tokens together: it runs over the C numbers of each, as norm(x) "
+        "does",
+        "x + self.dropout(sublayer(nn.functional.layer_norm(x, x.shape[-2:]) * norm.weight + "
+        "norm.bias))",
+        "nn.functional.layer_norm(x + self.dropout(sublayer(x)), x.shape[-2:]) * norm.weight + "
+        "norm.bias",
+    ),
+    *adding(
+        "the sublayer is called twice: with a cache it would keep every token twice",
+        "x + self.dropout((sublayer(norm(x)), sublayer(norm(x)))[1])",
+        "norm(x + self.dropout((sublayer(x), sublayer(x))[1]))",
+    ),
+    *adding(
+        "the stream is multiplied by what the sublayer says: it is added",
+        "x * (1 + self.dropout(sublayer(norm(x))))",
+        "norm(x * (1 + self.dropout(sublayer(x))))",
+    ),
+    mistake(
+        "there is a norm behind the block: it ends with the sum (pre-norm) or with the norm of its "
+        "last sublayer (post-norm)",
+        (LAST, f"return self.feed_forward_norm({LAST.removeprefix('return ')})"),
+    ),
+    mistake(
+        "the feed-forward layer is applied twice",
+        (
+            LAST,
+            LAST.replace(
+                "self.feed_forward,", "lambda h: self.feed_forward(self.feed_forward(h)),"
+            ),
+        ),
+    ),
+    mistake(
+        "the context goes through the norm, too: it comes normalised from the encoder",
+        (READ, READ.replace("h, context", "h, self.cross_attention_norm(context)")),
+    ),
+    mistake(
+        "cross-attention reads what the block was given: it should read the stream after "
+        "self-attention",
+        (FIRST_LINE, f"first = x\n        {FIRST_LINE}"),
+        (
+            READ,
+            READ.replace("(h,", "(self.cross_attention_norm(first) if self.pre_norm else first,"),
+        ),
+    ),
+    mistake(
+        "at the second step cross-attention is left out: the context is read at every step",
+        (READ_IF, 'if context is not None and "cross" not in (cache or {}):'),
+    ),
     mistake(
         "the feed-forward layer comes first: attention is first",
         (
@@ -233,8 +287,6 @@ MISTAKES = [
     ),
     mistake(
         "dropout stays on in eval mode: use self.dropout, which knows the mode",
-        when=lambda view: (
-            view.case.dropout == 0.5 and not view.case.training and view.difference.kind == "value"
-        ),
+        when=lambda view: view.drawn and not view.case.training and view.difference.kind == "value",
     ),
 ]

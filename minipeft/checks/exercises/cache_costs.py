@@ -21,6 +21,20 @@ cache_costs = NumberCheck(
             {"without": N * P + N * (N + 1) // 2},
             "without: the last word is written and not read again: 10, 11, ..., 109 tokens",
         ),
+        ({"without": N * N}, "without: the steps run 10, 11, ..., 109 tokens: sum them up"),
+        (
+            {"without": N * (N + 1) // 2},
+            "without: the first step runs the whole prompt, 10 tokens, and not 1",
+        ),
+        ({"without": N * (P + N) // 2}, "without: the first step runs 10 tokens, the last one 109"),
+        (
+            {"without": (P + N) * (P + N + 1) // 2},
+            "without: the prompt goes through whole at the first step, not word by word",
+        ),
+        (
+            {"without": (P + N) * (P + N - 1) // 2},
+            "without: the prompt goes through whole at the first step, not word by word",
+        ),
         ({"without": N * (P + N)}, "without: only the last steps are that long, sum them up"),
         ({"without": N * (P + N - 1)}, "without: only the last step is that long, sum them up"),
         ({"without": (P + N) ** 2}, "without: count tokens that go through, not pairs of them"),
@@ -52,6 +66,12 @@ cache_costs = NumberCheck(
             {"kept": 2 * L * C * (P + N)},
             "kept: the last word never went through, so it has no key and no value yet",
         ),
+        ({"kept": 2 * L * C * P}, "kept: those of the words written are kept, too"),
+        (
+            {"kept": 2 * L * C * WITHOUT},
+            "kept: a token leaves its key and value once, however often it could be run",
+        ),
+        ({"kept": WITH}, "kept: each token leaves a key and a value of C numbers in each layer"),
         ({"kept": 2 * L * C * N}, "kept: the prompt's keys and values are kept, too"),
     ],
 )

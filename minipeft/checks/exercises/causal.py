@@ -120,6 +120,41 @@ MISTAKES = [
         ('"attention_mask": mask', '"attention_mask": 1 - mask'),
     ),
     mistake(
+        "attention_mask is what is added to the scores: the model makes that itself, here it is 1 "
+        "on real tokens and 0 on padding",
+        ('"attention_mask": mask', '"attention_mask": (1 - mask) * -10000'),
+    ),
+    mistake(
+        "padding is looked for behind the text only, by the number of its tokens: it may stand "
+        "before it",
+        (
+            MASK,
+            "mask = (torch.arange(ids.shape[1]) < (ids != tokenizer.pad_token_id)"
+            ".sum(1, keepdim=True)).long()",
+        ),
+    ),
+    mistake(
+        "padding is looked for behind the text only, from the first one on: it may stand before it",
+        (MASK, "mask = (ids != tokenizer.pad_token_id).long().cumprod(1)"),
+    ),
+    mistake(
+        "padding is looked for before the last word only: it may stand before the text",
+        (MASK, "mask = (ids != tokenizer.pad_token_id).flip(1).long().cummax(1).values.flip(1)"),
+    ),
+    mistake(
+        "padding is looked for in the first row only: each row has its own",
+        (MASK, "mask = (ids[:1] != tokenizer.pad_token_id).long().expand_as(ids)"),
+    ),
+    mistake(
+        "what stands behind <eos> is taken for padding, and nothing else: ask for "
+        "tokenizer.pad_token_id",
+        (
+            MASK,
+            "ends = (ids == tokenizer.eos_token_id).long()\n"
+            "    mask = (ends.cumsum(1) - ends == 0).long()",
+        ),
+    ),
+    mistake(
         "attention_mask is the triangle of the past: the model adds that itself, here it is 1 on "
         "real tokens, (B, T)",
         when=lambda view: (

@@ -74,6 +74,16 @@ def _pattern(mask: Tensor, T: int, S: int) -> None:
             columns <= rows - (S - T),
         ),
         (
+            "the past is closed: of more keys than tokens the first ones are the past, which every "
+            "query sees",
+            (columns <= rows) & (columns >= S - T),
+        ),
+        (
+            "the past is put behind the tokens: of more keys than tokens the first ones are the "
+            "past",
+            (columns <= rows - (S - T)) | (columns >= T),
+        ),
+        (
             "the token sees itself and nothing of its past: all that came before is open",
             columns == rows,
         ),

@@ -116,6 +116,73 @@ dpo_loss = Check(
         mistake(
             "the rewards are added: take their difference", (MARGIN, "reward_better + reward_worse")
         ),
+        mistake(
+            "the reference moves along with the model, so the loss is log 2 for ever: use the "
+            "log-probabilities that are given",
+            (BETTER, "reward_better = beta * (better - better.detach())"),
+            (WORSE, "reward_worse = beta * (worse - worse.detach())"),
+        ),
+        mistake(
+            "the better answer is not used: the loss is of the difference of two rewards",
+            (MARGIN, "-reward_worse"),
+        ),
+        mistake(
+            "each answer has a loss of its own: DPO has one for the difference of their rewards",
+            (LOSS, "-(F.logsigmoid(reward_better) + F.logsigmoid(-reward_worse)).mean()"),
+        ),
+        mistake(
+            "beta is there twice, inside of the sigmoid and outside: it multiplies the rewards "
+            "only",
+            (LOSS, f"beta * {LOSS}"),
+        ),
+        mistake(
+            "the loss is divided by beta: it multiplies the rewards only", (LOSS, f"{LOSS} / beta")
+        ),
+        mistake(
+            "every better answer is compared with every worse one: each pair has its own two",
+            (MARGIN, "reward_better[:, None] - reward_worse"),
+        ),
+        mistake(
+            "that is the median over pairs: take the mean", (LOSS, LOSS.replace("mean", "median"))
+        ),
+        mistake(
+            "the softmax is over the pairs: each pair has a sigmoid of its own",
+            (LOSS, f"-({MARGIN}).log_softmax(0).mean()"),
+        ),
+        mistake(
+            "that is IPO, the square of a distance: DPO's loss is -log sigmoid(difference)",
+            (LOSS, "((reward_better - reward_worse) / beta - 1 / (2 * beta)).square().mean()"),
+        ),
+        mistake(
+            "the labels are smoothed: DPO's loss has one term, -log sigmoid(difference)",
+            (
+                LOSS,
+                f"-(0.9 * F.logsigmoid({MARGIN}) + 0.1 * F.logsigmoid({{}})).mean()".format(
+                    "reward_worse - reward_better"
+                ),
+            ),
+        ),
+        mistake(
+            "the exponential is taken first: rewards are differences of log-probabilities",
+            (BETTER, "reward_better = beta * (better - reference_better).exp()"),
+            (WORSE, "reward_worse = beta * (worse - reference_worse).exp()"),
+        ),
+        mistake(
+            "that is a tanh: the loss is -log sigmoid(difference)",
+            (LOSS, f"-({MARGIN}).tanh().mean()"),
+        ),
+        mistake(
+            "the difference must exceed a margin of 1: DPO has none", (MARGIN, f"{MARGIN} - 1")
+        ),
+        mistake(
+            "the loss is squared: it is -log sigmoid",
+            (LOSS, f"F.logsigmoid({MARGIN}).square().mean()"),
+        ),
+        mistake("1 is added: the loss is -log sigmoid(difference) alone", (LOSS, f"1 {LOSS}")),
+        mistake(
+            "a number is written where the number of pairs belongs: take the mean",
+            (LOSS, LOSS.replace("mean()", "sum() / 3")),
+        ),
         mistake("that is the sum over pairs: take the mean", (LOSS, LOSS.replace("mean", "sum"))),
         mistake(
             "the mean is inside: each pair has its own loss, then comes the mean",
@@ -176,6 +243,8 @@ dpo_numbers = NumberCheck(
         ({"start": 1.0}, "start: sigmoid(0) is a half: what is -log of it?"),
         ({"start": -LOG2}, "start: a loss is -log, which is positive"),
         ({"start": LOG2 / math.log(10)}, "start: that is the logarithm of base 10"),
+        ({"start": 1 / LOG2}, "start: nats are asked, the natural logarithm of 2"),
+        ({"start": 0.1 * LOG2}, "start: beta is inside of the sigmoid, and the rewards are 0"),
         ({"start": 0.5}, "start: that is sigmoid(0): the loss is -log of it"),
         ({"apart": math.log(1 + math.exp(-10))}, "apart: beta multiplies the difference of 10"),
         ({"apart": math.log(1 + math.exp(-10)) / 10}, "apart: beta is inside of the sigmoid"),
@@ -187,6 +256,14 @@ dpo_numbers = NumberCheck(
         ({"both": math.log(1 + math.exp(2))}, "both: the worse one has fallen just as far"),
         ({"both": math.log(1 + math.exp(4))}, "both: the worse one has fallen just as far"),
         ({"both": math.log(1 + math.exp(-2))}, "both: the better one has fallen just as far"),
+        (
+            {"apart": 1 / (1 + math.exp(1))},
+            "apart: that is sigmoid(-1): the loss is -log of sigmoid",
+        ),
+        (
+            {"both": math.log(1 + math.exp(-1))},
+            "both: that is the pair before: here both have risen, so the difference is 0",
+        ),
         ({"both": 0.0}, "both: the difference is 0, and -log sigmoid(0) is not 0"),
         ({"pull": 0.1}, "pull: the slope of -log sigmoid at 0 is no 1: times beta, it is?"),
         (

@@ -43,6 +43,11 @@ WRONG_TRAINED = [
     (WIDE + WIDE_MLP + VECTORS, "trained: S is C / 2 = 40, the width of one direction"),
     (WIDE + REST, "trained: S is C / 2 = 40, the width of one direction"),
     (LSTM + MLP - 2 * WIDTH + VECTORS, "trained: the biases of the MLP are missing"),
+    (
+        4 * direction(WIDTH, HALF, biases=0) + MLP - 2 * WIDTH + VECTORS,
+        "trained: all the biases are missing, of the LSTM and of the MLP",
+    ),
+    (MLP, "trained: that is the MLP alone; there are e and the BiLSTM too"),
     (LSTM + MLP // 2 + VECTORS, "trained: the MLP has two maps"),
     (
         TOKENS * (LSTM + MLP) + VECTORS,
@@ -58,6 +63,7 @@ WRONG_STORED = [
     (LSTM + REST, "stored: the encoder is thrown away, only what it gives is kept"),
     (LSTM + MLP, "stored: the encoder is thrown away, h is what is kept"),
     (2 * VECTORS, "stored: e goes with the encoder, only h is kept"),
+    (REST, "stored: the MLP goes with the encoder, only what it gives is kept"),
     (TOKENS, "stored: a pseudo token is a vector of C numbers"),
     (WIDTH, "stored: that is one pseudo token, there are 6"),
     (0, "stored: without the vectors the pseudo tokens mean nothing: they are kept"),

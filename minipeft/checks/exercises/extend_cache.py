@@ -8,7 +8,13 @@ from torch import Tensor
 
 from minipeft.checks.framework import Case, Check, Draw, Trial, expect, mistake
 
-STEPS = {"prompt, then one by one": (3, 1, 1), "several": (2, 3), "whole": (4,), "single": (1, 1)}
+STEPS = {
+    "prompt, then one by one": (3, 1, 1),
+    "several": (2, 3),
+    "whole": (4,),
+    "single": (1, 1),
+    "long": (260, 4),
+}
 
 
 def inputs(case: Case, draw: Draw) -> dict:

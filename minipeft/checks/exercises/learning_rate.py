@@ -121,6 +121,42 @@ MISTAKES = [
         wrong=schedule(fall="one late"),
     ),
     mistake(
+        "brackets are missing, step + 1 / warmup: the rise is (step + 1) / warmup",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * min(1.0, s + 1 / max(1, w)) * schedule(rise="none")(s, n, 1.0, w, floor)
+        ),
+    ),
+    mistake(
+        "brackets are missing around 1 + cos: (1 - floor) multiplies both, and both are halved",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * min(1.0, (s + 1) / max(1, w)) * (1 + math.cos(math.pi * s / n) / 2)
+        ),
+    ),
+    mistake(
+        "the cosine of pi s is divided by steps: the cosine is of pi s / steps",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p
+            * min(1.0, (s + 1) / max(1, w))
+            * (floor + (1 - floor) * (1 + math.cos(math.pi * s) / n) / 2)
+        ),
+    ),
+    mistake(
+        "the fall is exponential, floor ** (s / steps): it should be half a cosine",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * min(1.0, (s + 1) / max(1, w)) * max(floor, 1e-9) ** (s / n)
+        ),
+    ),
+    mistake(
+        "the fall is 1 / sqrt(step), as in the first transformer: it should be half a cosine",
+        wrong=lambda s, n, p, w, floor=0.05: (
+            p * min((s + 1) / max(1, w), math.sqrt(max(1, w) / (s + 1)))
+        ),
+    ),
+    mistake(
+        "ZeroDivisionError with a warm-up of 0 steps: divide by max(1, warmup)",
+        when=lambda view: isinstance(view.error, ZeroDivisionError) and view.case.warmup == 0,
+    ),
+    mistake(
         "in the warm-up the cosine is left out: rise and fall are multiplied at every step",
         wrong=lambda s, n, p, w, floor=0.05: (
             p * (s + 1) / w if s < w else schedule(rise="none")(s, n, p, w, floor)

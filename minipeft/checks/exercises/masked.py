@@ -12,6 +12,8 @@ from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, expe
 from tiny_transformer.tokenizer import WordTokenizer
 
 TOKENIZERS = {size: WordTokenizer([f"w{n}" for n in range(size)]) for size in (200, 3)}
+other = TOKENIZERS[3]  # whose <pad>, <mask> and <unk> have other ids
+other.pad_token_id, other.mask_token_id, other.unk_token_id = 3, 0, 4
 FIRST = 14  # ids below are special tokens
 ENOUGH = 400  # so many words tell a share
 
@@ -83,6 +85,8 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
     rate = chosen[words].double().mean().item() if words.any() else 0.0
     if corruption_rate < 0.9 and words.sum() > ENOUGH:
         expect(rate < 0.9, "every word has a label: words that were not chosen get -100")
+    if words.sum() > ENOUGH:
+        _ids_of(tokenizer, inputs, mask, ids, chosen & words)
     _asked_for(inputs, ids, chosen, words, rate, corruption_rate, tokenizer)
     expect(not chosen[~words].any(), "special tokens (padding, <bos>) are chosen: only words are")
     expect(
@@ -111,6 +115,24 @@ def one_batch(case: Case, given: dict, batch) -> tuple[Tensor, Tensor]:
         "attention_mask is 1 on every token but padding, <mask> included",
     )
     return labels, inputs
+
+
+def _ids_of(tokenizer: WordTokenizer, inputs, mask, ids, chosen) -> None:
+    """Is the tokenizer asked for its ids?"""
+    usual = TOKENIZERS[200]
+    if tokenizer is usual:
+        return
+    hidden = inputs == usual.mask_token_id
+    expect(
+        not (hidden & chosen).any(),
+        f"<mask> has not always the id {usual.mask_token_id}: ask the tokenizer, "
+        "tokenizer.mask_token_id",
+    )
+    expect(
+        not torch.equal(mask != 0, ids != usual.pad_token_id),
+        f"padding has not always the id {usual.pad_token_id}: ask the tokenizer, "
+        "tokenizer.pad_token_id",
+    )
 
 
 def _asked_for(inputs, ids, chosen, words, rate, corruption_rate, tokenizer) -> None:

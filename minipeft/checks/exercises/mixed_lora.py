@@ -67,6 +67,36 @@ MISTAKES = [
         (WHO, "adapted = who > 0"),
     ),
     mistake(
+        "the sign of who is taken away: -1 means the base, not adapter 1",
+        (WHO, "who = who.abs().clamp(max=len(A) - 1)\n    adapted = who >= 0"),
+    ),
+    mistake(
+        "rows of the last adapter are left to the base: -1 alone means the base",
+        (WHO, "adapted = (who >= 0) & (who < len(A) - 1)"),
+    ),
+    mistake(
+        "a row gets every adapter up to its own: only adapter who[i] acts on it",
+        (
+            RESULT,
+            "for a in range(len(everything_A)):\n        rows = (who >= a)[:, None, None]\n"
+            "        y = y + rows * (scale * (x @ everything_A[a].mT) @ everything_B[a].mT)\n"
+            "    return y",
+        ),
+        (WHO, "adapted = who >= 0\n    everything_A, everything_B = A, B"),
+    ),
+    mistake(
+        "adapters are counted among those that the batch holds (unique): take A[a] and B[a] of the "
+        "number itself",
+        (
+            PICK,
+            "n = who[adapted].unique(return_inverse=True)[1]\n    A, B = A[n], B[n]",
+        ),
+    ),
+    mistake(
+        "a batch of one row is left to the base: it has its adapter, too",
+        (WHO, "adapted = (who >= 0) & (len(who) > 1)"),
+    ),
+    mistake(
         "adapters are taken in the order of the rows: row i belongs to adapter who[i]",
         (PICK, "n = torch.arange(int(adapted.sum())) % len(A)\n    A, B = A[n], B[n]"),
     ),

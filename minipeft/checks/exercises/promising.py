@@ -46,6 +46,38 @@ promising = Check(
             ),
         ),
         mistake(
+            "these are the last ones of the order, with the largest E_w . g: take the first",
+            (WHOLE, "(E @ gradient).argsort()[-count:].tolist()"),
+        ),
+        mistake(
+            "these are the ranks of the first words: argsort once gives the words in their order",
+            (WHOLE, "(E @ gradient).argsort().argsort()[:count].tolist()"),
+        ),
+        mistake(
+            "the last word of the vocabulary is left out: all rows of E are looked at",
+            (WHOLE, "(E[:-1] @ gradient).argsort()[:count].tolist()"),
+        ),
+        mistake(
+            "the first word of the vocabulary is left out: all rows of E are looked at",
+            (WHOLE, "(E[1:] @ gradient).argsort().add(1)[:count].tolist()"),
+        ),
+        mistake(
+            "words are counted from 1: a word's number is its row in E, from 0 on",
+            (WHOLE, "(E @ gradient).argsort().add(1)[:count].tolist()"),
+        ),
+        mistake(
+            "the numbers of a word are summed: multiply them with the gradient, E_w . g",
+            (WHOLE, "E.sum(1).argsort()[:count].tolist()"),
+        ),
+        mistake(
+            "the words are drawn at random: take those with the smallest E_w . g",
+            when=lambda view: view.drawn and view.difference.kind == "value",
+        ),
+        mistake(
+            "it is computed in half precision, where near values change places: keep the dtype",
+            (WHOLE, "(E.half() @ gradient.half()).argsort()[:count].tolist()"),
+        ),
+        mistake(
             "these are values of E_w . g: give the numbers of the words, their rows in E",
             (WHOLE, "(E @ gradient).topk(min(count, len(E)), largest=False).values.tolist()"),
         ),

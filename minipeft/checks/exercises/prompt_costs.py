@@ -22,6 +22,8 @@ prompt_costs = NumberCheck(
         ({"trained": MODEL}, "trained: the model is frozen, only the prompt is trained"),
         ({"trained": MODEL + PROMPT}, "trained: the model is frozen, only the prompt is trained"),
         ({"trained": TASKS * PROMPT}, "trained: that is for 1,000 tasks, asked is one"),
+        ({"trained": ROOM * C}, "trained: the text's words are frozen, the prompt has P = 5"),
+        ({"trained": P + C}, "trained: P vectors of C numbers each: multiply them"),
         ({"trained": 100 * C}, "trained: this prompt has P = 5 vectors"),
         ({"prompts": PROMPT * BYTES}, "prompts: that is one task, there is a prompt for each"),
         ({"prompts": TASKS * PROMPT}, "prompts: that is numbers, each has 4 bytes"),
@@ -53,6 +55,9 @@ prompt_costs = NumberCheck(
         ({"room": ROOM + 100}, "room: the prompt takes places away"),
         ({"room": 100}, "room: that is the prompt; asked is what is left for the text"),
         ({"room": ROOM - 100 - P}, "room: one prompt stands there, of 100 soft words"),
+        ({"room": ROOM - 1}, "room: each of the 100 soft words takes a place, not all of them one"),
+        ({"room": ROOM * C}, "room: count tokens, not numbers"),
+        ({"room": (ROOM - 100) * C}, "room: count tokens, not numbers"),
         ({"room": ROOM - P}, "room: this prompt has 100 soft words"),
     ],
 )

@@ -126,6 +126,22 @@ MISTAKES = [
         "the MLP has a sigmoid between its two maps, it should be a relu: call self.mlp",
         "self.mlp[2](self.mlp[0](y).sigmoid())",
     ),
+    *(
+        mapping(
+            f"the MLP has {name} between its two maps, it should be a relu: call self.mlp",
+            f"self.mlp[2](nn.functional.{name}(self.mlp[0](y)))",
+        )
+        for name in ("leaky_relu", "elu", "silu")
+    ),
+    mistake(
+        "e is added to y: the MLP reads the LSTM's output alone",
+        (EQ_2, "return self.mlp(y + self.vectors if y.shape == self.vectors.shape else y)"),
+    ),
+    reading(
+        "the states of the LSTM begin at 1: give it none, then they begin at 0",
+        "self.lstm(self.vectors, (torch.ones(4, self.lstm.hidden_size, dtype=self.vectors.dtype),)"
+        " * 2)[0]",
+    ),
     mapping(
         "there is a relu before the MLP too: W_1 reads y as it is",
         "self.mlp(y.relu())",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from minipeft.checks.framework import OMIT, Case, Check, Draw, Trial, call, mistake
 
@@ -24,7 +25,12 @@ def inputs(case: Case, draw: Draw) -> dict:
 
 
 def run(put_in_front, case: Case, given):
-    return call(put_in_front, given.memory, given.key, given.value, mask=given.mask)
+    """Its answer; a mask for all rows may also be given back once for each row."""
+    answer = call(put_in_front, given.memory, given.key, given.value, mask=given.mask)
+    mask = answer[2] if isinstance(answer, list | tuple) and len(answer) == 3 else None
+    if isinstance(mask, Tensor) and mask.dim() == 4 and len(mask) == 1:
+        return *answer[:2], mask.expand(case.B, -1, -1, -1)
+    return answer
 
 
 MEMORY = "more_keys, more_values = memory"
@@ -32,6 +38,8 @@ KEYS = "key = torch.cat([more_keys.expand(B, -1, -1, -1), key], dim=2)"
 VALUES = "value = torch.cat([more_values.expand(B, -1, -1, -1), value], dim=2)"
 PAD = "mask = F.pad(mask, (P, 0))"
 LOW = "torch.finfo(mask.dtype).min"
+FLAT = "torch.cat([{memory}.expand(B, -1, -1, -1).flatten(1), {tokens}.flatten(1)], dim=1)"
+CUT = ".reshape(B, key.shape[1], -1, key.shape[3])"
 
 MISTAKES = [
     mistake(
@@ -111,6 +119,20 @@ MISTAKES = [
     mistake(
         "the keys have changed places with the values: return keys, values, mask",
         ("return key, value, mask", "return value, key, mask"),
+    ),
+    mistake(
+        "numbers are joined and cut anew, which mixes the heads: join along dim 2, the tokens",
+        (KEYS, f"key = {FLAT.format(memory='more_keys', tokens='key')}{CUT}"),
+        (VALUES, f"value = {FLAT.format(memory='more_values', tokens='value')}{CUT}"),
+    ),
+    *(
+        mistake(
+            f"memory and tokens are joined along {axis}: join along dim 2, the tokens",
+            (KEYS, KEYS.replace("dim=2", f"dim={dim}")),
+            (VALUES, VALUES.replace("dim=2", f"dim={dim}")),
+            (PAD, "pass"),
+        )
+        for dim, axis in ((1, "the heads (dim 1)"), (0, "the batch (dim 0)"))
     ),
     mistake(
         "without a mask one is made: None hides nothing, and stays None",

@@ -51,6 +51,10 @@ serving_costs = NumberCheck(
             {"adapters": ADAPTERS + BYTES * MODEL},
             "adapters: the base is needed too, once; asked are the adapters beside it",
         ),
+        (
+            {"adapters": TASKS * BYTES * LAYERS * RANK * (QUERY + 2 * VALUE)},
+            "adapters: the key's map has no LoRA: query and value alone",
+        ),
         ({"copies": BYTES * MODEL}, "copies: that is one model, there are 50"),
         ({"copies": TASKS * MODEL}, "copies: those are numbers, each has 4 bytes"),
         ({"copies": 2 * TASKS * MODEL}, "copies: float32 has 4 bytes a number, not 2"),
@@ -90,6 +94,7 @@ serving_costs = NumberCheck(
             {"merge": LAYERS * MERGE},
             "merge: in more layers the merge and the detour both cost more: the layers drop out",
         ),
+        ({"merge": 0}, "merge: it costs something: how many tokens' detours is it worth?"),
         ({"merge": 1}, "merge: merging costs far more than the detour of one token"),
         ({"merge": TASKS}, "merge: it has nothing to do with the number of tasks"),
     ],

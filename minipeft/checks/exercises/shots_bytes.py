@@ -25,6 +25,15 @@ shots_bytes = NumberCheck(
         (2 * RIGHT, "that is twice as much: a number in bfloat16 has 2 bytes, not 4"),
         (RIGHT // 4, "count a key and a value, and 2 bytes for each number of them"),
         (
+            RIGHT * (HEADS + 2 * KEY_VALUE_HEADS) // (2 * KEY_VALUE_HEADS),
+            "the queries of a token are never needed again: keys and values only",
+        ),
+        (RIGHT * 6, "9 heads ask, 3 keep keys and values, and a number has 2 bytes, not 4"),
+        (RIGHT * 8, "that is bits: a byte has 8 of them"),
+        (RIGHT * 16, "16 examples of 7 tokens: is the 16 there twice?"),
+        (RIGHT // 7 * 8, "each example has 7 tokens, not 8"),
+        (RIGHT * 9, "each of the 3 heads keeps D = 64 numbers: D is one head's width, not C"),
+        (
             TOKENS * WIDTH * BYTES,
             "that is the word vectors of the examples; what is kept are the keys and values of "
             "every layer",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -24,6 +25,7 @@ from minipeft.checks.framework.errors import (
 from minipeft.checks.framework.mutants import Mutant, mutants
 from minipeft.checks.framework.naming import Failure, name_the_mistake
 from minipeft.checks.framework.observing import Observation, Subject
+from minipeft.checks.framework.probes import Probes
 from minipeft.checks.framework.randomness import (
     Outcomes,
     distribution_differs,
@@ -102,6 +104,11 @@ class Check:
     def exercise(self) -> str:
         """What the marker line of a lesson calls it: the object that the learner writes."""
         return self.source.reference
+
+    @functools.cached_property
+    def probes(self) -> Probes:
+        """The reference with a probe at every expression, to explain a wrong answer."""
+        return Probes(self.source, self.blank)
 
     def impossible_pair(self, a: str, b: str) -> str | None:
         """Why two parameters cannot vary together, if they cannot."""

@@ -289,6 +289,26 @@ def _rows(wanted: Tensor, given: Tensor) -> str | None:
     return None
 
 
+def where_right(wanted: Tensor, given: Tensor) -> str:
+    """ "it is right at 0 of axis 1 and wrong at 1, 2", where a part of an axis is right; or ""."""
+    found = []
+    for axis in range(wanted.dim()):
+        pairs = zip(wanted.unbind(axis), given.unbind(axis), strict=True)
+        right = [close(one, other) for one, other in pairs]
+        pieces = sum(a != b for a, b in itertools.pairwise(right))
+        if pieces and (pieces == 1 or len(right) < 8):
+            found.append((pieces, axis, right))
+    if not found:
+        return ""
+    _, axis, right = min(found)
+    parts = [
+        ", ".join(str(i) for i, good in enumerate(right) if good is wanted_good)
+        for wanted_good in (True, False)
+    ]
+    parts = [part if len(part) < 30 else part[:27].rpartition(",")[0] + ", .." for part in parts]
+    return f"it is right at {parts[0]} of axis {axis} and wrong at {parts[1]}"
+
+
 def changed_defaults(reference: Any, candidate: Any, methods: tuple[str, ...]) -> str | None:
     """A default value in the signature that is not the one given."""
     pairs = [(reference, candidate)]

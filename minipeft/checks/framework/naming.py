@@ -9,13 +9,20 @@ import torch
 
 from minipeft.checks.framework.cases import EQUAL, LARGE, Case
 from minipeft.checks.framework.comparing import Difference, compare, differs
-from minipeft.checks.framework.diagnosis import by_kind, by_numbers, changed_defaults
+from minipeft.checks.framework.diagnosis import (
+    by_kind,
+    by_numbers,
+    changed_defaults,
+    where_right,
+)
 from minipeft.checks.framework.observing import Observation
+from minipeft.checks.framework.probes import what_was_changed
 from minipeft.checks.framework.randomness import distribution_differs
 from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Mistake, Trial, View
 
 # what a call does besides answering has no other explanation than itself
+FEW = 4  # kinds of numbers: an answer of so few agrees with another one by chance
 BESIDE = ("argument", "shared", "random", "generator", "settings")
 SAME_DROPS = (
     "dropout drops the same numbers in every row or at every call: draw anew each time, and do not "
@@ -43,6 +50,7 @@ class Failure:
             self.given.error,
             self.difference,
             trial,
+            bool(set(self.given.moved) - set(self.wanted.moved)),
         )
 
 
@@ -59,14 +67,14 @@ def name_the_mistake(
         return changed
     if first.difference.kind in BESIDE:
         return by_kind(first.view(trial), name, check.reference, candidate)
-    named = _usual(check, trial, failures, passed)
+    named, sure = _usual(check, trial, failures, passed)
     if named is not None:
-        return named
+        return named if sure else _all_explained(check, trial, failures, passed) or named
     if trial.copies:
         return (
             _dropout(check, trial, first)
             or by_kind(first.view(trial), name, check.reference, candidate)
-            or _unknown(check, trial, first)
+            or _unknown(check, trial, candidate, first, passed)
         )
     sentence = by_kind(first.view(trial), name, check.reference, candidate)
     if sentence is not None:
@@ -75,7 +83,8 @@ def name_the_mistake(
         _beyond(trial, first)
         or _earlier(check, trial, name, failures, passed)
         or _mutant(check, trial, failures, passed)
-        or _unknown(check, trial, first)
+        or _probed(check, trial, failures, passed)
+        or _unknown(check, trial, candidate, first, passed)
     )
 
 
@@ -87,8 +96,12 @@ def _when(failure: Failure, trial: Trial) -> str:
     return f" (with {words})" if 0 < len(words) < 60 else ""
 
 
-def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str | None:
-    """The mistake of the list that explains the plainest failure, and fits all else best."""
+def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> tuple[str | None, bool]:
+    """The mistake of the list that explains the plainest failure, and fits all else best.
+
+    And whether it is sure: numbers that speak against it, or that it leaves unexplained, may have
+    a better explanation.
+    """
     best, most = None, (False, 0, 0)
     for entry in check.mistakes:
         wrong = wrong_object(check, entry)
@@ -106,19 +119,23 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> str 
         if most == (True, 0, len(failures) - 1):
             break
     if best is None:
-        return None
+        return None, False
     first, against, count = most
     if _may_be_chance(failures[0]) and (against or 3 * (first + count) < 2 * len(failures)):
-        return None
+        return None, False
+    sure = best.when is not None or most == (True, 0, len(failures) - 1)
     if callable(best.sentence):
         example = next(f for f in failures if _explains(check, trial, best, f))
-        return best.sentence(example.view(trial))
-    return best.sentence
+        return best.sentence(example.view(trial)), sure
+    return best.sentence, sure
 
 
 def _may_be_chance(failure: Failure) -> bool:
     """Are so few answers possible that one case agrees with a mistake that was not made?"""
-    return getattr(failure.difference.wanted, "dtype", None) == torch.bool
+    wanted = failure.difference.wanted
+    if not isinstance(wanted, torch.Tensor):
+        return isinstance(wanted, int)
+    return not wanted.is_floating_point() and len(wanted.unique()) < FEW
 
 
 def _count(check, trial: Trial, entry: Mistake, failures: list[Failure], needed: float) -> int:
@@ -211,6 +228,32 @@ def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str
     return f"{trial.called(failures[0].difference.where)} is wrong: {best.words}"
 
 
+def _probed(
+    check, trial: Trial, failures: list[Failure], passed: Passed, factors: bool = True
+) -> str | None:
+    """One value of the reference that is another one, in all these cases."""
+    if failures[0].difference.kind != "value" or trial.judge is not None:
+        return None
+    change = what_was_changed(check, trial, failures, passed, factors)
+    what = trial.called(failures[0].difference.where)
+    return change and f"{what} is wrong: the answer is what you get when {change}"
+
+
+def _all_explained(check, trial: Trial, failures: list[Failure], passed: Passed) -> str | None:
+    """A change that explains every failure, and no case that is passed speaks against it."""
+    if failures[0].difference.kind != "value" or trial.copies:
+        return None
+    for mutant, wrong in check.mutants():
+        if (
+            wrong is not None
+            and all(_answers_alike(check, trial, wrong, failure, None) for failure in failures)
+            and not _contradictions(check, wrong, passed, None)
+        ):
+            what = trial.called(failures[0].difference.where)
+            return f"{what} is wrong: {mutant.words}"
+    return _probed(check, trial, failures, passed, factors=False)
+
+
 def _dropout(check, trial: Trial, failure: Failure) -> str | None:
     """What is wrong with a dropout, from the outcomes and how often they occur."""
     if failure.difference.kind == "repeats":
@@ -291,7 +334,8 @@ def _or_written(trial: Trial, failing: Case, passed: Case) -> str:
     return f", or a number is written where {others[0]} belongs" if len(others) == 1 else ""
 
 
-def _unknown(check, trial: Trial, failure: Failure) -> str:
+def _unknown(check, trial: Trial, candidate: Any, failure: Failure, passed: Passed) -> str:
+    """What can be said all the same: who has no part in the answer, where it is right."""
     what = trial.called(failure.difference.where)
     if failure.difference.kind == "gradient":
         return (
@@ -299,24 +343,44 @@ def _unknown(check, trial: Trial, failure: Failure) -> str:
             "of the way is detached, or computed where autograd does not look (.data, .item(), "
             "no_grad)"
         )
-    wanted, given = failure.difference.wanted, failure.difference.given
-    worst = ""
-    if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
-        gap = (given.double() - wanted.double()).abs().max().item()
-        worst = f": the largest difference is {gap:.3g}"
-    elif _short(wanted) and _short(given):
-        worst = f": it should be {_short(wanted)} and is {_short(given)}"
     words = conditions(failure.case, trial.every_axis)
     words = f" (with {words})" if 0 < len(words) < 60 else ""
-    if not trial.draws and set(failure.given.moved) - set(failure.wanted.moved):
+    if set(failure.given.moved) - set(failure.wanted.moved):
         return (
             f"{what} is wrong{words}, and random numbers are drawn (a dropout, a noise?): nothing "
             "is random here"
         )
+    before = [case for one, case in passed if one is trial]
+    if not trial.copies and any(check.failure(trial, candidate, case) for case in before):
+        name = getattr(candidate, "__name__", type(candidate).__name__)
+        return (
+            f"{name} was right with the same arguments before and is wrong now: something is kept "
+            "between calls (in a global, the class or a default argument)"
+        )
+    left_out = _left_out(failure)
+    if left_out:
+        return f"{what} is wrong{words}, and is made without {left_out}"
+    wanted, given = failure.difference.wanted, failure.difference.given
+    worst, place = "", None
+    if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
+        gap = (given.double() - wanted.double()).abs().max().item()
+        worst, place = f": the largest difference is {gap:.3g}", where_right(wanted, given)
+    elif _short(wanted) and _short(given):
+        worst = f": it should be {_short(wanted)} and is {_short(given)}"
+    if place:
+        return f"{what} is wrong{words}: {place}; work the small case below out on paper"
     return (
         f"{what} is wrong{words}{worst}, and it is none of the usual mistakes; work the small "
         "case below out on paper"
     )
+
+
+def _left_out(failure: Failure) -> str:
+    """What the right answer is made of and the learner's is not: "key, query.bias"."""
+    wanted, given = failure.wanted.gradients, failure.given.gradients
+    made_of = [name for name, right in wanted.items() if right is not None and right.any()]
+    missing = [n for n in made_of if given.get(n) is None or not given[n].any()]
+    return " and ".join(missing[:3]) if 0 < len(missing) < len(made_of) else ""
 
 
 def _short(value: Any) -> str:

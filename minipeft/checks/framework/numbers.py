@@ -98,7 +98,7 @@ class NumberCheck:
             parts = ", ".join(str(key) for key, part in answer.items() if part is ...)
             raise NotFinished(f"{self.name} is yours to work out: {parts} is still ...")
         right = self.right
-        if self.equal(answer, right):
+        if self.equal(answer, right) and not self._is_rather_wrong(answer, right):
             return
         for value, sentence in self.wrong:
             if self.equal(answer, value):
@@ -124,6 +124,19 @@ class NumberCheck:
             return False  # a shape is no number, even one of a single axis
         exact = isinstance(right, int) or not self.tolerance
         return all(self._near(a, b, exact) for a, b in zip(wanted, given, strict=True))
+
+    def _is_rather_wrong(self, answer: Any, right: Any) -> bool:
+        """Within the tolerance, but clearly an answer that is known to be wrong?"""
+        if not self.tolerance:
+            return False
+        parts = right if isinstance(right, Mapping) else {"": right}
+        given = answer if isinstance(right, Mapping) else {"": answer}
+        for value, _ in self.wrong:
+            known = value if isinstance(value, Mapping) else {"": value}
+            numbers = [tuple(map(as_number, (given[k], known[k], parts[k]))) for k in known]
+            if all(None not in n and 3 * abs(n[0] - n[1]) < abs(n[1] - n[2]) for n in numbers):
+                return True
+        return False
 
     def _near(self, right: float, given: float, exact: bool) -> bool:
         """Equal up to the tolerance; a number of things, however large, to the last one."""
@@ -169,8 +182,9 @@ class NumberCheck:
         for factor, words in FACTORS.items():
             for side, ratio in (("large", factor), ("small", 1 / factor)):
                 if a and math.isclose(b / a, ratio, rel_tol=1e-6):
-                    if (factor, side) == (4, "small") and "byte" not in self.tried.lower():
-                        words = ""  # where no bytes are asked for, none are forgotten
+                    asked = "byte" in self.tried.lower()  # else none are forgotten
+                    if factor == 4 and not asked and (side == "small" or not a.is_integer()):
+                        words = ""
                     return f"{said}: it is {factor:g} times too {side}{words}"
         side = "large" if b > a else "small"
         return f"{said}: it is too {side}, {_about(a, b)}"
@@ -178,10 +192,14 @@ class NumberCheck:
     def _of_a_dict(self, answer: Any, right: Mapping) -> str:
         if not isinstance(answer, Mapping):
             missing = " (is a return missing?)" if answer is None else ""
-            return f"{self.name} should be a dict, not {_kind(answer)}{missing}"
+            form = "{" + ", ".join(f"{key!r}: .." for key in right) + "}"
+            return f"{self.name} should be a dict, {form}, not {_kind(answer)}{missing}"
         lacking = [str(key) for key in right if key not in answer]
         if lacking:
-            return f"{self.name} has no {', '.join(lacking)}"
+            said = f"{self.name} has no {', '.join(lacking)}"
+            if set(map(str, right)) <= set(map(str, answer.values())):
+                return f"{said}: the dict is turned round, these are its keys and not its values"
+            return f"{said}: its keys are {', '.join(map(str, right))}, written as they are there"
         key = next(k for k in right if not self.equal(answer[k], right[k]))
         words = [
             (value[key], "")
@@ -204,7 +222,7 @@ FACTORS = {
     10**12: " (millions of millions, or terabytes?)",
     2**20: " (megabytes, or bytes?)",
     2**30: " (gigabytes, or bytes?)",
-    0.6931471805599453: " (nats, or bits?)",
+    1 / math.log(2): " (nats, or bits?)",
 }
 
 

@@ -43,9 +43,9 @@ class Source:
         """The reference itself."""
         return self.build(self.text)
 
-    def build(self, text: str | ast.Module) -> Any:
+    def build(self, text: str | ast.Module, **names: Any) -> Any:
         """The object that this text defines, among the names of the reference's module."""
-        space = dict(vars(self.module)) | {"_detached": detached, "_as_float": as_float}
+        space = dict(vars(self.module)) | {"_detached": detached, "_as_float": as_float} | names
         flags = __future__.annotations.compiler_flag
         exec(compile(text, f"<{self.name}>", "exec", flags=flags, dont_inherit=True), space)
         return space[self.name]

@@ -132,7 +132,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class View:
-    """What a mistake may look at: one failing case."""
+    """What a mistake may look at: one failing case.
+
+    drawn: were random numbers drawn that the reference does not draw?
+    """
 
     case: Case
     inputs: dict[str, Any]
@@ -141,6 +144,7 @@ class View:
     error: Exception | None
     difference: Any
     trial: Trial
+    drawn: bool = False
 
 
 @dataclass(frozen=True)
