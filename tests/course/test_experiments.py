@@ -202,11 +202,11 @@ def test_a_share_is_never_written_as_a_power_of_ten(share, digits, text):
 
 def test_several_differences_are_told_in_a_row_and_no_number_is_lost():
     rows = [([0.6, 0.61, 0.62], [0.5, 0.51, 0.52]), ([0.09, 0.01, 0.05], [0.01, 0.09, 0.05])]
-    changes = [difference(*row, 3) for row in rows]
+    changes = [difference(*row, 0.03) for row in rows]
     said = in_a_row(changes)
     assert said == "+10.0 ± 0.0 (better), +0.0 ± 19.9 (undecided) points"
     assert in_a_row(changes, ["a, b", "c"]) == (
         "a, b +10.0 ± 0.0 (better); c +0.0 ± 19.9 (undecided) points"
     )
-    failed = difference([math.nan] * 3, [1.0, 2.0, 3.0], 3)
+    failed = difference([math.nan] * 3, [0.1, 0.2, 0.3], 0.03)
     assert in_a_row([failed, changes[0]]) == "a run failed (undecided), +10.0 ± 0.0 (better) points"

@@ -88,7 +88,11 @@ def in_a_loop(ids, tokenizer, generator=None, corruption_rate=0.15):
                     inputs[b, t] = tokenizer.mask_token_id
                 elif dice[1][b][t] < 0.9:
                     inputs[b, t] = 14 + (word * 7 + b + t) % (len(tokenizer) - 14)
-    return {"input_ids": inputs, "labels": labels, "attention_mask": (ids != 0).long()}
+    return {
+        "input_ids": inputs,
+        "labels": labels,
+        "attention_mask": (ids != tokenizer.pad_token_id).long(),
+    }
 
 
 @pytest.mark.parametrize("right", [tt.objectives.masked, mask_words, in_a_loop])

@@ -232,7 +232,7 @@ def sorting_costs(costs, scores):
         (only_earlier, "those before it only"),
         (neighbours, "its neighbour only"),
         (best_of_each_cost, "of its own cost only"),
-        (above_the_middle, "none of the usual"),
+        (above_the_middle, "it is right at 3, 5 of axis 0"),
         (in_numbers_of_the_lesson, "earlier call"),
         (lambda costs, scores: pareto_front(costs.long(), scores), "costs are cut down"),
         (lambda costs, scores: pareto_front(costs, scores.int()), "scores are cut down"),

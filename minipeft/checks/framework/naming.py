@@ -13,13 +13,13 @@ from minipeft.checks.framework.diagnosis import (
     by_kind,
     by_numbers,
     changed_defaults,
-    where_right,
 )
 from minipeft.checks.framework.observing import Observation
 from minipeft.checks.framework.probes import what_was_changed
 from minipeft.checks.framework.randomness import distribution_differs
 from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Mistake, Trial, View
+from minipeft.checks.framework.unexplained import unexplained
 
 # what a call does besides answering has no other explanation than itself
 FEW = 4  # kinds of numbers: an answer of so few agrees with another one by chance
@@ -74,7 +74,7 @@ def name_the_mistake(
         return (
             _dropout(check, trial, first)
             or by_kind(first.view(trial), name, check.reference, candidate)
-            or _unknown(check, trial, candidate, first, passed)
+            or unexplained(check, trial, candidate, first, passed)
         )
     sentence = by_kind(first.view(trial), name, check.reference, candidate)
     if sentence is not None:
@@ -84,7 +84,7 @@ def name_the_mistake(
         or _earlier(check, trial, name, failures, passed)
         or _mutant(check, trial, failures, passed)
         or _probed(check, trial, failures, passed)
-        or _unknown(check, trial, candidate, first, passed)
+        or unexplained(check, trial, candidate, first, passed)
     )
 
 
@@ -320,7 +320,8 @@ def _earlier(check, trial: Trial, name: str, failures: list[Failure], passed: Pa
         return next((c for c, result in earlier if compare(result, given, trial) is None), None)
 
     case = case_of_the_same_answer(first)
-    if case is None or (_may_be_chance(first) and not all(map(case_of_the_same_answer, failures))):
+    few = isinstance(first.difference.wanted, torch.Tensor) and _may_be_chance(first)
+    if case is None or (few and not all(map(case_of_the_same_answer, failures))):
         return None
     return (
         f"{name} gives the answer of an earlier call, whose arguments were others: "
@@ -332,60 +333,3 @@ def _or_written(trial: Trial, failing: Case, passed: Case) -> str:
     """A number that is written into the code answers every call alike, too."""
     others = [name for name in trial.every_axis if failing[name] != passed[name]]
     return f", or a number is written where {others[0]} belongs" if len(others) == 1 else ""
-
-
-def _unknown(check, trial: Trial, candidate: Any, failure: Failure, passed: Passed) -> str:
-    """What can be said all the same: who has no part in the answer, where it is right."""
-    what = trial.called(failure.difference.where)
-    if failure.difference.kind == "gradient":
-        return (
-            f"the numbers are right, but the gradient of {failure.difference.where} is not: part "
-            "of the way is detached, or computed where autograd does not look (.data, .item(), "
-            "no_grad)"
-        )
-    words = conditions(failure.case, trial.every_axis)
-    words = f" (with {words})" if 0 < len(words) < 60 else ""
-    if set(failure.given.moved) - set(failure.wanted.moved):
-        return (
-            f"{what} is wrong{words}, and random numbers are drawn (a dropout, a noise?): nothing "
-            "is random here"
-        )
-    before = [case for one, case in passed if one is trial]
-    if not trial.copies and any(check.failure(trial, candidate, case) for case in before):
-        name = getattr(candidate, "__name__", type(candidate).__name__)
-        return (
-            f"{name} was right with the same arguments before and is wrong now: something is kept "
-            "between calls (in a global, the class or a default argument)"
-        )
-    left_out = _left_out(failure)
-    if left_out:
-        return f"{what} is wrong{words}, and is made without {left_out}"
-    wanted, given = failure.difference.wanted, failure.difference.given
-    worst, place = "", None
-    if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
-        gap = (given.double() - wanted.double()).abs().max().item()
-        worst, place = f": the largest difference is {gap:.3g}", where_right(wanted, given)
-    elif _short(wanted) and _short(given):
-        worst = f": it should be {_short(wanted)} and is {_short(given)}"
-    if place:
-        return f"{what} is wrong{words}: {place}; work the small case below out on paper"
-    return (
-        f"{what} is wrong{words}{worst}, and it is none of the usual mistakes; work the small "
-        "case below out on paper"
-    )
-
-
-def _left_out(failure: Failure) -> str:
-    """What the right answer is made of and the learner's is not: "key, query.bias"."""
-    wanted, given = failure.wanted.gradients, failure.given.gradients
-    made_of = [name for name, right in wanted.items() if right is not None and right.any()]
-    missing = [n for n in made_of if given.get(n) is None or not given[n].any()]
-    return " and ".join(missing[:3]) if 0 < len(missing) < len(made_of) else ""
-
-
-def _short(value: Any) -> str:
-    """A setting in words: a number, a word, nothing; "" for what is long."""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    plain = value is None or isinstance(value, int | str)
-    return repr(value) if plain and len(repr(value)) < 30 else ""
