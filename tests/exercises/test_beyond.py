@@ -394,15 +394,15 @@ def test_two_options_of_an_exercise_meet_where_a_mistake_shows():
     axes = {"B": (2, 1, 3), "T": (5, 1, 2), "mask": (None, "bias"), "causal": (False, True)}
     axes |= {"dtype": ("float32", "bfloat16"), "gradients": ("on", "off")}
     cases = every_pair(axes)
-    shown = [case for case in cases if case.dtype == "float32" and case.gradients == "on"]
+    precise = [case for case in cases if case.dtype == "float32" and case.gradients == "on"]
     for one, other in itertools.combinations(("B", "T", "mask", "causal"), 2):
-        met = {(case[one], case[other]) for case in shown}
+        met = {(case[one], case[other]) for case in precise}
         assert met == set(itertools.product(axes[one], axes[other]))
 
 
 def test_a_probe_leaves_the_reference_as_it_is_and_says_what_was_changed():
     for check in checks.EXERCISES.values():
-        if isinstance(check, Check) and check.probes.places:
+        if isinstance(check, Check) and check.probes.expressions:
             trial = check.trials[0]
             case = trial.cases[0]
             wanted = check.expected(trial, case)

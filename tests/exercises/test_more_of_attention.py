@@ -385,14 +385,14 @@ def sublayers(
     context_mask=None,
     cache=None,
     *,
-    own=None,
+    first=None,
     cross=None,
     ff=None,
 ):
     sc = None if cache is None else cache.setdefault("self", {})
     x = self.add(
         x,
-        own or (lambda h: self.attention(h, mask=mask, causal=causal, cache=sc)),
+        first or (lambda h: self.attention(h, mask=mask, causal=causal, cache=sc)),
         self.attention_norm,
     )
     if context is not None:

@@ -500,7 +500,7 @@ def by_nonzero(logits, mask):
     return torch.stack([logits[b, int(m.nonzero()[-1])] for b, m in enumerate(mask)])
 
 
-def take(logits, mask):
+def by_index_select(logits, mask):
     T = mask.shape[1]
     last = T - 1 - mask.flip(1).to(torch.int32).argmax(1)
     return logits.flatten(0, 1).index_select(0, torch.arange(len(mask)) * T + last)
@@ -625,7 +625,7 @@ RIGHT = [
     ("behind_last", by_cumsum),
     ("behind_last", by_one_hot),
     ("behind_last", by_nonzero),
-    ("behind_last", take),
+    ("behind_last", by_index_select),
     ("promising", loop),
     ("promising", einsum_pr),
     ("promising", heap),

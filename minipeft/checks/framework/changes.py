@@ -33,16 +33,16 @@ def changes(value: Any) -> Iterator[Change]:
     elif isinstance(value, Tensor):
         yield from _of_tensors(value)
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield from NUMBERS
+        yield from OF_NUMBERS
 
 
 def _of_tensors(x: Tensor) -> Iterator[Change]:
     if x.dtype == torch.bool:
-        yield from TRUTHS
+        yield from OF_TRUTHS
     elif x.is_floating_point():
-        yield from FLOATS
+        yield from OF_FLOATS
     else:
-        yield from WHOLES
+        yield from OF_WHOLES
     for axis in range(min(x.dim(), MOST_AXES)):
         if x.shape[axis] > 1:
             yield from _along(axis, x)
@@ -51,7 +51,7 @@ def _of_tensors(x: Tensor) -> Iterator[Change]:
             yield from _between(j, i, x)
 
 
-FLOATS = [
+OF_FLOATS = [
     Change("is 0 everywhere", torch.zeros_like),
     Change("has the opposite sign", torch.neg),
     Change("is twice as large", lambda x: 2 * x),
@@ -75,7 +75,7 @@ FLOATS = [
     Change("is rounded to whole numbers", torch.round),
     Change("is read as yes or no", lambda x: (x != 0).to(x.dtype)),
 ]
-WHOLES = [
+OF_WHOLES = [
     Change("is one too large", lambda x: x + 1),
     Change("is one too small", lambda x: x - 1),
     Change("is without its sign (abs)", torch.abs),
@@ -83,12 +83,12 @@ WHOLES = [
     Change("is 0 everywhere", torch.zeros_like),
     Change("is 1 everywhere", torch.ones_like),
 ]
-TRUTHS = [
+OF_TRUTHS = [
     Change("is turned round (not)", torch.logical_not),
     Change("is True everywhere", torch.ones_like),
     Change("is False everywhere", torch.zeros_like),
 ]
-NUMBERS = [
+OF_NUMBERS = [
     Change("is one too large", lambda x: x + 1),
     Change("is one too small", lambda x: x - 1),
     Change("has the opposite sign", lambda x: -x),

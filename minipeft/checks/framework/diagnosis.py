@@ -291,16 +291,16 @@ def _rows(wanted: Tensor, given: Tensor) -> str | None:
 
 def where_right(wanted: Tensor, given: Tensor) -> str:
     """ "it is right at 0 of axis 1 and wrong at 1, 2", where a part of an axis is right; or ""."""
-    found = []
+    axes_with_both = []
     for axis in range(wanted.dim()):
         pairs = zip(wanted.unbind(axis), given.unbind(axis), strict=True)
         right = [close(one, other) for one, other in pairs]
         pieces = sum(a != b for a, b in itertools.pairwise(right))
         if pieces and (pieces == 1 or len(right) < 8):
-            found.append((pieces, axis, right))
-    if not found:
+            axes_with_both.append((pieces, axis, right))
+    if not axes_with_both:
         return ""
-    _, axis, right = min(found)
+    _, axis, right = min(axes_with_both)
     parts = [
         ", ".join(str(i) for i, good in enumerate(right) if good is wanted_good)
         for wanted_good in (True, False)

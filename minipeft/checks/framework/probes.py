@@ -58,7 +58,7 @@ class Probes:
         instrument = _Instrument()
         for body in bodies:
             instrument.function(body)
-        self.places = instrument.places
+        self.expressions = instrument.expressions
         self.made = source.build(ast.fix_missing_locations(tree), _probe=self._probe)
         self.number, self.change = -1, None
         self.seen: dict[int, Any] = {}  # what each probe has met, while `watching`
@@ -94,8 +94,8 @@ class Probes:
         self.seen, self.watching = {}, True
         self.answer(check, trial, case)
         self.watching = False
-        places = sorted(self.places, key=lambda place: len(place.text))
-        return {place: self.seen[place.number] for place in places if place.number in self.seen}
+        ordered = sorted(self.expressions, key=lambda place: len(place.text))
+        return {place: self.seen[place.number] for place in ordered if place.number in self.seen}
 
 
 class _Nothing:
@@ -106,7 +106,7 @@ class _Instrument(ast.NodeTransformer):
     """Puts `_probe(n, ..)` around expressions, and after the head of a function for arguments."""
 
     def __init__(self) -> None:
-        self.places: list[Place] = []
+        self.expressions: list[Place] = []
         self.once: set[str] = set()
 
     def function(self, node: ast.FunctionDef) -> None:
@@ -119,20 +119,20 @@ class _Instrument(ast.NodeTransformer):
         named = {a.arg for a in [*node.args.args, *node.args.kwonlyargs]}
         named |= {n.targets[0].id for n in ast.walk(node) if _is_plain(n)}
         self.once = {name for name in named if loads[name] == 1}  # the same as where it was made
-        told = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
+        has_docstring = isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant)
         names = [a.arg for a in [*node.args.args, *node.args.kwonlyargs] if a.arg != "self"]
-        rest = [self.visit(statement) for statement in body[told:]]
+        rest = [self.visit(statement) for statement in body[has_docstring:]]
         heads = [
             ast.Assign(
                 [ast.Name(name, ast.Store())], self.around(ast.Name(name, ast.Load())), lineno=1
             )
             for name in names
         ]
-        node.body = [*body[:told], *heads, *rest]
+        node.body = [*body[:has_docstring], *heads, *rest]
 
     def around(self, node: ast.expr, text: str | None = None) -> ast.Call:
-        place = Place(len(self.places), text or ast.unparse(node))
-        self.places.append(place)
+        place = Place(len(self.expressions), text or ast.unparse(node))
+        self.expressions.append(place)
         return ast.Call(ast.Name("_probe", ast.Load()), [ast.Constant(place.number), node], [])
 
     def visit_FunctionDef(self, node: ast.FunctionDef):
@@ -219,10 +219,12 @@ class _Search:
 
     def holds(self, place: Place, of: Callable) -> bool:
         """In every failure (there, or where the same words stand), and no passed case differs?"""
-        alike = [place, *(p for p in self.met if p.text == place.text and p is not place)]
-        others = [p for p in self.check.probes.places if p.text == place.text and p not in alike]
+        same_text = [place, *(p for p in self.met if p.text == place.text and p is not place)]
+        others = [
+            p for p in self.check.probes.expressions if p.text == place.text and p not in same_text
+        ]
         return all(
-            any(self.same(failure, one, of) for one in [*alike, *others])
+            any(self.same(failure, one, of) for one in [*same_text, *others])
             for failure in self.failures[1:]
         ) and all(self.is_right(one, case, place, of) for one, case in self.passed)
 
@@ -252,12 +254,12 @@ class _Search:
     def constant(self) -> str | None:
         """A number that is another one, the same in every case: "`steps` is 400"."""
         for place, value in self.numbers(int | float):
-            found = [self.fitted(failure, place) for failure in self.failures[:3]]
-            if len(found) < 2 or None in found:
+            factors = [self.fitted(failure, place) for failure in self.failures[:3]]
+            if len(factors) < 2 or None in factors:
                 continue
-            number = found[0] * value
+            number = factors[0] * value
             others = [self.value(f, place) for f in self.failures[:3]]
-            made = [c * v for c, v in zip(found, others, strict=True)]
+            made = [c * v for c, v in zip(factors, others, strict=True)]
             if len(set(others)) > 1 and all(abs(m - number) < 1e-3 * abs(number) for m in made):
                 return f"`{place.text}` is {number:.4g}, whatever it should be"
         return None
