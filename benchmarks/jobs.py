@@ -57,12 +57,13 @@ class Job:
     metric: str  # the first one decides
     methods: tuple[str, ...] = METHODS
 
-    def train_words(self, method: str, rate: float | None, run: Path) -> list[str]:
+    def train_words(self, method: str, rate: float | None, run: Path, seed: int = 0) -> list[str]:
         words = ["train", "--base", self.base, "--data", str(self.train), *self.columns]
         words += [*self.training, "--batch-size", str(BATCH), "--metric", self.metric]
         words += ["--validate-every", "100"]
         words += ["--method", method.lower(), *SETTINGS.get(method, ())]
         words += [] if rate is None else ["--learning-rate", f"{rate:g}"]
+        words += ["--seed", str(seed)] if seed else []
         return [*words, "--out", str(run)]
 
     def evaluate_words(self, run: Path) -> list[str]:

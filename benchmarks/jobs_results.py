@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from benchmarks.jobs import Job
 
 RESULTS = Path(__file__).resolve().parent / "results" / "jobs.csv"
-FIELDS = ("job", "method", "rate", "trained", "seconds", "dev", "scores", "device")
+FIELDS = ("job", "method", "rate", "trained", "seconds", "dev", "scores", "device", "seed")
 METHODS = (
     "FullFineTuning", "HeadOnly", "BitFit", "LoRA", "AdaLoRA", "VeRA", "Adapter", "IA3", "Prefix",
     "PromptTuning", "PTuning", "PTuningV2", "UniPELT",
 )  # fmt: skip
 STEP = 3.0  # between two rates of the grid
+FAR = 0.1  # from the best rate of the grid; such a row is run with more seeds
+MORE_SEEDS = (1, 2)
 WIDEST = 2  # steps of the grid to each side, if the best is at its edge
 
 
@@ -43,12 +45,12 @@ def default_rate(method: str) -> float:
     return method_class(method.lower()).default_rate
 
 
-def measure(job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
+def measure(job: Job, method: str, rate: float, out: Path, seed: int = 0) -> dict[str, str]:
     """Train and evaluate: a line of the results."""
-    run = out / job.name / f"{method}-{rate:g}"
+    run = out / job.name / f"{method}-{rate:g}{f'-seed{seed}' if seed else ''}"
     given = None if rate == default_rate(method) else rate
     begun = (run / "config.json").is_file()
-    words = ["train", "--resume", str(run)] if begun else job.train_words(method, given, run)
+    words = ["train", "--resume", str(run)] if begun else job.train_words(method, given, run, seed)
     for command in (words, job.evaluate_words(run)):
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
@@ -67,23 +69,24 @@ def measure(job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
         "dev": f"{result['dev'][first]:.4f}",
         "scores": " ".join(f"{name}={scores[name]}" for name in (first, *others)),
         "device": device(),
+        "seed": str(seed),
     }
 
 
 class Results:
-    """The lines of jobs.csv: (job, method, rate as text, device) -> line."""
+    """The lines of jobs.csv: (job, method, rate as text, device, seed as text) -> line."""
 
     def __init__(self, path: Path = RESULTS):
         self.path = path
         lines = rows_of(path) if path.is_file() else []
-        names = ("job", "method", "rate", "device")
+        names = ("job", "method", "rate", "device", "seed")
         self.lines = {tuple(line[name] for name in names): line for line in lines}
 
-    def get(self, job: Job, method: str, rate: float, out: Path) -> dict[str, str]:
+    def get(self, job: Job, method: str, rate: float, out: Path, seed: int = 0) -> dict[str, str]:
         """The line of this device; measured and written if it is not there."""
-        key = (job.name, method, f"{rate:g}", device())
+        key = (job.name, method, f"{rate:g}", device(), str(seed))
         if key not in self.lines:
-            self.lines[key] = line = measure(job, method, rate, out)
+            self.lines[key] = line = measure(job, method, rate, out, seed)
             new = not self.path.is_file()
             with self.path.open("a", encoding="utf-8", newline="") as file:
                 writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
@@ -94,15 +97,27 @@ class Results:
         return self.lines[key]
 
     def rates(self, job: str, method: str) -> dict[str, dict[float, dict[str, str]]]:
-        """Device -> rate -> line, of all that has been run; the cpu first."""
+        """Device -> rate -> line, of all that has been run with seed 0; the cpu first."""
         devices: dict[str, dict] = {"cpu": {}}
         for line in sorted(self.lines.values(), key=lambda line: float(line["rate"])):
-            if (line["job"], line["method"]) == (job, method):
+            if (line["job"], line["method"], line["seed"]) == (job, method, "0"):
                 devices.setdefault(line["device"], {})[float(line["rate"])] = line
         return devices
 
+    def seeds(self, job: str, method: str, rate: str) -> dict[int, float]:
+        """Seed -> first score of that rate; on the device that has most of them."""
+        devices: dict[str, dict[int, float]] = {}
+        for line in self.lines.values():
+            if (line["job"], line["method"], line["rate"]) == (job, method, rate):
+                score = next(iter(scores_of(line).values()))
+                devices.setdefault(line["device"], {})[int(line["seed"])] = score
+        return max(devices.values(), key=len)
+
     def grid(self, job: Job, method: str, out: Path) -> None:
-        """A third and three times the default rate; on, while the best on dev is at the edge."""
+        """A third and three times the default rate; on, while the best on dev is at the edge.
+
+        Where the default rate is far from the best one, both are run with MORE_SEEDS.
+        """
         rate = default_rate(method)
         low, high = -1, 1
         while True:
@@ -114,7 +129,12 @@ class Results:
             elif best == high and high < WIDEST:
                 high += 1
             else:
-                return
+                break
+        lines = [self.get(job, method, tried[n], out) for n in (0, best)]
+        at_default, score = (next(iter(scores_of(line).values())) for line in lines)
+        for seed in MORE_SEEDS if score - at_default > FAR else ():
+            for n in (0, best):
+                self.get(job, method, tried[n], out, seed)
 
 
 def scores_of(line: dict[str, str]) -> dict[str, float]:
@@ -123,8 +143,8 @@ def scores_of(line: dict[str, str]) -> dict[str, float]:
 
 def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
     """docs/jobs.md; texts: job -> (what is asked, command)."""
-    devices = sorted({line["device"] for line in results.lines.values()} - {"cpu"})
-    where = f"The grid ran on: {', '.join(devices)}." if devices else ""
+    devices = sorted({line["device"] for line in results.lines.values()})
+    where = f"The grid ran on: {', '.join(devices)}."
     lines = [
         "# Jobs from the command line",
         "",
@@ -142,7 +162,7 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
         "these steps at any rate that was tried.",
         "",
     ]
-    gaps = []
+    gaps, far = [], []
     for name, (asked, command) in texts.items():
         first = next((line for key, line in results.lines.items() if key[0] == name), None)
         if first is None:
@@ -165,19 +185,31 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
             if len(grid) > 1:
                 best = max(grid.values(), key=lambda tried: float(tried["dev"]))
                 at_default, score = (scores_of(one)[names[0]] for one in (grid[default], best))
-                gaps.append((score - at_default, method, name))
+                gaps.append(score - at_default)
+                if gaps[-1] > FAR:
+                    far.append(further(results, name, method, line["rate"], best["rate"]))
                 row += f" | {at_default:.3f} | {best['rate']} | {score:.3f} |"
             else:
                 row += " | - | - | - |"
             lines.append(row)
         lines.append("")
     if gaps:
-        far = [f"{m} on {j} ({100 * gap:.0f})" for gap, m, j in sorted(gaps)[::-1] if gap > 0.1]
         lines += [
             "## Do the default rates work?",
             "",
             f"{len(gaps) - len(far)} of {len(gaps)} rows are within ten points of the best rate of "
-            f"their grid{'.' if not far else '; further away: ' + ', '.join(far) + '.'}",
+            f"their grid, with one seed. {' '.join(far)}".rstrip(),
             "",
         ]
     return "\n".join(lines)
+
+
+def further(results: Results, job: str, method: str, default: str, best: str) -> str:
+    """A sentence on a default rate that is far from the best one: with how many seeds?"""
+    pair = [results.seeds(job, method, rate) for rate in (default, best)]
+    seeds = sorted(set(pair[0]) & set(pair[1]))
+    means = [sum(scores[seed] for seed in seeds) / len(seeds) for scores in pair]
+    return (
+        f"Further away: {method} on {job}, {means[0]:.3f} at {default} and {means[1]:.3f} at "
+        f"{best}, means of seeds {', '.join(map(str, seeds))}."
+    )

@@ -34,13 +34,13 @@ class Curve(jobs_results.Results):
         super().__init__(path)
         self.best = best
 
-    def get(self, job, method, rate, out):
+    def get(self, job, method, rate, out, seed=0):
         line = dict(job="j", method=method, rate=f"{rate:g}", trained="8", seconds="1")
-        line |= dict(device="cpu")
+        line |= dict(device="cpu", seed=str(seed))
         line |= dict(
             dev=str(-abs(rate - self.best)), scores=f"accuracy={0.9 - (rate != self.best)}"
         )
-        return self.lines.setdefault(("j", method, line["rate"], "cpu"), line)
+        return self.lines.setdefault(("j", method, line["rate"], "cpu", line["seed"]), line)
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,15 @@ def test_the_page_says_which_default_rates_are_more_than_ten_points_away(tmp_pat
         f"| LoRA | 8 | {RATE:g} | -0.100 | 1 | -0.100 | {RATE * jobs_results.STEP:g} | 0.900 |"
         in text
     )
-    assert "0 of 1 rows" in text and "LoRA on j (100)" in text
+    assert "0 of 1 rows" in text
+    means = f"LoRA on j, -0.100 at {RATE:g} and 0.900 at {RATE * jobs_results.STEP:g}"
+    assert f"{means}, means of seeds 0, 1, 2." in text  # a row that is far is run with more seeds
 
 
 def test_every_stored_result_at_a_default_rate_stands_on_the_page():
     text = jobs.PAGE.read_text(encoding="utf-8")
     for line in jobs_results.Results().lines.values():
-        if line["device"] == "cpu" and float(line["rate"]) == float(
+        if (line["device"], line["seed"]) == ("cpu", "0") and float(line["rate"]) == float(
             f"{jobs_results.default_rate(line['method']):g}"
         ):
             scores = " | ".join(f"{x:.3f}" for x in jobs_results.scores_of(line).values())
@@ -81,11 +83,11 @@ def test_a_grid_is_compared_with_the_default_rate_on_the_same_device(tmp_path):
     rows = [("cpu", RATE, 0.8), ("GPU", RATE, 0.7), ("GPU", RATE * 3, 0.75)]
     for device, rate, score in rows:
         line = dict(job="j", method="LoRA", rate=f"{rate:g}", trained="8", seconds="1")
-        line |= dict(dev=f"{score}", scores=f"accuracy={score}", device=device)
-        results.lines["j", "LoRA", line["rate"], device] = line
+        line |= dict(dev=f"{score}", scores=f"accuracy={score}", device=device, seed="0")
+        results.lines["j", "LoRA", line["rate"], device, "0"] = line
     text = jobs_results.page(results, {"j": ("What?", "minipeft train")})
     assert f"| 0.800 | 1 | 0.700 | {RATE * 3:g} | 0.750 |" in text
-    assert "The grid ran on: GPU." in text and "1 of 1 rows" in text
+    assert "The grid ran on: GPU, cpu." in text and "1 of 1 rows" in text
 
 
 def test_a_file_made_earlier_with_other_rows_is_written_anew(tmp_path):
