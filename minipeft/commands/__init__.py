@@ -13,7 +13,7 @@
 | data, shortening, facts       | files -> a task; long inputs; what should be known of the data   |
 | fitting, find_rate, longer    | a run's training; its learning rate; a run that goes on          |
 | scoring                       | answers of a model, scores, a table per label                    |
-| runs, cards                   | the folder of a run: configuration, log, curves; its model card  |
+| runs, cards, described_run    | the folder of a run: log, curves; its model card; configuration  |
 | held                          | one process at a time in a folder                                |
 | writers                       | answers -> a file                                                |
 """

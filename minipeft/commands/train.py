@@ -17,6 +17,7 @@ from minipeft.commands import (
     bases,
     cards,
     data,
+    described_run,
     facts,
     find_rate,
     fitting,
@@ -30,7 +31,7 @@ from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
-from minipeft.tasks.encoding import Encoding, head_for
+from minipeft.tasks.encoding import head_for
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES
@@ -176,7 +177,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         given.learning_rate = find_rate.best_of(curve)
         given.find_rate = False  # a run that goes on has its rate
         tuner = attached()
-    config = describe(given, config, base, fingerprint, tuner.method, task)
+    config = described_run.describe(given, config, base, fingerprint, tuner.method, task)
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
     try:
         return train_and_finish(folder, config, tuner, task, base, given, curve, report)
@@ -355,57 +356,6 @@ def steps_of(given: argparse.Namespace, task: Task) -> int:
         return given.steps or 500
     batches = given.epochs * math.ceil(len(task.splits["train"]) / given.batch_size)
     return max(1, math.ceil(round(batches / given.accumulate, 6)))
-
-
-def describe(
-    given, config: dict, base: bases.Base, fingerprint: str, method: Method, task: Task
-) -> dict:
-    """What config.json of the run says: options, method, base, task, data, versions.
-
-    fingerprint: of the base, as `bases.fingerprint_of` gave it before the tuner was attached.
-
-    Raises:
-        ValueError: a run that goes on finds another base than it began with.
-    """
-    before = config.get("base", {}).get("fingerprint")
-    if before not in (None, fingerprint):
-        raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
-    kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
-    kept -= {"trust_remote_code", "local_only"}
-    kept = {key for key in kept if not key.startswith(options.DEST)}
-    files = []
-    for split, name in (("train", given.data), ("dev", given.dev or given.data)):
-        count = len(task.splits[split])
-        files.append({"name": name, "split": split, "examples": count, "sha256": data.digest(name)})
-    letters = base.tokenizer.alphabet if isinstance(base.tokenizer, bases.Letters) else None
-    return {
-        "form": runs.FORM,
-        "command": config["command"],
-        "options": {key: getattr(given, key) for key in sorted(kept)} | {"epochs": None},
-        "method": {"name": type(method).__name__, "settings": method.settings()},
-        "base": {
-            "name": given.base,
-            "kind": base.kind,
-            "head": base.head,
-            "fingerprint": fingerprint,
-        },
-        "task": {
-            "name": task.name,
-            "kind": task.kind,
-            "labels": list(task.labels) if task.labels else None,
-            "borrowed": dict(letters.borrowed) if letters else {},
-            "longest": longest_answer(task, base),
-        },
-        "data": {"files": files},
-        "libraries": runs.libraries(),
-    } | {key: config[key] for key in ("start", "further") if key in config}
-
-
-def longest_answer(task: Task, base: bases.Base) -> list[int] | None:
-    """Tokens and words of the longest answer to be written; None where labels are chosen."""
-    if base.head != "language" or task.kind not in ("generate", "cloze"):
-        return None
-    return list(Encoding(task, base.tokenizer, base.kind, base.head).longest)
 
 
 def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
