@@ -85,12 +85,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def terminated_as_stopped() -> Iterator[None]:
-    """SIGTERM, as machines that are shut down send it, does what Ctrl-C does."""
+    """SIGTERM, as machines that are shut down send it, does what Ctrl-C does.
+
+    Also where Ctrl-C is ignored, as in what a script starts in the background.
+    """
     main = threading.current_thread() is threading.main_thread()
     if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:

@@ -205,13 +205,17 @@ class Interruption(Callback):
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
-        self.checkpoints, self.asked, self.before = checkpoints, False, None
+        self.checkpoints, self.asked = checkpoints, False
+        self.taken: list[int] = []  # signals whose handler is `ask` for the time of the run
 
     def begin(self, run: Run) -> None:
         main = threading.current_thread() is threading.main_thread()
-        ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        if self.checkpoints.folder is not None and main and ours and run.processes.size == 1:
-            self.before = signal.signal(signal.SIGINT, self.ask)
+        if self.checkpoints.folder is None or not main or run.processes.size > 1:
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):  # the second one where it acts as Ctrl-C
+            if signal.getsignal(number) is signal.default_int_handler:
+                signal.signal(number, self.ask)
+                self.taken.append(number)
 
     def ask(self, *_) -> None:
         self.asked = True
@@ -224,9 +228,8 @@ class Interruption(Callback):
             raise KeyboardInterrupt
 
     def close(self) -> None:
-        if self.before is not None:
-            signal.signal(signal.SIGINT, self.before)
-            self.before = None
+        while self.taken:
+            signal.signal(self.taken.pop(), signal.default_int_handler)
 
 
 class Processes(Callback):

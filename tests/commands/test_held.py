@@ -20,11 +20,12 @@ TINY = ("train", "--base", "tiny-decoder-0.1m", "--data", "reverse", "--batch-si
 FEW = (*TINY, "--steps", "2", "--dev-limit", "3")
 
 
-def started(folder, *words, **variables):
-    """The command line as a process of its own."""
+def started(folder, *words, ctrl_c=signal.SIG_DFL, **variables):
+    """The command line as a process of its own; ctrl_c: what it finds SIGINT to do."""
     env = dict(os.environ, PYTHONPATH=ROOT, OMP_NUM_THREADS="1", **variables)
     command = [sys.executable, "-m", "minipeft", *map(str, words)]
     pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes["preexec_fn"] = lambda: signal.signal(signal.SIGINT, ctrl_c)
     return subprocess.Popen(command, cwd=folder, env=env, **pipes)
 
 
@@ -70,9 +71,17 @@ def test_two_grids_in_one_folder(cli):
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_told_to_stop_keeps_its_last_step(tmp_path, cli, number):
-    process = started(tmp_path, *TINY, "--steps", 100_000, "--dev-limit", 1, "--out", "r")
+@pytest.mark.parametrize(
+    "number, ctrl_c",
+    [
+        (signal.SIGTERM, signal.SIG_DFL),
+        (signal.SIGINT, signal.SIG_DFL),
+        (signal.SIGTERM, signal.SIG_IGN),  # in the background of a script
+    ],
+)
+def test_a_run_that_is_told_to_stop_keeps_its_last_step(tmp_path, cli, number, ctrl_c):
+    endless = (*TINY, "--steps", 100_000, "--dev-limit", 1, "--out", "r")
+    process = started(tmp_path, *endless, ctrl_c=ctrl_c)
     end = time.monotonic() + patience(60)
     while not Path("r/log.jsonl").is_file() and time.monotonic() < end:
         time.sleep(0.05)
