@@ -210,6 +210,6 @@ def further(results: Results, job: str, method: str, default: str, best: str) ->
     seeds = sorted(set(pair[0]) & set(pair[1]))
     means = [sum(scores[seed] for seed in seeds) / len(seeds) for scores in pair]
     return (
-        f"Further away: {method} on {job}, {means[0]:.3f} at {default} and {means[1]:.3f} at "
-        f"{best}, means of seeds {', '.join(map(str, seeds))}."
+        f"{method} on {job} is further away there; over the seeds {', '.join(map(str, seeds))} it "
+        f"has {means[0]:.3f} at its default, {default}, and {means[1]:.3f} at {best}."
     )

@@ -63,8 +63,8 @@ def test_the_page_says_which_default_rates_are_more_than_ten_points_away(tmp_pat
         in text
     )
     assert "0 of 1 rows" in text
-    means = f"LoRA on j, -0.100 at {RATE:g} and 0.900 at {RATE * jobs_results.STEP:g}"
-    assert f"{means}, means of seeds 0, 1, 2." in text  # a row that is far is run with more seeds
+    assert "LoRA on j is further away there; over the seeds 0, 1, 2" in text  # run for such a row
+    assert f"-0.100 at its default, {RATE:g}, and 0.900 at {RATE * jobs_results.STEP:g}" in text
 
 
 def test_every_stored_result_at_a_default_rate_stands_on_the_page():
