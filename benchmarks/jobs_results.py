@@ -109,8 +109,7 @@ class Results:
         devices: dict[str, dict[int, float]] = {}
         for line in self.lines.values():
             if (line["job"], line["method"], line["rate"]) == (job, method, rate):
-                score = next(iter(scores_of(line).values()))
-                devices.setdefault(line["device"], {})[int(line["seed"])] = score
+                devices.setdefault(line["device"], {})[int(line["seed"])] = first_score(line)
         return max(devices.values(), key=len)
 
     def grid(self, job: Job, method: str, out: Path) -> None:
@@ -130,8 +129,7 @@ class Results:
                 high += 1
             else:
                 break
-        lines = [self.get(job, method, tried[n], out) for n in (0, best)]
-        at_default, score = (next(iter(scores_of(line).values())) for line in lines)
+        at_default, score = (first_score(self.get(job, method, tried[n], out)) for n in (0, best))
         for seed in MORE_SEEDS if score - at_default > FAR else ():
             for n in (0, best):
                 self.get(job, method, tried[n], out, seed)
@@ -139,6 +137,11 @@ class Results:
 
 def scores_of(line: dict[str, str]) -> dict[str, float]:
     return {name: float(value) for name, value in re.findall(r"(\w+)=(\S+)", line["scores"])}
+
+
+def first_score(line: dict[str, str]) -> float:
+    """The score that decides: the first of the job's metrics."""
+    return next(iter(scores_of(line).values()))
 
 
 def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
@@ -184,7 +187,7 @@ def page(results: Results, texts: dict[str, tuple[str, str]]) -> str:
             row = f"| {method} | {' | '.join(cells)}"
             if len(grid) > 1:
                 best = max(grid.values(), key=lambda tried: float(tried["dev"]))
-                at_default, score = (scores_of(one)[names[0]] for one in (grid[default], best))
+                at_default, score = first_score(grid[default]), first_score(best)
                 gaps.append(score - at_default)
                 if gaps[-1] > FAR:
                     far.append(further(results, name, method, line["rate"], best["rate"]))

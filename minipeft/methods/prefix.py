@@ -141,7 +141,7 @@ class Prefix(Method):
     """
 
     default_rate = 3e-4  # SST-2 with MiniLM: 73 % (at chance from 9e-4 on)
-    flat_rate = 3e-2  # lesson 06: 0.01 to 0.03 is good; docs/jobs.md: pairs need 0.03
+    flat_rate = 3e-2  # lesson 06: 0.01 to 0.03 is good; banking77: 0.80 macro-F1 (0.69 at 1e-2)
 
     length: int = 10
     hidden: int | None = 512
