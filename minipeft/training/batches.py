@@ -10,8 +10,8 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import anatomy_of, kind_of
-from minipeft.model.kind import head_of
+from minipeft.attached import anatomy_of, kind_of, tuners
+from minipeft.model.kind import config_of, head_of
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
 
@@ -58,8 +58,14 @@ def as_tensor(key: str, value):
 
 @contextmanager
 def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
-    """Inside, what a model cannot do with a batch ends in a sentence about the batch."""
+    """Inside, what a model cannot do with a batch ends in a sentence about the batch.
+
+    An accelerator says of an id that is not there neither which nor where, and cannot be used by
+    this process again: ids and classes are compared there before the pass.
+    """
     try:
+        if next(model.parameters()).device.type != "cpu" and (why := beyond(model, batch)):
+            raise ValueError(f"The batch {why}.")
         yield
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -86,7 +92,7 @@ def wrong_type(batch: Mapping, error: Exception) -> str | None:
     """Ids, masks or labels that are no whole numbers, as labels of a regression need not be."""
     for key in WHOLE:
         value = batch.get(key)
-        if key == "labels" and not re.search("target|label|dtype", str(error), re.I):
+        if key == "labels" and not re.search("target|label|dtype|scalar type", str(error), re.I):
             continue
         if isinstance(value, Tensor) and value.is_floating_point():
             one = " (a number to predict needs a head of one label)" if key == "labels" else ""
@@ -125,6 +131,31 @@ def two_lengths(model: nn.Module, labels: Tensor) -> bool:
         return True
 
 
+def beyond(model: nn.Module, batch: Mapping) -> str | None:
+    """An id or a class that the model does not have, before anything is looked up."""
+    ids, labels = batch.get("input_ids"), batch.get("labels")
+    words = [tuner.words.stop for tuner in tuners(model).values() if tuner.words]
+    if isinstance(ids, Tensor) and not ids.is_floating_point() and ids.numel():
+        low, high = torch.aminmax(ids)
+        if (size := vocabulary_size(model)) and (low < 0 or high >= max([size, *words])):
+            return strange_id("input_ids", int(low), int(high), size)
+    classes = classes_of(model)
+    if classes > 1 and isinstance(labels, Tensor) and not labels.is_floating_point():
+        strange = labels[(labels != -100) & ((labels < 0) | (labels >= classes))]
+        return strange_class(int(strange[0])) if len(strange) else None
+    return None
+
+
+def classes_of(model: nn.Module) -> int:
+    """Among how many classes a head chooses; 0 for a language head, and where nobody says it."""
+    if head_of(model) == "language":
+        return 0
+    head = getattr(model, "head", None)  # of a tiny_transformer; a door may stand around it
+    head = getattr(head, "base", head)
+    linear = getattr(head, "classes", None) or getattr(head, "tags", None)
+    return len(linear.weight) if linear is not None else getattr(config_of(model), "num_labels", 0)
+
+
 def wrong_number(model: nn.Module, batch: Mapping, error: IndexError) -> str | None:
     """An id or a label that the model does not have."""
     size = vocabulary_size(model)
@@ -134,17 +165,24 @@ def wrong_number(model: nn.Module, batch: Mapping, error: IndexError) -> str | N
             continue
         low, high = int(ids.min()), int(ids.max())
         if high >= size or (low < 0 and key != "labels"):
-            return (
-                f"has the id {high if high >= size else low} in {key}, but the model knows the "
-                f"ids 0 to {size - 1} only: encode the batch with this model's tokenizer"
-            )
+            return strange_id(key, low, high, size)
     labels = batch.get("labels")
     if not isinstance(labels, Tensor) or not labels.numel() or "Target" not in str(error):
         return None
     low = int(labels.min())
-    said = low if low < 0 and low != -100 else int(labels.max())
+    return strange_class(low if low < 0 and low != -100 else int(labels.max()))
+
+
+def strange_id(key: str, low: int, high: int, size: int) -> str:
     return (
-        f"has the label {said}, which the model's head does not have: labels count from 0, and "
+        f"has the id {high if high >= size else low} in {key}, but the model knows the "
+        f"ids 0 to {size - 1} only: encode the batch with this model's tokenizer"
+    )
+
+
+def strange_class(label: int) -> str:
+    return (
+        f"has the label {label}, which the model's head does not have: labels count from 0, and "
         "-100 says that nothing is asked"
     )
 

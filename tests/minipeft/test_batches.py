@@ -6,6 +6,7 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
+from minipeft.training.batches import beyond, explained
 
 
 def loss_after(batch, method=None, name="gpt2"):
@@ -88,6 +89,30 @@ def classifier(labels):
     task = mp.tasks.make("t", "classify", train=[("the cat", "x"), ("a dog", "y")])
     mp.attach(model, mp.LoRA(rank=2))
     return model, task.batches("train", tokenizer, "encoder", batch_size=2)(0)
+
+
+def test_an_accelerator_is_asked_before_it_stops():
+    """CUDA says "device-side assert" of an id that is not there, and then of everything."""
+    model, batch = zoo.build("tiny-decoder", layers=1), zoo.batch("tiny-decoder")
+    V = model.config.vocab_size
+    tuner = mp.attach(model, mp.PromptTuning(length=2), seed=0)
+    assert beyond(model, batch) is None and beyond(model, tuner.wrap(batch)) is None
+    ids = batch["input_ids"].clone()
+    for strange in (V + 2, -1):
+        ids[0, 1] = strange
+        with pytest.raises(ValueError, match=f"has the id {strange} in input_ids"):
+            with explained(model.to("meta"), {"input_ids": ids}):
+                raise AssertionError("the pass was begun")
+
+
+def test_an_accelerator_is_asked_for_classes_before_it_stops():
+    model, batch = classifier(2)
+    others = [zoo.build(name, "tagging") for name in ("tiny-encoder", "bert")]
+    for one in (model, zoo.build("bert", "classification"), *others):
+        assert beyond(one, batch) is None
+        said = beyond(one, batch | {"labels": batch["labels"] + 7})
+        assert "has the label 7" in said or "has the label 8" in said
+        assert beyond(one, batch | {"labels": batch["labels"] * 0 - 100}) is None
 
 
 def test_classes_that_a_head_does_not_have():

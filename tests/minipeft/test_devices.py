@@ -134,6 +134,15 @@ def test_a_method_answers_and_learns_as_on_the_processor(device, name, method, t
     assert results[1][1] == pytest.approx(results[0][1], rel=1e-5)
 
 
+def test_an_id_that_is_not_there_leaves_the_accelerator_usable(device):
+    model, batch = zoo.build("tiny-decoder").to(device), zoo.batch("tiny-decoder")
+    mp.attach(model, mp.LoRA(rank=2), seed=0)
+    strange = batch | {"input_ids": batch["input_ids"] + 10_000}
+    with pytest.raises(ValueError, match="in input_ids, but the model knows"):
+        mp.train(model, [strange], 1, progress=False)
+    mp.train(model, [batch], 1, progress=False)
+
+
 def test_whatever_takes_a_batch_takes_one_of_the_processor(device):
     model, batch = zoo.build("tiny-decoder").to(device), zoo.batch("tiny-decoder")
     with warnings.catch_warnings():
