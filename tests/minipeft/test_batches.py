@@ -6,7 +6,7 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.training.batches import beyond, explained
+from minipeft.training.batches import beyond, classes_of, explained
 
 
 def loss_after(batch, method=None, name="gpt2"):
@@ -110,10 +110,13 @@ def test_an_accelerator_is_asked_for_classes_before_it_stops():
     others = [zoo.build(name, "tagging") for name in ("tiny-encoder", "bert")]
     batch["input_ids"] %= 48  # zoo's words
     for one in (model, zoo.build("bert", "classification"), *others):
-        assert beyond(one, batch) is None
-        said = beyond(one, batch | {"labels": batch["labels"] + 7})
-        assert "has the label 7" in said or "has the label 8" in said
-        assert beyond(one, batch | {"labels": batch["labels"] * 0 - 100}) is None
+        labels = batch["labels"]
+        count = classes_of(one)
+        for right in (labels, labels * 0 - 100, labels * 0 + count - 1):
+            assert beyond(one, batch | {"labels": right}) is None
+        for wrong in (count, -1):
+            said = beyond(one, batch | {"labels": labels * 0 + wrong})
+            assert f"has the label {wrong}, which the model's head does not have" in said
 
 
 def test_classes_that_a_head_does_not_have():
