@@ -24,6 +24,7 @@ SECTIONS = (  # each a module of this folder
     "training_step",
     "real_step",
     "savings",
+    "shared_prompt",
     "inference",
     "side_by_side",
     "memory",
@@ -34,6 +35,7 @@ SECTIONS = (  # each a module of this folder
 ON_A_DEVICE = (
     "training_step",
     "real_step",
+    "shared_prompt",
     "inference",
 )  # sections that can be measured on an accelerator
 

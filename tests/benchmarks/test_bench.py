@@ -15,6 +15,7 @@ TABLES = {
     "training_step": ["training_step"],
     "real_step": ["real_step"],
     "savings": ["savings"],
+    "shared_prompt": ["shared_prompt"],
     "inference": ["inference", "mixed_batch"],
     "side_by_side": ["side_by_side"],
     "memory": ["memory"],
