@@ -1,4 +1,4 @@
-"""Section `shared_prompt`: a step with a soft prompt, what the rows share run once, or in every row.
+"""Section `shared_prompt`: a step with a soft prompt; what rows share run once, or in every row.
 
 minipeft/training/savings/shared_prompt.py runs it once where that pays: always on a processor, on
 an accelerator from so many spared tokens on. Both ways are forced, and stand beside 🤗 PEFT.
