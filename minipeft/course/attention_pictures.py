@@ -106,7 +106,14 @@ def missed(tables: Mapping[str, Tensor], chosen: Mapping[str, tuple[int, int]]) 
         L, H = table.shape
         blocks, names = [f"block {i}" for i in range(L)], [f"head {i}" for i in range(H)]
         plots.heat(
-            (100 * table).round(), blocks, names, panel, title=name, limits=(0, 100), unit="%"
+            (100 * table).round(),
+            blocks,
+            names,
+            panel,
+            "head taken out",
+            title=name,
+            limits=(0, 100),
+            unit="% right without it",
         )
         for (layer, head), colour in zip(chosen.values(), FRAMES, strict=True):
             frame = Rectangle((head - 0.5, layer - 0.5), 1, 1, fill=False, ec=colour, lw=3)
@@ -135,9 +142,9 @@ def seen(maps: Mapping[str, Tensor], caption: str, source: int = 0) -> None:
         panel.set_xticks(range(S), named)
         panel.set_yticks(range(T))
         panel.set(xlabel="token changed", title=name)
-    panels[0].set_ylabel("state that moves")
+    panels[0].set_ylabel("state")
     plots.readable(figure)
-    plots.add_caption(figure, caption)
+    plots.add_caption(figure, f"Dark: the state moves with this token. {caption}")
 
 
 def print_scores(scores: Mapping[str, Mapping[str, float]]) -> None:

@@ -121,7 +121,7 @@ class Passport:
                 shade = plots.GREY if label == "forgotten" else colour
                 left.bar(place, mean, yerr=[down, up], capsize=4, color=shade, alpha=0.7)
         left.set_xticks(range(len(bars)), list(bars))
-        plots.finish(left, "", "share of the rows", self.method, limits=(0, 1), legend=False)
+        plots.finish(left, "", "share", self.method, limits=(0, 1), legend=False)
         for (kind, rates), style in zip(self.rates.items(), ("-", "--"), strict=True):
             tried = [(rate, dev) for rate, dev in rates["tried"] if math.isfinite(dev)]
             if tried:
@@ -129,7 +129,12 @@ class Passport:
                     *zip(*tried, strict=True), style, color=colour, marker=marker, label=kind
                 )
         right.set_xscale("log")
-        plots.finish(right, "learning rate", "dev loss (nats)", "first seed")
+        plots.finish(right, "learning rate", "dev loss (nats)", "every rate tried, first seed")
+        plots.add_caption(
+            figure,
+            "Left: rows that are right (longer: than in training), and old skills that are lost. "
+            "Right: where a curve is flat, the rate hardly matters.",
+        )
         return figure
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:

@@ -77,7 +77,7 @@ class Prompt(Patch):
         self.vectors = nn.Parameter(vectors)
 
     def forward(self) -> Tensor:
-        return self.vectors  # eq. 1: P_e, (E P, C); WordDoor puts a row's P in front of its X_e
+        return self.vectors  # eq. 1: P_e, (E P, C); the door puts P of them before each X_e
 
 
 @renamed({"layout": "compatibility"})

@@ -45,7 +45,9 @@ figure = three_doors()
 # ## A frozen model
 #
 # The course ships small models that were pretrained on *Tinyland*, a small English world made for this
-# purpose. They learn in seconds on a laptop, and we know exactly what they have and have not read.
+# purpose. They learn in seconds on a laptop, and we know exactly what they have and have not read. A
+# *tokenizer* turns a text into numbers, here one for each word; every text begins with the token `<bos>`
+# (begin of sequence).
 
 # %%
 import torch
@@ -80,7 +82,7 @@ bare = tokenizer.encode("kite box bell =>")  # <bos> kite box bell = >
 print(write(bare))
 
 # %% [markdown]
-# The skill is there; what is missing is the word that calls it. We now get that skill back through each
+# It goes on with some other text. The skill is there; what is missing is the word that calls it. We now get that skill back through each
 # door in turn, and count on 100 rows how much of it comes back. The weights of the model stay as they are, and
 # to be sure of that we take a fingerprint (a hash of every bit).
 
@@ -181,7 +183,8 @@ print("same bits:", mp.fingerprint(model) == before)
 # %% [markdown] tags=["slide"]
 # ## What a door holds
 #
-# How many numbers are trained? Simple formulas, with P = 20 and r = 8 on query and value:
+# How many numbers are trained? Simple formulas, with P = 20 and r = 8. The 2 in the middle is key and
+# value, the 2 on the right the two maps that get a detour, query and value:
 #
 # $$ \text{words: } P\,C \qquad \text{memory: } 2\,L\,P\,C \qquad
 #    \text{weights: } 2\,L \cdot r\,(C + C) $$
@@ -260,7 +263,7 @@ checks.feed_forward(Forgetful)
 # ## Your first exercise: the loss
 #
 # A language model gives a score (a *logit*) to each of V words, at each position. The softmax makes
-# probabilities of them, and the loss is how surprised the model is by the right word, in *nats*:
+# probabilities of them, and the loss is how surprised the model is by the right word, in *nats* (the unit of the natural logarithm):
 #
 # $$ \text{loss} = - \frac{1}{N} \sum_{i=1}^{N} \log p_i(\text{label}_i), \qquad
 #    p_i = \mathrm{softmax}(\text{logits}_i) $$

@@ -288,7 +288,8 @@ checks.block(Block)
 # vector for each position.)
 #
 # Three checks. *Untrained it knows nothing*: its loss is near $\log V$. *Its parameters
-# can be counted on paper*: $VC + NC + L(12 C^2 + 13 C) + 2C$, with tied words and N positions. **Predict** GPT-2 small: $V =
+# can be counted on paper*: $VC + NC + L(12 C^2 + 13 C) + 2C$, with N positions and *tied* words (the head reads with the
+# word vectors). **Predict** GPT-2 small: $V =
 # 50257$, $N = 1024$. *Another library agrees*: the checkpoint is a Hugging Face folder.
 
 # %%

@@ -51,8 +51,8 @@ for kind, texts in corpus.items():
 #
 # A text has no labels. A pretraining *objective* makes them: it hides something and asks for it. **Causal** (decoders): the
 # next word, from the words so far. **Masked** (encoders): 15 % of the words, hidden in the text. **Span corruption**
-# (encoder-decoders): runs of words, cut out and to be written in order. Each takes ids (B, T) and gives a batch:
-# `input_ids`, `attention_mask` and `labels`, all (B, T). In `labels`, −100 means *not asked*, shown as a dot.
+# (encoder-decoders): runs of words, cut out and to be written in order. Each gives a batch:
+# `input_ids`, `attention_mask` and `labels`, all (B, T) like the ids (of spans the labels are a text of their own, (B, U)). In `labels`, −100 means *not asked*, shown as a dot.
 #
 # **Predict:** in a causal batch, what is the model asked for at the position of `france`?
 
@@ -261,7 +261,7 @@ for step, result in seen.items():
 # And a loss may fall before anything is known: the form of a fact comes first, compare with `capitals`.
 #
 # How much can be had without a network? We count words and pairs of neighbours, and compare with `tiny-decoder`, which
-# has read all seven kinds. **Predict:** for which kind of text are pairs nearly as good as a transformer?
+# has read all seven kinds. **Predict:** for which kind of text do pairs come nearest to the transformer?
 
 # %% tags=["hide-input"]
 counts = lesson.Counts(corpus, tokenizer, every)
@@ -336,8 +336,9 @@ print("without its word, 'cat sun tree box =>' goes on with:", tokenizer.decode(
 # something very small should bring it back (lessons 06 to 09). **Novel**: the skill is not there; something must learn it
 # (lessons 05 and 10).
 #
-# **The wording.** In the corpus a capital is told in six wordings of unequal frequency; others use the same words and were never
-# read. **Predict:** does the model know the capital, or the sentence?
+# **The wording.** In the corpus a capital is told in six wordings of unequal frequency (one begins with the capital, so it
+# cannot ask for it); others use the same words and were never read. **Predict:** does the model know the capital, or the
+# sentence? If it knew the capital, all bars would be equally long.
 
 # %% tags=["hide-input", "slide"]
 details = tasks.load("capital").details

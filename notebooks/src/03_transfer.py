@@ -40,8 +40,8 @@ figure = lesson.stacks(base, METHODS)
 #
 # Write the function on which all of this rests. It gets the parts of a model, from input to output, and a count.
 # The last `count` parts are to be trained, also where they were frozen before; all others are to be frozen. It
-# returns the parameters in training, each once. What a frozen part uses too stays frozen: that happens where a head
-# shares its matrix with the embedding. A count below 0 or above the number of parts is a `ValueError`.
+# returns a list of the parameters in training, each once. A parameter that a frozen part uses as well stays frozen and is
+# not in the list: that happens where a head shares its matrix with the embedding. A count below 0 or above the number of parts is a `ValueError`.
 #
 # <details><summary>Hint</summary>
 #
@@ -60,8 +60,9 @@ checks.train_top(train_top)
 # %% [markdown]
 # The cells below use your function; as long as it is not written, they use that of the library.
 #
-# Every number of steps, seeds and rates of this lesson stands here. All arms of a comparison get the same steps, at
-# least three learning rates on dev (up to two more where the best is at the edge) and the same seeds. A difference that
+# Every number of steps, seeds and rates of this lesson stands here. An *arm* is one of the ways that a
+# comparison compares. All arms get the same steps, at least three learning rates (up to two more where the best is at the
+# edge) and the same seeds; which rate is best is decided on *dev*, examples that are neither trained on nor scored at the end. A difference that
 # surely lies within **3 points** counts as equal; that margin was chosen before the run.
 
 # %% fast="STEPS, LONG, SEEDS, ROWS, KNOWN, DIGITS, CNN_STEPS, SIZES, REAL_STEPS, QUICK = 2, 3, [0, 1], 8, 8, 5, 3, [20, 100], 1, True; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; SPEEDS = SPEEDS[:2]"
@@ -236,8 +237,10 @@ batch = TASKS["novel"].batches("train", tokenizer, batch_size=BATCH)(0)
 mp.sanity_ladder(base, METHODS["top 2"], batch, steps=STEPS)
 
 # %% [markdown]
-# Two rungs are worth a look. At the start nothing has changed: this method *is* the base. And the base is trained, so that
-# only a copy of its first numbers can give it back.
+# The *sanity ladder* is a row of small tests that every method must pass before we believe a score of it. *One batch by
+# heart*: can it learn anything? *Gradient census*: does every trained tensor get a gradient, and no frozen one? *Unplugged*:
+# is the base back afterwards? Two rungs are worth a look. At the start nothing has changed: this method *is* the base. And
+# the base is trained, so that only a copy of its first numbers can give it back.
 #
 # **Predict:** everything is trained, with the same number of steps, on either task, and once from random numbers on the
 # novel task, which is new to both. Who learns it?
@@ -307,7 +310,8 @@ checks.transfer_patients(transfer_patients)
 #
 # ### Exercise: measure it
 #
-# "The accuracy fell from 90 to 80 per cent" can mean that a tenth was lost, or that half was lost and most of it replaced.
+# "The accuracy fell from 50 to 40 per cent" can mean that 10 of 50 right answers were lost, or all 50, with 40 new ones in
+# their place.
 # So we count question by question:
 #
 # $$ \text{forgotten} =

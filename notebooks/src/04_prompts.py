@@ -400,12 +400,12 @@ checks.shots_bytes(shots_bytes)
 
 # %% [markdown] tags=["slide"]
 # It is paid for every question (unless a server keeps the keys and values of a common beginning), and the window
-# of the model is shorter by as much. A prompt is free to store and dear to use; with LoRA it is the other way round.
+# of the model is shorter by as much. A prompt costs nothing to store and much to use; with LoRA it is the other way round.
 #
 # ## On a real model
 #
 # SmolLM2-135M-Instruct has read the web. It was never told what we shall ask. (Its weights come from a
-# 4-bit file, so its scores are not those that its makers publish.) `START` is the token that begins every text. First the lecture's example, *the capital of
+# 4-bit file, so its scores are not those that its makers publish.) `START` is the token that begins every text. First the example of Liu et al. (2021), *the capital of
 # Britain is ...*, in eleven wordings; then one wrong word; then shots, with right answers and with the
 # answers moved by one, so that the form is right and every answer wrong.
 #

@@ -637,7 +637,7 @@ claims.record(
 # %% [markdown] tags=["slide"]
 # The gradient passes backward through every frozen layer down to the lowest adapter. Saved are the gradients of the
 # frozen weights and Adam's two means of them; lesson 13 counts the rest. Where the seconds shrink less than the
-# products: the model is so small that sixteen small products more, and what stands around them, take time too.
+# products: the model is so small that sixteen small matrix products more, and what stands around them, take time too.
 #
 # ## 8. A real model
 #
@@ -705,6 +705,10 @@ if loaded:
 
 # %% [markdown]
 # ## Passport
+#
+# The same questions are put to every method, so that lesson 15 can lay the answers side by side. *Latent* is `reverse` without
+# its word, *novel* is `reverse-rotate`. *Out of domain*: longer rows than those that were trained on. *Forgotten*: the share
+# of old skills lost while the adapters are plugged in. *Time of a pass*: with the method, divided by that of the base.
 
 # %%
 from minipeft.course.passport import passport

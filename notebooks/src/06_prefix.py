@@ -31,7 +31,8 @@ figure = prefix_picture()
 #
 # {equations prefix}
 #
-# After training, the network is thrown away and its output $R$ is stored.
+# $k$ is the number of hidden features of the network. $R$ has a key and a value of $HD$ numbers for each layer, $n = 2 L H D$
+# columns in all. After training, the network is thrown away and its output $R$ is stored.
 #
 # ### Exercise: how many numbers?
 #
@@ -267,7 +268,7 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# Pairs ask as words do, if the text stands where it stood behind the words. Without the move, text and prefix share the
+# Pairs ask nearly as well as words do, if the text stands where it stood behind the words. Without the move, text and prefix share the
 # positions 0 to 2.
 #
 # ## 3. One prefix, looked at closely
@@ -561,9 +562,11 @@ fall_scarce = difference(scarce[longest].values("dev"), scarce[LENGTHS[1]].value
                          unit="nats", lower_is_better=True)  # fmt: skip
 gain_scarce = difference(scarce[longest].values("train"), scarce[LENGTHS[1]].values("train"), 0.02,
                          unit="nats", lower_is_better=True)  # fmt: skip
-plots.add_caption(figure, f"From P = {LENGTHS[0]} to {LENGTHS[-1]}, exact match with {len(task.train):,} "
-                  f"examples: {change.text}. With {SCARCE}, P = {longest} minus {LENGTHS[1]}: loss on "
-                  f"fresh examples {fall_scarce.text}; in training {gain_scarce.text}.")  # fmt: skip
+longer = {"rises": "Longer is better", "falls": "Longer is worse", "flat": "Length hardly matters"}
+fits = fall_scarce.verdict == "worse" and gain_scarce.verdict == "better"
+plots.add_caption(figure, f"{longer.get(change.verdict, 'The length decides nothing for sure')} with "
+                  f"{len(task.train):,} examples. With {SCARCE}, "
+                  f"{'the longest over-fits' if fits else 'no over-fitting is seen'}.")  # fmt: skip
 claims.record(
     20,
     measured=f"exact match over the lengths {LENGTHS}: {change.text}; the best is {top}",

@@ -250,7 +250,7 @@ plots.whiskers(
     linestyle=":",
 )
 axes.set_xscale("log")
-axes.set_xticks(COUNTS, [f"{count / 1e6:.1f} m" for count in COUNTS])
+axes.set_xticks(COUNTS, [f"{count / 1e6:.1f} M" for count in COUNTS])
 axes.minorticks_off()
 axes = plots.finish(
     *(axes, "numbers in the model", "exact match (share)", "reverse, test"),
@@ -272,7 +272,7 @@ for shift, ((name, label), colour) in enumerate(
     plots.whiskers(right, where, rows_of(name), f"start: {label}", colour, "DoP"[shift])
 for axes in (left, right):
     axes.set_xscale("log")
-    axes.set_xticks(COUNTS, [f"{count / 1e6:.1f} m" for count in COUNTS])
+    axes.set_xticks(COUNTS, [f"{count / 1e6:.1f} M" for count in COUNTS])
     axes.minorticks_off()
 
 
@@ -315,8 +315,8 @@ print(f"Shown to be less than five points behind, {STEPS} steps: {', '.join(near
 starts = difference(ranges_by["start"][0], ranges_by["length"][0], MARGIN)
 weightier = {"better": "the start", "worse": "the length", "equal": "neither"}
 print(
-    f"In the smallest model, what starts make different minus what lengths do: {starts.mean:+.1f} ± "
-    f"{starts.half:.1f} points.\nWhat matters more: {weightier.get(starts.verdict, 'undecided')}"
+    f"In the smallest model, best minus worst of the starts is {starts.mean:+.1f} ± {starts.half:.1f} points "
+    f"more than that of the lengths.\nWhat matters more: {weightier.get(starts.verdict, 'undecided')}"
 )
 one = [difference(a, b, MARGIN) for a, b in zip(rows_of("P = 1"), rows_of("full"), strict=True)]
 twenty = {P: [difference(b, a, MARGIN) for a, b in

@@ -9,7 +9,7 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# Lesson 04 ended with a problem: two sentences that mean the same to us score 0 and 98 per cent. The model
+# Lesson 04 met a problem: two sentences that mean the same to us score 0 and more than 90 per cent. The model
 # knows the capital of Peru, and whether it says so depends on words that nobody can justify.
 #
 # **P-tuning** (Liu et al. 2021, *GPT understands, too*, [arXiv 2103.10385](https://arxiv.org/abs/2103.10385))

@@ -49,7 +49,7 @@ checks.p_tuning_v2(PTuningV2)
 #
 # BERT-large has $L = 24$ layers of width $C = 1024$ and reads at most 512 tokens. A deep prompt of length $P = 20$, two
 # classes. How many numbers are in the `"prompts"`? How many in the `"head"`, a linear map with bias from the vector of
-# [CLS]? And how many soft `"words"` at the input would have as many numbers as the prompts?
+# [CLS], the token that BERT puts before every sentence and that stands for all of it? And how many soft `"words"` at the input would have as many numbers as the prompts?
 
 # %% exercise="minipeft.checks:deep_numbers" difficulty=1 minutes=6
 # A dict with the keys "prompts", "head" and "words".
@@ -150,7 +150,9 @@ checks.deep_patients(deep_patients)
 #
 # `tags` on three decoders, each with a tagging head. Four arms, equally tuned: three rates each, more where the best is at
 # an edge, chosen on dev, told on test, three paired seeds. **head only** trains the head and is the floor that every arm
-# with a head must pass. The score is F1 over the words that are not *other*. A decoder reads from the left: in `santiago
+# with a head must pass. The score is F1 over the words that are not *other*: the
+# harmonic mean of *precision* (of the words that got such a tag, how many are right) and *recall* (of the words that have
+# one, how many were given it). A decoder reads from the left: in `santiago
 # is cold` it must tag *santiago*, a person or a place, before it has read the rest. So 100 % is out of reach.
 #
 # **Predict** the order on the smallest model, and whether the gap between P-Tuning v2 and full fine-tuning closes with size.
@@ -378,7 +380,7 @@ deep = of_forms("tags", "highest two", "lowest two")
 limits = lesson.room_for(outcome.values() for outcome in forms.values())
 plots.finish(left, "length P", "F1 (tags), accuracy (food)", "length", limits=limits)
 plots.finish(
-    right, "", "F1 of the tags, test", "as many numbers, other places", limits=limits, legend=False,
+    right, "", "F1 of the tags, test", "where the rows stand, who makes them", limits=limits, legend=False,
     caption=f"Highest two layers minus lowest two: {deep.text}.",
 )  # fmt: skip
 print("Which half? highest two - lowest two:", deep.text)
@@ -433,7 +435,7 @@ claims.record(
 #
 # One also hears that it trains each task alone. The paper says that several tasks may **share** a prompt first. We compare
 # `mentions-food` and `mentions-place`: each alone, or half of the steps together and half alone, and the same steps for
-# each task in all. One rate, the one that dev chooses for the head alone.
+# each task in all. One rate for both: the one that dev chose for the head in the first comparison.
 
 
 # %%
