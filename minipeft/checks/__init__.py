@@ -9,6 +9,7 @@ the object that a learner writes, or "minipeft.checks:NAME" where the answer is 
 
 from minipeft.checks.exercises.adapter import adapter
 from minipeft.checks.exercises.adapter_numbers import adapter_faults, adapter_parameters
+from minipeft.checks.exercises.adapter_work import adapter_work
 from minipeft.checks.exercises.answer_log_probability import answer_log_probability
 from minipeft.checks.exercises.asked_for import asked_for
 from minipeft.checks.exercises.attend import attend
@@ -41,6 +42,7 @@ from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.memory_numbers import again_patients, kept_numbers
 from minipeft.checks.exercises.mixed_lora import mixed_lora
 from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
+from minipeft.checks.exercises.one_prompt import one_prompt
 from minipeft.checks.exercises.output_scale import output_scale
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
 from minipeft.checks.exercises.p_tuning_v2 import p_tuning_v2
@@ -55,6 +57,7 @@ from minipeft.checks.exercises.promising import promising
 from minipeft.checks.exercises.prompt_costs import prompt_costs
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
 from minipeft.checks.exercises.prompt_patients import prompt_patients
+from minipeft.checks.exercises.prompt_share import prompt_share
 from minipeft.checks.exercises.put_in_front import put_in_front
 from minipeft.checks.exercises.puzzle_floor import puzzle_floor
 from minipeft.checks.exercises.quantize_blocks import quantize_blocks
@@ -104,6 +107,7 @@ EXERCISES = {
         adapter,
         adapter_parameters,
         adapter_faults,
+        adapter_work,
         behind_last,
         promising,
         shots_bytes,
@@ -117,6 +121,7 @@ EXERCISES = {
         place_vectors,
         prompt_costs,
         prompt_patients,
+        one_prompt,
         prompt_encoder,
         encoder_parameters,
         p_tuning_diagnosis,
@@ -127,6 +132,7 @@ EXERCISES = {
         p_tuning_v2,
         deep_numbers,
         deep_patients,
+        prompt_share,
         gate,
         closed_gate,
         gate_patients,
@@ -163,8 +169,11 @@ EXERCISES = {
 }
 
 __all__ = [
+    "adapter_work",
     "again_patients",
     "kept_numbers",
+    "one_prompt",
+    "prompt_share",
     "quantize_blocks",
     "pareto_front",
     "same_budget",

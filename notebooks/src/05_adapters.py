@@ -616,8 +616,23 @@ claims.record(
 # %% [markdown]
 # ## 7. What it costs
 #
-# The adapters are a few per cent of the numbers. Is the *cost* a few per cent? **Predict:** the time of a
-# training step, compared with full fine-tuning. Think of where the gradient must go.
+# The adapters are a few per cent of the numbers. Is the *cost* a few per cent?
+#
+# ### Exercise: the work of a step
+#
+# Forward, a linear map with n weights costs n products of two numbers for each token. Backward it costs n for the gradient of
+# its input, and n more for the gradient of its weights, where these are trained. Count the model's linear maps only, not the
+# adapters themselves, and suppose that all of these maps stand above the lowest adapter. **Which share** of the products of
+# full fine-tuning does a step with adapters need? (A number between 0 and 1.) Then compare with what is measured.
+
+# %% exercise="minipeft.checks:adapter_work" difficulty=1 minutes=5
+# Write a number, or the line that computes it.
+# adapter_work: where must the gradient go, to reach the lowest adapter?
+forward, of_inputs, of_weights = 1, 1, 1  # products for each weight of a map
+adapter_work = (forward + of_inputs) / (forward + of_inputs + of_weights)
+
+# %%
+checks.adapter_work(adapter_work)
 
 # %%
 of_full, of_adapters = adapters.costs(base, [METHODS[arm] for arm in pair], batch)

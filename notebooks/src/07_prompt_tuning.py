@@ -534,7 +534,23 @@ claims.record(
 #
 # "Prompt tuning trains many tasks together into one small model." Five tasks: three ask for something to be done with
 # a row of nouns, two ask about a country, and none says what. Each gets its prompt. A sixth is trained on all five, in turns,
-# with as many steps for each. **Predict** the matrix. Can the sixth be good at all five?
+# with as many steps for each. **Predict** the matrix.
+#
+# ### Exercise: the ceiling of one prompt
+#
+# Can the sixth be good at all five? Suppose that `reverse`, `copy` and `swap` are asked the same rows and no two of them ever
+# agree on an answer, and that `capital` and `language` are asked the same countries and never agree. A prompt that is the
+# same for all five tasks leaves the model one answer to each input. **What is the highest mean** of the five scores that any
+# such prompt can reach? (A number between 0 and 1.)
+
+# %% exercise="minipeft.checks:one_prompt" difficulty=1 minutes=5
+# Write a number, or the line that computes it.
+# one_prompt: of the three tasks that share a row, how many can be right about it?
+rows, countries = 3 * (1 / 3), 2 * (1 / 2)  # the sum of the scores of each kind
+one_prompt = (rows + countries) / 5
+
+# %%
+checks.one_prompt(one_prompt)
 
 # %% tags=["hide-input", "slide"]
 NAMES = ("reverse", "copy", "swap", "capital", "language")
@@ -595,8 +611,8 @@ claims.record(
 )
 
 # %% [markdown]
-# One prompt has one answer to an input: to a row of nouns it can be right for `copy` or for `reverse`, never for both (`swap`
-# and `reverse` agree on the shorter rows: the matrix shows it). What *is* mixed are rows, when the model answers. All five
+# Your ceiling holds where tasks never agree. Here `swap` and `reverse` agree on the shorter rows (the matrix shows it), which
+# lifts it a little. What *is* mixed are rows, when the model answers. All five
 # tasks in **one batch**, in random order, each row with the prompt of its task, in float64. **Predict:** is any row disturbed
 # by its neighbours?
 

@@ -242,17 +242,36 @@ claims.record(
 #
 # A first run of this lesson gave every arm 40 steps, and P-Tuning v2 came out *below* the head alone on all three decoders.
 # That should alarm you: it trains the same head, and more. Is it a mistake in the code? The scores of a batch with padding,
-# of single rows, and of the task's own scoring agree (it is tested). So look at the prompt before its first step. How much
-# attention falls on rows that have learnt nothing, and how far is what the head reads *moved*: how long is the change,
-# compared with what was read without a prompt?
+# of single rows, and of the task's own scoring agree (it is tested). So look at the prompt before its first step.
+#
+# ### Exercise: rows that say nothing
+#
+# The numbers of a fresh row are near 0, so its score is near 0 for every query, and it weighs $e^0 = 1$ before the softmax
+# divides. Eight such rows stand before six words. **Which share of the attention** falls on the eight rows together, if every
+# word has the score 0 (`"flat"`), if every word has −2 (`"low"`), and if every word has 3 (`"high"`)?
+
+# %% exercise="minipeft.checks:prompt_share" difficulty=1 minutes=6
+# A dict with the keys "flat", "low" and "high"; 1 % of error is allowed.
+# prompt_share: math.exp(score) is the weight of one word before the softmax divides
+import math
+
+scores = {"flat": 0, "low": -2, "high": 3}
+prompt_share = {name: 8 / (8 + 6 * math.exp(score)) for name, score in scores.items()}
+
+# %%
+checks.prompt_share(prompt_share)
+
+# %% [markdown]
+# Now in the models. How much attention falls on rows that have learnt nothing, and how far is what the head reads *moved*:
+# how long is the change, compared with what was read without a prompt? **Predict:** has a word in these models a low or a
+# high score?
 
 # %%
 lesson.start_table((*SIZES, "tiny-encoder"), tags, (1, LENGTH))
 
 # %% [markdown] tags=["slide"]
-# A row of numbers near 0 has scores near 0, and weighs $e^0 = 1$ before the division. Where one such row takes more than
-# half of the attention, all real words together weigh less than it does. A small start is a quiet start only where scores
-# are high.
+# Where one such row takes more than half of the attention, all real words together weigh less than it does: their scores are
+# low there. A small start is a quiet start only where scores are high.
 #
 # If that is the cause, then a head beside a prompt that *stays* at its start must do as badly, and time must heal it.
 # **Predict:** after how many steps does a trained deep prompt pass the head alone?
