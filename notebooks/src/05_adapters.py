@@ -4,8 +4,8 @@
 #     title: Adapters
 #     question: How little of a model must be trained, if what we train stands inside it?
 #     minutes: 6
-#     sitting: 75
-#     attempts: 6
+#     sitting: 80
+#     attempts: 7
 # ---
 
 # %% [markdown] tags=["slide"]

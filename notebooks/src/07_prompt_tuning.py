@@ -4,8 +4,8 @@
 #     title: Prompt tuning
 #     question: Can a few trained words in front of the input do the work of a changed model?
 #     minutes: 4
-#     sitting: 70
-#     attempts: 4
+#     sitting: 75
+#     attempts: 5
 # ---
 
 # %% [markdown] tags=["slide"]

@@ -4,8 +4,8 @@
 #     title: P-Tuning v2
 #     question: Are prompts too weak for small models, or only too shallow?
 #     minutes: 4
-#     sitting: 70
-#     attempts: 3
+#     sitting: 75
+#     attempts: 4
 # ---
 
 # %% [markdown] tags=["slide"]

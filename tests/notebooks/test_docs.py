@@ -55,7 +55,7 @@ def test_the_index_has_the_lessons_in_order(made):
         (lesson.number, lesson.title) for lesson in LESSONS
     ]
     assert all(lesson.question in made["README.md"] for lesson in LESSONS)
-    assert "| 75 min | 6 min | 3: [AdapterPatch, " in made["README.md"]
+    assert "| 80 min | 6 min | 4: [AdapterPatch, " in made["README.md"]
     for name in docs.PAGES:
         assert f"]({name})" in made["README.md"] and (
             name in made or (ROOT / "docs" / name).is_file()
