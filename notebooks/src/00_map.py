@@ -157,7 +157,8 @@ for block in model.blocks:
 #
 # ### Door 3: weights
 # Beside a linear map $W x$ stands a detour $\frac{\alpha}{r} B A x$ with two thin matrices. This time we
-# really train: 120 steps on rows of words *without* the word `reverse`.
+# really train: 120 steps on rows of words *without* the word `reverse`. `mp.attach` puts the detours in and gives
+# back a *tuner*, by which they are counted, saved and taken out again.
 
 # %% fast="steps = 3"
 steps = 120

@@ -63,7 +63,8 @@ checks.train_top(train_top)
 # Every number of steps, seeds and rates of this lesson stands here. An *arm* is one of the ways that a
 # comparison compares. All arms get the same steps, at least three learning rates (up to two more where the best is at the
 # edge) and the same seeds; which rate is best is decided on *dev*, examples that are neither trained on nor scored at the end. A difference that
-# surely lies within **3 points** counts as equal; that margin was chosen before the run.
+# surely lies within **3 points** counts as equal; that margin was chosen before the run. *Surely*, and every ±, is the 95 %
+# interval of a mean over the seeds (Student's t); with three seeds it is wide.
 
 # %% fast="STEPS, LONG, SEEDS, ROWS, KNOWN, DIGITS, CNN_STEPS, SIZES, REAL_STEPS, QUICK = 2, 3, [0, 1], 8, 8, 5, 3, [20, 100], 1, True; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; SPEEDS = SPEEDS[:2]"
 STEPS, LONG, BATCH, SEEDS, ROWS, MARGIN = 60, 240, 32, [0, 1, 2], 200, 0.03
@@ -132,7 +133,9 @@ print(f"new digits: {100 * accuracy(pretrained, *vision.draw(vision.DIGITS, 1000
 # | head only | the digits | the head |
 # | full | the digits | everything |
 #
-# **Predict:** which is best with 20 letters in all, two of each kind, and which with 1,000?
+# **Predict:** which is best with 20 letters in all, two of each kind, and which with 1,000? With the figure comes a *claim*:
+# a sentence that is heard or read about these methods, numbered through the course, with what we measured and a verdict by
+# the rule beside it.
 
 # %%
 from minipeft.course.experiments import contest, difference, spread, trend

@@ -535,7 +535,8 @@ claims.record(
 # "Prompt tuning trains many tasks together into one small model." Five tasks: three ask for something to be done with
 # a row of nouns, two ask about a country, and none says what. Each gets its prompt. A sixth is trained on all five, in turns,
 # with as many steps for each. **Predict** the matrix.
-#
+
+# %% [markdown]
 # ### Exercise: the ceiling of one prompt
 #
 # Can the sixth be good at all five? Suppose that `reverse`, `copy` and `swap` are asked the same rows and no two of them ever
