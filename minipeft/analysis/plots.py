@@ -172,7 +172,8 @@ def bars(
         colour = (look(label) or (NEUTRAL,))[0]
         axes.bar(place, mean, yerr=error, capsize=4, color=colour, alpha=0.6, label=None)
         axes.plot([place] * len(seeds), list(seeds), "k.", markersize=4)
-        axes.annotate(f" {mean:.3g}", (place, mean), ha="left", va="bottom")
+        beside = dict(xytext=(6, 1), textcoords="offset points")  # right of the whisker's cap
+        axes.annotate(f"{mean:.3g}", (place, mean), ha="left", va="bottom", **beside)
     for number, (label, height) in enumerate((reference or {}).items()):
         colour = (look(label) or (f"C{number + 1}",))[0]
         axes.axhline(height, linestyle="--", color=colour, linewidth=1.2, label=label)

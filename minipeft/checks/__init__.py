@@ -29,6 +29,7 @@ from minipeft.checks.exercises.dpo_loss import dpo_loss, dpo_numbers, dpo_patien
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.extend_cache import extend_cache
 from minipeft.checks.exercises.feed_forward import feed_forward
+from minipeft.checks.exercises.first_by_luck import first_by_luck
 from minipeft.checks.exercises.folder_patients import folder_patients
 from minipeft.checks.exercises.forgotten import forgotten
 from minipeft.checks.exercises.gate import gate
@@ -161,6 +162,7 @@ EXERCISES = {
         same_budget,
         pareto_front,
         unfair_contests,
+        first_by_luck,
         answer_log_probability,
         dpo_loss,
         dpo_numbers,
@@ -178,6 +180,7 @@ __all__ = [
     "pareto_front",
     "same_budget",
     "unfair_contests",
+    "first_by_luck",
     "asked_for",
     "room_one",
     "room_two",

@@ -211,7 +211,7 @@ def steps_that_move(rates: Sequence[float]):
     axes.set_xscale("log")
     lost = 1 - share_moved([1e-5], torch.bfloat16)[0]
     plots.finish(axes, "size of the step", "share of the weights that move",
-                 "One step on weights drawn with 0.02", legend="weights in")  # fmt: skip
+                 "One step, weights of standard deviation 0.02", legend="weights in")  # fmt: skip
     plots.add_caption(
         axes.figure, f"A step of 1e-05 is lost on {100 * lost:.0f} % of these weights in bfloat16."
     )
@@ -224,12 +224,12 @@ def who_sees_what(kinds: Mapping[str, str]):
     tables = {name: examined(exhibit(kind)).kinds for name, kind in kinds.items()}
     matrix = torch.tensor([[float(kind in seen) for kind in names] for seen in tables.values()])
     axes = plots.new_axes(width=8.0, height=4.6)
-    axes.imshow(matrix, cmap="Greys", vmin=0, vmax=1.3)
+    axes.imshow(matrix, aspect="auto", cmap="Greys", vmin=0, vmax=1.3)
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(kinds)), list(kinds))
     every = int(matrix.sum())
     plots.finish(axes, "kind of the finding", "run", "What is found in which run", legend=False)
     once = every == len(kinds) and bool(matrix.diag().all())
-    says = ": each fault is told once, by its own name." if once else ": not one for each fault."
+    says = ": each fault once, under its right name." if once else ": not one for each fault."
     plots.add_caption(axes.figure, f"{len(kinds)} runs, {every} findings{says}")
     return axes.figure

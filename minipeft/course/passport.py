@@ -130,10 +130,12 @@ class Passport:
                 )
         right.set_xscale("log")
         plots.finish(right, "learning rate", "dev loss (nats)", "every rate tried, first seed")
+        said = {label: plots.interval(values)[0] for label, values in bars.items()}
         plots.add_caption(
             figure,
-            "Left: rows that are right (longer: than in training), and old skills that are lost. "
-            "Right: where a curve is flat, the rate hardly matters.",
+            f"Left: rows that are right, {_percent(said['latent'])} of the latent task and "
+            f"{_percent(said['novel'])} of the novel one (longer: than in training), and old skills "
+            "that are lost. Right: where a curve is flat, the rate hardly matters.",
         )
         return figure
 
@@ -307,6 +309,10 @@ def side_by_side(every: dict[str, Passport]) -> Table:
     questions = [question for question, _ in next(iter(every.values())).table().rows]
     rows = [(question, *answers) for question, *answers in zip(questions, *columns, strict=True)]
     return Table("Passports", ("", *every), rows)
+
+
+def _percent(share: float) -> str:
+    return "failed" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _yes(answer: bool, otherwise: str = "no") -> str:

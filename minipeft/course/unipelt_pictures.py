@@ -94,19 +94,23 @@ def gates_picture(said: Mapping[str, Sequence[Mapping[str, Tensor]]], caption: s
         axes.axhline(0.5, color=plots.GREY, ls=":", lw=1.2, label="the start")
         layers = {int(name.split()[-1]) for values in seeds for name in values}
         axes.set_xticks(sorted(layers))
-        plots.finish(axes, "layer", "g", task, limits=(0, 1))
-    panels[0][-1].set_ylabel("")
+        plots.finish(axes, "layer", "gate g", task, limits=(0, 1))
+    for axes in panels[0][1:]:
+        axes.set_ylabel("")
     plots.add_caption(figure, caption)
     return figure
 
 
 def spread_of(values: Mapping[str, Tensor]) -> tuple[float, float]:
-    """(mean width of a gate from text to text, width from gate to gate) of one run.
+    """(mean width of a gate from text to text, mean width of a part from layer to layer) of a run.
 
     The first is the mean over gates of largest minus smallest over the texts; the second is the
-    largest minus the smallest of the gates' means.
+    mean over the parts of largest minus smallest over the layers, of each gate its mean.
     """
     said = torch.stack([*values.values()])  # (gates, N)
     of_input = (said.max(dim=1).values - said.min(dim=1).values).mean().item()
-    means = said.mean(dim=1)
-    return of_input, (means.max() - means.min()).item()
+    means: dict[str, list[float]] = {}  # part -> one for each layer
+    for name, texts in values.items():
+        means.setdefault(name.split()[0], []).append(texts.mean().item())
+    of_layers = [max(layers) - min(layers) for layers in means.values()]
+    return of_input, sum(of_layers) / len(of_layers)

@@ -53,8 +53,9 @@ def peft_picture():
     plots.finish(
         *(axes, "accuracy (%), every published setting a dot", "", "PEFT's own benchmark"),
         legend=False,
-        caption=f"Settings move {widest} by {_range(settings[widest]):.0f} points. The "
-        f"methods, each at its best, lie {_range(best.values()):.0f} points apart.",
+        caption=f"Large: the best setting of each. Settings move {widest} by "
+        f"{_range(settings[widest]):.0f} points. The methods, each at its best, lie "
+        f"{_range(best.values()):.0f} points apart.",
     )
     axes.set_xlim(0, 60)
     return figure
@@ -109,9 +110,10 @@ def settings_picture(clouds: Mapping[str, Cloud]):
     plots.finish(
         *(axes, "exact match (share), mean over seeds, every setting a dot", "", f"{NOVEL}"),
         legend=False,
-        caption=f"Settings move a method by {100 * moves[len(moves) // 2]:.0f} points (median) and "
-        f"by up to {100 * moves[-1]:.0f}. Methods as dev sets them: {100 * min(best.values()):.0f} "
-        f"to {100 * max(best.values()):.0f} %.",
+        caption="Large: the setting that dev chose. Settings move a method by "
+        f"{100 * moves[len(moves) // 2]:.0f} points (median) and by up to {100 * moves[-1]:.0f}. "
+        f"With what dev chose, methods get {100 * min(best.values()):.0f} to "
+        f"{100 * max(best.values()):.0f} %.",
     )
     axes.set_xlim(-0.03, 1.03)
     return figure

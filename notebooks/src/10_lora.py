@@ -23,8 +23,9 @@ figure = detour_picture()
 #
 # {equations lora 3}
 #
-# $A$ is (r, in) and starts random, $B$ is (out, r) and starts at zero. The factor $\frac{\alpha}{r}$ is fixed. The paper puts
-# such a detour beside the query and the value map of every attention layer.
+# $A$ is (r, in) and starts random, $B$ is (out, r) and starts at zero. (So B is taken: N counts the rows of a batch, T their
+# tokens.) The factor $\frac{\alpha}{r}$ is fixed. The paper puts such a detour beside the query and the value map of every
+# attention layer.
 #
 # ### Exercise: the patch
 #
@@ -70,8 +71,8 @@ checks.lora_parameters(lora_parameters)
 #
 # All settings stand here. The task is **novel**: the first noun of a row goes to its end, and the row is then reversed. Nothing that the model has read
 # does this, so its weights must change (lesson 03). For a fair contest every arm tries the same number of rates on dev;
-# the best one is run with all seeds and told on test. Arms whose difference surely lies within **3 points** are
-# called equal: that margin was chosen before the run.
+# the best one is run with all seeds and reported on test. An *arm* is one method with its settings. Arms whose difference
+# surely lies within **3 points** are called equal: that margin was chosen before the run.
 #
 # **Predict:** by how much does fresh LoRA change the answers of the model?
 
@@ -198,16 +199,19 @@ plots.finish(
     if reached
     else "Not every student reached its floor.",
 )
+means = ", ".join(f"{sum(left[r - 1]) / len(FEW):.2f} at r = {r}" for r in (3, 4, 8))
+print(f"left on average: {means}")
 print(f"r < 4: above the floor by at most {excess:.1g} of it; r >= 4: at most {worst:.1g} is left")
 
 # %% [markdown] tags=["slide"]
-# What this does **not** say: that the change which a *task* asks for has low rank. Nature must be asked, in part 4.
+# What this does **not** say: that the change which a *task* asks for has low rank. That must be measured: part 4.
 #
 # ## 3. Which learning rate?
 #
 # **Claim: LoRA wants about ten times the learning rate of full fine-tuning, whatever its rank.** Ranks 1 to 16 and full
 # fine-tuning, the same five rates for all, and $\alpha = 32$, as in the report that makes the claim. (An *octave* is a factor
-# of 2.) **Predict** where the lowest point of each curve lies.
+# of 2.) The best rate is read off a parabola through the three lowest points, so it may lie between two rates that were tried.
+# **Predict** where the lowest point of each curve lies.
 
 # %%
 from minipeft.course import claims, runs
@@ -304,7 +308,7 @@ lost = difference(forgotten[top], forgotten["full"], MARGIN, lower_is_better=Tru
 plots.finish(left_axes, "numbers trained", "exact match, test", "what is learnt", limits=(0, 1))
 plots.finish(
     right_axes, "numbers trained", "share that is lost", "what is forgotten", limits=(0, 1),
-    caption=f"{top} against full fine-tuning: {against}; what is forgotten {lost}.",
+    caption=f"{top} minus full fine-tuning, learnt {against}; forgotten {lost}.",
 )  # fmt: skip
 rising = trend(RANKS, [tests[arm] for arm in LORAS], MARGIN, log=True)
 last = difference(tests[list(LORAS)[-1]], tests[list(LORAS)[-2]], MARGIN)
@@ -332,6 +336,8 @@ claims.record(
 )  # fmt: skip
 
 # %% [markdown] tags=["slide"]
+# If an arm forgets much, remember that dev chose its rate by the new task alone: nobody asked it to keep anything.
+#
 # ## 5. Which maps?
 #
 # **Claim: LoRA sits on the feed-forward layers.** The equation says "a linear map", no more. Every place gets the same number of trained
@@ -509,7 +515,7 @@ claims.record(
 # ## 8. Merge
 #
 # After training, $W_0 + \frac{\alpha}{r} BA$ can be written into one matrix. There is no detour any more. **Predict:** how many
-# operations does a pass cost with the detour, and merged? And how many of the numbers in the adapted matrices are different
+# times the operations of the base does a pass cost with the detour, and merged? And how many of the numbers in the adapted matrices are different
 # then? (Answered below the exercise, where the library merges a whole model.)
 #
 # ### Exercise: in and out again

@@ -56,7 +56,8 @@ print(f"{len(maps)} maps of {C} x {C}, {len(SEEDS)} seeds")
 # %% [markdown] tags=["slide"]
 # ## 1. How many directions does full fine-tuning use?
 #
-# It was free to use all 80 in every map. **Predict:** which share of its change do the strongest 8 directions hold?
+# Full fine-tuning was free to use all 80 directions of every map. **Predict:** which share of its change do the strongest 8
+# hold? (The *effective rank*, printed below, is a soft count of directions: $k$ equal singular values give $k$.)
 
 # %%
 held = {
@@ -112,7 +113,8 @@ inside.conclude(
 #
 # $$ \phi(i, j) = \frac{\lVert U_i^\top V_j \rVert_F^2}{\min(i, j)} \in [0, 1] $$
 #
-# $U_i$ (n, i) has these directions as columns, $V_j$ (n, j) those of the other. 1: one contains the other. 0: they are orthogonal.
+# $U_i$ (n, i) has these directions as columns, $V_j$ (n, j) those of the other; $\lVert \cdot \rVert_F^2$ is the sum of
+# the squares of all numbers of a matrix. 1: one contains the other. 0: they are orthogonal.
 #
 # ### Exercise: write it
 #
@@ -209,7 +211,8 @@ inside.conclude(
 # %% [markdown]
 # ## 3. Does LoRA turn up what was faint?
 #
-# The paper's table 7 projects $W_0$ on the directions of the update, $U^\top W_0 V$. If that is small while the update is large, LoRA has
+# The paper's table 7 projects $W_0$ on the directions of the update, $U^\top W_0 V$: $U$ has the $r$ strongest that the update
+# writes, $V$ those that it reads. If that is small while the update is large, LoRA has
 # turned up something that was there, but faint. Its factor: $\lVert \Delta W \rVert / \lVert U^\top W_0 V \rVert$, 21.5 at $r = 4$ on GPT-3, about
 # 2 at $r = 64$. **Predict:** larger or smaller in a model of 0.4 million parameters, and how does it change with $r$?
 
@@ -231,6 +234,7 @@ claims.show(
         f"Amplification, mean over {len(maps)} maps and {len(SEEDS)} seeds",
         ("", "‖ΔW‖", "‖UᵀW₀V‖, of ΔW", "of W₀", "of noise", "factor"),
         rows,
+        ["Of ΔW, of W₀, of noise: whose directions U and V are. Factor: worked out map by map."],
     )
 )
 factors = {r: plots.interval([one["factor"] for one in all_]) for r, all_ in amplified.items()}

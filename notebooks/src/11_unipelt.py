@@ -187,7 +187,7 @@ checks.gate_patients(gate_patients)
 # * **gates trained**: UniPELT; **gates at 1/2**, **gates at 1**: constant, never trained;
 # * **no gates**: LoRA with its own $\alpha / r = 2$, prefix and adapter, side by side (`mp.Combined`).
 #
-# Each arm is tuned equally: the rate is chosen on dev, the score told on test. Five paired seeds also draw the K examples.
+# Each arm is tuned equally: the rate is chosen on dev, the score reported on test. Five paired seeds also draw the K examples.
 # Margin: two points. **Predict** the order, with 32 examples and with 1,000.
 
 # %% tags=["hide-input"]
@@ -277,15 +277,15 @@ claims.record(
 
 # %% [markdown]
 # "Gates at 1" and "no gates" differ in LoRA's factor only: 1 or 2. So the last row of the table shows what such a factor can
-# do without any gate. And count the comparisons: if nothing differed at all, nine intervals of 95 % would still leave out 0
-# somewhere in about one table out of three. A single cell is no proof.
+# do without any gate. And count the comparisons: if nothing differed at all, the nine intervals of the first three rows would
+# still leave out 0 somewhere in about one table out of three. A single cell is no proof.
 
 # %% [markdown] tags=["slide"]
 # ## 4. What do the gates say?
 #
 # "A gate switches a method on or off," it is said. A UniPELT is trained longer, with all examples, at the rate chosen for
 # `moved`. Then a hundred test sentences pass. **Predict:** how many gates are nearly shut ($g < 0.1$) or nearly open
-# ($g > 0.9$)? What differs more, a gate from layer to layer, or from text to text?
+# ($g > 0.9$)? What differs more: the gates of one method from layer to layer, or one gate from text to text?
 
 # %% tags=["hide-input", "slide"]
 from minipeft.analysis import plots
@@ -312,13 +312,13 @@ for task, one in TASKS.items():
                 shut.append(prefix_share(base, tuner, texts).mean().item())
 switched = [lesson.switched(values) for seeds in said.values() for values in seeds]
 widths = [spread_of(values) for seeds in said.values() for values in seeds]
-of_input, of_gates = ([w[i] for w in widths] for i in (0, 1))
-words = "wider" if sum(of_gates) > sum(of_input) else "narrower"
+of_input, of_layers = (sum(w[i] for w in widths) / len(widths) for i in (0, 1))
+words = "more" if of_layers > of_input else "less"
 figure = gates_picture(
     said,
-    f"From gate to gate {sum(of_gates) / len(widths):.2f}, from text to text "
-    f"{sum(of_input) / len(widths):.2f} on average: the first is {words}. "
-    f"{100 * sum(switched) / len(switched):.0f} % of what is said lies below 0.1 or above 0.9 (rate {rate:g}). Points: three seeds; lines: a hundred texts.",
+    f"Gates of one method differ {words} from layer to layer (by {of_layers:.2f}) than one gate from text to text "
+    f"({of_input:.2f}). {100 * sum(switched) / len(switched):.0f} % of the values lie below 0.1 or above 0.9 (rate {rate:g}). "
+    "Points: three seeds; lines: a hundred texts.",
 )
 
 # %% [markdown]
@@ -449,7 +449,7 @@ claims.record(
 # He et al. asked which choice matters. Their answers: an adapter that reads $x$ (parallel) is better than one that reads
 # $h$ (sequential); the feed-forward layer is the place for a large $\Delta h$, attention for a small one. So their **MAM
 # adapter** is a short prefix and a large parallel adapter with the factor $s = 4$. We try it on a decoder, on a task it has
-# never seen (reverse a row of words, then rotate it), with about as many numbers each.
+# never seen (`reverse-rotate`: the first word goes to the end, then the row is reversed), with about as many numbers each.
 #
 # **Predict:** does it matter whether an adapter stands beside or behind?
 

@@ -64,7 +64,8 @@ checks.small_numbers(small_numbers)
 # %% [markdown]
 # ## 1. Before anything is trained
 #
-# The base is a small decoder. Its task is new to it: to reverse a row of words that has been rotated.
+# The base is a small decoder. Its task is new to it: to reverse a row of words that has been rotated (the first word goes to
+# the end).
 
 # %% fast="STEPS, SEEDS, MORE_SEEDS, ROWS, LADDER, WATCHED, REAL_SEEDS, QUICK = 12, [0, 1], [0, 1], 6, 2, 12, [], True"
 BASE, BATCH = "tiny-decoder-0.4m", 8
@@ -145,8 +146,8 @@ with torch.no_grad():
 # %% [markdown] tags=["slide"]
 # ## 2. How few are enough?
 #
-# *Latent* task: reverse a row of words; the base can do it, but nobody asks it to. *Novel* task: reverse and rotate. Five
-# arms: BitFit, (IA)³, LoRA of rank 1 and 8 at query and value, full fine-tuning. Dev chooses the rates; test is shown.
+# *Latent* task: reverse a row of words; the base can do it, but nobody asks it to. *Novel* task: the reverse of the rotated row. Five
+# arms: BitFit, (IA)³, LoRA of rank 1 and 8 at query and value, full fine-tuning. Dev chooses the rates; what is shown was measured on test.
 #
 # **Predict:** (IA)³ trains 1,920 numbers, LoRA of rank 1 only 1,280. Which of the two is better on the novel task? Does any
 # of the four reach full fine-tuning?
@@ -237,7 +238,8 @@ for kind, beaten in odd.items():
 #
 # {equations adalora}
 #
-# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss: it keeps the
+# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss (the paper
+# squares both lengths; the authors' code, 🤗 PEFT and this package do not): it keeps the
 # directions at right angles, so that one can go without touching the others.
 #
 # A *triplet* is one direction: a column of $P$, its $\lambda$, a row of $Q$. The triplets of all maps are ranked together;
@@ -263,7 +265,7 @@ for kind, beaten in odd.items():
 checks.update_averages(update_averages)
 
 # %% [markdown]
-# **Predict:** the loss is sensitive to one number by 1 in every step, to another by 2 and 0 in turns. The mean is the same.
+# **Predict:** the loss is sensitive to one number by 1 in every step, to another by 2 and 0 in turns. On average that is the same.
 # Which has the higher score after 60 steps?
 
 # %%
@@ -278,11 +280,11 @@ except NotImplementedError as missing:
     print(missing)
 
 # %% [markdown] tags=["slide"]
-# A number that matters in the same way at every step loses its score: to the paper, uncertainty is a reason to keep a number.
+# (The second mean is not quite 1, since the last step counts most.) A number that matters in the same way at every step loses
+# its score: to the paper, uncertainty is a reason to keep a number.
 #
-# **Where does the rank go?** AdaLoRA stands on all 24 maps. Each begins with rank 4; on average 2 are left. The paper, on DeBERTa, found more rank in feed-forward and in the *upper* layers.
-#
-# **Predict:** the same in our decoder?
+# **Where does the rank go?** AdaLoRA stands on all 24 maps. Each begins with rank 4; on average 2 are left. The paper, on
+# DeBERTa, found more rank in feed-forward and in the *upper* layers. **Predict:** the same in our decoder?
 
 # %% tags=["hide-input"]
 ADAPTIVE = {
@@ -402,7 +404,7 @@ checks.budget_faults(budget_faults)
 #
 # ## 5. Real models
 #
-# **Predict:** what does BitFit say to SmolLM2?
+# **Predict:** how many numbers does BitFit train in SmolLM2?
 
 # %%
 from minipeft.course import real

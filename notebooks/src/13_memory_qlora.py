@@ -570,10 +570,10 @@ if loaded:
     claims.show(lesson.large_ledger(big.config, rows=8, tokens=512))
 
 # %% [markdown]
-# In the paper: NF4 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity of larger models; E and M count bits
-# of exponent and mantissa). Two reasons for care where ours
-# differs: the paper does not print its FP4 levels, and SmolLM2's file held four bits already. And look at the last table: the
-# heap that QLoRA shrinks is not the largest.
+# In the paper: NF4 with double quantization 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity of larger models; E and M
+# count bits of exponent and mantissa). Two reasons for care where ours differs: the paper does not print its FP4 levels, and
+# the file from which SmolLM2 was read had its weights in four bits already, so they were rounded once before. (MiniLM's were
+# not: the last printed line.) And look at the last table: the heap that QLoRA shrinks is not the largest.
 #
 # ## 8. Passport
 

@@ -7,7 +7,7 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# No line is red. The loss is a number, the file is written, the run is done. And nothing was learnt, or it was learnt and
+# No line is red. Losses were printed, the file is written, the run is done. And nothing was learnt, or it was learnt and
 # lost on the way out. Fine-tuning a frozen model has many such faults, because most of the model is *meant* to stand still:
 # nobody notices when a little more of it does.
 #
@@ -48,7 +48,7 @@ for name, tensor in run.model.named_parameters():
 # ## 2. Room one: what is trained is not what was meant
 #
 # Five colleagues started five runs, A to E. Here is all that can be seen from outside. "Places called" counts the layers
-# with a patch that a pass really calls. "No gradient" and "gradient all 0" count tensors after the last step.
+# with a patch that a pass really calls; a dash: run C has no patches, its own weights are trained. "No gradient" and "gradient all 0" count tensors after the last step.
 #
 # **Predict**, before you run the cell: the loss of three of the five does not fall at all, or hardly. The loss of the two
 # others falls. How can a loss fall while most new tensors learn nothing?
@@ -58,7 +58,7 @@ charts.chart_one(museum.FIRST, steps)
 
 # %% [markdown]
 # Two losses fall because *something* is trained: the head in one run, two of eight places in the other. That is what makes
-# them hard to see.
+# them hard to see. (The loss of B is nan, "not a number": the mean over no labels is 0 / 0, and a loop goes on with it.)
 #
 # ### Exercise: five runs, five causes
 #
@@ -86,7 +86,7 @@ checks.room_one(room_one)
 # to do.
 
 # %% tags=["slide"]
-run = museum.exhibit("checkpointing")  # run A
+run = museum.exhibit(museum.FIRST["A"])
 before = mp.fingerprint(run.model)
 print(mp.doctor(run.model, run.batch))
 print("the same model afterwards:", mp.fingerprint(run.model) == before)
@@ -223,7 +223,7 @@ print("\nexit code:", code)
 # ## What this lesson showed, and what it did not
 #
 # * Look after the second step, at every new tensor: no gradient, a gradient of zeros, and a step that is rounded away are
-#   three different faults (rooms one and 4).
+#   three different faults (room one, part 4).
 # * A falling loss proves that *something* is trained. It does not prove what, nor that it survives merging, saving or another
 #   batch (room two).
 # * Ten kinds of silent failure, each with what can be seen of it from outside, and with what to do.

@@ -258,7 +258,7 @@ print(f"words right, after minus before: {gain.text} (rate {outcome.rate:g}{edge
 #
 # ## 4. A folder that others can open
 #
-# 🤗 PEFT is the library most people use. Its folders are a de facto standard, and `tuner.save` writes them: `adapter_config.json` with the
+# 🤗 PEFT is the library most people use. Its folders are what other programs expect, and `tuner.save` writes them: `adapter_config.json` with the
 # settings and `adapter_model.safetensors` with the numbers. Let us look.
 
 # %%

@@ -138,7 +138,7 @@ import minipeft as mp
 
 STEPS, SEEDS, ROWS, REAL_STEPS, QUICK = 100, [0, 1, 2], 100, 40, False
 MARGIN = 0.05  # five points make no difference
-ARMS = {  # 160, 160, 320 and 480 numbers for each map of this model
+ARMS = {  # 160, 160, 320, 320 and 480 numbers for each map of this model
     "LoRA, r = 1": mp.LoRA(1, alpha=32),
     "VeRA, r = 80": mp.VeRA(80),
     "LoRA, r = 2": mp.LoRA(2, alpha=32),
@@ -228,7 +228,8 @@ for name in ("VeRA, r = 240", "VeRA, r = 400"):
         print(f"reverse-rotate, {name} minus r = 80: {larger.text}")
 
 # %% [markdown] tags=["slide"]
-# Random directions are worth something because there are many of them: $d$ chooses which to listen to.
+# How can random directions be worth anything? The paper's idea: there are many of them, and $d$ chooses which to listen to.
+# The next part tests that.
 #
 # ## 6. Which part does the work?
 #
@@ -299,7 +300,7 @@ if loaded:
 # %% [markdown]
 # ## 8. One of your choice
 #
-# Now without a net. Choose a method, find its equation, write a patch and a method of your own, and let `capstone.examine` ask. Three
+# Now without help. Choose a method, find its equation, write a patch and a method of your own, and let `capstone.examine` ask. Three
 # proposals, from easy to hard:
 #
 # | method | what is added to $W_0$ | watch out |
@@ -395,7 +396,7 @@ passport(mp.VeRA(240, store_matrices=False), rates=[3e-2, 1e-1, 3e-1], name="VeR
 # * A method is an equation, a start, and an `install`. The start decides which tensor moves first; `install` decides what is shared.
 # * Some faults cannot be seen in one map: sharing, seeds, files and counts are properties of the whole model.
 # * Frozen random matrices can carry what is learnt. What that costs at equal counts stands in part 5, what each part adds in part 6.
-# * VeRA's count is a sum, LoRA's a product: it pays where the model is wide. On a width of 80 it does not.
+# * VeRA's count is a sum, LoRA's a product: it saves numbers where the model is wide. At width 80 it saves hardly any.
 # * *Not shown:* the paper's models and tasks. No claim of the list is answered here; margins were stated before the run.
 #
 # **Next:** lesson 19 changes the *data*: from one task to many, and from answers to preferences.

@@ -9,8 +9,8 @@
 # ---
 
 # %% [markdown]
-# Until now one model learnt one task. An assistant is asked things that nobody trained it for. The lecture ends with two steps on
-# that way: **instructions** (many tasks, told in words, so that a new one is understood from its words) and **preferences** (people do
+# Until now one model learnt one task. An assistant is asked things that nobody trained it for. Two steps lead
+# there: **instructions** (many tasks, each named in words, so that a new one is understood from its words) and **preferences** (people do
 # not write answers any more, they only say which of two is better). Both are done here with the same LoRA, in miniature.
 
 # %% tags=["hide-input", "slide"]
@@ -91,7 +91,7 @@ grows = trend(COUNTS, values["unseen"], MARGIN, log=True)
 few, many = (difference(values["unseen"][i], untouched, MARGIN) for i in (0, -1))
 plots.finish(
     axes, "families that were trained", "exact match, test", f"{STEPS} steps each",
-    limits=(0, 1), caption=f"Families that were never trained, from 1 to {COUNTS[-1]}: {grows.text}.",
+    limits=(0, 1), caption=f"Families never trained, from 1 to {COUNTS[-1]} trained ones: {grows.text}.",
 )  # fmt: skip
 print(f"unseen, base untouched: {spread(untouched)}")
 print(f"after {NAMES[COUNTS[0]]}, minus the base: {few.text}")
@@ -219,12 +219,12 @@ plots.finish(left, "step", "DPO loss (nats)", "seed 0, rate 0.001, β = 0.1", le
 right.plot(history.better, color=plots.COLOURS["LoRA"], label="better answers")
 right.plot(history.worse, color=plots.COLOURS["full"], ls="--", label="worse answers")
 right.axhline(0, color=plots.GREY, ls=":")
-fell = history.better[-1] < 0
+fell, both = history.better[-1] < 0, history.better[-1] * history.worse[-1] > 0
 axes = plots.finish(
     right, "step", "change of log π (nats)", "how likely answers have become",
     caption=f"The loss falls from {history.losses[0]:.2f} to {history.losses[-1]:.2f}. The better "
     f"answers have become {'less' if fell else 'more'} likely ({history.better[-1]:+.1f} nats), the worse "
-    f"ones {'less' if history.worse[-1] < 0 else 'more'} ({history.worse[-1]:+.1f}).",
+    f"ones {'too' if both else 'more' if fell else 'less'} ({history.worse[-1]:+.1f}).",
 )  # fmt: skip
 
 # %% [markdown]
@@ -247,13 +247,14 @@ checks.dpo_patients(dpo_patients)
 # %% [markdown] tags=["slide"]
 # ## 4. Preferences against more supervised steps
 #
-# The better answers alone are also data for ordinary supervised tuning. So: DPO on the pairs, or SFT on their better halves, with equally
-# many answers in every step, 40 or 120 steps. Same LoRA, rates tuned alike on dev countries. The judge then reads drawn answers for 50
+# The better answers alone are also data for ordinary supervised fine-tuning, **SFT**. So: DPO on the pairs, or SFT on their better
+# answers, with equally many answers in every step, 40 or 120 steps. Same LoRA, rates tuned alike on dev countries. The judge then reads drawn answers for 50
 # countries **of which no pair speaks**, opened as before, or opened otherwise (`at night in peru`). The scale is the judge's: 2 for the
 # language, 1 for the capital, 0 for the money, −1 for anything wrong.
 #
-# **Predict:** which scores higher? Which moves the model further from itself (*drift*: KL in nats per token), and which forgets more
-# (of what it knew right: capitals and functions of words, the share that is wrong now)?
+# *Pairs ranked right* counts held-out pairs whose better answer has the higher reward. **Predict:** which scores higher? Which moves
+# the model further from itself (*drift*: the KL divergence of its next-word probabilities from the base's, in nats per token), and
+# which forgets more (of what it knew right: capitals and functions of words, the share that is wrong now)?
 
 # %%
 ask = runs.Known(*base)
@@ -309,12 +310,13 @@ plots.finish(
     axes, "drift (nats per token)", "the judge's score", "50 countries of which no pair speaks",
     caption=f"DPO, {PASSES[0]} steps, minus the base: {gain.text}. Up and to the left is better.",
 )  # fmt: skip
-print(f"minus SFT, {PASSES[0]} steps: {same.text}\nminus SFT, {PASSES[-1]} steps: {longer.text}")
+for steps, gap in zip(PASSES, (same, longer), strict=True):
+    print(f"score, DPO with {PASSES[0]} steps minus SFT with {steps}: {gap.text}")
 cheaper = difference(
     judged[f"DPO, {PASSES[0]} steps"].values("drift"), judged[f"SFT, {PASSES[0]} steps"].values("drift"),
     0.02, unit="nats", lower_is_better=True,
 )  # fmt: skip
-print(f"drift, DPO minus SFT, {PASSES[0]} steps: {cheaper.text}")
+print(f"drift, DPO minus SFT, {PASSES[0]} steps each: {cheaper.text}")
 most = {
     key: max(judged, key=lambda name: plots.interval(judged[name].values(key))[0]) for key in keys
 }
@@ -333,10 +335,10 @@ claims.record(
 )  # fmt: skip
 
 # %% [markdown] tags=["slide"]
-# ## 5. Too much of a good thing
+# ## 5. When the model moves too far
 #
-# Dev chose a small rate for DPO. What happens at a larger one, 0.003? $\beta$ is meant to hold the model near the reference.
-# **Predict:** at which end of the sweep does the judge like the answers less than those of the base, although the pairs are ranked better?
+# Dev chose a small rate for DPO. What happens at a larger one, 0.003? $\beta$ is meant to hold the model near the reference:
+# it goes from 0.03 to 2. **Predict:** at which end of this sweep does the judge like the answers less than those of the base, although the pairs are ranked better?
 # (Dotted: the base. It gives no rewards, so that it ranks pairs by chance.)
 
 # %%
@@ -461,4 +463,5 @@ if loaded:
 # * *Not shown:* people. The judge here is a rule, always of one mind. Nor a reward model with reinforcement learning, nor an
 #   assistant's real questions; three families held out are few.
 #
-# This was the last lesson.
+# **To go on:** turn the judge's taste round: change the numbers in `taste.SAID` behind its import, restart, and run all again.
+# Is the money learnt as easily as the language? This was the last lesson.

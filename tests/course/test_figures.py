@@ -136,4 +136,6 @@ def test_no_interval_reaches_beyond_what_is_possible():
     assert plots.clipped([1e-3], [1e-2], None, log=True) == ([0.0], [1e-2])  # 0 has no logarithm
     bars = plots.bars({"a": [1.0, 0.9, 0.6]}, limits=(0, 1))
     bars.figure.canvas.draw()
+    cap = bars.transData.transform((0, 0))[0] + 4 * bars.figure.dpi / 72  # half of it is 4 pt wide
+    assert bars.texts[0].get_window_extent().x0 > cap  # the number stands beside the whisker
     assert max(y for c in bars.collections for s in c.get_segments() for _, y in s) <= 1

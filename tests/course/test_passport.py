@@ -89,7 +89,8 @@ def test_a_failed_run_is_kept_through_json(tmp_path):
     assert math.isnan(read.results["novel"]["test"][0])
     assert read.rates["novel"]["tried"][-1] == [1.0, math.inf]
     assert ("novel task: exact match", "failed") in read.table().rows
-    read.plot()
+    caption = read.plot().texts[-1].get_text()
+    assert "failed of the novel one" in " ".join(caption.split())
     pyplot.close("all")
 
 

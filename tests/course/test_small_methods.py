@@ -101,7 +101,7 @@ def test_where_ranks_go_is_said_only_where_seeds_agree():
     low = [torch.tensor([[3, 3, 1, 1]]), torch.tensor([[3, 3, 1, 0]]), torch.tensor([[3, 3, 0, 1]])]
     upper, forward, paper = lesson.where_ranks_go(low, places)
     assert upper.endswith("lower keeps more.") and forward.endswith("no side surely keeps more.")
-    assert upper.startswith("Upper 0.67, lower 3.00") and "left open" in paper
+    assert "upper 0.67, lower 3.00" in upper and "left open" in paper
     both = [
         torch.tensor([[1, 2, 3, 4]]),
         torch.tensor([[0, 1, 3, 4]]),

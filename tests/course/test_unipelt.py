@@ -128,8 +128,11 @@ def test_gates_as_a_picture():
     values = {f"{kind} {layer}": torch.tensor([0.4, 0.6]) for kind in ("LoRA", "adapter", "prefix")
               for layer in (0, 1)}  # fmt: skip
     values["LoRA 1"] = torch.tensor([0.9, 0.9])
-    of_input, of_gates = spread_of(values)
-    assert of_input == pytest.approx(0.2 * 5 / 6) and of_gates == pytest.approx(0.4)
-    figure = gates_picture({"task": [values, values]}, "a caption")
-    assert figure.axes[0].get_ylim() == pytest.approx((-0.05, 1.05))
+    values |= {f"prefix {layer}": torch.tensor([0.0, 0.2]) for layer in (0, 1)}  # low in all layers
+    of_input, of_layers = spread_of(values)
+    assert of_input == pytest.approx(0.2 * 5 / 6) and of_layers == pytest.approx(0.4 / 3)
+    for tasks in (["task"], ["task", "other"]):
+        figure = gates_picture({task: [values, values] for task in tasks}, "a caption")
+        assert figure.axes[0].get_ylim() == pytest.approx((-0.05, 1.05))
+        assert [axes.get_ylabel() for axes in figure.axes] == ["gate g", ""][: len(tasks)]
     assert [axes.get_title() for axes in unified_picture().axes][0] == "prefix"

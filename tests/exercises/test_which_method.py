@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import diagnoses
@@ -302,3 +303,53 @@ def symptoms(stored, letter, pair, rates) -> set[str]:
     first, second = (float(row[7]) for row in rows)
     assert second > first  # the second one "wins"
     return faults
+
+
+# -- first_by_luck ---------------------------------------------------------------------------------
+
+LUCK = {"thirteen": 3.336, "two": 2 / math.pi**0.5}  # of two: sigma / sqrt(pi), in closed form
+
+
+def test_the_luck_of_the_first_is_that_of_a_simulation():
+    noise = 2 * torch.randn(400_000, 13, generator=torch.Generator().manual_seed(1))
+    right = checks.first_by_luck.right
+    assert right["two"] == pytest.approx(LUCK["two"], rel=1e-3)
+    assert right["thirteen"] == pytest.approx(noise.amax(dim=1).mean().item(), rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        LUCK,
+        {key: torch.tensor(value) for key, value in LUCK.items()},
+        {"thirteen": 3.4, "two": 1.1},
+        lambda: {"two": numpy.float64(1.15), "thirteen": Fraction(10, 3)},
+    ],
+)
+def test_luck_in_any_form(answer):
+    checks.first_by_luck(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (LUCK | {"thirteen": 0}, "the best was picked"),
+        (LUCK | {"thirteen": 2}, "picked by nobody"),
+        (LUCK | {"thirteen": 1.67}, "not of 1"),
+        (LUCK | {"thirteen": 3.98}, "not the one farthest away"),
+        (LUCK | {"thirteen": 6.67}, "above the worst"),
+        (LUCK | {"thirteen": 0.555}, "take the largest"),
+        (LUCK | {"thirteen": 2.36}, "not its square"),
+        (LUCK | {"thirteen": 1.13}, "the better one of two"),
+        (LUCK | {"thirteen": 3.6}, "too large"),
+        (LUCK | {"two": 0.0}, "the better one was picked"),
+        (LUCK | {"two": 0.564}, "not of 1"),
+        (LUCK | {"two": 2.26}, "take the higher"),
+        (LUCK | {"two": 1.6}, "a single mean"),
+        (LUCK | {"two": 3.34}, "the best of thirteen"),
+        ({"thirteen": 3.336}, "has no two"),
+        (3.336, "should be a dict"),
+    ],
+)
+def test_wrong_luck_is_told_where_it_comes_from(answer, words):
+    refused(checks.first_by_luck, answer, words)
