@@ -160,7 +160,7 @@ def where_ranks_go(ranks: Sequence[Tensor], places: Sequence[tuple[int, str]]) -
         agrees.append({"better": True, "worse": False}.get(gap.verdict))
         verdict = f"{winner} keeps more" if winner else "no side surely keeps more"
         said.append(
-            f"Rank at the end, mean over the maps: {one} {_mean(shares, one):.2f}, {other} "
+            f"Mean rank of a map at the end: {one} {_mean(shares, one):.2f}, {other} "
             f"{_mean(shares, other):.2f} ({gap.mean:+.2f} ± {gap.half:.2f}): {verdict}."
         )
     if None in agrees:

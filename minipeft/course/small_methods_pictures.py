@@ -103,6 +103,7 @@ def ranks_over_time(
     ranks: (steps, places) for each seed.
     """
     blocks = sorted({block for block, _ in places})
+    most = float(max(one.max() for one in ranks))
     figure, (left, right) = plots.figure(2, height=3.8)
     for block, colour in zip(blocks, SHADES, strict=False):
         columns = [n for n, (where, _) in enumerate(places) if where == block]
@@ -110,9 +111,10 @@ def ranks_over_time(
         points = [plots.interval(column) for column in zip(*rows, strict=True)]
         middle = torch.tensor([mean for mean, _ in points])
         half = torch.tensor([half for _, half in points]).nan_to_num(0.0)
+        low, high = (middle - half).clamp(min=0), (middle + half).clamp(max=most)
         steps = range(1, len(points) + 1)
         left.plot(steps, middle, color=colour, label=f"block {block}", lw=2)
-        left.fill_between(steps, middle - half, middle + half, color=colour, alpha=0.2, lw=0)
+        left.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
     left.axhline(target, color=plots.GREY, ls=":", label="target, on the average")
     plots.finish(left, "step", "rank, mean over the maps", "by block, from 0 at the bottom")
     final = torch.stack([one[-1] for one in ranks]).double().mean(dim=0)
@@ -126,7 +128,7 @@ def ranks_over_time(
         list(MAPS),
         right,
         title="at the end, map by map",
-        limits=(0, float(ranks[0].max())),
+        limits=(0, most),
         unit="rank",
     )
     right.tick_params(axis="x", labelrotation=40)

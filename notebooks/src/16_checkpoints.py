@@ -230,6 +230,7 @@ axes = plots.curves(
     {"LoRA, upper layers": outcome.values("losses")},
     title=f"{decoder.title}: {BATCHES * 4} records, {STEPS} steps",
     ylabel="loss in training (nats)",
+    limits=(0, float("inf")),
 )
 gain = difference(outcome.values("words"), [before["words"]] * len(SEEDS), 0.05)
 plots.add_caption(

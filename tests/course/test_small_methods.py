@@ -143,6 +143,10 @@ def test_pictures_say_what_to_remember():
     ranks = [torch.full((5, 24), 2), torch.full((5, 24), 3)]
     figure = pictures.ranks_over_time(ranks, places, 2, "Rank stays.")
     assert captions(figure) == ["Rank stays."]
+    bands = torch.cat(
+        [torch.tensor(band.get_paths()[0].vertices) for band in figure.axes[0].collections]
+    )
+    assert bands[:, 1].min() == 0 and bands[:, 1].max() == 3  # 2.5 ± 6.35: what is possible of it
     numbers = [text.get_text() for text in figure.axes[1].texts]
     assert numbers == ["2.5"] * 24
     plt.close("all")
