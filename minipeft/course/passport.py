@@ -133,9 +133,9 @@ class Passport:
         said = {label: plots.interval(values)[0] for label, values in bars.items()}
         plots.add_caption(
             figure,
-            f"Left: rows that are right, {_percent(said['latent'])} of the latent task and "
-            f"{_percent(said['novel'])} of the novel one (longer: than in training), and old skills "
-            "that are lost. Right: where a curve is flat, the rate hardly matters.",
+            f"Left: rows that are right (latent task {_percent(said['latent'])}, novel task "
+            f"{_percent(said['novel'])}; longer: than in training), and old skills that are lost. "
+            "Right: where a curve is flat, the rate hardly matters.",
         )
         return figure
 

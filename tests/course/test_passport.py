@@ -90,7 +90,7 @@ def test_a_failed_run_is_kept_through_json(tmp_path):
     assert read.rates["novel"]["tried"][-1] == [1.0, math.inf]
     assert ("novel task: exact match", "failed") in read.table().rows
     caption = read.plot().texts[-1].get_text()
-    assert "failed of the novel one" in " ".join(caption.split())
+    assert "novel task failed;" in " ".join(caption.split())
     pyplot.close("all")
 
 
