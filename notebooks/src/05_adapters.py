@@ -218,8 +218,8 @@ print(f"adapters, m from 1 to 64: {of_m}")
 # adapters train the layer norms, and honest counting gives these their part. The lines above say how much is left
 # for the adapters. (On MNLI, the paper measured layer norms alone 4 points behind.)
 #
-# Are the adapters behind full fine-tuning for good, or only slower? m = 16, whose share of the numbers is next to the
-# paper's 3.6 %, and full fine-tuning, both at the rate that dev chose, four times as long:
+# Are the adapters behind full fine-tuning for good, or only slower? m = 16 (5.8 % of the numbers; the paper has 3.6 %) and
+# full fine-tuning, both at the rate that dev chose, four times as long:
 
 # %% tags=["hide-input", "slide"]
 near = "adapter m = 16"
@@ -650,8 +650,8 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# The gradient passes backward through every frozen layer down to the lowest adapter. Saved are the gradients of the
-# frozen weights and Adam's two means of them; lesson 13 counts the rest. Where the seconds shrink less than the
+# The gradient passes backward through every frozen layer down to the lowest adapter. (More than your share is counted,
+# since the adapters' own products and those inside attention come in.) Saved are the gradients of the frozen weights and Adam's two means of them; lesson 13 counts the rest. Where the seconds shrink less than the
 # products: the model is so small that sixteen small matrix products more, and what stands around them, take time too.
 #
 # ## 8. A real model

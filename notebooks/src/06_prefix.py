@@ -434,7 +434,7 @@ for place, (name, outcome) in enumerate(headline.items()):
     if name in reversing:
         plots.whiskers(left, [place + 0.25], [reversing[name].values()], colour=colour, marker="s")
     rates, losses = zip(*outcome.tried.items(), strict=True)
-    right.plot(rates, losses, marker="o", color=colour, label=name)
+    right.plot(rates, losses, marker="^vDx*"[place], color=colour, label=name)
 left.set_xticks(range(len(headline)), [name.replace(" ", "\n") for name in headline])
 right.set(xscale="log", ylim=(-0.02, 0.62))
 plots.finish(
