@@ -28,6 +28,7 @@ from minipeft.checks.exercises.deep_patients import deep_patients
 from minipeft.checks.exercises.dpo_loss import dpo_loss, dpo_numbers, dpo_patients
 from minipeft.checks.exercises.encoder_parameters import encoder_parameters
 from minipeft.checks.exercises.extend_cache import extend_cache
+from minipeft.checks.exercises.fair_pair import fair_pair
 from minipeft.checks.exercises.feed_forward import feed_forward
 from minipeft.checks.exercises.first_by_luck import first_by_luck
 from minipeft.checks.exercises.folder_patients import folder_patients
@@ -126,6 +127,7 @@ EXERCISES = {
         prompt_encoder,
         encoder_parameters,
         p_tuning_diagnosis,
+        fair_pair,
         prefix_encoder,
         prefix_gradients,
         prefix_numbers,
@@ -173,6 +175,7 @@ EXERCISES = {
 __all__ = [
     "adapter_work",
     "again_patients",
+    "fair_pair",
     "kept_numbers",
     "one_prompt",
     "prompt_share",

@@ -4,8 +4,8 @@
 #     title: P-tuning
 #     question: How well a written prompt works is luck. Can a network learn the wording?
 #     minutes: 6
-#     sitting: 80
-#     attempts: 5
+#     sitting: 85
+#     attempts: 6
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -367,6 +367,24 @@ checks.p_tuning_diagnosis(p_tuning_diagnosis)
 # fine-tuning of the bare question, fine-tuning with the best written prompt, and P-tuning with the word
 # embedding in training, as some tell it.
 #
+# ### Exercise: the fair pair
+#
+# *P-tuning beats prompt tuning* says something about the way to prompt. Which of these comparisons changes the way to prompt,
+# and nothing of what is trained beside the prompt? Answer with one letter, for example `"a"`.
+#
+# * **a**: P-tuning with the model tuned along, against prompt tuning with the model frozen
+# * **b**: P-tuning with the model frozen, against prompt tuning with the model tuned along
+# * **c**: P-tuning against prompt tuning, both with the model tuned along
+# * **d**: P-tuning with the model frozen, against fine-tuning of the bare question
+
+# %% exercise="minipeft.checks:fair_pair" difficulty=1 minutes=3
+# fair_pair: write down for both sides what is trained
+fair_pair = "c"
+
+# %%
+checks.fair_pair(fair_pair)
+
+# %% [markdown] tags=["slide"]
 # Everybody gets 40 steps and three learning rates (more where the best one is at an edge). Afterwards each base
 # is asked for the languages and currencies of 130 countries, those of training and those held out, *without* the
 # prompt, as somebody else who shares this base would ask.

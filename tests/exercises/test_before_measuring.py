@@ -1,4 +1,4 @@
-"""Three shares that are worked out before they are measured: of work, of tasks, of attention."""
+"""What is worked out before it is measured: shares of work, of tasks, of attention; a fair pair."""
 
 from decimal import Decimal
 from fractions import Fraction
@@ -141,3 +141,38 @@ def test_a_wrong_share_is_told_where_it_comes_from(part, answer, words):
 def test_shares_that_are_half_done_are_no_mistake():
     with pytest.raises(checks.NotFinished, match="low, high is still"):
         checks.prompt_share(SHARES | {"low": ..., "high": ...})
+
+
+# -- fair_pair -------------------------------------------------------------------------------------
+
+SIDES = {  # what is trained beside the prompt, and how one prompts, on both sides
+    "a": (("model", "P-tuning"), ("", "prompt tuning")),
+    "b": (("", "P-tuning"), ("model", "prompt tuning")),
+    "c": (("model", "P-tuning"), ("model", "prompt tuning")),
+    "d": (("", "P-tuning"), ("model", "")),
+}
+
+
+def test_the_fair_pair_differs_in_the_prompt_alone():
+    fair = [name for name, (a, b) in SIDES.items() if a[0] == b[0] and a[1] and b[1]]
+    assert fair == [checks.fair_pair.right]
+
+
+@pytest.mark.parametrize("answer", ["c", "C", "(c)", " c."])
+def test_the_fair_pair_in_any_form_passes(answer):
+    checks.fair_pair(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("a", "on the left the model is tuned"),
+        ("b", "on the right the model is tuned"),
+        ("(d)", "nothing prompts"),
+        ("e", "one of a, b, c, d"),
+        (3, "one of a, b, c, d"),
+    ],
+)
+def test_an_unfair_pair_is_told_what_differs(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.fair_pair(answer)
