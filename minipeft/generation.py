@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,9 @@ def generate(
     sample: bool = False,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
     use_cache: bool = True,
-    eos_token_id: int | None = None,
+    eos_token_id: int | Sequence[int] | None = None,
     seed: int = 0,
     stream: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
@@ -35,7 +36,9 @@ def generate(
     Args:
         input_ids, attention_mask: (B, T); a decoder's prompts are padded on the left.
         beams: greedy with 1, beam search with more.
-        sample: draw tokens instead, with temperature, among the top_k; `seed` fixes what is drawn.
+        sample: draw tokens instead, with temperature, among the top_k, and among the likeliest
+            that have the probability top_p together; `seed` fixes what is drawn.
+        eos_token_id: the token that ends a text, or several; the model's own when None.
         stream: called with the newest word of every row (B,) as it comes; not with beams.
 
     Returns:
@@ -68,16 +71,39 @@ def generate(
             shared |= dict(num_beams=beams, do_sample=sample)
             if sample:
                 shared |= dict(temperature=temperature, top_k=top_k or 0)
-            if eos_token_id is not None:
+                shared["top_p"] = 1.0 if top_p is None else top_p
+            if eos_token_id is not None and eos_token_id != []:
                 shared["eos_token_id"] = eos_token_id
             written = model.generate(**batch, **shared, streamer=stream and Streamer(stream))
         else:
             shared |= dict(beams=beams, sample=sample, temperature=temperature, top_k=top_k)
-            shared |= dict(eos_token_id=eos_token_id, stream=stream)
+            shared |= dict(top_p=top_p, eos_token_id=only(eos_token_id), stream=stream)
             written = tt.generate(model, **batch, **shared)
     if decoder and batch["input_ids"] is not prompt:  # soft prompts are not given back
         written = torch.cat([prompt, written[:, given:]], dim=1)
     return written
+
+
+def only(ends: int | Sequence[int] | None) -> int | None:
+    """The end token of a tiny model, which knows one.
+
+    Raises:
+        ValueError: there are several.
+    """
+    if ends is None or isinstance(ends, int):
+        return ends
+    if len(ends) > 1:
+        raise ValueError(f"A tiny model ends a text with one token: give one of {list(ends)}.")
+    return ends[0] if ends else None
+
+
+def ends_of(model: nn.Module, tokenizer) -> list[int]:
+    """The tokens that end a text: the tokenizer's, and those of the model's generation_config."""
+    settings = getattr(unwrapped(model), "generation_config", None)
+    listed = getattr(settings, "eos_token_id", None)
+    listed = listed if isinstance(listed, list | tuple) else [listed]
+    ends = [tokenizer.eos_token_id, *listed]
+    return list(dict.fromkeys(end for end in ends if end is not None))
 
 
 class Streamer:

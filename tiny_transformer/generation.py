@@ -84,6 +84,7 @@ def generate(
     sample: bool = False,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
     length_penalty: float = 1.0,
     generator: torch.Generator | None = None,
     use_cache: bool = True,
@@ -99,7 +100,8 @@ def generate(
         max_new_tokens: the longest answer; shorter where the end token comes or positions run out.
             The end token is never forced.
         beams: more than 1 keeps that many candidates per row, see `beam_search`.
-        sample: draw words instead of taking the best; `temperature`, `top_k`, `generator` shape it.
+        sample: draw words instead of taking the best; `temperature`, `top_k`, `top_p` (see
+            `nucleus`) and `generator` shape it.
         length_penalty: a beam's score is its log-probability / length ** this.
         use_cache: keep keys and values; changes the time, never the words.
         eos_token_id: the end token; the model's own when None.
@@ -122,6 +124,8 @@ def generate(
         raise ValueError(
             "temperature must be above 0 and top_k at least 1; for greedy, sample=False."
         )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is a probability above 0 and at most 1, not {top_p}.")
     was_training = model.training
     model.eval()
     try:
@@ -145,6 +149,8 @@ def generate(
             if top_k is not None:
                 least = scores.topk(min(top_k, scores.shape[-1])).values[:, -1:]  # (B, 1)
                 scores = scores.masked_fill(scores < least, -torch.inf)
+            if top_p is not None and top_p < 1:
+                scores = nucleus(scores, top_p)
             return torch.multinomial(scores.softmax(dim=-1), 1, generator=generator)[:, 0]
 
         def aloud(scores: Tensor) -> Tensor:
@@ -155,6 +161,17 @@ def generate(
         return one_by_one(writer, steps, aloud if stream else choose, end, pad)
     finally:
         model.train(was_training)
+
+
+def nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Scores (B, V), -inf but for the likeliest words, as few as have top_p together.
+
+    A word stays where all words that are likelier have less than top_p together.
+    """
+    likeliest, order = scores.softmax(dim=-1).sort(descending=True, stable=True)  # (B, V)
+    before = likeliest.cumsum(dim=-1) - likeliest  # (B, V): of the words that are likelier
+    outside = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, before >= top_p)
+    return scores.masked_fill(outside, -torch.inf)
 
 
 def one_by_one(writer: Writer, steps: int, choose, end: int | None, pad: int) -> Tensor:

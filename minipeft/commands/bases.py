@@ -59,6 +59,11 @@ class Base:
         """The model's parts by name, by the family that was described."""
         return Anatomy(self.model, self.family)
 
+    @property
+    def chats(self) -> bool:
+        """A decoder with a chat template?"""
+        return self.kind == "decoder" and bool(getattr(self.tokenizer, "chat_template", None))
+
     def positions(self) -> int | None:
         """How many tokens the model can read, None when there is no limit."""
         return self.anatomy().limit

@@ -42,6 +42,16 @@ def commands(config: dict, folder: Path) -> list[str]:
     return lines
 
 
+def details_of(task: dict) -> str:
+    """How many labels a task has, or how its conversations are written; nothing of plain texts."""
+    chat = task.get("chat")
+    if chat is None:
+        return f", {len(task['labels'])} labels" if task["labels"] else ""
+    system = chat["system"] and " ".join(chat["system"].split())
+    said = f", the system says {json.dumps(system, ensure_ascii=False)}" if system else ""
+    return f", conversations by the chat template of the base{said}"
+
+
 def card(config: dict, history: History, report, folder: Path) -> str:
     """README.md of a run: what was trained on what, how, and how well."""
     base, method, task = config["base"], config["method"], config["task"]
@@ -73,7 +83,7 @@ tags: [minipeft, {method["name"].lower()}]
 | base's SHA-256 | `{base["fingerprint"][:32]}` |
 | method | {method["name"]}{f" ({settings})" if settings else ""} |
 | trained | {trained} |
-| task | {task["kind"]}{f", {len(task['labels'])} labels" if task["labels"] else ""} |
+| task | {task["kind"]}{details_of(task)} |
 | training | {options["steps"]} steps of {options["batch_size"]} x {options["accumulate"]}, \
 learning rate {options["learning_rate"]:g}{head}, seed {options["seed"]}, {history.seconds:.0f} s |
 

@@ -155,9 +155,10 @@ def test_examples(given: argparse.Namespace) -> Task | None:
     """The split that is reported, which nothing is chosen by."""
     if given.test:
         kind = data.kind_named(given.kind)
+        like = data.training_task(given)
         how = (given.input, given.target, given.cut, given.columns, kind)
-        examples = tidied(kind, data.read(given.test, *how))
-        labels = data.training_task(given).labels
+        how += (data.wrapping_like(like, given),)
+        examples, labels = tidied(kind, data.read(given.test, *how)), like.labels
         task = Task(Path(given.test).stem, kind, {"test": examples}, labels=labels)
         data.check_labels(task, "test", given.test)
         return task
@@ -186,7 +187,7 @@ def decisive(given: argparse.Namespace, task: Task) -> dict:
     names += ("batch_size", "accumulate", "warmup", "schedule", "weight_decay", "clip", "seed")
     names += ("dev_share", "dev_limit", "validate_every")
     # None in grids older than these:
-    names += ("columns", "max_length", "metric", "pooling", "family", "head_rate")
+    names += ("columns", "max_length", "metric", "pooling", "family", "head_rate", "chat", "system")
     shared = {name: getattr(given, name) for name in names}
     for name in ("data", "dev", "test"):
         if shared[name]:

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from minipeft import tasks
-from minipeft.commands import runs, shortening
-from minipeft.tasks import arrow, metrics, tables
+from minipeft.commands import forms, runs, shortening
+from minipeft.tasks import arrow, chat, metrics, tables
 from minipeft.tasks import labels as spellings
 from minipeft.tasks.encoding import Encoding, Example, join
 from minipeft.tasks.tasks import NUMBER, Task, tidied
@@ -59,8 +59,10 @@ def add_flags(parser: argparse.ArgumentParser, dev: bool = False) -> None:
         "--max-length",
         type=int,
         metavar="TOKENS",
-        help="shorten every longer input, by words, until it has at most so many tokens",
+        help="shorten every longer input, by words, until it has at most so many tokens; of a "
+        "conversation, the oldest messages go first",
     )
+    forms.add_flags(group)
     if dev:
         group.add_argument(
             "--limit", type=int, metavar="N", help="train on N examples, chosen by the seed"
@@ -110,7 +112,7 @@ def check_flags(given: argparse.Namespace) -> None:
     if not is_shipped(given.data):
         return
     of_task = {"input": "input", "target": "target"}  # how its columns are called
-    for name in ("dev", "columns", "cut", "input", "target"):
+    for name in ("dev", "columns", "cut", "input", "target", "chat", "system"):
         if vars(given).get(name) not in (None, of_task.get(name)):
             raise ValueError(
                 f"The task {given.data} has its own splits and columns: leave --{name} away."
@@ -124,32 +126,30 @@ def read(
     cut: int | None = None,
     columns: str | None = None,
     kind: str | None = None,
+    wrapping: forms.Wrapping = forms.AS_THEY_ARE,
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
-    target = target or "target"
-    examples = tuple(
-        Example(text, row[target]) for text, row in texts_and_rows(path, input, columns, target)
-    )
+    names = forms.names_of(columns)
+    where = forms.columns_of(path, input, target, names, kind)
+    rows = forms.read(path, where, names, answered=True, kind=kind)
+    texts = wrapping.around([text for text, _, _ in rows])
+    if kind not in (None, "generate") and any(map(chat.is_chat, texts)):
+        raise ValueError(f"{path}: conversations are for --kind text-to-text, and need no --input.")
+    examples = tuple(Example(text, row[1]) for text, row in zip(texts, rows, strict=True))
     return shortening.to_words(examples, cut, kind == "tag")
 
 
-def texts_and_rows(
-    path: str, input: str | None, columns: str | None, *others: str
-) -> list[tuple[str, dict[str, str]]]:
-    """(the text of --input, the row) of every row; the two columns of a pair are one text.
-
-    others: columns that every row must have, too.
-    """
-    names, texts = names_of(columns), ((input or "input"),)
-    if texts[0].count(",") == 1 and not tables.has_column(path, texts[0], names):
-        texts = tuple(name.strip() for name in texts[0].split(","))
-    rows = tables.read(path, (*texts, *others), names)
-    return [(join(*(row[column] for column in texts)), row) for row in rows]
-
-
-def names_of(columns: str | None) -> tuple[str, ...] | None:
-    """--columns as names."""
-    return None if columns is None else tuple(name.strip() for name in columns.split(","))
+def questions(given: argparse.Namespace) -> list[tuple[str, dict[str, str]]]:
+    """(text, row) of every row of --data, in the column that the run was trained on if none is
+    named."""
+    before = runs.options_of(given.what)
+    names = forms.names_of(columns_like(given.data, vars(given).get("columns"), before))
+    run = runs.run_of(given.what)
+    kind = run[1]["task"]["kind"] if run else KINDS.get(vars(given).get("kind"))
+    input, target = given.input or before.get("input"), before.get("target")
+    where = forms.columns_of(given.data, input, target, names, kind)
+    rows = forms.read(given.data, where, names, answered=False, kind=kind)
+    return [(text, row) for text, _, row in rows]
 
 
 def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
@@ -165,7 +165,8 @@ def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
         raise ValueError(f"--max-length must leave room for a word: {longest} tokens are too few.")
 
     def fits(text: str) -> bool:
-        return len(text) * TOKENS_OF_A_SIGN < longest or len(encoding.ids(text)) <= longest
+        few = len(text) * TOKENS_OF_A_SIGN < longest and not chat.is_chat(text)
+        return few or len(encoding.ids(text)) <= longest
 
     for split, examples in task.splits.items():
         long = [not fits(example.input) for example in examples]
@@ -196,19 +197,28 @@ def training_task(options: argparse.Namespace) -> Task:
         dev = limited(task.kind, task.examples("dev"), options)
         train = drawn(task.examples("train"), options.limit, f"{options.seed}/train", "--limit")
         return replace(task, splits={"train": train, "dev": dev})
+    options.kind = options.kind or forms.implied_kind(options)
     kind = kind_named(options.kind)
     how = (options.input, options.target, options.cut, options.columns, kind)
     limit = (options.limit, f"{options.seed}/train", "--limit")
-    train = tidied(kind, read(options.data, *how))
+    train = tidied(kind, read(options.data, *how, forms.wrapping(options)))
     labels = labels_of(kind, train)  # of the whole file, whatever is held out or drawn
-    task = Task(Path(options.data).stem, kind, {"train": train}, labels=labels)
+    details = {"chat": forms.chat_of([example.input for example in train])}
+    task = Task(Path(options.data).stem, kind, {"train": train}, labels=labels, details=details)
     check_labels(task, "train", options.data)
     if options.dev:
-        dev = tidied(kind, read(options.dev, *how))
+        dev = tidied(kind, read(options.dev, *how, wrapping_like(task, options)))
         check_labels(replace(task, splits={"dev": dev}), "dev", options.dev)
     else:
         train, dev = split(train, options.dev_share, options.seed)
     return replace(task, splits={"train": drawn(train, *limit), "dev": limited(kind, dev, options)})
+
+
+def wrapping_like(task: Task, options: argparse.Namespace) -> forms.Wrapping:
+    """For another file than that of the training: conversations, or none, as that has."""
+    if task.kind != "generate":
+        return forms.AS_THEY_ARE
+    return forms.wrapped_as(task.details.get("chat"), options, options.data)
 
 
 def split(examples, share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -360,6 +370,8 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
             check_labels(task, split, f"the {split} split")
         for number, example in enumerate(examples, start=1):
             where = f"Example {number} of the {split} split"
+            if chat.is_chat(example.input) and example.target:
+                encoding.row(example)  # which the template may refuse
             if not example.input.strip():
                 raise ValueError(f"{where} has an empty input: leave it out.")
             letters = len(example.input) + max(len(example.target), longest_label)

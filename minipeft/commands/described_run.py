@@ -46,6 +46,7 @@ def describe(
             "labels": list(task.labels) if task.labels else None,
             "borrowed": dict(letters.borrowed) if letters else {},
             "longest": longest_answer(task, base),
+            "chat": task.details.get("chat"),
         },
         "data": {"files": files},
         "libraries": runs.libraries(),

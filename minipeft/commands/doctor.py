@@ -6,7 +6,7 @@ import argparse
 
 import minipeft as mp
 from minipeft import tasks
-from minipeft.commands import data, opened, options, runs
+from minipeft.commands import data, forms, opened, options, runs
 from minipeft.commands.evaluate import file_examples
 from minipeft.tasks.encoding import Encoding, Example
 
@@ -63,12 +63,18 @@ def run(given: argparse.Namespace) -> int:
         task = tasks.load(given.data)
         examples, kind, labels = task.examples("train"), kind or task.kind, task.labels
     elif given.data:
+        given.kind = given.kind or forms.implied_kind(given, given.what)
+        kind = data.KINDS.get(given.kind, given.kind)
         examples = file_examples(given)
         if kind:
             labels = runs.labels_of(given.what) or data.labels_of(kind, examples, fewest=1)
     loaded = opened.open_it(given, kind, labels)
     if examples is None:
         examples = made_up(loaded, [data.pair(text, given) for text in given.texts] or TEXTS)
+        texts = forms.wrapping(given, given.what).around([example.input for example in examples])
+        examples = [
+            Example(*each) for each in zip(texts, (e.target for e in examples), strict=True)
+        ]
     task = opened.task_for(loaded, examples[: given.batch_size])
     before = runs.options_of(given.what)
     task, _ = data.shortened(task, loaded.base, given.max_length or before.get("max_length"))

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from minipeft import tasks
-from minipeft.commands import data, opened, options, predict, runs, scoring
+from minipeft.commands import data, forms, opened, options, predict, runs, scoring
 from minipeft.commands.writers import check_file, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
@@ -73,9 +73,9 @@ def run(given: argparse.Namespace) -> int:
     elif given.split:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:
-        target = target_of(given)
-        columns = data.columns_like(given.data, given.columns, runs.options_of(given.what))
-        if given.predictions and not tables.has_column(given.data, target, data.names_of(columns)):
+        given.kind = given.kind or forms.implied_kind(given, given.what)
+        kind = data.KINDS.get(given.kind, given.kind)
+        if given.predictions and not has_answers(given):
             return label_only(given, kind)
         examples = file_examples(given)
         if kind:
@@ -122,9 +122,20 @@ def target_of(given: argparse.Namespace) -> str:
     return given.target or runs.options_of(given.what).get("target") or "target"
 
 
+def has_answers(given: argparse.Namespace) -> bool:
+    """Has --data a column of answers, or conversations, which hold them?"""
+    before = runs.options_of(given.what)
+    names = forms.names_of(data.columns_like(given.data, given.columns, before))
+    kind = data.KINDS.get(given.kind, given.kind)
+    input, target = given.input or before.get("input"), given.target or before.get("target")
+    column = forms.columns_of(given.data, input, target, names, kind).answer
+    return column is None or tables.has_column(given.data, column, names)
+
+
 def label_only(given: argparse.Namespace, kind: str | None) -> int:
     """A file without answers: nothing is measured, but what the model says is written down."""
-    texts = data.drawn(predict.texts_of(given), given.limit, "limit", "--limit")
+    texts = forms.wrapping(given, given.what).around(predict.texts_of(given))
+    texts = data.drawn(texts, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind)
     said, notes = predict.answers(loaded, texts, given.batch_size, given.cut, given.max_length)
     for note in notes:
@@ -147,7 +158,8 @@ def file_examples(given: argparse.Namespace):
     columns = data.columns_like(given.data, given.columns, before)
     kind = run[1]["task"]["kind"] if run else data.KINDS.get(given.kind, given.kind)
     cut = given.cut or before.get("cut")
-    return tidied(kind, data.read(given.data, input, target, cut, columns, kind))
+    how = (cut, columns, kind, forms.wrapping(given, given.what))
+    return tidied(kind, data.read(given.data, input, target, *how))
 
 
 def requirement(text: str) -> tuple[str, float]:

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from minipeft.commands.bases import Letters
+from minipeft.methods.parts.validation import shorten
+from minipeft.tasks import chat, metrics
 from minipeft.tasks import labels as spellings
-from minipeft.tasks import metrics
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
 
@@ -38,6 +39,8 @@ def of(task: Task, base) -> list[str]:
         values = sorted(metrics.numbers([example.target for example in train]))
         middle = values[len(values) // 2]
         lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+    elif task.kind == "generate":
+        lines += of_writing(task, base)
     if task.kind in ("classify", "tag"):
         answers = defaultdict(set)
         for example in train:
@@ -68,6 +71,42 @@ def of(task: Task, base) -> list[str]:
         share = tokens.count(unknown) / max(1, len(tokens))
         if share:
             lines.append(f"{share:.1%} of the tokens of train are unknown to the tokenizer")
+    return lines
+
+
+def of_writing(task: Task, base) -> list[str]:
+    """How texts are written for a model, and what in them may not be meant so, a line each."""
+    lines, examples = [], task.splits["train"][:SAMPLE]
+    if task.details.get("chat"):
+        system = task.details["chat"]["system"]
+        said = f"; the system says {shorten(system)}" if system else ""
+        lines.append(
+            "conversations: written with the base's chat template; learnt is what the assistant "
+            f"says{said}"
+        )
+        if unlearnt := sum(chat.unlearnt(base.tokenizer, *example) for example in examples):
+            lines.append(
+                f"note: in {unlearnt:,} of {len(examples):,} conversations an answer is not learnt "
+                "that nothing comes before, or that the chat template writes otherwise once others "
+                "come behind it, as some do with what a model thought."
+            )
+    elif base.chats:
+        lines.append(
+            "note: the base has a chat template, and these texts are learnt without it: --chat "
+            "makes an input what a user says, and a target what the assistant says."
+        )
+    added = getattr(base.tokenizer, "added_tokens_decoder", {}).values()
+    special = [token.content for token in added if token.special and len(token.content) > 3]
+    counts = Counter(
+        sign for example in examples for sign in special if any(sign in text for text in example)
+    )
+    if counts:
+        sign, count = counts.most_common(1)[0]
+        lines.append(
+            f"note: {count:,} of {len(examples):,} examples have {sign} in their text, which the "
+            "tokenizer reads as that token and not as these signs; an answer ends where its end "
+            "token stands."
+        )
     return lines
 
 

@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 import minipeft as mp
-from minipeft.commands import data, opened, options, runs
+from minipeft.commands import data, forms, opened, options, runs
 from minipeft.commands.writers import check_file, write_rows
 from minipeft.model.devices import on_device_of
+from minipeft.tasks import chat
 from minipeft.tasks.encoding import Encoding, readable
 from minipeft.tasks.tasks import Task
 
 EXAMPLES = """generate runs/example "tree drum door =>"
 generate tiny-decoder "the cat" --tokens 20 --sample --temperature 0.8 --top-k 20 --seed 3
+generate smollm2 "Who are you?" --chat --system "You are a pirate." --sample --top-p 0.9
 generate gpt2 --data prompts.jsonl --input prompt --adapter a=runs/a --adapter b=runs/b \\
       --adapter-column task --out answers.jsonl"""
 
@@ -47,6 +49,7 @@ def add(commands, arguments: list[str]) -> None:
     )
     parser.add_argument("--adapter-column", metavar="COLUMN", help="the column that names it")
     parser.add_argument("--out", metavar="FILE", help="write the answers to .jsonl, .csv or .tsv")
+    forms.add_flags(parser)
     group = parser.add_argument_group("writing")
     group.add_argument("--tokens", type=int, default=40, help="at most (default %(default)s)")
     group.add_argument(
@@ -54,6 +57,9 @@ def add(commands, arguments: list[str]) -> None:
     )
     group.add_argument("--temperature", type=float, help="of the draws (default 1)")
     group.add_argument("--top-k", type=int, help="draw from the k likeliest words only")
+    group.add_argument(
+        "--top-p", type=float, help="draw from the likeliest words that have this probability"
+    )
     group.add_argument("--seed", type=int, help="of the draws (default 0)")
     group.add_argument("--batch-size", type=int, default=16, help="(default %(default)s)")
     parser.set_defaults(run=run)
@@ -76,6 +82,10 @@ def run(given: argparse.Namespace) -> int:
             raise ValueError(
                 f"Row {number} names the adapter {name!r}; those given by --adapter: {known}."
             )
+    rows = wrapped(rows, given)
+    asked_plainly = not given.adapter and runs.run_of(given.what) is None
+    if asked_plainly and not any(chat.is_chat(text) for text, _ in rows) and base.chats:
+        print("note: the base has a chat template; --chat asks with it.", file=sys.stderr)
     written: list[str] = []
     for start in range(0, len(rows), given.batch_size):
         written += write_batch(base, rows[start : start + given.batch_size], given, bool(names))
@@ -99,7 +109,8 @@ def check(given: argparse.Namespace) -> None:
         raise ValueError("With --adapter the first argument is the base, not an adapter.")
     if given.tokens < 1 or given.batch_size < 1:
         raise ValueError("--tokens and --batch-size must be at least 1.")
-    drawing = {"--temperature": given.temperature, "--top-k": given.top_k, "--seed": given.seed}
+    drawing = {"--temperature": given.temperature, "--top-k": given.top_k}
+    drawing |= {"--top-p": given.top_p, "--seed": given.seed}
     given_flags = [flag for flag, value in drawing.items() if value is not None]
     if given_flags and not given.sample:
         raise ValueError(f"{given_flags[0]} is about words that are drawn: give --sample as well.")
@@ -107,6 +118,8 @@ def check(given: argparse.Namespace) -> None:
     given.seed = given.seed or 0
     if not given.temperature > 0 or (given.top_k is not None and given.top_k < 1):
         raise ValueError("--temperature must be above 0 and --top-k at least 1.")
+    if given.top_p is not None and not 0 < given.top_p <= 1:
+        raise ValueError(f"--top-p must be above 0 and at most 1, not {given.top_p}.")
     check_file(given.out, "--out", given.data)
 
 
@@ -116,10 +129,8 @@ def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
     Raises:
         ValueError: a prompt is empty.
     """
-    before = runs.options_of(given.what)
     if given.data:
-        columns = data.columns_like(given.data, None, before)
-        table = data.texts_and_rows(given.data, given.input or before.get("input"), columns)
+        table = data.questions(given)
         rows = [(text, row.get(given.adapter_column) or None) for text, row in table]
         if given.adapter_column and not any(given.adapter_column in row for _, row in table):
             raise ValueError(f"{given.data} has no column {given.adapter_column!r}.")
@@ -129,6 +140,17 @@ def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
     if empty:
         raise ValueError(f"Prompt {empty} is empty: write at least one word.")
     return rows
+
+
+def wrapped(rows, given: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """The rows with their prompts as the run of each has read its texts."""
+    folders = dict(text.partition("=")[::2] for text in given.adapter)
+    runs_of = {name: Path(folder).expanduser() for name, folder in folders.items()}
+    wrappings = {
+        name: forms.wrapping(given, runs_of.get(name, None if given.adapter else given.what))
+        for name in {name for _, name in rows}
+    }
+    return [(wrappings[name].around([text])[0], name) for text, name in rows]
 
 
 def adapters(given: argparse.Namespace, base) -> list[str]:
@@ -149,7 +171,8 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
     encoding = Encoding(Task("prompts", "generate", {}), base.tokenizer, base.kind)
     side = "left" if base.kind == "decoder" else "right"
     batch = encoding.inputs([encoding.ids(text) for text, _ in rows], side)
-    loud = Aloud(base.tokenizer, rows)
+    ends = encoding.ends(base.model, [text for text, _ in rows])
+    loud = Aloud(base.tokenizer, rows, ends)
     with mp.route(base.model, [name for _, name in rows]) if routed else nullcontext():
         mp.generate(
             base.model,
@@ -158,8 +181,9 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
             sample=given.sample,
             temperature=given.temperature,
             top_k=given.top_k,
+            top_p=given.top_p,
             seed=given.seed,
-            eos_token_id=base.tokenizer.eos_token_id,
+            eos_token_id=ends,
             stream=loud,
         )
     return loud.finish()
@@ -168,8 +192,8 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
 class Aloud:
     """Says what comes: a single row word by word, each of several rows once it has ended."""
 
-    def __init__(self, tokenizer, rows) -> None:
-        self.tokenizer, self.rows = tokenizer, rows
+    def __init__(self, tokenizer, rows, ends: list[int]) -> None:
+        self.tokenizer, self.rows, self.ends = tokenizer, rows, ends
         self.ids: list[list[int]] = [[] for _ in rows]
         self.ended = [False] * len(rows)
         self.printed = ""
@@ -178,7 +202,7 @@ class Aloud:
         for number, word in enumerate(torch.atleast_1d(words).tolist()):
             if self.ended[number]:
                 continue
-            if word == self.tokenizer.eos_token_id:
+            if word in self.ends:
                 self.end(number)
                 continue
             self.ids[number].append(word)

@@ -21,7 +21,15 @@ from minipeft.training.history import History
 from tiny_transformer.files import write_text
 
 EARLIER = "earlier.json"
-OF_FILES = ("kind", "input", "target", "columns", "cut")  # a task of the project says it itself
+OF_FILES = (
+    "kind",
+    "input",
+    "target",
+    "columns",
+    "cut",
+    "chat",
+    "system",
+)  # a task of the project says it itself
 TAKEN_OVER = (*OF_FILES, "head", "pooling", "max_length", "family")
 
 
@@ -127,6 +135,8 @@ def begin_with(given: argparse.Namespace) -> None:
             continue
         if getattr(given, name) is None:
             setattr(given, name, before.get(name))
+    if run and run[1]["task"].get("chat") and not is_shipped:
+        given.chat = True
     if run is None and (saved := opened.trained_head(given.start)):
         given.head, given.kind = given.head or saved[0], given.kind or saved[1]
     if given.pooling is None and pooling.kept(given.start) == "mean":

@@ -41,6 +41,9 @@ SYNONYMS = {  # what other tools call these flags
     "--max-steps": "--steps",
     "--max-seq-length": "--max-length",
     "--validation": "--dev",
+    "--max-new-tokens": "--tokens",
+    "--max-tokens": "--tokens",
+    "--system-prompt": "--system",
 }
 
 

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from minipeft.commands import data, opened, options, runs, scoring, shortening
+from minipeft.commands import data, forms, opened, options, scoring, shortening
 from minipeft.commands.writers import check_file, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
@@ -38,6 +38,7 @@ def add(commands, arguments: list[str]) -> None:
     parser.add_argument("--kind", choices=tuple(data.KINDS), help="where no run tells it")
     parser.add_argument("--input", metavar="COLUMN", help="of the texts (default: as in training)")
     parser.add_argument("--columns", metavar="NAME,..", help="of a file that has no header")
+    forms.add_flags(parser)
     parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write here, as .jsonl, .csv or .tsv")
     parser.set_defaults(run=run)
@@ -50,6 +51,8 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("--batch-size must be at least 1.")
     check_file(given.out, "--out", given.data)
     texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
+    given.kind = given.kind or forms.implied_kind(given, given.what)
+    texts = forms.wrapping(given, given.what).around(texts)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
     said, notes = answers(loaded, texts, given.batch_size)
     if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
@@ -105,7 +108,4 @@ def answers(
 
 def texts_of(given: argparse.Namespace) -> list[str]:
     """The column of a file that the run was trained on, if none is named."""
-    before = runs.options_of(given.what)
-    column = given.input or before.get("input")
-    columns = data.columns_like(given.data, given.columns, before)
-    return [text for text, _ in data.texts_and_rows(given.data, column, columns)]
+    return [text for text, _ in data.questions(given)]

@@ -2,7 +2,7 @@
 
 A sign of a script that is written without spaces (Chinese, Japanese, Thai, ...) is a word of its
 own. Where no text of a file has a space, and one is longer than any word, all are cut by signs;
-both texts of a pair are cut, and tags with their words.
+both texts of a pair are cut, and tags with their words. Of a conversation the oldest messages go.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from minipeft.tasks import chat
 from minipeft.tasks.encoding import PAIR, Example, join
 
 WITHOUT_SPACES = (
@@ -30,6 +31,8 @@ def to_words(examples: Sequence[Example], cut: int | None, tagged: bool) -> tupl
         return tuple(examples)
     if cut < 1:
         raise ValueError(f"--cut must be at least 1 word, not {cut}.")
+    if any(chat.is_chat(example.input) for example in examples):
+        raise ValueError("--cut is for plain texts: shorten conversations by --max-length TOKENS.")
     texts = [text for example in examples for text in example.input.split(PAIR)]
     longest = max(map(len, texts), default=0)
     spaces = any(" " in text.strip() for text in texts)
@@ -58,7 +61,13 @@ def beginning(text: str, cut: int, by_signs: bool) -> str:
 
 
 def until(fits: Callable[[str], bool], example: Example, tagged: bool) -> Example:
-    """An example with as many words as fit; with as many signs, where not even one word fits."""
+    """An example with as many words as fit; with as many signs, where not even one word fits.
+
+    Raises:
+        ValueError: of a conversation not even a sign fits.
+    """
+    if chat.is_chat(example.input):
+        return Example(latest(fits, example.input), example.target)
     for by_signs in (False,) if tagged else (False, True):
         low, high = 1, len(example.input)  # words, or signs, that are kept
         while low < high:
@@ -70,4 +79,34 @@ def until(fits: Callable[[str], bool], example: Example, tagged: bool) -> Exampl
         short = shorter(example, low, tagged, by_signs)
         if fits(short.input):
             break
+    return short
+
+
+def latest(fits: Callable[[str], bool], text: str) -> str:
+    """A conversation without its oldest turns; of the last message the words that fit.
+
+    The message of the system stays, and what follows it begins with what a user says.
+
+    Raises:
+        ValueError: not even a sign of the last message fits.
+    """
+    messages = chat.messages_of(text)
+    system = messages[: messages[0]["role"] == "system"]
+    starts = [n for n, message in enumerate(messages) if message["role"] == "user"]
+    for start in starts:
+        short = chat.written([*system, *messages[start:]])
+        if fits(short):
+            return short
+    exchange = messages[starts[-1] :] if starts else messages[len(system) :]
+
+    def with_last(words: str) -> str:
+        return chat.written([*system, *exchange[:-1], exchange[-1] | {"content": words}])
+
+    last = Example(exchange[-1]["content"], "")
+    short = with_last(until(lambda words: fits(with_last(words)), last, False).input)
+    if not fits(short):
+        raise ValueError(
+            "--max-length leaves no room for a word of a conversation: the chat template and the "
+            "message of the system need more tokens."
+        )
     return short

@@ -31,7 +31,7 @@ from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
-from minipeft.tasks.encoding import head_for
+from minipeft.tasks.encoding import head_for, readable
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES
@@ -45,6 +45,7 @@ train --base tiny-encoder --data capital --method prefix --length 8
 train --base bert-base-uncased --data train.tsv --dev dev.tsv --kind classification \\
       --input sentence --target label --method lora --rank 8 --targets query,value --steps 500
 train --base ./my-llama --data pairs.jsonl --kind text-to-text --out runs/pairs --epochs 2
+train --base smollm2 --data chat.jsonl --out runs/chat --epochs 2
 train --resume runs/pairs
 train --resume runs/pairs --steps 1000
 train --start runs/pairs --data more.jsonl
@@ -58,6 +59,10 @@ def add(commands, arguments: list[str]) -> None:
         "train",
         "fine-tune a base on a file",
         "Fine-tune a base on your data. Without arguments an example is trained, in seconds.\n\n"
+        "A file of conversations (messages: [{role, content}, ..], or ShareGPT's) is written with\n"
+        "the base's chat template, and what the assistant says is learnt. Files with the columns\n"
+        "prompt and completion, or instruction, input and output (Alpaca's), are plain texts;\n"
+        "--chat makes conversations of them.\n\n"
         "The base stays as it is; what is learnt goes into RUN/adapter, beside the configuration,\n"
         "a log, curves and a model card. Ctrl-C, SIGTERM or a crash lose little: --resume goes\n"
         "on, and ends with the same bits as a run that was not stopped.",
@@ -363,7 +368,8 @@ def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
     shipped, place = data.is_shipped(given.data), shlex.quote(str(folder))
     lines = [f"evaluate {place} --data {given.data if shipped else 'OTHER_FILE'}"]
     if task.kind in ("generate", "cloze") and base.kind != "encoder":
-        lines.append(f"generate {place} {shlex.quote(task.splits['dev'][0].input[:60])}")
+        text = " ".join(readable(task.splits["dev"][0].input).split(" | ")[-1].split())
+        lines.append(f"generate {place} {shlex.quote(text.removeprefix('user: ')[:60])}")
     lines += [f"inspect {place} --plot {shlex.quote(f'{folder}/spectra.png')}"]
     if shipped:
         lines.append(f"train --base {given.base} --data {given.data} --method prefix")

@@ -129,3 +129,10 @@ def chosen(width: int, counted: bool) -> dict[int, str]:
 def spaced(words: Iterable[object]) -> str:
     """Words, or tags, with a space between them and none inside; "_" for an empty one."""
     return " ".join("".join(str(word).split()) or "_" for word in words)
+
+
+def are_sentences(value: object) -> bool:
+    """Is it a list in which a text has several words?"""
+    return isinstance(value, list) and any(
+        isinstance(text, str) and len(text.split()) > 1 for text in value
+    )

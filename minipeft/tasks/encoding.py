@@ -7,6 +7,7 @@ This is the one place that knows what a decoder, an encoder and an encoder-decod
     encoder            <bos> france <mask> <eos>             labels: -100 but at the mask
     a head             <bos> the soup was cold <eos>         labels: a class, or a tag per word,
                                                              or a number
+    a decoder, of a conversation (`minipeft.tasks.chat`): what its tokenizer's chat template writes
 
 Two texts of one example (`PAIR` between them, as `join` puts it) are encoded as the tokenizer
 encodes a pair, with segments where the model has them; a decoder reads them one below the other.
@@ -19,18 +20,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import takewhile
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from minipeft.attached import kind_of
-from minipeft.generation import generate
+from minipeft.generation import ends_of, generate
 from minipeft.methods.parts.validation import shorten
 from minipeft.model.devices import on_device_of
 from minipeft.model.kind import KINDS
 from minipeft.routing import wrap
-from minipeft.tasks import metrics
+from minipeft.tasks import chat, metrics
 from tiny_transformer.tokenizer import WordTokenizer, padded
 
 PAIR = "\x1f"  # the ASCII sign that separates fields: between the two texts of an example
@@ -43,7 +45,7 @@ def join(*texts: str) -> str:
 
 def readable(text: str) -> str:
     """The input of an example as people read it: a bar between its texts."""
-    return text.replace(PAIR, " | ")
+    return chat.readable(text) if chat.is_chat(text) else text.replace(PAIR, " | ")
 
 
 class Example(NamedTuple):
@@ -125,7 +127,12 @@ class Encoding:
         return list(self.call(text, special)["input_ids"])
 
     def call(self, text: str, special: bool = True) -> Mapping[str, list[int]]:
-        """What the tokenizer makes of a text, or of a pair of texts."""
+        """What the tokenizer makes of a text, of a pair of texts or of a conversation."""
+        if chat.is_chat(text):
+            if self.task.kind != "generate" or self.model_kind != "decoder":
+                raise ValueError("Conversations are for text-to-text with a decoder, not for "
+                                 f"{self.task.kind!r} with an {self.model_kind}.")  # fmt: skip
+            return {"input_ids": chat.prompt_ids(self.tokenizer, text)}
         texts = text.split(PAIR)
         if len(texts) != 2 or not special or not self.reads_pairs:
             texts = ["\n".join(texts)]
@@ -186,15 +193,25 @@ class Encoding:
                 for row, answer in zip(rows, answers, strict=True)
             ]
             return self.inputs(rows) | {"labels": padded(labels, -100)}
-        targets = [self.target_ids(example.target) for example in examples]
-        prompts = [self.ids(example.input) for example in examples]
         if self.model_kind == "encoder-decoder":
+            targets = [self.target_ids(example.target) for example in examples]
+            prompts = [self.ids(example.input) for example in examples]
             return self.inputs(prompts) | {"labels": padded(targets, -100)}
-        rows = [prompt + target for prompt, target in zip(prompts, targets, strict=True)]
-        labels = [
-            [-100] * len(prompt) + target for prompt, target in zip(prompts, targets, strict=True)
-        ]
-        return self.inputs(rows) | {"labels": padded(labels, -100)}
+        rows, labels = zip(*map(self.row, examples), strict=True)
+        return self.inputs(list(rows)) | {"labels": padded(list(labels), -100)}
+
+    def row(self, example: Example) -> tuple[list[int], list[int]]:
+        """Ids and labels that a decoder learns from: the prompt with its target behind it."""
+        if chat.is_chat(example.input):
+            return chat.encode(self.tokenizer, *example)
+        prompt, target = self.ids(example.input), self.target_ids(example.target)
+        return prompt + target, [-100] * len(prompt) + target
+
+    def written_ids(self, example: Example) -> list[int]:
+        """What the model has to write."""
+        if chat.is_chat(example.input):
+            return chat.answer_ids(self.tokenizer, *example)
+        return self.target_ids(example.target)
 
     def label(self, target: str) -> int:
         """The number of a label; ValueError where the task has no such label."""
@@ -216,8 +233,10 @@ class Encoding:
         read = len(self.ids(example.input))
         if self.head != "language":
             return read
+        if chat.is_chat(example.input) and not example.target:
+            return read + 1
         chosen = self.task.kind == "classify"  # every label is tried
-        written = self.longest_label if chosen else len(self.target_ids(example.target))
+        written = self.longest_label if chosen else len(self.written_ids(example))
         return read + written if self.model_kind == "decoder" else max(read, written)
 
     @cached_property
@@ -318,11 +337,18 @@ class Encoding:
         side = "left" if self.model_kind == "decoder" else "right"
         batch = self.inputs([self.ids(text) for text in inputs], side)
         tokens, words = self.longest
-        new = write(model, batch, tokens, self.tokenizer)
+        new = write(model, batch, tokens, self.ends(model, inputs))
         texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]
         if self.task.kind == "cloze" and tokens > 1:  # more tokens than this answer needs
             texts = [" ".join(metrics.normal(t).split()[:words]) for t in texts]
         return texts
+
+    def ends(self, model, inputs: Sequence[str]) -> list[int]:
+        """The tokens that end an answer, of conversations also the one that their template has."""
+        ends = ends_of(model, self.tokenizer)
+        if any(map(chat.is_chat, inputs)):
+            ends = list(dict.fromkeys([*ends, chat.end_of(self.tokenizer)]))
+        return ends
 
     @cached_property
     def longest(self) -> tuple[int, int]:
@@ -331,13 +357,13 @@ class Encoding:
         Where no target is known, as of texts that are to be answered: `details["longest"]`.
         """
         splits = self.task.splits.values()
-        targets = {example.target for split in splits for example in split} - {""}
-        if not targets and self.task.details.get("longest"):
+        known = [example for split in splits for example in split if example.target]
+        if not known and self.task.details.get("longest"):
             tokens, words = self.task.details["longest"]
             return tokens, words
-        targets = targets or {"one word"}
-        tokens = max(len(self.target_ids(target)) for target in targets)
-        return tokens, max(len(metrics.normal(target).split()) for target in targets)
+        answers = {e.target: e for e in known or [Example("", "one word")]}  # each answer once
+        tokens = max(len(self.written_ids(example)) for example in answers.values())
+        return tokens, max(len(metrics.normal(target).split()) for target in answers)
 
 
 # -- models of both libraries
@@ -355,10 +381,9 @@ def run(model, batch: dict[str, Tensor], both: bool = False):
     return (batch, output.logits) if both else output
 
 
-def write(model, batch: dict[str, Tensor], longest: int, tokenizer) -> list[list[int]]:
-    """Greedy continuation: only the new ids, each row cut before <eos>."""
-    end = tokenizer.eos_token_id
-    ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=end)  # wraps by itself
+def write(model, batch: dict[str, Tensor], longest: int, ends: Sequence[int]) -> list[list[int]]:
+    """Greedy continuation: only the new ids, each row cut before the first token that ends it."""
+    ids = generate(model, **batch, max_new_tokens=longest, eos_token_id=ends)  # wraps by itself
     start = batch["input_ids"].shape[1] if kind_of(model) == "decoder" else 1
     rows = ids[:, start:].tolist()
-    return [row[: row.index(end)] if end in row else row for row in rows]
+    return [list(takewhile(lambda token: token not in ends, row)) for row in rows]

@@ -163,7 +163,8 @@ class Alphabet:
             for start in range(0, len(order), batch_size):
                 chosen = order[start : start + batch_size]
                 batch = self.inputs([spellings[i] for i in chosen])
-                for i, ids in zip(chosen, write(model, batch, longest, self), strict=True):
+                written = write(model, batch, longest, [self.eos_token_id])
+                for i, ids in zip(chosen, written, strict=True):
                     said[i] = self.text(ids)
         return said
 

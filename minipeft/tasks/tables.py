@@ -31,8 +31,8 @@ from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from minipeft.tasks import arrow, conll
-from minipeft.tasks.conll import spaced
+from minipeft.tasks import arrow, chat, conll
+from minipeft.tasks.conll import are_sentences, spaced
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
 WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
@@ -41,12 +41,17 @@ LONGEST = 1_000_000  # characters of a line; what is longer is no text to train 
 
 
 def read(
-    path: str | Path, columns: tuple[str, ...] = (), names: tuple[str, ...] | None = None
+    path: str | Path,
+    columns: tuple[str, ...] = (),
+    names: tuple[str, ...] | None = None,
+    sentences: bool = False,
 ) -> list[dict[str, str]]:
     """All rows as text; `columns` must be there, and filled, in every row.
 
     Args:
         names: of the columns of a .csv or .tsv file whose first line is no header.
+        sentences: a list in `columns` whose texts have spaces in them is refused: they are no words
+            to be joined.
 
     Raises:
         FileNotFoundError: no such file.
@@ -54,13 +59,18 @@ def read(
             broken, empty or too long, a row with more or fewer fields than the header has, a column
             twice in the header, a package that is needed and not installed.
     """
-    return list(_rows(Path(path), columns, names))
+    return list(_rows(Path(path), columns, names, sentences))
 
 
 def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = None) -> bool:
     """Has the first row of a file this column? Errors are those of `read`."""
+    return column in first(path, names)
+
+
+def first(path: str | Path, names: tuple[str, ...] | None = None) -> dict[str, str]:
+    """The first row of a file. Errors are those of `read`."""
     with closing(_rows(Path(path), (), names)) as rows:
-        return column in next(rows)
+        return next(rows)
 
 
 def ending(path: Path) -> str:
@@ -104,7 +114,7 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
 
 
 def _rows(
-    path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None
+    path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None, sentences: bool = False
 ) -> Iterator[dict[str, str]]:
     """The rows one by one."""
     path = path.expanduser()
@@ -129,6 +139,11 @@ def _rows(
                     )
                 if row.get(column) is None:
                     raise ValueError(lacking(path, number, column, values, names))
+                if sentences and are_sentences(values[column]):
+                    raise ValueError(
+                        f"{path}, line {number}: {column!r} is a list of texts: write a row for "
+                        "each; answers of rows with the same input are references of one another."
+                    )
             empty = False
             yield row
     except UnicodeDecodeError as error:
@@ -310,8 +325,10 @@ def is_half(text: str) -> bool:
 def _text(value) -> str | None:
     """A JSON value as text, None where it is none; a list of words or tags is joined by spaces.
 
-    A number that is none (NaN) is a field with nothing in it.
+    A number that is none (NaN) is a field with nothing in it; messages are a conversation.
     """
+    if isinstance(value, list) and value and _are_rows(value):
+        return chat.written(value)
     if isinstance(value, float) and math.isnan(value):
         return ""
     if isinstance(value, bool | int | float):

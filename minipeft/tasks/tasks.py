@@ -32,8 +32,8 @@ from torch import Tensor
 from minipeft.attached import kind_of
 from minipeft.methods.parts.validation import check_count
 from minipeft.model.kind import head_of
+from minipeft.tasks import chat, scoring, tables
 from minipeft.tasks import labels as spellings
-from minipeft.tasks import scoring, tables
 from minipeft.tasks.encoding import Encoding, Example
 from tiny_transformer.checkpoints import data_folder
 
@@ -272,10 +272,12 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
 
 
 def example(row) -> Example:
-    """An `Example` of an (input, target) pair or of a dict with these two columns."""
+    """An `Example` of an (input, target) pair, or of a dict with these two columns or messages."""
     if isinstance(row, Example):
         return row
     if isinstance(row, Mapping):
+        if "messages" in row and not {"input", "target"} <= set(row):
+            return Example(*chat.example(chat.read(row["messages"], "A row"), "A row"))
         if not {"input", "target"} <= set(row):
             raise ValueError(
                 f"A row has the columns {', '.join(map(repr, row))}, but needs 'input' and "
@@ -288,7 +290,8 @@ def example(row) -> Example:
 
 
 def as_text(value, column: str) -> str:
-    """A value of a row as text; a list of words or tags is joined by spaces.
+    """A value of a row as text; a list of words or tags is joined by spaces, messages are a
+    conversation.
 
     Raises:
         ValueError: it is None or NaN.
@@ -296,6 +299,8 @@ def as_text(value, column: str) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError(f"A row has {value} for its {column}: fill it, or leave the row out.")
     if isinstance(value, (list, tuple)):
+        if value and all(isinstance(each, Mapping) for each in value):
+            return chat.written(chat.read(value, f"The {column} of a row"))
         return tables.spaced(value)
     return str(value)
 

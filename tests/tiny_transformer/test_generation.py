@@ -9,11 +9,13 @@ import torch
 from tiny_models import fresh, padded, scramble, scrambled, words
 
 import tiny_transformer as tt
+from tiny_transformer.generation import nucleus
 
 WAYS = {
     "greedy": {},
     "sampled": {"sample": True, "temperature": 1.3},
     "top 5": {"sample": True, "top_k": 5},
+    "half": {"sample": True, "top_p": 0.5},
     "beams": {"beams": 3},
     "beams, long": {"beams": 4, "length_penalty": 2.0},
 }
@@ -215,6 +217,8 @@ def test_a_half_precision_model_writes():
         ("gpt2", "language", {"beams": 2, "sample": True}, "1 when sample=True"),
         ("gpt2", "language", {"temperature": 0.0}, "temperature must be above 0"),
         ("gpt2", "language", {"top_k": 0}, "top_k at least 1"),
+        ("gpt2", "language", {"top_p": 0.0}, "top_p is a probability"),
+        ("gpt2", "language", {"top_p": 1.5}, "top_p is a probability"),
     ],
 )
 def test_what_cannot_be_is_refused(layout, head, how, sentence):
@@ -227,3 +231,15 @@ def test_prompts_padded_on_the_right_are_refused():
     with pytest.raises(ValueError, match="pad them on the left"):
         tt.generate(scrambled("gpt2"), ids, mask)
     tt.generate(scrambled("bart"), ids, mask)  # a source may be padded anywhere
+
+
+@pytest.mark.parametrize("top_p", [1e-9, 0.1, 0.5, 0.9])
+def test_the_nucleus_is_the_one_of_transformers(top_p):
+    hf = pytest.importorskip("transformers")
+    scores = 3 * torch.randn(20, 40, generator=torch.Generator().manual_seed(0)).double()
+    mine = nucleus(scores, top_p)
+    assert torch.equal(mine, hf.TopPLogitsWarper(top_p)(None, scores))
+    left = scores.softmax(-1).masked_fill(mine.isinf(), 0)
+    least = left.masked_fill(mine.isinf(), 2).min(-1).values
+    assert bool((left.sum(-1) >= top_p - 1e-12).all())
+    assert bool((left.sum(-1) - least < top_p).all())  # without its last word it is too few

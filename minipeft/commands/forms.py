@@ -1,0 +1,256 @@
+"""Files as people bring them for fine-tuning: which columns hold what, and conversations in them.
+
+| columns of the file       | what is read, where neither --input nor --target is given            |
+|---------------------------|----------------------------------------------------------------------|
+| input, target             | a text and its answer                                                |
+| messages, conversations   | a conversation, in OpenAI's form or in ShareGPT's                    |
+| prompt, completion        | a text and its answer, or messages                                   |
+| instruction, input, output| Alpaca's: the input, which may be empty, stands behind instruction   |
+
+The last three are for text-to-text; a column `system` in them is the message of the system. With
+--chat a plain text is what a user says, and its answer what the assistant says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from minipeft.commands import runs
+from minipeft.tasks import chat, tables
+from minipeft.tasks.encoding import PAIR, join
+
+ANSWERS = {  # column of the questions -> column of the answers
+    "messages": None,
+    "conversations": None,
+    "conversation": None,
+    "prompt": "completion",
+    "instruction": "output",
+}
+UNSAID = ("tools", "functions", "history")  # columns of conversations that no message says
+
+
+class Columns(NamedTuple):
+    """texts: of the question.  answer: None where the conversation holds it.  known: by the file,
+    and not by --input or --target."""
+
+    texts: tuple[str, ...]
+    answer: str | None = "target"
+    known: bool = False
+
+
+def add_flags(group) -> None:
+    """--chat and --system."""
+    group.add_argument(
+        "--chat",
+        action="store_true",
+        default=None,
+        help="a plain text is what a user says: write it with the base's chat template (data of "
+        "conversations, and a run that was trained on them, need no --chat)",
+    )
+    group.add_argument(
+        "--system",
+        metavar="TEXT",
+        help="message of the system, for conversations that have none (default for texts: the one "
+        "that all conversations of the training had)",
+    )
+
+
+def names_of(columns: str | None) -> tuple[str, ...] | None:
+    """--columns as names."""
+    return None if columns is None else tuple(name.strip() for name in columns.split(","))
+
+
+def columns_of(path: str, input, target, names, kind: str | None) -> Columns:
+    """Where the questions and answers of a file stand.
+
+    Raises:
+        FileNotFoundError, ValueError: it cannot be read, or holds preferences.
+    """
+    row = tables.first(path, names)
+    texts = (input or "input",)
+    if input and not target and chat.is_chat(row.get(input) or ""):
+        return Columns(texts, None)
+    if input or target or kind not in (None, "generate") or {"input", "target"} <= row.keys():
+        if texts[0].count(",") == 1 and texts[0] not in row:
+            texts = tuple(name.strip() for name in texts[0].split(","))
+        return Columns(texts, target or "target")
+    if {"chosen", "rejected"} <= row.keys():
+        chosen = "--input prompt --target chosen" if "prompt" in row else "--input chosen"
+        raise ValueError(
+            f"{path} holds pairs of a chosen and a rejected answer, which `prefer` of "
+            f"minipeft.training.preferences learns from in Python: to learn what was chosen, give "
+            f"{chosen}."
+        )
+    for question, answer in ANSWERS.items():
+        if row.get(question) is not None and (
+            answer is None or "input" not in row or answer in row
+        ):
+            return Columns((question,), answer, known=True)
+    return Columns(texts)
+
+
+def implied_kind(given: argparse.Namespace, what: str | None = None) -> str | None:
+    """Text-to-text, where neither --kind nor a run says it and --data holds conversations."""
+    if given.kind or (what and runs.run_of(what)) or not given.data:
+        return None
+    names = names_of(given.columns)
+    columns = columns_of(given.data, given.input, vars(given).get("target"), names, None)
+    text = listed(tables.first(given.data, names).get(columns.texts[0]) or "")
+    return "text-to-text" if given.chat or chat.is_chat(text) else None
+
+
+def read(
+    path: str, columns: Columns, names, answered: bool, kind: str | None
+) -> list[tuple[str, str, dict[str, str]]]:
+    """(question, answer or "", row) of every row; the two columns of a pair are one text.
+
+    answered: rows must have answers. Else the last answer of a conversation is left out.
+
+    Raises:
+        ValueError: a row that cannot be used, by its number.
+    """
+    writes = kind in (None, "generate")
+    needed = (*columns.texts, *([columns.answer] if answered and columns.answer else []))
+    examples = []
+    for number, row in enumerate(tables.read(path, needed, names, kind == "generate"), start=1):
+        where = f"{path}, row {number}"
+        text = join(*(row[name] for name in columns.texts))
+        if columns.known:
+            text = question(row, columns, where)
+        answer = row[columns.answer] if answered and columns.answer else ""
+        if writes and (chat.is_chat(text) or chat.is_chat(answer)):
+            text, answer = conversation(text, answer, columns.answer is None, answered, where)
+        examples.append((text, answer, row))
+    return examples
+
+
+def listed(text: str) -> str:
+    """Messages that a table holds as JSON are a conversation; another text is as it is."""
+    if text.lstrip().startswith("[{"):
+        try:
+            return chat.written(json.loads(text))
+        except ValueError:
+            pass
+    return text
+
+
+def question(row: dict[str, str], columns: Columns, where: str) -> str:
+    """The question of a row whose columns are known, with the system's message before it.
+
+    Raises:
+        ValueError: no messages where they belong, or a column that no message could say.
+    """
+    name = columns.texts[0]
+    text = row[name] if columns.answer else listed(row[name])
+    if columns.answer is None and not chat.is_chat(text):
+        raise ValueError(
+            f"{where}: {name!r} must be a list of messages, such as "
+            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
+        )
+    if name == "instruction" and (row.get("input") or "").strip():
+        text = f"{text}\n\n{row['input']}"
+    unsaid = next((key for key in UNSAID if row.get(key)), None)
+    if unsaid or row.get("history", "") is None:  # lists of lists are no text
+        unsaid = unsaid or "history"
+        raise ValueError(f"{where} has {unsaid!r}, which no message says: leave it or the row out.")
+    if system := (row.get("system") or "").strip():
+        said = chat.messages_of(text, where) if chat.is_chat(text) else None
+        said = said or [{"role": "user", "content": text}]
+        before = [{"role": "system", "content": system}] if said[0]["role"] != "system" else []
+        return chat.written([*before, *said])
+    return text
+
+
+def conversation(
+    text: str, answer: str, whole: bool, answered: bool, where: str
+) -> tuple[str, str]:
+    """(conversation that asks, its answer); whole: the text holds the answer, too.
+
+    Where the answers stand in a column, what the assistant says in the other is not learnt.
+
+    Raises:
+        ValueError: a message that cannot be read, or no question or answer.
+    """
+    user = [{"role": "user", "content": text}]
+    messages = chat.messages_of(text, where) if chat.is_chat(text) else user
+    if not answered:
+        return chat.asked(messages, where), ""
+    if whole:
+        return chat.example(messages, where)
+    messages = [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages]
+    reply = [{"role": "assistant", "content": answer}]
+    reply = chat.messages_of(answer, where) if chat.is_chat(answer) else reply
+    if reply[0]["role"] != "assistant":
+        raise ValueError(
+            f"{where}: the answer begins with what the {reply[0]['role']} says, as a whole "
+            "conversation does: give its column as --input, and no --target."
+        )
+    return chat.example([*messages, *reply], where)
+
+
+class Wrapping(NamedTuple):
+    """What comes around texts before a model reads them.
+
+    chat: plain texts are what a user says.  system: of every conversation that has none.
+    default: instead of it, of plain texts.  plain: the run, or the file, of no conversations.
+    """
+
+    chat: bool = False
+    system: str | None = None
+    default: str | None = None
+    plain: str | None = None
+
+    def around(self, texts: Sequence[str]) -> list[str]:
+        """The texts as inputs; where one is a conversation, all are.
+
+        Raises:
+            ValueError: conversations for a run that has learnt plain texts, or --system without.
+        """
+        is_any = self.chat or any(map(chat.is_chat, texts))
+        if is_any and self.plain:
+            raise ValueError(
+                f"{self.plain} is of plain texts, without a chat template, which conversations do "
+                "not fit: give texts such as those, without --chat."
+            )
+        if not is_any and self.system is not None:
+            raise ValueError("--system is for conversations: give --chat as well.")
+        return [self.one(text) for text in texts] if is_any else list(texts)
+
+    def one(self, text: str) -> str:
+        if not chat.is_chat(text):
+            system = self.default if self.system is None else self.system
+            return chat.question("\n".join(text.split(PAIR)), system)
+        messages = chat.messages_of(text)
+        if self.system is None or messages[0]["role"] == "system":
+            return text
+        return chat.written([{"role": "system", "content": self.system}, *messages])
+
+
+AS_THEY_ARE = Wrapping()
+
+
+def wrapping(given: argparse.Namespace, what: str | None = None) -> Wrapping:
+    """As the flags say, and the run, or the adapter of a run, that is named."""
+    run = runs.run_of(what) if what else None
+    if run is None or run[1]["task"]["kind"] != "generate":
+        return Wrapping(bool(given.chat), given.system)
+    return wrapped_as(run[1]["task"].get("chat"), given, what)
+
+
+def wrapped_as(kept: dict | None, given: argparse.Namespace, name: str) -> Wrapping:
+    """As a training has read its texts; kept: what `chat_of` says of them, or None."""
+    if kept is None:
+        return Wrapping(bool(given.chat), given.system, plain=name)
+    return Wrapping(True, given.system, kept["system"])
+
+
+def chat_of(texts: Sequence[str]) -> dict | None:
+    """What a run keeps of its conversations: what the system says in all alike. None of texts."""
+    if not chat.is_chat(texts[0]):
+        return None
+    first = {json.dumps(chat.messages_of(text)[0]) for text in texts}
+    only = json.loads(first.pop()) if len(first) == 1 else {"role": None}
+    return {"system": only["content"] if only["role"] == "system" else None}

@@ -1,0 +1,330 @@
+"""Conversations and the files of other trainers on the command line."""
+
+import json
+
+import chatting
+import pytest
+import torch
+
+from minipeft.commands import data, forms, shortening
+from minipeft.tasks import chat
+from minipeft.tasks.encoding import Example
+
+pytest.importorskip("transformers")
+
+CITIES = [("France", "Paris"), ("Japan", "東京"), ("Peru", "Lima"), ("Cuba", "Havana"),
+          ("Egypt", "Cairo"), ("Chile", "Santiago")]  # fmt: skip
+PAIRS = [(f"Capital of {country}?", city) for country, city in CITIES]
+FEW = ("--steps", 2, "--batch-size", 2, "--dev-limit", 2, "--rank", 2)
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def exchange(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+SYSTEM = {"role": "system", "content": "Be a pirate."}
+FORMS = {
+    "messages": [{"messages": exchange(*pair), "id": 7} for pair in PAIRS],
+    "parts": [{"messages": [m | {"content": [{"type": "text", "text": m["content"]}]}
+                            for m in exchange(*pair)]} for pair in PAIRS],
+    "text": [{"messages": json.dumps(exchange(*pair))} for pair in PAIRS],
+    "sharegpt": [{"conversations": [{"from": "human", "value": q}, {"from": "gpt", "value": a}]}
+                 for q, a in PAIRS],
+    "unanswered": [{"messages": [*exchange(q, a), {"role": "user", "content": "Thanks"}]}
+                   for q, a in PAIRS],
+    "messages of two": [{"prompt": exchange(q, a)[:1], "completion": exchange(q, a)[1:]}
+                        for q, a in PAIRS],
+}  # fmt: skip
+PLAIN = {
+    "completion": [{"prompt": q, "completion": a} for q, a in PAIRS],
+    "alpaca": [{"instruction": q, "input": "", "output": a} for q, a in PAIRS],
+    "instruction": [{"instruction": q, "output": a} for q, a in PAIRS],
+}
+
+
+@pytest.fixture(scope="session")
+def talker(tmp_path_factory):
+    """A base whose tokenizer has a chat template."""
+    return chatting.base(tmp_path_factory.mktemp("bases") / "talker", chatting.tokenizer())
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The ids of every prompt that a model was asked with, without padding."""
+    import minipeft as mp
+    from minipeft.tasks import encoding
+
+    prompts, plain = [], mp.generate
+
+    def noted(model, input_ids, attention_mask=None, **how):
+        prompts.extend(row[row != 0].tolist() for row in input_ids)
+        return plain(model, input_ids, attention_mask, **how)
+
+    monkeypatch.setattr(mp, "generate", noted)
+    monkeypatch.setattr(encoding, "generate", noted)
+    return prompts
+
+
+def template(messages, ask=True):
+    made = chatting.tokenizer()
+    return made.apply_chat_template(messages, add_generation_prompt=ask)["input_ids"]
+
+
+def examples(path, wrapping=forms.AS_THEY_ARE):
+    return data.read(str(path), kind="generate", wrapping=wrapping)
+
+
+@pytest.mark.parametrize("name", [*FORMS, *PLAIN])
+def test_every_form_is_the_same_conversation(tmp_path, name):
+    path = write(tmp_path / "file.jsonl", (FORMS | PLAIN)[name])
+    wrapping = forms.Wrapping(chat=name in PLAIN)
+    assert examples(path, wrapping) == tuple(Example(chat.question(q), a) for q, a in PAIRS)
+    text = path.read_text(encoding="utf-8")
+    text = "".join(json.dumps(json.loads(line), ensure_ascii=False) + "\n"
+                   for line in text.splitlines())  # fmt: skip
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert len(examples(path, wrapping)) == len(PAIRS)
+    if name in PLAIN:
+        assert examples(path) == tuple(Example(q, a) for q, a in PAIRS)
+
+
+def test_what_stands_beside_the_question_is_not_lost(tmp_path):
+    rows = [{"instruction": "Turn round.", "input": q, "output": a} for q, a in PAIRS]
+    path = write(tmp_path / "alpaca.jsonl", rows)
+    assert examples(path)[0] == (f"Turn round.\n\n{PAIRS[0][0]}", PAIRS[0][1])
+    with_system = [row | {"system": SYSTEM["content"]} for row in PLAIN["completion"]]
+    path = write(tmp_path / "system.jsonl", with_system)
+    assert examples(path)[0].input == chat.written([SYSTEM, exchange(*PAIRS[0])[0]])
+    before = exchange("Hi", "Hello")
+    prompted = [{"prompt": [*before, *exchange(q, a)[:1]], "completion": exchange(q, a)[1:]}
+                for q, a in PAIRS]  # fmt: skip
+    text, answer = examples(write(tmp_path / "prompted.jsonl", prompted))[0]
+    made = chatting.tokenizer()
+    ids, labels = chat.encode(made, text, answer)
+    assert made.decode([label for label in labels if label >= 0]) == "Paris<|im_end|>"
+    assert ids == template([*before, *exchange(*PAIRS[0])], ask=False)
+
+
+def test_conversations_of_parquet(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(arrow.Table.from_pylist(FORMS["messages"]), tmp_path / "file.parquet")
+    assert examples(tmp_path / "file.parquet")[1] == (chat.question(PAIRS[1][0]), PAIRS[1][1])
+
+
+REFUSED = {
+    "chosen": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "--input prompt --target chosen"),
+    "whole": (
+        [{"chosen": exchange("a", "b"), "rejected": exchange("a", "c")}],
+        "give --input chosen.",
+    ),
+    "question": ([{"messages": exchange("a", "b")[:1]}], "row 1: the conversation lacks an answer"),
+    "answer": ([{"messages": exchange("a", "b")[1:]}], "lacks a question"),
+    "empty": ([{"messages": exchange("a", "")}], "message 2, of the assistant has no text"),
+    "none": ([{"messages": []}], "nothing in 'messages'"),
+    "words": ([{"messages": "Hello"}], "must be a list of messages"),
+    "tools": ([{"messages": exchange("a", "b"), "tools": [{"name": "f"}]}], "'tools'"),
+    "history": ([{"instruction": "a", "output": "b", "history": [["c", "d"]]}], "'history'"),
+    "references": ([{"input": "a", "target": ["b c", "d"]}], "'target' is a list of texts"),
+    "texts": ([{"input": ["b c", "d"], "target": "a"}], "'input' is a list of texts"),
+    "mixed": (
+        [{"prompt": "a", "completion": exchange("a", "b")}],
+        "begins with what the user says",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_read_wrongly_is_refused(cli, talker, tmp_path, name):
+    rows, sentence = REFUSED[name]
+    path = write(tmp_path / "file.jsonl", rows * 3)
+    done = cli("train", "--base", talker, "--data", path, "--kind", "text-to-text", *FEW)
+    assert done.code == 2 and sentence in done.err, done.err
+
+
+def test_a_chosen_answer_can_be_learnt(tmp_path):
+    rows = [{"prompt": q, "chosen": exchange(q, a), "rejected": exchange(q, "x")} for q, a in PAIRS]
+    path = write(tmp_path / "file.jsonl", rows)
+    assert data.read(str(path), input="chosen", kind="generate")[0].target == "Paris"
+    with pytest.raises(ValueError, match="give its column as --input"):
+        data.read(str(path), input="prompt", target="chosen", kind="generate")
+
+
+def test_a_run_asks_as_it_was_trained(cli, talker, tmp_path, asked):
+    """Training, validation, generate, predict, evaluate and the merged folder: one template."""
+    rows = [{"messages": [SYSTEM, *exchange(*pair)]} for pair in PAIRS]
+    path, plain = write(tmp_path / "c.jsonl", rows), write(tmp_path / "p.jsonl", PLAIN["alpaca"])
+    done = cli("train", "--base", talker, "--data", path, "--out", "run", *FEW)
+    assert done.code == 0, done.err
+    assert "the system says 'Be a pirate.'" in done.out and "\x1e" not in done.out
+    assert 'generate run "Capital of' in done.out.replace("'", '"')
+    known = [template([SYSTEM, exchange(q, a)[0]]) for q, a in PAIRS]
+    assert asked and all(prompt in known for prompt in asked)
+    bare = [template(exchange(*pair)[:1]) for pair in PAIRS]
+    other = [template([{"role": "system", "content": "Hm"}, exchange(*PAIRS[0])[0]])]
+    for words, prompts in [
+        (("generate", "run", PAIRS[0][0]), known[:1]),
+        (("generate", "run", PAIRS[0][0], "--system", "Hm"), other),
+        (("generate", "run/adapter", PAIRS[0][0]), known[:1]),
+        (("generate", "run", "--data", path), known),
+        (("generate", "run", "--data", plain), known),
+        (("predict", "run", PAIRS[0][0]), known[:1]),
+        (("predict", "run", "--data", path, "--out", "said.jsonl"), known),
+        (("evaluate", "run", "--data", path), known),
+        (("evaluate", "run", "--data", plain), known),
+        (("evaluate", talker, "--data", write(tmp_path / "m.jsonl", FORMS["messages"])), bare),
+        (("generate", talker, PAIRS[0][0], "--chat"), bare[:1]),
+    ]:
+        asked.clear()
+        done = cli(*words)
+        assert done.code == 0, done.err
+        assert sorted(asked) == sorted(prompts), words
+    assert json.loads((tmp_path / "said.jsonl").read_text().split("\n")[0])["input"] == PAIRS[0][0]
+    card = (tmp_path / "run/README.md").read_text()
+    assert 'the system says "Be a pirate."' in card
+    assert cli("doctor", "run", "--data", path).code in (0, 1)
+    done = cli("train", "--start", "run", "--data", plain, "--out", "again", *FEW[:-2])
+    assert done.code == 0, done.err
+    asked.clear()
+    assert cli("generate", "again", "Hi").code == 0
+    assert asked == [template([{"role": "user", "content": "Hi"}])]
+
+
+def test_a_run_of_plain_texts_is_not_asked_with_a_template(cli, talker, tmp_path, asked):
+    plain, path = (write(tmp_path / f"{n}.jsonl", rows) for n, rows in
+                   (("p", PLAIN["completion"]), ("c", FORMS["messages"])))  # fmt: skip
+    done = cli("train", "--base", talker, "--data", plain, "--kind", "text-to-text", "--out", "run",
+               *FEW)  # fmt: skip
+    assert done.code == 0 and "--chat makes an input" in done.out, done.err
+    asked.clear()
+    assert cli("generate", "run", "Hello").code == 0
+    assert asked == [chatting.tokenizer().encode("Hello")]
+    for words in (["generate", "run", "Hello", "--chat"], ["evaluate", "run", "--data", path],
+                  ["predict", "run", "--data", path]):  # fmt: skip
+        done = cli(*words)
+        assert done.code == 2 and "plain texts, without a chat template" in done.err, done.err
+    done = cli("generate", talker, "Hello", "--system", "Hm")
+    assert done.code == 2 and "give --chat" in done.err
+    done = cli("generate", talker, "Hello")
+    assert done.code == 0 and "--chat asks with it" in done.err
+    done = cli("train", "--base", talker, "--data", plain, "--dev", path, *FEW,
+               "--kind", "text-to-text")  # fmt: skip
+    assert done.code == 2 and "p.jsonl is of plain texts" in done.err
+    done = cli("train", "--base", talker, "--data", path, "--kind", "classification", *FEW,
+               "--input", "messages", "--target", "messages")  # fmt: skip
+    assert done.code == 2 and "for --kind text-to-text" in done.err
+    done = cli("train", "--base", "tiny-decoder", "--data", path, *FEW)
+    assert done.code == 2 and "has no chat template" in done.err
+
+
+def test_every_row_is_asked_as_its_adapter_was_trained(cli, talker, tmp_path, asked):
+    path = write(tmp_path / "c.jsonl", [{"messages": [SYSTEM, *exchange(*pair)]} for pair in PAIRS])
+    plain = write(tmp_path / "p.jsonl", PLAIN["completion"])
+    for name, file in (("talks", path), ("writes", plain)):
+        done = cli("train", "--base", talker, "--data", file, "--kind", "text-to-text", *FEW,
+                   "--out", name, "--learning-rate", 0.1)  # fmt: skip
+        assert done.code == 0, done.err
+    rows = [
+        {"prompt": q, "who": who} for q, who in (("Hi", "a"), ("How are you?", "b"), ("Hi", ""))
+    ]
+    both = write(tmp_path / "rows.jsonl", rows)
+    asked.clear()
+    done = cli("generate", talker, "--data", both, "--adapter", "a=talks", "--adapter", "b=writes",
+               "--adapter-column", "who", "--out", "out.jsonl", "--tokens", 12)  # fmt: skip
+    assert done.code == 0, done.err
+    made = chatting.tokenizer()
+    talk = template([SYSTEM, {"role": "user", "content": "Hi"}])
+    assert asked == [talk, made.encode("How are you?"), made.encode("Hi")]
+    together = [json.loads(line)["output"] for line in (tmp_path / "out.jsonl").open()]
+    for words, said in ((("talks", "Hi"), together[0]), (("writes", "How are you?"), together[1])):
+        done = cli("generate", *words, "--tokens", 12)
+        assert done.out.strip() == said.strip()
+
+
+def test_conversations_are_shortened_from_their_beginning():
+    made = chatting.tokenizer()
+    turns = [*exchange("aa bb", "cc"), *exchange("dd ee", "ff"), *exchange("gg hh ii", "jj")]
+    text = chat.example([SYSTEM, *turns], "row")[0]
+    lengths = {n: len(made.apply_chat_template([SYSTEM, *turns[n:-1]], add_generation_prompt=True)
+                      ["input_ids"]) for n in (0, 2, 4)}  # fmt: skip
+    for start, length in lengths.items():
+        short = shortening.latest(lambda t, n=length: len(chat.prompt_ids(made, t)) <= n, text)
+        assert chat.messages_of(short) == [SYSTEM, *turns[start:-1]]
+    fits = lambda t: len(chat.prompt_ids(made, t)) <= lengths[4] - 1  # noqa: E731
+    last = chat.messages_of(shortening.latest(fits, text))
+    assert last == [SYSTEM, {"role": "user", "content": "gg hh"}]
+    with pytest.raises(ValueError, match="leaves no room"):
+        shortening.latest(lambda t: False, text)
+    with pytest.raises(ValueError, match="--max-length TOKENS"):
+        shortening.to_words([Example(text, "x")], 3, tagged=False)
+
+
+def test_a_run_of_conversations_that_is_stopped_goes_on_with_the_same_bits(cli, talker, tmp_path):
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    words = ("train", "--base", talker, "--data", path, "--max-length", 60, "--system", "Hm", *FEW)
+    assert cli(*words, "--out", "whole").code == 0
+    assert cli(*words, "--out", "part").code == 0
+    (tmp_path / "part/result.json").unlink()
+    assert cli("train", "--resume", "part").code == 0
+    one, two = ((tmp_path / name / "adapter/adapter_model.safetensors").read_bytes()
+                for name in ("whole", "part"))  # fmt: skip
+    assert one == two
+
+
+def test_special_tokens_in_a_text_are_told(cli, talker, tmp_path):
+    rows = [{"input": q, "target": f"{a} <|im_end|> and so on"} for q, a in PAIRS]
+    path = write(tmp_path / "p.jsonl", rows)
+    done = cli("train", "--base", talker, "--data", path, "--kind", "text-to-text", *FEW)
+    assert done.code == 0 and "examples have <|im_end|> in their text" in done.out
+
+
+def test_sampling_of_a_nucleus(cli, talker):
+    greedy = cli("generate", talker, "Hello", "--chat", "--tokens", 12).out
+    words = ("generate", talker, "Hello", "--chat", "--tokens", 12, "--sample")
+    assert cli(*words, "--top-p", 1e-9).out == greedy  # the likeliest word alone is left
+    assert cli(*words, "--seed", 1).out == cli(*words, "--seed", 1, "--top-p", 1).out
+    assert cli(*words, "--seed", 1).out != cli(*words, "--seed", 2).out
+    assert "--top-p must be" in cli(*words, "--top-p", 0).err
+    assert "give --sample" in cli(*words[:-1], "--top-p", 0.5).err
+    assert "did you mean --tokens by --max-new-tokens" in cli(*words, "--max-new-tokens", 3).err
+
+
+def test_prompts_of_unlike_lengths_are_answered_as_alone(cli, talker, tmp_path):
+    prompts = ["Hi", "What is the capital of a large country?", "Why is that so?"]
+    path = write(tmp_path / "p.jsonl", [{"prompt": prompt} for prompt in prompts])
+    words = ("--chat", "--tokens", 10, "--dtype", "float32")
+    done = cli("generate", talker, "--data", path, *words, "--out", "o.jsonl")
+    assert done.code == 0, done.err
+    together = [json.loads(line)["output"] for line in (tmp_path / "o.jsonl").open()]
+    alone = [cli("generate", talker, prompt, *words).out.strip() for prompt in prompts]
+    assert together == alone
+
+
+def test_a_merged_model_writes_the_same_tokens_in_transformers(cli, talker, tmp_path):
+    import transformers as hf
+
+    import minipeft as mp
+
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    done = cli("train", "--base", talker, "--data", path, "--out", "run", *FEW,
+               "--learning-rate", 0.05)  # fmt: skip
+    assert done.code == 0, done.err
+    assert cli("merge", "run", "merged").code == 0
+    model = hf.AutoModelForCausalLM.from_pretrained("merged").eval()
+    made = hf.AutoTokenizer.from_pretrained("merged")
+    messages = [{"role": "user", "content": "Capital of France?"}]
+    batch = made.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+    theirs = model.generate(**batch, max_new_tokens=20, do_sample=False)
+    base = hf.AutoModelForCausalLM.from_pretrained(talker).eval()
+    mp.load(base, "run/adapter", "task")
+    ours = mp.generate(base, torch.tensor([template(messages)]), max_new_tokens=20)
+    assert torch.equal(ours, theirs)
+    said = made.decode(theirs[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    done = cli("generate", "run", "Capital of France?", "--tokens", 20)
+    assert done.out.strip() == said.strip()
