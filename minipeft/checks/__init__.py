@@ -44,6 +44,7 @@ from minipeft.checks.exercises.masked import masked
 from minipeft.checks.exercises.memory_numbers import again_patients, kept_numbers
 from minipeft.checks.exercises.mixed_lora import mixed_lora
 from minipeft.checks.exercises.museum import room_one, room_two, smallest_step
+from minipeft.checks.exercises.nine_intervals import nine_intervals
 from minipeft.checks.exercises.one_prompt import one_prompt
 from minipeft.checks.exercises.output_scale import output_scale
 from minipeft.checks.exercises.p_tuning_diagnosis import p_tuning_diagnosis
@@ -139,6 +140,7 @@ EXERCISES = {
         gate,
         closed_gate,
         gate_patients,
+        nine_intervals,
         union_numbers,
         small_numbers,
         output_scale,
@@ -217,6 +219,7 @@ __all__ = [
     "forgotten",
     "gate",
     "gate_patients",
+    "nine_intervals",
     "learning_rate",
     "lora",
     "lora_gradients",

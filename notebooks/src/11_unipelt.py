@@ -4,8 +4,8 @@
 #     title: UniPELT and the unified view
 #     question: Adapter, prefix and LoRA are one idea. Are all three together, behind gates, better than one?
 #     minutes: 5
-#     sitting: 75
-#     attempts: 4
+#     sitting: 80
+#     attempts: 5
 # ---
 
 # %% [markdown]
@@ -277,10 +277,25 @@ claims.record(
 
 # %% [markdown]
 # "Gates at 1" and "no gates" differ in LoRA's factor only: 1 or 2. So the last row of the table shows what such a factor can
-# do without any gate. And count the comparisons: if nothing differed at all, the nine intervals of the first three rows would
-# still leave out 0 somewhere in about one table out of three. A single cell is no proof.
+# do without any gate.
+#
+# ### Exercise: nine intervals
+#
+# Suppose that nothing differed at all, and that the nine intervals of the first three rows were independent. An interval of
+# 95 % leaves out the truth in 5 % of all cases. `"one"`: how likely is it (0 to 1) that at least one of the nine leaves out 0?
+# `"level"`: intervals of how many percent must the nine be, so that this happens in only 5 % of such tables? Three digits are
+# enough.
+
+# %% exercise="minipeft.checks:nine_intervals" difficulty=1 minutes=5
+# A dict of two numbers. Begin with: how likely is it that none of them does?
+nine_intervals = {"one": 1 - 0.95**9, "level": 100 * 0.95 ** (1 / 9)}
+
+# %%
+checks.nine_intervals(nine_intervals)
 
 # %% [markdown] tags=["slide"]
+# So a table of methods that do not differ would show a difference in about one case out of three. A single cell is no proof.
+#
 # ## 4. What do the gates say?
 #
 # "A gate switches a method on or off," it is said. A UniPELT is trained longer, with all examples, at the rate chosen for

@@ -509,3 +509,53 @@ def test_a_wrong_diagnosis_is_told_what_speaks_against_it(answer, words):
 
 def test_every_wrong_diagnosis_has_its_hint():
     diagnoses.assert_complete(lesson.PATIENTS, HINTS, lesson.CAUSES)
+
+
+# -- nine_intervals --------------------------------------------------------------------------------
+
+NINE = {"one": 1 - 0.95**9, "level": 100 * 0.95 ** (1 / 9)}
+
+
+def test_nine_intervals_are_those_of_a_simulation():
+    outside = torch.rand(400_000, 9, generator=torch.Generator().manual_seed(0))
+    right = checks.nine_intervals.right
+    assert (outside < 0.05).any(dim=1).double().mean().item() == pytest.approx(right["one"], 0.01)
+    level = 1 - right["level"] / 100
+    assert (outside < level).any(dim=1).double().mean().item() == pytest.approx(0.05, 0.02)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        NINE,
+        {key: torch.tensor(value) for key, value in NINE.items()},
+        {"one": 0.37, "level": 99.4},
+        lambda: {"level": 100 - 5 / 9, "one": 1 - 0.95**9},  # Bonferroni's
+    ],
+)
+def test_nine_intervals_in_any_form(answer):
+    checks.nine_intervals(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (NINE | {"one": 0.45}, "cannot be added"),
+        (NINE | {"one": 0.63}, "none of them"),
+        (NINE | {"one": 0.05}, "a single interval"),
+        (NINE | {"one": 0.2985}, "exactly one"),
+        (NINE | {"one": 37.0}, "not percent"),
+        (NINE | {"one": 0.05**9}, "all nine do"),
+        (NINE | {"level": 95}, "far more often"),
+        (NINE | {"level": 99}, "still happens in 9 %"),
+        (NINE | {"level": 0.994}, "percent are asked"),
+        (NINE | {"level": 0.5683}, "may lie outside"),
+        (NINE | {"level": 5 / 9}, "may lie outside"),
+        (NINE | {"level": 63.02}, "all nine hold"),
+        ({"one": 0.37}, "has no level"),
+        (0.37, "should be a dict"),
+    ],
+)
+def test_wrong_intervals_are_told_where_they_come_from(answer, words):
+    with pytest.raises(checks.CheckFailed, match=words):
+        checks.nine_intervals(answer)
