@@ -56,6 +56,7 @@ from minipeft.checks.exercises.prefix_encoder import prefix_encoder
 from minipeft.checks.exercises.prefix_gradients import prefix_gradients
 from minipeft.checks.exercises.prefix_numbers import prefix_numbers
 from minipeft.checks.exercises.prefix_patients import prefix_patients
+from minipeft.checks.exercises.prefix_price import prefix_price
 from minipeft.checks.exercises.promising import promising
 from minipeft.checks.exercises.prompt_costs import prompt_costs
 from minipeft.checks.exercises.prompt_encoder import prompt_encoder
@@ -158,6 +159,7 @@ EXERCISES = {
         folder_patients,
         serving_costs,
         mixed_lora,
+        prefix_price,
         server_patients,
         vera_numbers,
         vera_patch,
@@ -227,6 +229,7 @@ __all__ = [
     "lora_parameters",
     "masked",
     "mixed_lora",
+    "prefix_price",
     "p_tuning_diagnosis",
     "p_tuning_v2",
     "pack_prefix",

@@ -4,8 +4,8 @@
 #     title: Serving many adapters
 #     question: Fifty tasks, one base. How does each request get its own adapter, and what does that cost?
 #     minutes: 4
-#     sitting: 75
-#     attempts: 3
+#     sitting: 80
+#     attempts: 4
 # ---
 
 # %% [markdown] tags=["slide"]
@@ -273,6 +273,21 @@ claims.record(
 # and it needs a copy for each task. Prefixes and prompts have another price: they take memory with **every request**, as if
 # each text were longer. The others take it once.
 #
+# ### Exercise: the price of a prefix
+#
+# In SmolLM2's 30 layers only 3 heads keep keys and values, of 64 numbers each. How many bytes of keys and values does a prefix of
+# $P = 10$ places add to one `"request"`, in float32? A customer's LoRA from part 1 takes 1,843,200 bytes once, whatever comes. How
+# many `"requests"` of this customer at the same time make the prefix as large?
+
+# %% exercise="minipeft.checks:prefix_price" difficulty=1 minutes=4
+# A dict with the keys "request" and "requests".
+one_request = 2 * 30 * 3 * 64 * 10 * 4  # keys and values, layers, heads, numbers, places, bytes
+prefix_price = {"request": one_request, "requests": 1_843_200 / one_request}
+
+# %%
+checks.prefix_price(prefix_price)
+
+# %% [markdown]
 # Prompts can be mixed while they are *trained*, too. Twenty customers, four of each function, get a prompt of eight soft words each.
 # Beside them the same rows train one prompt for everybody. The rate of each arm is chosen on dev rows of the five customers above.
 # **Predict:** can one prompt serve twenty customers who all send the same kind of row? What is the most that it could get right?

@@ -346,3 +346,57 @@ def test_there_is_a_hint_for_every_wrong_cause():
 )
 def test_other_answers_are_refused_in_words(answer, words):
     refused(checks.server_patients, answer, words)
+
+
+# -- prefix_price ----------------------------------------------------------------------------------
+
+PRICE = {"request": 460_800, "requests": 4}
+
+
+def test_the_price_of_a_prefix_is_that_of_a_llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.cache_utils import DynamicCache
+
+    sizes = dict(hidden_size=576, num_attention_heads=9, num_key_value_heads=3)
+    config = LlamaConfig(**sizes, num_hidden_layers=2, intermediate_size=8, vocab_size=9)
+    model, cache = LlamaForCausalLM(config), DynamicCache()
+    with torch.no_grad():
+        model(torch.zeros(1, 10, dtype=torch.long), past_key_values=cache)
+    kept = sum(tensor.nbytes for layer in cache.layers for tensor in (layer.keys, layer.values))
+    assert 30 / 2 * kept == PRICE["request"] == checks.prefix_price.right["request"]
+    maps = (576 + 576) + (576 + 192)  # in + out of query and value
+    assert 30 * 8 * maps * 4 / PRICE["request"] == PRICE["requests"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        PRICE,
+        {"request": torch.tensor(460800.0), "requests": Fraction(4)},
+        lambda: {"requests": 1_843_200 / 460_800, "request": numpy.int64(460_800)},
+    ],
+)
+def test_the_price_in_any_form(answer):
+    checks.prefix_price(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (PRICE | {"request": 230_400}, "two tensors"),
+        (PRICE | {"request": 1_382_400}, "only 3 of the 9"),
+        (PRICE | {"request": 153_600}, "one head"),
+        (PRICE | {"request": 15_360}, "one layer"),
+        (PRICE | {"request": 46_080}, "one place"),
+        (PRICE | {"request": 115_200}, "4 for each"),
+        (PRICE | {"requests": 1}, "bytes of the other"),
+        (PRICE | {"requests": 16}, "bytes of the other"),
+        (PRICE | {"requests": 0.25}, "the other way round"),
+        (PRICE | {"requests": 200}, "not of fifty"),
+        (PRICE | {"requests": 5}, "off by one"),
+        ({"request": 460_800}, "has no requests"),
+        (460_800, "should be a dict"),
+    ],
+)
+def test_a_wrong_price_is_told_where_it_comes_from(answer, words):
+    refused(checks.prefix_price, answer, words)
