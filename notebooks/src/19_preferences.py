@@ -310,7 +310,7 @@ plots.finish(
     axes, "drift (nats per token)", "the judge's score", "50 countries of which no pair speaks",
     caption=f"DPO, {PASSES[0]} steps, minus the base: {gain.text}. Up and to the left is better.",
 )  # fmt: skip
-for steps, gap in zip(PASSES, (same, longer), strict=True):
+for steps, gap in ((PASSES[0], same), (PASSES[-1], longer)):
     print(f"score, DPO with {PASSES[0]} steps minus SFT with {steps}: {gap.text}")
 cheaper = difference(
     judged[f"DPO, {PASSES[0]} steps"].values("drift"), judged[f"SFT, {PASSES[0]} steps"].values("drift"),
