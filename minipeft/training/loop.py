@@ -29,7 +29,7 @@ from minipeft.training.distributed import process_group
 from minipeft.training.feed import Feed
 from minipeft.training.gradients import Gradients
 from minipeft.training.history import History
-from minipeft.training.loss import check_reached, loss_of
+from minipeft.training.loss import loss_of, reaches
 from minipeft.training.optimizer import adamw, set_rate, trainable
 from minipeft.training.precision import Precision
 from minipeft.training.savings.kept_trunk import keep
@@ -115,8 +115,8 @@ def train(
     def forward_backward(batch: dict, weight: float) -> float:
         with explained(model, batch):
             loss = loss_of(model, batch)
-        check_reached(loss)
-        (weight * loss).backward()
+        if reaches(model, batch, loss):
+            (weight * loss).backward()
         return loss.item()
 
     with chosen(model, tuners), seeded(seed), modes_kept(model):

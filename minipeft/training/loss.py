@@ -9,19 +9,35 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from minipeft.attaching.in_training import in_training
+from minipeft.contexts import evaluating
 from minipeft.model.libraries import is_sharded, unwrapped
 from minipeft.routing import wrap
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
 
 
-def check_reached(loss: Tensor) -> None:
-    """Raise ValueError for a loss that nothing which is trained has a part in."""
-    if not loss.requires_grad:
-        raise ValueError(
-            "Nothing that is trained acts on this batch, so there is nothing to learn from it: "
-            "target layers that it goes through (text goes through no layer for pictures)."
-        )
+def reaches(model: nn.Module, batch: dict, loss: Tensor) -> bool:
+    """Has anything that is trained a part in this loss? If not, a step learns nothing.
+
+    False where that is chance: LayerDrop (Fan et al. 2020, arXiv 1909.11556) left out every layer
+    that is trained, or no token went to the experts that are.
+
+    Raises:
+        ValueError: nothing that is trained would ever act on such a batch.
+    """
+    if loss.requires_grad:
+        return True
+    places = [place.path for tuner in in_training(model) for place, _ in tuner.patches]
+    if places and all("expert" in path for path in places):
+        return False
+    with evaluating(model):
+        whole = loss_of(model, batch)  # every layer is run
+    if whole.requires_grad:
+        return False
+    raise ValueError(
+        "Nothing that is trained acts on this batch, so there is nothing to learn from it: "
+        "target layers that it goes through (text goes through no layer for pictures)."
+    )
 
 
 def loss_of(model: nn.Module, batch: dict) -> Tensor:

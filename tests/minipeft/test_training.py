@@ -558,3 +558,46 @@ def test_a_tuner_that_the_batch_does_not_reach_is_told():
     model(**batch, picture=torch.ones(3, 4))  # it acted before
     with pytest.raises(ValueError, match="Nothing that is trained acts on this batch"):
         mp.train(model, [batch], 1, 1e-2, progress=False)
+
+
+DROPPED = {  # half of all passes leave out both of its layers
+    "lora": mp.LoRA(rank=2),
+    "prefix": mp.Prefix(length=2, hidden=4),
+    "unipelt": mp.UniPELT(bottleneck=2, length=2, rank=2),
+}
+
+
+@pytest.mark.parametrize("method", DROPPED.values(), ids=DROPPED)
+def test_a_step_whose_layers_were_dropped_by_chance_changes_nothing(method):
+    """LayerDrop left out every layer that is trained: no gradient, and the run goes on."""
+    hf = pytest.importorskip("transformers")
+    sizes = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, ffn_dim=32)
+    sizes |= dict(word_embed_proj_dim=16, vocab_size=48, layerdrop=0.7, dropout=0.0)
+    torch.manual_seed(0)
+    model = hf.OPTForCausalLM(hf.OPTConfig(**sizes))
+    tuner = mp.attach(model, method, seed=0)
+    ids = torch.arange(3, 9)[None]
+    batch = {"input_ids": ids, "labels": ids}
+    history = mp.train(model, [batch], 12, 1e-2, progress=False)
+    still = [norm == 0 for norm in history.gradient_norms]
+    assert any(still) and not all(still)
+    assert all(torch.isfinite(value).all() for value in tuner.named_tensors().values())
+
+
+def test_an_expert_that_gets_no_token_in_some_batches_is_trained_on_the_others():
+    hf = pytest.importorskip("transformers")
+    sizes = dict(vocab_size=48, d_model=16, d_kv=4, d_ff=32, num_layers=2, num_heads=4)
+    sizes |= dict(num_experts=8, decoder_start_token_id=0, num_decoder_layers=2, dropout_rate=0.0)
+    sizes |= dict(num_sparse_encoder_layers=1, num_sparse_decoder_layers=1, router_jitter_noise=0.0)
+    torch.manual_seed(0)
+    model = hf.SwitchTransformersForConditionalGeneration(hf.SwitchTransformersConfig(**sizes))
+    name = next(
+        n
+        for n, _ in model.named_modules()
+        if n.endswith("decoder.block.1.layer.2.mlp.experts.expert_3.wi")
+    )
+    mp.attach(model, mp.LoRA(rank=2, targets=(name,)), seed=0)
+    ids = torch.arange(3, 35)[:, None]
+    batches = [{"input_ids": row[None], "labels": row[None]} for row in ids]
+    history = mp.train(model, batches, 32, 1e-2, progress=False)
+    assert 0 < sum(norm > 0 for norm in history.gradient_norms) < 32
