@@ -57,8 +57,8 @@ def tokenizer(template=CHATML, end="<|im_end|>", adds_start=False):
     return fast
 
 
-def base(folder, made, positions=512, **settings):
-    """A small random Llama with this tokenizer, in a folder."""
+def base(folder, made, positions=512, learnt_positions=False):
+    """A small random Llama, or a GPT-2 that has learnt positions, with this tokenizer."""
     import transformers as hf
 
     torch.manual_seed(0)
@@ -66,8 +66,9 @@ def base(folder, made, positions=512, **settings):
     ids = dict(pad_token_id=0, bos_token_id=1, eos_token_id=made.eos_token_id)
     config = hf.LlamaConfig(vocab_size=len(made), max_position_embeddings=positions, **sizes, **ids)
     model = hf.LlamaForCausalLM(config)
-    for name, value in settings.items():
-        setattr(model.generation_config, name, value)
+    if learnt_positions:
+        sizes = dict(n_positions=positions, n_embd=32, n_layer=2, n_head=4)
+        model = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=len(made), **sizes, **ids))
     model.save_pretrained(folder)
     made.save_pretrained(folder)
     return folder

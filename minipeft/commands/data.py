@@ -380,8 +380,8 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
             tokens = encoding.count(example) + extra
             if tokens > limit:
                 raise ValueError(
-                    f"{where} has {tokens} tokens, but the model knows {limit} positions: shorten "
-                    "it, or give --cut WORDS."
+                    f"{where} has {tokens} tokens, but the model knows {limit} positions: "
+                    f"{shortening.advice(encoding, example, limit - extra)}."
                 )
 
 

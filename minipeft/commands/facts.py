@@ -95,6 +95,18 @@ def of_writing(task: Task, base) -> list[str]:
             "note: the base has a chat template, and these texts are learnt without it: --chat "
             "makes an input what a user says, and a target what the assistant says."
         )
+    longest = getattr(base.model.config, "max_position_embeddings", None)
+    encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+    if longest and base.positions() is None and base.kind == "decoder":
+        long = sum(
+            8 * len("".join(example)) > longest and encoding.count(example) > longest
+            for example in examples
+        )
+        if long:
+            lines.append(
+                f"note: {long:,} of {len(examples):,} examples have more than the {longest:,} "
+                "tokens that the base was made for: it reads them, and perhaps not well."
+            )
     added = getattr(base.tokenizer, "added_tokens_decoder", {}).values()
     special = [token.content for token in added if token.special and len(token.content) > 3]
     counts = Counter(

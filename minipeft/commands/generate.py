@@ -170,7 +170,7 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
     """Answers to a few prompts, in one batch."""
     encoding = Encoding(Task("prompts", "generate", {}), base.tokenizer, base.kind)
     side = "left" if base.kind == "decoder" else "right"
-    batch = encoding.inputs([encoding.ids(text) for text, _ in rows], side)
+    batch = encoding.inputs([encoding.prompt(text) for text, _ in rows], side)
     ends = encoding.ends(base.model, [text for text, _ in rows])
     loud = Aloud(base.tokenizer, rows, ends)
     with mp.route(base.model, [name for _, name in rows]) if routed else nullcontext():

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from minipeft.tasks import chat
-from minipeft.tasks.encoding import PAIR, Example, join
+from minipeft.tasks.encoding import PAIR, Encoding, Example, join
 
 WITHOUT_SPACES = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
@@ -58,6 +58,15 @@ def beginning(text: str, cut: int, by_signs: bool) -> str:
         return text[:cut]
     ends = [match.end() for match in WORD.finditer(text)]
     return text if len(ends) <= cut else " ".join(text[: ends[cut - 1]].split())
+
+
+def advice(encoding: Encoding, example: Example, limit: int) -> str:
+    """What to do with an example that has more tokens than the model can read."""
+    is_chat = chat.is_chat(example.input)
+    asked = example._replace(input=chat.question("a") if is_chat else "a")
+    if encoding.task.kind == "generate" and encoding.count(asked) > limit:
+        return "its answer alone is too long, so shorten that, or leave the row out"
+    return "give --max-length TOKENS" if is_chat else "shorten it, or give --cut WORDS"
 
 
 def until(fits: Callable[[str], bool], example: Example, tagged: bool) -> Example:

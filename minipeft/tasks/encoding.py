@@ -159,6 +159,8 @@ class Encoding:
         if isinstance(self.tokenizer, TargetTokenizer):
             return self.tokenizer.target(target)
         ends = [self.tokenizer.eos_token_id] if self.task.kind == "generate" else []
+        if None in ends:
+            raise ValueError("The tokenizer has no end token: without one, no text would end.")
         if self.model_kind == "encoder-decoder":
             # transformers' models expect what their tokenizer puts around a text (BART <s> x </s>)
             ours = isinstance(self.tokenizer, WordTokenizer)
@@ -204,8 +206,14 @@ class Encoding:
         """Ids and labels that a decoder learns from: the prompt with its target behind it."""
         if chat.is_chat(example.input):
             return chat.encode(self.tokenizer, *example)
-        prompt, target = self.ids(example.input), self.target_ids(example.target)
+        prompt, target = self.prompt(example.input), self.target_ids(example.target)
         return prompt + target, [-100] * len(prompt) + target
+
+    def prompt(self, text: str) -> list[int]:
+        """The ids before an answer: a decoder's without the tokens that end a text."""
+        ids = self.ids(text)
+        behind = self.model_kind == "decoder" and not chat.is_chat(text) and len(self.around[1])
+        return ids[: len(ids) - behind]
 
     def written_ids(self, example: Example) -> list[int]:
         """What the model has to write."""
@@ -230,9 +238,9 @@ class Encoding:
             return len(self.tagged(example.input, None)[0])
         if self.head == "language" and self.model_kind == "encoder":
             return len(self.masked(example.input))
-        read = len(self.ids(example.input))
         if self.head != "language":
-            return read
+            return len(self.ids(example.input))
+        read = len(self.prompt(example.input))
         if chat.is_chat(example.input) and not example.target:
             return read + 1
         chosen = self.task.kind == "classify"  # every label is tried
@@ -335,7 +343,7 @@ class Encoding:
     def written(self, model, inputs: list[str]) -> list[str]:
         """Greedy text, cut at <eos>; cloze tasks write as many tokens as their longest target."""
         side = "left" if self.model_kind == "decoder" else "right"
-        batch = self.inputs([self.ids(text) for text in inputs], side)
+        batch = self.inputs([self.prompt(text) for text in inputs], side)
         tokens, words = self.longest
         new = write(model, batch, tokens, self.ends(model, inputs))
         texts = [self.tokenizer.decode(row, skip_special_tokens=True) for row in new]

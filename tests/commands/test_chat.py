@@ -277,6 +277,50 @@ def test_a_run_of_conversations_that_is_stopped_goes_on_with_the_same_bits(cli, 
     assert one == two
 
 
+def test_a_long_answer_is_not_to_be_mended_by_a_shorter_question(cli, tmp_path):
+    base = chatting.base(tmp_path / "base", chatting.tokenizer(), learnt_positions=True)
+    for question, answer, advice in [
+        ("Hi", "long " * 200, "its answer alone is too long"),
+        ("long " * 200, "Hi", "give --max-length TOKENS"),
+    ]:
+        rows = [{"messages": exchange(f"{question} {n}", answer)} for n in range(9)]
+        path = write(tmp_path / "c.jsonl", rows)
+        done = cli("train", "--base", base, "--data", path, *FEW)
+        assert done.code == 2 and advice in done.err, done.err
+    done = cli("train", "--base", base, "--data", path, "--max-length", 100, *FEW)
+    assert done.code == 0 and "9 inputs were longer than --max-length" in done.out, done.err
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompttuning", "ia3"])
+def test_methods_of_every_door_learn_conversations(cli, talker, tmp_path, method):
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    done = cli("train", "--base", talker, "--data", path, "--out", "run", "--method", method,
+               *FEW[:-2])  # fmt: skip
+    assert done.code == 0, done.err
+    said = cli("generate", "run", "Capital of Peru?", "--tokens", 6).out.strip()
+    assert cli("doctor", "run").code in (0, 1)
+    rows = write(tmp_path / "p.jsonl", [{"prompt": q} for q in ("Capital of Peru?", "Hi there")])
+    assert cli("generate", "run", "--data", rows, "--tokens", 6, "--out", "o.jsonl").code == 0
+    assert json.loads((tmp_path / "o.jsonl").read_text().split("\n")[0])["output"] == said
+
+
+def test_a_grid_of_conversations(cli, talker, tmp_path):
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    plain = write(tmp_path / "p.jsonl", PLAIN["completion"])
+    done = cli("compare", "--base", talker, "--data", path, "--test", plain, "--methods", "lora",
+               "--seeds", 0, "--out", "grid", *FEW[:-2])  # fmt: skip
+    assert done.code == 0, (done.err, done.out)
+
+
+def test_texts_longer_than_those_of_the_pretraining_are_told(cli, talker, tmp_path):
+    """A model with rotary positions reads them; how well, nobody knows."""
+    rows = [{"messages": exchange(f"Hi {n}", "long " * (20 + 200 * (n == 3)))} for n in range(9)]
+    path = write(tmp_path / "c.jsonl", rows)
+    done = cli("train", "--base", talker, "--data", path, "--dev", path, *FEW)
+    assert done.code == 0, done.err
+    assert "note: 1 of 9 examples have more than the 512 tokens" in done.out
+
+
 def test_special_tokens_in_a_text_are_told(cli, talker, tmp_path):
     rows = [{"input": q, "target": f"{a} <|im_end|> and so on"} for q, a in PAIRS]
     path = write(tmp_path / "p.jsonl", rows)

@@ -139,6 +139,32 @@ def test_messages_of_other_forms_are_the_same():
     assert task.train == task.dev == (Example(*chat.example(ours, "row")),)
 
 
+def test_a_prompt_does_not_end_with_the_token_that_ends_a_text():
+    """As where the tokenizer of a decoder puts one behind every text."""
+    from tokenizers import processors
+
+    tokenizer = chatting.tokenizer(end="<eos>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    made, example = encoding(tokenizer), Example("Hi", "Yo")
+    batch = made.batch([example])
+    assert tokenizer.decode(batch["input_ids"][0]) == "<bos>Hi Yo<eos>"
+    assert tokenizer.decode(batch["labels"][0][batch["labels"][0] >= 0]) == " Yo<eos>"
+    assert made.prompt("Hi") == batch["input_ids"][0, :3].tolist() and made.count(example) == 7
+    assert made.prompt(chat.question("Hi")) == made.ids(chat.question("Hi"))
+    assert tokenizer.decode(encoding(tokenizer, model="encoder-decoder").prompt("Hi")) == (
+        "<bos>Hi<eos>"
+    )
+
+
+def test_without_an_end_token_nothing_can_learn_to_end():
+    tokenizer = chatting.tokenizer()
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no end token"):
+        encoding(tokenizer).batch([Example("Hi", "Yo")])
+
+
 def test_conversations_are_for_a_decoder_that_writes():
     text = chat.question("Hi")
     for kind, model in (("classify", "decoder"), ("generate", "encoder-decoder")):
