@@ -25,6 +25,9 @@ generate gpt2 --data prompts.jsonl --input prompt --adapter a=runs/a --adapter b
       --adapter-column task --out answers.jsonl"""
 
 
+TOKENS = 40  # at most, where neither --tokens nor a training says it
+
+
 def add(commands, arguments: list[str]) -> None:
     parser = options.add_parser(
         commands,
@@ -51,7 +54,11 @@ def add(commands, arguments: list[str]) -> None:
     parser.add_argument("--out", metavar="FILE", help="write the answers to .jsonl, .csv or .tsv")
     forms.add_flags(parser)
     group = parser.add_argument_group("writing")
-    group.add_argument("--tokens", type=int, default=40, help="at most (default %(default)s)")
+    group.add_argument(
+        "--tokens",
+        type=int,
+        help=f"at most (default {TOKENS}, or what the longest answer of the training had)",
+    )
     group.add_argument(
         "--sample", action="store_true", help="draw words, do not take the likeliest"
     )
@@ -83,12 +90,22 @@ def run(given: argparse.Namespace) -> int:
                 f"Row {number} names the adapter {name!r}; those given by --adapter: {known}."
             )
     rows = wrapped(rows, given)
-    asked_plainly = not given.adapter and runs.run_of(given.what) is None
-    if asked_plainly and not any(chat.is_chat(text) for text, _ in rows) and base.chats:
+    is_answer = given.adapter or runs.run_of(given.what) or any(chat.is_chat(t) for t, _ in rows)
+    if not is_answer and base.chats:
         print("note: the base has a chat template; --chat asks with it.", file=sys.stderr)
-    written: list[str] = []
+    given.tokens = given.tokens or longest_of(given)
+    written, cut = [], 0
     for start in range(0, len(rows), given.batch_size):
-        written += write_batch(base, rows[start : start + given.batch_size], given, bool(names))
+        some = rows[start : start + given.batch_size]
+        loud = write_batch(base, some, given, bool(names), given.seed + start)
+        cut += loud.finish()
+        written += loud.texts()
+    if cut and is_answer:
+        print(
+            f"note: {cut} of {len(rows)} answers did not end within {given.tokens} tokens: "
+            "--tokens gives them room.",
+            file=sys.stderr,
+        )
     if given.out:
         header = ("input", "adapter", "output")
         table = [
@@ -107,7 +124,7 @@ def check(given: argparse.Namespace) -> None:
         raise ValueError("--adapter, --adapter-column and --data belong together.")
     if given.adapter and opened.is_adapter(given.what):
         raise ValueError("With --adapter the first argument is the base, not an adapter.")
-    if given.tokens < 1 or given.batch_size < 1:
+    if (given.tokens is not None and given.tokens < 1) or given.batch_size < 1:
         raise ValueError("--tokens and --batch-size must be at least 1.")
     drawing = {"--temperature": given.temperature, "--top-k": given.top_k}
     drawing |= {"--top-p": given.top_p, "--seed": given.seed}
@@ -166,8 +183,16 @@ def adapters(given: argparse.Namespace, base) -> list[str]:
     return names
 
 
-def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str]:
-    """Answers to a few prompts, in one batch."""
+def longest_of(given: argparse.Namespace) -> int:
+    """Tokens that an answer may have where --tokens does not say it."""
+    folders = [text.partition("=")[2] for text in given.adapter] or [given.what]
+    trained = filter(None, (runs.run_of(Path(folder).expanduser()) for folder in folders))
+    longest = [config["task"].get("longest") or (TOKENS, 0) for _, config in trained]
+    return max([TOKENS, *(tokens for tokens, _ in longest)])
+
+
+def write_batch(base, rows, given: argparse.Namespace, routed: bool, seed: int) -> Aloud:
+    """Answers to a few prompts, in one batch, as they were said."""
     encoding = Encoding(Task("prompts", "generate", {}), base.tokenizer, base.kind)
     side = "left" if base.kind == "decoder" else "right"
     batch = encoding.inputs([encoding.prompt(text) for text, _ in rows], side)
@@ -182,11 +207,11 @@ def write_batch(base, rows, given: argparse.Namespace, routed: bool) -> list[str
             temperature=given.temperature,
             top_k=given.top_k,
             top_p=given.top_p,
-            seed=given.seed,
+            seed=seed,
             eos_token_id=ends,
             stream=loud,
         )
-    return loud.finish()
+    return loud
 
 
 class Aloud:
@@ -229,9 +254,12 @@ class Aloud:
             print(f"{f'[{name}] ' if name else ''}{readable(prompt)} | {self.text(number).strip()}")
             sys.stdout.flush()
 
-    def finish(self) -> list[str]:
-        """End every row, and give the texts of all."""
-        for number, ended in enumerate(self.ended):
-            if not ended:
-                self.end(number)
+    def finish(self) -> int:
+        """End every row; how many had not ended by themselves."""
+        cut = [number for number, ended in enumerate(self.ended) if not ended]
+        for number in cut:
+            self.end(number)
+        return len(cut)
+
+    def texts(self) -> list[str]:
         return [self.text(number).strip() for number in range(len(self.rows))]

@@ -62,7 +62,9 @@ def run(given: argparse.Namespace) -> int:
         f"{size:.3g})"
     )
     if not difference <= FAR * max(1.0, size):
-        print("That is more than rounding: do not use it, and keep the adapter.")
+        half = next(base.model.parameters()).dtype in (torch.float16, torch.bfloat16)
+        advice = ", or merge with --dtype float32" if half else ""
+        print(f"That is more than rounding: do not use it, and keep the adapter{advice}.")
         return 1
     return 0
 

@@ -339,6 +339,24 @@ def test_sampling_of_a_nucleus(cli, talker):
     assert "did you mean --tokens by --max-new-tokens" in cli(*words, "--max-new-tokens", 3).err
 
 
+def test_an_answer_has_the_room_that_the_training_says_and_a_cut_one_is_told(cli, talker, tmp_path):
+    rows = [{"messages": exchange(q, "long " * 15)} for q, _ in PAIRS]  # 75 bytes, and the end
+    path = write(tmp_path / "c.jsonl", rows)
+    assert cli("train", "--base", talker, "--data", path, "--out", "run", *FEW).code == 0
+    done = cli("generate", "run", "Hi")
+    assert "1 of 1 answers did not end within 76 tokens" in done.err
+    done = cli("generate", "run", "Hi", "Ho", "--tokens", 3)
+    assert "2 of 2 answers did not end within 3 tokens" in done.err
+    assert "did not end" not in cli("generate", talker, "Hi", "--tokens", 3).err
+
+
+def test_batches_of_one_prompt_are_drawn_anew(cli, talker, tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"prompt": "Hi"}] * 4)
+    cli("generate", talker, "--data", path, "--sample", "--batch-size", 2, "--out", "o.jsonl")
+    said = [json.loads(line)["output"] for line in (tmp_path / "o.jsonl").open()]
+    assert len(set(said)) == 4
+
+
 def test_prompts_of_unlike_lengths_are_answered_as_alone(cli, talker, tmp_path):
     prompts = ["Hi", "What is the capital of a large country?", "Why is that so?"]
     path = write(tmp_path / "p.jsonl", [{"prompt": prompt} for prompt in prompts])
@@ -372,3 +390,13 @@ def test_a_merged_model_writes_the_same_tokens_in_transformers(cli, talker, tmp_
     said = made.decode(theirs[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     done = cli("generate", "run", "Capital of France?", "--tokens", 20)
     assert done.out.strip() == said.strip()
+
+
+def test_a_merge_that_half_precision_spoils_is_told_with_the_way_out(cli, talker, tmp_path):
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    done = cli("train", "--base", talker, "--data", path, "--out", "run", *FEW,
+               "--learning-rate", 0.1)  # fmt: skip
+    assert done.code == 0, done.err
+    done = cli("merge", "run", "half", "--dtype", "bfloat16")
+    assert done.code == 1 and "or merge with --dtype float32." in done.out
+    assert cli("merge", "run", "whole", "--dtype", "float32").code == 0

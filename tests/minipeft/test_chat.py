@@ -103,7 +103,12 @@ def test_an_answer_that_changes_as_the_conversation_goes_on_is_not_learnt():
         (chatting.GEMMA, [SYSTEM, *TURNS], "System role not supported"),
         (chatting.GEMMA, TURNS[:1] + TURNS, "roles must alternate"),
         (chatting.INST, [SYSTEM, *TURNS], "leaves out what the system says"),
-        (chatting.CHATML.replace("m.content +", "m.content[:3] +"), TURNS, "leaves out|changes"),
+        (chatting.CHATML.replace("m.content +", "m.content[:3] +"), TURNS, "leaves out"),
+        (
+            chatting.CHATML.replace("on %}{{ m.content +", "on %}{{ m.content[:3] +"),
+            TURNS,
+            "changes the answer 'Yes.'",
+        ),
     ],
 )
 def test_a_template_that_would_mislead_is_refused(template, messages, sentence):
