@@ -132,14 +132,13 @@ class Tuner(Installer, BatchWrapping):
         self.enabled = True
         self.merged = False
         self.detached = False
-        self.rounding: float | None = (
-            None  # share of the change that a merge lost, in half precision
-        )
+        self.rounding: float | None = None  # share of a change that merging in half precision lost
         self.first_digest = 0  # of the values that it came with
         self.finished: set[str] = set()  # tuners that had been trained when this one came
         self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
         self.told_of_step = False  # see in_training.look_at_step
         self.foreign = False  # from a file of another library
+        self.base_name: tuple[str | None, str | None] = (None, None)  # and revision, by its file
         self.told_of_passed: set[str] = set()  # see Reach.check_places
 
     # ---- what a user calls ----

@@ -126,5 +126,6 @@ def save(loaded: opened.Opened, folder: str, given: argparse.Namespace) -> None:
     pooling.keep(Path(folder), pooling.kept(runs.adapter_of(given.what)))
     path = Path(folder, files.CONFIG)
     settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["base_model_name_or_path"] = loaded.base.name
+    if settings.get("base_model_name_or_path") != loaded.base.name:
+        settings |= {"base_model_name_or_path": loaded.base.name, "revision": None}
     write_text(path, json.dumps(settings, indent=2, sort_keys=True))

@@ -38,13 +38,13 @@ CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 OURS = "minipeft"  # the key of our metadata
 FORM = 1  # goes up when files are written that older versions would misread
+BASE_NAME = ("base_model_name_or_path", "revision")
 # settings that say where a file comes from, not what it does: they may be edited by hand
 PROVENANCE = (
+    *BASE_NAME,
     "auto_mapping",
-    "base_model_name_or_path",
     "inference_mode",
     "peft_version",
-    "revision",
     "task_type",
 )
 
@@ -127,6 +127,8 @@ def load(
     check_attach(model, method, name, head=False)
     tuner = Tuner(model, method, name, family)
     tuner.foreign, tuner.anatomy.copied = not ours, anatomy.copied
+    if not any_base:
+        tuner.base_name = tuple(settings.get(key) for key in BASE_NAME)
     install(tuner, head=False)
     try:
         fill(tuner, values)
@@ -150,7 +152,13 @@ def fill(tuner: Tuner, values: dict[str, Tensor]) -> None:
                     f"The file has a tensor for {path}, which is not there{hint}: it was made for "
                     "a model of another class."
                 )
-            tuner.copy(whole_layer(path, tuner.anatomy))
+            path = whole_layer(path, tuner.anatomy)
+            if any(place.path == path for place, _ in tuner.patches):
+                raise ValueError(
+                    f"The file trains {path} as a whole (modules_to_save) and adapts it as well, "
+                    "which is not done here to one layer at once: open it with PEFT."
+                )
+            tuner.copy(path)
             places = tuner.named_tensors()
     missing = [key for key in places if key not in values]
     if missing:
@@ -210,7 +218,7 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         kind, known = one_line(settings["peft_type"]), ", ".join(layouts.READERS)
         raise ValueError(
             f"{folder} holds a {kind} tuner, a method that this version does not know (it knows "
-            f"{known})."
+            f"{known}): open it with the library that wrote it."
         )
     if settings["peft_type"] == "MINIPEFT" and not ours:
         raise ValueError(

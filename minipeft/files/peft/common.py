@@ -13,25 +13,45 @@ from minipeft.attaching.in_training import record_of
 from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.libraries import is_of_library, is_tiny
 from minipeft.model.sites import keys_at
 
 PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
 BASE = "base_model."
 
 
-def common_settings(tuner, paths: Iterable[str] = ()) -> dict:
-    """What every adapter_config.json says; paths: of adapted linear maps, where there are any."""
-    config = getattr(tuner.model, "config", None)
+def common_settings(tuner, paths: Iterable[str] = (), task: str | None = None) -> dict:
+    """What every adapter_config.json says.
+
+    paths: of adapted linear maps, where there are any.
+    task: the task_type, where it decides something.
+    """
+    task = task or task_type(tuner)
     modules = [tuner.anatomy.modules[path] for path in paths]
+    name, revision = base_name(tuner)
     settings = {
-        "auto_mapping": None,
-        "base_model_name_or_path": getattr(config, "_name_or_path", None) or None,
+        "auto_mapping": None if task else model_class(tuner.model),
+        "base_model_name_or_path": name,
         "inference_mode": True,
         "modules_to_save": heads_to_save(tuner) or None,
-        "revision": None,
-        "task_type": task_type(tuner),
+        "revision": revision,
+        "task_type": task,
     }
     return settings | ({"fan_in_fan_out": any(map(is_transposed, modules))} if modules else {})
+
+
+def base_name(tuner) -> tuple[str | None, str | None]:
+    """(name, revision) of the base: of the tuner's file, unless the model says another name."""
+    name = getattr(getattr(tuner.model, "config", None), "_name_or_path", None) or None
+    return tuner.base_name if name in (None, tuner.base_name[0]) else (name, None)
+
+
+def model_class(model: nn.Module) -> dict[str, str] | None:
+    """PEFT's auto_mapping, by which its AutoPeftModel finds the class of a transformers model."""
+    kind = type(model)
+    if is_tiny(model) or not is_of_library(kind):
+        return None
+    return {"base_model_class": kind.__name__, "parent_library": kind.__module__}
 
 
 def by_module(patches: Iterable) -> dict[str, list]:

@@ -146,7 +146,7 @@ def read_maps(
     for path, places in by_path.items():
         if foreign_pissa:  # A and B are for a base without its principal part, which is not ours
             weight = _weight(anatomy, places[0].module).to(A[path].device)
-            A0, B0 = principal(weight, *_rank_and_scale(places[0], method))
+            A0, B0 = principal(weight, *rank_and_scale(places[0], method))
             A[path], B[path] = torch.cat([A[path], A0]), torch.cat([B[path], -B0], dim=1)
         values |= _unstack(places, A[path], B[path], method)
         for place in places if path in m else ():
@@ -160,7 +160,7 @@ def _unstack(places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tens
     """The tensors of the patches at the parts of a map, by our names; undoes `stack`."""
     values, begin, first = {}, 0, None
     for place in places:
-        rank, scale = _rank_and_scale(place, method)
+        rank, scale = rank_and_scale(place, method)
         first = first or scale
         end = begin + (2 * rank if isinstance(method, PiSSA) else rank)
         A_part, B_part = A[begin:end], B[:, begin:end]
@@ -174,7 +174,8 @@ def _unstack(places: list, A: Tensor, B: Tensor, method: LoRA) -> dict[str, Tens
     return values
 
 
-def _rank_and_scale(place, method: LoRA) -> tuple[int, float]:
+def rank_and_scale(place, method: LoRA) -> tuple[int, float]:
+    """Of the patch at this place."""
     rank = value_of(method.ranks, place, method.rank)
     alpha = value_of(method.alphas, place, method.alpha)
     return rank, alpha / (math.sqrt(rank) if method.rank_stabilized else rank)
@@ -217,6 +218,12 @@ def patterns(settings: dict, ranks: dict[str, int]) -> tuple[dict, dict]:
                 f"{expected}: the two files do not belong together."
             )
     alphas = {path: by_pattern(settings.get("alpha_pattern"), path, alpha) for path in ranks}
+    for path, a in alphas.items():
+        if not isinstance(a, int | float) or a <= 0:
+            raise ValueError(
+                f"LoRA's alpha must be a positive number, not {a!r}, which adapter_config.json has "
+                f"for {path} (lora_alpha, alpha_pattern): open the file with PEFT."
+            )
     return (
         {path: r for path, r in ranks.items() if r != rank},
         {path: a for path, a in alphas.items() if a != alpha},

@@ -34,8 +34,8 @@ from minipeft.files.peft.common import (
     whole,
     without_prefix,
 )
-from minipeft.files.peft.lora import READ, patterns, read_maps, write_maps
-from minipeft.files.peft.options import check_options, check_start, check_together
+from minipeft.files.peft.lora import READ, patterns, rank_and_scale, read_maps, write_maps
+from minipeft.files.peft.options import OPEN, check_options, check_start, check_together
 from minipeft.files.peft.renamed_maps import read_otherwise
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.combined import Combined
@@ -44,6 +44,7 @@ from minipeft.methods.lora import LoRA, LoRAPatch
 from minipeft.methods.lora_bias import LoRABias, LoRABiasPatch
 from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
 from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
+from minipeft.methods.parts.validation import shorten
 from minipeft.methods.pissa import PiSSA
 from minipeft.methods.qlora import QLoRA
 from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
@@ -167,22 +168,50 @@ def read_lora(
         part, read = read_maps(settings, named, anatomy, known.get("maps"))
         parts.append(part)
         values |= read | read_biases(part, biases, anatomy)
+    elif biases:
+        raise ValueError(
+            f"The file sets bias={shorten(settings.get('bias'))} and adapts embeddings alone: the "
+            f"biases that it trains, of {min(biases)} for one, are known beside linear maps only, "
+            f"{OPEN}."
+        )
     else:
         values |= named
     if tables:
         part, read = read_tables(settings, tables, anatomy, known.get("tables"))
         parts.append(part)
         values |= read
+    adapted = {key.partition(".lora_")[0] for key in named if ".lora_" in key}
     for path, tensor in rows.items():
-        if method is None and any(biased_head(anatomy, p) for p in anatomy.tables((path,))):
-            raise ValueError(
-                f"The file trains rows of {path}, whose matrix a head with a bias shares: PEFT "
-                "leaves that bias out, which is not done here; open it with PEFT."
-            )
+        if method is None:
+            check_rows(path, adapted, anatomy)
         part = known.get("rows") or TokenRows(indices(settings, path, anatomy), path)
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
     return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
+
+
+def check_rows(path: str, adapted: set[str], anatomy: Anatomy) -> None:
+    """Rows that PEFT trains must be of an embedding, and whatever shares its matrix as PEFT has it.
+
+    adapted: paths of the linear maps with a LoRA.
+    """
+    if not isinstance(anatomy.modules.get(path), torch.nn.Embedding):
+        raise ValueError(
+            f"The file trains rows of {path} (trainable_token_indices), which is no embedding of "
+            f"this model: {OPEN}."
+        )
+    for place in anatomy.tables((path,)):
+        if biased_head(anatomy, place):
+            raise ValueError(
+                f"The file trains rows of {path}, whose matrix a head with a bias shares: PEFT "
+                f"leaves that bias out, which is not done here; {OPEN}."
+            )
+        both = sorted(adapted & {tied.path for tied in anatomy.tied(place)})
+        if both:
+            raise ValueError(
+                f"The file trains rows of {path} (trainable_token_indices) and adapts {both[0]}, "
+                f"which shares its matrix: each is known alone but not together, {OPEN}."
+            )
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -282,13 +311,16 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
                 f"The file has a bias of {min(biases)}, which its settings do not mention."
             )
         return {}
-    values, names, read = {}, anatomy.uses(), set()
+    values, names, read, scales = {}, anatomy.uses(), set(), {}
     places = anatomy.find(method.targets, method.layers)
     adapted = {place.path for place in places}
     for place in places:
         key, columns = name_of(place), slice(None) if place.columns is None else place.columns
+        factor = 1.0
         if method.bias == "detour":
             path, base = f"{place.path}.lora_B", 0.0
+            scale = rank_and_scale(place, method)[1]
+            factor = scales.setdefault(place.path, scale) / scale  # undoes `write_biases`
         elif place.module.bias is not None:
             path, base = place.path, base_value(anatomy, place.module.bias)
         else:
@@ -296,7 +328,7 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
         if path not in biases:
             raise ValueError(f"The file lacks the bias of {path}: it is incomplete.")
         difference = biases[path].to(place.module.weight.device) - base
-        values[f"{key}.b"] = difference[columns]
+        values[f"{key}.b"] = difference[columns] * factor
         read.add(path)
     for place in anatomy.biased(True, True) if method.bias == "all" else ():
         if place.path not in adapted:

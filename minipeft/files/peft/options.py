@@ -25,14 +25,19 @@ REASONS = {
     "use_qalora": "groups the inputs of its maps (QALoRA)",
     "bias": "trains biases of the base",
 }
-MERGE = "open it with PEFT and save what its merge_and_unload() gives, a plain base"
+OPEN = "open it with PEFT"
+MERGE = f"{OPEN} and save what its merge_and_unload() gives, a plain base"
+# PEFT refuses to merge these, cannot save what it merged, or changes what tied weights compute
+NOT_MERGED = {"alora_invocation_tokens", "arrow_config", "ensure_weight_tying", "layer_replication"}
 # starts that leave the base as it is; any other changes its weights, so that A and B fit those only
 STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica", "pissa")
 CONVERT = "have PEFT convert it (path_initial_model_for_weight_conversion of save_pretrained)"
 
 
-def check_options(settings: dict, known: set[str], what: str) -> None:
+def check_options(settings: dict, known: set[str], what: str, merges: bool = True) -> None:
     """Every setting that is on must be among `known` or IGNORED.
+
+    merges: does PEFT merge this kind of tuner?
 
     Raises:
         ValueError: one is not; the sentence names it.
@@ -41,7 +46,8 @@ def check_options(settings: dict, known: set[str], what: str) -> None:
         if not value or key in known | IGNORED or (key, value) == ("bias", "none"):
             continue
         reason = REASONS.get(key, f"is none of the settings of {what} that are known here")
-        raise ValueError(f"The file sets {key}={shorten(value)}, which {reason}: {MERGE}.")
+        advice = MERGE if merges and key not in NOT_MERGED else OPEN
+        raise ValueError(f"The file sets {key}={shorten(value)}, which {reason}: {advice}.")
 
 
 def check_start(start: object) -> None:
@@ -53,16 +59,29 @@ def check_start(start: object) -> None:
         )
 
 
+def check_stacks(settings: dict, pair: bool) -> None:
+    """`num_transformer_submodules` is 2 for encoder-decoders only; PEFT gives other models twice as
+    many virtual tokens with it.
+    """
+    stacks = settings.get("num_transformer_submodules")
+    if stacks not in (None, 1) and not pair:
+        raise ValueError(
+            f"The file sets num_transformer_submodules={shorten(stacks)}, a prompt for an encoder "
+            f"and one for a decoder, and this model has one stack: {OPEN}."
+        )
+
+
 def check_together(settings: dict, embeddings: bool) -> None:
     """Refuse variants of LoRA that are known alone, in one file.
 
     embeddings: are there LoRAs on embeddings?
     """
     dora, bias = bool(settings.get("use_dora")), settings.get("bias") or "none"
+    inside = bool(settings.get("lora_bias"))
     has = {
         "use_dora=True": dora,
         "init_lora_weights='pissa'": settings.get("init_lora_weights") == "pissa",
-        "lora_bias=True": bool(settings.get("lora_bias")),
+        "lora_bias=True": inside,
         f"bias={shorten(bias)}": bias != "none",
         "an embedding among its target_modules": dora and embeddings,
     }
@@ -70,5 +89,5 @@ def check_together(settings: dict, embeddings: bool) -> None:
     if len(together) > 1:
         raise ValueError(
             f"The file has {' and '.join(together)}, each of which is known alone but not "
-            f"together: {MERGE}."
+            f"together: {OPEN if inside or embeddings else MERGE}."
         )

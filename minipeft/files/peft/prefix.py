@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from minipeft.files.peft.common import BASE, common_settings, copied
-from minipeft.files.peft.options import check_options
+from minipeft.files.peft.options import check_options, check_stacks
 from minipeft.files.peft.task_types import not_in_peft, prefix_task
 from minipeft.methods.prefix import Prefix
 from minipeft.model.anatomy import Anatomy
@@ -44,7 +44,7 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     if tuner.method.keep_mlp and patch.encoder.table is None:
         tensors |= {f"{MLP}{key}": t for key, t in patch.encoder.state_dict().items()}
     C = place.heads * place.head_width
-    settings = common_settings(tuner) | {
+    settings = common_settings(tuner, task=task) | {
         "encoder_hidden_size": C,
         "num_attention_heads": place.heads,
         "num_layers": table.shape[1] // (2 * C),
@@ -52,7 +52,6 @@ def write_prefix(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         "num_virtual_tokens": len(table),
         "peft_type": "PREFIX_TUNING",
         "prefix_projection": False,  # there is no MLP any more
-        "task_type": task,
         "token_dim": C,
     }
     return settings, tensors
@@ -63,7 +62,8 @@ def read_prefix(
 ) -> tuple[Prefix, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off the tensor."""
     if method is None:
-        check_options(settings, KNOWN, "prefixes")
+        check_options(settings, KNOWN, "prefixes", merges=False)
+        check_stacks(settings, anatomy.is_encoder_decoder())
     table = tensors.get(TABLE)
     if table is None or table.dim() != 2:
         raise ValueError(f"The file has no tensor {TABLE} (P, 2 L C): it is no prefix.")

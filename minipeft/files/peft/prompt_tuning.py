@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from minipeft.files.peft.common import BASE, common_settings
-from minipeft.files.peft.options import check_options
+from minipeft.files.peft.options import check_options, check_stacks
 from minipeft.files.peft.task_types import not_in_peft, prompt_task
 from minipeft.methods.p_tuning import PTuning
 from minipeft.methods.parts.prompt_options import answers_to_vectors
@@ -49,12 +49,11 @@ def write_prompt(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     twice = task == "SEQ_2_SEQ_LM"
     if twice:
         tensors[VECTORS] = torch.cat([vectors, torch.zeros_like(vectors)])  # (2 P, C)
-    settings = common_settings(tuner) | {
+    settings = common_settings(tuner, task=task) | {
         "num_attention_heads": setting(anatomy.config, "num_attention_heads") or 1,
         "num_layers": len(anatomy.blocks()) // (2 if anatomy.is_encoder_decoder() else 1),
         "num_transformer_submodules": 2 if twice else 1,
         "num_virtual_tokens": len(vectors),
-        "task_type": task,
         "token_dim": vectors.shape[1],
     }
     if type(method) is PromptTuning:
@@ -91,7 +90,8 @@ def read_prompt(
 ) -> tuple[PromptTuning | PTuning, dict[str, Tensor]]:
     """(method, values by our names); a file of PEFT's own gets compatibility="peft"."""
     if method is None:
-        check_options(settings, KNOWN, "soft prompts")
+        check_options(settings, KNOWN, "soft prompts", merges=False)
+        check_stacks(settings, anatomy.is_encoder_decoder())
     P, site = settings.get("num_virtual_tokens"), anatomy.words()
     if type(P) is not int or P < 1:
         raise ValueError(f"adapter_config.json has num_virtual_tokens={P!r}, no number of words.")

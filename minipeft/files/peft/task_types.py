@@ -30,8 +30,18 @@ TINY = {
 
 
 def task_type(tuner) -> str | None:
-    """The task_type of a tuner in the weights door, which decides nothing there."""
-    return _ending(type(tuner.model).__name__, HEADS if tuner.copies else LANGUAGE)
+    """The task_type of a tuner in the weights door: which of PEFT's classes opens the file.
+
+    With that of a head PEFT insists on finding the head in the file.
+    """
+    kinds = LANGUAGE | HEADS if trains_head(tuner) else LANGUAGE
+    return _ending(type(tuner.model).__name__, kinds)
+
+
+def trains_head(tuner) -> bool:
+    """Is a task head among the layers that are trained whole?"""
+    heads = [f"{path}." for path in tuner.anatomy.heads()]
+    return any(f"{path}.".startswith(head) for path in tuner.copies for head in heads)
 
 
 def prompt_task(tuner) -> str | None:
@@ -48,8 +58,7 @@ def prompt_task(tuner) -> str | None:
         return None  # these take no vectors in place of ids
     if task == "SEQ_CLS" and anatomy.is_decoder() and tuner.method.compatibility != "peft":
         return None  # given vectors, they read the last column, be it padding or not
-    # with the task_type of a head PEFT insists on finding that head in the file
-    return task if task and (tuner.copies or not head) else "FEATURE_EXTRACTION"
+    return task if task and (trains_head(tuner) or not head) else "FEATURE_EXTRACTION"
 
 
 def prefix_task(tuner) -> str | None:
