@@ -17,8 +17,16 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import TASK_HEADS
 
 # what follows a path
-ADAPTED = re.compile(r"\.(lora_|ia3_l$|vera_lambda_|token_adapter\.|base_layer\.)")
+ADAPTED = re.compile(
+    r"\.(lora_|ia3_l$|vera_lambda_|token_adapter\.|trainable_tokens_delta$|base_layer\.)"
+)
 WRAPPED = re.compile(r"\.(?:original_module|modules_to_save)\.")  # inside PEFT's module of a head
+# names of a running model, with the adapter's inside: PEFT's save_pretrained takes it out
+RUNNING = re.compile(
+    r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.(weight|bias)$"
+    r"|\.(lora_(embedding_)?[ABE]|ia3_l|vera_lambda_[bd]|trainable_tokens_delta)\."
+    r"(?!(weight|bias)$)[^.]+$"
+)
 BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
 TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
 
@@ -77,6 +85,32 @@ def without_doubles(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         )
 
     return {key: tensor for key, tensor in tensors.items() if not is_double(key)}
+
+
+def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) -> None:
+    """A file of PEFT's must have its names, and what `modules_to_save` names if this model has it.
+
+    Raises:
+        ValueError: it is not what PEFT's save_pretrained writes.
+    """
+    paths = set()
+    for key in tensors:
+        if RUNNING.search(key) or WRAPPED.search(key):
+            raise ValueError(
+                f"The file has a tensor {key}, a name inside a running model of PEFT's: write the "
+                "file with the save_pretrained of that model."
+            )
+        parts = key.removeprefix(PREFIX).removeprefix(BASE).split(".")
+        paths |= {".".join(parts[:count]) for count in range(1, len(parts))}
+    names = settings.get("modules_to_save")
+    for name in names if isinstance(names, list) else ():
+        named = [m for path, m in anatomy.modules.items() if path and path.endswith(str(name))]
+        trained = any(True for module in named for _ in module.parameters())
+        if trained and not any(path.endswith(str(name)) for path in paths):
+            raise ValueError(
+                f"adapter_config.json has {name!r} among its modules_to_save, of which the file "
+                "has no tensor: it is incomplete, save it anew with PEFT."
+            )
 
 
 def _named(key: str, name) -> str:

@@ -25,7 +25,13 @@ import minipeft.methods as methods
 from minipeft.attaching.refusals import check_attach
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
-from minipeft.files.other_shapes import ADAPTED, check_heads, in_names_of, without_doubles
+from minipeft.files.other_shapes import (
+    ADAPTED,
+    check_heads,
+    check_whole,
+    in_names_of,
+    without_doubles,
+)
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
@@ -119,6 +125,7 @@ def load(
     reader = layouts.READERS.get(settings["peft_type"])
     if not ours:
         settings, tensors = in_names_of(anatomy, settings, without_doubles(tensors))
+        check_whole(anatomy, settings, tensors)
     check_heads(anatomy, settings, tensors)
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)

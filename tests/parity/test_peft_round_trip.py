@@ -9,6 +9,7 @@ import pytest
 import torch
 import zoo
 from closeness import close
+from safetensors.torch import load_file, save_file
 
 import minipeft as mp
 
@@ -199,3 +200,61 @@ def test_biases_beside_parts_of_unequal_scale(tmp_path, options, bias):
     fresh = zoo.build("gpt2")
     mp.load(fresh, tmp_path)
     close(zoo.logits(fresh, batch), expected)
+
+
+INCOMPLETE = [
+    (dict(modules_to_save=["ln_f"]), "ln_f", "has 'ln_f' among its modules_to_save"),
+    (dict(trainable_token_indices=[5]), "token_adapter", "has trainable_token_indices, and"),
+]
+
+
+@pytest.mark.parametrize("options, left_out, sentence", INCOMPLETE)
+def test_a_file_without_what_it_trained_is_incomplete(tmp_path, options, left_out, sentence):
+    """PEFT stops with a KeyError."""
+    with_peft("gpt2", tmp_path, **options)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = {key: tensor for key, tensor in load_file(path).items() if left_out not in key}
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(KeyError, match=left_out):
+        opened_by_peft("gpt2", tmp_path)
+    model = zoo.build("gpt2")
+    with pytest.raises(ValueError, match=f"{sentence}.*is incomplete, save it anew with PEFT"):
+        mp.load(model, tmp_path)
+    assert not mp.tuners(model)
+
+
+@pytest.mark.parametrize("name, adapter", [("bert", "default"), ("gpt2", "a")])
+@pytest.mark.parametrize("kind", ["LoraConfig", "IA3Config", "AdaLoraConfig", "VeraConfig"])
+def test_names_of_a_running_model_are_called_so(tmp_path, name, adapter, kind):
+    """What people get who store the state_dict of PEFT's model, trained parameters alone."""
+    head = "classification" if name == "bert" else "language"
+    options = dict(task_type="SEQ_CLS") if name == "bert" else {}
+    options |= dict(target_modules=[PLAIN[name]])
+    options |= dict(feedforward_modules=[]) if kind == "IA3Config" else {}
+    options |= dict(total_step=10) if kind == "AdaLoraConfig" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = getattr(peft, kind)(**options)
+        model = peft.get_peft_model(zoo.build(name, head), config, adapter_name=adapter)
+        model.save_pretrained(tmp_path)
+        folder = tmp_path if adapter == "default" else tmp_path / adapter
+    mp.load(zoo.build(name, head), folder)  # as PEFT writes it
+    state = {key: p.detach() for key, p in model.named_parameters() if p.requires_grad}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="a name inside a running model .* save_pretrained"):
+        mp.load(zoo.build(name, head), folder)
+
+
+def test_who_trains_a_mica_on_is_told_that_b_trains_too(tmp_path):
+    """PEFT freezes B, so that what it started with decides what it can learn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = zoo.build("llama", dtype=torch.float32)
+        config = peft.LoraConfig(target_modules=["q_proj"], r=2, init_lora_weights="mica")
+        theirs = peft.get_peft_model(model, config)
+        theirs.save_pretrained(tmp_path)
+    trained = [key for key, p in theirs.named_parameters() if p.requires_grad]
+    assert trained and not any("lora_B" in key for key in trained)
+    with pytest.warns(UserWarning, match="'mica', where PEFT trains A alone"):
+        tuner = mp.load(zoo.build("llama", dtype=torch.float32), tmp_path)
+    assert any(p.requires_grad for _, patch in tuner.patches for p in [patch.B])

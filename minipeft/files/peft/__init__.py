@@ -13,6 +13,7 @@ from minipeft.files.peft.ia3 import read_ia3, write_ia3
 from minipeft.files.peft.lora_parts import read_lora, write_lora
 from minipeft.files.peft.prefix import read_prefix, write_prefix
 from minipeft.files.peft.prompt_tuning import read_prompt, write_prompt
+from minipeft.files.peft.token_rows import read_rows, write_rows
 from minipeft.files.peft.vera import read_vera, write_vera
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.methods.combined import Combined
@@ -27,10 +28,11 @@ from minipeft.methods.pissa import PiSSA
 from minipeft.methods.prefix import Prefix
 from minipeft.methods.prompt_tuning import PromptTuning
 from minipeft.methods.qlora import QLoRA
+from minipeft.methods.token_rows import TokenRows
 from minipeft.methods.vera import VeRA
 
 WRITERS = {AdaLoRA: write_adalora, IA3: write_ia3, QLoRA: write_lora, Prefix: write_prefix}
-WRITERS |= {PTuningV2: write_prefix}
+WRITERS |= {PTuningV2: write_prefix, TokenRows: write_rows}
 WRITERS |= {LoRA: write_lora, DoRA: write_lora, PiSSA: write_lora, LoRABias: write_lora}
 WRITERS |= {LoRAEmbedding: write_lora, Combined: write_lora}
 WRITERS |= {PromptTuning: write_prompt, PTuning: write_prompt, VeRA: write_vera}
@@ -40,5 +42,6 @@ READERS = PROMPTS | {
     "IA3": read_ia3,
     "LORA": read_lora,
     "PREFIX_TUNING": read_prefix,
+    "TRAINABLE_TOKENS": read_rows,
     "VERA": read_vera,
 }

@@ -14,6 +14,7 @@ PEFT, and as a difference here.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 
 import torch
@@ -52,6 +53,7 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import name_of
 
 ROWS = ".token_adapter.trainable_tokens_delta"
+ROWS_BY = "trainable_token_indices"
 MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)
 
 
@@ -158,7 +160,19 @@ def read_lora(
     if method is None:
         check_options(settings, READ, "LoRA")
         check_start(settings.get("init_lora_weights"))
+        if settings.get("init_lora_weights") == "mica":
+            warnings.warn(
+                "The file was started with init_lora_weights='mica', where PEFT trains A alone: it "
+                "answers the same here, and if it is trained on here, B trains as well.",
+                UserWarning,
+                stacklevel=3,
+            )
         check_together(settings, any(key.endswith(".lora_embedding_A") for key in named))
+        if settings.get("trainable_token_indices") and not any(key.endswith(ROWS) for key in named):
+            raise ValueError(
+                "adapter_config.json has trainable_token_indices, and the file has no rows of any "
+                "tokens: it is incomplete, save it anew with PEFT."
+            )
     known = parts_of(method) if method else {}
     drop_base(named, anatomy)
     tables, rows = take_tables(named), pop_ending(named, ROWS)
@@ -190,15 +204,14 @@ def read_lora(
     return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
 
 
-def check_rows(path: str, adapted: set[str], anatomy: Anatomy) -> None:
+def check_rows(path: str, adapted: set[str], anatomy: Anatomy, by: str = ROWS_BY) -> None:
     """Rows that PEFT trains must be of an embedding, and whatever shares its matrix as PEFT has it.
 
-    adapted: paths of the linear maps with a LoRA.
+    adapted: paths of the linear maps with a LoRA.  by: the setting that named the embedding.
     """
     if not isinstance(anatomy.modules.get(path), torch.nn.Embedding):
         raise ValueError(
-            f"The file trains rows of {path} (trainable_token_indices), which is no embedding of "
-            f"this model: {OPEN}."
+            f"The file trains rows of {path} ({by}), which is no embedding of this model: {OPEN}."
         )
     for place in anatomy.tables((path,)):
         if biased_head(anatomy, place):
@@ -209,8 +222,8 @@ def check_rows(path: str, adapted: set[str], anatomy: Anatomy) -> None:
         both = sorted(adapted & {tied.path for tied in anatomy.tied(place)})
         if both:
             raise ValueError(
-                f"The file trains rows of {path} (trainable_token_indices) and adapts {both[0]}, "
-                f"which shares its matrix: each is known alone but not together, {OPEN}."
+                f"The file trains rows of {path} ({by}) and adapts {both[0]}, which shares "
+                f"its matrix: each is known alone but not together, {OPEN}."
             )
 
 
