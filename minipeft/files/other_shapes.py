@@ -8,10 +8,12 @@ and that the model does not have cannot be made up: the sentence says which clas
 from __future__ import annotations
 
 import re
+import warnings
 
+import torch
 from torch import Tensor
 
-from minipeft.files.peft.common import BASE, PREFIX
+from minipeft.files.peft.common import BASE, PREFIX, base_value, stands_twice
 from minipeft.files.peft.task_types import HEADS
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import TASK_HEADS
@@ -102,11 +104,10 @@ def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
             )
         parts = key.removeprefix(PREFIX).removeprefix(BASE).split(".")
         paths |= {".".join(parts[:count]) for count in range(1, len(parts))}
-    names = settings.get("modules_to_save")
-    for name in names if isinstance(names, list) else ():
-        named = [m for path, m in anatomy.modules.items() if path and path.endswith(str(name))]
+    for name in saved_whole(settings):
+        named = [m for path, m in anatomy.modules.items() if path and path.endswith(name)]
         trained = any(True for module in named for _ in module.parameters())
-        if trained and not any(path.endswith(str(name)) for path in paths):
+        if trained and not any(path.endswith(name) for path in paths):
             raise ValueError(
                 f"adapter_config.json has {name!r} among its modules_to_save, of which the file "
                 "has no tensor: it is incomplete, save it anew with PEFT."
@@ -115,6 +116,53 @@ def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
 
 def _named(key: str, name) -> str:
     return PREFIX + name(key.removeprefix(PREFIX)) if key.startswith(PREFIX) else key
+
+
+def saved_whole(settings: dict) -> tuple[str, ...]:
+    """PEFT's modules_to_save, ends of the paths of layers that are trained as they are."""
+    names = settings.get("modules_to_save")
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
+def without_base(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors without layers of the base that PEFT stores beside what was trained: embeddings
+    and head where the vocabulary was enlarged, or with save_embedding_layers.
+
+    Where this base has other numbers, as new tokens have after every resize_token_embeddings, the
+    tuner gets a copy of them.
+    """
+    # PEFT before 0.8 trained a task's head without naming it
+    names = (*saved_whole(settings), *anatomy.heads())
+    kept, copied = dict(tensors), []
+    for key, tensor in tensors.items():
+        path, _, parameter = key.removeprefix(PREFIX).removeprefix(BASE).rpartition(".")
+        layer = anatomy.modules.get(path)
+        if parameter != "weight" or layer is None or ADAPTED.search(key):
+            continue
+        steps = path.split(".")
+        above = [".".join(steps[:count]) for count in range(1, len(steps) + 1)]
+        if any(step.endswith(names) for step in above):
+            if stands_twice(anatomy, layer):
+                raise ValueError(
+                    f"The file trains {path} as a whole (modules_to_save), which stands in several "
+                    "places of this model, of which PEFT trains one: open it with PEFT."
+                )
+            continue
+        weight = layer._parameters.get("weight")
+        if weight is not None and weight.shape == tensor.shape:
+            if torch.equal(base_value(anatomy, weight).to(tensor), tensor):
+                del kept[key]
+                continue
+        copied.append(path)
+    if copied:
+        warnings.warn(
+            f"The file holds {' and '.join(copied)} of another base, or of one whose new tokens "
+            "were drawn anew, which PEFT leaves frozen: here they are copies, which train if the "
+            "tuner is trained on; load the base that the file was made for to leave them out.",
+            UserWarning,
+            stacklevel=3,
+        )
+    return kept
 
 
 def check_heads(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) -> None:

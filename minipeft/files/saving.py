@@ -30,6 +30,7 @@ from minipeft.files.other_shapes import (
     check_heads,
     check_whole,
     in_names_of,
+    without_base,
     without_doubles,
 )
 from minipeft.methods.method import Method
@@ -70,7 +71,8 @@ def save(tuner: Tuner, folder: str | Path) -> None:
             stacklevel=3,
         )
     writer = layouts.WRITERS.get(type(tuner.method))
-    settings, tensors = (writer and writer(tuner)) or _own_layout(tuner)
+    written = writer and layouts.has_copies_as_in_peft(tuner) and writer(tuner)
+    settings, tensors = written or _own_layout(tuner)
     first = {t.data_ptr(): key for key, t in reversed(tensors.items())}  # of tied ones
     tensors = {k: t if first[t.data_ptr()] == k else t.clone() for k, t in tensors.items()}
     heads = tuple(tuner.anatomy.heads())
@@ -127,6 +129,8 @@ def load(
         settings, tensors = in_names_of(anatomy, settings, without_doubles(tensors))
         check_whole(anatomy, settings, tensors)
     check_heads(anatomy, settings, tensors)
+    if not ours:
+        tensors = without_base(anatomy, settings, tensors)
     if reader:
         method, values = reader(settings, tensors, anatomy, _method(ours) if ours else None)
     else:

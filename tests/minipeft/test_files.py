@@ -247,7 +247,7 @@ def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
             dict(bias="all", lora_bias=True),
             "lora_bias=True and bias='all', each of which is known alone",
         ),
-        (dict(layer_replication=[[0, 2]]), "builds a deeper model out of copies .* open it with PEFT"),
+        (dict(layer_replication=[[0, 2]]), "builds a deeper model out of .* open it with PEFT"),
         (dict(setting_of_2031=[1]), r"setting_of_2031=\[1\]"),
         (dict(init_lora_weights="pissa_niter_4"), "changes the base"),
         (dict(rank_pattern={"c_fc": 5}), "has rank 2 in the tensors, but .* says 5"),

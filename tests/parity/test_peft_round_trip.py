@@ -258,3 +258,17 @@ def test_who_trains_a_mica_on_is_told_that_b_trains_too(tmp_path):
     with pytest.warns(UserWarning, match="'mica', where PEFT trains A alone"):
         tuner = mp.load(zoo.build("llama", dtype=torch.float32), tmp_path)
     assert any(p.requires_grad for _, patch in tuner.patches for p in [patch.B])
+
+
+def test_a_head_that_older_versions_did_not_name(tmp_path):
+    """PEFT before 0.8 wrote modules_to_save=None and the head beside it, and trains it on."""
+    theirs = with_peft("bert", tmp_path, "classification", task_type="SEQ_CLS")
+    settings = settings_of(tmp_path) | dict(modules_to_save=None)
+    (tmp_path / "adapter_config.json").write_text(json.dumps(settings))
+    model, batch = zoo.build("bert", "classification"), zoo.batch("bert", "classification")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuner = mp.load(model, tmp_path)
+    close(zoo.logits(model, batch), zoo.logits(theirs, batch))
+    trained = sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    assert sum(p.numel() for p in tuner.parameters()) == trained

@@ -9,6 +9,7 @@ of `Tuner.named_tensors`. A method without a line here is written in a layout of
 """
 
 from minipeft.files.peft.adalora import read_adalora, write_adalora
+from minipeft.files.peft.common import has_copies_as_in_peft as has_copies_as_in_peft
 from minipeft.files.peft.ia3 import read_ia3, write_ia3
 from minipeft.files.peft.lora_parts import read_lora, write_lora
 from minipeft.files.peft.prefix import read_prefix, write_prefix

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from minipeft.attaching.in_training import record_of
+from minipeft.doors.door import bottom
 from minipeft.doors.layers import check_plain, features, is_linear, is_map, is_transposed
 from minipeft.files.peft.task_types import task_type
 from minipeft.model.anatomy import Anatomy
@@ -18,6 +18,7 @@ from minipeft.model.sites import keys_at
 
 PREFIX = "base_model.model."  # before the names of weights; before those of prompts it is
 BASE = "base_model."
+ROWS_AT = ".token_adapter"  # inside PEFT's module around an embedding, of which it trains rows
 
 
 def common_settings(tuner, paths: Iterable[str] = (), task: str | None = None) -> dict:
@@ -174,9 +175,16 @@ def base_value(anatomy: Anatomy, parameter: nn.Parameter) -> Tensor:
     return parameter.detach() if record is None else record.originals.value(parameter)
 
 
-def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
-    """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's."""
+def drop_base(
+    named: dict[str, Tensor], anatomy: Anatomy, rows: Mapping[str, Iterable[int]] | None = None
+) -> None:
+    """PEFT stores the base's matrix of an adapted embedding or head too: it must be this base's.
+
+    rows: path -> ids of rows that the file replaces, so that the base's do not count. These are new
+    tokens, as a rule, whose rows are drawn anew by every resize_token_embeddings.
+    """
     for path, weight in pop_ending(named, ".base_layer.weight").items():
+        path = path.removesuffix(ROWS_AT)
         module = anatomy.modules.get(path)
         matrix = getattr(module, "weight", None)
         if matrix is None or matrix.shape != weight.shape:
@@ -186,11 +194,27 @@ def drop_base(named: dict[str, Tensor], anatomy: Anatomy) -> None:
                 f"has {shape}: call resize_token_embeddings({len(weight)}) before, if tokens were "
                 "added to the base."
             )
-        if not torch.equal(base_value(anatomy, matrix).to(weight), weight):
+        same = base_value(anatomy, matrix).to(weight) == weight  # (V, C)
+        for i in (rows or {}).get(path, ()):
+            if type(i) is int:
+                same[i : i + 1] = True
+        if not same.all():
             raise ValueError(
                 f"The file holds a matrix of {path} that is not this base's: it was trained, or "
                 "made for another base; save the base that it was made for, and load that one."
             )
+
+
+def stands_twice(anatomy: Anatomy, module: nn.Module) -> bool:
+    """Is this one module in two places of the tree? PEFT would put its own in one of them."""
+    children = (bottom(m) for parent in anatomy.modules.values() for m in parent.children())
+    return sum(child is module for child in children) > 1
+
+
+def has_copies_as_in_peft(tuner) -> bool:
+    """Does no copied layer stand in several places, where PEFT would copy it in one?"""
+    modules = tuner.anatomy.modules
+    return not any(stands_twice(tuner.anatomy, modules[path]) for path in tuner.copies)
 
 
 def heads_to_save(tuner) -> list[str]:

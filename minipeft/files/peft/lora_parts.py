@@ -24,6 +24,7 @@ from minipeft.doors.door import bottom
 from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
+    ROWS_AT,
     base_value,
     by_module,
     common_settings,
@@ -32,6 +33,7 @@ from minipeft.files.peft.common import (
     pick,
     pop_ending,
     short_names,
+    stands_twice,
     whole,
     without_prefix,
 )
@@ -52,7 +54,7 @@ from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import name_of
 
-ROWS = ".token_adapter.trainable_tokens_delta"
+ROWS = f"{ROWS_AT}.trainable_tokens_delta"
 ROWS_BY = "trainable_token_indices"
 MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)
 
@@ -174,8 +176,12 @@ def read_lora(
                 "tokens: it is incomplete, save it anew with PEFT."
             )
     known = parts_of(method) if method else {}
-    drop_base(named, anatomy)
-    tables, rows = take_tables(named), pop_ending(named, ROWS)
+    rows = pop_ending(named, ROWS)
+    firsts = embeddings_of(rows, anatomy)
+    ids = {path: indices(settings, first, anatomy) for path, first in firsts.items()}
+    drop_base(named, anatomy, ids)
+    rows = {path: rows[path] for path in firsts.values()}
+    tables = take_tables(named)
     biases = take_biases(named, settings, anatomy)
     parts, values = [], {}
     if any(".lora_" in key for key in named) or not tables:
@@ -198,7 +204,7 @@ def read_lora(
     for path, tensor in rows.items():
         if method is None:
             check_rows(path, adapted, anatomy)
-        part = known.get("rows") or TokenRows(indices(settings, path, anatomy), path)
+        part = known.get("rows") or TokenRows(ids[path], path)
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
     return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
@@ -225,6 +231,25 @@ def check_rows(path: str, adapted: set[str], anatomy: Anatomy, by: str = ROWS_BY
                 f"The file trains rows of {path} ({by}) and adapts {both[0]}, which shares "
                 f"its matrix: each is known alone but not together, {OPEN}."
             )
+
+
+def embeddings_of(rows: dict[str, Tensor], anatomy: Anatomy) -> dict[str, str]:
+    """Path -> path of the embedding that it shares its matrix and rows with: PEFT stores them again
+    for a tied head, say. Others are by themselves.
+    """
+    modules, firsts = anatomy.modules, {}
+    tables = {p for p in rows if isinstance(modules.get(p), torch.nn.Embedding)}
+    for path in [*sorted(tables), *sorted(set(rows) - tables)]:
+        weight = getattr(modules.get(path), "weight", None)
+        same = (
+            first
+            for first in firsts.values()
+            if weight is not None
+            and weight is modules[first].weight
+            and torch.equal(rows[path], rows[first])
+        )
+        firsts[path] = next(same, path)
+    return firsts
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -282,12 +307,6 @@ def token_table(tuner, place) -> str:
     words = bottom(ask()) if ask else None
     tied = [place, *tuner.tied(place)]
     return next((other.path for other in tied if other.module is words), place.path)
-
-
-def stands_twice(anatomy: Anatomy, table: torch.nn.Module) -> bool:
-    """Is this one module in two places of the tree? PEFT would put its own in one of them."""
-    children = (bottom(m) for module in anatomy.modules.values() for m in module.children())
-    return sum(child is table for child in children) > 1
 
 
 def indices(settings: dict, path: str, anatomy: Anatomy) -> tuple[int, ...]:

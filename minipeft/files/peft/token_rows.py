@@ -9,11 +9,17 @@ such a file, so a tuner that has one gets a layout of our own.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from minipeft.files.peft.common import PREFIX, common_settings, drop_base, pick, without_prefix
-from minipeft.files.peft.lora_parts import biased_head, check_rows, stands_twice, token_table
+from minipeft.files.peft.common import (
+    PREFIX,
+    common_settings,
+    drop_base,
+    pop_ending,
+    stands_twice,
+    without_prefix,
+)
+from minipeft.files.peft.lora_parts import biased_head, check_rows, embeddings_of, token_table
 from minipeft.files.peft.options import OPEN, check_options
 from minipeft.methods.token_rows import TokenRows
 from minipeft.model.anatomy import Anatomy
@@ -45,27 +51,22 @@ def read_rows(
 ) -> tuple[TokenRows, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
     named = without_prefix(tensors, "TRAINABLE_TOKENS")
-    drop_base(named, anatomy)
-    rows = pick(named, END)
-    if not rows or len(named) != len(rows):
-        which = next((key for key in named if not key.endswith(END)), "no rows")
+    ids = settings.get("token_indices")
+    if not isinstance(ids, list):
+        raise ValueError("adapter_config.json has no token_indices: it is damaged.")
+    rows = pop_ending(named, END)
+    drop_base(named, anatomy, dict.fromkeys(rows, ids))
+    if named or not rows:
+        which = min(named, default="no rows")
         raise ValueError(f"The file has {which}, so it is no TRAINABLE_TOKENS file of PEFT's.")
+    path = min(embeddings_of(rows, anatomy).values())
     if method is None:
         check_options(settings, KNOWN, "TRAINABLE_TOKENS")
-        ids = settings.get("token_indices")
-        if not isinstance(ids, list):
-            raise ValueError("adapter_config.json has no token_indices: it is damaged.")
-        tables = (p for p, m in anatomy.modules.items() if isinstance(m, nn.Embedding))
-        path = next((path for path in tables if path in rows), min(rows))
         check_rows(path, set(), anatomy, by="target_modules")
         method = TokenRows(tuple(ids), path)
-    first = anatomy.tables((method.target,))[0]
-    tensor = rows.get(first.path, next(iter(rows.values())))
-    same = {first.path, *(place.path for place in anatomy.tied(first))}
-    for path, other in rows.items():
-        if path not in same or not torch.equal(other, tensor):
-            raise ValueError(
-                f"The file trains rows of {path} and of {first.path}, and one matrix is known here "
-                f"at a time: {OPEN}."
-            )
-    return method, {f"{name_of(first)}.rows": tensor}
+    if len(set(embeddings_of(rows, anatomy).values())) > 1:
+        raise ValueError(
+            f"The file trains rows of {' and of '.join(sorted(rows))}, which are several matrices, "
+            f"and one is known here at a time: {OPEN}."
+        )
+    return method, {f"{name_of(anatomy.tables((method.target,))[0])}.rows": rows[path]}
