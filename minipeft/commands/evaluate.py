@@ -70,6 +70,8 @@ def run(given: argparse.Namespace) -> int:
         shipped = tasks.load(given.data)
         examples = shipped.examples(given.split or "test")
         kind, labels = kind or shipped.kind, shipped.labels
+        asked = forms.wrapping(given, given.what).around([example.input for example in examples])
+        examples = [e._replace(input=text) for text, e in zip(asked, examples, strict=True)]
     elif given.split:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
     else:

@@ -252,8 +252,9 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
     """A task of your own: `make("mine", "generate", train=examples, test=examples)`.
 
     Examples are `Example`s, (input, target) pairs, dicts with "input" and "target" (such as the
-    rows of a datasets.Dataset), or a path that `read` opens. For classify and tag, labels are those
-    of the train split, in order of appearance, when not given.
+    rows of a datasets.Dataset) or, for generate with a tokenizer that has a chat template, with
+    "messages" (see `minipeft.tasks.chat`), or a path that `read` opens. For classify and tag,
+    labels are those of the train split, in order of appearance, when not given.
 
     Raises:
         ValueError: a split or a row that cannot be read.
