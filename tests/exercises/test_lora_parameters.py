@@ -40,7 +40,7 @@ def test_the_right_number_in_any_form_is_accepted(answer):
         (-10240, "the sign is wrong"),
         (40960, "4 times too large"),
         (12345, "too large, by a factor of 1.21"),
-        ("10240", "should be a number, not a str"),
+        ("10240", "not '10240': that is text"),
         ([10240], "should be a number, not a list"),
         (None, "is a return missing"),
         (True, "should be a number, not a bool"),

@@ -284,7 +284,7 @@ WRONG_LEDGERS = [
     (ledger(gradients="all", adam="all"), "frozen parameters get gradients"),
     (ledger(adam="all"), "Adam keeps means of frozen parameters"),
     (ledger(means=1), "Adam keeps one mean"),
-    (ledger(means=3), "adam should be"),
+    (ledger(means=3), "half as many again: Adam keeps two running means"),
     (lambda model: None, "should return a dict"),
     (lambda model: {"weights": 1, "gradients": 2}, "the dict has no adam"),
 ]

@@ -293,7 +293,7 @@ def test_a_mask_in_another_dtype_is_the_same_mask():
         (fits_in(0), "belongs to other tokens"),
         (written(alone_returns_early), "not kept"),
         (written(uses_the_mask_up), "forward changes self.mask"),
-        (mean_of(cuts_the_text_off), "padding before"),
+        (mean_of(cuts_the_text_off), "padding may stand before a text"),
         (written(value_of_the_batch), "self.value has shape ()"),
         (written(in_float32), "some digits only"),
         (mean_of(lambda gate, g, x: g.mean(1, True)), "padding counts in the mean"),

@@ -347,7 +347,7 @@ def unfreezes(self, tuner):
         (method(lambda m, t: parts(m, t, first=1)), "got no patch"),
         (method(lambda m, t: parts(m, t, layers=None)), "self.layers"),
         (method(lambda m, t: parts(m, t, size=min)), "as large as the smallest"),
-        (method(lambda m, t: parts(m, t, size=sum)), "the largest map needs"),
+        (method(lambda m, t: parts(m, t, size=sum)), "the largest number of inputs is"),
         (method(lambda m, t: parts(m, t, rank=256)), "as many as the rank"),
         (method(lambda m, t: parts(m, t, seed=0)), "seed of the settings"),
         (method(lambda m, t: parts(m, t, initial=0.1)), "d does not start at 0.5"),

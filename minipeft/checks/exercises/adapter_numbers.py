@@ -63,6 +63,18 @@ adapter_parameters = NumberCheck(
             2 * LAYERS * 2 * (M * C + M + C) + NORMS,
             "each map has one bias: b_down has m numbers and b_up has C",
         ),
+        (
+            2 * LAYERS * ONE + 2 * C,
+            "that is one layer norm: each layer has two, and one stands behind the last layer",
+        ),
+        (
+            2 * LAYERS * ONE + (2 * LAYERS + 2) * 2 * C,
+            "that is ten layer norms: two in each of 4 layers and one behind the last make nine",
+        ),
+        (
+            2 * ONE + 2 * 2 * C,
+            "that is one layer: the model has 4, and one more layer norm behind the last",
+        ),
         (NORMS, "those are the layer norms alone: add the eight adapters"),
         (2 * ONE + NORMS, "those are the adapters of one layer: there are 4 layers"),
         (

@@ -64,6 +64,32 @@ asked_for = Check(
             ("labels != -100", "labels >= 0"),
         ),
         mistake(
+            "label 0 is taken for nothing asked: only -100 is",
+            ("labels != -100", "labels > 0"),
+        ),
+        *(
+            mistake(
+                "the answers are shifted to the places that give them: each stays where its label "
+                "stands, and a row's first is False",
+                (FIRST, f"asked = labels.roll(-1, 1) != -100\n        {drop}"),
+            )
+            for drop in ("pass", "asked[:, -1] = False")
+        ),
+        mistake(
+            "both ends of a row are left out: only its first label has nobody to answer it",
+            (FIRST, f"{FIRST}\n        asked[:, -1] = False"),
+        ),
+        mistake(
+            "the first label that asks for something is left out: it is the first place of the "
+            "row, whatever stands there",
+            (FIRST, "asked &= asked.cumsum(1) > 1"),
+        ),
+        mistake(
+            "labels (B,) are shifted, too: each of them is a row's only label",
+            ("if shifted and labels.dim() == 2:", "if shifted:"),
+            (FIRST, "asked[..., 0] = False"),
+        ),
+        mistake(
             "the shape is that of the labels: leave the first column where it is, as False",
             ("return asked", "return asked[:, 1:] if shifted and labels.dim() == 2 else asked"),
         ),

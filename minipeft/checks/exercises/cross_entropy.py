@@ -56,6 +56,50 @@ MISTAKES = [
         "the softmax is done twice: cross_entropy takes logits",
         RIGHT.replace("logits.float()", "logits.float().softmax(-1)"),
     ),
+    *(
+        mistake(
+            f"the softmax runs over axis {axis} of the logits: over the last axis, so that the V "
+            "words of a position share 1",
+            (
+                "logits.flatten(0, -2), labels.flatten()",
+                f"logits.float().log_softmax({axis}).flatten(0, -2), labels.flatten()",
+            ),
+            (RIGHT, "F.nll_loss(logits, labels)"),
+        )
+        for axis in (0, 1)
+    ),
+    losing(
+        "the softmax runs over the positions: over the last axis, so that the V words of a "
+        "position share 1",
+        RIGHT.replace("cross_entropy(logits.float()", "nll_loss(logits.float().log_softmax(0)"),
+    ),
+    losing(
+        "the labels are smoothed: the loss is -log p of the label alone",
+        RIGHT.replace("ignore_index=-100", "label_smoothing=0.1"),
+    ),
+    losing(
+        "something is added to p before the logarithm, so that a surprise has an upper end: take "
+        "log_softmax, which needs nothing added",
+        f"-({CHOSEN}.exp() + 1e-8).log().mean()",
+    ),
+    losing(
+        "something is added to p before the logarithm, so that a surprise has an upper end: take "
+        "log_softmax, which needs nothing added",
+        f"-({CHOSEN}.exp() + 1e-12).log().mean()",
+    ),
+    mistake(
+        "each row has a mean of its own, and those are averaged: take one mean over all labels "
+        "that count",
+        (
+            "logits, labels = logits.flatten(0, -2), labels.flatten()",
+            "rows = zip(logits, labels) if labels.dim() > 1 else [(logits, labels)]",
+        ),
+        (
+            f"return {RIGHT}",
+            "losses = [F.cross_entropy(a.float(), b) for a, b in rows]\n"
+            "    return sum(losses) / len(losses)",
+        ),
+    ),
     mistake(
         "the labels are shifted here: the model has shifted them already",
         (

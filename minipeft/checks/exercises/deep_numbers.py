@@ -40,6 +40,15 @@ deep_numbers = NumberCheck(
             {"prompts": HEAD, "head": PROMPTS},
             "prompts and head are interchanged: the head is the small one",
         ),
+        (
+            {"prompts": PROMPTS + P * C},
+            "prompts: nothing stands at the input: they are keys and values in the layers alone",
+        ),
+        (
+            {"head": C * C + C + HEAD},
+            "head: it is one linear map, there is none from C to C before it",
+        ),
+        ({"words": WORDS + P}, "words: the prompts stand in the L layers, and none at the input"),
         ({"head": C * CLASSES + 1}, "head: each of the two classes has a bias"),
         ({"head": C * CLASSES}, "head: a linear map has a bias, one number for each class"),
         ({"head": C + 1}, "head: one row of C numbers and a bias for each of the two classes"),

@@ -130,10 +130,6 @@ forgotten = Check(
             "what was answered",
             when=lambda view: view.case.get("text") == "the same answer twice",
         ),
-        mistake(
-            '"Lima ." and "lima" are the same answer: compare after metrics.normal',
-            when=lambda view: "text" in view.case,
-        ),
         of_all(
             "take the fall of the accuracy: gains hide losses there",
             lambda k, n, x, c, q: (k - n) / q,
@@ -167,8 +163,23 @@ forgotten = Check(
             wrong=lambda b, a, t: share(lambda k, n, x, c, q: x / k)(a, b, t),
         ),
         of_all("round down: divide with /, not //", lambda k, n, x, c, q: x // k),
+        *(
+            of_all(
+                f"round to {digits} digits: give the share as it is",
+                lambda k, n, x, c, q, digits=digits: round(x / k, digits),
+            )
+            for digits in (1, 2, 3, 4)
+        ),
+        of_all(
+            "count what is wrong now, also what was never right: only those right before count",
+            lambda k, n, x, c, q: (q - n) / k,
+        ),
         of_all(EVERY_CHANGE, lambda k, n, x, c, q: c / k),
         of_all(EVERY_CHANGE, lambda k, n, x, c, q: c / q),
+        mistake(
+            '"Lima ." and "lima" are the same answer: compare after metrics.normal',
+            when=lambda view: "text" in view.case,
+        ),
         mistake(
             lambda view: (
                 f"when {because(view)} you divide by zero: raise a ValueError that says so"

@@ -6,7 +6,7 @@ import torch
 
 from minipeft.checks.framework import Case, Check, Draw, Trial, call, expect, mistake
 
-UNFIT = ("other text", "other batch")  # masks that belong to other tokens
+UNFIT = ("other text", "other batch", "turned")  # masks that belong to other tokens
 MASKS = ("none", "padding behind", "padding before", "gap", "all ones", "nothing", *UNFIT)
 SIGMOID = "torch.sigmoid(x @ self.weight + self.bias)[..., None]"
 ALONE = "g = torch.sigmoid(self.bias).view(1, 1, 1)"
@@ -38,6 +38,10 @@ def mask_of(case: Case) -> torch.Tensor | None:
         mask = torch.ones(1 if N > 1 else 2, T, dtype=torch.long)
         mask[:, -1] = 0
         return mask
+    if case.mask == "turned":  # as many numbers, in another shape
+        mask = torch.ones(N * T, dtype=torch.long)
+        mask[::2] = 0
+        return mask.view((T, N) if T != N else (1, N * T))
     mask = torch.ones(N, T, dtype=torch.long)
     for row in range(N):
         cut = min(T - 1, row + 1)  # in every row another number of tokens is padding
@@ -111,6 +115,23 @@ gate = Check(
             "the x of padding is set to 0, whose sigmoid is not 0: leave padding out of the mean",
             (BEFORE, ZEROED),
             (KNOWN, "if False:"),
+        ),
+        mistake(
+            "the x of padding is set to 0, whose sigmoid is not 0: leave padding out of the mean",
+            (BEFORE, ZEROED),
+            (MEAN, "g = g.sum(dim=1, keepdim=True) / total"),
+        ),
+        mistake(
+            "the first tokens are averaged, as many as the mask has ones: padding may stand before "
+            "a text or in it, so take those where the mask is 1",
+            (OWN, "counts = self.mask.sort(dim=1, descending=True).values.to(g)[..., None]"),
+        ),
+        mistake(
+            "a text without a token gets the mean over its padding: it gets 0",
+            (
+                OWN,
+                "counts = self.mask.where(self.mask.any(1, True), 1).to(g)[..., None]",
+            ),
         ),
         mistake(
             "the mean is over x, and the sigmoid comes after it: every token has a sigmoid first",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from minipeft.checks.framework import NumberCheck, diagnosis
 from minipeft.course.unipelt import PATIENTS
 
@@ -30,6 +32,10 @@ closed_gate = NumberCheck(
         ({"share": 0.5}, "share: a gate of 0 is shut; one half is where gates start"),
         ({"share": S / (P + S)}, "share: that is what the words get"),
         ({"share": 1}, "share: the words have weights too, S of them"),
+        (
+            {"share": P / (P + math.e * S)},
+            "share: the words have the score 0, and the weight e^0 = 1, too",
+        ),
         ({"share": 100 * SHARE}, "share: that is per cent; write it as a number from 0 to 1"),
         (
             {"left": 1},
@@ -70,6 +76,7 @@ union_numbers = NumberCheck(
         ({"prefix": 2 * P * C}, "prefix: that is one layer, and there are L of them"),
         ({"prefix": P * C}, "prefix: a key and a value in each of the L layers"),
         ({"prefix": 12 * PREFIX}, "prefix: the heads together have C numbers: H counts in C"),
+        ({"lora": LORA // 2 * 3}, "lora: query and value, two maps and not three"),
         ({"lora": LORA // 2}, "lora: that is one of the two maps, or A without B"),
         ({"lora": LORA // 4}, "lora: two maps in each layer, and each has an A and a B"),
         ({"lora": LORA // L}, "lora: that is one layer, and there are L of them"),

@@ -71,6 +71,11 @@ lora_gradients = Check(
             (OF_B, f"scale * {OF_B}"),
         ),
         mistake(
+            "the gradients are divided by the rank: s holds it already, s = alpha / r",
+            (OF_A, f"{OF_A} / len(A)"),
+            (OF_B, f"{OF_B} / len(A)"),
+        ),
+        mistake(
             "the gradients are divided by the scale: multiply by it",
             (OF_A, "(g @ B).T @ x / scale"),
             (OF_B, "g.T @ (x @ A.T) / scale"),
@@ -122,6 +127,10 @@ lora_gradients = Check(
         mistake(
             "in dL/dB stands x where A x belongs: B reads the r numbers that A makes",
             (OF_B, "scale * g.T @ x"),
+        ),
+        mistake(
+            "in dL/dB x stands cut off where A x belongs: B reads the r numbers that A makes",
+            (OF_B, "scale * g.T @ x[:, : len(A)]"),
         ),
         mistake(
             "in dL/dA g has not come through B: what A makes is read by B, so multiply with it",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
-from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+from minipeft.checks.framework import Case, Check, Draw, Trial, expect, mistake
 
 KEEP = "self.original = self.linear.weight.clone()"
 ADD = "self.linear.weight += self.scale * (self.B @ self.A)"
@@ -60,6 +62,11 @@ def run(Merge, case: Case, given) -> dict:
             bits = linear.weight.detach().clone()
         else:
             (detour.merge if call == "M" else detour.unmerge)()
+    expect(
+        _keeps_apart(Merge, given, case.scale),
+        "two maps merged at the same time do not both get their W0 back: keep it in self.original, "
+        "not in the class or a global",
+    )
     result = {"weight": linear.weight.detach().clone()}
     if linear.bias is not None:
         result["bias"] = linear.bias.detach().clone()
@@ -67,6 +74,23 @@ def run(Merge, case: Case, given) -> dict:
     rest = linear.training, linear.weight.requires_grad, linear.weight.grad is None
     in_place = linear.weight is parameter and linear.weight.data_ptr() == place
     return result | {"old bits": same, "same parameter": in_place, "the rest": rest}
+
+
+def _keeps_apart(Merge, given, scale: float) -> bool:
+    """Merge two maps, and take both out again: has each its bits?"""
+    maps = [copy.deepcopy(given.linear) for _ in range(2)]
+    with torch.no_grad():
+        maps[1].weight.neg_()
+    before = [linear.weight.detach().clone() for linear in maps]
+    detours = [Merge(linear, given.A, given.B, scale) for linear in maps]
+    for detour in detours:
+        detour.merge()
+    if all(map(torch.equal, before, [linear.weight for linear in maps])):
+        return True  # nothing is merged: that has its sentence
+    for detour in detours:
+        detour.unmerge()
+    back = [torch.allclose(m.weight, W, 1e-3, 1e-3) for m, W in zip(maps, before, strict=True)]
+    return back[0] or not back[1]  # the later one alone
 
 
 def wrong_at(place: str):

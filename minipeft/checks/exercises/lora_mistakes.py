@@ -59,6 +59,10 @@ MISTAKES = [
         (LOW, "F.linear(x, self.A)"),
         ("y + detour", "self.scale * (y + detour)"),
     ),
+    mistake(
+        "the detour is divided by the rank once more: self.scale is alpha / r already",
+        (LOW, f"{LOW} / len(self.A)"),
+    ),
     mistake("the detour is subtracted: it is added to y", ("y + detour", "y - detour")),
     mistake("the detour is missing: forward gives y back as it came", ("y + detour", "y")),
     mistake("x is added as well: the detour is added to y only", ("y + detour", "y + x + detour")),
@@ -111,6 +115,10 @@ MISTAKES = [
     ),
     mistake(
         "y gets no gradient, so what made it would not learn: do not detach", when=gradient_of("y")
+    ),
+    mistake(
+        "dropout falls on x twice: once is enough",
+        (DROP, f"{DROP}\n{' ' * 8}x = self.dropout(x)"),
     ),
     mistake(
         "dropout is never applied in training",

@@ -16,6 +16,9 @@ lora_parameters = NumberCheck(
         (MAPS * ONE, "that is one layer: the model has 4"),
         (LAYERS * ONE, "that is half: query and value both get a LoRA, and each has an A and a B"),
         (2 * LAYERS * MAPS * ONE, "that is twice as many: A has r x in numbers, B has out x r"),
+        (LAYERS * 3 * ONE, "that is three maps: LoRA stands beside query and value alone"),
+        (LAYERS * MAPS * (ONE + WIDTH), "A and B have no bias: r (in + out) numbers for each map"),
+        (LAYERS * MAPS * ONE + RANK, "alpha is no trained number, it is a setting"),
         (
             LAYERS * MAPS * WIDTH * WIDTH,
             "that is what full fine-tuning of these maps trains, in x out numbers each",

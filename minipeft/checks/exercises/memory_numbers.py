@@ -26,6 +26,7 @@ kept_numbers = NumberCheck(
             ("full", ALWAYS + READ - 2, "there are two LayerNorms, each with two numbers more"),
             ("full", ALWAYS + READ - C - 2, "there are two LayerNorms in a block"),
             ("full", ALWAYS + READ - 2 * (C + 2), "the LayerNorms keep something too: their input"),
+            ("full", ALWAYS + READ - 3 * C, "attention keeps q, k, v and the mix: 4 C numbers"),
             ("full", 4 * (ALWAYS + READ), "those are bytes: how many numbers?"),
             ("frozen", 0, "frozen maps keep nothing, but norms, attention and activation do: dL/dx "
              "must pass through them"),
@@ -35,6 +36,8 @@ kept_numbers = NumberCheck(
             ("frozen", ALWAYS + INNER, "what down reads is needed for dL/dW alone"),
             ("frozen", ALWAYS + 2 * C, "what maps read is needed for dL/dW alone"),
             ("frozen", ALWAYS - INNER, "the activation needs its input, attention q, k, v, mix"),
+            ("frozen", ALWAYS - 4 * C - H, "attention has no weights that could be frozen: it "
+             "keeps q, k, v, the mix and H numbers"),
             ("frozen", ALWAYS - C, "the mix of the values is kept by attention itself"),
             ("frozen", ALWAYS - 2 * (C + 2), "a LayerNorm needs its input, trained or not"),
             ("frozen", ALWAYS - 4, "a LayerNorm keeps mean and deviation, softmax H numbers"),
@@ -46,6 +49,10 @@ kept_numbers = NumberCheck(
             ("LoRA", ALWAYS + 2 * R, "A is a map that trains: it reads x, C numbers"),
             ("LoRA", ALWAYS + READ + 2 * R, "the frozen maps need no x: only what A reads is kept"),
             ("LoRA", ALWAYS + READ, "the frozen maps need no x: only what A reads is kept"),
+            ("LoRA", ALWAYS + 2 * C, "query and value read one tensor: it is kept once; and B "
+             "reads A x, r numbers for each of two LoRAs"),
+            ("LoRA", ALWAYS + 4 * R * C, "those are the weights of A and B: asked is what they "
+             "read"),
             ("LoRA", ALWAYS + 3 * C + 2 * R, "what B gives is added and not kept: x and A x are"),
             ("LoRA", ALWAYS + 2 * C + R, "x is kept once for both LoRAs, and A x for each"),
             ("LoRA", 4 * (ALWAYS + C + 2 * R), "those are bytes: how many numbers?"),

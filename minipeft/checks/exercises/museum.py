@@ -90,6 +90,11 @@ smallest_step = NumberCheck(
         (2**-7, "that is the gap at 1: 0.1 has a smaller leading power of two, and take its half"),
         (WEIGHT * 2**-8, "the gap is the same from 2^-4 to 2^-3: take 2^-4 times 2^-7, not 0.1"),
         (WEIGHT * 2**-7, "the gap is the same from 2^-4 to 2^-3: take 2^-4 times 2^-7, and half"),
+        (-12, "that is the exponent: the step is 2 to the power of it, 2**-n in Python"),
+        *(
+            (number, "in Python ^ is no power, it works on single bits: write 2**-n")
+            for number in (2 ^ -12, 2 ^ -11, 2 ^ -10)
+        ),
         (2**-4 * 2**-10 / 2, "those are the 10 bits of float16: bfloat16 has 7"),
         (2**-4 * 2**-23 / 2, "those are the 23 bits of float32: bfloat16 has 7"),
     ],

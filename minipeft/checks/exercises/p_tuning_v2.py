@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 from minipeft.checks.framework import OMIT, Case, Check, Trial, call, expect, mistake
+from minipeft.checks.framework.showing import with_article
 from minipeft.methods.prefix import Prefix
 
 KINDS = (None, "embedding", "mlp")
@@ -36,7 +37,7 @@ def run(method, case: Case, given) -> dict:
         )
     for prefix in made.values():
         expect(prefix is not None, "prefix() gives None back: is a return missing?")
-        what = prefix.__name__ if isinstance(prefix, type) else f"a {type(prefix).__name__}"
+        what = prefix.__name__ if isinstance(prefix, type) else with_article(type(prefix).__name__)
         expect(
             isinstance(prefix, Prefix),
             f"prefix() gives {what} back: make a Prefix(...), the method of lesson 06",
@@ -109,6 +110,10 @@ p_tuning_v2 = Check(
         mistake(
             'the MLP is there when it should not be, and the other way round: compare with "mlp"',
             (MLP, 'hidden=None if self.reparameterize == "mlp" else self.hidden,'),
+        ),
+        mistake(
+            "the MLP has 512 features, whatever is set: hand `hidden` on",
+            (MLP, MLP.replace("self.hidden if", "512 if")),
         ),
         mistake(
             "the MLP has as many features as there are prompts: it has `hidden` features",

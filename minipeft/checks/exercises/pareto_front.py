@@ -13,6 +13,8 @@ RESULT = "~(as_good & better).any(dim=0)"
 def inputs(case: Case, draw: Draw) -> dict:
     """Few different numbers, so that ties of every kind are met: counts, or what is measured."""
     costs, scores = draw.integers(1, case.levels + 1, case.n), draw.integers(0, case.levels, case.n)
+    if case.aims == "close":  # a ten-thousandth apart, which counts
+        return {"costs": draw.tensor(1 + costs / 2**14), "scores": draw.tensor(1 + scores / 2**14)}
     if case.aims == "measured":  # seconds, and minus a loss
         return {"costs": draw.tensor(costs / 4), "scores": draw.tensor(scores / 8 - 2)}
     return {"costs": costs, "scores": draw.tensor(scores / 8)}
@@ -27,7 +29,11 @@ pareto_front = Check(
             "who is on the front",
             inputs,
             lambda pareto_front, case, given: pareto_front(given.costs, given.scores),
-            axes={"n": (6, 1, 2, 12), "levels": (3, 1, 8), "aims": ("counted", "measured")},
+            axes={
+                "n": (6, 1, 2, 12),
+                "levels": (3, 1, 8),
+                "aims": ("counted", "measured", "close"),
+            },
             dtypes=("float64", "float32"),
             layouts=("plain", "strided"),
             gradients=("frozen", "off"),
@@ -102,6 +108,15 @@ pareto_front = Check(
                 (BETTER, BETTER.replace(name, whole)),
             )
             for name, whole in WHOLE
+        ),
+        mistake(
+            "what is nearly as good counts as equal: compare the numbers as they are, without a "
+            "tolerance or rounding",
+            when=lambda view: view.case.aims == "close" and view.difference.kind == "value",
+        ),
+        mistake(
+            "costs and scores are rounded: compare the numbers as they are",
+            (AS_GOOD, f"(costs := costs.round(), scores := scores.round()) and {AS_GOOD}"),
         ),
         mistake(
             "one other point that beats it is enough: any, not all",

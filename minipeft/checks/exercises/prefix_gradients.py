@@ -14,6 +14,13 @@ OF_KEYS = "(of_scores.mT @ query).sum(dim=0) / math.sqrt(D)"
 OF_VALUES = "(to_prefix.mT @ upstream).sum(dim=0)"
 FIRST = "weights[..., :P]"
 SWAPPED = "of_values, of_keys"
+BEHIND = [
+    (
+        f"[prefix_{name}.expand(B, -1, -1, -1), {name}]",
+        f"[{name}, prefix_{name}.expand(B, -1, -1, -1)]",
+    )
+    for name in ("keys", "values")
+]
 
 
 def inputs(case: Case, draw: Draw) -> dict:
@@ -83,6 +90,30 @@ prefix_gradients = Check(
             "only the first row of the batch counts: sum over all of them",
             (OF_KEYS, OF_KEYS.replace(".sum(dim=0)", "[0]")),
             (OF_VALUES, OF_VALUES.replace(".sum(dim=0)", "[0]")),
+        ),
+        mistake(
+            "the last P weights are read, which are those of words: the prefix stands before them",
+            (FIRST, "weights[..., -P:]"),
+        ),
+        *(
+            mistake(
+                "the prefix stands behind the words here, so the first P weights are those of "
+                "words: it stands before them, [P_k ; K]",
+                *BEHIND,
+                *edits,
+            )
+            for edits in ([], [(SCORES, SCORES.replace("prefix_values", "all_values[:, :, :P]"))])
+        ),
+        mistake(
+            "the softmax runs over the queries: a query's weights over all keys add up to 1, so "
+            "over the last axis",
+            (SOFTMAX, SOFTMAX.replace("dim=-1", "dim=-2")),
+        ),
+        mistake(
+            "the softmax runs over the queries: a query's weights over all keys add up to 1, so "
+            "over the last axis",
+            (SOFTMAX, SOFTMAX.replace("dim=-1", "dim=-2")),
+            (SCORES, "((gap := upstream @ prefix_values.mT) - (to_prefix * gap).sum(-2, True))"),
         ),
         mistake(
             "only the last token counts: sum over all tokens, each of them reads the prefix",

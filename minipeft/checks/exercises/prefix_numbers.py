@@ -31,6 +31,11 @@ prefix_numbers = NumberCheck(
             "trained: the bias of a map is a vector: one number for each of its outputs",
         ),
         (
+            {"trained": MLP + C - 2 * L * C},
+            "trained: a bias has a number for each output of its map, not for each input: k and "
+            "2 L C",
+        ),
+        (
             {"trained": MLP - L * C},
             "trained: the bias of the second map has 2 L C numbers: keys and values",
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+from minipeft.checks.framework import Case, Check, Draw, Trial, expect, mistake
 from minipeft.methods.parts.quantization import levels
 
 PADDED = "padded = F.pad(values, (0, -len(values) % block)).view(-1, block)"
@@ -15,22 +15,40 @@ CODES = "codes = torch.bucketize(scaled, middles.to(values.device), out_int32=Tr
 RESULT = "return codes.flatten()[: len(values)].to(torch.uint8), absmax"
 
 
-SIZES = {"usual": 1.0, "tiny": 1e-5}
+SIZES = {"usual": 1.0, "tiny": 1e-5, "near the middle": 1.0, "tiny, near the middle": 1e-5}
+NEAR = 2e-5  # from the middle between two levels, as a part of the scale
 
 
 def inputs(case: Case, draw: Draw) -> dict:
     """Weights, of which some blocks are zero, and the levels of a kind (or three uneven ones)."""
     values = draw.normal(case.n, scale=SIZES[case.weights])
+    if "near" in case.weights:  # only what is divided by the scale itself gets the right level
+        q = table_of(case).double()
+        middles = (q[1:] + q[:-1]) / 2
+        picked = middles[draw.integers(0, len(middles), case.n)]
+        picked = picked + NEAR * (2 * draw.integers(0, 2, case.n) - 1)
+        picked[:: case.block] = 1.0  # the scale of each block
+        values = draw.tensor(picked * SIZES[case.weights])
     if case.zeros == "the first block":
         values = values * (torch.arange(case.n) >= case.block)
     elif case.zeros == "all":
         values = values * 0
-    table = torch.tensor([-1.0, 0.25, 1.0]) if case.table == "uneven" else levels(case.table)
-    return {"values": values, "table": table.to(values.dtype), "block": case.block}
+    return {"values": values, "table": table_of(case).to(values.dtype), "block": case.block}
+
+
+def table_of(case: Case) -> Tensor:
+    return torch.tensor([-1.0, 0.25, 1.0]) if case.table == "uneven" else levels(case.table)
 
 
 def run(quantize_blocks, case: Case, given) -> tuple[Tensor, Tensor]:
-    return quantize_blocks(given.values, given.table, given.block)
+    answer = quantize_blocks(given.values, given.table, given.block)
+    empty = case.zeros == "all" and isinstance(answer, tuple | list) and len(answer) == 2
+    expect(
+        not empty or not isinstance(answer[1], Tensor) or not 0 < answer[1].abs().sum() < 0.5,
+        "the scale of a block of zeros is a small number: it is 0 itself, only the division needs "
+        "another number",
+    )
+    return answer
 
 
 def codes(sentence: str, wrong: str):
@@ -98,6 +116,22 @@ quantize_blocks = Check(
             "number; divide by the scale itself, and by 1 where it is 0",
             (SCALED, "scaled = padded / (absmax + 1e-5).unsqueeze(1)"),
         ),
+        *(
+            mistake(
+                "tiny weights are wrong: something is added to their scale, or it is held above a "
+                "number; divide by the scale itself, and by 1 where it is 0",
+                (SCALED, f"scaled = padded / {held}.unsqueeze(1)"),
+            )
+            for held in (
+                *("(absmax + 1e-8)", "(absmax + 1e-6)", "absmax.clamp(min=1e-3)"),
+                *("absmax.clamp(min=1e-4)", "(absmax + 1e-9)", "(absmax + 1e-7)"),
+            )
+        ),
+        mistake(
+            "all weights are divided by the largest of all, and yet each block has its scale: "
+            "divide each block by its own",
+            (SCALED, "scaled = padded / absmax.max().where(absmax.max() > 0, 1)"),
+        ),
         mistake(
             "the weights lose their sign: look for the level nearest to w / c, not |w| / c",
             (SCALED, SCALED.replace("padded /", "padded.abs() /")),
@@ -119,6 +153,10 @@ quantize_blocks = Check(
         scale(
             "the scale is the standard deviation: the largest is asked for",
             "padded.std(dim=1, correction=0)",
+        ),  # fmt: skip
+        scale(
+            "the scale is the standard deviation: the largest is asked for",
+            "padded.std(dim=1)",
         ),  # fmt: skip
         scale(
             "the scale is the length of the block: the largest value is asked for",
@@ -149,6 +187,12 @@ quantize_blocks = Check(
             "the blocks run across: a block is so many weights that stand side by side",
             (PADDED, PADDED.replace("view(-1, block)", "view(block, -1).T")),
         ),
+        mistake(
+            "the blocks run across: a block is so many weights that stand side by side",
+            (PADDED, PADDED.replace("view(-1, block)", "view(block, -1)")),
+            (ABSMAX, "absmax = padded.abs().amax(dim=0)"),
+            (SCALED, SCALED.replace(".unsqueeze(1)", "")),
+        ),
         codes(
             "that is the level below: the nearest one is asked for",
             "codes = (torch.bucketize(scaled, table, right=True, out_int32=True) - 1).clamp(min=0)",
@@ -160,6 +204,10 @@ quantize_blocks = Check(
         codes(
             "the levels are taken for even steps: look for the nearest one in the table",
             "codes = ((scaled + 1) / 2 * (len(table) - 1)).round().int()",
+        ),
+        codes(
+            "the levels are taken for even steps: look for the nearest one in the table",
+            "codes = (scaled * 7 + 7).round().clamp(0, len(table) - 1).int()",
         ),
         codes(
             "that is right for the levels of NF4 only: look for the nearest one in `table`",
@@ -190,6 +238,16 @@ quantize_blocks = Check(
             "those are the levels themselves: their numbers are asked for",
             "codes = table[torch.bucketize(scaled, middles)]",
         ),
+        mistake(
+            "those are the levels themselves: their numbers are asked for",
+            (CODES, "codes = table[torch.bucketize(scaled, middles)]"),
+            (RESULT, RESULT.replace(".to(torch.uint8)", "")),
+        ),
+        mistake(
+            "those are the weights again, level times scale: the levels' numbers are asked for",
+            (CODES, "codes = table[torch.bucketize(scaled, middles)] * absmax.unsqueeze(1)"),
+            (RESULT, RESULT.replace(".to(torch.uint8)", "")),
+        ),
         codes(
             "those are the weights again, level times scale: the levels' numbers are asked for",
             "codes = table[torch.bucketize(scaled, middles)] * absmax.unsqueeze(1)",
@@ -213,6 +271,15 @@ quantize_blocks = Check(
         mistake(
             "the two results are exchanged: first the numbers, then the scales",
             (RESULT, "return absmax, codes.flatten()[: len(values)].to(torch.uint8)"),
+        ),
+        mistake(
+            "the last block is filled up with ones, which may be its largest: fill it with zeros",
+            (PADDED, PADDED.replace("% block)", "% block), value=1.0")),
+        ),
+        mistake(
+            "weights near the middle between two levels get the wrong one: something is rounded on "
+            "the way (to float16?), or a small number is added",
+            when=lambda view: "near" in view.case.weights and view.difference.kind == "value",
         ),
         mistake(
             "weights that do not fill a block fail: fill the last block with zeros, as F.pad does",

@@ -63,6 +63,28 @@ similarity = Check(
             (PHI, f"({PHI}) ** 0.5"),
         ),
         mistake(
+            "only the products on the diagonal are added: every direction of the one meets every "
+            "direction of the other",
+            (PHI, "(u.T @ v).trace().item() / min(i, j)"),
+        ),
+        mistake(
+            "only the products on the diagonal are added: every direction of the one meets every "
+            "direction of the other",
+            (PHI, "(u.T @ v).diagonal().square().sum().item() / min(i, j)"),
+        ),
+        mistake(
+            "one direction too many is taken of each: i of the first, j of the second",
+            (BOTH, "u, v = directions(one, i + 1, side), directions(other, j + 1, side)"),
+        ),
+        mistake(
+            "the updates themselves are multiplied: take their strongest directions first",
+            (BOTH, 'u, v = (one.T, other.T) if side == "in" else (one, other)'),
+        ),
+        mistake(
+            "the updates themselves are multiplied: take their strongest directions first",
+            (BOTH, "u, v = one, other"),
+        ),
+        mistake(
             "the products are added without being squared",
             (PHI, "(u.T @ v).sum().item() / min(i, j)"),
         ),
@@ -137,6 +159,8 @@ overlaps = NumberCheck(
             {"chance": FEW * MANY / SPACE},
             "chance: that is the sum over both directions: divide by 2",
         ),
+        ({"chance": 1 - MANY / SPACE}, "chance: that is what lies outside of the eight"),
+        ({"chance": 0.5}, "chance: the eight are a small part of the 80 dimensions, not half"),
         ({"chance": 1 / SPACE}, "chance: that is for two single directions"),
         ({"chance": FEW * MANY / SPACE**2}, "chance: a share of dimensions, not of pairs of them"),
         ({"chance": (MANY / SPACE) ** 0.5}, "chance: phi is made of squares, there is no root"),

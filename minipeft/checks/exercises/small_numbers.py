@@ -24,6 +24,7 @@ WRONG_BITFIT = [
     (L * (9 * C + I), "the weights of the layer norms are no biases: they stay frozen"),
     (L * (6 * C + 2 * I), "the down map gives back C numbers, and so has a bias of C"),
     (L * (7 * C), "the up map is missing: it gives back I numbers, and so has a bias of I"),
+    (L * (3 * C), "that is query, key and value alone: every map and norm has a bias"),
     (L * (4 * C), "those are the biases of attention: feed-forward and the norms have some too"),
     (L * (6 * C), "that is without feed-forward: its maps have biases of I and of C numbers"),
     (L * (I + C), "those are the biases of feed-forward: attention and the norms have some too"),

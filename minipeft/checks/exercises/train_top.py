@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from minipeft.checks.framework import Case, Check, Draw, Trial, expect, mistake
+from minipeft.checks.framework.showing import with_article
 
 
 class Model(nn.Module):
@@ -34,7 +35,7 @@ def make(kind: str) -> list[nn.Module]:
         shared = nn.Linear(3, 3)
         return [nn.Linear(2, 3), shared, nn.Sequential(shared)]
     if kind == "equal":  # parts that are apart, whose parameters begin with the same values
-        return [nn.LayerNorm(3), nn.Linear(3, 3), nn.LayerNorm(3)]
+        return [nn.LayerNorm(3), nn.Linear(3, 3), nn.LayerNorm(3), nn.LayerNorm(3)]
     if kind == "nested":  # a part without parameters, a part of several
         inner = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
         return [nn.Linear(2, 3), nn.ReLU(), inner, nn.Linear(3, 2)]
@@ -58,8 +59,14 @@ def inputs(case: Case, draw: Draw) -> dict:
 
 def run(train_top: Callable, case: Case, given) -> dict:
     """What comes back, and what has become of the parts."""
-    before = values(given.parts)
+    before, parts = values(given.parts), list(given.parts)
     answer = train_top(given.parts, given.count)
+    after = list(given.parts)
+    expect(
+        len(after) == len(parts) and all(a is b for a, b in zip(parts, after, strict=True)),
+        "the list of parts that came in was changed (reversed, cut?): read it, and change nothing "
+        "but requires_grad",
+    )
     return {
         "answer": answer,
         "on": {p for p in every(given.parts) if p.requires_grad},
@@ -82,9 +89,9 @@ def listed(answer) -> list[nn.Parameter]:
     """What came back, which must be parameters, each once."""
     expect(answer is not None, "train_top gives None back: return the parameters in training")
     expect(
-        isinstance(answer, list | tuple | set | dict),
-        f"train_top gives back a {type(answer).__name__}: return a list, which an optimizer and a "
-        "count can both read",
+        isinstance(answer, list | tuple | dict),
+        f"train_top gives back {with_article(type(answer).__name__)}: return a list, which an "
+        "optimizer and a count can both read",
     )
     answer = list(answer)
     strange = [thing for thing in answer if not isinstance(thing, nn.Parameter)]
@@ -130,6 +137,20 @@ def judge(case: Case, given: dict, seen: dict) -> None:
         case.parts != "equal" or not wanted or wanted <= on,
         "a parameter is frozen because one of a frozen part has the same values: only the very "
         "same parameter is shared, so compare by identity (a set does)",
+    )
+    expect(
+        0 <= count <= n,
+        f"a count of {count} with {n} parts is impossible: raise a ValueError",
+    )
+    expect(
+        case.parts != "equal" or wanted <= back,
+        "a parameter is left out because another one has the same values: only the very same "
+        "parameter is listed once, so compare by identity (a set or the keys of a dict do)",
+    )
+    expect(
+        not answer or back & set(every(parts)),
+        "what is given back are copies, which no forward pass reads: give the parts' parameters "
+        "themselves",
     )
     expect(
         count or not (on or answer),
@@ -247,6 +268,18 @@ train_top = Check(
                 "impossible: raise a ValueError"
             ),
             when=lambda view: view.difference.kind == "no error",
+        ),
+        mistake(
+            lambda view: (
+                f"a count of {view.inputs['count']} with {len(view.inputs['parts'])} parts is "
+                "possible, and it is refused: only a count below 0 or above the number of parts "
+                "is a ValueError"
+            ),
+            when=lambda view: (
+                isinstance(view.error, ValueError)
+                and view.difference.wanted is None
+                and 0 <= view.inputs["count"] <= len(view.inputs["parts"])
+            ),
         ),
     ],
 )

@@ -7,6 +7,7 @@ from torch import nn
 
 from minipeft.checks.exercises.train_top import Model
 from minipeft.checks.framework import Case, Check, Draw, Trial, mistake
+from minipeft.checks.framework.showing import with_article
 
 
 def inputs(case: Case, draw: Draw) -> dict:
@@ -19,6 +20,9 @@ def inputs(case: Case, draw: Draw) -> dict:
         model = nn.Sequential(*parts)
         if case.kind == "buffers":  # running means are no parameters
             model.append(nn.BatchNorm1d(3))
+        if case.kind == "equal":  # as many numbers of the same values
+            parts += [nn.LayerNorm(3), nn.LayerNorm(3)]
+            model = nn.Sequential(*parts)
         if case.kind == "bare":  # a parameter of the model itself
             model.prompt = nn.Parameter(torch.zeros(2, 5))
     frozen = {"none": 0, "one": 1, "half": 2, "every": len(parts)}[case.frozen]
@@ -44,6 +48,7 @@ def of(view) -> str:
         "tied": " with a tied head" if case.frozen == "none" else " with a tied, frozen matrix",
         "bare": " with a parameter of its own",
         "buffers": " with running means",
+        "equal": " with two alike layer norms",
     }.get(case.kind, "")
     if not words:
         words = {"none": " in training", "every": " frozen"}.get(case.frozen, " frozen in part")
@@ -143,11 +148,45 @@ def said(text: str):
     )
 
 
+NAMES = ("weights", "gradients", "Adam's means")
+FACTORS = {
+    8: "8 times too many: bits? A byte has 8 of them, and element_size() gives bytes",
+    2: "twice too many",
+    1.5: "half as many again: Adam keeps two running means, the gradient is counted by itself",
+    0.5: "half of what they should be",
+}
+
+
+def alike(view) -> bool:
+    """Are parameters of the same values counted once?"""
+    return view.case.kind == "equal" and parts_of(view)[2][0] < size(parts_of(view)[0])
+
+
+def by_state_dict(view) -> bool:
+    all_, _, got = parts_of(view)
+    held = view.inputs["model"].state_dict().values()
+    return got[0] == size(held) != size(all_)
+
+
+def directly(view) -> bool:
+    """Are only the parameters of children counted, none of their children's?"""
+    all_, _, got = parts_of(view)
+    children = view.inputs["model"].children()
+    return got[0] == size([p for c in children for p in c.parameters(recurse=False)]) != size(all_)
+
+
 def sums(view) -> str:
     all_, on, got = parts_of(view)
     right = (size(all_), size(on), 2 * size(on))
     wrong = next(i for i, (a, b) in enumerate(zip(right, got, strict=True)) if a != b)
     name = ("weights", "gradients", "adam")[wrong]
+    if got == tuple(n // 2**20 for n in right):
+        return f"{of(view)} nothing is left: give bytes as they are, not MiB, which are 0 here"
+    if not got[wrong]:
+        return f"{of(view)} no bytes of {NAMES[wrong]} are counted: ask requires_grad"
+    times = FACTORS.get(got[wrong] / right[wrong]) if right[wrong] else None
+    if times:
+        return f"{of(view)} the bytes of {NAMES[wrong]} are {times}"
     return (
         f"{of(view)}, N = {size(all_, 1)} parameters of which n = {size(on, 1)} train, {name} "
         f"should be {right[wrong]}, not {got[wrong]}"
@@ -164,7 +203,7 @@ training_bytes = Check(
             inputs,
             lambda training_bytes, case, given: training_bytes(given.model),
             axes={
-                "kind": ("plain", "tied", "buffers", "bare"),
+                "kind": ("plain", "tied", "buffers", "bare", "equal"),
                 "frozen": ("none", "half", "one", "every"),
                 "number": ("float32", "bfloat16", "float64", "mixed"),
                 "training": ("train", "eval"),
@@ -178,6 +217,13 @@ training_bytes = Check(
     [
         mistake(
             "training_bytes should return a dict (is a return missing?)",
+            when=lambda view: view.given is None and view.error is None,
+        ),
+        mistake(
+            lambda view: (
+                "training_bytes should return a dict of three numbers, not "
+                f"{with_article(type(view.given).__name__)}"
+            ),
             when=lambda view: view.difference.kind == "type" and not view.difference.where,
         ),
         mistake("bytes are whole numbers: give ints, no floats", when=not_whole),
@@ -212,8 +258,29 @@ training_bytes = Check(
             when=twice,
         ),
         mistake(
+            said(
+                "{of} only what the direct children hold is counted: model.parameters() reaches "
+                "the parts of parts"
+            ),
+            when=directly,
+        ),
+        mistake(
+            said(
+                "{of} parameters with the same values count once: only the very same one does, so "
+                "compare by identity"
+            ),
+            when=alike,
+        ),
+        mistake(
             said("{of} buffers are counted: they are no parameters, take model.parameters()"),
             when=buffers,
+        ),
+        mistake(
+            said(
+                "{of} state_dict() is counted, which lists a shared matrix twice and buffers too: "
+                "take model.parameters()"
+            ),
+            when=by_state_dict,
         ),
         mistake(
             said(

@@ -13,6 +13,7 @@ RIGHT = {
 }
 FROZEN = "frozen numbers have no gradient, and Adam has no means of them"
 WEIGHTS = "the frozen numbers must be in memory too"
+THREE = "Adam keeps two means of each number, and the gradient is counted by itself"
 ONE_MEAN = "Adam keeps two means, of the gradient and of its square"
 NO_MEANS = "Adam's two running means are missing"
 NOT_BYTES = "that is how many numbers: each of them has 4 bytes"
@@ -27,6 +28,8 @@ adam_bytes = NumberCheck(
             ("full", E * N, "gradients and Adam's two means are missing, or these are no bytes"),
             ("full", 2 * E * N, NO_MEANS),
             ("full", 3 * E * N, ONE_MEAN),
+            ("full", 5 * E * N, THREE),
+            ("top 1", E * N + 4 * E * TOP, THREE),
             ("top 1", 4 * E * TOP, WEIGHTS),
             ("top 1", RIGHT["full"], FROZEN),
             ("top 1", 3 * E * N + E * TOP, "Adam keeps means only of what it trains"),
@@ -38,6 +41,12 @@ adam_bytes = NumberCheck(
                 "head only",
                 E * N + 3 * E * COPY,
                 "the copy lies beside the frozen matrix: a weight too",
+            ),
+            ("head only", E * (N + COPY) + 4 * E * COPY, THREE),
+            (
+                "head only",
+                E * (N + COPY) + 6 * E * COPY,
+                "the matrix itself stays frozen: only its copy has a gradient and means",
             ),
             ("head only", RIGHT["top 1"], "that is top 1: the head has another number of numbers"),
             ("head only", 4 * E * COPY, WEIGHTS),

@@ -125,6 +125,20 @@ update_averages = Check(
         mean("the new sensitivity has the weight 1 - b1, not 1", "b1 * mean + I"),
         mean("the old mean has the weight b1, not 1", "mean + (1 - b1) * I"),
         mean("the mean forgets the past: b1 mean + (1 - b1) I", "I"),
+        mistake(
+            "the mean given back is the one that came in: b1 mean + (1 - b1) I",
+            (MEAN, "old, mean = mean, b1 * mean + (1 - b1) * I"),
+            (RESULT, RESULT.replace("return mean", "return old")),
+        ),
+        mistake(
+            "the averages are divided by 1 - b1 and 1 - b2, as Adam does at the start: nothing is "
+            "corrected here",
+            (
+                RESULT,
+                "return mean / (1 - b1), (b2 * uncertainty + (1 - b2) * (I - mean).abs()) "
+                "/ (1 - b2)",
+            ),
+        ),
         mean("the mean stays as it was: b1 mean + (1 - b1) I", "mean + 0"),
         result(
             "b2 is the weight of the past, 1 - b2 that of the new distance: they have changed "

@@ -14,6 +14,7 @@ vera_numbers = NumberCheck(
     {"LoRA": LORA, "VeRA": VERA, "frozen": FROZEN},
     [
         ({"LoRA": LORA // 2}, "LoRA: that is one map in each layer: query and value are two"),
+        ({"LoRA": LORA // 32}, "LoRA: that is one layer, and there are 32"),
         ({"LoRA": LORA // 64}, "LoRA: that is one map: there are two in each of 32 layers"),
         ({"LoRA": MAPS * 256 * 2 * C}, "LoRA: that is with VeRA's rank: LoRA's is 16"),
         ({"LoRA": MAPS * C * C}, "LoRA: that is all of the frozen maps"),
@@ -35,6 +36,7 @@ vera_numbers = NumberCheck(
         ({"frozen": 16 * 2 * C}, "frozen: that is with LoRA's rank: VeRA's is 256"),
         ({"frozen": MAPS * 256 * C}, "frozen: A and B once for all maps, not one in each of them"),
         ({"frozen": MAPS * C * C}, "frozen: only A and B are asked for, not the maps themselves"),
+        ({"frozen": 7_000_000_000}, "frozen: A and B alone are asked for, not the model"),
         ({"frozen": 256 * C}, "frozen: that is one of the two matrices"),
         ({"frozen": 0}, "frozen: they are random, but something must hold them"),
     ],

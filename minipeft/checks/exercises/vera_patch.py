@@ -81,6 +81,26 @@ vera_patch = Check(
             when=lambda view: view.difference.kind == "dtype" and "y" in view.inputs,
         ),
         mistake(
+            "A and B are rounded to the dtype of x: turn x into that of d instead",
+            (DROP, "x = self.dropout(x)"),
+            (LOW, "self.d.to(x.dtype) * F.linear(x, self.A.to(x.dtype))"),
+            (DETOUR, "self.b.to(x.dtype) * F.linear(low, self.B.to(x.dtype))"),
+        ),
+        mistake(
+            "the last columns of A or rows of B are read: a smaller map reads the first ones, "
+            "self.A and self.B",
+            (LOW, LOW.replace("self.A", "self.matrices.A[:, -self.in_features :].to(self.d)")),
+            (DETOUR, DETOUR.replace("self.B", "self.matrices.B[-self.out_features :].to(self.d)")),
+        ),
+        mistake(
+            "1 is added to b: b multiplies what B gives as it is, and starts at 0",
+            (DETOUR, "(1 + self.b) * F.linear(low, self.B)"),
+        ),
+        mistake(
+            "the detour is divided by the rank: VeRA has no such factor, d and b take its place",
+            (LOW, f"{LOW} / len(self.d)"),
+        ),
+        mistake(
             "the whole of A or B is read: a map smaller than the largest reads its part, self.A "
             "and self.B",
             when=lambda view: view.error is not None and view.case.wider,

@@ -32,7 +32,7 @@ from minipeft.checks.framework.randomness import (
     rows_of,
 )
 from minipeft.checks.framework.repeating import Kept, call_again, stopped_again
-from minipeft.checks.framework.showing import small_case
+from minipeft.checks.framework.showing import small_case, with_article
 from minipeft.checks.framework.source import Source, is_made_of
 from minipeft.checks.framework.surroundings import careful_kernels, surroundings
 from minipeft.checks.framework.trial import Mistake, Trial
@@ -188,11 +188,11 @@ class Check:
             if isinstance(candidate, nn.Module):
                 raise CheckFailed(f"this is an instance of {type(candidate).__name__}: {said}")
             if not callable(candidate):
-                raise CheckFailed(f"this is a {type(candidate).__name__}: {said}")
+                raise CheckFailed(f"this is {with_article(type(candidate).__name__)}: {said}")
         elif not callable(candidate) or inspect.isclass(candidate):
             raise CheckFailed(
-                f"this is a {type(candidate).__name__}: give the check the function itself, "
-                f"checks.{wanted}({self.source.name})"
+                f"this is {with_article(type(candidate).__name__)}: give the check the function "
+                f"itself, checks.{wanted}({self.source.name})"
             )
 
     def mutants(self) -> Iterator[tuple[Mutant, Any]]:

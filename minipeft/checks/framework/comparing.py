@@ -26,7 +26,7 @@ class Difference:
 
     kind    "error" something was raised; "no error" nothing was, and should have been;
             "type", "parts", "extra parts", "shape", "dtype", "device", "nan", "value": the result;
-            "gradient missing", "gradient extra", "gradient";
+            "gradient missing", "gradient extra", "gradient", "gradient nan";
             "argument" one was changed; "shared" the result has the memory of one; "random" a
             global generator was touched; "generator" the given one was not; "settings" something
             was switched;
@@ -66,7 +66,8 @@ def around(wanted: Observation, given: Observation, trial) -> Difference | None:
     """Arguments, generators, settings."""
     for name in given.changed:
         if name not in wanted.changed:
-            return Difference("argument", name, wanted.inputs.get(name), given.after.get(name))
+            before = wanted.inputs.get(name, wanted.after.get(name))
+            return Difference("argument", name, before, given.after.get(name))
     for name, value in wanted.inputs.items():
         if isinstance(value, torch.Generator):
             if name in wanted.changed and name not in given.changed and given.error is None:
@@ -83,10 +84,10 @@ def around(wanted: Observation, given: Observation, trial) -> Difference | None:
 def _gradients(wanted: Observation, given: Observation, precise: bool) -> Difference | None:
     if given.error is not None:
         return None
-    if wanted.tracked and not given.tracked:
-        return Difference("gradient missing", "the result")
     if not all(bool(torch.isfinite(t).all()) for t in floating(wanted.result)):
         return None  # of NaN there is no gradient
+    if wanted.tracked and not given.tracked:
+        return Difference("gradient missing", "the result")
     largest = None
     for name, right in wanted.gradients.items():
         answer = given.gradients.get(name)
@@ -96,6 +97,8 @@ def _gradients(wanted: Observation, given: Observation, precise: bool) -> Differ
             largest = max([1.0, *(_largest(one) for one in wanted.gradients.values())])
         # A gradient that is zero on paper (the bias of a key) is rounding noise in one of the two.
         noise = 0.1 * largest * TOLERANCE.get(getattr(right, "dtype", None), 1e-4)
+        if math.isinf(_largest(answer)) and math.isfinite(_largest(right)):
+            return Difference("gradient nan", name, right, answer)
         empty, needed = _largest(answer) <= noise, _largest(right) > noise
         if needed and empty:
             return Difference("gradient missing", name, right, answer)

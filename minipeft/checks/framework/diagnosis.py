@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from minipeft.checks.framework.comparing import Difference, as_number, close
-from minipeft.checks.framework.showing import first_line, short, show
+from minipeft.checks.framework.showing import first_line, short, show, with_article
 from minipeft.checks.framework.trial import View
 
 IN_PLACE = (
@@ -71,6 +73,11 @@ def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None
             return f"{what} contains NaN or infinity"
         case "gradient missing":
             return _no_gradient(d, what)
+        case "gradient nan":
+            return (
+                f"the gradient of {d.where} contains NaN or infinity: does an exponential overflow "
+                "on the way, or is 0 divided by 0, which a later nan_to_num or where only covers?"
+            )
         case "gradient extra":
             return f"{d.where} gets a gradient, but it must not learn: is a detach missing?"
         case "argument":
@@ -91,12 +98,16 @@ def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None
 
 
 def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
-    error, words = d.given, f"{name} stopped with {type(d.given).__name__}: {first_line(d.given)}"
+    error, words = d.given, f"{name} stopped with {type(d.given).__name__}"
+    words += f": {first_line(error)}" if first_line(error) else ""
     text = str(error)
     if isinstance(error, NotImplementedError):
         if 'missing the required "forward"' in text:
             return f"{name} has no method forward{_slip(candidate, 'forward')}"
         return f"{words} (this comes from torch or from your own code, not from the exercise)"
+    if IN_PLACE[0] in text:
+        words = words[:150].rstrip(".")
+        return f"{words}: work on a copy, or under torch.no_grad() where it is the one to change"
     if any(part in text for part in IN_PLACE):
         return f"{words[:150]}: an argument is changed in place, work on a copy"
     if isinstance(error, AttributeError) and isinstance(reference, type):
@@ -119,7 +130,7 @@ def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
     if "does not require grad" in text:
         words += ": do not detach and do not use no_grad"
     if d.wanted is not None:
-        words += f"; raise a {type(d.wanted).__name__} that says what is wrong"
+        words += f"; raise {with_article(type(d.wanted).__name__)} that says what is wrong"
     return words
 
 
@@ -157,7 +168,7 @@ def _type(d: Difference, what: str) -> str:
         return f"{what} should be {right}, not a tuple of {len(d.given)}"
     if d.given is None:
         return f"{what} should be {right}, not None (is a return missing?)"
-    return f"{what} should be {right}, not a {type(d.given).__name__}"
+    return f"{what} should be {right}, not {with_article(type(d.given).__name__)}"
 
 
 def _no_gradient(d: Difference, what: str) -> str:
@@ -171,6 +182,12 @@ def _no_gradient(d: Difference, what: str) -> str:
 
 def _changed(d: Difference, view: View) -> str:
     if d.where == "the layer itself":
+        kept = [name for _, name in d.given.keys() - d.wanted.keys() - {"mode"}]
+        if kept:
+            return (
+                f"the call leaves {', '.join(sorted(kept))} in the layer, a parameter or a buffer "
+                "that it did not have: keep nothing, and work everything out anew at each call"
+            )
         return "the call changes the layer itself (its parameters, their gradients or its mode)"
     first = d.wanted
     verb = "were" if isinstance(first, list) or d.where.endswith("s") else "was"
@@ -259,6 +276,8 @@ def _factor(wanted: Tensor, given: Tensor) -> str | None:
     shift = (given - wanted).mean()
     if close(wanted + shift, given) and shift.abs() > 1e-3:
         return f"is {abs(shift.item()):.4g} too {'large' if shift > 0 else 'small'} everywhere"
+    if close(1 - wanted, given):
+        return "is 1 minus what it should be: the other part is asked for"
     rate = (given * wanted).sum() / wanted.square().sum().clamp_min(1e-12)
     if close(wanted * rate, given) and abs(rate.item()) > 1e-6:
         return f"is {rate.item():.4g} times as large as it should be, everywhere: a factor is wrong"
@@ -309,8 +328,21 @@ def where_right(wanted: Tensor, given: Tensor) -> str:
     return f"it is right at {parts[0]} of axis {axis} and wrong at {parts[1]}"
 
 
-def changed_defaults(reference: Any, candidate: Any, methods: tuple[str, ...]) -> str | None:
-    """A default value in the signature that is not the one given."""
+def changed_order(reference: Any, candidate: Any, methods: tuple[str, ...]) -> str | None:
+    """The arguments in another order than in the signature that was given."""
+    for function, wanted, given in _signatures(reference, candidate, methods):
+        names = [[n for n in s if n != "self"] for s in (wanted, given)]
+        right, answer = names[0], names[1][-len(names[0]) :]  # a method may call itself otherwise
+        if right != answer and sorted(right) == sorted(answer):
+            return (
+                f"{function} takes its arguments in the order {', '.join(answer)}, it should be "
+                f"{', '.join(right)}: leave the signature as it was given"
+            )
+    return None
+
+
+def _signatures(reference: Any, candidate: Any, methods: tuple[str, ...]) -> Iterator[tuple]:
+    """(name, parameters as given, the learner's) of every function that the learner writes."""
     pairs = [(reference, candidate)]
     if isinstance(reference, type):
         pairs = [
@@ -318,11 +350,14 @@ def changed_defaults(reference: Any, candidate: Any, methods: tuple[str, ...]) -
             for m in ("__init__", *methods)
         ]
     for right, answer in pairs:
-        try:
-            wanted = inspect.signature(right).parameters
-            given = inspect.signature(answer).parameters
-        except (TypeError, ValueError):
-            continue
+        with contextlib.suppress(TypeError, ValueError):
+            wanted, given = inspect.signature(right), inspect.signature(answer)
+            yield right.__name__, wanted.parameters, given.parameters
+
+
+def changed_defaults(reference: Any, candidate: Any, methods: tuple[str, ...]) -> str | None:
+    """A default value in the signature that is not the one given."""
+    for _, wanted, given in _signatures(reference, candidate, methods):
         for name, parameter in wanted.items():
             other = given.get(name)
             if other is None or parameter.default is inspect.Parameter.empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from minipeft.checks.framework.diagnosis import (
     by_kind,
     by_numbers,
     changed_defaults,
+    changed_order,
 )
 from minipeft.checks.framework.observing import Observation
 from minipeft.checks.framework.probes import what_was_changed
@@ -63,13 +65,15 @@ def name_the_mistake(
         return str(first.difference.given)
     name = getattr(candidate, "__name__", type(candidate).__name__)
     changed = changed_defaults(check.reference, candidate, check.blank)
+    changed = changed or changed_order(check.reference, candidate, check.blank)
     if changed is not None:
         return changed
     if first.difference.kind in BESIDE:
         return by_kind(first.view(trial), name, check.reference, candidate)
     named, sure = _usual(check, trial, failures, passed)
     if named is not None:
-        return named if sure else _all_explained(check, trial, failures, passed) or named
+        better = None if sure else _all_explained(check, trial, failures, passed)
+        return better or named + _only_where(check, trial, candidate, first, named)
     if trial.copies:
         return (
             _dropout(check, trial, first)
@@ -82,6 +86,7 @@ def name_the_mistake(
     return (
         _beyond(trial, first)
         or _earlier(check, trial, name, failures, passed)
+        or _share(trial, failures)
         or _mutant(check, trial, failures, passed)
         or _probed(check, trial, failures, passed)
         or unexplained(check, trial, candidate, first, passed)
@@ -90,10 +95,23 @@ def name_the_mistake(
 
 def _when(failure: Failure, trial: Trial) -> str:
     """The options in which it shows, where they tell something."""
-    if failure.difference.kind not in ("error", "no error", "nan", "type", "shape"):
+    if failure.difference.kind not in ("error", "no error", "nan", "type", "shape", "gradient nan"):
         return ""
     words = conditions(failure.case, trial.every_axis)
     return f" (with {words})" if 0 < len(words) < 60 else ""
+
+
+def _only_where(check, trial: Trial, candidate: Any, failure: Failure, named: str) -> str:
+    """The mode in which a mistake is made, if it is not made in the other one."""
+    axis = next((a for a in ("phase", "training") if len(trial.every_axis.get(a, ())) > 1), None)
+    if axis is None or trial.copies or "mode" in named or failure.difference.kind != "value":
+        return ""
+    mode = failure.case[axis]
+    other = next(value for value in trial.every_axis[axis] if value != mode)
+    case = failure.case.changed(**{axis: other})
+    if not trial.valid(case) or check.failure(trial, candidate, case) is not None:
+        return ""
+    return f" (only in {'training' if mode in (True, 'training') else 'evaluation'} mode)"
 
 
 def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> tuple[str | None, bool]:
@@ -200,6 +218,24 @@ def _answers_alike(check, trial: Trial, wrong: Any, failure: Failure, key: Any) 
         same = compare(given.result, other.result, trial) is None
         return same and compare(other.result, given.result, trial) is None
     return trial.judge is None and differs(given, other, trial) is None
+
+
+def _share(trial: Trial, failures: list[Failure]) -> str | None:
+    """A number from 0 to 1 that is told in per cent, or of the other part."""
+    pairs = [(f.difference.wanted, f.difference.given) for f in failures]
+    if not all(isinstance(n, float) for pair in pairs for n in pair):
+        return None
+    what = trial.called(failures[0].difference.where)
+    for words, of in (
+        ("100 times as large as it should be: a share, not per cent", lambda x: 100 * x),
+        ("1 minus what it should be: the other part is asked for", lambda x: 1 - x),
+        ("what it should be with the opposite sign: a minus is wrong", lambda x: -x),
+    ):
+        if all(
+            math.isclose(of(wanted), given, rel_tol=1e-5, abs_tol=1e-6) for wanted, given in pairs
+        ):
+            return f"{what} is {words}"
+    return None
 
 
 def _mutant(check, trial: Trial, failures: list[Failure], passed: Passed) -> str | None:

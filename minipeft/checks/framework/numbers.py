@@ -21,7 +21,7 @@ import torch
 
 from minipeft.checks.framework.comparing import as_number
 from minipeft.checks.framework.errors import GREEN, PLAIN, CheckFailed, NotFinished, is_stub
-from minipeft.checks.framework.showing import show
+from minipeft.checks.framework.showing import show, with_article
 from minipeft.checks.framework.surroundings import surroundings
 
 
@@ -94,16 +94,56 @@ class NumberCheck:
                     raise NotFinished(str(error)) from None
                 words = f"{type(error).__name__}: {error}"[:200]
                 raise CheckFailed(f"{self.name} stopped with {words}") from error
-        if isinstance(answer, Mapping) and any(part is ... for part in answer.values()):
-            parts = ", ".join(str(key) for key, part in answer.items() if part is ...)
-            raise NotFinished(f"{self.name} is yours to work out: {parts} is still ...")
+        parts = answer.items() if isinstance(answer, Mapping) else [(self.name, answer)]
+        dots = ", ".join(str(key) for key, part in parts if _has_dots(part))
+        if dots:
+            raise NotFinished(f"{self.name} is yours to work out: {dots} is still ...")
         right = self.right
         if self.equal(answer, right) and not self._is_rather_wrong(answer, right):
             return
+        unit = self._unit(answer, right)
+        if unit:
+            raise CheckFailed(unit)
         for value, sentence in self.wrong:
             if self.equal(answer, value):
                 raise CheckFailed(sentence)
         raise CheckFailed(self._relation(answer, right))
+
+    def _unit(self, answer: Any, right: Any) -> str:
+        """Are all numbers of a dict too large by one factor of a unit?"""
+        if not isinstance(right, Mapping) or not isinstance(answer, Mapping):
+            return ""
+        pairs = [(as_number(right[key]), as_number(answer.get(key))) for key in right]
+        pairs = [pair for pair in pairs if pair != (0, 0)]
+        if len(pairs) < 2 or any(not a or b is None for a, b in pairs):
+            return ""
+        said = {self._factor(a, b) for a, b in pairs}
+        (words,) = said if len(said) == 1 else ("",)
+        told = words.endswith(")") and not words.startswith("2 ")
+        return f"{self.name}: every number is {words}" if told else ""
+
+    def _factor(self, right: float, given: float) -> str:
+        """ "8 times too large (bits and bytes?)", or ""."""
+        for factor, (words, of) in FACTORS.items():
+            for side, ratio in (("large", factor), ("small", 1 / factor)):
+                if right and math.isclose(given / right, ratio, rel_tol=1e-6):
+                    told = words and self._may_be(of, right, side)
+                    return f"{factor:g} times too {side}{words if told else ''}"
+        return ""
+
+    def _may_be(self, of: str, right: float, side: str) -> bool:
+        """Can the answer be in the wrong unit of this kind?"""
+        asked = "byte" in self.tried.lower()
+        match of:
+            case "share":
+                return abs(right) <= 1
+            case "bytes":  # of a count, 4 for each number may be taken, and none be forgotten
+                return asked or side == "large" and right.is_integer() and abs(right) >= 100
+            case "bits":
+                return asked
+            case "many":
+                return right.is_integer() and (abs(right) >= 1000 or asked)
+        return True
 
     def equal(self, answer: Any, right: Any) -> bool:
         """Are the two one answer, in whatever form?"""
@@ -156,8 +196,15 @@ class NumberCheck:
         said = f"{self.name} is not {show(answer)}"
         if as_number(right) is None:
             if given is None or as_number(answer) is not None:
+                if isinstance(answer, list | tuple):
+                    part = next(p for p in answer if as_number(p) is None)
+                    answer = f"with {_kind(part)} in it, {show(part)}"
+                elif isinstance(answer, torch.Tensor | numpy.ndarray) and answer.ndim > 1:
+                    answer = f"{_kind(answer)}: give its .shape"
+                else:
+                    answer = _kind(answer)
                 return (
-                    f"{self.name} should be a shape, a tuple of {len(wanted)}, not {_kind(answer)}"
+                    f"{self.name} should be a shape, a tuple of {len(wanted)} numbers, not {answer}"
                 )
             if len(given) != len(wanted):
                 return f"{said}: it has {len(wanted)} axes, not {len(given)}"
@@ -165,6 +212,11 @@ class NumberCheck:
                 return f"{said}: the sizes are right, their order is not"
             off = [i for i, (a, b) in enumerate(zip(wanted, given, strict=True)) if a != b]
             return f"{said}: axis {off[0]} is another size"
+        if isinstance(answer, str):
+            return (
+                f"{self.name} should be a number, not {show(answer)}: that is text, so leave out "
+                "the quotes and what is no part of the number"
+            )
         if given is None or len(given) != 1 or isinstance(answer, list | tuple):
             missing = " (is a return missing?)" if answer is None else ""
             return f"{self.name} should be a number, not {_kind(answer)}{missing}"
@@ -179,13 +231,9 @@ class NumberCheck:
             return f"{said}: the sign is wrong"
         if abs(a - b) == 1 and float(a).is_integer():
             return f"{said}: it is off by one"
-        for factor, words in FACTORS.items():
-            for side, ratio in (("large", factor), ("small", 1 / factor)):
-                if a and math.isclose(b / a, ratio, rel_tol=1e-6):
-                    asked = "byte" in self.tried.lower()  # else none are forgotten
-                    if factor == 4 and not asked and (side == "small" or not a.is_integer()):
-                        words = ""
-                    return f"{said}: it is {factor:g} times too {side}{words}"
+        factor = self._factor(a, b)
+        if factor:
+            return f"{said}: it is {factor}"
         side = "large" if b > a else "small"
         return f"{said}: it is too {side}, {_about(a, b)}"
 
@@ -199,7 +247,10 @@ class NumberCheck:
             said = f"{self.name} has no {', '.join(lacking)}"
             if set(map(str, right)) <= set(map(str, answer.values())):
                 return f"{said}: the dict is turned round, these are its keys and not its values"
-            return f"{said}: its keys are {', '.join(map(str, right))}, written as they are there"
+            keys = ", ".join(map(str, right))
+            others = ", ".join(str(key) for key in answer if key not in right)
+            instead = f", and it has {others} instead" if others else ""
+            return f"{said}{instead}: its keys are {keys}, written as in the exercise"
         key = next(k for k in right if not self.equal(answer[k], right[k]))
         words = [
             (value[key], "")
@@ -210,19 +261,19 @@ class NumberCheck:
         return part._relation(answer[key], right[key])
 
 
-FACTORS = {
-    2: " (is a half, or a pair, forgotten?)",
-    4: " (bytes of a float32?)",
-    8: " (bits and bytes?)",
-    100: " (per cent, or a share?)",
-    1000: " (thousands?)",
-    1024: " (kilobytes?)",
-    10**6: " (millions, or megabytes?)",
-    10**9: " (billions, or gigabytes?)",
-    10**12: " (millions of millions, or terabytes?)",
-    2**20: " (megabytes, or bytes?)",
-    2**30: " (gigabytes, or bytes?)",
-    1 / math.log(2): " (nats, or bits?)",
+FACTORS = {  # what it may come from, and of what
+    2: (" (is a half, or a pair, forgotten?)", ""),
+    4: (" (bytes of a float32?)", "bytes"),
+    8: (" (bits and bytes?)", "bits"),
+    100: (" (per cent, or a share?)", "share"),
+    1000: (" (thousands?)", "many"),
+    1024: (" (kilobytes?)", "many"),
+    10**6: (" (millions, or megabytes?)", "many"),
+    10**9: (" (billions, or gigabytes?)", "many"),
+    10**12: (" (millions of millions, or terabytes?)", "many"),
+    2**20: (" (megabytes, or bytes?)", "many"),
+    2**30: (" (gigabytes, or bytes?)", "many"),
+    1 / math.log(2): (" (nats, or bits?)", ""),
 }
 
 
@@ -255,8 +306,12 @@ def _word(text: str) -> str:
     return text.strip(" \t\n.()'\"").casefold()
 
 
+def _has_dots(value: Any) -> bool:
+    return value is ... or isinstance(value, list | tuple) and any(part is ... for part in value)
+
+
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else with_article(type(value).__name__)
 
 
 def diagnosis(

@@ -244,6 +244,9 @@ class _Search:
 
     def words(self, place: Place, value: Any, change: Change) -> str:
         """A factor that is the same in every case has nothing to do with a size."""
+        if isinstance(value, float) and "one too" in change.words:
+            other = f"{change.of(value):.4g} for {value:.4g}"
+            return f"{change.words} ({other}: is a number written in its place?)"
         if change.power is None:
             return change.words
         axis, power = change.power

@@ -38,6 +38,11 @@ def show(value: Any, most: int = WRITTEN_OUT) -> str:
     return f"a {type(value).__name__}" if len(repr(value)) > 60 else repr(value)
 
 
+def with_article(name: str) -> str:
+    """ "a list", "an int" """
+    return f"{'an' if name[:1] in 'aeiou' or name == 'ndarray' else 'a'} {name}"
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [""])[0][:200]
 

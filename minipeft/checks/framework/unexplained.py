@@ -40,6 +40,8 @@ def unexplained(check, trial: Trial, candidate: Any, failure: Any, passed: list)
     if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
         gap = (given.double() - wanted.double()).abs().max().item()
         worst, place = f": the largest difference is {gap:.3g}", where_right(wanted, given)
+    elif isinstance(wanted, bool | str) and _short(given):
+        return f"{what} is wrong{words}: it should be {wanted!r} and is {given!r}"
     elif _short(wanted) and _short(given):
         worst = f": it should be {_short(wanted)} and is {_short(given)}"
     if place:
