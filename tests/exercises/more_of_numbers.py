@@ -27,7 +27,7 @@ def but(name, **parts):
     return right | {key if key in right else key.replace("_", " "): n for key, n in parts.items()}
 
 
-NUMBERS = ("adam_bytes", "deep_numbers", "kept_numbers", "small_numbers", "union_numbers")
+DICTS = ("adam_bytes", "deep_numbers", "kept_numbers", "small_numbers", "union_numbers")
 ONES = ("adapter_parameters", "lora_parameters", "smallest_step")
 SHAPES = checks.checkpoint_shapes.right
 CHOICES = ("transfer_patients", "adapter_faults", "room_two", "vera_patients")
@@ -35,9 +35,9 @@ CHOICES = ("transfer_patients", "adapter_faults", "room_two", "vera_patients")
 WRONG = [
     *(
         (name, every(name, str), "that is text, so leave out the quotes")
-        for name in (*NUMBERS, *ONES)
+        for name in (*DICTS, *ONES)
     ),
-    *((name, every(name, lambda n: f"{n} bytes"), "that is text") for name in NUMBERS),
+    *((name, every(name, lambda n: f"{n} bytes"), "that is text") for name in DICTS),
     ("lora_parameters", "10,240", "that is text"),
     ("adam_bytes", every("adam_bytes", lambda n: 8 * n), "every number is 8 times too large (bits"),
     ("adam_bytes", every("adam_bytes", lambda n: n / 4), "every number is 4 times too small (byte"),
@@ -126,7 +126,7 @@ UNFINISHED = [
 RIGHT = [
     *(
         (name, every(name, form))
-        for name in (*NUMBERS, *ONES)
+        for name in (*DICTS, *ONES)
         for form in (float, Fraction, Decimal, numpy.float64, torch.tensor)
     ),
     *(

@@ -55,7 +55,7 @@ def test_the_right_number_in_any_form_is_accepted(answer):
         (53280, "goes through m numbers"),
         (45376, "2 times too large"),
         (22689, "off by one"),
-        ("22688", "a number, not a str"),
+        ("22688", "that is text"),
         ([22688], "a number, not a list"),
         (torch.tensor([22688, 0]), "a number, not a Tensor"),
         (torch.tensor([22689]), "off by one"),

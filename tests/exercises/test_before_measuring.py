@@ -45,7 +45,7 @@ def test_right_work_passes(answer):
         (0.058, "share of the numbers trained"),
         (0.75, "three parts"),
         (66.67, "per cent"),
-        ("2/3", "not a str"),
+        ("2/3", "that is text"),
         (float("nan"), "no number"),
     ],
 )

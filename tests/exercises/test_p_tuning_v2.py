@@ -135,7 +135,7 @@ def all_fields(self):
         (written(lambda m: settings(m, std=1.0)), "a number is written where std belongs"),
         (
             written(lambda m: settings(m, hidden=512 if m.reparameterize == "mlp" else None)),
-            "a number is written where hidden belongs",
+            "512 features, whatever is set",
         ),
         (
             written(lambda m: settings(m, hidden=m.length if m.reparameterize == "mlp" else None)),

@@ -495,7 +495,7 @@ def test_the_right_costs_in_any_form(form):
         ("room", 507, "100 soft words"),
         ("room", 413, "off by one"),
         ("room", 407, "one prompt stands there"),
-        ("room", "412", "not a str"),
+        ("room", "412", "that is text"),
         ("trained", (5, 4096), "not a tuple"),
         ("prompts", 81.92, "millions, or megabytes"),
         ("prompts", 82_000_000, "to the last byte"),

@@ -157,7 +157,7 @@ FACTORS = {
 }
 
 
-def alike(view) -> bool:
+def same_values(view) -> bool:
     """Are parameters of the same values counted once?"""
     return view.case.kind == "equal" and parts_of(view)[2][0] < size(parts_of(view)[0])
 
@@ -269,7 +269,7 @@ training_bytes = Check(
                 "{of} parameters with the same values count once: only the very same one does, so "
                 "compare by identity"
             ),
-            when=alike,
+            when=same_values,
         ),
         mistake(
             said("{of} buffers are counted: they are no parameters, take model.parameters()"),

@@ -119,16 +119,16 @@ class NumberCheck:
             return ""
         said = {self._factor(a, b) for a, b in pairs}
         (words,) = said if len(said) == 1 else ("",)
-        told = words.endswith(")") and not words.startswith("2 ")
-        return f"{self.name}: every number is {words}" if told else ""
+        sure = words.endswith(")") and not words.startswith("2 ")
+        return f"{self.name}: every number is {words}" if sure else ""
 
     def _factor(self, right: float, given: float) -> str:
         """ "8 times too large (bits and bytes?)", or ""."""
         for factor, (words, of) in FACTORS.items():
             for side, ratio in (("large", factor), ("small", 1 / factor)):
                 if right and math.isclose(given / right, ratio, rel_tol=1e-6):
-                    told = words and self._may_be(of, right, side)
-                    return f"{factor:g} times too {side}{words if told else ''}"
+                    likely = words and self._may_be(of, right, side)
+                    return f"{factor:g} times too {side}{words if likely else ''}"
         return ""
 
     def _may_be(self, of: str, right: float, side: str) -> bool:
