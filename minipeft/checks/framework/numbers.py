@@ -137,10 +137,8 @@ class NumberCheck:
         match of:
             case "share":
                 return abs(right) <= 1
-            case "bytes":  # of a count, 4 for each number may be taken, and none be forgotten
+            case "bytes":  # of a count they may be taken, and none can be forgotten
                 return asked or side == "large" and right.is_integer() and abs(right) >= 100
-            case "bits":
-                return asked
             case "many":
                 return right.is_integer() and (abs(right) >= 1000 or asked)
         return True
@@ -264,7 +262,7 @@ class NumberCheck:
 FACTORS = {  # what it may come from, and of what
     2: (" (is a half, or a pair, forgotten?)", ""),
     4: (" (bytes of a float32?)", "bytes"),
-    8: (" (bits and bytes?)", "bits"),
+    8: (" (bits and bytes?)", "bytes"),
     100: (" (per cent, or a share?)", "share"),
     1000: (" (thousands?)", "many"),
     1024: (" (kilobytes?)", "many"),
