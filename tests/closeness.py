@@ -55,7 +55,7 @@ def close(
     """
     kinds = [t.dtype for t in (actual, expected) if isinstance(t, Tensor)] or [torch.float64]
     dtype = dtype or max(kinds, key=lambda kind: torch.finfo(kind).eps)
-    one, other = (torch.as_tensor(t).detach().double() for t in (actual, expected))
+    one, other = (torch.as_tensor(t, dtype=torch.float64).detach() for t in (actual, expected))
     if size is None:
         size = max(1.0, other.abs().max().item() if other.numel() else 0.0)
     allowed = tolerance(size, dtype, roundings)
