@@ -17,6 +17,7 @@ METHODS = {
     "AdaLoRA": mp.AdaLoRA(init_rank=3, target_rank=2),
     "Adapter": mp.Adapter(bottleneck=3),
     "IA3": mp.IA3(),
+    "VeRA": mp.VeRA(rank=4),
     "BitFit": mp.BitFit(),
     "Prefix": mp.Prefix(length=3, hidden=4),
     "PTuningV2": mp.PTuningV2(length=3),

@@ -9,7 +9,7 @@ from torch import nn
 from minipeft.attached import tuners
 from minipeft.doors.copies import CopyDoor
 from minipeft.doors.door import bottom
-from minipeft.doors.layers import is_linear, is_map
+from minipeft.doors.layers import is_linear
 from minipeft.doors.patch import as_patch
 from minipeft.methods.method import Method
 from minipeft.model.libraries import is_sharded
@@ -123,7 +123,7 @@ def check_copy(record) -> None:
     """Before a copy of a model is called for the first time: torch may have quantized all of it."""
     for tuner in record.tuners.values() if record.is_copy else ():
         inside = [module for _, patch in tuner.patches for module in patch.modules()]
-        if any(is_map(module) and not is_linear(module) for module in inside):
+        if any(type(module).__module__.startswith("torch.ao.") for module in inside):
             raise ValueError(
                 f"The layers of {tuner.name!r} were quantized together with the model, and cannot "
                 "be used so: quantize before attach(), or a copy into which it is merged."

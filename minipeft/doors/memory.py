@@ -284,8 +284,8 @@ def before(
     key = torch.cat([more_keys.to(key).expand(B, -1, -1, -1), key], dim=2)  # (B, H, P + S, D)
     value = torch.cat([more_values.to(value).expand(B, -1, -1, -1), value], dim=2)
     if mask is None and causal and T > 1:
-        past = torch.ones(T, S, dtype=torch.bool, device=key.device).tril(S - T)
-        mask = past[None, None]  # (1, 1, T, S)
+        past = torch.ones(T, S, dtype=torch.bool, device=key.device).tril()
+        mask = past[None, None]  # (1, 1, T, S); behind T a static cache is empty yet
     if mask is None and visible is None:
         return key, value, None
     if mask is None:
