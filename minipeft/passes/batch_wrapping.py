@@ -11,6 +11,7 @@ from minipeft.doors.words import check_entries, check_mask, choice_by_choice
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import Place, Site
+from minipeft.passes.answers import keep_pointers
 
 
 class BatchWrapping:
@@ -27,15 +28,17 @@ class BatchWrapping:
         if not self.enabled or "input_ids" not in batch or self.words_in(batch["input_ids"]):
             return batch
         if batch["input_ids"].dim() == 3:
-            return choice_by_choice(batch, self.wrap)
+            return keep_pointers(batch, lambda b: choice_by_choice(b, self.wrap))
         wrap = partial(self.method.wrap, self)
         if self.words is None:
             return wrap(batch)
         check_mask(batch)
         check_entries(batch)
         if self.as_in_peft:
-            return columns_as_positions(batch, wrap, spell=self.anatomy.takes_positions())
-        return keep_positions(batch, wrap, self.anatomy.positions())
+            spell = self.anatomy.takes_positions()
+            return keep_pointers(batch, lambda b: columns_as_positions(b, wrap, spell=spell))
+        limit = self.anatomy.positions()
+        return keep_pointers(batch, lambda b: keep_positions(b, wrap, limit))
 
     @property
     def as_in_peft(self) -> bool:

@@ -43,6 +43,7 @@ class Entrance:
             reach.begin(self.path, given)
         reach.entered.add(self.path)
         reach.outside.append(reach.placed)
+        reach.answers.append(None)
         changed = None if reach.placed else reach.place_words(self.path, module, given)
         if not (is_library_model(module) and is_of_library(type(module))):
             reach.placed = reach.outside[-1]  # what it will give to the model inside is not known
@@ -51,10 +52,13 @@ class Entrance:
             reach.look_at_rows_once(module, given | (changed or {}))
         return None if changed is None else ((), every | changed)
 
-    def passed(self, *_) -> None:
-        """After a call that has ended well: was every tuner reached?"""
+    def passed(self, module: nn.Module, args: tuple, output):
+        """After a call that has ended well: was every tuner reached? What it gives is given for
+        the tokens of its input; see answers.py."""
         if self.reach.depth == 1:
             self.reach.check()
+        answers = self.reach.answers[-1]
+        return None if answers is None else answers.of(module, output)
 
     def leave(self, *_) -> None:
         """After every call, also one that has raised: the lock is given back."""
@@ -63,6 +67,7 @@ class Entrance:
             return
         reach.depth -= 1
         reach.placed = bool(reach.outside) and reach.outside.pop()
+        del reach.answers[-1:]
         if not reach.depth:
             reach.given, reach.caller = {}, None
         reach.lock.__exit__(None, None, None)

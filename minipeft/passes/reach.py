@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import PositionDoor
 from minipeft.model.libraries import is_library_model
+from minipeft.passes.answers import COLUMNS, Answers, hands_on, numbered
 from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
 from minipeft.passes.entrance import Entrance
 from tiny_transformer.models import EncoderDecoder
@@ -71,6 +72,7 @@ class Reach:
         self.depth, self.partly = 0, False
         self.placed = False  # are the soft prompts in what is being read?
         self.outside: list[bool] = []  # the same for the calls around this one
+        self.answers: list[Answers | None] = []  # of each call whose input got soft prompts
         self.caller: FrameType | None = None  # what runs the call that a pass began with
         self.root, self.given = "", {}
         self.masks: tuple[Tensor, Tensor] | None = None  # of the last encoder: given, with prompts
@@ -79,7 +81,7 @@ class Reach:
     def __getstate__(self) -> dict:
         """A copy of the model is in no pass."""
         none = {"depth": 0, "caller": None, "given": {}, "masks": None}
-        return vars(self) | none | {"placed": False, "outside": []}
+        return vars(self) | none | {"placed": False, "outside": [], "answers": []}
 
     def register(self) -> Iterator:
         """Hooks at every entrance; each is given out as soon as it is there."""
@@ -105,7 +107,7 @@ class Reach:
         if frame is None:
             for _ in range(self.depth):
                 self.lock.__exit__(None, None, None)
-            self.depth, self.caller, self.outside = 0, None, []
+            self.depth, self.caller, self.outside, self.answers = 0, None, [], []
 
     def begin(self, path: str, given: dict) -> None:
         """A pass begins with a call of the module at this path, with these arguments."""
@@ -159,8 +161,9 @@ class Reach:
             return None
         self.placed = True
         self.begins |= past == 0
-        wrapped = self.wrap(self.model, given)
-        if wrapped is given:
+        numbers = numbered(given)
+        wrapped = self.wrap(self.model, numbers)
+        if wrapped is numbers:
             return None
         for tuner in self.tuners():
             if tuner.words and not tuner.is_at(tuner.word_paths[0]):
@@ -179,7 +182,13 @@ class Reach:
             mask = given.get("attention_mask")
             mask = torch.ones_like(given["input_ids"]) if mask is None else mask
             self.masks = mask, wrapped["attention_mask"]
-        return {key: value for key, value in wrapped.items() if takes(module, key)}
+        columns = wrapped.pop(COLUMNS)
+        changed = {key: value for key, value in wrapped.items() if takes(module, key)}
+        outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
+        if not torch.equal(columns, numbers[COLUMNS]) and not hands_on(module, given, outer):
+            self.answers[-1] = answers = Answers(columns, wrapped["attention_mask"], given)
+            changed |= answers.asked()
+        return changed
 
     def with_encoded_words(self, states: Tensor, mask: Tensor | None) -> dict | None:
         """The mask (B, S) of what an encoder gave (B, S, C), where the one given is of the text."""
@@ -221,11 +230,11 @@ class Reach:
 
     def inside(self, path: str) -> bool:
         """Does a path lie inside the module whose call began this pass?"""
-        return not self.root or f"{path}.".startswith(f"{self.root}.")
+        return lies_in(path, self.root)
 
     def owner(self, path: str) -> str:
         """Path of the innermost model that a module stands in."""
-        return max((b for b in self.bodies if not b or f"{path}.".startswith(f"{b}.")), key=len)
+        return max((b for b in self.bodies if lies_in(path, b)), key=len)
 
     def is_of_library(self, path: str) -> bool:
         """Does a module stand in a model of a library, whose forward is always the same?"""
@@ -334,6 +343,11 @@ class Reach:
     def called(self) -> str:
         """The class of the module that the pass began with."""
         return type(self.bodies[self.root]).__name__
+
+
+def lies_in(path: str, other: str) -> bool:
+    """Is the module at this path the other one, or inside it?"""
+    return not other or f"{path}.".startswith(f"{other}.")
 
 
 def means_all(tuner) -> bool:

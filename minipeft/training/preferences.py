@@ -27,6 +27,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from minipeft.contexts import evaluating, modes_kept, seeded
+from minipeft.routing import wrap
 from minipeft.training.schedule import learning_rate_at
 from minipeft.tuner import Tuner
 
@@ -87,8 +88,10 @@ def log_probabilities(model: nn.Module, pairs: dict[str, Tensor], at_once: int =
 
 
 def _of_rows(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
-    given = {key: value for key, value in rows.items() if key != "labels"}
-    return answer_log_probability(model(**given).logits, rows["labels"])
+    given = wrap(model, rows)  # while the labels say where an answer begins
+    labels = given["labels"]
+    given = {key: value for key, value in given.items() if key != "labels"}
+    return answer_log_probability(model(**given).logits, labels)
 
 
 def check_pairs(pairs: dict[str, Tensor], beta: float, tuner: Tuner) -> None:
@@ -179,10 +182,11 @@ def drift(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> float:
 
     batch: as for `prefer`, of any number of rows; the words before a token are the batch's.
     """
-    given = {key: value for key, value in batch.items() if key != "labels"}
-    asked = batch["labels"][:, 1:] != -100  # (B, T - 1)
 
     def spoken() -> Tensor:
+        given = wrap(model, batch)
+        asked = given["labels"][:, 1:] != -100  # (B, T - 1)
+        given = {key: value for key, value in given.items() if key != "labels"}
         logits = model(**given).logits[:, :-1][asked]  # (n, V)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 

@@ -59,6 +59,11 @@ def inputs(name, head="language", left=False):
     return batch
 
 
+def at_every_place(model, batch):
+    """The logits, those of the prompt too, as PEFT gives them."""
+    return zoo.logits(model, mp.tuners(model)["default"].wrap(batch))
+
+
 def is_bert(name):
     return name in ("bert", "roberta")
 
@@ -76,16 +81,16 @@ def test_their_file_does_here_what_it_does_there(tmp_path, name, head, kind):
     assert ("before [CLS]" in str(tuner.report())) == is_bert(name)
     assert tuner.report().trainable == P * 16
     expected = theirs(**inputs(name, head)).logits.detach()
-    close(zoo.logits(model, inputs(name, head)), expected)
+    close(at_every_place(model, inputs(name, head)), expected)
     if expected.shape == base.shape:
         assert (expected - base).abs().max() > 1e-2, "the prompt does something"
     odd = inputs(name, head, left=True)
-    close(zoo.logits(model, odd), theirs(**odd).logits)
+    close(at_every_place(model, odd), theirs(**odd).logits)
     tuner.save(tmp_path / "ours")
     close(opened_by_peft(name, head, tmp_path / "ours")(**inputs(name, head)).logits, expected)
     again = zoo.build(name, head)
     mp.load(again, tmp_path / "ours")
-    close(zoo.logits(again, inputs(name, head)), expected)
+    close(at_every_place(again, inputs(name, head)), expected)
 
 
 @pytest.mark.parametrize("name", LANGUAGE)
@@ -101,7 +106,7 @@ def test_their_file_does_here_what_it_does_there(tmp_path, name, head, kind):
 def test_our_file_opens_there(tmp_path, name, method):
     model, batch = zoo.build(name), inputs(name)
     tuner = mp.attach(model, method, seed=0)
-    ours = model(**batch)
+    ours = model(**tuner.wrap(batch))
     tuner.save(tmp_path)
     theirs = opened_by_peft(name, "language", tmp_path)(**batch)
     close(theirs.logits, ours.logits, dtype=torch.float32)  # PEFT keeps prompts in fp32
@@ -122,7 +127,7 @@ def test_in_their_layout_bert_opens_there_too(tmp_path, method, head):
     tuner = mp.attach(model, method, seed=0)
     zoo.shake(tuner)
     assert tuner.report().head > 0
-    ours = zoo.logits(model, batch)
+    ours = at_every_place(model, batch)
     tuner.save(tmp_path)
     theirs = opened_by_peft("bert", head, tmp_path)(**batch).logits
     close(theirs, ours, dtype=torch.float32)  # PEFT keeps prompts in fp32
@@ -261,7 +266,7 @@ def test_models_that_nobody_listed_and_what_they_make_of_vectors(tmp_path, kind)
     base = zoo.logits(ours, batch)
     if kind == "Ernie":
         mp.load(ours, tmp_path, family=family)
-        close(zoo.logits(ours, batch), zoo.logits(theirs, batch))
+        close(at_every_place(ours, batch), zoo.logits(theirs, batch))
         return
     for attached in (
         lambda: mp.load(ours, tmp_path, family=family),

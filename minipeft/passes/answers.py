@@ -1,0 +1,180 @@
+"""What a model answers for the tokens of a batch, where soft prompts were put in beside them.
+
+    model(**batch)                answers for the tokens of `batch`, as many as without the tuner
+    model(**tuner.wrap(batch))    answers at every place, for the soft words are in the ids
+
+Who reads `logits[:, t]`, a pipeline of transformers or the metrics of a Trainer say, means the t-th
+token that was given. In a decoder that writes these logits say what comes next: where soft words
+stand between a token and the next one, they are those of the last soft word. What goes on to
+somebody else, an encoder's outputs to its decoder and the cache, stays whole, and attention, with
+a row for each token that was given, shows all that was read.
+
+Shapes: B rows, T tokens, N tokens with the soft words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from minipeft.model.kind import HEADS, head_of, kind_of
+from minipeft.model.libraries import is_library_model
+from minipeft.passes.call_arguments import argument_names
+
+COLUMNS = "minipeft_columns"  # an entry of a batch, (B, T): the column of a token, from 1
+POINTERS = ("start_positions", "end_positions", "mc_token_ids")  # entries that name a column
+SPANS = ("start_logits", "end_logits")  # (B, N)
+WHOLE = ("encoder_", "decoder_", "cross_", "past_key_values", "cache", "mems")
+DECODED = ("decoder_input_ids", "decoder_inputs_embeds", "labels")  # what a decoder reads instead
+
+
+def numbered(batch: dict, name: str = COLUMNS) -> dict:
+    """The batch with the column of each of its tokens, from 1; what is put in will have 0."""
+    ids = batch["input_ids"]
+    columns = torch.arange(1, ids.shape[-1] + 1, device=ids.device)
+    return {**batch, name: columns.expand_as(ids)}
+
+
+def places_of(columns: Tensor, T: int) -> Tensor:
+    """Where the tokens of a row are now: columns (B, N) -> places (B, T).
+
+    A token that has no place any more, padding that was left out, is given N.
+    """
+    N = columns.shape[-1]
+    places = columns.new_full((*columns.shape[:-1], T + 1), N)
+    numbers = torch.arange(N, device=columns.device).expand_as(columns)
+    return places.scatter(-1, columns, numbers)[..., 1:]  # the first is of the new words
+
+
+def places_before(columns: Tensor, mask: Tensor, T: int) -> Tensor:
+    """The same, but of the last of the new words that follow a token, where some do."""
+    last = (columns == 0) & (mask != 0)  # a new word; the token before it hands its place on
+    before = columns.cummax(dim=-1).values
+    return places_of(torch.where(last, before, columns), T)
+
+
+def keep_pointers(batch: dict, wrap: Callable[[dict], dict]) -> dict:
+    """`wrap(batch)`, and entries that name a column name the same token afterwards.
+
+    One beyond the last token means that a row has no answer, and stays beyond the last.
+    """
+    pointers = [name for name in POINTERS if isinstance(batch.get(name), Tensor)]
+    if not pointers:
+        return wrap(batch)
+    marked = numbered(batch, "pointed")
+    wrapped = wrap(marked)
+    if wrapped is marked:
+        return batch
+    T = batch["input_ids"].shape[-1]
+    columns = wrapped.pop("pointed")
+    places = places_of(columns, T)  # (B, T), or (B, choices, T)
+    outside = places.new_full((*places.shape[:-1], 1), columns.shape[-1])
+    places = torch.cat([places, outside], dim=-1)
+    for name in pointers:
+        given = batch[name]
+        if given.numel() == places[..., 0].numel():
+            index = given.reshape(*places.shape[:-1], 1).clamp(0, T)
+            wrapped[name] = places.gather(-1, index).reshape(given.shape)
+    return wrapped
+
+
+class Answers:
+    """What a call gives back for the tokens that it was given.
+
+    Args:
+        columns: (B, N) or (B, choices, N), of the tokens in the longer rows.
+        mask: the attention mask of these.
+        given: the arguments of the call.
+    """
+
+    def __init__(self, columns: Tensor, mask: Tensor, given: Mapping) -> None:
+        T, self.N = given["input_ids"].shape[-1], columns.shape[-1]
+        columns, mask = (x.reshape(-1, self.N) for x in (columns, mask))
+        self.of_tokens, self.of_next_words = places_of(columns, T), places_before(columns, mask, T)
+        self.keep = given.get("logits_to_keep", 0)
+        self.as_tuple = given.get("return_dict") is False
+
+    def asked(self) -> dict:
+        """What has to change in the arguments of the call."""
+        some = isinstance(self.keep, Tensor) or self.keep
+        changed = {"logits_to_keep": self.kept(self.keep)} if some else {}
+        return changed | ({"return_dict": True} if self.as_tuple else {})
+
+    def kept(self, keep: int | Tensor) -> Tensor:
+        """`logits_to_keep`, the last few or some columns of the batch, in the longer rows.
+
+        Raises:
+            ValueError: they are others from row to row.
+        """
+        chosen = self.of_next_words[:, keep if isinstance(keep, Tensor) else slice(-keep, None)]
+        if not bool((chosen == chosen[:1]).all()):
+            raise ValueError(
+                "logits_to_keep names columns that are not the same in every row once a tuner's "
+                "words are in: leave it out, or give the batch of tuner.wrap(batch)."
+            )
+        return chosen[0]
+
+    def of(self, module: nn.Module, output):
+        """The output of `module`, cut to the tokens that were given."""
+        labels = getattr(getattr(module, "config", None), "num_labels", None)
+        flat = is_library_model(module) and labels != self.N  # are scores (B, N) of tokens?
+
+        def cut(value, name: str = ""):
+            if isinstance(value, tuple | list):
+                parts = [cut(part, name) for part in value]
+                return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+            if not isinstance(value, Tensor) or value.dim() < 2 or name.startswith(WHOLE):
+                return value
+            dim = 2 if name == "attentions" and value.dim() == 4 else 1
+            if len(value) != len(self.of_tokens) or value.shape[dim] != self.N:
+                return value
+            if value.dim() == 2 and name not in SPANS and not (flat and name == "logits"):
+                return value
+            next_words = name == "logits" and writes(module)
+            return at(value, self.of_next_words if next_words else self.of_tokens, dim)
+
+        if isinstance(output, Mapping):
+            for name in output:
+                output[name] = cut(output[name], name)
+            return output.to_tuple() if self.as_tuple and hasattr(output, "to_tuple") else output
+        if dataclasses.is_dataclass(output):
+            names = [field.name for field in dataclasses.fields(output) if field.init]
+            return dataclasses.replace(output, **{n: cut(getattr(output, n), n) for n in names})
+        return cut(output)
+
+
+def at(values: Tensor, places: Tensor, dim: int) -> Tensor:
+    """The places (B, T) of values (B, ..., N, ...), whose N stand in dimension `dim`; those of
+    padding that was left out hold anything."""
+    T = places.shape[1]
+    first = int(places[0, 0]) if places.numel() else 0
+    in_a_row = torch.arange(first, first + T, device=places.device)
+    if first + T <= values.shape[dim] and bool((places == in_a_row).all()):
+        return values.narrow(dim, first, T)
+    index = places.clamp(max=values.shape[dim] - 1)
+    shape = [1] * values.dim()
+    shape[0], shape[dim] = index.shape
+    wide = list(values.shape)
+    wide[dim] = T
+    return values.gather(dim, index.view(shape).expand(wide))
+
+
+def writes(module: nn.Module) -> bool:
+    """Do its logits say what comes next?"""
+    return is_library_model(module) and kind_of(module) == "decoder" and head_of(module) == HEADS[0]
+
+
+def hands_on(module: nn.Module, given: Mapping, around: list[nn.Module]) -> bool:
+    """Does what this call gives stay whole? An encoder's, which its decoder reads, and what a
+    decoder makes of tokens that are not those of the input."""
+    decodes = [has_decoder(outer) for outer in around]
+    return any(decodes) or (has_decoder(module) and any(name in given for name in DECODED))
+
+
+def has_decoder(module: nn.Module) -> bool:
+    """Does a model read what its decoder is to read?"""
+    forward = getattr(module.forward, "__func__", module.forward)
+    return "decoder_input_ids" in argument_names(forward)

@@ -1,0 +1,225 @@
+"""A model that puts soft prompts in by itself answers for the tokens that it was given.
+
+The oracle is the same model called with the batch of `tuner.wrap`, whose ids say where these tokens
+stand among the soft words.
+"""
+
+import dataclasses
+
+import pytest
+import torch
+import zoo
+from closeness import LOSS, close
+from torch import nn
+from torch.nn import functional as F
+
+import minipeft as mp
+from minipeft.training.preferences import drift, log_probabilities
+
+METHODS = {
+    "front": mp.PromptTuning(length=3),
+    "end": mp.PromptTuning(length=2, position="end"),
+    "template": mp.PTuning(template=("P", "{x}", "P", 5), encoder=None),
+    "peft": mp.PromptTuning(length=3, compatibility="peft"),
+}
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+def attached(name: str, method: str, head: str = "language"):
+    model = zoo.build(name, head)
+    tuner = mp.attach(model, METHODS[method], seed=0)
+    zoo.shake(tuner, 0.3)
+    return model, tuner
+
+
+def texts(name: str, head: str = "language", left: bool = False) -> dict:
+    batch = zoo.batch(name, head)
+    del batch["labels"]
+    return {key: value.flip(1) for key, value in batch.items()} if left else batch
+
+
+def places(batch: dict, wrapped: dict, row: int) -> torch.Tensor:
+    """Where a row's own tokens are in `wrapped`: its words, without the last of a template."""
+    words = (wrapped["input_ids"][row] < zoo.WORDS) & (wrapped["attention_mask"][row] == 1)
+    return words.nonzero()[:, 0][: batch["attention_mask"][row].sum()]
+
+
+@methods
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize(
+    "name, head",
+    [
+        *(("gpt2", "language"), ("llama", "language"), ("tiny-decoder", "language")),
+        *(("bert", "language"), ("gpt2", "tagging"), ("bert", "tagging"), ("roberta", "tagging")),
+        ("tiny-encoder", "tagging"),
+    ],
+)
+@torch.no_grad()
+def test_an_answer_for_each_token(name, head, left, method):
+    model, tuner = attached(name, method, head)
+    batch = texts(name, head, left)
+    wrapped = tuner.wrap(batch)
+    logits, everywhere = zoo.logits(model, batch), zoo.logits(model, wrapped)
+    assert logits.shape[:2] == batch["input_ids"].shape
+    assert everywhere.shape[:2] == wrapped["input_ids"].shape
+    writes = head == "language" and name != "bert"
+    for row, mask in enumerate(batch["attention_mask"]):
+        at = places(batch, wrapped, row)
+        if writes:  # what follows the last token follows the soft words behind it
+            at[-1] = wrapped["attention_mask"][row].nonzero()[-1, 0]
+        close(logits[row][mask == 1], everywhere[row][at])
+
+
+@methods
+@torch.no_grad()
+def test_hidden_states_and_attention(method):
+    model, tuner = attached("bert", method)
+    model.set_attn_implementation("eager")
+    batch, how = texts("bert"), dict(output_hidden_states=True, output_attentions=True)
+    wrapped = tuner.wrap(batch)
+    out, everywhere = model(**batch, **how), model(**wrapped, **how)
+    at = places(batch, wrapped, 0)
+    for one, whole in zip(out.hidden_states, everywhere.hidden_states, strict=True):
+        close(one[0], whole[0, at])
+    for one, whole in zip(out.attentions, everywhere.attentions, strict=True):
+        close(one[0], whole[0][:, at])  # to everything that is read
+    states = model.bert(**batch).last_hidden_state
+    close(states[0], everywhere.hidden_states[-1][0, at])
+
+
+@torch.no_grad()
+def test_a_tuple_is_cut_as_well():
+    model, _ = attached("gpt2", "front")
+    batch = texts("gpt2")
+    named = model(**batch, output_hidden_states=True, use_cache=False)
+    how = dict(output_hidden_states=True, use_cache=False, return_dict=False)
+    logits, states = model(**batch, **how)
+    assert torch.equal(logits, named.logits)
+    assert all(map(torch.equal, states, named.hidden_states))
+
+
+@methods
+@torch.no_grad()
+def test_logits_to_keep(method):
+    model, tuner = attached("llama", method)
+    batch = {key: value[:2] for key, value in texts("llama").items()}  # no padding
+    logits = zoo.logits(model, batch)
+    for keep in (1, 3, torch.tensor([0, 4])):
+        columns = slice(-keep, None) if isinstance(keep, int) else keep
+        close(zoo.logits(model, batch | {"logits_to_keep": keep}), logits[:, columns])
+    close(zoo.logits(model, tuner.wrap(batch) | {"logits_to_keep": 1})[:, -1], logits[:, -1])
+    if method != "front":
+        return
+    behind = texts("llama", left=True)
+    close(zoo.logits(model, behind | {"logits_to_keep": 2}), zoo.logits(model, behind)[:, -2:])
+    with pytest.raises(ValueError, match="not the same in every row"):
+        zoo.logits(model, behind | {"logits_to_keep": torch.tensor([0])})
+
+
+def asking(name: str):
+    from transformers import BartForQuestionAnswering, BertForQuestionAnswering
+
+    torch.manual_seed(0)
+    kind = dict(bert=BertForQuestionAnswering, bart=BartForQuestionAnswering)[name]
+    config = zoo.build(name).config
+    config.num_labels = 2
+    return kind(config).double().eval()
+
+
+@methods
+@pytest.mark.parametrize("name", ["bert", "bart"])
+def test_positions_of_an_answer_move_with_their_tokens(name, method):
+    model, batch = asking(name), texts(name)
+    tuner = mp.attach(model, METHODS[method], seed=0)
+    zoo.shake(tuner, 0.3)
+    T = batch["input_ids"].shape[1]
+    spans = dict(start_positions=torch.tensor([1, 0, T]), end_positions=torch.tensor([3, 6, 4]))
+    out = model(**batch, **spans)  # no answer starts in the last row
+    assert out.start_logits.shape == out.end_logits.shape == batch["input_ids"].shape
+    wrapped = tuner.wrap({**batch, **spans})
+    everywhere = model(**wrapped)
+    at = [places(batch, wrapped, row) for row in range(3)]
+    start = F.cross_entropy(everywhere.start_logits[:2], torch.stack([at[0][1], at[1][0]]))
+    end = F.cross_entropy(everywhere.end_logits, torch.stack([at[0][3], at[1][6], at[2][4]]))
+    close(out.loss, (start + end) / 2)
+    close(everywhere.loss, out.loss)
+    close(out.start_logits[0], everywhere.start_logits[0, at[0]])
+
+
+@methods
+def test_preferences_are_about_the_given_answers(method):
+    model, tuner = attached("gpt2", method)
+    batch = zoo.batch("gpt2")
+    batch["labels"][:, :3] = -100
+    wrapped = tuner.wrap(batch)
+    with torch.no_grad():
+        chances = zoo.logits(model, {k: v for k, v in wrapped.items() if k != "labels"})
+    chances, labels = chances.log_softmax(-1)[:, :-1], wrapped["labels"][:, 1:]
+    expected = chances.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * (labels != -100)
+    close(log_probabilities(model, batch), expected.sum(dim=1), dtype=torch.float32, roundings=LOSS)
+    assert drift(model, tuner, batch) > 0
+
+
+class Tagger(nn.Module):
+    """A module of one's own around a model, which takes no mask."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.out = body, nn.Linear(16, zoo.LABELS).double()
+
+    def forward(self, ids):
+        return self.out(self.body(input_ids=ids).last_hidden_state)
+
+
+class Masked(Tagger):
+    """The same, with a mask, and labels for a loss."""
+
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        scores = self.out(states)
+        loss = None if labels is None else F.cross_entropy(scores.flatten(0, 1), labels.flatten())
+        return {"loss": loss, "scores": scores}
+
+
+def test_modules_of_ones_own():
+    inner, batch = zoo.build("bert").bert, zoo.batch("bert", "tagging")
+    ids = batch["input_ids"]
+    for kind in (Tagger, Masked):
+        torch.manual_seed(0)
+        model = kind(inner)
+        tuner = mp.attach(model, METHODS["front"], seed=0)
+        wrapped = tuner.wrap(batch)
+        states = inner(wrapped["input_ids"]).last_hidden_state
+        scores = mp.tuners(model)["default"].copies["out"](states)
+        expected = torch.cat([scores[:, :1], scores[:, 4:]], dim=1)  # behind [CLS]
+        if kind is Tagger:
+            close(model(ids), expected)
+        else:
+            out = model(ids, labels=batch["labels"])
+            close(out["scores"], expected)
+            close(out["loss"], F.cross_entropy(expected.flatten(0, 1), batch["labels"].flatten()))
+        tuner.detach()
+
+
+@torch.no_grad()
+def test_what_goes_on_to_somebody_else_stays_whole():
+    model, tuner = attached("t5", "front")
+    batch, start = zoo.batch("t5"), torch.zeros(3, 10, dtype=torch.long)
+    del batch["labels"]
+    N = tuner.wrap(batch)["input_ids"].shape[1]
+    assert start.shape[1] == N  # as long as the input with the prompt, and not cut
+    out = model(**batch, decoder_input_ids=start)
+    assert out.logits.shape[1] == N == out.encoder_last_hidden_state.shape[1]
+    assert model.get_encoder()(**batch).last_hidden_state.shape[1] == N
+    decoder, _ = attached("gpt2", "front")
+    assert decoder(**texts("gpt2")).past_key_values.get_seq_length() == 10
+
+
+@torch.no_grad()
+def test_outputs_of_tiny_transformer():
+    model, tuner = attached("tiny-encoder", "front", "classification")
+    batch = texts("tiny-encoder", "classification")
+    out, everywhere = model(**batch), model(**tuner.wrap(batch))
+    assert dataclasses.is_dataclass(out)
+    close(out.logits, everywhere.logits)
+    close(out.states[0], everywhere.states[0, places(batch, tuner.wrap(batch), 0)])
