@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from torch import nn
+from torch import Tensor, nn
 
 from minipeft.attached import tuners
 from minipeft.doors.copies import CopyDoor
@@ -67,6 +67,13 @@ def check_merge(tuner) -> None:
                 "there is no weight that it could be added to."
             )
         weight, bias = (place.module._parameters.get(key) for key in ("weight", "bias"))
+        for key, value in (("weight", weight), ("bias", bias)):
+            if value is None and isinstance(getattr(place.module, key, None), Tensor):
+                raise ValueError(
+                    f"{tuner.name!r} cannot be merged: the {key} of {place.path} is computed anew "
+                    "in every pass, since it is pruned or parametrized: make that permanent "
+                    "(torch.nn.utils.prune.remove, remove_parametrizations), or leave it attached."
+                )
         shared = uses[weight] if as_patch(patch).changes_weight else []
         if len(shared) < 2 and bias is not None:
             shared = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
@@ -123,6 +130,7 @@ def check_copy(record) -> None:
     """Before a copy of a model is called for the first time: torch may have quantized all of it."""
     for tuner in record.tuners.values() if record.is_copy else ():
         inside = [module for _, patch in tuner.patches for module in patch.modules()]
+        inside += [bottom(door) for door in tuner.doors() if door.is_replaced()]
         if any(type(module).__module__.startswith("torch.ao.") for module in inside):
             raise ValueError(
                 f"The layers of {tuner.name!r} were quantized together with the model, and cannot "

@@ -10,7 +10,7 @@ from minipeft.model.libraries import is_sharded_tensor
 
 def is_transposed(linear: nn.Module) -> bool:
     """True for GPT-2's Conv1D: its weight is (in, out), and it computes x W instead of x W^T."""
-    return type(linear).__name__ == "Conv1D"
+    return any(kind.__name__ == "Conv1D" for kind in type(linear).__mro__)  # parametrized or not
 
 
 def is_linear(module: nn.Module) -> bool:
@@ -89,6 +89,6 @@ def is_adaptable(module: nn.Module) -> bool:
     return is_linear(module) and is_as_usual(module)
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """Of a module's first parameter."""
-    return next(module.parameters()).dtype
+def dtype_of(module: nn.Module) -> torch.dtype | None:
+    """Of a module's first parameter; None where torch has quantized it and there is none."""
+    return getattr(next(module.parameters(), None), "dtype", None)

@@ -8,17 +8,20 @@ import contextlib
 import copy
 import itertools
 import random
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 import zoo
+from closeness import close
 from torch import nn
+from torch.nn.utils import parametrize, prune
 from whole import part_of
 
 import minipeft as mp
 from minipeft.doors.copies import CopyDoor
-from minipeft.doors.door import doors
+from minipeft.doors.door import bottom, doors
 from minipeft.doors.weights import WeightDoor
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.lora import LoRAPatch
@@ -477,3 +480,53 @@ def test_rows_of_a_matrix_of_which_a_copy_is_merged_are_refused(kind):
         mp.attach(model, TokenRows(ids=(3, 4)), "rows")
     head.unmerge()
     mp.attach(model, TokenRows(ids=(3, 4)), "rows")
+
+
+def pruned(layer):
+    prune.l1_unstructured(layer, "weight", amount=0.3)
+
+
+def parametrized(layer):
+    parametrize.register_parametrization(layer, "weight", nn.Tanh())
+
+
+def biased(layer):
+    prune.l1_unstructured(layer, "bias", amount=0.3)
+
+
+@pytest.mark.parametrize(
+    "change, method",
+    [
+        (pruned, mp.LoRA(rank=2)),
+        (parametrized, mp.IA3()),
+        (pruned, mp.BitFit()),
+        (biased, mp.BitFit()),
+    ],
+)
+def test_a_weight_that_is_computed_in_every_pass_is_not_merged_into(change, method):
+    model, inputs = zoo.build("bert"), zoo.batch("bert")
+    for block in model.bert.encoder.layer:
+        for part in ("query", "key", "value"):
+            change(getattr(block.attention.self, part))
+    base = zoo.logits(model, inputs)
+    tuner = mp.attach(model, method, seed=0)
+    zoo.shake(tuner)
+    before = zoo.logits(model, inputs)
+    with pytest.raises(ValueError, match="is computed anew in every pass.*make that permanent"):
+        tuner.merge()
+    assert torch.equal(zoo.logits(model, inputs), before) and not torch.equal(before, base)
+    tuner.detach()
+    assert torch.equal(zoo.logits(model, inputs), base)
+
+
+@pytest.mark.parametrize("method", [mp.DoRA(rank=2), mp.LoRA(rank=2)])
+def test_a_map_of_gpt2_may_be_parametrized_while_it_is_adapted(method):
+    """Its class has another name then, and its weight still is (in, out)."""
+    model, inputs = zoo.build("gpt2"), zoo.batch("gpt2")
+    tuner = mp.attach(model, replace(method, targets=("query", "output")), seed=0)
+    zoo.shake(tuner)
+    expected = zoo.logits(model, inputs)
+    for block in model.transformer.h:
+        for layer in (block.attn.c_attn, block.attn.c_proj):
+            parametrize.register_parametrization(bottom(layer), "weight", nn.Identity())
+    close(zoo.logits(model, inputs), expected)

@@ -210,3 +210,26 @@ def test_a_tuner_that_was_quantized_with_the_model_says_so(method):
         zoo.logits(twin, batch)
     mp.tuners(twin)["default"].detach()
     assert (zoo.logits(twin, batch) - base).abs().max() < 0.2
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name, head", [("bert", "tagging"), ("roberta", "classification")])
+def test_a_trained_head_is_quantized_with_the_model(name, head):
+    model, batch = zoo.build(name, head, dtype=torch.float32), zoo.batch(name, head)
+    tuner = mp.attach(model, mp.LoRA(rank=2), seed=0)
+    zoo.shake(tuner)
+    expected = zoo.logits(model, batch)
+    twin = quantized_copy(model)
+    assert (zoo.logits(twin, batch) - expected).abs().max() < 0.2
+    mp.tuners(twin)["default"].detach()
+    tuner.detach()
+    assert (zoo.logits(twin, batch) - zoo.logits(model, batch)).abs().max() < 0.2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_base_that_was_quantized_twice_says_so():
+    """By QLoRA, and by torch together with the model."""
+    model, batch = zoo.build("bert", dtype=torch.float32), zoo.batch("bert")
+    mp.attach(model, mp.QLoRA(rank=2), seed=0)
+    with pytest.raises(ValueError, match="'default' were quantized together with the model"):
+        zoo.logits(quantized_copy(model), batch)

@@ -139,4 +139,5 @@ def test_a_prompt_for_a_tiny_transformer_is_one_for_its_twin(tmp_path, name, met
     theirs = peft.PeftModel.from_pretrained(twin, tmp_path / "tuner").double().eval()
     batch["attention_mask"] = torch.ones_like(batch["input_ids"])  # padding says what it likes
     expected = theirs(**batch).logits
-    close(model(**batch).logits, expected, dtype=torch.float32)  # tt.save writes float32
+    ours = model(**tuner.wrap(batch)).logits
+    close(ours, expected, dtype=torch.float32)  # tt.save writes float32
