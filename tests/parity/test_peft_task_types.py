@@ -112,8 +112,8 @@ def test_peft_gives_the_same_numbers_or_has_no_file(tmp_path, name, kind, head, 
     assert all(torch.equal(value, again[key]) for key, value in ours.items())
     if not refused:
         theirs = peft.PeftModel.from_pretrained(build(name, kind), tmp_path).double().eval()
-        given = outputs(theirs, batch)
-        for key, value in ours.items():
+        given, everywhere = outputs(theirs, batch), outputs(model, tuner.wrap(batch))
+        for key, value in everywhere.items():
             close(given[key], value)
     last = list(ours)[0]
     moved = ours[last].shape != base[last].shape or (ours[last] - base[last]).abs().max() > 1e-3
