@@ -161,7 +161,7 @@ class Reach:
             return None
         self.placed = True
         self.begins |= past == 0
-        numbers = numbered(given)
+        numbers = numbered(given) if any(tuner.words for tuner in self.tuners()) else given
         wrapped = self.wrap(self.model, numbers)
         if wrapped is numbers:
             return None
@@ -182,10 +182,11 @@ class Reach:
             mask = given.get("attention_mask")
             mask = torch.ones_like(given["input_ids"]) if mask is None else mask
             self.masks = mask, wrapped["attention_mask"]
-        columns = wrapped.pop(COLUMNS)
+        columns = wrapped.pop(COLUMNS, None)
         changed = {key: value for key, value in wrapped.items() if takes(module, key)}
         outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
-        if not torch.equal(columns, numbers[COLUMNS]) and not hands_on(module, given, outer):
+        moved = columns is not None and not torch.equal(columns, numbers[COLUMNS])
+        if moved and not hands_on(module, given, outer):
             self.answers[-1] = answers = Answers(columns, wrapped["attention_mask"], given)
             changed |= answers.asked()
         return changed
