@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.doors.door import Door
+from minipeft.model.devices import batch_on_host, moved, on_host, on_processor
 
 
 class WordDoor(Door):
@@ -49,9 +50,11 @@ class WordDoor(Door):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids (B, T) -> vectors (B, T, C)."""
         V = self.base.num_embeddings
+        given, ids = ids, on_host(ids)
         for alias, word in self.aliases.items():
             ids = ids.masked_fill(ids == alias, word)
-        x = self.base(ids.clamp(max=V - 1))  # (B, T, C)
+        given = moved(ids, given.device) if self.aliases else given
+        x = self.base(given.clamp(max=V - 1))  # (B, T, C)
         new = ids >= V
         for mark in self.marks.values():
             mark.skipped = True
@@ -66,7 +69,7 @@ class WordDoor(Door):
             known |= its_words
             self.marks[name].read = True
             self.marks[name].lengths.add(ids.shape[1])
-            x = place_vectors(x, ids, span.start, patch())
+            x = place_words(x, ids, its_words, span.start, patch())
         if not torch.equal(known, new):
             stray = ids[new & ~known][0].item()
             raise ValueError(
@@ -94,6 +97,18 @@ def place_vectors(x: Tensor, ids: Tensor, first: int, vectors: Tensor) -> Tensor
     return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
 
 
+def place_words(x: Tensor, ids: Tensor, its_words: Tensor, first: int, vectors: Tensor) -> Tensor:
+    """As `place_vectors`, where the processor knows the places: an accelerator is not waited for.
+
+    x: (B, T, C).  ids, its_words: (B, T), on the processor.  vectors: (n, C).
+    """
+    rows, columns = its_words.nonzero(as_tuple=True)  # (m,), (m,)
+    places = torch.stack([rows, columns, ids[its_words] - first])  # (3, m)
+    rows, columns, numbers = moved(places, x.device)
+    return x.index_put((rows, columns), vectors.to(x.dtype)[numbers])
+
+
+@on_processor
 def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool = True) -> dict:
     """New words into every row: ids (P,) or (B, P).
 
@@ -111,6 +126,7 @@ def insert(batch: dict, ids: Tensor, at: int | str | Tensor = 0, aligned: bool =
     if isinstance(at, str):
         place = {"end": first + count, "front": torch.zeros_like(first)}[at]  # (B,)
     else:
+        at = on_host(at) if isinstance(at, Tensor) else at
         place = first + count.clamp(max=at)  # (B,)
     old = torch.arange(T, device=device).expand(B, T)
     old = torch.where(old >= place[:, None], old + P, old)  # (B, T) where each token goes
@@ -145,7 +161,7 @@ def insert_as_peft(tuner, batch: dict, ids: Tensor) -> dict:
 
 def own_columns(batch: dict) -> list[list[int]]:
     """For every row the columns of its own tokens, padding left out."""
-    rows = mask_of(batch).tolist()
+    rows = mask_of(batch_on_host(batch)).tolist()
     return [[column for column, one in enumerate(row) if one] for row in rows]
 
 
@@ -153,6 +169,7 @@ def answer_begins(batch: dict) -> Tensor:
     """How many of a row's own tokens stand before the first that has a label: (B,); all of them
     where there are no labels. In a decoder's row the answer begins there.
     """
+    batch = batch_on_host(batch)
     real = mask_of(batch) != 0  # (B, T)
     labels = batch.get("labels")
     if labels is None or labels.shape != real.shape:
@@ -161,6 +178,7 @@ def answer_begins(batch: dict) -> Tensor:
     return (real & ~asked).sum(dim=1)
 
 
+@on_processor
 def arrange(batch: dict, rows: Sequence[Sequence[int]], padding: int, aligned: bool = True) -> dict:
     """Every row anew: column t of row b shows the old column rows[b][t], or, where that is
     negative, the new word -1 - rows[b][t]. Padding is on the side where it was.
@@ -283,7 +301,7 @@ def is_left_padded(batch: dict) -> bool:
     mask = batch.get("attention_mask")
     if not isinstance(mask, Tensor):  # none, or one for every kind of layer, made by generate
         return False
-    return mask.dim() == 2 and bool((mask[:, 0] == 0).any())
+    return mask.dim() == 2 and bool((on_host(mask)[:, 0] == 0).any())
 
 
 def positions(mask: Tensor) -> Tensor:

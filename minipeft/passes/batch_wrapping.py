@@ -10,6 +10,7 @@ from minipeft.doors.positions import columns_as_positions, keep_positions
 from minipeft.doors.words import check_entries, check_mask, choice_by_choice
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
+from minipeft.model.devices import on_host
 from minipeft.model.sites import Place, Site
 from minipeft.passes.answers import keep_pointers
 
@@ -54,4 +55,5 @@ class BatchWrapping:
         """Are this tuner's words in these ids already?"""
         if self.words is None:
             return False
+        ids = on_host(ids)
         return bool(((ids >= self.words.start) & (ids < self.words.stop)).any())

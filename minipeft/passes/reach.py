@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import PositionDoor
+from minipeft.model.devices import on_host
 from minipeft.model.libraries import is_library_model
 from minipeft.passes.answers import COLUMNS, Answers, hands_on, numbered
 from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
@@ -205,13 +206,14 @@ class Reach:
                     "model's encoder from the batch of tuner.wrap(batch)."
                 )
         text, longer = self.masks or (None, None)
-        if mask is None and text is not None and bool(text.all()) and longer.shape[1] == S:
+        if mask is None and text is not None and bool(on_host(text).all()) and longer.shape[1] == S:
             mask = text.repeat_interleave(max(1, len(states) // len(text)), 0)  # rows that differ
         if mask is None or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] == S:
             return None
         beams = max(1, len(mask) // len(text)) if text is not None else 1
         known = text is not None and longer.shape[1] == S
-        if not known or not torch.equal(text.repeat_interleave(beams, 0).to(mask), mask):
+        given = on_host(mask)
+        if not known or not torch.equal(on_host(text).repeat_interleave(beams, 0).to(given), given):
             raise ValueError(
                 f"The attention_mask is for {mask.shape[1]} tokens and the encoder's outputs are "
                 f"{S} long, soft words included: give the mask of tuner.wrap(batch)."

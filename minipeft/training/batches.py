@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of, kind_of, tuners
+from minipeft.model.devices import moved
 from minipeft.model.kind import config_of, head_of
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
@@ -37,7 +38,7 @@ def tidy(batch: Mapping, device: torch.device) -> dict:
         )
     if isinstance(ids, Tensor) and not ids.numel():
         raise ValueError(f"The batch has no tokens: its input_ids are {tuple(ids.shape)}.")
-    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in tidied.items()}
+    return {k: moved(v, device) if isinstance(v, Tensor) else v for k, v in tidied.items()}
 
 
 def as_tensor(key: str, value):

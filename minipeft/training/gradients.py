@@ -10,10 +10,11 @@ again with a smaller scale of the loss (see precision.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from minipeft.training.batches import tidy
 from minipeft.training.distributed import SingleProcess
@@ -77,19 +78,37 @@ class Gradients:
 
     def summed(self, step: int, batches: list[dict], forward_backward) -> tuple[float, float]:
         """One try of a step, with the scale of the loss as it is."""
-        loss = 0.0
+        losses, weights = [], []
         self.precision.clear()
         for part, whole in enumerate(batches):
             number = step * self.accumulate + part
             batch, times = self.processes.share(tidy(whole, self.device))
-            weight = 1 / (self.accumulate * times)
+            weights.append(1 / (self.accumulate * times))
             with self.processes.noise(number), self.kept(number):
-                loss += weight * forward_backward(batch, weight * self.precision.scale)
+                loss = forward_backward(batch, weights[-1] * self.precision.scale)
+            losses.append(loss.detach().reshape(()))
             self.precision.gather()
-        loss = self.processes.reduce(loss)
+        several = self.processes.size > 1  # they add up their losses with their gradients
+        loss = self.processes.reduce(weighted(weights, numbers(losses))) if several else None
         self.precision.unscale()
-        return loss, nn.utils.clip_grad_norm_(self.parameters, self.clip).item()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        if several:
+            return loss, norm.item()
+        *losses, norm = numbers([*losses, norm])
+        return weighted(weights, losses), norm
 
     def kept(self, number: int):
         """Inside, the frozen blocks of a trunk that has seen this batch before do not work."""
         return self.trunk.of(self.feed.place(number)) if self.trunk else nullcontext()
+
+
+def numbers(values: Sequence[Tensor]) -> list[float]:
+    """What is in tensors of one number each, where one device has them all waiting for it once."""
+    if len({value.device for value in values}) > 1:
+        return [value.item() for value in values]
+    return torch.stack([*values]).tolist()
+
+
+def weighted(weights: Sequence[float], values: Sequence[float]) -> float:
+    """The sum of the values, each times its weight."""
+    return sum(weight * value for weight, value in zip(weights, values, strict=True))

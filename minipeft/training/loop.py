@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from minipeft.attaching.in_training import chosen, said
 from minipeft.contexts import modes_kept, seeded
@@ -112,12 +112,12 @@ def train(
     around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]
     around.append(after.Interruption(checkpoints))
 
-    def forward_backward(batch: dict, weight: float) -> float:
+    def forward_backward(batch: dict, weight: float) -> Tensor:
         with explained(model, batch):
             loss = loss_of(model, batch)
         if reaches(model, batch, loss):
             (weight * loss).backward()
-        return loss.item()
+        return loss
 
     with chosen(model, tuners), seeded(seed), modes_kept(model):
         precision = Precision(model, trainable(model))

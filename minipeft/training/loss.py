@@ -12,6 +12,7 @@ from minipeft.attaching.in_training import in_training
 from minipeft.contexts import evaluating
 from minipeft.model.libraries import is_sharded, unwrapped
 from minipeft.routing import wrap
+from minipeft.training.savings.cross_entropy import lean_loss
 from minipeft.training.savings.labelled_positions import labelled_loss
 from minipeft.training.savings.shared_prompt import shared_loss
 
@@ -50,6 +51,7 @@ def loss_of(model: nn.Module, batch: dict) -> Tensor:
     if not is_sharded(model) and unwrapped(model) is model:
         loss = shared_loss(model, batch)
         loss = labelled_loss(model, batch) if loss is None else loss
+        loss = lean_loss(model, batch) if loss is None else loss
     if loss is None:
         loss = model(**batch).loss
     if loss is None:

@@ -13,7 +13,11 @@ import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
-from minipeft.model.devices import on_device_of
+from minipeft.model.devices import moved, on_device_of, on_host
+from minipeft.routing import wrap
+from minipeft.training import gradients
+from minipeft.training.batches import tidy
+from minipeft.training.savings import shared_prompt
 
 METHODS = {
     "lora": mp.LoRA(rank=2),
@@ -89,6 +93,91 @@ def test_generate_writes_where_the_model_is(monkeypatch):
     batch = zoo.batch("tiny-decoder")
     ids = mp.generate(model, batch["input_ids"], batch["attention_mask"])
     assert ids.device.type == given["attention_mask"].device.type == "meta"
+
+
+# ---- what is waited for ----
+
+# A tensor on "meta" has no numbers, and whoever asks for one is refused: where a step ends well,
+# an accelerator would not have been waited for.
+WAITS = {
+    "adalora": "it writes down the ranks that are left",
+    "prefix of words": "as in PEFT positions move, and the last one must be known to the model",
+}
+silent = [key for key in SHAPES if key not in WAITS]
+
+
+def without_questions(monkeypatch, name: str):
+    """A model on "meta" that asks nothing of its mask and its padding by itself."""
+    masks = pytest.importorskip("transformers").masking_utils
+    monkeypatch.setattr(masks, "fast_all", lambda mask: True)
+    model = zoo.build(name, dtype=torch.float32)
+    model.config.pad_token_id = None
+    return model.to("meta")
+
+
+@pytest.mark.parametrize("question", [0, 4], ids=["asked everywhere", "asked at the end"])
+@pytest.mark.parametrize("key", silent)
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_step_waits_for_the_two_numbers_of_its_log_and_once(monkeypatch, name, key, question):
+    if name == "llama" and key == "bitfit":
+        pytest.skip("llama has no biases")
+    model, batch, waited = without_questions(monkeypatch, name), zoo.batch(name), []
+    batch["labels"] = batch["input_ids"].clone()
+    batch["labels"][:, :question] = -100
+    mp.attach(model, SHAPES[key], seed=0)
+
+    def numbers(values):
+        waited.append(len(values))
+        return [1.0] * len(values)
+
+    monkeypatch.setattr(gradients, "numbers", numbers)
+    mp.train(model, [batch], 3, 1e-3, progress=False)
+    assert waited == 3 * [2]  # the loss and the gradient's norm
+
+
+@pytest.mark.parametrize("key", [key for key in silent if key.startswith("p") and "prompt" in key])
+def test_nor_does_a_prompt_that_is_run_once_for_all_rows(monkeypatch, key):
+    monkeypatch.setattr(shared_prompt, "WORTH", 0)
+    model, ids = without_questions(monkeypatch, "llama"), torch.arange(3, 27).view(3, 8)
+    mp.attach(model.train(), SHAPES[key], seed=0)
+    batch = wrap(model, tidy({"input_ids": ids, "labels": ids}, "meta"))
+    loss = shared_prompt.shared_loss(model, batch)
+    loss.backward()
+    assert loss.device.type == "meta"
+
+
+@pytest.mark.parametrize("key", ["prompt", "p-tuning"])
+def test_words_are_put_in_as_on_the_processor(key):
+    batches = []
+    for device in ("cpu", "meta"):
+        model = zoo.build("gpt2").to(device)
+        tuner = mp.attach(model, SHAPES[key], seed=0)
+        batches.append(tuner.wrap(tidy(zoo.batch("gpt2"), device)))
+    for name, value in batches[0].items():
+        assert batches[1][name].device.type == "meta"
+        assert torch.equal(on_host(batches[1][name]), value)
+
+
+def test_what_came_from_the_processor_is_known_there_in_parts_too():
+    ids = torch.arange(12).view(3, 4)
+    elsewhere = moved(ids, "meta")
+    assert elsewhere.device.type == "meta"
+    for part in (lambda x: x, lambda x: x[:1, :2], lambda x: x[:, 1:], lambda x: x.view(-1, 2)):
+        assert torch.equal(on_host(part(elsewhere)), part(ids))
+    assert on_host(ids) is ids
+
+
+def test_what_is_changed_is_not_known_any_more():
+    elsewhere = moved(torch.arange(4), "meta")
+    elsewhere[:2].add_(1)
+    with pytest.raises(NotImplementedError, match="meta"):
+        on_host(elsewhere)
+
+
+def test_numbers_with_a_fraction_are_not_remembered():
+    elsewhere = moved(torch.ones(4), "meta")
+    with pytest.raises(NotImplementedError, match="meta"):
+        on_host(elsewhere)
 
 
 # ---- where there is an accelerator ----

@@ -16,6 +16,8 @@ from minipeft.doors.words import (
     arrange,
     insert,
     is_left_padded,
+    place_vectors,
+    place_words,
     positions,
     together,
 )
@@ -366,3 +368,28 @@ def test_numbers_of_every_token_that_new_words_have_not():
             tuner.wrap(batch | {"bbox": numbers})
     states = torch.zeros(3, 7, 16)  # of an encoder, which may have as many tokens
     assert tuner.wrap(batch | {"encoder_hidden_states": states})["input_ids"].shape == (3, 10)
+
+
+@pytest.mark.parametrize("where", ["in front", "anywhere, some twice", "nowhere"])
+def test_words_are_placed_alike_whoever_knows_the_places(where):
+    """`place_words` with the places that the processor knows, `place_vectors` by a mask."""
+    ids = torch.randint(0, V, (3, 6))
+    if where == "in front":
+        ids[:, :4] = torch.arange(V, V + 4)
+    elif where != "nowhere":
+        ids[0, 5], ids[1, 0], ids[1, 3], ids[2, 2] = V + 3, V + 1, V + 1, V
+    ids[2, 5] = V + 7  # another prompt's
+    results = []
+    for way in ("mask", "places"):
+        x, vectors = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 6, 5), (4, 5)))
+        torch.manual_seed(0)
+        x, vectors = x.normal_().requires_grad_(), vectors.normal_().requires_grad_()
+        its_words = (ids >= V) & (ids < V + 4)
+        if way == "mask":
+            y = place_vectors(x, ids, V, vectors)
+        else:
+            y = place_words(x, ids, its_words, V, vectors)
+        weights = torch.arange(90.0, dtype=torch.float64).view(3, 6, 5)
+        results.append((y, *torch.autograd.grad((y * weights).sum(), (x, vectors))))
+    for ours, plain in zip(*results, strict=True):
+        close(ours, plain)

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minipeft.doors.words import answer_begins, arrange, own_columns
+from minipeft.model.devices import on_host
 
 SLOTS = {"[P]": "P", "{x}": "{x}", "{mask}": "{mask}"}  # in writing -> as a piece
 
@@ -92,7 +93,7 @@ class Template:
         """The batch with every row put into the template; words: ids of the pseudo tokens."""
         decoder, words = anatomy.is_decoder(), list(words)
         begins = answer_begins(batch).tolist() if anatomy.writes() else None
-        ids, rows = batch["input_ids"].tolist(), []
+        ids, rows = on_host(batch["input_ids"]).tolist(), []
         for b, columns in enumerate(own_columns(batch)):
             x, answer = (columns[: begins[b]], columns[begins[b] :]) if begins else (columns, [])
             n_open, n_close = self._around([ids[b][t] for t in x], anatomy)

@@ -19,8 +19,9 @@ import inspect
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minipeft.model.kind import head_of
-from minipeft.training.savings.usual_loss import has_usual_loss
+from minipeft.model.devices import moved, on_host
+from minipeft.training.savings.cross_entropy import mean_cross_entropy
+from minipeft.training.savings.usual_loss import asks_every_row, next_tokens
 from tiny_transformer.models import Stack
 
 WORTH = 0.9  # of the columns; above, nothing is gained
@@ -28,12 +29,9 @@ WORTH = 0.9  # of the columns; above, nothing is gained
 
 def labelled_loss(model: nn.Module, batch: dict) -> Tensor | None:
     """The loss of a wrapped batch, the head run at labels only; None where that does not apply."""
-    labels = batch.get("labels")
-    if not isinstance(labels, Tensor) or labels.dim() != 2 or head_of(model) != "language":
+    if not asks_every_row(model, batch):
         return None
-    if "minipeft" in vars(model) and model.minipeft.routing:  # the head, too, may differ by rows
-        return None
-    asked = labels != -100  # (B, T)
+    asked = on_host(batch["labels"]) != -100  # (B, T)
     if not bool(asked.any()) or asked.float().mean() > WORTH:
         return None
     way = tiny_loss if isinstance(model, Stack) else hub_loss
@@ -44,28 +42,29 @@ def tiny_loss(model: nn.Module, batch: dict) -> Tensor | None:
     """A Decoder or an Encoder of tiny_transformer: states first, then the head on some of them."""
     if not {"input_ids", "labels"} <= set(batch) <= {"input_ids", "labels", "attention_mask"}:
         return None
-    labels, mask = batch["labels"], batch.get("attention_mask")
-    states = model.run(batch["input_ids"], mask)  # (B, T, C)
+    states = model.run(batch["input_ids"], batch.get("attention_mask"))  # (B, T, C)
+    labels = on_host(batch["labels"])
     if model.causal:  # position t answers for token t + 1; padding is asked nothing
         labels = F.pad(labels[:, 1:], (0, 1), value=-100)
-        labels = labels if mask is None else labels.masked_fill(mask == 0, -100)
+        if "attention_mask" in batch:
+            labels = labels.masked_fill(on_host(batch["attention_mask"]) == 0, -100)
     asked = labels != -100  # (B, T)
-    return F.cross_entropy(model.head(states[asked]).float(), labels[asked])  # (n, V), (n,)
+    places = tuple(moved(where, states.device) for where in asked.nonzero(as_tuple=True))
+    labels = moved(labels[asked], states.device)  # (n,)
+    return mean_cross_entropy(model.head(states[places]).float(), labels)  # of logits (n, V)
 
 
 def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:
     """A causal language model of transformers, its logits kept at the columns that are asked."""
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return None
-    config = model.config  # of mixtures of experts the loss has a second part
-    if getattr(config, "is_encoder_decoder", False) or hasattr(config, "output_router_logits"):
+    labels = next_tokens(model, batch)  # (B, T)
+    if labels is None:
         return None
-    if not has_usual_loss(model):
-        return None
-    labels = F.pad(batch["labels"][:, 1:], (0, 1), value=-100)  # (B, T)
-    columns = (labels != -100).any(dim=0).nonzero()[:, 0]  # (k,)
+    columns = (on_host(batch["labels"])[:, 1:] != -100).any(dim=0).nonzero()[:, 0]  # (k,)
     if not 0 < len(columns) < WORTH * labels.shape[1]:
         return None
+    columns = moved(columns, labels.device)
     rest = {key: value for key, value in batch.items() if key != "labels"}
     logits = model(**rest, logits_to_keep=columns).logits  # (B, k, V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten())
+    return mean_cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten())

@@ -26,6 +26,7 @@ from weakref import WeakSet
 from torch import Tensor, nn
 
 from minipeft.attaching.in_training import active
+from minipeft.model.devices import batch_on_host, moved, on_host
 from minipeft.model.kind import head_of
 from minipeft.training.savings.cross_entropy import summed_cross_entropy
 from minipeft.training.savings.usual_loss import has_usual_loss
@@ -43,7 +44,8 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
         return None
     ids, labels = batch["input_ids"], batch["labels"]
     labels = labels[:, k:]  # (B, T): the last shared token answers for the first of them
-    columns = (labels[:, 1:] != -100).any(dim=0).nonzero()[:, 0]  # (m,) that answer for others
+    asked = on_host(labels)[:, 1:] != -100
+    columns = moved(asked.any(dim=0).nonzero()[:, 0], ids.device)  # (m,) that answer for others
     both = run(model, ids[:1, :k], ids[:, k:], columns)
     if both is None:
         NOT_SHARED.add(model)
@@ -89,6 +91,7 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
     """How many columns can be run once: those before the first that differs; 0 for none."""
     if set(batch) - {"attention_mask"} != {"input_ids", "labels"}:
         return 0
+    device, batch = batch["input_ids"].device, batch_on_host(batch)
     ids, labels, mask = batch["input_ids"], batch["labels"], batch.get("attention_mask")
     B, N = ids.shape
     window = getattr(model.config, "sliding_window", None)
@@ -98,7 +101,7 @@ def shared_columns(model: nn.Module, batch: dict) -> int:
         return 0
     k = int((ids == ids[:1]).all(dim=0).long().cumprod(dim=0).sum())
     k = min(k, N - 1)
-    if not pays(ids.device.type, (B - 1) * k):
+    if not pays(device.type, (B - 1) * k):
         return 0
     tuner = active(model)[0]
     if not tuner.words_in(ids[:, :k]) or tuner.words_in(ids[:, k:]):

@@ -6,7 +6,33 @@ import inspect
 import sys
 from functools import cache
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minipeft.model.kind import head_of
+
+OTHERS = {"shift_labels", "num_items_in_batch"}  # in a batch they change what the loss is
+
+
+def asks_every_row(model: nn.Module, batch: dict) -> bool:
+    """Has a batch labels (B, T) for a language head that is the same for all of its rows?"""
+    labels = batch.get("labels")
+    if not isinstance(labels, Tensor) or labels.dim() != 2 or head_of(model) != "language":
+        return False
+    return not ("minipeft" in vars(model) and model.minipeft.routing)  # a head may differ by rows
+
+
+def next_tokens(model: nn.Module, batch: dict) -> Tensor | None:
+    """The labels (B, T), each moved to the token that answers for it, where the loss is their mean
+    cross-entropy: of a causal model of transformers. None elsewhere.
+    """
+    config = getattr(model, "config", None)
+    if config is None or getattr(config, "is_encoder_decoder", False) or OTHERS & set(batch):
+        return None
+    # of mixtures of experts the loss has a second part
+    if hasattr(config, "output_router_logits") or not has_usual_loss(model):
+        return None
+    return F.pad(batch["labels"][:, 1:], (0, 1), value=-100)
 
 
 def has_usual_loss(model: nn.Module) -> bool:
