@@ -83,6 +83,43 @@ def test_the_same_values_and_gradients(ranks, dropout, scattered):
         close(one, other)
 
 
+def test_nothing_is_put_together_on_the_way_back():
+    """y's gradient is the answer's: of y's size one tensor is asked for, and that is the answer."""
+    from torch.profiler import ProfilerActivity, profile
+
+    n = 256
+    parts = parts_of(False, lora(n_out=5), lora())
+    x, upstream = (torch.randn(n, size, dtype=torch.float64) for size in (IN, OUT))
+    y = torch.randn(n, OUT, dtype=torch.float64, requires_grad=True)
+    asked = []
+    for joins in (True, False):
+        with contextlib.nullcontext() if joins else alone():
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+                torch.autograd.grad(parts(x, y), [y, *parts.parameters()], upstream)
+        asked.append(sum(e.self_cpu_memory_usage == 8 * n * OUT for e in seen.events()))
+    assert asked == [1, 2]
+
+
+@pytest.mark.parametrize("what", ["second derivative", "torch.func"])
+def test_it_can_be_differentiated_as_without(what):
+    parts = parts_of(False, lora(n_out=5), lora(3))
+    x, y = torch.randn(2, IN).double(), torch.randn(2, OUT).double()
+    B = parts.parts["query"].B
+    results = []
+    for way in (parts, lambda x, y: one_by_one(parts, x, y)):
+        if what == "torch.func":
+            results.append(torch.func.jacrev(way, argnums=(0, 1))(x, y))
+            results.append((torch.func.vmap(way)(x[:, None], y[:, None]),))
+            continue
+        given = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(way(given, y).sin().sum(), given, create_graph=True)
+        results.append(torch.autograd.grad(first.square().sum(), [given, B]))
+    half = len(results) // 2
+    for ours, plain in zip(results[:half], results[half:], strict=True):
+        for one, other in zip(ours, plain, strict=True):
+            close(one, other)
+
+
 @pytest.mark.parametrize("scattered", [False, True])
 def test_no_patch_is_called_and_all_are_read_in_one_product(scattered, monkeypatch):
     parts, calls = parts_of(scattered, lora(n_out=5), lora(3)), []

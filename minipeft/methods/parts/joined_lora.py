@@ -28,6 +28,31 @@ from minipeft.methods.lora import LoRAPatch
 LARGEST_BLOCK = 128  # measured: a product with 200 columns takes as long as gathering does
 
 
+class AddedInColumns(torch.autograd.Function):
+    """y (N, T, out) and, in the columns of each span, its detour (N, T, last - first) added.
+
+    As cutting y up, adding and putting it together again, but that y's gradient is the answer's and
+    is not put together as well.
+    """
+
+    @staticmethod
+    def forward(ctx, y: Tensor, spans: list[tuple[int, int]], *detours: Tensor) -> Tensor:
+        ctx.spans, ctx.dtypes = spans, [detour.dtype for detour in detours]
+        h, end = torch.empty_like(y), 0
+        for (first, last), detour in zip(spans, detours, strict=True):  # in order of the columns
+            h[..., end:first] = y[..., end:first]
+            torch.add(y[..., first:last], detour, out=h[..., first:last])
+            end = last
+        h[..., end:] = y[..., end:]
+        return h
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        pairs = zip(ctx.spans, ctx.dtypes, strict=True)
+        parts = [gradient[..., first:last].to(dtype) for (first, last), dtype in pairs]
+        return gradient, None, *parts
+
+
 class JoinedLoRA:
     """See grouping.py."""
 
@@ -51,7 +76,16 @@ class JoinedLoRA:
         def add(part: str, y_part: Tensor) -> Tensor:
             return (y_part + F.linear(low[part], patches[part].B)).to(y.dtype)
 
-        return parts.each(y, add)
+        if parts.is_scattered() or torch.compiler.is_compiling() or in_torch_func():
+            return parts.each(y, add)
+        spans = [parts.spans[part] for part in patches]
+        detours = [F.linear(low[part], patches[part].B) for part in patches]
+        return AddedInColumns.apply(y, spans, *detours)
+
+
+def in_torch_func() -> bool:
+    """Are we inside one of torch.func's transforms, which know no function of our own?"""
+    return torch._C._are_functorch_transforms_active()
 
 
 def scaled_A_x(patches: Sequence[LoRAPatch], x: Tensor) -> list[Tensor]:
@@ -60,7 +94,10 @@ def scaled_A_x(patches: Sequence[LoRAPatch], x: Tensor) -> list[Tensor]:
     inputs = [patch.dropout(x) for patch in patches]  # x itself where nothing is dropped
     if all(each is x for each in inputs):
         ranks = [len(patch.A) for patch in patches]
-        low = F.linear(x, torch.cat([patch.A for patch in patches])).split(ranks, dim=-1)
+        low = F.linear(x, torch.cat([patch.A for patch in patches]))  # (N, T, R)
+        if len({patch.scale for patch in patches}) == 1:
+            return [*(patches[0].scale * low).split(ranks, dim=-1)]
+        low = low.split(ranks, dim=-1)
     else:
         low = [F.linear(each, patch.A) for patch, each in zip(patches, inputs, strict=True)]
     return [patch.scale * A_x for patch, A_x in zip(patches, low, strict=True)]
