@@ -69,7 +69,8 @@ class WordDoor(Door):
             known |= its_words
             self.marks[name].read = True
             self.marks[name].lengths.add(ids.shape[1])
-            x = place_words(x, ids, its_words, span.start, patch())
+            place = place_vectors if x.device == ids.device else place_known
+            x = place(x, ids, span.start, patch())
         if not torch.equal(known, new):
             stray = ids[new & ~known][0].item()
             raise ValueError(
@@ -97,11 +98,11 @@ def place_vectors(x: Tensor, ids: Tensor, first: int, vectors: Tensor) -> Tensor
     return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
 
 
-def place_words(x: Tensor, ids: Tensor, its_words: Tensor, first: int, vectors: Tensor) -> Tensor:
-    """As `place_vectors`, where the processor knows the places: an accelerator is not waited for.
-
-    x: (B, T, C).  ids, its_words: (B, T), on the processor.  vectors: (n, C).
+def place_known(x: Tensor, ids: Tensor, first: int, vectors: Tensor) -> Tensor:
+    """As `place_vectors`, for ids (B, T) on the processor, x and vectors on an accelerator, which
+    is not waited for: it is told the places.
     """
+    its_words = (ids >= first) & (ids < first + len(vectors))  # (B, T)
     rows, columns = its_words.nonzero(as_tuple=True)  # (m,), (m,)
     places = torch.stack([rows, columns, ids[its_words] - first])  # (3, m)
     rows, columns, numbers = moved(places, x.device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import anatomy_of, kind_of, tuners
-from minipeft.model.devices import moved
+from minipeft.model.devices import moved, on_host
 from minipeft.model.kind import config_of, head_of
 
 WHOLE = ("input_ids", "labels", "attention_mask", "decoder_input_ids", "token_type_ids")
@@ -134,14 +134,17 @@ def two_lengths(model: nn.Module, labels: Tensor) -> bool:
 
 def beyond(model: nn.Module, batch: Mapping) -> str | None:
     """An id or a class that the model does not have, before anything is looked up."""
-    ids, labels = batch.get("input_ids"), batch.get("labels")
+    ids, labels = (
+        on_host(v) if isinstance(v, Tensor) and not v.is_floating_point() else None
+        for v in (batch.get("input_ids"), batch.get("labels"))
+    )
     words = [tuner.words.stop for tuner in tuners(model).values() if tuner.words]
-    if isinstance(ids, Tensor) and not ids.is_floating_point() and ids.numel():
+    if ids is not None and ids.numel():
         low, high = torch.aminmax(ids)
         if (size := vocabulary_size(model)) and (low < 0 or high >= max([size, *words])):
             return strange_id("input_ids", int(low), int(high), size)
     classes = classes_of(model)
-    if classes > 1 and isinstance(labels, Tensor) and not labels.is_floating_point():
+    if classes > 1 and labels is not None:
         strange = labels[(labels != -100) & ((labels < 0) | (labels >= classes))]
         return strange_class(int(strange[0])) if len(strange) else None
     return None

@@ -16,8 +16,8 @@ from minipeft.doors.words import (
     arrange,
     insert,
     is_left_padded,
+    place_known,
     place_vectors,
-    place_words,
     positions,
     together,
 )
@@ -372,7 +372,7 @@ def test_numbers_of_every_token_that_new_words_have_not():
 
 @pytest.mark.parametrize("where", ["in front", "anywhere, some twice", "nowhere"])
 def test_words_are_placed_alike_whoever_knows_the_places(where):
-    """`place_words` with the places that the processor knows, `place_vectors` by a mask."""
+    """`place_known` tells an accelerator the places, `place_vectors` has it find them."""
     ids = torch.randint(0, V, (3, 6))
     if where == "in front":
         ids[:, :4] = torch.arange(V, V + 4)
@@ -380,16 +380,11 @@ def test_words_are_placed_alike_whoever_knows_the_places(where):
         ids[0, 5], ids[1, 0], ids[1, 3], ids[2, 2] = V + 3, V + 1, V + 1, V
     ids[2, 5] = V + 7  # another prompt's
     results = []
-    for way in ("mask", "places"):
-        x, vectors = (torch.randn(shape, dtype=torch.float64) for shape in ((3, 6, 5), (4, 5)))
-        torch.manual_seed(0)
-        x, vectors = x.normal_().requires_grad_(), vectors.normal_().requires_grad_()
-        its_words = (ids >= V) & (ids < V + 4)
-        if way == "mask":
-            y = place_vectors(x, ids, V, vectors)
-        else:
-            y = place_words(x, ids, its_words, V, vectors)
-        weights = torch.arange(90.0, dtype=torch.float64).view(3, 6, 5)
-        results.append((y, *torch.autograd.grad((y * weights).sum(), (x, vectors))))
+    x = torch.randn(3, 6, 5, dtype=torch.float64, requires_grad=True)
+    vectors = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(3, 6, 5, dtype=torch.float64)
+    for place in (place_known, place_vectors):
+        y = place(x, ids, V, vectors)
+        results.append((y, *torch.autograd.grad(y, (x, vectors), upstream)))
     for ours, plain in zip(*results, strict=True):
         close(ours, plain)
