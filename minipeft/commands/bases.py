@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import tiny_transformer as tt
-from minipeft.commands import described
+from minipeft.commands import described, runs
 from minipeft.contexts import seeded
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
@@ -262,8 +262,18 @@ def _open_hub(name, options, head, labels, seed) -> Base:
         for path in sorted(Path(name).glob("*.safetensors")):
             check_fetched(path)
         raise ValueError(f"{name} cannot be opened as a base: {_first(error)}") from None
+    words = f"{model.base_model_prefix}.embed_tokens.weight"
+    if words in info["missing_keys"] and head != "language" and config.tie_word_embeddings:
+        _fill_words(model, hf.AutoModelForCausalLM, name, settings)
+        info["missing_keys"] = [key for key in info["missing_keys"] if key != words]
     fresh = _check_loaded(name, model, info, head, notes)
     return Base(name, model, tokenizer, kind, head, tiny=False, notes=notes, fresh=fresh)
+
+
+def _fill_words(model, auto, name: str, settings: dict) -> None:
+    """Fill the words of a model with another head from a folder that holds them as lm_head only."""
+    whole = auto.from_pretrained(name, **settings)
+    model.get_input_embeddings().weight.data.copy_(whole.get_input_embeddings().weight.data)
 
 
 def _check_loaded(name, model, info, head, notes) -> bool:
@@ -313,15 +323,30 @@ def _allowed(options: argparse.Namespace) -> dict:
 
 
 def _config(name: str, options: argparse.Namespace):
+    local_only = getattr(options, "local_only", False)  # the folder of a run names it
     if is_path(name) and not Path(name).expanduser().is_dir():
+        if local_only:
+            raise FileNotFoundError(
+                f"The run was trained on the base in {name}, which is not there: put it back, or "
+                "name the folder where it is now, --base FOLDER."
+            )
+        if Path(name).is_file():
+            raise ValueError(f"{name} is a file: name the folder that it is in.")
         raise FileNotFoundError(f"There is no folder {name}: check its name.")
+    if Path(name).is_dir() and runs.read_config(Path(name)):
+        raise ValueError(
+            f"{name} is a run and no base: --start {name} begins with what it has learnt, and "
+            "merge writes a base."
+        )
+    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+        raise ValueError(f"{name} holds no base, which has a config.json{runs.inner(name)}.")
     if not Path(name).is_dir() and "huggingface_hub" not in sys.modules and not is_reachable():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would try for half a minute
     hf = _transformers()
     try:
         return hf, hf.AutoConfig.from_pretrained(name, **_allowed(options))
     except Exception as error:  # a config is anybody's JSON: the reader stumbles in many ways
-        if getattr(options, "local_only", False) and not Path(name).is_dir():
+        if local_only and not Path(name).is_dir():
             raise ValueError(
                 f"The run was trained on the base {name}, which is not on this machine: fetch it "
                 f"by naming it, --base {name}."

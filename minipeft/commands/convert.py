@@ -55,6 +55,10 @@ def add(commands, arguments: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     refuse(given.out)
+    if not opened.is_adapter(given.what):
+        raise ValueError(
+            f"{given.what} holds no adapter: there is nothing to convert{runs.inner(given.what)}."
+        )
     folder = runs.adapter_of(given.what)
     settings, tensors, ours = files.read(folder)
     kind = settings["peft_type"]

@@ -338,8 +338,9 @@ def check_labels(task: Task, split: str, file: str) -> None:
         unknown = [label for label in said if task.labels and label not in task.labels]
         if unknown:
             raise ValueError(
-                f"{file}, example {number}, has the label {unknown[0]!r}, which the training data "
-                f"has not (it has {', '.join(task.labels[:10])}{', ..' * (len(task.labels) > 10)})."
+                f"{file}, example {number}, has the label {unknown[0]!r}, which is not in the "
+                f"training data (they have {', '.join(task.labels[:10])}"
+                f"{', ...' * (len(task.labels) > 10)}): correct it, or leave the row out."
             )
 
 
@@ -348,8 +349,8 @@ def check_number(text: str, where: str) -> None:
     try:
         metrics.numbers([text])
     except ValueError:
-        point = re.fullmatch(r"\s*[+-]?\d+,\d+\s*", text)
-        hint = ", with a point and not a comma" if point else ""
+        comma = re.fullmatch(r"\s*[+-]?[\d.,]*\d,\d[\d.,]*\s*", text)
+        hint = ", such as 1234.5: a point before the decimals, and no other sign" if comma else ""
         raise ValueError(
             f"{where} has the target {text[:40]!r}, which is not a number: --kind regression needs "
             f"one in every row{hint}."
@@ -366,10 +367,11 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
     limit = base.positions()
     longest_label = max(map(len, task.labels or ()), default=0)
     for split, examples in task.splits.items():
+        several = len(task.splits) > 1  # one alone has the name that it got here
         if task.kind == "tag":
-            check_labels(task, split, f"the {split} split")
+            check_labels(task, split, f"the {split} split" if several else "the data")
         for number, example in enumerate(examples, start=1):
-            where = f"Example {number} of the {split} split"
+            where = f"Example {number}" + f" of the {split} split" * several
             if chat.is_chat(example.input) and example.target:
                 encoding.row(example)  # which the template may refuse
             if not example.input.strip():

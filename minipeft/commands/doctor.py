@@ -39,7 +39,7 @@ def add(commands, arguments: list[str]) -> None:
     opened.add_flags(parser)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to examine it with")
     parser.add_argument("--data", metavar="FILE",
-                        help=".jsonl, .csv, .tsv or .conll, or a task of the project")  # fmt: skip
+                        help="as in train: a file or a task of the project")  # fmt: skip
     data.add_flags(parser)
     parser.add_argument("--batch-size", type=int, default=8, help="(default %(default)s)")
     parser.add_argument("--learning-rate", type=float, help="of the training (default 1e-3)")
@@ -54,9 +54,9 @@ def run(given: argparse.Namespace) -> int:
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
     if not opened.is_adapter(given.what):
+        how = runs.inner(given.what) or ": name the folder that training has left"
         raise ValueError(
-            f"{given.what} is no run and no adapter, so that nothing was added to a base: name the "
-            "folder that training has left."
+            f"{given.what} is no run and no adapter, so that nothing was added to a base{how}."
         )
     kind, labels, examples = data.KINDS.get(given.kind, given.kind), None, None
     if given.data and data.is_shipped(given.data):

@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from minipeft import tasks
@@ -60,6 +61,7 @@ def add(commands, arguments: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     wanted = [requirement(text) for text in given.require]
+    opened.check_place(given.what)
     check_file(given.predictions, "--predictions", given.data)
     for name in ("limit", "batch_size"):
         if getattr(given, name) is not None and getattr(given, name) < 1:
@@ -103,8 +105,11 @@ def run(given: argparse.Namespace) -> int:
         print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
     true = [example.target for example in examples]
+    letters = scoring.by_letters(loaded.base)
+    if wanted:
+        check_names(wanted, scoring.scores(task, true[:1], true[:1], letters, names, inputs[:1]))
     said = scoring.answers(task, loaded.base, inputs, given.batch_size, sys.stderr.isatty())
-    scores = scoring.scores(task, said, true, scoring.by_letters(loaded.base), names, inputs)
+    scores = scoring.scores(task, said, true, letters, names, inputs)
     rows = [(name, round(value, 4)) for name, value in scores.items()]
     print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
     table = scoring.label_table(task, said, true)
@@ -172,16 +177,30 @@ def requirement(text: str) -> tuple[str, float]:
     except ValueError:
         number = math.nan
     if math.isnan(number) or not re.fullmatch(r"\w+", name.strip()):
-        raise ValueError(f"--require needs such as accuracy=0.8, not {text!r}.")
+        raise ValueError(
+            f"--require needs a score and a number, such as accuracy=0.8, not {text!r}."
+        )
     return name.strip(), number
+
+
+def check_names(wanted: list[tuple[str, float]], scores: Iterable[str]) -> None:
+    """Refuse a score that is not counted, before anything is answered.
+
+    Raises:
+        ValueError: such a name; the sentence lists those that are counted.
+    """
+    for name, _ in wanted:
+        if name not in scores:
+            raise ValueError(
+                f"--require {name} is no score here, only {', '.join(scores)}; --metric adds "
+                "others."
+            )
 
 
 def judged(scores: dict[str, float], wanted: list[tuple[str, float]]) -> int:
     """1 when a score is worse than required; an error rate must be below, all others above."""
     code = 0
     for name, value in wanted:
-        if name not in scores:
-            raise ValueError(f"There is no score {name!r} here, only {', '.join(scores)}.")
         lower = name in LOWER_IS_BETTER
         if scores[name] > value if lower else scores[name] < value:
             print(f"{name} is {scores[name]:.4f}, {'above' if lower else 'below'} {value:g}")

@@ -25,11 +25,21 @@ def of(task: Task, base) -> list[str]:
         listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
         lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
         lines += notes_of_labels(task.labels, counts)
+        lines += [
+            f"note: {label!r} is learnt as a label like others: where it says that there is none, "
+            "leave these rows out."
+            for label in spellings.perhaps_none(task.labels)
+        ]
     elif task.kind == "tag":
         counts = Counter(tag for example in train for tag in example.target.split())
         listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
         lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
-        if metrics.are_entities(task.labels) and (odd := metrics.odd_tags(task.labels)):
+        if not metrics.are_entities(task.labels):
+            lines.append(
+                "note: f1 counts single words: to count whole entities, it needs tags such as B-x "
+                "and I-x."
+            )
+        elif odd := metrics.odd_tags(task.labels):
             lines.append(
                 f"note: beside tags such as B-x and I-x there is {odd[0]!r}, which seqeval takes "
                 "for no tag of entities."
@@ -39,6 +49,8 @@ def of(task: Task, base) -> list[str]:
         values = sorted(metrics.numbers([example.target for example in train]))
         middle = values[len(values) // 2]
         lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
+        if values[0] == values[-1]:
+            lines.append("note: all targets are the same number: there is nothing to tell apart.")
     elif task.kind == "generate":
         lines += of_writing(task, base)
     if task.kind in ("classify", "tag"):

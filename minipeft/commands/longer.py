@@ -33,8 +33,8 @@ OF_FILES = (
 TAKEN_OVER = (*OF_FILES, "head", "pooling", "max_length", "family")
 
 
-def lengthen(folder: Path, config: dict, steps: int) -> None:
-    """Make a finished run an unfinished one of more steps.
+def lengthened(folder: Path, config: dict, steps: int) -> History:
+    """What a finished run has learnt by, and its config with more steps; nothing is written yet.
 
     Raises:
         ValueError: it is not finished, or has as many steps already.
@@ -49,11 +49,17 @@ def lengthen(folder: Path, config: dict, steps: int) -> None:
         raise ValueError(
             f"{folder} has {len(history.losses)} steps already: give --steps more than that."
         )
-    write_text(folder / EARLIER, json.dumps(asdict(history)))
     config["options"]["steps"] = steps
     config["further"] = [*config.get("further", ()), steps]
+    return history
+
+
+def write_config(folder: Path, config: dict, before: History | None) -> None:
+    """From here on the run can be gone on with; a finished one is now one of more steps."""
+    if before:
+        write_text(folder / EARLIER, json.dumps(asdict(before)))
     write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
-    (folder / runs.RESULT).unlink()  # last: a kill before leaves a finished run
+    (folder / runs.RESULT).unlink(missing_ok=True)  # last: a kill before leaves a finished run
 
 
 def history_of(folder: Path) -> History:

@@ -42,7 +42,8 @@ def add(commands, arguments: list[str]) -> None:
 def run(given: argparse.Namespace) -> int:
     refuse(given.out)
     if not opened.is_adapter(given.what):
-        raise ValueError(f"{given.what} holds no adapter: there is nothing to merge.")
+        inside = runs.inner(given.what)
+        raise ValueError(f"{given.what} holds no adapter: there is nothing to merge{inside}.")
     pooling.refuse(runs.adapter_of(given.what))
     loaded = opened.open_it(given)
     base, tuner = loaded.base, loaded.tuner
@@ -94,10 +95,11 @@ def refuse(out: str) -> None:
 def whole(out: str, save: Callable[[str], None]) -> None:
     """Call save(temporary folder) and move it to `out`: the folder is there whole or not at all."""
     path = Path(out).resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    part = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    with sentences(out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{path.name}.*.part"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        part = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     try:
         with sentences(out):
             save(part)

@@ -48,20 +48,35 @@ def is_adapter(folder: str | Path) -> bool:
     return runs.run_of(folder) is not None or (Path(folder) / "adapter_config.json").is_file()
 
 
+def check_place(what: str) -> None:
+    """Refuse a file, and a folder that holds nothing that can be opened.
+
+    Raises:
+        FileNotFoundError, ValueError: it is one; the sentence names folders in it that can be.
+    """
+    place = Path(what)
+    if place.is_file():
+        raise ValueError(f"{what} is a file: name the folder that it is in.")
+    if place.is_dir() and not is_adapter(what) and not (place / "config.json").is_file():
+        raise FileNotFoundError(f"{what} holds no run, no adapter and no base{runs.inner(what)}.")
+
+
 def base_name(what: str, given: str | None, config: dict | None) -> str:
     """The base to open: the one that is named, or the one that the run was trained on.
 
     Raises:
-        ValueError: an adapter that nobody named a base for.
+        ValueError: an adapter that nobody named a base for, or a base for what is no adapter.
     """
+    if given and not is_adapter(what):
+        raise ValueError(f"--base is for an adapter, but {what} is none: leave --base away.")
     if given:
         return bases.absolute(given)
     if config:
         return config["base"]["name"]
     if is_adapter(what):
-        raise ValueError(
-            f"{what} is an adapter: name the base that it belongs to, --base tiny-decoder for one."
-        )
+        named = read(Path(what))[0].get("base_model_name_or_path")
+        example = f"--base {named}, as its file says" if named else "--base tiny-decoder for one"
+        raise ValueError(f"{what} is an adapter: name the base that it belongs to, {example}.")
     return bases.absolute(what)
 
 
@@ -77,13 +92,11 @@ def open_it(
         FileNotFoundError, ValueError: it cannot be opened; one sentence.
     """
     what, notes = options.what, []
+    check_place(what)
     kept = runs.labels_of(what)
     labels = kept or labels
     run = runs.run_of(what)
     config = run[1] if run else None
-    if config is None and not is_adapter(what) and Path(what).is_dir():
-        if not (Path(what) / "config.json").is_file():
-            raise FileNotFoundError(f"{what} holds no run, no adapter and no base.")
     chosen = base_name(what, options.base, config)
     options.local_only = bool(config) and not options.base  # the folder names it, not the user
     if config:
@@ -140,7 +153,10 @@ def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:
     """
     settings, tensors, _ = read(Path(folder))
     by_task_type = {"SEQ_CLS": ("classification", "classify"), "TOKEN_CLS": ("tagging", "tag")}
-    head, kind = by_task_type.get(str(settings.get("task_type")), (None, None))
+    by_name = {"classes": by_task_type["SEQ_CLS"], "tags": by_task_type["TOKEN_CLS"]}  # if tiny
+    parts = {part for key in tensors if ".head." in key for part in key.split(".")}
+    of_tiny = next((by_name[part] for part in sorted(parts & {*by_name})), (None, None))
+    head, kind = by_task_type.get(str(settings.get("task_type")), of_tiny)
     layers = [
         tensor
         for key, tensor in tensors.items()

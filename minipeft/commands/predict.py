@@ -39,6 +39,10 @@ def add(commands, arguments: list[str]) -> None:
     parser.add_argument("--input", metavar="COLUMN", help="of the texts (default: as in training)")
     parser.add_argument("--columns", metavar="NAME,..", help="of a file that has no header")
     forms.add_flags(parser)
+    parser.add_argument("--cut", type=int, metavar="WORDS", help="keep this many words of a text "
+                        "(default: as in training)")  # fmt: skip
+    parser.add_argument("--max-length", type=int, metavar="TOKENS", help="shorten longer texts, "
+                        "by words, to so many tokens (default: as in training)")  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, help="(default %(default)s)")
     parser.add_argument("--out", metavar="FILE", help="write here, as .jsonl, .csv or .tsv")
     parser.set_defaults(run=run)
@@ -50,11 +54,12 @@ def run(given: argparse.Namespace) -> int:
     if given.batch_size < 1:
         raise ValueError("--batch-size must be at least 1.")
     check_file(given.out, "--out", given.data)
+    opened.check_place(given.what)
     texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
     given.kind = given.kind or forms.implied_kind(given, given.what)
     texts = forms.wrapping(given, given.what).around(texts)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
-    said, notes = answers(loaded, texts, given.batch_size)
+    said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length)
     if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
         print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     for note in notes:

@@ -98,6 +98,15 @@ def run_of(folder: str | Path) -> tuple[Path, dict] | None:
     return None
 
 
+def inner(folder: str | Path) -> str:
+    """'; name a folder in it: ...' where folders in this one can be opened, else nothing."""
+    place = Path(folder)
+    folders = sorted(path for path in place.iterdir() if path.is_dir()) if place.is_dir() else []
+    files = (CONFIG, "adapter_config.json")  # of a run or a base, and of an adapter
+    good = [str(path) for path in folders if any((path / file).is_file() for file in files)]
+    return f"; name a folder in it: {', '.join(good)[:300]}" if good else ""
+
+
 def options_of(folder: str | Path) -> dict:
     """The options that a run, or the run of an adapter, was trained with; else nothing."""
     run = run_of(folder)
@@ -132,6 +141,10 @@ def adapter_of(folder: str | Path) -> Path:
     if read_config(folder) is None:
         return folder
     if not (folder / ADAPTER).is_dir():
+        if (folder / RESULT).is_file():
+            raise FileNotFoundError(
+                f"{folder} is a finished run without its adapter: copy the whole folder again."
+            )
         raise FileNotFoundError(
             f"{folder} has no adapter yet: finish the run with train --resume {folder}."
         )

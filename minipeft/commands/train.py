@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import re
@@ -36,7 +35,6 @@ from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES
 from minipeft.tuner import Tuner
-from tiny_transformer.files import write_text
 
 EXAMPLE = {"base": "tiny-decoder", "data": "reverse", "steps": 80, "learning_rate": 1e-2}
 
@@ -140,13 +138,14 @@ def run(given: argparse.Namespace) -> int:
 
 
 def trained(folder: Path, config: dict, method: Method | None, given: argparse.Namespace) -> int:
-    if (folder / runs.RESULT).is_file():
+    before = config.pop("before", None)  # the history of a finished run that is made longer
+    if (folder / runs.RESULT).is_file() and not before:
         print(
             f"{folder} is finished: {(folder / 'README.md')} has its numbers. To make it longer, "
             f"say how many steps it should have in all, such as --steps {2 * given.steps}."
         )
         return 0
-    before = longer.earlier(folder)
+    before = before or longer.earlier(folder)
     task = data.training_task(given)
     if given.start:
         task = longer.with_labels_of(task, given.start)
@@ -183,7 +182,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         given.find_rate = False  # a run that goes on has its rate
         tuner = attached()
     config = described_run.describe(given, config, base, fingerprint, tuner.method, task)
-    write_text(folder / runs.CONFIG, json.dumps(config, indent=1))
+    longer.write_config(folder, config, before)
     try:
         return train_and_finish(folder, config, tuner, task, base, given, curve, report)
     except KeyboardInterrupt:
@@ -326,7 +325,7 @@ def resumed(
         config["method"]["settings"], method_class
     )
     if given.steps is not None:
-        longer.lengthen(folder, config, given.steps)
+        config["before"] = longer.lengthened(folder, config, given.steps)
         before.steps = given.steps
     return folder, config, method, before
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def _tsv(header, rows) -> str:
     return "\n".join("\t".join(line) for line in lines)
 
 
+ANSWERS = ("prediction", "output")  # the columns of what a model said
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
 
 
@@ -46,9 +48,21 @@ def check_file(path: str | None, flag: str, *read: str | None) -> None:
     place = Path(os.path.abspath(path))
     if place.exists() and any(os.path.exists(r) and place.samefile(r) for r in read if r):
         raise ValueError(f"{flag} {path} is the file that is read, too: name another one.")
+    if place.is_file() and place.stat().st_size and not holds_answers(place):
+        raise ValueError(
+            f"{flag} {path} is there already and holds no answers, so that it is not written over: "
+            "name another file."
+        )
     above = next(folder for folder in place.parents if os.path.lexists(folder))
     if place.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
         raise ValueError(f"{flag} {path} cannot be written: name another place.")
+
+
+def holds_answers(path: Path) -> bool:
+    """Does a file begin as `write_rows` begins one?"""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline(100_000)
+    return any(re.search(rf"\b{name}\b", first) for name in ANSWERS)
 
 
 def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -122,7 +122,8 @@ def load(
     if ours and not any_base and not same_base(model, ours["base"], tuple(anatomy.heads())):
         raise ValueError(
             f"{folder} was trained on another base, a {ours.get('model_type')} whose weights "
-            "or shapes differ from this model's: load that base, or pass any_base=True."
+            "or shapes differ from this model's: load that base, or pass any_base=True "
+            "(--any-base)."
         )
     reader = layouts.READERS.get(settings["peft_type"])
     if not ours:
@@ -314,5 +315,8 @@ def method_class(name: object) -> type[Method]:
     """The method of that name."""
     kind = getattr(methods, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
-        raise ValueError(f"The file holds the method {name}, which is not known here.")
+        raise ValueError(
+            f"The file holds the method {name}, which this version of minipeft does not know: "
+            "open it with the version that wrote it."
+        )
     return kind

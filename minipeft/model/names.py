@@ -113,7 +113,7 @@ class Names:
         words = self._words_of_every_block() if self.family else []
         candidates = words + sorted(ends) + sorted(linear)
         near = difflib.get_close_matches(target, candidates, n=3, cutoff=0.6)
-        guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else ";"
+        guess = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         known = ", ".join([*map(repr, words), *sorted(linear)]) or "no linear map at all"
         return f"{guess} It has {known}."
 

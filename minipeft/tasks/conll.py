@@ -4,9 +4,9 @@ Of the columns the first is the word and the last its tag. Where the first one c
 every sentence from 1, as in CoNLL-U and GermEval, the second is the word; of the ten columns of
 CoNLL-U the fourth (the part of speech) is the tag. Words alone have no tags.
 
-Left out are lines that begin a document (-DOCSTART-), comments ("# name = value", or a line with
-"#" that has other columns than the words of its sentence), and in CoNLL-U several words at once
-("3-4") and words that are not there ("8.1").
+Left out are lines between documents (-DOCSTART-, "#begin document"), comments ("# name = value", or
+a line with "#" that has other columns than the words of its sentence), and in CoNLL-U several words
+at once ("3-4") and words that are not there ("8.1").
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 CONLL_U = 10  # its columns
 NUMBER = re.compile(r"\d+([-.]\d+)?")
+BETWEEN = re.compile(r"-DOCSTART-|#(begin|end) document\b")  # documents: the end of a sentence, too
 
 
 class Line(NamedTuple):
@@ -74,9 +75,7 @@ def groups(lines: Iterable[str]) -> Iterator[list[Line]]:
     group: list[Line] = []
     for number, text in enumerate(lines, start=1):
         text = text.rstrip("\r\n")
-        if text.startswith("-DOCSTART-"):
-            continue
-        if text.strip():
+        if text.strip() and not BETWEEN.match(text):
             group.append(Line(number, text, columns_of(text)))
         elif group:
             yield group

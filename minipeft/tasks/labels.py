@@ -6,7 +6,8 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-NONE = ("nan", "<na>", "nat")  # what tables write where nothing was measured
+NONE = ("nan", "<na>", "nat", "#n/a")  # what tables write where nothing was measured
+PERHAPS_NONE = ("none", "null", "na", "n/a", "-", "?")  # the same, or the name of a class
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
 
 
@@ -39,6 +40,11 @@ def meaning(label: str) -> str:
     if PLAIN_NUMBER.fullmatch(seen):
         return repr(float(seen))
     return seen.lower() if seen.lower() in ("true", "false") else seen
+
+
+def perhaps_none(labels: Iterable[str]) -> list[str]:
+    """Those of the labels that may say that there is none."""
+    return [label for label in labels if label.lower() in PERHAPS_NONE]
 
 
 def differ_in_capitals(labels: Iterable[str]) -> list[str]:

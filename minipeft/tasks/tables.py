@@ -6,7 +6,8 @@
 |----------------|--------------------------------------------------------------------------------|
 | .jsonl, .ndjson| an object on every line                                                        |
 | .json          | a list of objects, also as the only list in an object ({"data": [...]})        |
-| .csv           | a header and rows, fields that hold a comma in quotes                          |
+| .csv           | a header and rows, fields that hold a comma in quotes; where the header has no |
+|                | comma, semicolons, tabs or bars part the columns                               |
 | .tsv           | a header and rows; quotes are signs, unless every field that begins with one   |
 |                | ends with one                                                                  |
 | .conll, .conllu| a word and its tag on every line, an empty line between sentences              |
@@ -20,24 +21,23 @@ spaces between them) and "target" (as many tags); which columns these are says `
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
-import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from importlib import import_module
+from contextlib import closing
 from pathlib import Path
 
-from minipeft.tasks import arrow, chat, conll
+from minipeft.tasks import arrow, chat, conll, reading, separated
 from minipeft.tasks.conll import are_sentences, spaced
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
 WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
-PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # modules; some Pythons lack the last two
-LONGEST = 1_000_000  # characters of a line; what is longer is no text to train on
+BECOME = {  # kinds of files that cannot be read -> what to do with them
+    "unpack it": (".zst", ".zip", ".7z", ".tar", ".tgz"),
+    "save it as .csv": (".xlsx", ".xls", ".ods"),
+    "save it as .parquet": (".feather", ".arrow", ".orc", ".pkl", ".h5", ".avro", ".db", ".sqlite"),
+}
 
 
 def read(
@@ -76,7 +76,7 @@ def first(path: str | Path, names: tuple[str, ...] | None = None) -> dict[str, s
 def ending(path: Path) -> str:
     """The ending of a file's name, in lower case: ".csv" of Train.CSV.gz."""
     name = path.name.lower()
-    if Path(name).suffix in PACKED:
+    if Path(name).suffix in reading.PACKED:
         name = name.removesuffix(Path(name).suffix)
     return Path(name).suffix
 
@@ -93,7 +93,8 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
         FileNotFoundError, ValueError: there is none; what is there instead.
     """
     if re.match("[a-z0-9]+:/", str(path)):  # of :// a path keeps one stroke
-        raise ValueError(f"{path} is an address, not a file: fetch it first, and name the file.")
+        address = str(path).replace(":/", "://", 1)
+        raise ValueError(f"{address} is an address, not a file: fetch it first, and name the file.")
     if not path.is_file() and not arrow.is_dataset(path):
         files = sorted(each for each in path.iterdir() if is_table(each)) if path.is_dir() else []
         if files:
@@ -103,11 +104,12 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
             )
         what = "is a pipe or a device, no file" if path.exists() else "does not exist"
         what = "is a folder without data" if path.is_dir() else what
+        what = "is no file: write what a program prints into one" if str(path) == "-" else what
+        what += ": put all rows into one file" * bool(set("*?") & set(path.name))
         raise FileNotFoundError(f"{path} {what}; give a {', '.join(ENDINGS)} file.")
     if path.is_file() and ending(path) not in ENDINGS:
-        packed = path.suffix.lower() in (".zst", ".zip", ".7z", ".tar", ".tgz")
-        how = "unpack it" if packed else "rename it, or convert it to one of them"
-        how = "save it as .csv" if path.suffix.lower() in (".xlsx", ".xls", ".ods") else how
+        known = [how for how, kinds in BECOME.items() if path.suffix.lower() in kinds]
+        how = known[0] if known else "rename it, or convert it to one of them"
         raise ValueError(f"{path} is not {', '.join(ENDINGS)}: {how}.")
     if names is not None and ending(path) not in WITHOUT_NAMES:
         raise ValueError(f"{path} names its columns by itself: leave --columns away.")
@@ -132,7 +134,8 @@ def _rows(
                     "leave the row out."
                 )
             for column in columns:
-                if row.get(column) is not None and not row[column].strip():
+                filled = values.get(column) if row.get(column) is None else row[column].strip()
+                if column in row and not filled:
                     raise ValueError(
                         f"{path}, line {number}, has nothing in {column!r}: fill it, or leave the "
                         "row out."
@@ -146,10 +149,8 @@ def _rows(
                     )
             empty = False
             yield row
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text (byte {error.start} of a part of it): save it as UTF-8."
-        ) from None
+    except UnicodeDecodeError:
+        raise ValueError(reading.not_text(path)) from None
     if empty:
         raise ValueError(f"{path} has no rows: it needs at least one example.")
 
@@ -168,10 +169,12 @@ def lacking(
     other = ""
     if ending(path) in (".csv", ".tsv") and names is None:
         other = "; a file without a header needs --columns"
-        sign = next((s for s in ",;|\t" if len(values) == 1 and s in "".join(values)), None)
-        if sign:
-            parted = "commas" if ending(path) == ".csv" else "tabs"
-            other += f", and a {ending(path)} file has {parted} between its columns, not {sign!r}"
+        sign = next((s for s in ",;|" if len(values) == 1 and s in "".join(values)), None)
+        if sign and ending(path) == ".tsv":
+            return (
+                f"{path} has one column only, {said}: a .tsv file has tabs between its columns, "
+                f"not {sign!r}, so name it .csv."
+            )
     return (
         f"{where}, has no {column!r}, only {said or 'nothing'}: name its columns with input= and "
         f"target= (--input and --target{other})."
@@ -184,53 +187,16 @@ def _numbered(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, 
     if path.is_dir() or kind == ".parquet":
         yield from arrow.rows(path)
     elif kind in (".csv", ".tsv"):
-        yield from _separated(path, names)
+        yield from separated.rows(path, names, tabs=kind == ".tsv")
     elif kind in (".conll", ".conllu"):
-        yield from conll.rows(_lines(path), path, names)
+        yield from conll.rows(reading.lines(path), path, names)
     else:
         yield from (_json if kind == ".json" else _jsonl)(path)
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[io.TextIOBase]:
-    """UTF-8 text, unpacked where it is packed; a byte-order mark is skipped.
-
-    Raises:
-        ValueError: the packed file is damaged, or this Python cannot unpack it.
-    """
-    name = PACKED.get(path.suffix.lower())
-    try:
-        module = import_module(name) if name else io
-    except ImportError:
-        raise ValueError(
-            f"This Python was built without {name}, which {path} needs: unpack it."
-        ) from None
-    try:
-        with module.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-            yield file
-    except (EOFError, zlib.error, OSError, getattr(module, "LZMAError", EOFError)) as error:
-        if name is None or getattr(error, "errno", None) is not None:  # none where bytes are wrong
-            raise
-        kind = {".gz": "gzip"}.get(path.suffix.lower(), path.suffix.lower())
-        raise ValueError(f"{path} is not a whole {kind} file: fetch it again.") from None
-
-
-def _lines(path: Path) -> Iterator[str]:
-    """Lines of sensible length, with their ends."""
-    with _open(path) as file:
-        number = 0
-        while line := file.readline(LONGEST + 1):
-            number += 1
-            if len(line) > LONGEST:
-                raise ValueError(
-                    f"{path}, line {number}, is longer than {LONGEST:,} characters: cut it."
-                )
-            yield line
-
-
 def _json(path: Path) -> Iterator[tuple[int, dict]]:
     """A list of objects, alone or as the only list of an object; else an object on every line."""
-    with _open(path) as file:
+    with reading.opened(path) as file:
         text = file.read()
     try:
         whole = json.loads(text, object_pairs_hook=_object)
@@ -296,13 +262,16 @@ def _object(pairs: list[tuple[str, object]]) -> dict:
 
 
 def _jsonl(path: Path) -> Iterator[tuple[int, dict]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(reading.lines(path), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             reason = error if isinstance(error, ValueError) else "it is nested too deeply"
+            if isinstance(error, json.JSONDecodeError):  # its own place tells of a line 1
+                place = min(error.pos, len(line.rstrip())) + 1
+                reason = f"{error.msg}, at sign {place}; mend the line, or leave it out"
             raise ValueError(f"{path}, line {number}, is not JSON: {reason}.") from None
         if not isinstance(row, dict):
             whole = " (if this is a list of all rows, name the file .json)"
@@ -336,65 +305,3 @@ def _text(value) -> str | None:
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
         return spaced(value)
     return value if isinstance(value, str) else None
-
-
-def _separated(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
-    before, table = csv.field_size_limit(LONGEST), None
-    try:
-        table = _table(path, names)
-        heads = list(table.fieldnames or ())
-        twice = next((name for name in heads if name and heads.count(name) > 1), None)
-        if twice is not None:
-            raise ValueError(
-                f"{path} has the column {twice!r} twice in its header: rename one of the two, "
-                "since only one of them could be read."
-            )
-        for row in table:
-            width = len(heads)
-            if [*row.values()] == heads:
-                how = "leave --columns away" if names else "leave the line out"
-                raise ValueError(f"{path}, line {table.line_num}, names the columns itself: {how}.")
-            if None in row or None in row.values():
-                given = sum(value is not None for value in row.values())
-                fields = width + len(row[None]) if None in row else given
-                what = "--columns names" if names else "its header has"
-                raise ValueError(
-                    f"{path}, line {table.line_num}, has {fields} fields, but {what} "
-                    f"{width}: {', '.join(heads)[:200]}."
-                )
-            yield table.line_num, row
-    except csv.Error as error:
-        place = f", line {table.line_num + 1}," if table else ""  # where the row begins
-        what = "a field in quotes does not end" if "end of data" in str(error) else error
-        raise ValueError(f"{path}{place} is not a table that can be read: {what}.") from None
-    finally:
-        csv.field_size_limit(before)
-
-
-def _table(path: Path, names: tuple[str, ...] | None) -> csv.DictReader:
-    if ending(path) == ".csv":
-        return csv.DictReader(_lines(path), names, strict=True)
-    lines = list(_lines(path))
-    quoted = _is_quoted(lines)
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    return csv.DictReader(lines, names, delimiter="\t", quoting=quoting, strict=quoted)
-
-
-def _is_quoted(lines: list[str]) -> bool:
-    """Do quotes wrap the fields of a .tsv file, or are they signs of its texts?
-
-    They are signs where the table fits without them, unless every field that begins with one ends
-    with one; where it does not fit, some field in quotes holds a tab or the end of a line.
-    """
-    widths, fields = set(), []
-    for row in csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE):
-        widths |= {len(row)} - {0}
-        fields += [field for field in row if field.startswith('"')]
-    if not fields:
-        return False
-    try:
-        quoted = {len(row) for row in csv.reader(lines, delimiter="\t", strict=True)} - {0}
-    except csv.Error:
-        return False
-    whole = all(len(field) > 1 and field.endswith('"') for field in fields)
-    return whole if len(widths) == 1 else len(quoted) == 1

@@ -58,6 +58,21 @@ def test_a_finished_run_is_made_longer(cli, method):
     assert done.code == 0 and len(losses_of("r")) == 9, done.err
 
 
+def test_a_run_that_cannot_be_made_longer_stays_finished(cli, tmp_path):
+    tt.save(*tt.load("tiny-decoder-0.1m"), tmp_path / "base")
+    words = ("train", "--base", "base", *BASE[3:], *FEW, "--out", "r")
+    assert cli(*words).code == 0
+    before = {path.name: path.read_bytes() for path in Path("r").iterdir() if path.is_file()}
+    Path("base").rename("elsewhere")
+    done = cli("train", "--resume", "r", "--steps", 5)
+    assert done.code == 2 and "which is not there: put it back" in done.err
+    after = {path.name: path.read_bytes() for path in Path("r").iterdir() if path.is_file()}
+    assert after == before
+    Path("elsewhere").rename("base")
+    assert cli("train", "--resume", "r", "--steps", 5).code == 0
+    assert len(losses_of("r")) == 5
+
+
 def test_the_batches_go_on_and_the_best_weights_of_both_parts_are_kept(cli, monkeypatch):
     seen = []
     fit = train.mp.train

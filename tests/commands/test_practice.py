@@ -335,7 +335,9 @@ def test_spaces_around_labels_are_no_part_of_them(cli):
         ("classification", ("1", "1.0", "0"), "labels '1' and '1.0' are one label"),
         ("classification", ("good", "nan"), "the label 'nan', which says that there is none"),
         ("regression", ("1.5", "nan"), "example 2, has the target 'nan', which is not a number"),
-        ("regression", ("1.5", '"2,5"'), "in every row, with a point and not a comma"),
+        ("regression", ("1.5", '"2,5"'), "in every row, such as 1234.5: a point"),
+        ("regression", ("1.5", '"1.234,5"'), "such as 1234.5: a point before the decimals"),
+        ("classification", ("good", "#N/A"), "the label '#N/A', which says that there is none"),
         ("regression", ("1.5", "-inf"), "example 2, has the target '-inf'"),
     ],
 )
@@ -355,6 +357,18 @@ def test_labels_are_those_of_the_whole_file_whatever_is_drawn(cli):
     dev = ("--dev", table("d.csv", [("w film", "other")]))
     done = trained(cli, "classification", "--data", "a.csv", *dev)
     assert done.code == 2 and "d.csv, example 1, has the label 'other'" in done.err
+
+
+def test_what_the_labels_and_scores_may_not_be_is_told(cli):
+    rows = [(f"w{n} film", ("good", "None", "bad")[n % 3]) for n in range(30)]
+    done = trained(cli, "classification", "--data", table("a.csv", rows))
+    assert "note: 'None' is learnt as a label like others" in done.out
+    done = trained(cli, "regression", "--data", table("b.csv", [(x, 2) for x, _ in rows]))
+    assert "note: all targets are the same number" in done.out
+    for tag, words in (("B-PER", False), ("PER-B", True), ("1", True)):
+        tagged = [(f"w{n} film", f"O {tag}") for n in range(30)]
+        done = trained(cli, "tagging", "--data", table("c.csv", tagged))
+        assert done.code == 0 and ("note: f1 counts single words" in done.out) == words
 
 
 def test_labels_that_differ_in_capital_letters_are_told(cli):

@@ -112,7 +112,7 @@ def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
         ("a.jsonl", "[" * 100_000, "line 1, is not JSON"),
         ("a.jsonl", "[1]", "line 1, has no columns"),
         ("a.jsonl", '{"input": {"a": 1}, "target": "x"}', "must be text, a number or a list"),
-        ("a.jsonl", '{"input": null, "target": "x"}', "has no 'input', only target"),
+        ("a.jsonl", '{"input": null, "target": "x"}', "line 1, has nothing in 'input'"),
         ("a.conll", "word\n", "must be a word and its tag"),
         ("a.csv", "input,target\n" + "a" * 1_000_001, "longer than 1,000,000 characters"),
         ("a.csv", "input,target\n" + '"a\n' * 600_000, "read"),
@@ -303,8 +303,17 @@ def test_a_python_that_cannot_unpack_says_so(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", "input;target\na;b\n", "has commas between its columns, not ';'"),
+        ("a.tsv", "input;target\na;b\n", "tabs between its columns, not ';', so name it .csv"),
         ("a.tsv", "input,target\na,b\n", "has tabs between its columns, not ','"),
+        ("a.csv", "input,target\na, b,c\n", "2 .input, target.: put quotes around .* ',' in it"),
+        ("a.csv", "sep=;\n\ninput;target\na;b;c\n", "line 4, has 3 fields, .* ';' in it"),
+        ("a.csv", "input,target\na\n", "line 2, has 1 fields, .*: give every row as many"),
+        ("a.csv", "input,target\na,b\nn\xe4h,b\n".encode("latin-1"), "line 3, is not UTF-8"),
+        ("a.csv", b"PK\x03\x04abc\xff", "as an Excel workbook is: save it as .csv"),
+        ("a.csv", gzip.compress(b"input,target\na,b\n", mtime=0), "add .gz to its name"),
+        ("a.csv.gz", gzip.compress("input\nn\xe4h\n".encode("latin-1")), "line 2, is not UTF-8"),
+        ("a.feather", b"x", "save it as .parquet"),
+        ("a.jsonl", '{"input": \n', "line 1, .* Expecting value, at sign 10; mend"),
         ("a.csv", "input, target\na,b\n", "only input, ' target':"),
         ("a.csv.zst", b"x", "unpack it"),
     ],
@@ -312,6 +321,58 @@ def test_a_python_that_cannot_unpack_says_so(tmp_path, monkeypatch):
 def test_what_was_probably_meant_is_said(tmp_path, name, content, sentence):
     with pytest.raises(ValueError, match=sentence):
         tables.read(write(tmp_path / name, content), ("input", "target"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "input;target\n3,5 stars;x\nc;y\n",  # Excel where numbers have a decimal comma
+        '\ufeff"input";"target"\r\n"3,5 stars";"x"\r\nc;y\r\n',
+        "sep=;\r\ninput;target\r\n3,5 stars;x\r\nc;y\r\n",
+        "\ninput\ttarget\n3,5 stars\tx\nc\ty\n",
+        "input|target\n3,5 stars|x\nc|y\n",
+        'input,target\n"3,5 stars",x\nc,y\n',
+    ],
+)
+def test_a_csv_file_may_have_other_signs_between_its_columns(tmp_path, content):
+    rows = [{"input": "3,5 stars", "target": "x"}, {"input": "c", "target": "y"}]
+    assert tables.read(write(tmp_path / "a.csv", content)) == rows
+
+
+def test_signs_of_a_csv_file_whose_columns_are_named(tmp_path):
+    path = write(tmp_path / "a.csv", "well, so, fine;x\nno;y\n")
+    assert tables.read(path, (), ("text", "score"))[0] == {"text": "well, so, fine", "score": "x"}
+    path = write(tmp_path / "b.csv", "id,text;label\n1,a;b\n")  # a comma comes first
+    assert tables.read(path) == [{"id": "1", "text;label": "a;b"}]
+
+
+def test_columns_that_python_has_no_values_for(tmp_path):
+    """Nanoseconds, durations and far dates were a reason to refuse a table that needs no such."""
+    times = pyarrow.array([1234567890123456789, 5], pyarrow.timestamp("ns"))
+    columns = {"input": ["a", "b"], "when": times, "nested": [{"at": times[0]}, {"at": times[1]}]}
+    columns["far"] = pyarrow.array([10**9, 1], pyarrow.date32())
+    parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert [row["input"] for row in tables.read(tmp_path / "a.parquet", ("input",))] == ["a", "b"]
+    for name in ("when", "nested", "far"):
+        with pytest.raises(ValueError, match=f"line 1: '{name}' must be text, a number"):
+            tables.read(tmp_path / "a.parquet", (name,))
+    same_name = pyarrow.table([["a"], ["b"]], names=["input", "input"])
+    parquet.write_table(same_name, tmp_path / "b.parquet")
+    (tmp_path / "d").mkdir()
+    write(tmp_path / "d" / "dataset_info.json", "{}")
+    with pyarrow.ipc.new_stream(tmp_path / "d" / "data.arrow", same_name.schema) as file:
+        file.write_table(same_name)
+    for name in ("b.parquet", "d"):
+        with pytest.raises(ValueError, match=f"{name} has the column 'input' twice"):
+            tables.read(tmp_path / name)
+
+
+def test_lines_between_documents_are_no_sentences(tmp_path):
+    onto = "#begin document (nw/a); part 000\nOslo B-X\n\nis O\n\n#end document\n"
+    conll = "Oslo B-X\n-DOCSTART- O\nis O\n"
+    for content in (onto, conll):
+        rows = tables.read(write(tmp_path / "a.conll", content))
+        assert [row["input"] for row in rows] == ["Oslo", "is"]
 
 
 def test_a_folder_of_several_files_is_no_file(tmp_path):
@@ -333,7 +394,7 @@ def test_tags_of_datasets_have_the_names_of_their_classes(tmp_path, older):
     parquet.write_table(table.replace_schema_metadata(notes), tmp_path / "a.parquet")
     (row,) = tables.read(tmp_path / "a.parquet", ("tokens", "tags"))
     assert row["tokens"] == "a b" and row["tags"] == "O B-X"
-    with pytest.raises(ValueError, match="has no 'label'"):  # -1: nobody knows
+    with pytest.raises(ValueError, match="has nothing in 'label'"):  # -1: nobody knows
         tables.read(tmp_path / "a.parquet", ("label",))
 
 
@@ -354,5 +415,8 @@ def test_a_link_is_the_file_that_it_leads_to(tmp_path):
 
 
 def test_an_address_is_no_file():
-    with pytest.raises(ValueError, match="is an address, not a file"):
+    with pytest.raises(ValueError, match="https://example.org/a.csv is an address, not a file"):
         tables.read("https://example.org/a.csv")
+    for name, sentence in (("-", "write what a program prints into one"), ("*.csv", "one file")):
+        with pytest.raises(FileNotFoundError, match=sentence):
+            tables.read(name)
