@@ -53,9 +53,6 @@ def main(arguments: list[str] | None = None) -> int:
             import_module(f"minipeft.commands.{name}").add(commands, arguments)
         options = parser.parse_args(arguments)
         options.arguments = list(arguments)
-        for name, value in vars(options).items():  # of --out=~/run a shell leaves the sign
-            if isinstance(value, str) and value.startswith("~"):
-                setattr(options, name, os.path.expanduser(value))
         if options.command in TRAINING and named():
             if os.environ.get("LOCAL_RANK", "0") != "0":
                 return 0  # the first process says it, and torchrun ends with its exit code

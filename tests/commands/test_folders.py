@@ -111,13 +111,6 @@ def test_texts_can_be_shortened_for_a_prediction(cli, run):
         assert done.code == 0 and "note: 1 " in done.out
 
 
-def test_the_home_folder_behind_an_equals_sign(cli, run, tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    Path("home").mkdir()
-    assert cli("predict", run, "good", "--out=~/a.csv").code == 0
-    assert Path("home/a.csv").is_file() and not Path("~").exists()
-
-
 def test_what_is_no_base_is_told_with_what_was_meant(cli, run):
     assert cli("merge", run, "bases/merged").code == 0
     how = ("--data", "d.csv", "--kind", "classification", "--input", "text", "--target", "label")

@@ -311,7 +311,11 @@ def test_a_python_that_cannot_unpack_says_so(tmp_path, monkeypatch):
         ("a.csv", "input,target\na,b\nn\xe4h,b\n".encode("latin-1"), "line 3, is not UTF-8"),
         ("a.csv", b"PK\x03\x04abc\xff", "as an Excel workbook is: save it as .csv"),
         ("a.csv", gzip.compress(b"input,target\na,b\n", mtime=0), "add .gz to its name"),
-        ("a.csv.gz", gzip.compress("input\nn\xe4h\n".encode("latin-1")), "line 2, is not UTF-8"),
+        (
+            "a.csv.gz",
+            gzip.compress("input\nn\xe4h\n".encode("latin-1"), mtime=0),
+            "line 2, is not UTF-8",
+        ),
         ("a.feather", b"x", "save it as .parquet"),
         ("a.jsonl", '{"input": \n', "line 1, .* Expecting value, at sign 10; mend"),
         ("a.csv", "input, target\na,b\n", "only input, ' target':"),
