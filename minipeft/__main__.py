@@ -51,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in COMMANDS:
             import_module(f"minipeft.commands.{name}").add(commands, arguments)
+        if not arguments:
+            parser.print_help()
         options = parser.parse_args(arguments)
         options.arguments = list(arguments)
         if options.command in TRAINING and named():

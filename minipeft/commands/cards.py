@@ -107,7 +107,7 @@ On the dev split, {kept} (chosen on that very split, so expect a little less on 
 
 {chr(10).join(f"    {line}" for line in commands(config, folder))}
 
-The last line measures on the file of the dev split, which a file of yours takes the place of.
+The last line measures on the file of the dev split: name a file of yours in its place.
 
 `adapter/` opens with `minipeft.load(model, "adapter")`. Versions: \
 {", ".join(f"{name} {number}" for name, number in config["libraries"].items())}.

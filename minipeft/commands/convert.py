@@ -38,7 +38,7 @@ def add(commands, arguments: list[str]) -> None:
         "Exit code: 0 written, 1 written but its answers differ, 2 what was given cannot be used\n"
         "(one sentence says why).",
     )
-    opened.add_flags(parser)
+    opened.add_flags(parser, bare=False)
     parser.add_argument("out", help="the folder to write; it must not be there yet")
     parser.add_argument("--to", choices=("peft", "minipeft"), default="peft", help="(default peft)")
     parser.add_argument(

@@ -36,7 +36,7 @@ def add(commands, arguments: list[str]) -> None:
         "Exit code: 0 nothing was found, 1 there is a finding, 2 what was given cannot be used\n"
         "(one sentence says why).",
     )
-    opened.add_flags(parser)
+    opened.add_flags(parser, bare=False)
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="texts to examine it with")
     parser.add_argument("--data", metavar="FILE",
                         help="as in train: a file or a task of the project")  # fmt: skip

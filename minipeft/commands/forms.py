@@ -115,7 +115,9 @@ def read(
     writes = kind in (None, "generate")
     needed = (*columns.texts, *([columns.answer] if answered and columns.answer else []))
     examples = []
-    for number, row in enumerate(tables.read(path, needed, names, kind == "generate"), start=1):
+    single = columns.answer if answered and kind in ("classify", "regress") else None
+    rows = tables.read(path, needed, names, kind == "generate", single)
+    for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
         text = join(*(row[name] for name in columns.texts))
         if columns.known:

@@ -30,8 +30,10 @@ class Opened:
     config: dict | None
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", help="a run's folder, an adapter's folder, or a base")
+def add_flags(parser: argparse.ArgumentParser, bare: bool = True) -> None:
+    """WHAT and how its base is opened; bare: may it be a base without an adapter?"""
+    what = "a run's folder, an adapter's folder, or a base"
+    parser.add_argument("what", help=what if bare else "a run's folder, or an adapter's folder")
     parser.add_argument(
         "--base", help="the base of an adapter (default: the one that its run was trained on)"
     )

@@ -16,6 +16,7 @@ from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.scoring import one_answer
 from minipeft.tasks.tasks import Task
 
+MOST_ROWS = 100  # of the table per label
 FROM_LIBRARIES = ("macro_f1", "pearson")  # also where a score of this name is counted anyway
 
 
@@ -107,7 +108,9 @@ def label_table(task: Task, predictions: Sequence[str], targets: Sequence[str]) 
     rows = [(name, *(round(x, 4) for x in ratios), count) for name, *ratios, count in by_label]
     header = ("label", "precision", "recall", "F1", "examples")
     unit = "words" if task.kind == "tag" else "examples"
-    return Table(f"per label, {len(targets):,} {unit}", header, rows)
+    more = len(rows) - MOST_ROWS
+    notes = [f"and {more:,} labels with as few {unit}, or fewer"] if more > 0 else []
+    return Table(f"per label, {len(targets):,} {unit}", header, rows[:MOST_ROWS], notes)
 
 
 def written(values: dict[str, float]) -> str:

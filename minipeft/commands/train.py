@@ -30,7 +30,7 @@ from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
-from minipeft.tasks.encoding import head_for, readable
+from minipeft.tasks.encoding import PAIR, head_for, readable
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES
@@ -366,9 +366,14 @@ def next_steps(folder: Path, given, base: bases.Base, task: Task) -> str:
     """The commands to try next, one a line."""
     shipped, place = data.is_shipped(given.data), shlex.quote(str(folder))
     lines = [f"evaluate {place} --data {given.data if shipped else 'OTHER_FILE'}"]
-    if task.kind in ("generate", "cloze") and base.kind != "encoder":
-        text = " ".join(readable(task.splits["dev"][0].input).split(" | ")[-1].split())
-        lines.append(f"generate {place} {shlex.quote(text.removeprefix('user: ')[:60])}")
+    first, writes = task.splits["dev"][0].input, task.kind in ("generate", "cloze")
+    texts = [" ".join(text.split()) for text in readable(first).split(" | ")]
+    if writes and base.kind != "encoder":
+        verb, text = "generate", texts[-1].removeprefix("user: ")[:60]
+    else:
+        verb, text = "predict", " | ".join(texts) if PAIR in first else texts[0][:60]
+    dashes = "-- " * text.startswith("-")  # what follows is no flag
+    lines.append(f"{verb} {place} {dashes}{shlex.quote(text)}")
     lines += [f"inspect {place} --plot {shlex.quote(f'{folder}/spectra.png')}"]
     if shipped:
         lines.append(f"train --base {given.base} --data {given.data} --method prefix")

@@ -45,6 +45,7 @@ def read(
     columns: tuple[str, ...] = (),
     names: tuple[str, ...] | None = None,
     sentences: bool = False,
+    single: str | None = None,
 ) -> list[dict[str, str]]:
     """All rows as text; `columns` must be there, and filled, in every row.
 
@@ -52,6 +53,7 @@ def read(
         names: of the columns of a .csv or .tsv file whose first line is no header.
         sentences: a list in `columns` whose texts have spaces in them is refused: they are no words
             to be joined.
+        single: a column that holds one value in every row, and no list of several.
 
     Raises:
         FileNotFoundError: no such file.
@@ -59,7 +61,7 @@ def read(
             broken, empty or too long, a row with more or fewer fields than the header has, a column
             twice in the header, a package that is needed and not installed.
     """
-    return list(_rows(Path(path), columns, names, sentences))
+    return list(_rows(Path(path), columns, names, sentences, single))
 
 
 def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = None) -> bool:
@@ -116,7 +118,11 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
 
 
 def _rows(
-    path: Path, columns: tuple[str, ...], names: tuple[str, ...] | None, sentences: bool = False
+    path: Path,
+    columns: tuple[str, ...],
+    names: tuple[str, ...] | None,
+    sentences: bool = False,
+    single: str | None = None,
 ) -> Iterator[dict[str, str]]:
     """The rows one by one."""
     path = path.expanduser()
@@ -132,6 +138,11 @@ def _rows(
                     f"{path}, line {number}, has half a character (\\ud800 to \\udfff alone) in "
                     f"{half!r}, as is left when a text is cut between two halves: mend it, or "
                     "leave the row out."
+                )
+            if isinstance(values.get(single), list) and len(values[single]) > 1:
+                raise ValueError(
+                    f"{path}, line {number}, has a list in {single!r} where one answer belongs: "
+                    "make one label of the list, or a row of each."
                 )
             for column in columns:
                 filled = values.get(column) if row.get(column) is None else row[column].strip()

@@ -1,6 +1,7 @@
 """What practitioners bring: numbers, pairs of texts, long texts, scores by name."""
 
 import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ import tiny_transformer as tt
 from minipeft.commands import bases, data, find_rate, scoring, shortening, train
 from minipeft.tasks.encoding import Encoding, Example, join
 from minipeft.tasks.pronunciation import Alphabet
+from minipeft.tasks.tasks import Task
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 6)
 
@@ -357,6 +359,40 @@ def test_labels_are_those_of_the_whole_file_whatever_is_drawn(cli):
     dev = ("--dev", table("d.csv", [("w film", "other")]))
     done = trained(cli, "classification", "--data", "a.csv", *dev)
     assert done.code == 2 and "d.csv, example 1, has the label 'other'" in done.err
+
+
+@pytest.mark.parametrize("first", ["-w{} film", "it's w{}\nfilm"])
+def test_the_commands_to_try_next_run(cli, first):
+    """As a shell reads them, whatever the first text begins with."""
+    rows = [(first.format(n), n % 2) for n in range(20)]
+    Path("d.jsonl").write_text(
+        "".join(json.dumps({"input": x, "target": y}) + "\n" for x, y in rows)
+    )
+    done = trained(cli, "classification", "--data", "d.jsonl", "--out", "r")
+    lines = [line for line in done.out.splitlines() if line.startswith("  python -m minipeft ")]
+    assert [line.split()[3] for line in lines] == ["evaluate", "predict", "inspect"]
+    for line in lines:
+        again = cli(*shlex.split(line.replace("OTHER_FILE", "d.jsonl"))[3:])
+        assert again.code == 0, again.err
+
+
+def test_several_labels_of_one_text_are_no_label(cli):
+    """They were joined by a space, and learnt as a label of their own."""
+    rows = [{"input": f"w{n} film", "target": ["a", "b"][: n % 2 + 1]} for n in range(20)]
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = trained(cli, "classification", "--data", "d.jsonl")
+    assert done.code == 2 and "d.jsonl, line 2, has a list in 'target'" in done.err
+    assert trained(cli, "tagging", "--data", "d.jsonl").code == 2  # two words and one tag
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[::2]))
+    assert "only 'a'" in trained(cli, "classification", "--data", "d.jsonl").err  # a list of one
+
+
+def test_a_table_of_many_labels_ends(cli):
+    labels = tuple(f"label{n}" for n in range(150))
+    task = Task("t", "classify", {}, labels=labels)
+    table = str(scoring.label_table(task, labels, labels))
+    assert "label0 " in table and table.count("\n") < 110
+    assert "and 50 labels with as few examples, or fewer" in table
 
 
 def test_what_the_labels_and_scores_may_not_be_is_told(cli):
