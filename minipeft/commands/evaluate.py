@@ -192,8 +192,7 @@ def check_names(wanted: list[tuple[str, float]], scores: Iterable[str]) -> None:
     for name, _ in wanted:
         if name not in scores:
             raise ValueError(
-                f"--require {name} is no score here, only {', '.join(scores)}; --metric adds "
-                "others."
+                f"There is no score {name!r} here, only {', '.join(scores)}; --metric adds others."
             )
 
 

@@ -97,7 +97,7 @@ def test_answers_are_written_over_and_other_files_are_not(cli, run):
 def test_a_score_that_is_not_counted_is_refused_before_anything_is_answered(cli, run):
     words = ("evaluate", run, "--data", "d.csv", "--predictions", "p.csv")
     done = cli(*words, "--require", "f1=0.5")
-    assert done.code == 2 and "--require f1 is no score here, only accuracy, macro_f1" in done.err
+    assert done.code == 2 and "There is no score 'f1' here, only accuracy, macro_f1" in done.err
     assert not done.out and not Path("p.csv").exists()
     assert cli(*words, "--metric", "matthews", "--require", "matthews=-1").code == 0
     assert cli(*words, "--require", "accuracy=1.1").code == 1

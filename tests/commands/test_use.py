@@ -27,10 +27,10 @@ def test_evaluate_writes_answers_and_judges(cli, run, pairs):
     worse = cli("evaluate", run, "--data", pairs, "--limit", 5, "--require", "exact=1.1")
     assert worse.code == 1 and "below 1.1" in worse.out
     for words, sentence in [
-        (["--require", "x"], "--require needs such as"),
-        (["--require", "exact=nan"], "--require needs such as"),
+        (["--require", "x"], "--require needs a score and a number"),
+        (["--require", "exact=nan"], "--require needs a score and a number"),
         (["--require", "bleu=1"], "no score 'bleu'"),
-        (["--require", "exact>=0.5"], "--require needs such as"),
+        (["--require", "exact>=0.5"], "--require needs a score and a number"),
         (["--kind", "classification"], "was trained for the kind"),
         (["--predictions", "p.xlsx"], "must end in"),
         (["--split", "test"], "--split is for the tasks"),
