@@ -108,8 +108,8 @@ def label_table(task: Task, predictions: Sequence[str], targets: Sequence[str]) 
     rows = [(name, *(round(x, 4) for x in ratios), count) for name, *ratios, count in by_label]
     header = ("label", "precision", "recall", "F1", "examples")
     unit = "words" if task.kind == "tag" else "examples"
-    more = len(rows) - MOST_ROWS
-    notes = [f"and {more:,} labels with as few {unit}, or fewer"] if more > 0 else []
+    left = len(rows) - MOST_ROWS
+    notes = [f"and {left:,} labels with as few {unit}, or fewer"] if left > 0 else []
     return Table(f"per label, {len(targets):,} {unit}", header, rows[:MOST_ROWS], notes)
 
 
