@@ -139,7 +139,8 @@ def _rows(
                     f"{half!r}, as is left when a text is cut between two halves: mend it, or "
                     "leave the row out."
                 )
-            if isinstance(values.get(single), list) and len(values[single]) > 1:
+            several = isinstance(values.get(single), list) and len(values[single]) > 1
+            if several and not isinstance(values[single][0], dict):
                 raise ValueError(
                     f"{path}, line {number}, has a list in {single!r} where one answer belongs: "
                     "make one label of the list, or a row of each."
