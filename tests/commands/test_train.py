@@ -147,6 +147,9 @@ def test_a_base_that_is_none_is_one_sentence(cli, pairs, tmp_path):
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "config.json").write_text('{"model_type": "gpt2"')
     done = cli("train", "--base", "base", "--data", pairs, *TEXT)
+    assert done.code == 2 and "base/config.json is not JSON: it is damaged." in done.err
+    (tmp_path / "base" / "config.json").write_text('{"model_type": "none such"}')
+    done = cli("train", "--base", "base", "--data", pairs, *TEXT)
     assert done.code == 2 and "cannot be opened as a base" in done.err
 
 
