@@ -206,6 +206,15 @@ def logits(model, inputs: dict) -> torch.Tensor:
     return model(**inputs).logits
 
 
+def answered(logits: torch.Tensor, batch: dict, wrapped: dict) -> torch.Tensor:
+    """Which places of the logits (B, N, V) are no padding: (B, N).
+
+    They are those of the batch, or also those of the prompts that are in `wrapped`.
+    """
+    masks = (batch["attention_mask"], wrapped["attention_mask"])
+    return next(mask.bool() for mask in masks if mask.shape[1] == logits.shape[1])
+
+
 def mixed_equals_separate(model, inputs: dict, methods: dict, rows: list, scale: float) -> dict:
     """A batch routed row by row gives each row what its own tuner alone gives it.
 

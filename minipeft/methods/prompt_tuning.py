@@ -15,9 +15,8 @@ Section 2. The frozen model reads the prompt, then the embedded input:
 
     With P = 20, C = 64 and N rows of T tokens: ids (N, T) -> ids (N, 20 + T) -> vectors
     (N, 20 + T, 64); the attention mask gets 20 ones, labels of tokens (N, T) 20 times -100, labels
-    of whole rows (N,) nothing. A batch gets back an answer for each of its T tokens; one that
-    tuner.wrap has made, at all 20 + T places. Of an encoder-decoder the encoder reads the prompt:
-    its decoder, and so the labels, stay as they are.
+    of whole rows (N,) nothing. A causal model answers at all 20 + T places; none is cut off. Of an
+    encoder-decoder the encoder reads the prompt: its decoder, and so the labels, stay as they are.
 
 Start (section 2.1, `start`):
 
@@ -54,8 +53,8 @@ Departures.
 (4) Ensembles. Paper: trained one after the other, each on all rows. PEFT: none. Here: trained side
     by side, each on its share of the rows.
     Shown by test_prompt_tuning.py::test_each_member_sees_its_own_rows
-(5) Answers. Paper: not said. PEFT: at the prompt too, so that logits are P longer than labels.
-    Here: for the tokens that were given, as without a prompt.
+(5) Answers of encoders and taggers. Paper: none. PEFT: at the prompt too, P longer than the labels.
+    Here: for the tokens that were given; with tuner.wrap(batch), at every place.
     Shown by test_answers.py::test_an_answer_for_each_token
 """
 

@@ -3,11 +3,11 @@
     model(**batch)                answers for the tokens of `batch`, as many as without the tuner
     model(**tuner.wrap(batch))    answers at every place, for the soft words are in the ids
 
-Who reads `logits[:, t]`, a pipeline of transformers or the metrics of a Trainer say, means the t-th
-token that was given. In a decoder that writes these logits say what comes next: where soft words
-stand between a token and the next one, they are those of the last soft word. What goes on to
-somebody else, an encoder's outputs to its decoder and the cache, stays whole, and attention, with
-a row for each token that was given, shows all that was read.
+Who reads `logits[:, t]` of an encoder or a tagger, a pipeline of transformers say, means the t-th
+token that was given. Whole stays what a decoder that writes answers, where the last place says what
+comes next, and what a tuner with `compatibility="peft"` changes: 🤗 PEFT's models answer at every
+place. So does what goes on to somebody else, an encoder's outputs to its decoder and the cache;
+attention, with a row for each token that was given, shows all that was read.
 
 Shapes: B rows, T tokens, N tokens with the soft words.
 """
@@ -49,13 +49,6 @@ def places_of(columns: Tensor, T: int) -> Tensor:
     return places.scatter(-1, columns, numbers)[..., 1:]  # the first is of the new words
 
 
-def places_before(columns: Tensor, mask: Tensor, T: int) -> Tensor:
-    """The same, but of the last of the new words that follow a token, where some do."""
-    last = (columns == 0) & (mask != 0)  # a new word; the token before it hands its place on
-    before = columns.cummax(dim=-1).values
-    return places_of(torch.where(last, before, columns), T)
-
-
 def keep_pointers(batch: dict, wrap: Callable[[dict], dict]) -> dict:
     """`wrap(batch)`, and entries that name a column name the same token afterwards.
 
@@ -86,36 +79,17 @@ class Answers:
 
     Args:
         columns: (B, N) or (B, choices, N), of the tokens in the longer rows.
-        mask: the attention mask of these.
         given: the arguments of the call.
     """
 
-    def __init__(self, columns: Tensor, mask: Tensor, given: Mapping) -> None:
+    def __init__(self, columns: Tensor, given: Mapping) -> None:
         T, self.N = given["input_ids"].shape[-1], columns.shape[-1]
-        columns, mask = (x.reshape(-1, self.N) for x in (columns, mask))
-        self.of_tokens, self.of_next_words = places_of(columns, T), places_before(columns, mask, T)
-        self.keep = given.get("logits_to_keep", 0)
+        self.of_tokens = places_of(columns.reshape(-1, self.N), T)
         self.as_tuple = given.get("return_dict") is False
 
     def asked(self) -> dict:
         """What has to change in the arguments of the call."""
-        some = isinstance(self.keep, Tensor) or self.keep
-        changed = {"logits_to_keep": self.kept(self.keep)} if some else {}
-        return changed | ({"return_dict": True} if self.as_tuple else {})
-
-    def kept(self, keep: int | Tensor) -> Tensor:
-        """`logits_to_keep`, the last few or some columns of the batch, in the longer rows.
-
-        Raises:
-            ValueError: they are others from row to row.
-        """
-        chosen = self.of_next_words[:, keep if isinstance(keep, Tensor) else slice(-keep, None)]
-        if not bool((chosen == chosen[:1]).all()):
-            raise ValueError(
-                "logits_to_keep names columns that are not the same in every row once a tuner's "
-                "words are in: leave it out, or give the batch of tuner.wrap(batch)."
-            )
-        return chosen[0]
+        return {"return_dict": True} if self.as_tuple else {}
 
     def of(self, module: nn.Module, output):
         """The output of `module`, cut to the tokens that were given."""
@@ -133,8 +107,7 @@ class Answers:
                 return value
             if value.dim() == 2 and name not in SPANS and not (flat and name == "logits"):
                 return value
-            next_words = name == "logits" and writes(module)
-            return at(value, self.of_next_words if next_words else self.of_tokens, dim)
+            return at(value, self.of_tokens, dim)
 
         if isinstance(output, Mapping):
             for name in output:
@@ -163,13 +136,15 @@ def at(values: Tensor, places: Tensor, dim: int) -> Tensor:
 
 
 def writes(module: nn.Module) -> bool:
-    """Do its logits say what comes next?"""
-    return is_library_model(module) and kind_of(module) == "decoder" and head_of(module) == HEADS[0]
+    """Does it say what comes next, or make the states that say it?"""
+    return kind_of(module) == "decoder" and head_of(module) == HEADS[0]
 
 
-def hands_on(module: nn.Module, given: Mapping, around: list[nn.Module]) -> bool:
-    """Does what this call gives stay whole? An encoder's, which its decoder reads, and what a
-    decoder makes of tokens that are not those of the input."""
+def stays_whole(module: nn.Module, given: Mapping, around: list[nn.Module], acting: list) -> bool:
+    """Does what this call gives stay whole? What a decoder writes, what is as in PEFT, what an
+    encoder gives its decoder, and what a decoder makes of other tokens than the input's."""
+    if writes(module) or any(getattr(t.method, "compatibility", None) == "peft" for t in acting):
+        return True
     decodes = [has_decoder(outer) for outer in around]
     return any(decodes) or (has_decoder(module) and any(name in given for name in DECODED))
 

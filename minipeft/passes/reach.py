@@ -40,7 +40,7 @@ from minipeft.doors.marks import Mark
 from minipeft.doors.memory import PositionDoor
 from minipeft.model.devices import on_host
 from minipeft.model.libraries import is_library_model
-from minipeft.passes.answers import COLUMNS, Answers, hands_on, numbered
+from minipeft.passes.answers import COLUMNS, Answers, numbered, stays_whole
 from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
 from minipeft.passes.entrance import Entrance
 from tiny_transformer.models import EncoderDecoder
@@ -187,8 +187,9 @@ class Reach:
         changed = {key: value for key, value in wrapped.items() if takes(module, key)}
         outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
         moved = columns is not None and not torch.equal(columns, numbers[COLUMNS])
-        if moved and not hands_on(module, given, outer):
-            self.answers[-1] = answers = Answers(columns, wrapped["attention_mask"], given)
+        acting = [tuner for tuner in self.tuners() if tuner.words]
+        if moved and not stays_whole(module, given, outer, acting):
+            self.answers[-1] = answers = Answers(columns, given)
             changed |= answers.asked()
         return changed
 

@@ -78,8 +78,11 @@ def logits_and_loss(model, name: str, tuner, batch: dict) -> tuple[list, torch.T
     """Of every row: the logits of its own tokens. The loss, and how many labels a row has."""
     out = model(**batch)
     wrapped = tuner.wrap({k: v for k, v in batch.items() if k != "position_ids"})
-    mask = batch["attention_mask"].bool()
-    rows = [x if name in zoo.SEQ2SEQ else x[m] for x, m in zip(out.logits, mask, strict=True)]
+    if name in zoo.SEQ2SEQ:
+        rows = [*out.logits]
+    else:
+        mask = zoo.answered(out.logits, batch, wrapped)
+        rows = [x[m] for x, m in zip(out.logits, mask, strict=True)]
     return rows, out.loss, (wrapped["labels"] != -100).sum(dim=1).tolist()
 
 
