@@ -842,7 +842,7 @@ WRONG = [
     ("training_bytes", lambda m: transfer.training_bytes(m.requires_grad_(True)), ""),
     ("training_bytes", lambda m: transfer.training_bytes(m.float()), ""),
     ("training_bytes", lambda m: list(transfer.training_bytes(m).values()), "dict"),
-    ("training_bytes", lambda m: transfer.training_bytes(m) | {"adam": 0}, "adam"),
+    ("training_bytes", lambda m: transfer.training_bytes(m) | {"adam": 0}, "Adam"),
     ("training_bytes", lambda m: (m.eval(), transfer.training_bytes(m))[1], "changed"),
     ("training_bytes", drawing(transfer.training_bytes), "numpy's global generator"),
     ("forgotten", lambda b, a, t: (a.sort(), transfer.forgotten(b, a, t))[1], ""),
