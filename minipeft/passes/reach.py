@@ -162,12 +162,13 @@ class Reach:
             return None
         self.placed = True
         self.begins |= past == 0
-        numbers = numbered(given) if any(tuner.words for tuner in self.tuners()) else given
+        acting = [tuner for tuner in self.tuners() if tuner.words]
+        numbers = numbered(given) if acting else given
         wrapped = self.wrap(self.model, numbers)
         if wrapped is numbers:
             return None
-        for tuner in self.tuners():
-            if tuner.words and not tuner.is_at(tuner.word_paths[0]):
+        for tuner in acting:
+            if not tuner.is_at(tuner.word_paths[0]):
                 raise ValueError(
                     f"{tuner.name!r} was not reached: {tuner.word_paths[0]} is another layer now "
                     "than when it was attached, and knows no words of it; attach again after "
@@ -187,7 +188,6 @@ class Reach:
         changed = {key: value for key, value in wrapped.items() if takes(module, key)}
         outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
         moved = columns is not None and not torch.equal(columns, numbers[COLUMNS])
-        acting = [tuner for tuner in self.tuners() if tuner.words]
         if moved and not stays_whole(module, given, outer, acting):
             self.answers[-1] = answers = Answers(columns, given)
             changed |= answers.asked()
