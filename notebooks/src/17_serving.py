@@ -275,7 +275,7 @@ claims.record(
 #
 # ### Exercise: the price of a prefix
 #
-# In SmolLM2's 30 layers only 3 heads keep keys and values, of 64 numbers each. How many bytes of keys and values does a prefix of
+# In each of SmolLM2's 30 layers 3 heads keep keys and values, 64 numbers each. How many bytes of keys and values does a prefix of
 # $P = 10$ places add to one `"request"`, in float32? A customer's LoRA from part 1 takes 1,843,200 bytes once, whatever comes. How
 # many `"requests"` of this customer at the same time make the prefix as large?
 
