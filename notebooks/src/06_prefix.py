@@ -268,8 +268,7 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# Pairs ask nearly as well as words do, if the text stands where it stood behind the words. Without the move, text and prefix share the
-# positions 0 to 2.
+# Pairs ask nearly as well as words do, if the text stands where it stood behind the words.
 #
 # ## 3. One prefix, looked at closely
 #
@@ -338,8 +337,8 @@ claims.record(
 # %% [markdown]
 # ## 4. Delete the base, and run the prefix
 #
-# It is said that prefix-tuning "need not load the whole model". **Predict** what happens when we keep the file of the
-# prefix and throw the base away.
+# It is said that prefix-tuning "need not load the whole model". **Predict** what happens when we keep only the file of
+# the prefix.
 
 # %% tags=["raises-exception"]
 from safetensors.torch import load_file
@@ -386,9 +385,8 @@ claims.record(
 )
 
 # %% [markdown] tags=["slide"]
-# Another base refuses the file; forced onto it, the prefix is worth nothing. Compared with full fine-tuning, a prefix
-# spares the gradients and Adam's means *of the base's numbers*. But all of the base is in memory, and both passes go through
-# it, as with adapters.
+# Another base refuses the file; forced onto it, the prefix is worth nothing. A prefix spares the gradients and Adam's
+# means *of the base's numbers*. But all of the base is in memory, and both passes go through it, as with adapters.
 #
 # ## 5. Where the prompt stands, and who makes it
 #
@@ -517,9 +515,9 @@ claims.record(
 #
 # ## 6. How long?
 #
-# In the paper, summarization gets better up to length 200, then a little worse; Hu et al. (2021) saw large prefixes fall.
-# If they over-fit, the training loss goes on falling while the loss on fresh examples rises. **Predict** both curves for all
-# examples, and for twenty.
+# In the paper, summarization gets better up to length 200, then a little worse; Hu et al. (2021) saw large prefixes
+# fall. With over-fitting the training loss goes on falling while the loss on fresh examples rises. **Predict** both for
+# all examples, and for twenty.
 
 # %% tags=["hide-input"]
 
@@ -593,9 +591,8 @@ claims.record(
 # `<bos> reverse :`. Beside it, full fine-tuning. Every seed draws other examples. **Predict:** who wins on `reverse` with 10
 # examples, who with 1,000? And do words help on `headline` as well?
 #
-# How it came about: in a trial on `headline` ($P = 10$, the words repeated) words had *not* helped. So `reverse` was
-# added. Three seeds left most differences open, so it became five. Rates are chosen on 100 dev examples, also where only 10
-# are learnt from.
+# How it came about: in a trial on `headline` words had *not* helped, so `reverse` was added. Three seeds left most
+# differences open, so it became five. Rates are chosen on 100 dev examples, also where only 10 are learnt from.
 
 # %% tags=["hide-input", "slide"]
 SAY, ENDS = "words that say it", (SIZES[0], SIZES[-1])
@@ -680,9 +677,9 @@ claims.record(
 # ## 8. On a real language model
 #
 # SmolLM2 is asked for 50 capitals; the first token of its answer counts. The input is `France is`, without the words
-# `The capital of`. The keys and values of these 3 words, 192 numbers each, are put into the memory of its 30 layers and
-# trained on 80 *other* countries. **Predict:** the written words get a third of the capitals right. How many after 30 steps,
-# and how many if the pairs start at random?
+# `The capital of`. The keys and values of these 3 words are put into the memory of its 30 layers and trained on 80
+# *other* countries. **Predict:** the written words get a third of the capitals right. How many after 30 steps, and how
+# many if the pairs start at random?
 
 # %%
 from minipeft.course import capitals, real
@@ -749,8 +746,8 @@ passport(METHOD, rates=[3e-3, 1e-2, 3e-2], name="prefix", quick=QUICK)
 # * With ten examples of a skill that the base has, a prefix that starts at words asking for it beats full fine-tuning. With
 #   enough examples fine-tuning catches up; on headlines it is ahead (parts 5, 7).
 # * Such words help with ten examples on both tasks; with 1,000 headlines a random start was ahead (part 7).
-# * Base (82,272 numbers) and tasks were chosen after trials: every method learns something in 120 steps. The paper's best
-#   case, tables to text, is missing: full fine-tuning got 6 %, every prefix 1 % or less (base of 390,000 numbers).
+# * Base (82,272 numbers) and tasks were chosen after trials: every method learns something in 120 steps. The paper's
+#   best case, tables to text, is missing: full fine-tuning got 6 %, every prefix 1 % or less (base of 390,000 numbers).
 # * *Not shown:* BLEU, ROUGE; a *large* model, where the gap may close; why large prefixes fall elsewhere.
 #
 # **Next:** 07 leaves out layers and MLP; 09 only the MLP, and adds a head.

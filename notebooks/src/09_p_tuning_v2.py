@@ -29,12 +29,11 @@ figure = lesson.picture()
 #
 # ### Exercise: which prefix is it?
 #
-# What differs from lesson 06 is small enough to be written as settings. `prefix` gives back the `Prefix` that a
-# `PTuningV2` is; the other methods of the class are done. Hand on `length`, `layers`, `std` (of the numbers at the start),
-# `dropout` and `compatibility`: `Prefix` has settings of the same names. `keep_mlp` may stay out. The pairs of all layers
-# are one matrix $R$ (P, 2 L H D). The paper trains its numbers **as they are**; `reparameterize=None` and `"embedding"`
-# both mean that. Only `"mlp"` makes them with an MLP of `hidden` features, as in lesson 06. (`Prefix` has an MLP unless it
-# gets `hidden=None`.)
+# Only settings differ from lesson 06. `prefix` gives back the `Prefix` that a `PTuningV2` is; the other methods of the
+# class are done. Hand on `length`, `layers`, `std` (of the numbers at the start), `dropout` and `compatibility`:
+# `Prefix` has settings of the same names. `keep_mlp` may stay out. The pairs of all layers are one matrix $R$ (P, 2 L H
+# D). The paper trains its numbers **as they are**; `reparameterize=None` and `"embedding"` both mean that. Only `"mlp"`
+# makes them with an MLP of `hidden` features, as in lesson 06. (`Prefix` has an MLP unless it gets `hidden=None`.)
 
 # %% exercise="minipeft.methods.p_tuning_v2:PTuningV2" blank="prefix" difficulty=1 minutes=8
 # prefix: Prefix(...) with hidden=None has no MLP
@@ -118,12 +117,8 @@ claims.record(
 mp.sanity_ladder(tagger, mp.PTuningV2(LENGTH), batch, steps=LADDER)
 
 # %% [markdown]
-# They are one mechanism. These lines of lesson 06 run here as they stand:
-#
-# {lines prefix 2}
-#
-# What does not run is the MLP, equation 1 of lesson 06: $R$ is trained as it is. What is new is outside the layers: a head,
-# and other tasks. Like a prefix, a deep prompt is not the identity at the start: its rows take a share $\lambda$ of
+# They are one mechanism: what cuts $R$ into keys and values is equation 2 of lesson 06, and the MLP, equation 1 there,
+# does not run. Like a prefix, a deep prompt is not the identity at the start: its rows take a share $\lambda$ of
 # attention (lesson 06) before they say anything.
 #
 # ### Exercise: five patients
@@ -148,12 +143,12 @@ checks.deep_patients(deep_patients)
 # %% [markdown] tags=["slide"]
 # ## 2. Does depth help where the model is small?
 #
-# `tags` on three decoders, each with a tagging head. Four arms, equally tuned: three rates each, more where the best is at
-# an edge, chosen on dev, told on test, three paired seeds. **head only** trains the head and is the floor that every arm
-# with a head must pass. The score is F1 over the words that are not *other*: the
-# harmonic mean of *precision* (of the words that got such a tag, how many are right) and *recall* (of the words that have
-# one, how many were given it). A decoder reads from the left: in `santiago
-# is cold` it must tag *santiago*, a person or a place, before it has read the rest. So 100 % is out of reach.
+# `tags` on three decoders, each with a tagging head. Four arms, equally tuned: three rates each, more where the best is
+# at an edge, chosen on dev, told on test, three paired seeds. **head only** trains the head and is the floor that the
+# others must pass. The score is F1 over the words that are not *other*: the harmonic mean of *precision* (of the words
+# that got such a tag, how many are right) and *recall* (of the words that have one, how many were given it). A decoder
+# reads from the left: in `santiago is cold` it must tag *santiago*, a person or a place, before it has read the rest.
+# So 100 % is out of reach.
 #
 # **Predict** the order on the smallest model, and whether the gap between P-Tuning v2 and full fine-tuning closes with size.
 
@@ -240,9 +235,8 @@ claims.record(
 #
 # ## 3. What a deep prompt costs at its start
 #
-# A first run of this lesson gave every arm 40 steps, and P-Tuning v2 came out *below* the head alone on all three decoders.
-# That should alarm you: it trains the same head, and more. Is it a mistake in the code? The scores of a batch with padding,
-# of single rows, and of the task's own scoring agree (it is tested). So look at the prompt before its first step.
+# In a first run every arm had 40 steps, and P-Tuning v2 came out *below* the head alone on all three decoders. That
+# should alarm you: it trains the same head, and more. The code is tested, so look at the prompt before its first step.
 #
 # ### Exercise: rows that say nothing
 #
@@ -330,8 +324,8 @@ display(
 )
 
 # %% [markdown] tags=["slide"]
-# The grey line is the price of the start: the same head, reading through a prompt that says nothing. Training the prompt
-# must pay this back before it gains anything. In few steps a deep prompt is measured by its start, not by its depth.
+# The grey line is the price of the start: the same head, reading through a prompt that says nothing. Training the
+# prompt must pay this back before it gains anything.
 #
 # ## 4. Where, how long, and made by whom?
 #
@@ -446,15 +440,15 @@ claims.record(
 #
 # ## 5. A head, or a word?
 #
-# In lectures one hears that P-Tuning v2 drops "the prediction of verbs". The word in the paper is **verbalizer**: the map
-# from labels to words, by which a language model answers *yes* or *no* at a mask. It has nothing to do with verbs. Both
-# ways to answer are possible: the head is new and is trained, the words are the base's and are not. A verbalizer depends on
-# its words: *yes* and *no* are not what this base expects behind a sentence, so a second verbalizer takes the two tokens
-# that it finds likeliest there, one for each label. **Predict** the order after equally many steps.
+# In lectures one hears that P-Tuning v2 drops "the prediction of verbs". The word in the paper is **verbalizer**: the
+# map from labels to words, by which a language model answers *yes* or *no* at a mask. It has nothing to do with verbs.
+# A head is new and is trained; the words are the base's and are not. This base does not expect *yes* or *no* behind a
+# sentence, so a second verbalizer takes the two tokens that it finds likeliest there, one for each label. **Predict**
+# the order after equally many steps.
 #
-# One also hears that it trains each task alone. The paper says that several tasks may **share** a prompt first. We compare
-# `mentions-food` and `mentions-place`: each alone, or half of the steps together and half alone, and the same steps for
-# each task in all. One rate for both: the one that dev chose for the head in the first comparison.
+# One also hears that it trains each task alone. The paper says that several tasks may **share** a prompt first. With
+# `mentions-food` and `mentions-place` we try both: all steps of a task alone, or half of them together with the other
+# task. The rate is the one that dev chose for the head.
 
 
 # %%
@@ -594,7 +588,7 @@ claims.record(
 #
 # ## Passport
 #
-# The same questions as for every method, on a decoder that writes; the head of this lesson is therefore not in it.
+# On a decoder that writes, as for every method; so the head of this lesson is not in it.
 
 # %%
 from minipeft.course.passport import passport
@@ -606,12 +600,11 @@ passport(mp.PTuningV2(LENGTH), rates=[1e-2, 3e-2, 1e-1], name="P-Tuning v2", qui
 #
 # * P-Tuning v2 is prefix-tuning without the MLP, with a linear head, for encoders and for classifying and tagging: the same
 #   numbers to the bit (part 1).
-# * Depth gives numbers without taking tokens. What that wins stands beside the figure of part 2, and must be read against
-#   *head only*.
-# * A deep prompt starts with a debt: rows that say nothing take attention. How large it is depends on the base, and how
-#   long it lasts on the steps (part 3). A comparison that stops early measures the debt.
-# * Length, place, MLP, head or word, and a shared start are settings. What each one did here stands under its part, with
-#   its interval; none is a law, and on tasks that every arm solves none can be told from another.
+# * Depth gives numbers without taking tokens. What that wins: part 2, read against *head only*.
+# * A deep prompt starts with a debt: rows that say nothing take attention. How large it is depends on the base (part
+#   3). A comparison that stops early measures the debt, not the depth.
+# * Length, place, MLP, head or word, and a shared start are settings. None is a law, and on tasks that every arm solves
+#   none can be told from another (parts 4, 5).
 # * *How it came about:* the first run had 40 steps, and grids of rates one step lower. Both were raised for all arms alike
 #   when part 3 had shown the cause; the second verbalizer came after the first had failed. Margins and the rules of the
 #   claims are those of the first run.

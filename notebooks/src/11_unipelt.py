@@ -337,9 +337,9 @@ figure = gates_picture(
 )
 
 # %% [markdown]
-# Nothing in the loss asks a gate to be 0 or 1, yet it may get there. But is a method with a low gate not needed? $g\,BAx$ is
-# the same with half the gate and twice $B$. To know what a part does, hold its gates at 0 and look at the score.
-# **Predict:** which part's gates can be shut at the smallest loss?
+# Nothing in the loss asks a gate to be 0 or 1, yet it may get there. But is a method with a low gate not needed?
+# $g\,BAx$ is the same with half the gate and twice $B$. To know what a part does, hold its gates at 0 and look at the
+# score. **Predict:** which part's gates can be shut at the smallest loss of F1?
 
 # %% tags=["hide-input", "slide"]
 level = {
@@ -388,19 +388,16 @@ claims.record(
     switched=switched, share_when_shut=shut,
 )  # fmt: skip
 
-# %% [markdown]
+# %% [markdown] tags=["slide"]
 # Where the two orders differ, a gate's number is no measure of need.
 #
-# How to read the record: a switch needs two things. Gates must say *on* or *off*: how many values lie beyond 0.1 and 0.9?
-# And *off* must be off: with **all** gates at 0, how much attention does the prefix still get? (Its keys are zeros then: it
-# gets what ten words with the score 0 would.) With both the claim is true, with neither false, else misleading. The F1 in the
-# middle, in points, is what it costs to shut only the part with the lowest gates.
-
-# %% [markdown] tags=["slide"]
+# To be a switch, gates must say *on* or *off*, and *off* must be off. But with all gates at 0 the keys of the prefix
+# are zeros, and it still gets the attention that ten words with the score 0 would get.
+#
 # ## 5. Is the union better than its best part?
 #
-# Now the parts alone. The union has the numbers of all three, and the gates' on top. **Predict:** which part wins with 32
-# examples, which with 1,000? Does the union beat the best part?
+# Now the parts alone. **Predict:** which part wins with 32 examples, which with 1,000? Does the union beat the best
+# part?
 
 # %% tags=["hide-input"]
 EVERY = [*(("moved", K) for K in SIZES), ("tags", 32)]
@@ -461,10 +458,10 @@ claims.record(
 # %% [markdown] tags=["slide"]
 # ## 6. Beside or behind, and the MAM adapter
 #
-# He et al. asked which choice matters. Their answers: an adapter that reads $x$ (parallel) is better than one that reads
-# $h$ (sequential); the feed-forward layer is the place for a large $\Delta h$, attention for a small one. So their **MAM
-# adapter** is a short prefix and a large parallel adapter with the factor $s = 4$. We try it on a decoder, on a task it has
-# never seen (`reverse-rotate`: the first word goes to the end, then the row is reversed), with about as many numbers each.
+# He et al. asked which choice matters. Their answers: an adapter that reads $x$ (parallel) is better than one that
+# reads $h$ (sequential); the feed-forward layer is the place for a large $\Delta h$, attention for a small one. So
+# their **MAM adapter** is a short prefix and a large parallel adapter with the factor $s = 4$. We try it on a decoder,
+# on a task it has never seen (`reverse-rotate`), with about as many numbers each.
 #
 # **Predict:** does it matter whether an adapter stands beside or behind?
 
@@ -516,8 +513,8 @@ for name, one in outcome_of.items():
 # %% [markdown]
 # ## 7. MiniLM, a real encoder
 #
-# all-MiniLM-L6-v2 has six layers and 22.7 million numbers. Is a word of the VADER lexicon positive or negative (*happily*,
-# *grim*)? All examples, few steps, two rates. **Predict:** do trained gates help here?
+# Is a word of the VADER lexicon positive or negative (*happily*, *grim*)? All examples, few steps, two rates.
+# **Predict:** do trained gates help here?
 
 # %%
 from minipeft.course import real

@@ -238,13 +238,12 @@ for kind, beaten in odd.items():
 #
 # {equations adalora}
 #
-# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss (the paper
-# squares both lengths; the authors' code, 🤗 PEFT and this package do not): it keeps the
-# directions at right angles, so that one can go without touching the others.
+# $\Lambda$ is a diagonal of numbers $\lambda$, 0 at the start, and `s` a fixed scale. R is added to the loss: it keeps
+# the directions at right angles, so that one can go without touching the others.
 #
-# A *triplet* is one direction: a column of $P$, its $\lambda$, a row of $Q$. The triplets of all maps are ranked together;
-# those below the budget get $\lambda = 0$. The budget falls from `init_rank` to `target_rank` per map. How important is a
-# triplet? For every number $w$ in it, after every step:
+# A *triplet* is one direction: a column of $P$, its $\lambda$, a row of $Q$. The triplets of all maps are ranked
+# together; those below the budget get $\lambda = 0$. The budget falls from `init_rank` to `target_rank` per map. How
+# important is a triplet? For every number $w$ in it, after every step:
 #
 # $$ I = \left| w \, \frac{\partial L}{\partial w} \right|, \qquad \bar I \leftarrow \beta_1 \bar I + (1 - \beta_1) I, \qquad
 # \bar U \leftarrow \beta_2 \bar U + (1 - \beta_2) \left| I - \bar I \right|, \qquad \mathrm{score}(w) = \bar I \cdot \bar U $$
@@ -330,12 +329,12 @@ print(f"{b0} triplets at first, {bT} at the end; budget met after every step of 
 print("\n".join(where))
 
 # %% [markdown] tags=["slide"]
-# If that is not the paper's picture, ask what the task needs (plausible, not tested): the paper's tasks are about meaning,
-# ours is about places, and attention moves words to other places. And the budget counts triplets, not numbers: one of `up` is
-# larger than one of `query`.
+# If that is not the paper's picture, ask what the task needs (plausible, not tested): the paper's tasks are about
+# meaning, ours is about places, and attention moves words. And the budget counts triplets, though one of `up` is larger
+# than one of `query`.
 #
 # **Does it pay?** Beside AdaLoRA stand LoRA with rank 2 everywhere, and AdaLoRA with a *coin*: each triplet's score is
-# drawn once at random. The coin is the fair control: it prunes, but knows nothing.
+# drawn once at random. A fair control: it prunes, but knows nothing.
 #
 # **Predict** the order of the three.
 
@@ -452,7 +451,7 @@ if small and REAL_SEEDS:
 # %% [markdown]
 # ## Passports
 #
-# BitFit and (IA)³ were measured in part 2. AdaLoRA's numbers are counted at the start; about half are left at the end.
+# AdaLoRA's numbers are counted at the start; about half are left at the end.
 
 # %%
 claims.show(passports["BitFit"])
@@ -475,7 +474,6 @@ passport(method, rates_of([1e-2, 3e-2, 1e-1]), name="AdaLoRA", quick=QUICK)
 # * AdaLoRA meets its budget exactly. Where the rank stays, and whether it is better than rank 2 everywhere: part 3.
 # * A budget that never falls raises no error. Look at the ranks, not only at the loss.
 # * Few numbers do not by themselves keep what was known: see the grey bars of the passports.
-# * Models without biases leave BitFit nothing to train.
 # * *Not shown:* large models ((IA)³'s paper had 11 billion numbers); where rank is needed on other tasks and bases.
 #
 # **To go on:** run AdaLoRA on another task, `mp.tasks.load("capital")`. Does the rank stay in the same blocks?

@@ -268,7 +268,7 @@ claims.record(
 )
 
 # %% [markdown]
-# Two things lower the whole curve: to train at the *top* only, and to keep less of every layer.
+# Two ways down: train at the *top* only, or keep less of every layer.
 #
 # ## 4. Layers that run again, and a trap
 #
@@ -392,7 +392,7 @@ figure = pictures.level_picture(
 plt.show()
 
 # %% [markdown]
-# Levels should lie where the weights are. Now the file, which holds the names of tensors, too, and the clock.
+# Levels should lie where the weights are. Now the file (it holds names, too) and the clock.
 
 # %% tags=["hide-input"]
 sizes = {
@@ -499,7 +499,7 @@ for (name, fate), change in changes.items():
 print("the base has the same bits:", mp.fingerprint(base) == bits)
 
 # %% [markdown]
-# `mp.merge_drift(tuner, batch)` tells how far merging moves logits. One fact about *this* library:
+# One fact about *this* library:
 
 # %%
 with runs.attached(base, mp.QLoRA(rank=8), seed=0) as tuner:
@@ -570,10 +570,10 @@ if loaded:
     claims.show(lesson.large_ledger(big.config, rows=8, tokens=512))
 
 # %% [markdown]
-# In the paper: NF4 with double quantization 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity of larger models; E and M
-# count bits of exponent and mantissa). Two reasons for care where ours differs: the paper does not print its FP4 levels, and
-# the file from which SmolLM2 was read had its weights in four bits already, so they were rounded once before. (MiniLM's were
-# not: the last printed line.) And look at the last table: the heap that QLoRA shrinks is not the largest.
+# In the paper: NF4 with double quantization 27.4, E3M0 29.5, E2M1 31.1, int4 34.3 (mean perplexity of larger models; E
+# and M count bits of exponent and mantissa). Two reasons for care where ours differs: the paper does not print its FP4
+# levels, and the file from which SmolLM2 was read had its weights in four bits already. (MiniLM's were not: the last
+# printed line.) And look at the last table: the heap that QLoRA shrinks is not the largest.
 #
 # ## 8. Passport
 

@@ -25,9 +25,8 @@ print(clouds.PEFT_SOURCE)
 # A method is not a point. It is a cloud, and a table shows one dot of each cloud. Whoever tuned one method for a day and the
 # other for a minute has compared a day with a minute.
 #
-# So a contest must hold two things equal: **what a method may spend** (how many numbers it keeps for a task) and **how hard
-# it was tuned** (how many settings were tried). Settings are chosen on dev rows, and results are reported on test rows,
-# with several seeds.
+# So a contest must hold two things equal: **what a method may spend** (how many numbers it keeps for a task) and **how
+# hard it was tuned** (how many settings were tried).
 #
 # ## 1. The same budget
 #
@@ -61,13 +60,11 @@ from minipeft import checks
 checks.same_budget(same_budget)
 
 # %% [markdown]
-# The last one is a trap of another kind. This model has 96 positions. A prompt of that length does not fit in, with or without
-# a text behind it. **Not every method can spend every budget.** Prompt tuning gets 20 vectors. BitFit and (IA)³ have one
-# size each. Full fine-tuning and its top layer cannot be made so small. The table says what each got. (Its adapter is
-# Houlsby's: *two* in each layer and the norms trained as well, so that its $m$ is 6.) Each row is an **arm** of the contest: a
-# method with its settings.
-#
-# All settings of the lesson stand in the next cell.
+# The last one is a trap of another kind. This model has 96 positions. A prompt of that length does not fit in, with or
+# without a text behind it. **Not every method can spend every budget.** Prompt tuning gets 20 vectors. BitFit and (IA)³
+# have one size each. Full fine-tuning and its top layer cannot be made so small. The table says what each got. (Its
+# adapter is Houlsby's: *two* in each layer and the norms trained as well, so that its $m$ is 6.) Each row is an **arm**
+# of the contest: a method with its settings.
 
 # %% fast="OWN, SEEDS, STEPS, ROWS, OWN_RATES, QUICK = OWN[-2:], [10, 11], 2, 6, (1e-2, 3e-2), True"
 from minipeft.course import which_method as lesson
@@ -204,9 +201,9 @@ charts.front_by_seed(outcomes[lesson.NOVEL])
 # %% [markdown]
 # ## 4. Method or setting?
 #
-# On the novel task *every* rate ran with three seeds, and five methods ran in a second form as well: another start, more
-# maps, another place. So we can draw our own clouds. (Three seeds for each setting; part 2 had five for the best one. So the
-# first place may be another one here.)
+# On the novel task *every* rate ran with three seeds, and five methods ran in a second form as well: another start,
+# more maps, another place. So we can draw our own clouds. (Part 2 had five seeds for the best setting, so the first
+# place may be another one here.)
 #
 # **Predict:** how far does the learning rate move one method? As far as methods lie apart?
 
@@ -216,8 +213,8 @@ figure = clouds.settings_picture(every_setting)
 print(clouds.settings_or_methods(every_setting))
 
 # %% [markdown]
-# Now make leaderboards of these same runs. A usual way to be "fair" is one learning rate for all. There are five such
-# leaderboards here. None of their numbers is wrong. **Predict:** how many different winners do the five have?
+# Now make leaderboards of these same runs. A usual way to be "fair" is one learning rate for all. That gives five
+# leaderboards, and none of their numbers is wrong. **Predict:** how many different winners do the five have?
 
 # %% tags=["hide-input", "slide"]
 columns = clouds.rank_columns(every_setting)
@@ -251,10 +248,10 @@ claims.record(
 )
 
 # %% [markdown]
-# The two last columns are 🤗 PEFT's six methods: on another task, in a model thousands of times as large, so the ranks themselves
-# need not agree with ours. The last column says which ranks a method could get, as its published settings and those of the
-# others are chosen well or badly. Ranks 1 to 3 are fixed (only one or two settings of each were published); ranks 4 to 6 are
-# a matter of settings.
+# The two last columns are 🤗 PEFT's six methods: another task, a model thousands of times as large, so the ranks need
+# not agree with ours. The last column says which ranks a method could get, as its published settings and those of the
+# others are chosen well or badly. Ranks 4 to 6 are a matter of settings; of each of the first three only one or two
+# were published.
 #
 # ### Exercise: five reports of one contest
 #
@@ -332,6 +329,9 @@ print("In every column:", everywhere())
 charts.decision_table(SHOWN, KEPT, MARGIN)
 
 # %% [markdown]
+# A ring far below the star means that the seeds lie far apart, not that the arm is good. The last column counts in how
+# many seeds the best arm is first.
+#
 # ### Exercise: first by luck
 #
 # A star is the best of thirteen means, and each mean has noise. Suppose that all thirteen arms are **equally good**, and that
@@ -356,11 +356,8 @@ checks.first_by_luck(first_by_luck)
 
 # %% [markdown]
 # So the first of thirteen *equal* arms looks better than it is, and nobody has cheated. A star alone decides nothing.
-#
-# A ring far below the star means that the seeds lie far apart, not that the arm is good. And a best arm that is first in some
-# of the seeds only may not be the best: the last column counts. Where many arms cannot be told apart, take the one that is
-# *cheapest in what you care about*: the smallest file, the one that merges, the one that can share a batch. The passports know
-# that.
+# Where many arms cannot be told apart, take the one that is *cheapest in what you care about*: the smallest file, the
+# one that merges, the one that can share a batch. The passports know that.
 #
 # ## 6. All passports
 #
@@ -446,14 +443,14 @@ record_all(
 # %% [markdown] tags=["slide"]
 # ## What this lesson showed, and what it did not
 #
-# * Equal budget has two halves: what is kept, and how hard each method was tuned (part 1). Not every method can spend every budget.
+# * Equal budget has two halves: what is kept, and how hard each method was tuned (part 1).
 # * One set of runs gives several leaderboards. Which method is first depends on how rates were chosen (part 4).
 # * Four ways to be unfair with true numbers (part 4).
 # * The answer to "which method?" is a *set*, and it depends on the situation (part 5). Inside the set, price decides: the front (part 3) and the passports (part 6).
 #
 # It did not show which method is best for *your* task. Our model has 0.4 million numbers, our tasks are toys, 100 steps
-# may be too few for some arms, and the star of a column is the best of thirteen means: a part of its lead is luck. The
-# rate was tuned, and little else. 🤗 PEFT's numbers are copied from its benchmark and not run again.
+# may be too few for some arms, and a part of each star's lead is luck. The rate was tuned, and little else. 🤗 PEFT's
+# numbers are copied from its benchmark and not run again.
 #
 # Take the procedure with you: same budget, same tuning, dev chooses, test tells, several seeds, and a set instead
 # of a winner.

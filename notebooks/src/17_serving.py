@@ -54,8 +54,8 @@ from minipeft import checks
 checks.serving_costs(serving_costs)
 
 # %% [markdown]
-# Remember the last number: part 5 comes back to it. For one short question a merge cannot pay by its arithmetic. But a computer
-# does more than multiply.
+# By this arithmetic a merge cannot pay for one short question. But a computer does more than multiply: part 5 comes
+# back to it.
 #
 # ## 2. Fifty adapters
 #
@@ -100,10 +100,10 @@ print(
 print(mp.fingerprint(model) == bits)
 
 # %% [markdown]
-# All fifty were trained in *one pass per step*: their rows, 8 each, stood in one batch of 400, and each met its own matrices
-# (`minipeft.training.sweep`). What is true of serving is true of training. The rate is the best of `RATES` on dev rows of the five
-# customers above; each customer is one run, and intervals are over customers. (When this lesson was written, the number of
-# steps was raised once after a look at test rows.)
+# All fifty were trained in *one pass per step*: their rows, 8 each, stood in one batch of 400, and each met its own
+# matrices (`minipeft.training.sweep`). The rate is the best of `RATES` on dev rows of the five customers above; each
+# customer is one run, and intervals are over customers. (When this lesson was written, the number of steps was raised
+# once after a look at test rows.)
 #
 # Each adapter becomes a folder. The model has 390,000 numbers in 4 layers, width 80, feed-forward width 320; the LoRA has rank
 # 4 beside query, value, up and down. **Predict:** how many times smaller than the model is such a folder?
@@ -156,10 +156,9 @@ gap = difference(right, strangers, MARGIN)
 print(f"own adapter minus another's, exact match, {N} customers as pairs: {gap.text}")
 
 # %% [markdown]
-# The rows are the same in kind, and no word in them tells whose they are. So a wrong adapter does not fail
-# loudly. It answers fluently, for somebody else. A server that mixes up its customers shows no error. (`rotate`, `swap` and
-# `reverse` agree on the shorter rows: hence the light squares between them. The thin diagonals belong to customers of another
-# function with the same last word.)
+# No word in a row tells whose it is. So a wrong adapter does not fail loudly: it answers fluently, for somebody else,
+# and the server shows no error. (`rotate`, `swap` and `reverse` agree on the shorter rows: hence the light squares
+# between them. The thin diagonals belong to customers of another function with the same last word.)
 #
 # ## 3. One mixed batch
 #
@@ -321,8 +320,8 @@ claims.record(
 )
 
 # %% [markdown]
-# Each customer is one run, so the intervals are over customers; of the prompt for all there is one run. No other run
-# or rate would save it: to equal rows it gives equal answers, and the last printed bound holds for everything that sees the row alone.
+# The prompt for all had one run; its interval, too, is over customers. No other run or rate would save it: the last
+# printed bound holds for everything that sees the row alone.
 #
 # ## 4. Five servers
 #
@@ -396,10 +395,10 @@ print(
 )
 
 # %% [markdown]
-# A pass for each user runs every layer again for a few rows: it reads all weights again, and every pass has its fixed costs. Which of
-# the two weighs more, these ratios do not tell. A merge for each group writes every adapted weight as well. By the formula of part 1
-# a merge pays here after $256 \cdot 256 / (256 + 256) = 128$ tokens; each of 32 users brings 16, or one. A merged adapter has no
-# detour left. So: one busy customer, merge; many quiet ones, mix.
+# A pass for each user runs every layer again for a few rows: it reads all weights again, and every pass has its fixed
+# costs. Which of the two weighs more, these ratios do not tell. A merge for each group writes every adapted weight as
+# well. By the formula of part 1 a merge pays here after $256 \cdot 256 / (256 + 256) = 128$ tokens; each of 32 users
+# brings 16, or one. So: one busy customer, merge; many quiet ones, mix.
 #
 # ## 6. Hot swap
 #
@@ -492,7 +491,7 @@ if loaded is not None:
 # * Fifty tasks need one base and fifty small folders. The right adapter answers; a wrong one answers just as fluently (part 2).
 # * One pass can hold rows of many adapters, and each row gets what it gets alone. This holds for every method that stands beside the
 #   base, not for prefixes only (part 3).
-# * Merge for one busy customer, mix for many quiet ones; a pass for each user runs all layers each time (part 5).
+# * Merge for one busy customer, mix for many quiet ones (part 5).
 # * Put old bits back; do not subtract (part 6).
 # * A prefix or a prompt pays with memory in every request, LoRA and adapters once.
 #
