@@ -78,7 +78,7 @@ def test_the_command_copies_the_exercises_and_checks_them(outside, site, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", part_of([path.stem for path in EXERCISES], 2))
+@pytest.mark.parametrize("name", part_of([path.stem for path in EXERCISES], 1))
 def test_each_exercise_notebook_runs_from_an_empty_folder(name, site, monkeypatch):
     """As a learner meets it: nothing written yet, so that each check says so, and all else runs."""
     lesson = read(SOURCES / f"{name}.py")

@@ -33,6 +33,7 @@ from exercises import (
 )
 from torch import nn
 from torch.nn import functional as F
+from whole import part_of
 
 import tiny_transformer as tt
 from minipeft import checks
@@ -874,10 +875,11 @@ WRONG = [
     ("promising", lambda E, g, count: words_to_try(E, g, count)[0], "list"),
     ("promising", lambda E, g, count: [str(w) for w in words_to_try(E, g, count)], ""),
 ]
+TRIED = part_of(WRONG, 58)
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "words"), WRONG, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(WRONG)]
+    ("name", "wrong", "words"), TRIED, ids=[f"{n}-{i}" for i, (n, *_) in enumerate(TRIED)]
 )
 def test_a_wrong_solution_of_every_kind_is_rejected(name, wrong, words):
     said = refused(getattr(checks, name), wrong, words)

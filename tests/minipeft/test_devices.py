@@ -6,10 +6,12 @@ an accelerator is at hand, every method is compared with the processor.
 
 import copy
 import warnings
+from itertools import product
 
 import pytest
 import torch
 import zoo
+from whole import part_of
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -116,8 +118,7 @@ def without_questions(monkeypatch, name: str):
 
 
 @pytest.mark.parametrize("question", [0, 4], ids=["asked everywhere", "asked at the end"])
-@pytest.mark.parametrize("key", silent)
-@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize("name, key", part_of([*product(["gpt2", "llama"], silent)], 13))
 def test_a_step_waits_for_the_two_numbers_of_its_log_and_once(monkeypatch, name, key, question):
     if name == "llama" and key == "bitfit":
         pytest.skip("llama has no biases")

@@ -6,6 +6,7 @@ What is expected comes from the same model called in the way that is known to wo
 import copy
 import pickle
 import warnings
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +15,7 @@ import transformers as hf
 import zoo
 from closeness import close
 from torch import nn
+from whole import part_of
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -620,8 +622,10 @@ def test_copies_of_a_model_look_after_themselves():
     assert pickle.loads(pickle.dumps(twin.minipeft.reach.lock)).held() is False
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "tiny-decoder"])
-@pytest.mark.parametrize("method", [PROMPT, PREFIX, mp.LoRA(rank=2)])
+COMPILED = product([PROMPT, PREFIX, mp.LoRA(rank=2)], ["gpt2", "llama", "tiny-decoder"])
+
+
+@pytest.mark.parametrize("method, name", part_of([*COMPILED], 3))
 def test_torch_compile(name, method):
     torch.compiler.reset()
     model, batch = zoo.build(name), zoo.batch(name)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import zoo
 from closeness import LOSS, close
+from whole import part_of
 
 import minipeft as mp
 from minipeft.analysis import support
@@ -29,6 +30,9 @@ PAIRS = [
     if support.why_not("Prefix" if method == "infix" else method, name) is None
     and (method != "infix" or name in DECODERS)
 ]
+
+WRITERS = ("LoRA", "Prefix", "UniPELT", "PromptTuning", "PTuning", "infix")
+WRITTEN = [(name, method) for name in DECODERS for method in WRITERS]
 
 
 def build(name: str, method: str):
@@ -86,7 +90,7 @@ def logits_and_loss(model, name: str, tuner, batch: dict) -> tuple[list, torch.T
     return rows, out.loss, (wrapped["labels"] != -100).sum(dim=1).tolist()
 
 
-@pytest.mark.parametrize("name, method", PAIRS)
+@pytest.mark.parametrize("name, method", part_of(PAIRS, 223))
 @torch.no_grad()
 def test_logits_and_loss(name, method):
     model, tuner = build(name, method)
@@ -101,10 +105,7 @@ def test_logits_and_loss(name, method):
     close(loss, mean, dtype=torch.float32, roundings=LOSS)
 
 
-@pytest.mark.parametrize("name", DECODERS)
-@pytest.mark.parametrize(
-    "method", ["LoRA", "Prefix", "UniPELT", "PromptTuning", "PTuning", "infix"]
-)
+@pytest.mark.parametrize("name, method", part_of(WRITTEN, 59))
 @torch.no_grad()
 def test_written_words(name, method):
     """minipeft.generate, generate of transformers, and a loop of one's own around the cache."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 import zoo
 from closeness import close
+from whole import part_of
 
 import minipeft as mp
 
@@ -47,7 +48,7 @@ EVERY = [
     if not ("head" in options and (head is None or tied and "trainable_token_indices" in options))
     and not (name == "bert" and "trainable_token_indices" in options)
 ]
-pairs = pytest.mark.parametrize("name, part", EVERY)
+pairs = pytest.mark.parametrize("name, part", part_of(EVERY, 24))
 
 
 def build(name: str):

@@ -12,6 +12,7 @@ import pytest
 import torch
 import zoo
 from closeness import close
+from whole import part_of
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -45,6 +46,7 @@ EVERY = [(name, kind, True) for name, kinds in CLASSES.items() for kind in kinds
 EVERY += [
     (name, kind, False) for name, kind, _ in EVERY if kind.endswith(("Classification", "Answering"))
 ]
+WITH_METHODS = [(*case, method) for case in EVERY for method in METHODS]
 NO_CACHE = ("DistilBert", "T5Encoder", "T5ForToken")  # encoders that no prefix can be handed to
 VECTORS = ("ForSequenceClassification", "ForQuestionAnswering")  # of encoder-decoders, need ids
 
@@ -83,8 +85,7 @@ def expected_to_be_refused(name: str, kind: str, method: str) -> bool:
     return False
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name, kind, head", EVERY)
+@pytest.mark.parametrize("name, kind, head, method", part_of(WITH_METHODS, 75))
 def test_peft_gives_the_same_numbers_or_has_no_file(tmp_path, name, kind, head, method):
     model = build(name, kind)
     tuner = mp.attach(model, METHODS[method], seed=0, head=head)
