@@ -9,8 +9,8 @@
 # ---
 
 # %% [markdown] tags=["slide"]
-# Every method of this course changes what happens inside a transformer. So we build one first. (Long for one sitting: section 5 is
-# a place to begin the second.) Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
+# Every method of this course changes what happens inside a transformer. So we build one first. (Long for one sitting:
+# break before section 5.) Letters: B rows of a batch, T tokens, C width, H heads, $D = C/H$ width of a head, L blocks, V
 # words. In attention T tokens ask and S tokens are asked.
 #
 # ## 1 · A token is a vector
@@ -91,8 +91,8 @@ checks.attend(attend)
 #
 # ### Exercise: the mask
 #
-# The rule. A query sees its own token and all before it. There may be more keys than queries, S > T: the first S − T
-# keys are then an earlier part of the text, and **the last query stands at the last key**, so query i stands at key
+# A query sees its own token and all before it. There may be more keys than queries, S > T: the first S − T keys are
+# then an earlier part of the text, and **the last query stands at the last key**, so query i stands at key
 # i + S − T. Allowed is 0. Forbidden is the lowest number of the dtype of `like`, `torch.finfo(like.dtype).min`, not
 # −∞: a row that may look nowhere would give NaN.
 
@@ -126,7 +126,7 @@ pictures.leak(losses, {name: sum(values) / len(seeds) for name, values in ninth.
 #    y = [\mathrm{head}_1 ; \dots ; \mathrm{head}_H]\, W_O $$
 #
 # In *self-attention* the context $c$ is $x$ itself. In *cross-attention* $c$ (B, S, C) is what an encoder wrote.
-# Shapes: `x` (B, T, C) → `query(x)` (B, T, C) → `split` (B, H, T, D) → eq. 1 → `join` (B, T, C) → `output` (B, T, C).
+# Shapes: `query(x)` (B, T, C) → `split` (B, H, T, D) → eq. 1 → `join` (B, T, C) → `output`.
 #
 # ### Exercise: heads
 #
@@ -152,8 +152,8 @@ except NotImplementedError as error:
 # %% [markdown] tags=["slide"]
 # ### What heads look at, and which are missed
 #
-# `reverse : a b c d e f => f e d c b a .`
-# We average the attention weights over many such rows and pick the head that looks most at `reverse` while it
+# The model reverses rows: `reverse : a b c d e f => f e d c b a .`
+# We average the attention weights over many of them and pick the head that looks most at `reverse` while it
 # writes, and the one that looks most at (or beside) the word it needs. Then each head in turn is silenced: the D columns of
 # $W_O$ that read it become 0. **Predict:** which heads can the model not do without? The same for facts?
 
@@ -188,8 +188,7 @@ for name, place in chosen.items():
     print(f"reversing without the head that {name}: {without['rows reversed'][place]:.0%}")
 
 # %% [markdown]
-# A picture is a hint; taking a head out shows what is *necessary*. A head may draw a beautiful line and hardly
-# matter, because others carry the same.
+# A picture is a hint: a head may draw a beautiful line and hardly matter, because others carry the same.
 #
 # ## 5 · The key-value cache
 #
@@ -316,9 +315,8 @@ for dtype, difference in (lesson.against_transformers(noise) or {}).items():
 # %% [markdown] tags=["slide"]
 # ## 7 · Three families, and a test for leaks
 #
-# We do not draw masks, we *measure* them: change one token, see which states (the vectors behind the last
-# block) move. **Predict** the first three pictures:
-# an encoder, a decoder, an encoder-decoder.
+# A mask can be *measured*: change one token, see which states (the vectors behind the last block) move.
+# **Predict** the first three pictures: an encoder, a decoder, an encoder-decoder.
 #
 # ### Exercise: five patients
 #
@@ -342,8 +340,8 @@ checks.seeing_patients(seeing_patients)
 # %% [markdown]
 # ## 8 · The three doors, opened by hand
 #
-# The weights are frozen. Three kinds of lines let something new in: `self.words(ids)`, other vectors or more of them; `key`
-# and `value`, pairs that belong to no token; `self.query(x)` to `self.down(...)`, something around a linear map.
+# The weights are frozen. Three kinds of lines let something new in: `self.words(ids)`; `key` and `value`; every linear
+# map, from `self.query(x)` to `self.down(...)`.
 #
 # **Words.** `france` gets the vector of `italy`. **Predict** the capital of france, and what happens to all others.
 
@@ -359,8 +357,8 @@ for vector in (matrix[france].clone(), matrix[italy].clone(), matrix[france].clo
 # %% [markdown]
 # Whatever does not read this row stays as it was. Prompt tuning trains rows that belong to no word.
 #
-# **Memory.** Each layer gets P more keys and values, before those of the tokens: then they lie in the past of every query
-# (the rule of section 3 does the rest), and take no position.
+# **Memory.** Each layer gets P more keys and values, before those of the tokens: then they lie in the past of every query,
+# and take no position.
 #
 # ### Exercise: put in front
 #

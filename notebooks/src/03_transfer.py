@@ -38,10 +38,10 @@ figure = lesson.stacks(base, METHODS)
 #
 # ### Exercise: freeze by hand
 #
-# Write the function on which all of this rests. It gets the parts of a model, from input to output, and a count.
-# The last `count` parts are to be trained, also where they were frozen before; all others are to be frozen. It
-# returns a list of the parameters in training, each once. A parameter that a frozen part uses as well stays frozen and is
-# not in the list: that happens where a head shares its matrix with the embedding. A count below 0 or above the number of parts is a `ValueError`.
+# The function gets the parts of a model, from input to output, and a count. The last `count` parts are to be trained,
+# also where they were frozen before; all others are to be frozen. It returns a list of the parameters in training, each
+# once. A parameter that a frozen part uses as well stays frozen and is not in the list: that happens where a head shares
+# its matrix with the embedding. A count below 0 or above the number of parts is a `ValueError`.
 #
 # <details><summary>Hint</summary>
 #
@@ -58,13 +58,13 @@ from minipeft import checks
 checks.train_top(train_top)
 
 # %% [markdown]
-# The cells below use your function; as long as it is not written, they use that of the library.
+# The cells below use your function, or that of the library until yours is written.
 #
-# Every number of steps, seeds and rates of this lesson stands here. An *arm* is one of the ways that a
-# comparison compares. All arms get the same steps, at least three learning rates (up to two more where the best is at the
-# edge) and the same seeds; which rate is best is decided on *dev*, examples that are neither trained on nor scored at the end. A difference that
-# surely lies within **3 points** counts as equal; that margin was chosen before the run. *Surely*, and every ±, is the 95 %
-# interval of a mean over the seeds (Student's t); with three seeds it is wide.
+# An *arm* is one of the ways that a comparison compares. All arms get the same steps, at least three learning rates (more
+# where the best is at the edge) and the same seeds; which rate is best is decided on *dev*, examples that are neither
+# trained on nor scored at the end. A difference that surely lies within **3 points** counts as equal; that margin was
+# chosen before the run. *Surely*, and every ±, is the 95 % interval of a mean over the seeds (Student's t); with three
+# seeds it is wide.
 
 # %% fast="STEPS, LONG, SEEDS, ROWS, KNOWN, DIGITS, CNN_STEPS, SIZES, REAL_STEPS, QUICK = 2, 3, [0, 1], 8, 8, 5, 3, [20, 100], 1, True; RATES = {arm: rates[:1] for arm, rates in RATES.items()}; SPEEDS = SPEEDS[:2]"
 STEPS, LONG, BATCH, SEEDS, ROWS, MARGIN = 60, 240, 32, [0, 1, 2], 200, 0.03
@@ -210,7 +210,7 @@ claims.record(
 
 # %% [markdown]
 # So it is a recipe for few examples, and no law: where letters are many, features that were made for digits are not the
-# best ones, and freezing them has a price. (Digits and letters are near relatives. A source with less in common helps less.)
+# best ones.
 #
 # ## 2. A language model
 #
@@ -242,8 +242,8 @@ mp.sanity_ladder(base, METHODS["top 2"], batch, steps=STEPS)
 # %% [markdown]
 # The *sanity ladder* is a row of small tests that every method must pass before we believe a score of it. *One batch by
 # heart*: can it learn anything? *Gradient census*: does every trained tensor get a gradient, and no frozen one? *Unplugged*:
-# is the base back afterwards? Two rungs are worth a look. At the start nothing has changed: this method *is* the base. And
-# the base is trained, so that only a copy of its first numbers can give it back.
+# is the base back afterwards? *Identity at the start*: nothing has changed, since this method *is* the base. And it trains
+# the base, so only a copy of its first numbers can give it back.
 #
 # **Predict:** everything is trained, with the same number of steps, on either task, and once from random numbers on the
 # novel task, which is new to both. Who learns it?
@@ -278,8 +278,8 @@ for arm in BASES:
 print("pretrained against random:", difference(*(worth[a].values() for a in BASES[1:]), MARGIN))
 
 # %% [markdown]
-# No text of Tinyland does the novel task. But the pretrained model knows what a row is, that `=>` asks for something,
-# and how to fetch a word from one place and write it at another. The random one would first have to learn all of that.
+# The pretrained model knows what a row is, that `=>` asks for something, and how to fetch a word from one place and
+# write it at another. The random one would first have to learn all of that.
 #
 # ### Exercise: four patients
 #
@@ -307,14 +307,13 @@ checks.transfer_patients(transfer_patients)
 
 # %% [markdown]
 # Look at the losses again: only A's stands still. The others end as low as the healthy one, so the end of a training curve
-# hides three mistakes of four. Count what has a gradient and what changed, and ask for something that the model knew.
+# hides three mistakes of four.
 #
 # ## 3. What is forgotten
 #
 # ### Exercise: measure it
 #
-# "The accuracy fell from 50 to 40 per cent" can mean that 10 of 50 right answers were lost, or all 50, with 40 new ones in
-# their place.
+# "50 of 100 were right, now 40" can mean that 10 right answers were lost, or all 50, with 40 new ones in their place.
 # So we count question by question:
 #
 # $$ \text{forgotten} =
@@ -464,8 +463,7 @@ print(
 )
 
 # %% [markdown]
-# (In Houlsby et al. 2019, with the best k for each of 17 tasks, the top was even slightly *better* than full fine-tuning:
-# 74.0 against 73.7.)
+# (In Houlsby et al. 2019, the best k for each of 17 tasks even beat full fine-tuning slightly: 74.0 against 73.7.)
 #
 # ## 5. Who forgets most?
 #
@@ -555,10 +553,10 @@ print(run.cache_info().currsize, "runs of one model; the same bits as at the sta
 
 # %% [markdown]
 # Two forces pull against each other. Who may move many numbers disturbs many; who may move few has to move them far. So
-# compare at equal quality on the task before you believe "train less and you forget less".
+# compare at equal quality on the task.
 #
-# All these runs used one model, and `detach` undid each. It can, because `attach` had copied every number that it was
-# going to train: for full fine-tuning, a second model in memory. The methods of the next lessons get this for nothing.
+# `detach` undid each of these runs with the copy that `attach` had made: for full fine-tuning, a second model in memory.
+# The methods of the next lessons get this for nothing.
 #
 # ## 6. What it costs
 #
@@ -592,8 +590,8 @@ lesson.ledger(base, {name: METHODS[name] for name in ("full", "top 1", "head onl
 
 # %% [markdown] tags=["slide"]
 # Most of it is gradients and Adam's two means, and these belong to the *trained* numbers. Freezing saves them. It does not
-# save the weights: the frozen model must be there, and its forward pass be run. And a task is as large on disk as what
-# was trained for it: fifty tasks with full fine-tuning are fifty models.
+# save the weights: the frozen model must be there, and its forward pass be run. And fifty tasks with full fine-tuning are
+# fifty models on disk.
 #
 # ## 7. A real model
 #
@@ -670,8 +668,8 @@ if loaded:
 # ## What this lesson showed, and what it did not
 #
 # * Transfer is a starting point. What it is worth depends on what the base knows (parts 1, 2, 7) and how few examples there are.
-# * A frozen bottom limits what the top can learn (part 4). The methods from lesson 05 on put a few numbers into *every*
-#   block instead.
+# * A frozen bottom limits what the top can learn (part 4). Adapters (lesson 05) put a few numbers into *every* block
+#   instead.
 # * The learning rate decides about forgetting, as the choice of layers does: a comparison needs both (part 5).
 # * A finished training curve does not show what went wrong: count gradients and changes, and ask old questions.
 # * *Not shown:* that these curves hold for large models. Ours has four blocks and its tasks are clean; at equal steps, slow

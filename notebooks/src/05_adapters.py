@@ -10,8 +10,8 @@
 
 # %% [markdown] tags=["slide"]
 # Lesson 03 had a bad choice: train everything, and keep one whole copy of the model per task, or train the
-# top layers, and learn little. **Adapters** (Houlsby et al. 2019) are the first way out. All layers stay
-# frozen. Inside every layer stand two tiny networks, and only these learn.
+# top layers, and learn little. **Adapters** (Houlsby et al. 2019) are the first way out. Inside every frozen layer
+# stand two tiny networks, and these learn, together with the layer norms.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course import adapters
@@ -36,8 +36,7 @@ figure = adapters.block_with_adapters()
 # Two methods. `change(h)` gives what is added, with the factor s. `forward(x, y)` gets x, which the frozen map has
 # read, and y, which it gave back: y is our h. What must hold:
 #
-# * With `self.skip` the result is h plus the change. Without it the result is the change alone (we need that
-#   for an experiment).
+# * With `self.skip` the result is h plus the change. Without it the result is the change alone (for part 3).
 # * y may have another dtype than the adapter's weights (half precision, for example). `change` turns its h into the
 #   dtype of the weights, and its result keeps that one. The result of `forward` has the dtype of y again.
 # * `self.dropout` falls on the m hidden features, after φ.
@@ -63,7 +62,6 @@ checks.adapter(AdapterPatch)
 # Our model has L = 4 layers of width C = 80. The bottleneck is m = 16. Adapters stand behind attention and
 # behind feed-forward in every layer, with their biases. Every layer norm is trained too: two in each layer
 # and one behind the last layer, each with a weight and a bias of C numbers. **How many numbers are trained?**
-# Work it out on paper first.
 
 # %% exercise="minipeft.checks:adapter_parameters" difficulty=1 minutes=5
 # Write a number, or the line that computes it.
@@ -99,12 +97,12 @@ claims.record(
 )
 
 # %% [markdown]
-# ## 1. Before anything else: the sanity ladder
+# ## 1. The sanity ladder
 #
-# The task of all experiments is **novel**: reverse a row of nouns that has been rotated. Nothing like it is in the
-# texts that the model has read. (Lesson 03 used it too.)
+# The task of all experiments is the **novel** one of lesson 03: reverse a row of nouns that has been rotated. No text
+# of Tinyland does this.
 #
-# **Predict:** by how much do fresh adapters move the logits of the model? (The second rung says it.)
+# **Predict:** by how much do fresh adapters move the logits of the model?
 
 # %%
 from minipeft import tasks
@@ -117,15 +115,13 @@ sanity_ladder(base, mp.Adapter(bottleneck=16), batch, steps=60)
 
 # %% [markdown] tags=["slide"]
 # Near the identity, but not the identity: the first weights are small random numbers (standard deviation
-# σ = 0.01), so the logits move a little. With `sigma=0`, $W_{up}$ starts at zero and they do not move at all.
+# σ = 0.01). With `sigma=0`, $W_{up}$ starts at zero and the logits do not move at all.
 #
 # ## 2. Quality against parameters
 #
-# Now the figure that made adapters known. One arm trains the top k layers, for k = 1, 2, 3, and everything. The
-# other trains adapters with m = 1, 4, 16, 64. And a third trains **the layer norms alone**, since adapters
-# train these too: what do the adapters add? All arms get the same steps, the same examples, at least three learning
-# rates on dev, and three seeds. Arms whose difference surely lies within **3 points** are called equal; that margin was
-# chosen before the run.
+# Now the figure that made adapters known. The arms train the top k layers (k = 1, 2, 3), everything, adapters with
+# m = 1, 4, 16, 64, or **the layer norms alone**: since adapters train these too, what do the adapters add? As in lesson
+# 03, all arms are tuned alike, and *equal* means surely within **3 points**.
 #
 # **Predict:** how good is m = 1, an adapter that squeezes 80 numbers into a single one? Better or worse than the
 # top layer with twenty times as many numbers?
@@ -168,7 +164,6 @@ def run(arm, rate, seed, steps=STEPS):
     return tuned_task(*given, batch_size=BATCH, rows=ROWS)
 
 
-# %%
 ladder = contest(RATES, run, SEEDS, label="quality against parameters")
 trained = {arm: outcome.runs[0]["trained"] for arm, outcome in ladder.items()}
 table(ladder)
@@ -214,9 +209,8 @@ of_m = trend([1, 4, 16, 64], [ladder[a].values() for a in sizes], log=True)
 print(f"adapters, m from 1 to 64: {of_m}")
 
 # %% [markdown]
-# A top layer can only work with what reaches it; adapters stand in every layer. But look at the grey point too:
-# adapters train the layer norms, and honest counting gives these their part. The lines above say how much is left
-# for the adapters. (On MNLI, the paper measured layer norms alone 4 points behind.)
+# A top layer can only work with what reaches it; adapters stand in every layer. But they train the layer norms too, the
+# grey point: the lines above say what is left for the adapters.
 #
 # Are the adapters behind full fine-tuning for good, or only slower? m = 16 (5.8 % of the numbers; the paper has 3.6 %) and
 # full fine-tuning, both at the rate that dev chose, four times as long:
@@ -278,7 +272,7 @@ claims.record(
 #
 # A common answer: *against vanishing gradients*, as in a deep ResNet. The paper says something else: it makes the
 # adapter **nearly the identity** at the start. Both can be measured before any training: how far do the logits
-# move, and how long is the gradient that reaches the lowest adapters? (It is a vector; its length is one number.)
+# move, and how long is the gradient, as a vector, that reaches the lowest adapters?
 #
 # **Predict** both, with the skip and without. And first, with your adapter: how long is what it gives back,
 # compared with h?
@@ -356,13 +350,12 @@ claims.record(
 # %% [markdown]
 # The gradient has another way down: the block's own residual path, outside the adapter. What is lost without the skip
 # is the *model*. An adapter with small weights and no skip gives back nearly zero, so every attention and every
-# feed-forward layer is cut out. The figure says whether a few steps build them again.
+# feed-forward layer is cut out.
 #
 # ### Exercise: four patients
 #
-# Four adapters with m = 16, each with one fault. You see what can be measured from outside. *Length of h* is that of
-# what the lowest adapter gives back at the start, compared with what it gets. The *loss* is that of the last step, in
-# nats.
+# Four adapters with m = 16, each with one fault. *Length of h* is that of what the lowest adapter gives back at the
+# start, compared with what it gets. The *loss* is that of the last step, in nats.
 
 # %%
 adapters.symptoms(base, batch, steps=STEPS // 2)
@@ -393,13 +386,12 @@ adapter_faults = {"A": "c", "B": "d", "C": "b", "D": "a"}
 checks.adapter_faults(adapter_faults)
 
 # %% [markdown] tags=["slide"]
-# Look at their losses once more: most of them learn, only less, and none crashes. That is how such faults stay in a
-# program.
+# Look at the losses once more: most learn, only less, and none crashes. So such faults stay in a program.
 #
 # ## 4. How much does the learning rate matter?
 #
-# **Predict:** the paper finds adapters good over a wide range of rates. Which of the two curves is wider? Counted are
-# the rates whose exact match is at least nine tenths of that of the curve's best one.
+# The paper finds adapters good over a wide range of rates. **Predict:** whose range is wider, that of m = 16 or that of
+# full fine-tuning? Counted are the rates whose exact match is at least nine tenths of the best one's.
 
 # %% tags=["hide-input", "slide"]
 pair = ["full", "adapter m = 16"]
@@ -434,15 +426,15 @@ claims.record(
 )
 
 # %% [markdown]
-# (The passport at the end judges rates by dev loss, and runs longer. That is milder, so its ranges are wider.)
+# (The passport judges rates by dev loss after more steps. That is milder, so its ranges are wider.)
 #
 # ## 5. Plug in, plug out
 #
-# Two tasks, each with its own adapters on the *same* base. And the other way, for comparison: full fine-tuning on
-# the first task, then on the second. We ask for both tasks, and which share of the old skills (capitals, and string
-# functions called by name) is lost.
+# Two tasks, each with its own adapters on the *same* base. For comparison: full fine-tuning on the first task, then on
+# the second. We measure exact match on both tasks, and the share of the old skills (lesson 03) that is lost.
 #
-# **Predict** the three columns of each row.
+# **Predict** these three numbers with each task's adapters plugged in, with them switched off, and after each
+# fine-tuning.
 
 # %%
 known = Known(base, tokenizer, rows=40)
@@ -528,8 +520,8 @@ claims.record(
 )
 
 # %% [markdown]
-# The base is safe. What is *plugged in* is another matter: while the adapters act, the model is a different one, and
-# its old skills pay for that (the last column). The difference to full fine-tuning is that adapters come out again.
+# The base is safe. But while adapters are plugged in, the old skills pay for it (the last column). The difference to full
+# fine-tuning is that adapters come out again.
 #
 # ### Which layers matter?
 #
@@ -570,15 +562,14 @@ needed = "Trained together, they are needed together.", "One layer's adapters ca
 plots.add_caption(axes.figure, needed[intact - cheap <= 0.02])
 
 # %% [markdown]
-# In the paper (12 layers) one layer costs at most 2 points, and the lowest ones hardly matter. A model of 4 layers has
-# less to spare: each layer's adapters are a fourth of all.
+# In the paper's 12 layers, the lowest adapters hardly matter. A model of 4 layers has less to spare.
 #
 # ## 6. Too few numbers to over-fit?
 #
-# **Predict:** with 32 examples only, seen again and again (other 32 for each seed): who learns them by heart? We call
-# it over-fitting where the loss on dev is surely more than 0.1 nats above that on the 32.
+# 32 examples, other ones for each seed, are seen again and again. An arm over-fits if its loss on dev is surely more than
+# 0.1 nats above that on the 32. **Predict:** which of m = 1, m = 64 and full over-fit?
 
-# %%
+# %% tags=["hide-input"]
 from dataclasses import replace
 
 
@@ -623,7 +614,7 @@ claims.record(
 # Forward, a linear map with n weights costs n products of two numbers for each token. Backward it costs n for the gradient of
 # its input, and n more for the gradient of its weights, where these are trained. Count the model's linear maps only, not the
 # adapters themselves, and suppose that all of these maps stand above the lowest adapter. **Which share** of the products of
-# full fine-tuning does a step with adapters need? (A number between 0 and 1.) Then compare with what is measured.
+# full fine-tuning does a step with adapters need? (A number between 0 and 1.)
 
 # %% exercise="minipeft.checks:adapter_work" difficulty=1 minutes=5
 # Write a number, or the line that computes it.
@@ -651,14 +642,14 @@ claims.record(
 
 # %% [markdown] tags=["slide"]
 # The gradient passes backward through every frozen layer down to the lowest adapter. (More than your share is counted,
-# since the adapters' own products and those inside attention come in.) Saved are the gradients of the frozen weights and Adam's two means of them; lesson 13 counts the rest. Where the seconds shrink less than the
-# products: the model is so small that sixteen small matrix products more, and what stands around them, take time too.
+# since the adapters' own products and those inside attention come in.) Saved are the gradients of the frozen weights and
+# Adam's two means of them; lesson 13 counts the rest. The seconds may shrink less: in so small a model, sixteen small
+# matrix products more take time, too.
 #
 # ## 8. A real model
 #
-# all-MiniLM-L6-v2 is an encoder of the BERT kind with 22.7 million parameters. Its task: is a word of the VADER
-# lexicon positive or negative (*happily*, *grim*)? Words with the same first letters are on one side of the
-# split, so nothing can be copied. A fresh head is trained in every arm.
+# From lesson 03 we know all-MiniLM-L6-v2, an encoder of the BERT kind with 22.7 million parameters, and its task: is a
+# word positive or negative (*happily*, *grim*)? A fresh head is trained in every arm.
 #
 # **Predict:** do adapters reach full fine-tuning in a model that is sixty times as large?
 
@@ -723,7 +714,7 @@ if loaded:
 #
 # The same questions are put to every method, so that lesson 15 can lay the answers side by side. *Latent* is `reverse` without
 # its word, *novel* is `reverse-rotate`. *Out of domain*: longer rows than those that were trained on. *Forgotten*: the share
-# of old skills lost while the adapters are plugged in. *Time of a pass*: with the method, divided by that of the base.
+# of old skills lost while the adapters are plugged in.
 
 # %%
 from minipeft.course.passport import passport
@@ -734,9 +725,9 @@ passport(mp.Adapter(16), RATES["adapter m = 16"], name="adapter", quick=QUICK)
 # ## What this lesson showed, and what it did not
 #
 # * An adapter is two small matrices with a bend between them, inside every layer; the base keeps its bits.
-# * Little everywhere against much at the top: the figure of part 2, with the share of the layer norms named.
+# * A little everywhere against much at the top: part 2 measures it, and the share of the layer norms in it.
 # * The skip is for the start: near the model that was there. The gradient did not need it.
 # * Fewer numbers trained is not as many fewer operations.
 # * *Not shown:* parity as a law. Three seeds, two tasks for one model and one for the other, and few steps. The paper
 #   has 26 tasks and larger models; what its claim became at this size stands under part 2 and part 8.
-# * *Not shown:* how adapters slow down the finished model. Lesson 10 compares that with a method that can be merged.
+# * *Not shown:* a way around the slower pass that the passport measures. Lesson 10 has a method that can be merged.

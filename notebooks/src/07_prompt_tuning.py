@@ -70,7 +70,7 @@ checks.prompt_costs(prompt_costs)
 # <details><summary>Hint 2</summary>
 #
 # `x.index_put((mask,), values)` gives a new tensor in which the places of the mask hold `values`, one row for each place.
-# `ids[mask]` lists the ids at these places. `torch.where` works as well.
+# `ids[mask]` lists the ids at these places.
 # </details>
 
 # %% exercise="minipeft.doors.words:place_vectors" difficulty=2 minutes=10
@@ -82,9 +82,8 @@ checks.place_vectors(place_vectors)
 # %% [markdown]
 # ## 1. Before anything is trained
 #
-# The task: reverse a row of words. The bases can do it when the word `reverse` asks for
-# it; here that word is missing. First we use **your function**, and cheat: the two soft words are copies of the vectors of
-# `reverse` and `:`.
+# The task is the *latent* one of lesson 03: reverse a row of words, without the word `reverse` that asks for it. First we
+# use **your function**, and cheat: the two soft words are copies of the vectors of `reverse` and `:`.
 #
 # **Predict:** is the answer the same as with the written words, to the last digit?
 
@@ -137,9 +136,8 @@ finally:
     base.embeddings.words = table  # the door is closed again
 
 # %% [markdown]
-# A model reads vectors, not words: equal ones are one and the same to it. No prompt says *nothing*, though: whatever its
-# vectors, attention looks at them, and the answers change before any training. The ladder's second rung, *identity at
-# the start*, shows by how much.
+# A model reads vectors, not words. No prompt says *nothing*, though: whatever its vectors, attention looks at them, and
+# the answers change before any training. The ladder's second rung shows by how much.
 
 # %%
 batch = task.batches("train", tokenizer, batch_size=16)(0)
@@ -178,7 +176,7 @@ checks.prompt_patients(prompt_patients)
 #
 # The paper's main result is a curve: prompt tuning is far behind full fine-tuning in a small model, and the gap closes as
 # the model grows, until at 11 billion numbers there is none. In the largest model, length and start matter little too.
-# We have four sizes from 0.1 to 3 million, pretrained alike. Every arm tries three or four rates; dev chooses. The starts:
+# We have four sizes from 0.1 to 3 million, pretrained alike. Dev chooses every arm's rate. The starts:
 # `random` (uniform, ±0.5), `vocabulary` (vectors of words drawn from the list), `text` (the words `reverse :`, repeated).
 #
 # **Predict:** at which sizes is the gap below five points? Which matters more in the smallest model, length or start?
@@ -355,8 +353,7 @@ claims.record(
 
 # %% [markdown] tags=["slide"]
 # **An honest word.** The paper's gap closes between 0.1 and 11 *billion* numbers; whatever gap we see lies below 3 *million*.
-# Our task is one that these models can do when they are asked; a soft word only has to ask. And 40 steps are few: the
-# dotted line is the same prompts with four times as many. A trend at this size is no measurement of larger models.
+# And 40 steps are few: the dotted line is the same prompts with four times as many.
 #
 # ## 3. Does it over-fit?
 #
@@ -450,17 +447,16 @@ claims.record(
 )
 
 # %% [markdown]
-# In the paper, a prompt trained on one set of questions did better on another one than full fine-tuning, by up to 12.5 points
-# of F1.
+# In the paper, prompts trained on one set of questions did up to 12.5 points of F1 better on another set than full
+# fine-tuning.
 #
 # ### What do the vectors say?
 #
-# Is it a description of the task, written by hand? We train prompts from three starts. Which words are nearest (cosine)?
+# Is a prompt a description of the task, written by hand? We train prompts from three starts. Which words are nearest (cosine)?
 # What is left if each vector is replaced by its nearest word, so that the prompt can be *read*? Or if the vectors stand in
 # reverse order? **Predict** the columns "read out" and "turned round".
 #
-# (Openly: how this is measured, and the rule of the claim below, were changed after a first run had been seen. So the
-# prompts here have seeds that were run only after the rule stood.)
+# (How this is measured, and the rule of the claim, were changed after a first run. So the seeds here are new ones.)
 
 # %% tags=["hide-input"]
 from minipeft.report import Table
@@ -528,13 +524,13 @@ claims.record(
 
 # %% [markdown] tags=["slide"]
 # The words of a start are a place to begin. `reverse` may be among the nearest words: where one known word does the job, a
-# prompt can find it. The note under the table answers the two predictions.
+# prompt can find it.
 #
 # ## 4. One prompt for each task
 #
 # "Prompt tuning trains many tasks together into one small model." Five tasks: three ask for something to be done with
 # a row of nouns, two ask about a country, and none says what. Each gets its prompt. A sixth is trained on all five, in turns,
-# with as many steps for each. **Predict** the matrix.
+# with as many steps for each. **Predict** the matrix: every task's rows with every prompt.
 
 # %% [markdown]
 # ### Exercise: the ceiling of one prompt
@@ -612,10 +608,9 @@ claims.record(
 )
 
 # %% [markdown]
-# Your ceiling holds where tasks never agree. Here `swap` and `reverse` agree on the shorter rows (the matrix shows it), which
-# lifts it a little. What *is* mixed are rows, when the model answers. All five
-# tasks in **one batch**, in random order, each row with the prompt of its task, in float64. **Predict:** is any row disturbed
-# by its neighbours?
+# Your ceiling holds where tasks never agree. Here `swap` and `reverse` agree on the shorter rows (see the matrix), which
+# lifts it a little. But rows can be mixed: all five tasks in **one batch**, in random order, each row with the prompt
+# of its task, in float64. **Predict:** is any row disturbed by its neighbours?
 
 # %%
 import copy
@@ -628,8 +623,7 @@ print("the base has the same bits:", mp.fingerprint(base) == bits)
 
 # %% [markdown] tags=["slide"]
 # What differs is rounding: no row notices its neighbours. Prefix-tuning's paper says that its users can share a batch
-# and adapters' users cannot. Two tuners of
-# one method and rows without any, in one batch against separate runs (the later methods have lessons of their own):
+# and adapters' users cannot. Two tuners of one method and rows without any, in one batch against separate runs:
 
 # %% tags=["slide"]
 from minipeft.course.passport_facts import mixed_difference
@@ -658,8 +652,8 @@ claims.record(
 #
 # ## 5. Five prompts vote
 #
-# Five fine-tuned models cost five models; five prompts cost five prompts, and one pass answers with all of them. The
-# paper, in points of SuperGLUE: mean 90.5, best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
+# Five prompts cost next to nothing, and one pass answers with all of them. The paper, in points of SuperGLUE: mean 90.5,
+# best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
 
 # %% tags=["hide-input"]
 ensembles = {"mean of five": [], "best of five": [], "vote": []}
@@ -734,7 +728,7 @@ if loaded:
 # ## 7. Passport
 #
 # "Forgotten" is asked *with* the prompt in front of every question: it says how badly the prompt of one task serves others.
-# Without the prompt nothing is forgotten, since no number of the base has changed.
+# Without the prompt nothing is forgotten.
 
 # %%
 from minipeft.course.passport import passport
@@ -748,14 +742,12 @@ passport(
 #
 # * A soft prompt is new vocabulary: ids beyond $V$, vectors that are trained, ones in the mask, −100 in the labels. Each can
 #   go wrong without an error (part 1).
-# * How far a prompt is behind full fine-tuning depends on the model's size *and* on the steps; seeds must tell (part 2).
+# * How far a prompt is behind full fine-tuning depends on the model's size *and* on the steps (part 2).
 # * Over-fitting is a question of where one tests: look at the longer rows (part 3).
 # * One prompt is one task; a *batch* may hold many (part 4). Five of them can vote (part 5).
 #
 # It did not show the paper's 11 billion, nor that length, start and the task of pretraining stop mattering there: our sizes
 # end at 3 million, and our bases were all pretrained on one task. Its tasks are *latent*: the base must only be asked;
 # for a *novel* task see the passport. The real model had weights rounded to four bits.
-#
-# **To go on:** repeat part 2 with `position="end"`.
 #
 # **Next:** 08 makes soft words depend on one another, and 06 and 09 put them into every layer.

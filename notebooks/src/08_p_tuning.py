@@ -140,7 +140,7 @@ for kind in ("lstm", "mlp"):
 # Five ways to ask, and the same test for all: 50 countries that nobody has trained or searched on.
 #
 # * **written**: 14 sensible wordings that the corpus never used, picked so that they differ. Dev chooses. (One
-#   that the corpus did use scores 100 %. Of a model from elsewhere nobody tells us which those are.)
+#   that it did use scores 100 %.)
 # * **search**: real words at the six places, found with the gradient (AutoPrompt, lesson 04).
 # * **vectors alone**, **MLP**, **BiLSTM**: the six vectors trained as such, or through an encoder.
 #
@@ -221,8 +221,8 @@ axes = plots.finish(
 )  # fmt: skip
 
 # %% [markdown]
-# The conclusion in numbers, by the rule of this course: *better* when the 95 % interval of the paired
-# difference leaves out 0, *equal* when it lies inside ±3 points, otherwise *undecided*.
+# The conclusion in numbers, by the rule of this course: *equal* when the 95 % interval of the paired difference
+# lies inside ±3 points, otherwise *better* or *worse* when it leaves out 0, and *undecided* when not.
 
 # %% tags=["hide-input", "slide"]
 from minipeft.course import claims
@@ -386,8 +386,8 @@ checks.fair_pair(fair_pair)
 
 # %% [markdown] tags=["slide"]
 # Everybody gets 40 steps and three learning rates (more where the best one is at an edge). Afterwards each base
-# is asked for the languages and currencies of 130 countries, those of training and those held out, *without* the
-# prompt, as somebody else who shares this base would ask.
+# is asked for the languages and currencies of 130 countries *without* the prompt, as somebody else who shares
+# this base would ask.
 #
 # **Predict:** which arms forget?
 
@@ -499,7 +499,7 @@ claims.record(
 
 # %% [markdown] tags=["slide"]
 # Read the verdicts with their rules. They are about *this* task, which the base knows already and only has to
-# be asked about: the friendliest case for a prompt. The passport below adds a task that the base has never seen.
+# be asked about: the friendliest case for a prompt.
 #
 # ## 7. A model that knows the real world
 #
@@ -512,8 +512,6 @@ claims.record(
 from minipeft.course import capitals, real
 
 loaded = real.load("smollm2")
-
-# %%
 if loaded:
     model, words = loaded
     learn, dev, test = (
@@ -586,9 +584,8 @@ if loaded:
 # %% [markdown]
 # ## Passport
 #
-# The same questions for every method of this course. `reverse` is latent (known, not asked for),
-# `reverse-rotate` is novel. One line needs care: "forgotten" is asked *with* the prompt around every question, so
-# it says how badly a prompt for one task serves another. Taken off, nothing is forgotten (part 6).
+# One line needs care: "forgotten" is asked *with* the prompt around every question, so it says how badly a prompt
+# for one task serves another. Taken off, nothing is forgotten (part 6).
 
 # %% fast="quick = True"
 quick = False
