@@ -14,7 +14,7 @@ import inspect
 import io
 import itertools
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -243,10 +243,11 @@ def misnamed(check: Check, most: int | None = None) -> list[str]:
 def unexplained(check: NumberCheck) -> list[str]:
     """What is missing where the answer is a number: each of these is a gap."""
     gaps = [] if len(check.wrong) > 1 else ["fewer than two wrong answers are explained"]
+    exactly = NumberCheck(check.name, "", None, tolerance=min(check.tolerance, 1e-3))
     for place, (value, sentence) in enumerate(check.wrong):
-        if check.equal(value, check.right):
+        if check.accepts(check.right | value if isinstance(value, Mapping) else value):
             gaps.append(f"{value!r} is right")
-        if any(check.equal(value, other) for other, _ in check.wrong[:place]):
+        if any(exactly.equal(value, other) for other, _ in check.wrong[:place]):
             gaps.append(f"{value!r} stands there twice")
         if len(sentence) < 20:
             gaps.append(f"{value!r} is not explained")

@@ -8,8 +8,12 @@ that is written down, float32 on the way of float64, an object that is right at 
 import itertools
 import math
 from dataclasses import replace
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
+import sympy
 import torch
 from exercises.test_bank import refused
 from torch.nn import functional as F
@@ -21,7 +25,7 @@ from minipeft.analysis.spectra import similarity
 from minipeft.checks.coverage import report
 from minipeft.checks.framework import OMIT, Check, NumberCheck, Trial
 from minipeft.checks.framework.cases import EQUAL, LARGE, every_large, every_pair
-from minipeft.checks.framework.comparing import compare
+from minipeft.checks.framework.comparing import as_number, compare
 from minipeft.course.lora import Merge, lora_gradients
 from minipeft.course.prefix import prefix_gradients
 from minipeft.course.serving import mixed_lora
@@ -355,6 +359,51 @@ def test_a_number_within_the_tolerance_may_still_be_a_known_wrong_one():
     price({"whole": 8.371}), price({"whole": 8.37}), price({"whole": 8.4})
     refused(price, {"whole": 8.38343}, "one more noun")
     refused(price, {"whole": 8.38}, "one more noun")
+
+
+def test_of_two_known_mistakes_the_nearer_one_is_told():
+    wrong = [(3.98, "the one farthest away"), (3.92, "the edge of an interval")]
+    best = NumberCheck("best", "", 3.336, wrong, tolerance=0.03)
+    refused(best, 3.92, "the edge"), refused(best, 3.97, "farthest")
+
+
+def test_a_unit_is_seen_in_a_rounded_answer():
+    share = NumberCheck("share", "", 0.9079, [(0.0921, "that is the rest")], tolerance=0.01)
+    refused(share, 91, "100 times too large (per cent")
+    refused(share, 9.2, "that is the rest; and a share is asked, not per cent")
+    refused(share, 1.8, "too large, by a factor of 1.98")
+
+
+def test_two_numbers_under_the_keys_of_each_other_are_exchanged():
+    both = NumberCheck("both", "", {"low": 0.9, "high": 0.06, "flat": 0.9}, [], tolerance=0.01)
+    refused(both, {"low": 0.06, "high": 0.9, "flat": 0.9}, "low and high are exchanged")
+    refused(both, {"low": 0.06, "high": 0.5, "flat": 0.9}, "low is not 0.06")
+    refused(both, {"low": 0.9, "high": 0.5, "flat": 0.9}, "high is not 0.5")
+    words = NumberCheck("words", "", {"A": "a", "B": "b"}, [({"A": "b"}, "A moves nothing")])
+    refused(words, {"A": "b", "B": "a"}, "A moves nothing")  # which would be told too much
+
+
+def test_a_number_with_too_few_digits_is_told_so():
+    share = NumberCheck("share", "", 0.0623, [], tolerance=0.01)
+    refused(share, 0.06, "rounded too far"), refused(share, 0.07, "too large")
+    refused(NumberCheck("count", "", 2048), 2048.5, "should be a whole number")
+
+
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        *((form(2.5), 2.5) for form in (float, Fraction, Decimal, np.float32, torch.tensor)),
+        *((form(2.5), 2.5) for form in (np.array, sympy.Float, sympy.Rational)),
+        *((form(2), 2.0) for form in (int, np.int8, sympy.Integer)),
+        *((form(1 + 1j), None) for form in (complex, np.complex64, np.array, torch.tensor)),
+        *((form(True), None) for form in (bool, np.bool_, np.array, torch.tensor)),
+        *((value, None) for value in ("2", None, [2], torch.ones(1), np.ones(2), sympy.sqrt(2))),
+        pytest.param(10**400, math.inf, id="large"),
+        pytest.param(-(10**400), -math.inf, id="below"),
+    ],
+)
+def test_what_is_a_number_and_what_is_none(value, number):
+    assert as_number(value) == number
 
 
 def test_a_factor_is_told_with_its_side():

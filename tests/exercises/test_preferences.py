@@ -331,7 +331,8 @@ def test_right_numbers_pass(answer):
         (RIGHT | {"start": -0.6931}, "positive"),
         (RIGHT | {"start": 0.301}, "base 10"),
         (RIGHT | {"apart": 1.0}, "difference of the rewards"),
-        (RIGHT | {"apart": 0.3}, "too small"),
+        (RIGHT | {"apart": 0.3}, "rounded too far"),
+        (RIGHT | {"apart": 0.28}, "too small"),
         (0.69, "should be a dict"),
     ],
 )

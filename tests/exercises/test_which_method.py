@@ -12,6 +12,7 @@ import torch
 
 import minipeft as mp
 from minipeft import checks
+from minipeft.checks.exercises.first_by_luck import best_of
 from minipeft.checks.exercises.unfair_contests import HINTS
 from minipeft.course import runs
 from minipeft.course import which_method as lesson
@@ -315,6 +316,11 @@ def test_the_luck_of_the_first_is_that_of_a_simulation():
     right = checks.first_by_luck.right
     assert right["two"] == pytest.approx(LUCK["two"], rel=1e-3)
     assert right["thirteen"] == pytest.approx(noise.amax(dim=1).mean().item(), rel=5e-3)
+
+
+def test_the_best_of_a_column_is_the_best_of_many_contests():
+    known = [one["thirteen"] for one, said in checks.first_by_luck.wrong if "dim=0" in said]
+    assert known == pytest.approx([best_of(10**n) for n in (4, 5, 6)], rel=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from minipeft.checks.framework.numbers import NumberCheck
 
 SPREAD, ARMS = 2.0, 13  # points; arms of the contest
 
+COLUMN = "thirteen: that is the best of many contests (dim=0?): take the best arm of each one"
+
 
 def best_of(arms: int, steps: int = 5000) -> float:
     """How many points the best of so many equal arms lies above the truth, on average."""
@@ -40,6 +42,20 @@ first_by_luck = NumberCheck(
             {"thirteen": 2.358},
             "thirteen: the noise is 2 points, not its square: do not take a root",
         ),
+        (
+            {"thirteen": 4.53},
+            "thirteen: sqrt(2 ln n) is a bound, and is near where arms are very many",
+        ),
+        (
+            {"thirteen": 2.852},
+            "thirteen: one of 13 lies above that; take the mean of the best",
+        ),
+        (
+            {"thirteen": 3.92},
+            "thirteen: that is the edge of an interval for one mean",
+        ),
+        ({"thirteen": 1.857}, "thirteen: the noise is normal: torch.randn, not torch.rand"),
+        *(({"thirteen": value}, COLUMN) for value in (7.7, 8.77, 9.73)),
         ({"two": 0.0}, "two: both means have no error on average, but the better one was picked"),
         ({"two": 2.0}, "two: that is the standard deviation of one mean, picked by nobody"),
         ({"two": 0.5642}, "two: the noise has a standard deviation of 2 points, not of 1"),
@@ -48,6 +64,14 @@ first_by_luck = NumberCheck(
             "two: how far they lie apart is not asked, nor the farther one: take the higher",
         ),
         ({"two": 1.596}, "two: that is how far a single mean lies away, up or down"),
+        ({"two": 2.355}, "two: sqrt(2 ln n) is a bound, and is near where arms are very many"),
+        ({"two": 1.414}, "two: that is the noise of the mean of both; take the larger"),
+        ({"two": 2.828}, "two: that is the noise of their difference; take the larger"),
+        (
+            {"two": 3.92},
+            "two: that is the edge of an interval for one mean",
+        ),
+        ({"two": 1.333}, "two: the noise is normal: torch.randn, not torch.rand"),
         ({"two": 3.336}, "two: that is the best of thirteen"),
         ({"thirteen": 1.128}, "thirteen: that is the better one of two"),
     ],

@@ -22,6 +22,7 @@ def wrong(name: str, score: float) -> list[tuple[dict[str, float], str]]:
         (1 - share(score), "that is the share of the words, asked is that of the prompt's rows"),
         (share(score, 1), "that is for one row of the prompt, and there are 8"),
         (share(score, P, 1), "that is beside one word, and there are 6"),
+        (share(score, P, P + T), "the words are 6, the 8 rows are not among them"),
         (share(score, 1, 1), "that is one row beside one word: there are 8 rows and 6 words"),
         (1 / (P + T * weight), "that is the share of one of the 8 rows: add them up"),
         (P / (T * weight), "the softmax divides by the weights of rows and words together"),
@@ -32,8 +33,12 @@ def wrong(name: str, score: float) -> list[tuple[dict[str, float], str]]:
         answers[:0] = [
             (share(-score), "the sign of the score is turned round"),
             (share(0.0), "the words' score is not 0 here"),
+            (share(score, T, P), "the rows are 8 and the words 6, not the other way round"),
+            (share(score * math.log(2)), "a weight is e to the power of the score, not 2"),
             (share(math.log(abs(score))), "a weight is e to the power of the score"),
         ]
+    if score < 0:
+        answers += [(P / (P + T * score), "a weight is e to the power of the score, never below 0")]
     return [({name: value}, f"{name}: {sentence}") for value, sentence in answers]
 
 

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from fractions import Fraction
-from numbers import Number
+from numbers import Number, Real
 from typing import Any
 
 import numpy
@@ -210,14 +209,18 @@ def close(wanted: Tensor, given: Tensor, slack: float = 1.0, precise: bool = Fal
 
 
 def as_number(value: Any) -> float | None:
-    """The number that an int, a float, a fraction, a decimal, a numpy scalar or a tensor is."""
-    if isinstance(value, bool | numpy.bool_):
-        return None
-    if isinstance(value, int | float | Fraction | Decimal | numpy.number):
-        return float(value)
+    """The number that an int, a float, a fraction, a decimal, a numpy scalar or a tensor is.
+
+    None for all else, complex numbers too.
+    """
     if isinstance(value, Tensor | numpy.ndarray) and value.ndim == 0:
-        return None if value.dtype in (torch.bool, bool) else float(value)
-    return None
+        value = value.item()
+    if isinstance(value, bool | numpy.bool_) or not isinstance(value, Real | Decimal):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an int above 1e308
+        return math.inf if value > 0 else -math.inf
 
 
 def is_whole(number: Any) -> bool:

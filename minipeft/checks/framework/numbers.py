@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any
 
 import numpy
@@ -45,7 +46,8 @@ class NumberCheck:
         name: of the check, as notebooks call it; the learner's variable has the same.
         tried: what the green line says.
         right: the answer, or a function that works it out.
-        wrong: wrong answers and where each comes from, the most likely first: a mapping, or pairs.
+        wrong: wrong answers and where each comes from: a mapping, or pairs. The nearest one is
+            told, of equally near ones the first; rounded and in per cent, too.
         tolerance: relative, of what is measured; whole numbers (ints) are exact all the same.
     """
 
@@ -98,16 +100,53 @@ class NumberCheck:
         dots = ", ".join(str(key) for key, part in parts if _has_dots(part))
         if dots:
             raise NotFinished(f"{self.name} is yours to work out: {dots} is still ...")
-        right = self.right
-        if self.equal(answer, right) and not self._is_rather_wrong(answer, right):
+        if self.accepts(answer):
             return
-        unit = self._unit(answer, right)
-        if unit:
-            raise CheckFailed(unit)
-        for value, sentence in self.wrong:
-            if self.equal(answer, value):
-                raise CheckFailed(sentence)
-        raise CheckFailed(self._relation(answer, right))
+        right = self.right
+        raise CheckFailed(
+            self._unit(answer, right)
+            or self._known(answer, right)
+            or self._exchanged(answer, right)
+            or self._in_per_cent(answer, right)
+            or self._relation(answer, right)
+        )
+
+    def accepts(self, answer: Any) -> bool:
+        """Is it right, and no known wrong one that lies close?"""
+        right = self.right
+        return self.equal(answer, right) and not self._known(answer, right)
+
+    def _known(self, answer: Any, right: Any) -> str:
+        """What is said of the known wrong answer that comes nearest, or ""."""
+        near = [pair for pair in self.wrong if self._is_known(answer, pair[0], right)]
+        return min(near, key=lambda pair: _apart(answer, pair[0]), default=("", ""))[1]
+
+    def _is_known(self, answer: Any, known: Any, right: Any) -> bool:
+        """Is it this wrong answer, perhaps rounded, and clearly rather than the right one?"""
+        if isinstance(known, Mapping):
+            return isinstance(answer, Mapping) and all(
+                key in answer and self._is_known(answer[key], part, right[key])
+                for key, part in known.items()
+            )
+        given, wrong, true = map(as_number, (answer, known, right))
+        if None in (given, wrong, true) or isinstance(answer, list | tuple):
+            return self.equal(answer, known)
+        if wrong != true and self.tolerance and self.equal(answer, right):
+            return 3 * abs(given - wrong) < abs(wrong - true)
+        return self.equal(answer, known) or self.tolerance > 0 and _rounded(wrong, given, least=2)
+
+    def _in_per_cent(self, answer: Any, right: Any) -> str:
+        """What is said of a known wrong answer where it is given in per cent instead of a share."""
+        if isinstance(right, Mapping):
+            if not isinstance(answer, Mapping):
+                return ""
+            shares = {key: _share(answer.get(key), part) for key, part in right.items()}
+            same = all(shares[key] is answer.get(key) for key in right)
+        else:
+            shares = _share(answer, right)
+            same = shares is answer
+        known = "" if same else self._known(shares, right)
+        return known and f"{known}; and a share is asked, not per cent"
 
     def _unit(self, answer: Any, right: Any) -> str:
         """Are all numbers of a dict too large by one factor of a unit?"""
@@ -125,8 +164,9 @@ class NumberCheck:
     def _factor(self, right: float, given: float) -> str:
         """ "8 times too large (bits and bytes?)", or ""."""
         for factor, (words, of) in FACTORS.items():
+            near = max(1e-6, self.tolerance) if of else 1e-6  # a unit shows in a rounded answer
             for side, ratio in (("large", factor), ("small", 1 / factor)):
-                if right and math.isclose(given / right, ratio, rel_tol=1e-6):
+                if right and math.isclose(given / right, ratio, rel_tol=near):
                     likely = words and self._may_be(of, right, side)
                     return f"{factor:g} times too {side}{words if likely else ''}"
         return ""
@@ -162,19 +202,6 @@ class NumberCheck:
             return False  # a shape is no number, even one of a single axis
         exact = isinstance(right, int) or not self.tolerance
         return all(self._near(a, b, exact) for a, b in zip(wanted, given, strict=True))
-
-    def _is_rather_wrong(self, answer: Any, right: Any) -> bool:
-        """Within the tolerance, but clearly an answer that is known to be wrong?"""
-        if not self.tolerance:
-            return False
-        parts = right if isinstance(right, Mapping) else {"": right}
-        given = answer if isinstance(right, Mapping) else {"": answer}
-        for value, _ in self.wrong:
-            known = value if isinstance(value, Mapping) else {"": value}
-            numbers = [tuple(map(as_number, (given[k], known[k], parts[k]))) for k in known]
-            if all(None not in n and 3 * abs(n[0] - n[1]) < abs(n[1] - n[2]) for n in numbers):
-                return True
-        return False
 
     def _near(self, right: float, given: float, exact: bool) -> bool:
         """Equal up to the tolerance; a number of things, however large, to the last one."""
@@ -233,7 +260,20 @@ class NumberCheck:
         if factor:
             return f"{said}: it is {factor}"
         side = "large" if b > a else "small"
+        if self.tolerance and _rounded(a, b):
+            return f"{said}: it is rounded too far, give more digits"
         return f"{said}: it is too {side}, {_about(a, b)}"
+
+    def _exchanged(self, answer: Any, right: Any) -> str:
+        """Which two numbers of a dict stand under the key of each other, or ""."""
+        if not isinstance(right, Mapping) or not isinstance(answer, Mapping):
+            return ""
+        numbers = [key for key in right if key in answer and as_number(right[key]) is not None]
+        for one, other in combinations(numbers, 2):
+            crossed = {one: right[other], other: right[one]}
+            if not self.equal(answer[one], right[one]) and self.equal(answer, crossed):
+                return f"{self.name}: {one} and {other} are exchanged"
+        return ""
 
     def _of_a_dict(self, answer: Any, right: Mapping) -> str:
         if not isinstance(answer, Mapping):
@@ -255,7 +295,7 @@ class NumberCheck:
             for value, _ in self.wrong
             if isinstance(value, Mapping) and key in value
         ]
-        part = NumberCheck(f"{self.name}: {key}", self.tried, right[key], words)
+        part = NumberCheck(f"{self.name}: {key}", self.tried, right[key], words, self.tolerance)
         return part._relation(answer[key], right[key])
 
 
@@ -286,6 +326,27 @@ def _about(a: float, b: float) -> str:
     return f"by {abs(a - b):.3g}"
 
 
+def _apart(given: Any, known: Any) -> float:
+    """How far two numbers, or the farthest two of a dict, lie apart."""
+    if isinstance(known, Mapping):
+        return max(_apart(given[key], known[key]) for key in known)
+    a, b = as_number(given), as_number(known)
+    return 0.0 if a is None or b is None else abs(a - b)
+
+
+def _share(value: Any, right: Any) -> Any:
+    """The share that a number above 1 is in per cent, where a share is right."""
+    a, b = as_number(right), as_number(value)
+    return b / 100 if a and b and abs(a) < 1 < b else value
+
+
+def _rounded(exact: float, given: float, least: int = 1) -> bool:
+    """Is one the other, rounded to some digits behind the point, at `least` so many in all?"""
+    whole, _, part = f"{abs(given):.10g}".partition(".")
+    digits = len((whole + part).lstrip("0"))
+    return part.isdigit() and digits >= least and round(exact, len(part)) == given
+
+
 def _plain(value: Any) -> list[float] | None:
     """A number as [n], a shape as the list of its sizes; None for anything else."""
     single = as_number(value)
@@ -301,7 +362,7 @@ def _plain(value: Any) -> list[float] | None:
 
 def _word(text: str) -> str:
     """A word of a choice, however it is written: " B." is "b"."""
-    return text.strip(" \t\n.()'\"").casefold()
+    return text.strip(" \t\n.,:;()[]*`'\"").casefold()
 
 
 def _has_dots(value: Any) -> bool:
