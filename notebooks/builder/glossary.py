@@ -16,9 +16,12 @@ from nbformat import NotebookNode
 
 from builder.cut import ROOT
 from builder.lesson import Lesson
-from builder.measure import NOT_PROSE
 
 LINK_OR_HEADING = re.compile(r"!?\[[^\]]*\]\([^)]*\)|^#{1,6} .*$|^\s*\|?[-|: ]+$", re.MULTILINE)
+NOT_PROSE = re.compile(
+    r"<details>.*?</details>|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$|<[^>]+>|\]\([^)]*\)",
+    re.DOTALL,
+)
 FILE = ROOT / "notebooks" / "teaching" / "glossary.toml"
 
 

@@ -2,15 +2,13 @@
 
 | what    | counted                                                                      | at most |
 |---------|------------------------------------------------------------------------------|---------|
-| words   | of prose, in what a student reads: no code, equations, folded hints          | 1,800   |
-| cells   | of the source                                                                | 45      |
+| words   | between spaces in all Markdown of the solution: equations, hints, header too | 1,800   |
+| cells   | of the solution, the header too                                              | 45      |
 | lines   | of code that a student sees: not empty, not folded, no bodies of exercises   | 350     |
 | figures | pictures among the outputs of the run                                        | 7       |
 """
 
 from __future__ import annotations
-
-import re
 
 from nbformat import NotebookNode
 
@@ -18,26 +16,22 @@ from builder.lesson import HIDDEN, Lesson
 
 LIMITS = {"words": 1800, "cells": 45, "lines": 350, "figures": 7}
 NAMES = {
-    "words": "words of prose",
+    "words": "words",
     "cells": "cells",
     "lines": "visible lines of code",
     "figures": "figures",
 }
 STILL_TOO_LONG: set[str] = set()  # to be shortened: none may be added
-NOT_PROSE = re.compile(
-    r"<details>.*?</details>|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$\n]+\$|<[^>]+>|\]\([^)]*\)",
-    re.DOTALL,
-)
 
 
 def measure(lesson: Lesson, executed: NotebookNode | None = None) -> dict[str, int]:
     """The counts of the table above; figures only of a notebook that was run."""
-    student = lesson.student()
-    cells = [cell for cell in student.cells if "setup" not in cell["id"]][1:]  # without the header
+    solved = lesson.solution().cells
+    read = [cell for cell in lesson.student().cells if "setup" not in cell["id"]]
     counts = {
-        "words": sum(_words(cell.source) for cell in cells if cell.cell_type == "markdown"),
-        "cells": len(lesson.cells),
-        "lines": sum(_lines(cell) for cell in cells if cell.cell_type == "code"),
+        "words": sum(len(cell.source.split()) for cell in solved if cell.cell_type == "markdown"),
+        "cells": len(solved),
+        "lines": sum(_lines(cell) for cell in read if cell.cell_type == "code"),
     }
     if executed is not None:
         counts["figures"] = sum(
@@ -57,10 +51,6 @@ def too_long(lesson: Lesson, counts: dict[str, int]) -> list[str]:
         for what, limit in LIMITS.items()
         if counts.get(what, 0) > limit
     ]
-
-
-def _words(text: str) -> int:
-    return len(re.findall(r"\w[\w'’.,-]*", NOT_PROSE.sub(" ", text)))
 
 
 def _lines(cell: NotebookNode) -> int:

@@ -108,13 +108,15 @@ def test_a_missing_marker_fails_the_build(tmp_path, monkeypatch):
         tables.fill("{equations lora 3}", student=False)
 
 
-def test_words_are_prose_only(lesson):
+def test_all_words_count_those_of_equations_and_hints_too(lesson):
+    header = measure.measure(lesson("# %%\nx = 1\n"))
     body = (
-        "# %% [markdown]\n# One two `code words` three $x + y$ [four](http://a.b/c) **five**.\n#\n"
-        "# $$ a + b $$\n#\n# <details><summary>Hint</summary>not these</details>\n#\n"
-        "# ```\n# nor these\n# ```\n"
+        "# %% [markdown]\n# One two `code words` three $x + y$.\n#\n# $$ a + b $$\n#\n"
+        "# <details><summary>Hint</summary>these too</details>\n"
     )
-    assert measure.measure(lesson(body))["words"] == 5
+    counts = measure.measure(lesson(body))
+    assert counts["words"] - header["words"] == 8 + 5 + 2
+    assert counts["cells"] == header["cells"] == 2
 
 
 def test_bodies_of_exercises_are_no_lines_to_read(lesson):
@@ -131,9 +133,9 @@ def test_bodies_of_exercises_are_no_lines_to_read(lesson):
     [
         (
             "# %% [markdown]\n# " + "word " * 1801,
-            "1,801 words of prose, and the format allows 1,800",
+            " words, and the format allows 1,800",
         ),
-        ("# %% [markdown]\n# word\n\n" * 46, "46 cells"),
+        ("# %% [markdown]\n# word\n\n" * 45, "46 cells"),
         ("# %%\n" + "x = 1\n" * 351, "351 visible lines"),
     ],
 )
@@ -164,16 +166,17 @@ def test_figures_are_counted_where_the_lesson_was_run(lesson):
 def test_the_builder_writes_what_it_measured_and_fails_past_a_limit(
     lesson, tmp_path, monkeypatch, capsys
 ):
-    lesson("# %%\n" + "x = 1\n" * 351, header="#     sitting: 75\n#     attempts: 4\n")
+    one = lesson("# %%\n" + "x = 1\n" * 351, header="#     sitting: 75\n#     attempts: 4\n")
     builder = build.Builder(tmp_path / "notebooks", tmp_path / "out")
     monkeypatch.setattr(build, "execute", lambda notebook, progress, threads, stop: 61.0)
     assert builder.course(builder.lessons(), force=False, fast=False, threads=1) == 1
     assert "too long: 351 visible lines" in capsys.readouterr().err
     facts = nbformat.read(tmp_path / "out" / "05_toy.ipynb", as_version=4).metadata["minipeft"]
-    assert facts["measured"] == {"words": 0, "cells": 1, "lines": 351, "figures": 0}
+    words = len(one.solution().cells[0].source.split())  # of the header
+    assert facts["measured"] == {"words": words, "cells": 2, "lines": 351, "figures": 0}
     index = (tmp_path / "out" / "index.html").read_text()
     assert "75 min" in index and "Is it two?" in index and "(here 61 s)" in index
-    assert 'href="claims.html"' in index and "0 words, 1 cells, 0 figures" in index
+    assert 'href="claims.html"' in index and f"{words} words, 2 cells, 0 figures" in index
     assert builder.course(builder.lessons(), force=True, fast=True, threads=1) == 0  # no numbers
 
 
