@@ -171,5 +171,5 @@ def course_plain(name: str, content: bytes) -> object:
         book["metadata"]["minipeft"]["seconds"] = 0
         return book
     if name.endswith("index.html"):
-        return re.sub(r">\d+ s<", "><", content.decode())
+        return re.sub(r"\(here \d+ s\)", "", content.decode())
     return None if name == SEEN else content
