@@ -26,6 +26,7 @@ from minipeft.contexts import seeded
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
+from minipeft.doors.named_once import name_once
 from minipeft.doors.rounding import lost_share, tell
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
@@ -88,14 +89,14 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))
-                bodies = tuner.record.reach.bodies.values()
-                tuner.record.hooks.extend(resizing.register(model, bodies))
+                tuner.record.hooks.extend(resizing.register(model))
             heads = heads_to_train(tuner, head)
             tuner.anatomy.copied = tuner.anatomy.copied or tuple(heads)
             with seeded(seed):
                 method.install(tuner)
                 for path in heads:
                     tuner.copy(path)
+            name_once(model)
             tuner.first_digest = digest(tuner)
             update(model)
             WITH_TUNERS.add(model)

@@ -8,7 +8,7 @@ other tuner it does what it always does.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from torch import nn
 
@@ -49,9 +49,10 @@ class ResizeGuard:
         return next(in_place, None)
 
 
-def register(model: nn.Module, bodies: Iterable[nn.Module]) -> Iterator[ResizeGuard]:
-    """Guards of the transformers models among `bodies`, to be removed with the last tuner."""
+def register(model: nn.Module) -> Iterator[ResizeGuard]:
+    """Guards of the transformers models in it that read an input, to be removed with the last
+    tuner."""
     hub = sys.modules.get("transformers.modeling_utils")
-    for body in bodies if hub else ():
+    for body in model.minipeft.reach.bodies.values() if hub else ():
         if isinstance(body, hub.PreTrainedModel):
             yield ResizeGuard(body, model)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
+from minipeft.doors.named_once import NamedOnce, Patches
 from minipeft.doors.rows import Routing
 
 
@@ -30,7 +31,7 @@ class Originals:
         return self.values.get(parameter, parameter).detach()
 
 
-class Door(nn.Module):
+class Door(NamedOnce):
     """A frozen module, `base`, and the named patches that change what comes out of it.
 
     Reading or tying an attribute goes through to the base (`door.weight`, `door.in_features`,
@@ -40,7 +41,7 @@ class Door(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
+        self.patches = Patches()  # name -> patch, in the order they were attached
         self.marks: dict[str, Mark] = {}  # name -> was its patch used? See minipeft.passes.reach
         self.path = ""  # where the door stands
         self.off: set[str] = set()  # names that are attached but disabled

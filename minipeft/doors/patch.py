@@ -19,8 +19,10 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from minipeft.doors.named_once import NamedOnce
 
-class Patch(nn.Module):
+
+class Patch(NamedOnce):
     """Base of all patches. Only `forward` must be written."""
 
     needs_bias = False  # does `fold` need a bias that the map has?
