@@ -15,15 +15,22 @@ Shapes: B rows, T tokens, N tokens with the soft words.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from minipeft.model.kind import HEADS, head_of, kind_of
 from minipeft.model.libraries import is_library_model
-from minipeft.passes.call_arguments import argument_names
+from minipeft.passes.call_arguments import arguments_of
 
+if TYPE_CHECKING:
+    from minipeft.tuner import Tuner
+
+TOLD: WeakSet[Tuner] = WeakSet()  # tuners of which `tell_of_labels` has spoken
 COLUMNS = "minipeft_columns"  # an entry of a batch, (B, T): the column of a token, from 1
 POINTERS = ("start_positions", "end_positions", "mc_token_ids")  # entries that name a column
 SPANS = ("start_logits", "end_logits")  # (B, N)
@@ -149,7 +156,24 @@ def stays_whole(module: nn.Module, given: Mapping, around: list[nn.Module], acti
     return any(decodes) or (has_decoder(module) and any(name in given for name in DECODED))
 
 
+def tell_of_labels(module: nn.Module, given: Mapping, acting: list) -> None:
+    """Say, once for a tuner, that a decoder in training was given soft prompts and no labels, as
+    by a Trainer that smooths labels."""
+    trains = torch.is_grad_enabled() and module.training and writes(module)
+    unknown = [tuner for tuner in acting if tuner not in TOLD]
+    if not trains or not unknown or "labels" in given or "labels" not in arguments_of(module):
+        return
+    TOLD.update(acting)
+    warnings.warn(
+        f"The model is in training, and no labels are in the batch that the words of "
+        f"{unknown[0].name!r} were put into: it answers at these words too, more places than "
+        "there are labels, and a prompt that belongs before the answer stands behind it; take the "
+        "labels out of tuner.wrap(batch), which a Trainer's collator can give.",
+        UserWarning,
+        stacklevel=2,
+    )
+
+
 def has_decoder(module: nn.Module) -> bool:
     """Does a model read what its decoder is to read?"""
-    forward = getattr(module.forward, "__func__", module.forward)
-    return "decoder_input_ids" in argument_names(forward)
+    return "decoder_input_ids" in arguments_of(module)

@@ -31,8 +31,13 @@ def named_arguments(module: nn.Module, args: tuple, kwargs: dict) -> dict:
 
 def takes(module: nn.Module, name: str) -> bool:
     """Is this an argument of the module?"""
-    names = argument_names(getattr(module.forward, "__func__", module.forward))
+    names = arguments_of(module)
     return name in names or "**" in names
+
+
+def arguments_of(module: nn.Module) -> frozenset[str]:
+    """The names of the arguments of a call, and "**" if it takes any other as well."""
+    return argument_names(getattr(module.forward, "__func__", module.forward))
 
 
 @lru_cache(maxsize=256)

@@ -40,7 +40,7 @@ from minipeft.doors.marks import Mark
 from minipeft.doors.memory import PositionDoor
 from minipeft.model.devices import on_host
 from minipeft.model.libraries import is_library_model
-from minipeft.passes.answers import COLUMNS, Answers, numbered, stays_whole
+from minipeft.passes.answers import COLUMNS, Answers, numbered, stays_whole, tell_of_labels
 from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
 from minipeft.passes.entrance import Entrance
 from tiny_transformer.models import EncoderDecoder
@@ -191,6 +191,8 @@ class Reach:
         if moved and not stays_whole(module, given, outer, acting):
             self.answers[-1] = answers = Answers(columns, given)
             changed |= answers.asked()
+        elif moved:
+            tell_of_labels(module, given, acting)
         return changed
 
     def with_encoded_words(self, states: Tensor, mask: Tensor | None) -> dict | None:

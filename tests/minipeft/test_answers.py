@@ -5,6 +5,7 @@ stand among the soft words.
 """
 
 import dataclasses
+import warnings
 
 import pytest
 import torch
@@ -213,3 +214,52 @@ def test_outputs_of_tiny_transformer():
     assert dataclasses.is_dataclass(out)
     close(out.logits, everywhere.logits)
     close(out.states[0], everywhere.states[0, places(batch, tuner.wrap(batch), 0)])
+
+
+DECODER_METHODS = ["front", "end", "template", "peft"]
+
+
+@pytest.mark.parametrize("method", DECODER_METHODS)
+@pytest.mark.parametrize("name", ["gpt2", "tiny-decoder"])
+def test_labels_that_were_taken_out_before_the_prompt_came_are_told(name, method):
+    """As transformers' Trainer takes them out, to smooth them: the answer's place is not known."""
+    model, tuner = attached(name, method)
+    batch = zoo.batch(name)
+    bare = {key: value for key, value in batch.items() if key != "labels"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**bare)  # not in training
+        model.train()
+        with torch.no_grad():
+            model(**bare)
+        model(**batch)
+        wrapped = tuner.wrap(batch)
+        labels = wrapped.pop("labels")
+        logits = model(**wrapped).logits
+    loss = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), label_smoothing=0.1
+    )
+    loss.backward()
+    assert all(p.grad.abs().sum() > 0 for p in tuner.parameters())
+    smoother = pytest.importorskip("transformers.trainer_pt_utils").LabelSmoother(epsilon=0.1)
+    close(smoother({"logits": logits}, labels, shift_labels=True), loss, dtype=torch.float32)
+    with pytest.warns(UserWarning, match=r"labels out of tuner.wrap\(batch\)"):
+        logits = model(**bare).logits
+    assert logits.shape[1] > batch["labels"].shape[1]
+    with pytest.raises(RuntimeError, match="must match the size"):
+        smoother({"logits": logits}, batch["labels"], shift_labels=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**bare)  # said once
+
+
+def test_a_prompt_behind_an_answer_learns_nothing_from_it():
+    """What the sentence above is about: without labels the words of "end" are the row's last."""
+    model, tuner = attached("gpt2", "end")
+    batch = zoo.batch("gpt2")
+    labels = batch.pop("labels")
+    model.train()
+    with pytest.warns(UserWarning, match="stands behind it"):
+        logits = model(**batch).logits[:, : labels.shape[1]]
+    F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()).backward()
+    assert all(not p.grad.any() for p in tuner.parameters())
