@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minipeft.files.peft.common import BASE, PREFIX, base_value, stands_twice
-from minipeft.files.peft.task_types import HEADS
+from minipeft.files.peft.task_types import HEADS, TASK_TYPES
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.families import TASK_HEADS
 
@@ -29,6 +29,8 @@ RUNNING = re.compile(
     r"|\.(lora_(embedding_)?[ABE]|ia3_l|vera_lambda_[bd]|trainable_tokens_delta)\."
     r"(?!(weight|bias)$)[^.]+$"
 )
+TARGETED = re.compile(r"\.(lora_|ia3_l$|vera_lambda_)")  # what follows the path of a target module
+PROMPTS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
 TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
 
@@ -112,6 +114,58 @@ def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
                 f"adapter_config.json has {name!r} among its modules_to_save, of which the file "
                 "has no tensor: it is incomplete, save it anew with PEFT."
             )
+
+
+def tell_otherwise(settings: dict, tensors: dict[str, Tensor]) -> None:
+    """Say of a file of PEFT's what it does here and does not do in PEFT, as after its
+    adapter_config.json was edited by hand."""
+    if settings["peft_type"] in PROMPTS and settings.get("task_type") not in TASK_TYPES:
+        warnings.warn(
+            "adapter_config.json has no task_type, without which PEFT opens this file and leaves "
+            "its prompt out: here the prompt acts; write the task_type that it was trained with, "
+            'such as "CAUSAL_LM", into that file to have it act in both.',
+            UserWarning,
+            stacklevel=3,
+        )
+    keys = (key.removeprefix(PREFIX) for key in tensors if TARGETED.search(key))
+    paths = dict.fromkeys(TARGETED.split(key)[0] for key in keys)
+    try:
+        unnamed = [path for path in paths if not is_target(path, settings)]
+    except (re.error, TypeError):  # no names and no patterns, which PEFT would stumble over
+        return
+    if unnamed:
+        others = f" and {len(unnamed) - 1} more modules" if len(unnamed) > 1 else ""
+        warnings.warn(
+            f"adapter_config.json does not name {unnamed[0]}{others} (target_modules), and the "
+            "file has tensors for it: here they act, and PEFT leaves them out; take these tensors "
+            "out of the file, or name their modules.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def is_target(path: str, settings: dict) -> bool:
+    """Do target_modules and its kin name the module at this path? By PEFT's rule."""
+    names, layers = settings.get("target_modules"), settings.get("layers_to_transform")
+    if settings.get("exclude_modules") and is_named(path, settings["exclude_modules"]):
+        return False
+    if not isinstance(names, list):
+        is_pattern = isinstance(names, str) and names != "all-linear"
+        return not is_pattern or is_named(path, names)
+    if not is_named(path, names) or layers in (None, []):
+        return is_named(path, names)
+    patterns = settings.get("layers_pattern") or "[^.]*"
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    matches = (re.match(rf"(?:.*?\.)?(?:{pattern})\.(\d+)\.", path) for pattern in patterns)
+    number = next((int(match[1]) for match in matches if match), None)
+    return number in (layers if isinstance(layers, list) else [layers])
+
+
+def is_named(path: str, names: str | list) -> bool:
+    """Is a pattern that of the whole path, or one of several names its end?"""
+    if isinstance(names, str):
+        return bool(re.fullmatch(names, path))
+    return any(f".{path}".endswith(f".{name}") for name in names)
 
 
 def _named(key: str, name) -> str:

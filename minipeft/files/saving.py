@@ -30,6 +30,7 @@ from minipeft.files.other_shapes import (
     check_heads,
     check_whole,
     in_names_of,
+    tell_otherwise,
     without_base,
     without_doubles,
 )
@@ -127,6 +128,7 @@ def load(
         )
     reader = layouts.READERS.get(settings["peft_type"])
     if not ours:
+        tell_otherwise(settings, tensors)
         settings, tensors = in_names_of(anatomy, settings, without_doubles(tensors))
         check_whole(anatomy, settings, tensors)
     check_heads(anatomy, settings, tensors)

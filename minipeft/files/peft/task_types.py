@@ -21,6 +21,7 @@ LANGUAGE = {
     "ForCausalLM": "CAUSAL_LM",
     "LMHeadModel": "CAUSAL_LM",
 }
+TASK_TYPES = (*HEADS.values(), *LANGUAGE.values(), "FEATURE_EXTRACTION")
 # tiny_transformers open as models of the library: (kind, class of the head) -> task_type
 TINY = {
     ("decoder", "LanguageHead"): "CAUSAL_LM",
