@@ -6,7 +6,10 @@ mp.train(model, batches, steps=300, learning_rate=1e-3)
 tuner.save("runs/task")
 """
 
-from tiny_transformer import process  # noqa: F401  it must come before torch is loaded
+from minipeft import stopping  # noqa: F401  both must come before torch is loaded
+
+# isort: split
+from tiny_transformer import process  # noqa: F401
 
 # isort: split
 from minipeft import methods, tasks

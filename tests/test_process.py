@@ -1,6 +1,7 @@
 """How threads wait is settled before torch is loaded, and the user's own word counts."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,3 +45,27 @@ def test_what_the_user_has_set_stays():
 def test_nothing_is_set_when_torch_is_there_already():
     """It would change nothing in this process, only in those that it starts."""
     assert said("import torch, minipeft") == "None None"
+
+
+STOPPED = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("way", ["module", "script", "import"])
+def test_ctrl_c_while_torch_is_loaded_is_one_line(tmp_path, way):
+    """Of the command; a program that imports the package is told where, as by any other."""
+    (tmp_path / "torch.py").write_text(STOPPED)
+    script = tmp_path / "minipeft"  # as pip writes it
+    script.write_text("from minipeft.__main__ import run_command\nrun_command()\n")
+    ways = {"module": ["-m", "minipeft"], "script": [script], "import": ["-c", "import minipeft"]}
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    command = [sys.executable, *ways[way], *["train"] * (way != "import")]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGINT and not done.stdout
+    if way == "import":
+        assert "Traceback" in done.stderr
+    else:
+        assert done.stderr == "minipeft: stopped.\n"
