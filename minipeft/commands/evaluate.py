@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minipeft import tasks
 from minipeft.commands import data, forms, opened, options, predict, runs, scoring
-from minipeft.commands.writers import check_file, write_rows
+from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.report import Table
 from minipeft.tasks import tables
 from minipeft.tasks.encoding import readable
@@ -108,7 +108,10 @@ def run(given: argparse.Namespace) -> int:
     letters = scoring.by_letters(loaded.base)
     if wanted:
         check_names(wanted, scoring.scores(task, true[:1], true[:1], letters, names, inputs[:1]))
-    said = scoring.answers(task, loaded.base, inputs, given.batch_size, sys.stderr.isatty())
+    header, texts = ("input", "target", "prediction"), [*map(readable, inputs)]
+    how = (given.batch_size, sys.stderr.isatty())
+    with keeping(given.predictions, header, texts, true) as known:
+        said = scoring.answers(task, loaded.base, inputs, *how, known)
     scores = scoring.scores(task, said, true, letters, names, inputs)
     rows = [(name, round(value, 4)) for name, value in scores.items()]
     print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
@@ -118,8 +121,7 @@ def run(given: argparse.Namespace) -> int:
     if one := scoring.note_of_one_answer(task, said, true):
         print(f"\n{one}")
     if given.predictions:
-        rows = zip(map(readable, inputs), true, said, strict=True)
-        write_rows(given.predictions, ("input", "target", "prediction"), rows)
+        write_rows(given.predictions, header, zip(texts, true, said, strict=True))
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
 
@@ -144,11 +146,13 @@ def label_only(given: argparse.Namespace, kind: str | None) -> int:
     texts = forms.wrapping(given, given.what).around(predict.texts_of(given))
     texts = data.drawn(texts, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, kind)
-    said, notes = predict.answers(loaded, texts, given.batch_size, given.cut, given.max_length)
+    header, how = ("input", "prediction"), (given.batch_size, given.cut, given.max_length)
+    with keeping(given.predictions, header, [*map(readable, texts)]) as known:
+        said, notes = predict.answers(loaded, texts, *how, known)
     for note in notes:
         print(note)
     rows = list(zip(map(readable, texts), said, strict=True))
-    write_rows(given.predictions, ("input", "prediction"), rows)
+    write_rows(given.predictions, header, rows)
     print(
         f"{given.data} has no column {target_of(given)!r}, so that nothing is measured; the "
         f"model's answers are in {given.predictions}"

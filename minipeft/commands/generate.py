@@ -12,7 +12,7 @@ from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import data, forms, opened, options, runs
-from minipeft.commands.writers import check_file, write_rows
+from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.model.devices import on_device_of
 from minipeft.tasks import chat
 from minipeft.tasks.encoding import Encoding, readable
@@ -94,12 +94,14 @@ def run(given: argparse.Namespace) -> int:
     if not is_answer and base.chats:
         print("note: the base has a chat template; --chat asks with it.", file=sys.stderr)
     given.tokens = given.tokens or longest_of(given)
-    written, cut = [], 0
-    for start in range(0, len(rows), given.batch_size):
-        some = rows[start : start + given.batch_size]
-        loud = write_batch(base, some, given, bool(names), given.seed + start)
-        cut += loud.finish()
-        written += loud.texts()
+    header, cut = ("input", "adapter", "output"), 0
+    asked = [(readable(text), name or "") for text, name in rows]
+    with keeping(given.out, header, *zip(*asked, strict=True)) as known:
+        for start in range(0, len(rows), given.batch_size):
+            some = rows[start : start + given.batch_size]
+            loud = write_batch(base, some, given, bool(names), given.seed + start)
+            cut += loud.finish()
+            known |= enumerate(loud.texts(), start)
     if cut and is_answer:
         print(
             f"note: {cut} of {len(rows)} answers did not end within {given.tokens} tokens: "
@@ -107,12 +109,7 @@ def run(given: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if given.out:
-        header = ("input", "adapter", "output")
-        table = [
-            (readable(text), name or "", out)
-            for (text, name), out in zip(rows, written, strict=True)
-        ]
-        write_rows(given.out, header, table)
+        write_rows(given.out, header, [(*row, known[i]) for i, row in enumerate(asked)])
         print(f"The answers are in {given.out}")
     return 0
 

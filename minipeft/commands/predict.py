@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from minipeft.commands import data, forms, opened, options, scoring, shortening
-from minipeft.commands.writers import check_file, write_rows
+from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
 
@@ -59,14 +59,16 @@ def run(given: argparse.Namespace) -> int:
     given.kind = given.kind or forms.implied_kind(given, given.what)
     texts = forms.wrapping(given, given.what).around(texts)
     loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
-    said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length)
+    header, inputs = ("input", "prediction"), [*map(readable, texts)]
+    with keeping(given.out, header, inputs) as known:
+        said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length, known)
     if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
         print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     for note in notes:
         print(note)
-    rows = [(readable(text), one) for text, one in zip(texts, said, strict=True)]
+    rows = [*zip(inputs, said, strict=True)]
     if given.out:
-        write_rows(given.out, ("input", "prediction"), rows)
+        write_rows(given.out, header, rows)
         print(f"The answers are in {given.out}")
     else:
         rows = [(in_one_line(text), one) for text, one in rows]
@@ -86,10 +88,12 @@ def answers(
     batch_size: int = 32,
     cut: int | None = None,
     max_length: int | None = None,
+    known: dict[int, str] | None = None,
 ) -> tuple[list[str], list[str]]:
     """(one answer for each text, notes on those that were shortened).
 
     cut, max_length: words and tokens of a text; None for as many as in training.
+    known: gets number of a text -> its answer as soon as that is there.
 
     Raises:
         ValueError: a text is empty, or longer than the model can read.
@@ -108,7 +112,8 @@ def answers(
         notes.append(f"note: {count:,} texts had more words than --cut and are shortened.")
     texts = [example.input for example in task.examples("test")]
     data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
-    return scoring.answers(task, loaded.base, texts, batch_size, sys.stderr.isatty()), notes
+    progress = sys.stderr.isatty()
+    return scoring.answers(task, loaded.base, texts, batch_size, progress, known), notes
 
 
 def texts_of(given: argparse.Namespace) -> list[str]:

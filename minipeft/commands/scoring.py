@@ -46,11 +46,16 @@ def by_letters(base: Base) -> bool:
 
 
 def answers(
-    task: Task, base: Base, inputs: Sequence[str], batch_size: int = 32, progress: bool = True
+    task: Task,
+    base: Base,
+    inputs: Sequence[str],
+    batch_size: int = 32,
+    progress: bool = True,
+    known: dict[int, str] | None = None,
 ) -> list[str]:
-    """The model's answer to every input, in their order."""
+    """The model's answer to every input, in their order; known: see `minipeft.tasks.scoring`."""
     encoding = Encoding(task, base.tokenizer, base.kind, base.head)
-    return scoring.answers(encoding, base.model, inputs, batch_size, progress)
+    return scoring.answers(encoding, base.model, inputs, batch_size, progress, known)
 
 
 def scores(

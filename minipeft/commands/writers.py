@@ -7,7 +7,9 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tiny_transformer.files import write_text
@@ -68,3 +70,22 @@ def holds_answers(path: Path) -> bool:
 def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """One line per row, in the form that the path's ending names."""
     write_text(Path(path), WRITERS[Path(path).suffix.lower()](header, list(rows)))
+
+
+@contextmanager
+def keeping(
+    path: str | None, header: Sequence[str], *columns: Sequence[str]
+) -> Iterator[dict[int, str]]:
+    """Gives a dict for answers, number of a row -> answer. Where answering is stopped or fails,
+    those that are there are written beside `path`, behind the row's other columns, and it is said.
+    """
+    known: dict[int, str] = {}
+    try:
+        yield known
+    except BaseException:
+        if path and known:
+            part = Path(path).with_suffix(f".part{Path(path).suffix}")
+            rows = [(*(column[i] for column in columns), known[i]) for i in sorted(known)]
+            write_rows(part, header, rows)
+            print(f"note: the {len(known):,} answers so far are in {part}", file=sys.stderr)
+        raise

@@ -88,11 +88,14 @@ def answers(
     inputs: Sequence[str],
     batch_size: int = 64,
     progress: bool = False,
+    known: dict[int, str] | None = None,
 ) -> list[str]:
     """The model's answer to every input, in their order, in eval mode.
 
     Texts of about one length run together. Under `route`, which names a tuner for every input,
     each one keeps its own.
+
+    known: gets number of an input -> its answer as soon as that is there.
 
     Raises:
         ValueError: route() names another number of inputs, or no such batch size.
@@ -105,14 +108,13 @@ def answers(
             "one tuner for each input."
         )
     order = sorted(range(len(inputs)), key=lambda i: len(inputs[i]))
-    texts = [""] * len(inputs)
+    known = {} if known is None else known
     bar = tqdm(total=len(inputs), disable=not progress, delay=2, unit="example", leave=False)
     with evaluating(model), bar:
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             with nullcontext() if names is None else route(model, [names[i] for i in chosen]):
                 batch = encoding.answers(model, [inputs[i] for i in chosen])
-            for i, text in zip(chosen, batch, strict=True):
-                texts[i] = text
+            known |= zip(chosen, batch, strict=True)
             bar.update(len(chosen))
-    return texts
+    return [known[i] for i in range(len(inputs))]
