@@ -27,6 +27,17 @@ def again(given: argparse.Namespace, folder: Path) -> str:
     return shlex.join(["python", "-m", "minipeft", *words, "--out", f"{folder.resolve()}-again"])
 
 
+def with_places(command: str, places: dict[str, str]) -> str:
+    """A command of `again` with what was moved in the place where it is now: name -> path."""
+    words = shlex.split(command)
+    for name, place in places.items():
+        if f"--{name}" in words:
+            words[words.index(f"--{name}") + 1] = place
+        else:  # the run told it that this one started from
+            words += [f"--{name}", place]
+    return shlex.join(words)
+
+
 def commands(config: dict, folder: Path) -> list[str]:
     """Lines that train the same again in another folder, and measure what this one holds."""
     lines, other = [config["command"]], f"{folder.resolve()}-again"

@@ -216,6 +216,9 @@ def same_grid(folder: Path, shared: dict) -> None:
     for key, value in json.loads(json.dumps(shared)).items():
         if key.endswith("sha256") and before.get(key) is None:
             continue  # of before folders of data had a hash
+        same_file = shared.get(f"{key} sha256")
+        if same_file and same_file == before.get(f"{key} sha256"):
+            continue  # it was moved
         if before.get(key) != value:
             raise ValueError(
                 f"{folder} holds a grid whose {key} is {before.get(key)}, here it is {value}: "

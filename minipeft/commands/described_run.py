@@ -14,13 +14,7 @@ def describe(
     """What config.json of the run says: options, method, base, task, data, versions.
 
     fingerprint: of the base, as `bases.fingerprint_of` gave it before the tuner was attached.
-
-    Raises:
-        ValueError: a run that goes on finds another base than it began with.
     """
-    before = config.get("base", {}).get("fingerprint")
-    if before not in (None, fingerprint):
-        raise ValueError(f"{base.name} has other weights than when this run began: put them back.")
     kept = vars(given).keys() - {"run", "parser", "command", "resume", "method", "out", "arguments"}
     kept -= {"trust_remote_code", "local_only"}
     kept = {key for key in kept if not key.startswith(options.DEST)}
@@ -51,6 +45,23 @@ def describe(
         "data": {"files": files},
         "libraries": runs.libraries(),
     } | {key: config[key] for key in ("start", "further") if key in config}
+
+
+def check_base(config: dict, given, fingerprint: str) -> None:
+    """A run that goes on must have the base that it began with, wherever that is now.
+
+    Raises:
+        ValueError: the weights are others.
+    """
+    before = config.get("base", {})
+    if before.get("fingerprint") in (None, fingerprint):
+        return
+    if before["name"] == given.base:
+        raise ValueError(f"{given.base} has other weights than when this run began: put them back.")
+    raise ValueError(
+        f"{given.base} has other weights than the base that this run began with, {before['name']}: "
+        "name a folder of that one."
+    )
 
 
 def longest_answer(task: Task, base: bases.Base) -> list[int] | None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from minipeft.commands import data, opened, options, pooling, runs
+from minipeft.commands import bases, cards, data, opened, options, pooling, runs
 from minipeft.commands.inspect import OF_PEFT
 from minipeft.files import saving
 from minipeft.tasks.tasks import Task
 from minipeft.training.history import History
 from tiny_transformer.files import write_text
 
+MOVABLE = ("base", "data", "dev")
 EARLIER = "earlier.json"
 OF_FILES = (
     "kind",
@@ -116,6 +118,35 @@ def joined(before: History | None, after: History, best: str) -> History:
     return replace(whole, best_step=None if after.best_step is None else after.best_step + steps)
 
 
+# -- a run whose parts were moved
+
+
+def find_moved(given: argparse.Namespace, before: argparse.Namespace, config: dict) -> None:
+    """Give a run that goes on the places that its base and its files have now.
+
+    given: the options of now.  before: of the run, which are changed, as its config is.
+
+    Raises:
+        ValueError: the data are others than those that it began with.
+    """
+    moved = {name: getattr(given, name) for name in MOVABLE if getattr(given, name)}
+    if "dev" in moved and not before.dev:
+        raise ValueError("This run held its dev split out of --data: leave --dev away.")
+    for name, place in moved.items():
+        is_file = name != "base" and Path(place).exists()
+        moved[name] = os.path.abspath(place) if is_file else bases.absolute(place)
+    vars(before).update(moved)
+    config["command"] = cards.with_places(config["command"], moved)
+    for file in config["data"]["files"]:
+        place = before.data if file["split"] == "train" else before.dev or before.data
+        same = data.digest(place) == file["sha256"] if file["sha256"] else place == file["name"]
+        if not same:
+            raise ValueError(
+                f"{place} is not what this run began with: put that file back, say where it is "
+                f"now (--data, --dev), or begin a new run."
+            )
+
+
 # -- --start
 
 
@@ -149,6 +180,7 @@ def begin_with(given: argparse.Namespace) -> None:
         given.pooling = "mean"
     if given.base is None:
         given.base = opened.base_name(given.start, None, run and run[1])
+        given.local_only = True  # the folder names it, not the user
     if is_shipped:
         given.kind = None
 

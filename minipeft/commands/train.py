@@ -78,7 +78,8 @@ def add(commands, arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with this run; everything else comes from its "
-        "folder. With a larger --steps, a finished run is made longer"
+        "folder. With a larger --steps, a finished run is made longer; --base, --data and --dev "
+        "say where something of it is now that was moved"
     )  # fmt: skip
     parser.add_argument(
         "--start", metavar="RUN", help="begin with what this run, or this adapter, has learnt: "
@@ -151,6 +152,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         task = longer.with_labels_of(task, given.start)
     base = open_for(task, given)
     fingerprint = bases.fingerprint_of(base)
+    described_run.check_base(config, given, fingerprint)
     if not given.start:
         method = with_template(method, given, base)
     scoring.named(given.metric, task)
@@ -299,6 +301,7 @@ def resumed(
     """
     plain = given.parser.parse_args([])
     free = ("resume", "trust_remote_code")  # a folder may be a stranger's: it cannot allow this
+    free += longer.MOVABLE
     ours = {k: v for k, v in vars(given).items() if k not in free}
     kept_free = ("command", "arguments", "steps")
     extra = [k for k, v in ours.items() if vars(plain).get(k) != v and k not in kept_free]
@@ -314,13 +317,8 @@ def resumed(
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
     if "head_rate" not in config["options"]:  # a run of before there was one
         before.head_rate = before.learning_rate
-    before.trust_remote_code, before.local_only = given.trust_remote_code, True
-    for file in config["data"]["files"]:
-        if file["sha256"] and data.digest(file["name"]) != file["sha256"]:
-            raise ValueError(
-                f"{file['name']} is not what this run began with: put that file back, or begin a "
-                "new run."
-            )
+    before.trust_remote_code, before.local_only = given.trust_remote_code, given.base is None
+    longer.find_moved(given, before, config)
     method = method_class(config["method"]["name"]).from_settings(
         config["method"]["settings"], method_class
     )

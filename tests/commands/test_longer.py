@@ -3,10 +3,12 @@
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import zoo
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -223,3 +225,82 @@ def test_ctrl_c_at_any_later_moment_says_how_to_go_on(cli, monkeypatch):
             assert done.code == 130 and f"--resume r{number}" in done.err
         assert cli("train", "--resume", f"r{number}").code == 0
         assert same_tensors("whole/adapter", f"r{number}/adapter")
+
+
+def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, monkeypatch):
+    shutil.copytree(gpt2, "old")
+    how = ("--data", pairs, "--kind", "text-to-text", *FEW, "--rank", 2, "--targets", "qkv")
+    words = ("train", "--base", "old", *how, "--checkpoint-every", 1, "--out")
+    assert cli(*words, "whole").code == 0
+    watch = runs.Log.watch
+
+    def stop(log, history):
+        watch(log, history)
+        if len(history.losses) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Log, "watch", stop)
+        assert cli(*words, "stopped").code == 130
+    os.rename("old", "new place")
+    before = Path("stopped/config.json").read_text()
+    for command in (("--resume", "stopped"), ("--start", "whole", "--data", pairs)):
+        done = cli("train", *command)
+        assert done.code == 2 and "name the folder where it is now, --base FOLDER" in done.err
+    shutil.copytree("new place", "other")
+    model = zoo.build("gpt2", seed=1)
+    model.save_pretrained("other")
+    done = cli("train", "--resume", "stopped", "--base", "other")
+    assert done.code == 2 and "other weights than the base that this run began with" in done.err
+    assert Path("stopped/config.json").read_text() == before
+    os.rename(pairs, "other.jsonl")
+    Path("wrong.jsonl").write_text(Path("other.jsonl").read_text() + "\n")
+    words = ("train", "--resume", "stopped", "--base", "new place")
+    for more_words, sentence in (
+        ((), "is not what this run began with: put that file back, say where it is now (--data"),
+        (("--data", "wrong.jsonl"), "wrong.jsonl is not what this run began with"),
+        (("--data", "other.jsonl", "--dev", "other.jsonl"), "leave --dev away"),
+        (("--data", "other.jsonl", "--rank", 4), "leave --rank away"),
+    ):
+        done = cli(*words, *more_words)
+        assert done.code == 2 and sentence in done.err, done.err
+        assert Path("stopped/config.json").read_text() == before
+    done = cli(*words, "--data", "other.jsonl")
+    assert done.code == 0, done.err
+    assert same_tensors("whole/adapter", "stopped/adapter")
+    assert Path("whole/log.jsonl").read_text() == Path("stopped/log.jsonl").read_text()
+    config = json.loads(Path("stopped/config.json").read_text())
+    assert config["base"]["name"] == str(Path("new place").resolve())
+    assert config["options"]["data"] == config["data"]["files"][1]["name"]
+    assert config["options"]["data"] == str(Path("other.jsonl").resolve())
+    done = cli("evaluate", "stopped", "--data", "other.jsonl", "--limit", 2)
+    assert done.code == 0, done.err  # it knows the place of its base
+    assert cli(*shlex.split(config["command"])[3:]).code == 0
+    assert same_tensors("whole/adapter", "stopped-again/adapter")
+    now = ("--base", "new place", "--data", "other.jsonl")
+    assert cli("train", "--resume", "whole", "--steps", 5, *now).code == 0
+    assert len(losses_of("whole")) == 5
+
+
+def test_every_command_finds_a_base_that_was_moved(cli, run, gpt2, pairs):
+    config = json.loads(Path(run, "config.json").read_text())
+    config["base"]["name"] = config["options"]["base"] = "/no/longer/there"
+    Path(run, "config.json").write_text(json.dumps(config))
+    other = zoo.build("gpt2", seed=1)
+    shutil.copytree(gpt2, "other")
+    other.save_pretrained("other")
+    for words in (
+        ("evaluate", run, "--data", pairs, "--limit", 2),
+        ("predict", run, "a b"),
+        ("generate", run, "a b", "--tokens", 2),
+        ("merge", run, "merged"),
+        ("convert", run, "converted"),
+        ("inspect", run),
+        ("doctor", run),
+    ):
+        done = cli(*words)
+        assert done.code == 2 and "name the folder where it is now, --base FOLDER" in done.err
+        done = cli(*words, "--base", "other")
+        assert done.code == 2 and "was trained on another base" in done.err
+        done = cli(*words, "--base", gpt2)
+        assert done.code in ((0, 1) if words[0] == "doctor" else (0,)), done.err

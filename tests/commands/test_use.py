@@ -10,8 +10,10 @@ import zoo
 from closeness import close
 
 import minipeft as mp
-from minipeft.commands import bases, compare, inspect, merge, scoring
+from minipeft.__main__ import main
+from minipeft.commands import bases, compare, generate, inspect, merge, scoring
 from minipeft.files import saving as files
+from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
 
 FEW = ("--steps", 2, "--batch-size", 4, "--dev-limit", 3)
@@ -286,6 +288,10 @@ def test_an_interrupted_grid_goes_on(cli, gpt2, pairs, monkeypatch):
     assert Path("g/compare.png").read_bytes().startswith(b"\x89PNG")
     table = Path("g/table.txt").read_text()
     assert "lora:rank=2" in table and "bitfit" in table and "overlap on test" in table
+    moved = pairs.rename(pairs.parent / "moved.jsonl")
+    done = cli(*(moved if word == pairs else word for word in grid))
+    assert done.code == 0 and "8 cells, 8 of them are there" in done.out, done.err
+    moved.rename(pairs)
     others = (("steps", 3, 2), ("max-length", 9, None), ("metric", "bleu", None))
     for name, value, before in (*others, ("pooling", "mean", None)):
         other = cli(*grid, f"--{name}", value)
@@ -341,10 +347,11 @@ def test_a_strangers_run_neither_fetches_nor_runs_anything(cli, run, pairs, monk
         raise OSError("not here")
 
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", ask)
-    for words in (["train", "--resume", run], ["generate", run, "a"], ["inspect", run]):
+    start = ["train", "--start", run, "--data", pairs, "--kind", "text-to-text"]
+    for words in (["train", "--resume", run], ["generate", run, "a"], ["inspect", run], start):
         done = cli(*words)
         assert done.code == 2 and "--base somebody/something" in done.err
-    assert asked == [{"trust_remote_code": False, "local_files_only": True}] * 3
+    assert asked == [{"trust_remote_code": False, "local_files_only": True}] * 4
     cli("generate", run, "a", "--base", "somebody/something", "--trust-remote-code")
     assert asked[-1] == {"trust_remote_code": True, "local_files_only": False}
 
@@ -585,3 +592,43 @@ def test_the_numbers_of_a_head_without_names_are_the_labels_of_the_data(cli, gpt
     for what in (("adapter", "--base", gpt2), ("merged",)):
         done = cli("evaluate", *what, "--data", "d.tsv", *kind)
         assert done.code == 0 and "have numbers and no names: taken in the order a, b" in done.out
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
+def test_answers_that_were_there_are_kept_when_answering_ends_early(
+    cli, run, pairs, monkeypatch, error
+):
+    """Shorter texts are answered first, so that the longest may fail after hours."""
+    rows = [json.loads(line) for line in pairs.read_text().splitlines()]
+    rows[0]["input"] = "a b c d e f g h"
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = ("--data", "d.jsonl", "--batch-size", 16)
+    for words, header in (
+        (("predict", run, *data, "--out"), ("input", "prediction")),
+        (("evaluate", run, *data, "--predictions"), ("input", "target", "prediction")),
+        (("generate", run, *data, "--tokens", 2, "--out"), ("input", "adapter", "output")),
+    ):
+        assert cli(*words, "whole.csv").code == 0
+        whole = Path("whole.csv").read_text().splitlines()
+        calls, module = [], generate if words[0] == "generate" else Encoding
+        name = "write_batch" if words[0] == "generate" else "answers"
+        answer = getattr(module, name)
+
+        def stumble(*args, answer=answer, calls=calls):
+            calls.append(1)
+            if len(calls) == 3:
+                raise error
+            return answer(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, stumble)
+            try:
+                code = main([*map(str, words), "out.csv"])
+            finally:
+                assert not Path("out.csv").exists()
+        assert code == (130 if error is KeyboardInterrupt else 2)
+        kept = Path("out.part.csv").read_text().splitlines()
+        assert kept[0] == whole[0] == ",".join(header)
+        assert len(kept) == 33 and set(kept) < set(whole), words
+        if words[0] != "generate":
+            assert whole[1] not in kept, "the longest text was not answered"
