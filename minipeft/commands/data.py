@@ -25,7 +25,6 @@ KINDS = {
     "regression": "regress",
 }
 
-
 TOKENS_OF_A_SIGN = 8  # at most, special tokens included: UTF-8 has four bytes
 
 
@@ -288,9 +287,10 @@ def labels_of(kind: str, examples, fewest: int = 2) -> tuple[str, ...] | None:
     labels = dict.fromkeys(label for row in rows for label in row)
     spellings.check(labels)
     if kind == "classify" and len(labels) > max(1000, len(examples) // 2):
+        other = "regression" if spellings.are_numbers(labels) else "text-to-text"
         raise ValueError(
             f"{len(labels)} different labels in {len(examples)} examples are no classes: is the "
-            "target column right, or is it --kind text-to-text?"
+            f"target column right, or is it --kind {other}?"
         )
     if len(labels) < fewest:
         only = f"only {min(labels)!r}" if labels else "no label"

@@ -25,6 +25,11 @@ def of(task: Task, base) -> list[str]:
         listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
         lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
         lines += notes_of_labels(task.labels, counts)
+        if spellings.are_measured(task.labels):
+            lines.append(
+                f"note: the {len(task.labels)} labels are numbers with decimals, each learnt as a "
+                "class of its own: where they measure something, take --kind regression."
+            )
         lines += [
             f"note: {label!r} is learnt as a label like others: where it says that there is none, "
             "leave these rows out."

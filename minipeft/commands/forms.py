@@ -29,6 +29,7 @@ ANSWERS = {  # column of the questions -> column of the answers
     "prompt": "completion",
     "instruction": "output",
 }
+QUESTIONS = ("prompt", "question", "instruction", "input")  # columns of them beside `chosen`
 UNSAID = ("tools", "functions", "history")  # columns of conversations that no message says
 
 
@@ -77,19 +78,41 @@ def columns_of(path: str, input, target, names, kind: str | None) -> Columns:
         if texts[0].count(",") == 1 and texts[0] not in row:
             texts = tuple(name.strip() for name in texts[0].split(","))
         return Columns(texts, target or "target")
-    if {"chosen", "rejected"} <= row.keys():
-        chosen = "--input prompt --target chosen" if "prompt" in row else "--input chosen"
-        raise ValueError(
-            f"{path} holds pairs of a chosen and a rejected answer, which `prefer` of "
-            f"minipeft.training.preferences learns from in Python: to learn what was chosen, give "
-            f"{chosen}."
-        )
+    check_preferences(path, row)
     for question, answer in ANSWERS.items():
         if row.get(question) is not None and (
             answer is None or "input" not in row or answer in row
         ):
             return Columns((question,), answer, known=True)
     return Columns(texts)
+
+
+def check_preferences(path: str, row: dict[str, str]) -> None:
+    """Refuse answers of which some are not to be learnt; row: the first one.
+
+    Raises:
+        ValueError: they are; the sentence has the flags that read them nevertheless.
+    """
+    if {"chosen", "rejected"} <= row.keys():
+        chosen, asks = row["chosen"] or "", next((name for name in QUESTIONS if row.get(name)), "")
+        messages = chat.messages_of(chosen, f"{path}, row 1") if chat.is_chat(chosen) else ()
+        flags = f"give --input {asks} --target chosen --kind text-to-text"
+        if messages and messages[0]["role"] != "assistant":  # the question is in it
+            flags = "give --input chosen --kind text-to-text"
+        elif not asks:
+            flags = "give the question a column of its own, and --input COLUMN --target chosen"
+        raise ValueError(
+            f"{path} holds pairs of a chosen and a rejected answer, which `prefer` of "
+            f"minipeft.training.preferences learns from in Python: to learn what was chosen, "
+            f"{flags}."
+        )
+    liked = (row.get("label") or "").lower() in ("true", "false")
+    if liked and {"prompt", "completion"} <= row.keys():
+        raise ValueError(
+            f"{path} says by 'label' whether an answer was liked, and those that were not would be "
+            "learnt as well: leave these rows and the column out, or give --input prompt --target "
+            "completion --kind text-to-text to learn all of them."
+        )
 
 
 def implied_kind(given: argparse.Namespace, what: str | None = None) -> str | None:
@@ -116,7 +139,8 @@ def read(
     needed = (*columns.texts, *([columns.answer] if answered and columns.answer else []))
     examples = []
     single = columns.answer if answered and kind in ("classify", "regress") else None
-    rows = tables.read(path, needed, names, kind == "generate", single)
+    words = kind in (None, "tag")
+    rows = tables.read(path, needed, names, kind == "generate", single, words)
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
         text = join(*(row[name] for name in columns.texts))

@@ -6,7 +6,7 @@ CoNLL-U the fourth (the part of speech) is the tag. Words alone have no tags.
 
 Left out are lines between documents (-DOCSTART-, "#begin document"), comments ("# name = value", or
 a line with "#" that has other columns than the words of its sentence), and in CoNLL-U several words
-at once ("3-4") and words that are not there ("8.1").
+at once ("3-4") and words that are not there ("8.1"). A space inside a word is written as "␣".
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+INSIDE = "␣"  # for a space inside a word, so that it stays one; see Encoding.tagged
 CONLL_U = 10  # its columns
 NUMBER = re.compile(r"\d+([-.]\d+)?")
 BETWEEN = re.compile(r"-DOCSTART-|#(begin|end) document\b")  # documents: the end of a sentence, too
@@ -125,9 +126,12 @@ def chosen(width: int, counted: bool) -> dict[int, str]:
     return {0: "input"} | ({width - 1: "target"} if width > 1 else {})
 
 
-def spaced(words: Iterable[object]) -> str:
-    """Words, or tags, with a space between them and none inside; "_" for an empty one."""
-    return " ".join("".join(str(word).split()) or "_" for word in words)
+def spaced(words: Iterable[object], inside: str = INSIDE) -> str:
+    """Words, or tags, with a space between them; "_" for an empty one.
+
+    inside: what stands for a space in a word.
+    """
+    return " ".join(inside.join(str(word).split()) or "_" for word in words)
 
 
 def are_sentences(value: object) -> bool:

@@ -33,6 +33,7 @@ from minipeft.model.devices import on_device_of
 from minipeft.model.kind import KINDS
 from minipeft.routing import wrap
 from minipeft.tasks import chat, metrics
+from minipeft.tasks.conll import INSIDE
 from tiny_transformer.tokenizer import WordTokenizer, padded
 
 PAIR = "\x1f"  # the ASCII sign that separates fields: between the two texts of an example
@@ -133,7 +134,7 @@ class Encoding:
                 raise ValueError("Conversations are for text-to-text with a decoder, not for "
                                  f"{self.task.kind!r} with an {self.model_kind}.")  # fmt: skip
             return {"input_ids": chat.prompt_ids(self.tokenizer, text)}
-        texts = text.split(PAIR)
+        texts = (text.replace(INSIDE, " ") if self.task.kind == "tag" else text).split(PAIR)
         if len(texts) != 2 or not special or not self.reads_pairs:
             texts = ["\n".join(texts)]
         return self.tokenizer(*texts, add_special_tokens=special, return_tensors=None)

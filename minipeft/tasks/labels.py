@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 NONE = ("nan", "<na>", "nat", "#n/a")  # what tables write where nothing was measured
 PERHAPS_NONE = ("none", "null", "na", "n/a", "-", "?")  # the same, or the name of a class
+FEWEST_VALUES = 5  # of numbers that measure something: 0, 0.5 and 1 may be three classes
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.I)
 
 
@@ -40,6 +41,20 @@ def meaning(label: str) -> str:
     if PLAIN_NUMBER.fullmatch(seen):
         return repr(float(seen))
     return seen.lower() if seen.lower() in ("true", "false") else seen
+
+
+def are_numbers(labels: Iterable[str]) -> bool:
+    """Are all of them numbers?"""
+    return all(PLAIN_NUMBER.fullmatch(label.strip()) for label in labels)
+
+
+def are_measured(labels: Collection[str]) -> bool:
+    """Are they numbers with decimals, and so many that they are probably no names of classes?"""
+    return (
+        len(labels) >= FEWEST_VALUES
+        and are_numbers(labels)
+        and any(float(label) % 1 for label in labels)
+    )
 
 
 def perhaps_none(labels: Iterable[str]) -> list[str]:

@@ -46,6 +46,7 @@ def read(
     names: tuple[str, ...] | None = None,
     sentences: bool = False,
     single: str | None = None,
+    words: bool = False,
 ) -> list[dict[str, str]]:
     """All rows as text; `columns` must be there, and filled, in every row.
 
@@ -54,6 +55,7 @@ def read(
         sentences: a list in `columns` whose texts have spaces in them is refused: they are no words
             to be joined.
         single: a column that holds one value in every row, and no list of several.
+        words: a list holds words, or their tags: a space inside one is written as "␣".
 
     Raises:
         FileNotFoundError: no such file.
@@ -61,7 +63,7 @@ def read(
             broken, empty or too long, a row with more or fewer fields than the header has, a column
             twice in the header, a package that is needed and not installed.
     """
-    return list(_rows(Path(path), columns, names, sentences, single))
+    return list(_rows(Path(path), columns, names, sentences, single, words))
 
 
 def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = None) -> bool:
@@ -123,6 +125,7 @@ def _rows(
     names: tuple[str, ...] | None,
     sentences: bool = False,
     single: str | None = None,
+    words: bool = False,
 ) -> Iterator[dict[str, str]]:
     """The rows one by one."""
     path = path.expanduser()
@@ -132,7 +135,7 @@ def _rows(
     empty = True
     try:
         for number, values in _numbered(path, names):
-            row = {key: _text(value) for key, value in values.items()}
+            row = {key: _text(value, words) for key, value in values.items()}
             if half := next((key for key, text in row.items() if text and is_half(text)), None):
                 raise ValueError(
                     f"{path}, line {number}, has half a character (\\ud800 to \\udfff alone) in "
@@ -303,7 +306,7 @@ def is_half(text: str) -> bool:
     return False
 
 
-def _text(value) -> str | None:
+def _text(value, words: bool) -> str | None:
     """A JSON value as text, None where it is none; a list of words or tags is joined by spaces.
 
     A number that is none (NaN) is a field with nothing in it; messages are a conversation.
@@ -315,5 +318,5 @@ def _text(value) -> str | None:
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, list) and all(isinstance(word, str | int) for word in value):
-        return spaced(value)
+        return spaced(value) if words else spaced(value, " ")
     return value if isinstance(value, str) else None

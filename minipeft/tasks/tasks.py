@@ -233,18 +233,20 @@ def read(
     input: str = "input",
     target: str = "target",
     names: tuple[str, ...] | None = None,
+    words: bool = False,
 ) -> tuple[Example, ...]:
     """Examples of a data file (see `tables`); `input` and `target` name two of its columns.
 
     Args:
         names: of all columns of a .csv or .tsv file that has no header.
+        words: for tagging: a space inside a word of a list is written as "␣".
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: another ending, a missing column, or a broken line (its number is told); see
             `tables.read`.
     """
-    rows = tables.read(path, (input, target), names)
+    rows = tables.read(path, (input, target), names, words=words)
     return tuple(Example(row[input], row[target]) for row in rows)
 
 
@@ -263,8 +265,9 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
     for split, given in splits.items():
         if split not in SPLITS:
             raise ValueError(f"Splits are {', '.join(SPLITS)}, not {split!r}.")
-        rows = read(given) if isinstance(given, (str, Path)) else given
-        filled[split] = tidied(kind, map(example, rows))
+        words = kind == "tag"
+        rows = read(given, words=words) if isinstance(given, (str, Path)) else given
+        filled[split] = tidied(kind, (example(row, words) for row in rows))
     if labels is None and kind in ("classify", "tag"):
         said = [e.target for e in filled.get("train", ())]
         labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
@@ -272,8 +275,11 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
     return Task(name, kind, filled, labels=tuple(map(str, labels)) if labels else None)
 
 
-def example(row) -> Example:
-    """An `Example` of an (input, target) pair, or of a dict with these two columns or messages."""
+def example(row, words: bool = False) -> Example:
+    """An `Example` of an (input, target) pair, or of a dict with these two columns or messages.
+
+    words: a list holds words, or their tags; see `tables.read`.
+    """
     if isinstance(row, Example):
         return row
     if isinstance(row, Mapping):
@@ -284,13 +290,13 @@ def example(row) -> Example:
                 f"A row has the columns {', '.join(map(repr, row))}, but needs 'input' and "
                 "'target': rename them, as in dict(input=row['text'], target=row['label'])."
             )
-        return Example(as_text(row["input"], "input"), as_text(row["target"], "target"))
+        row = (row["input"], row["target"])
     if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
         raise ValueError(f"An example is an (input, target) pair or a dict, not {row!r:.80}.")
-    return Example(as_text(row[0], "input"), as_text(row[1], "target"))
+    return Example(as_text(row[0], "input", words), as_text(row[1], "target", words))
 
 
-def as_text(value, column: str) -> str:
+def as_text(value, column: str, words: bool) -> str:
     """A value of a row as text; a list of words or tags is joined by spaces, messages are a
     conversation.
 
@@ -302,7 +308,7 @@ def as_text(value, column: str) -> str:
     if isinstance(value, (list, tuple)):
         if value and all(isinstance(each, Mapping) for each in value):
             return chat.written(chat.read(value, f"The {column} of a row"))
-        return tables.spaced(value)
+        return tables.spaced(value) if words else tables.spaced(value, " ")
     return str(value)
 
 

@@ -122,7 +122,7 @@ REFUSED = {
     "chosen": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "--input prompt --target chosen"),
     "whole": (
         [{"chosen": exchange("a", "b"), "rejected": exchange("a", "c")}],
-        "give --input chosen.",
+        "give --input chosen --kind text-to-text.",
     ),
     "question": ([{"messages": exchange("a", "b")[:1]}], "row 1: the conversation lacks an answer"),
     "answer": ([{"messages": exchange("a", "b")[1:]}], "lacks a question"),
@@ -146,6 +146,51 @@ def test_what_would_be_read_wrongly_is_refused(cli, talker, tmp_path, name):
     path = write(tmp_path / "file.jsonl", rows * 3)
     done = cli("train", "--base", talker, "--data", path, "--kind", "text-to-text", *FEW)
     assert done.code == 2 and sentence in done.err, done.err
+
+
+def preferences():
+    """Files of chosen and rejected answers, a row of each pair: name -> rows."""
+    texts = [(q, a, "x") for q, a in PAIRS]
+    chats = [(q, exchange(q, a), exchange(q, "x")) for q, a in PAIRS]
+    return {
+        "texts": [{"prompt": q, "chosen": c, "rejected": r} for q, c, r in texts],
+        "question": [{"question": q, "chosen": c, "rejected": r} for q, c, r in texts],
+        "whole": [{"chosen": c, "rejected": r} for _, c, r in chats],
+        "prompt and whole": [{"prompt": q, "chosen": c, "rejected": r} for q, c, r in chats],
+        "prompt and answer": [
+            {"prompt": c[:1], "chosen": c[1:], "rejected": r[1:]} for _, c, r in chats
+        ],
+        "text and answer": [{"prompt": q, "chosen": c[1:], "rejected": r[1:]} for q, c, r in chats],
+        "liked": [{"prompt": q, "completion": c, "label": True} for q, c, _ in texts],
+    }
+
+
+@pytest.mark.parametrize("name", preferences())
+def test_the_flags_that_are_named_for_preferences_read_what_was_chosen(cli, talker, tmp_path, name):
+    path = write(tmp_path / "file.jsonl", preferences()[name])
+    words = ("train", "--base", talker, "--data", path, *FEW)
+    done = cli(*words)
+    assert done.code == 2, done.out
+    flags = done.err.partition("give --input")[2].partition(" to learn all")[0].strip().rstrip(".")
+    flags = f"--input {flags}".split()
+    done = cli(*words, *flags, "--out", "r")
+    assert done.code == 0, done.err
+    options = json.loads((tmp_path / "r/config.json").read_text())["options"]
+    read = data.read(str(path), options["input"], options["target"], kind="generate")
+    assert [each.target for each in read] == [city for _, city in PAIRS]
+    assert all(question in each.input for (question, _), each in zip(PAIRS, read, strict=True))
+
+
+def test_answers_that_were_not_liked_are_not_learnt_unnoticed(cli, talker, tmp_path):
+    rows = [{"prompt": q, "completion": a, "label": a > "L"} for q, a in PAIRS]
+    path = write(tmp_path / "file.jsonl", rows)
+    done = cli("train", "--base", talker, "--data", path, *FEW)
+    assert done.code == 2 and "whether an answer was liked" in done.err
+    write(path, [{"prompt": q, "completion": a, "label": "cities"} for q, a in PAIRS])
+    assert cli("train", "--base", talker, "--data", path, "--kind", "text-to-text", *FEW).code == 0
+    write(path, [{"chosen": "Q: a A: b", "rejected": "Q: a A: c"}] * 4)
+    done = cli("train", "--base", talker, "--data", path, *FEW)
+    assert done.code == 2 and "give the question a column of its own" in done.err
 
 
 def test_a_chosen_answer_can_be_learnt(tmp_path):

@@ -565,3 +565,50 @@ def test_answers_that_no_mask_holds_are_told(cli):
     assert done.code == 0 and "0% of the targets are more than one token" in done.out, done.err
     done = trained(cli, "cloze", "--data", table("a.csv", rows[::2] * 2))
     assert done.code == 0 and "more than one token" not in done.out
+
+
+def test_numbers_that_are_given_as_classes_are_told(cli):
+    rows = [(f"w{n} film", n % 20) for n in range(40)]
+    done = trained(cli, "classification", "--data", table("a.csv", [(x, y / 10) for x, y in rows]))
+    said = "note: the 20 labels are numbers with decimals, each learnt as a class of its own"
+    assert done.code == 0 and said in done.out and "--kind regression" in done.out, done.err
+    whole = table("b.csv", rows)
+    assert "numbers with decimals" not in trained(cli, "classification", "--data", whole).out
+    many = table("c.csv", [(f"w{n} film", n / 10) for n in range(1100)])
+    done = trained(cli, "classification", "--data", many)
+    assert done.code == 2 and "are no classes" in done.err and "--kind regression?" in done.err
+    assert trained(cli, "regression", "--data", many).code == 0
+
+
+def test_a_word_with_a_space_inside_is_one_word(cli, bert):
+    """As in transformers, whose tokenizers take words one by one."""
+    hf = pytest.importorskip("transformers")
+    words, tags = ["we", "see", "he w1", "or", "w2"], ["O", "O", "B-x", "O", "B-y"]
+    rows = [{"input": words, "target": tags}, {"input": words[1:], "target": tags[1:]}] * 8
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = mp.tasks.make("t", "tag", train="d.jsonl")
+    tokenizer = hf.AutoTokenizer.from_pretrained(bert)
+    ids, kinds = Encoding(task, tokenizer, "encoder").tagged(*task.train[0])
+    theirs = tokenizer(words, is_split_into_words=True)
+    assert ids == theirs["input_ids"]
+    of_word = theirs.word_ids()
+    firsts = [w is not None and w not in of_word[:n] for n, w in enumerate(of_word)]
+    known = [task.labels.index(tag) for tag in tags]
+    assert kinds == [known[w] if first else -100 for w, first in zip(of_word, firsts, strict=True)]
+    how = ("--data", "d.jsonl", "--kind", "tagging", *FEW, "--out", "r")
+    assert cli("train", "--base", bert, *how).code == 0
+    assert cli("predict", "r", "--data", "d.jsonl", "--out", "out.jsonl").code == 0
+    said = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert said[0]["input"] == "we see he␣w1 or w2"
+    assert [len(each["prediction"].split()) for each in said[:2]] == [5, 4]
+    done = cli("evaluate", "r", "--data", "d.jsonl", "--predictions", "again.jsonl")
+    assert done.code == 0, done.err
+    again = [json.loads(line) for line in Path("again.jsonl").read_text().splitlines()]
+    assert [a["prediction"] for a in again] == [s["prediction"] for s in said]
+
+
+def test_a_list_of_texts_to_be_classified_keeps_its_spaces(cli, bert):
+    rows = [{"input": ["we see", "he w1 it"], "target": n % 2} for n in range(20)]
+    Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (example, *_) = data.read("d.jsonl", kind="classify")
+    assert example.input == "we see he w1 it"

@@ -86,7 +86,9 @@ def test_a_json_file_of_one_row_with_a_list_of_words(tmp_path):
 def test_numbers_and_lists_become_text(tmp_path):
     line = json.dumps({"input": ["a b", "c"], "target": 3})
     (row,) = tables.read(write(tmp_path / "a.jsonl", line))
-    assert row == {"input": "ab c", "target": "3"}  # a word holds no space
+    assert row == {"input": "a b c", "target": "3"}
+    (row,) = tables.read(tmp_path / "a.jsonl", words=True)
+    assert row["input"].split() == ["a␣b", "c"]  # a word holds no space
 
 
 def test_a_word_of_a_conll_file_holds_no_space(tmp_path):
@@ -237,7 +239,7 @@ TREE = (
         ("#\thttp://x\n1\ta\tB-L\tO\n2\tb\tI-L\tO\n", [("a b", "O O")]),  # GermEval counts words
         ("1 CD O\n\nOslo NNP B-LOC\n", [("1", "O"), ("Oslo", "B-LOC")]),  # a number is a word
         ("a\tb\tc\td\te\tf\tg\th\ti\tO\n", [("a", "O")]),  # ten columns that are not CoNLL-U
-        ("\ufeff-DOCSTART- O\r\n\r\na O\r\nb\u00a0c B-X", [("a bc", "O B-X")]),
+        ("\ufeff-DOCSTART- O\r\n\r\na O\r\nb\u00a0c B-X", [("a b␣c", "O B-X")]),
         ("a O \n \t\nb  O\n", [("a", "O"), ("b", "O")]),
     ],
 )

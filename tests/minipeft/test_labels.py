@@ -51,7 +51,9 @@ def test_rows_of_the_library_are_read_alike():
     given = mp.tasks.make("t", "classify", [0, 1], train=[("a", 0), ("b", 1)])
     assert given.labels == ("0", "1") and [e.target for e in given.train] == ["0", "1"]
     tagged = mp.tasks.make("t", "tag", train=[{"input": ["a b", "c"], "target": ["O", "B-x"]}])
-    assert tagged.train[0] == ("ab c", "O B-x") and tagged.labels == ("O", "B-x")
+    assert tagged.train[0] == ("a␣b c", "O B-x") and tagged.labels == ("O", "B-x")
+    row = {"input": ["a b", "c"], "target": ["first class"]}
+    assert mp.tasks.make("t", "classify", train=[row]).train[0] == ("a b c", "first class")
     assert mp.tasks.make("t", "generate", train=[("a", "x ")]).train[0].target == "x "
     for bad in (None, math.nan):
         for row in ({"input": "a", "target": bad}, (bad, "x")):
@@ -59,3 +61,9 @@ def test_rows_of_the_library_are_read_alike():
                 mp.tasks.make("t", "classify", train=[row])
     with pytest.raises(ValueError, match="one label written in two ways"):
         mp.tasks.make("t", "classify", train=[("a", 1), ("b", 1.0)])
+
+
+def test_numbers_that_measure_something():
+    assert labels.are_measured(["0.5", "1", "1.5", "2.0", "3.7"])
+    for names in (["0", "0.5", "1"], ["0", "1", "2", "3", "4.0"], ["1.5", "a", "b", "c", "d", "e"]):
+        assert not labels.are_measured(names)
