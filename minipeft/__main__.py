@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from minipeft.commands.options import Parser, Versions
+from minipeft.stopping import loaded
 from minipeft.training.distributed import named
 
 COMMANDS = (
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a sign that they cannot show does not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    loaded()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
         for name in COMMANDS:
