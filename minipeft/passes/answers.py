@@ -23,6 +23,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from minipeft.model.devices import moved, on_host
 from minipeft.model.kind import HEADS, head_of, kind_of
 from minipeft.model.libraries import is_library_model
 from minipeft.passes.call_arguments import arguments_of
@@ -41,8 +42,8 @@ DECODED = ("decoder_input_ids", "decoder_inputs_embeds", "labels")  # what a dec
 def numbered(batch: dict, name: str = COLUMNS) -> dict:
     """The batch with the column of each of its tokens, from 1; what is put in will have 0."""
     ids = batch["input_ids"]
-    columns = torch.arange(1, ids.shape[-1] + 1, device=ids.device)
-    return {**batch, name: columns.expand_as(ids)}
+    columns = torch.arange(1, ids.shape[-1] + 1).expand(ids.shape)
+    return {**batch, name: moved(columns, ids.device)}
 
 
 def places_of(columns: Tensor, T: int) -> Tensor:
@@ -91,7 +92,7 @@ class Answers:
 
     def __init__(self, columns: Tensor, given: Mapping) -> None:
         T, self.N = given["input_ids"].shape[-1], columns.shape[-1]
-        self.of_tokens = places_of(columns.reshape(-1, self.N), T)
+        self.of_tokens = places_of(on_host(columns).reshape(-1, self.N), T)
         self.as_tuple = given.get("return_dict") is False
 
     def asked(self) -> dict:
@@ -127,14 +128,14 @@ class Answers:
 
 
 def at(values: Tensor, places: Tensor, dim: int) -> Tensor:
-    """The places (B, T) of values (B, ..., N, ...), whose N stand in dimension `dim`; those of
-    padding that was left out hold anything."""
+    """The places (B, T), on the processor, of values (B, ..., N, ...), whose N stand in dimension
+    `dim`; those of padding that was left out hold anything."""
     T = places.shape[1]
     first = int(places[0, 0]) if places.numel() else 0
-    in_a_row = torch.arange(first, first + T, device=places.device)
+    in_a_row = torch.arange(first, first + T)
     if first + T <= values.shape[dim] and bool((places == in_a_row).all()):
         return values.narrow(dim, first, T)
-    index = places.clamp(max=values.shape[dim] - 1)
+    index = moved(places.clamp(max=values.shape[dim] - 1), values.device)
     shape = [1] * values.dim()
     shape[0], shape[dim] = index.shape
     wide = list(values.shape)
@@ -150,7 +151,7 @@ def writes(module: nn.Module) -> bool:
 def stays_whole(module: nn.Module, given: Mapping, around: list[nn.Module], acting: list) -> bool:
     """Does what this call gives stay whole? What a decoder writes, what is as in PEFT, what an
     encoder gives its decoder, and what a decoder makes of other tokens than the input's."""
-    if writes(module) or any(getattr(t.method, "compatibility", None) == "peft" for t in acting):
+    if writes(module) or any(tuner.as_in_peft for tuner in acting):
         return True
     decodes = [has_decoder(outer) for outer in around]
     return any(decodes) or (has_decoder(module) and any(name in given for name in DECODED))

@@ -187,7 +187,8 @@ class Reach:
         columns = wrapped.pop(COLUMNS, None)
         changed = {key: value for key, value in wrapped.items() if takes(module, key)}
         outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
-        moved = columns is not None and not torch.equal(columns, numbers[COLUMNS])
+        both = [] if columns is None else [on_host(columns), on_host(numbers[COLUMNS])]
+        moved = bool(both) and not torch.equal(*both)
         if moved and not stays_whole(module, given, outer, acting):
             self.answers[-1] = answers = Answers(columns, given)
             changed |= answers.asked()

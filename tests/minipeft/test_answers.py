@@ -22,7 +22,11 @@ METHODS = {
     "end": mp.PromptTuning(length=2, position="end"),
     "template": mp.PTuning(template=("P", "{x}", "P", 5), encoder=None),
     "peft": mp.PromptTuning(length=3, compatibility="peft"),
+    "peft's beside LoRA": mp.Combined(
+        (mp.PromptTuning(length=3, compatibility="peft"), mp.LoRA(rank=2))
+    ),
 }
+AS_IN_PEFT = ("peft", "peft's beside LoRA")
 methods = pytest.mark.parametrize("method", METHODS)
 
 
@@ -47,7 +51,7 @@ def places(batch: dict, wrapped: dict, row: int) -> torch.Tensor:
 
 def cuts(name: str, method: str, head: str) -> bool:
     """Does it answer for the tokens that it was given?"""
-    return method != "peft" and (head != "language" or name == "bert")
+    return method not in AS_IN_PEFT and (head != "language" or name == "bert")
 
 
 @methods
@@ -84,7 +88,7 @@ def test_hidden_states_and_attention(method):
     batch, how = texts("bert"), dict(output_hidden_states=True, output_attentions=True)
     wrapped = tuner.wrap(batch)
     out, everywhere = model(**batch, **how), model(**wrapped, **how)
-    at = places(batch, wrapped, 0) if method != "peft" else slice(None)
+    at = places(batch, wrapped, 0) if method not in AS_IN_PEFT else slice(None)
     for one, whole in zip(out.hidden_states, everywhere.hidden_states, strict=True):
         close(one[0], whole[0, at])
     for one, whole in zip(out.attentions, everywhere.attentions, strict=True):
@@ -124,7 +128,7 @@ def test_positions_of_an_answer_move_with_their_tokens(name, method):
     T = batch["input_ids"].shape[1]
     spans = dict(start_positions=torch.tensor([1, 0, T]), end_positions=torch.tensor([3, 6, 4]))
     out = model(**batch, **spans)  # no answer starts in the last row
-    expected = batch["input_ids"].shape if method != "peft" else (3, T + 3)
+    expected = batch["input_ids"].shape if method not in AS_IN_PEFT else (3, T + 3)
     assert out.start_logits.shape == out.end_logits.shape == expected
     wrapped = tuner.wrap({**batch, **spans})
     everywhere = model(**wrapped)
@@ -133,7 +137,8 @@ def test_positions_of_an_answer_move_with_their_tokens(name, method):
     end = F.cross_entropy(everywhere.end_logits, torch.stack([at[0][3], at[1][6], at[2][4]]))
     close(out.loss, (start + end) / 2)
     close(everywhere.loss, out.loss)
-    cut = everywhere.start_logits[0, at[0]] if method != "peft" else everywhere.start_logits[0]
+    whole = method in AS_IN_PEFT
+    cut = everywhere.start_logits[0] if whole else everywhere.start_logits[0, at[0]]
     close(out.start_logits[0], cut)
 
 

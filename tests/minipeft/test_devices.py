@@ -108,11 +108,11 @@ WAITS = {
 silent = [key for key in SHAPES if key not in WAITS]
 
 
-def without_questions(monkeypatch, name: str):
+def without_questions(monkeypatch, name: str, head: str = "language"):
     """A model on "meta" that asks nothing of its mask and its padding by itself."""
     masks = pytest.importorskip("transformers").masking_utils
     monkeypatch.setattr(masks, "fast_all", lambda mask: True)
-    model = zoo.build(name, dtype=torch.float32)
+    model = zoo.build(name, head, dtype=torch.float32)
     model.config.pad_token_id = None
     return model.to("meta")
 
@@ -145,6 +145,15 @@ def test_nor_does_a_prompt_that_is_run_once_for_all_rows(monkeypatch, key):
     loss = shared_prompt.shared_loss(model, batch)
     loss.backward()
     assert loss.device.type == "meta"
+
+
+@pytest.mark.parametrize("key", ["prompt", "p-tuning"])
+def test_nor_does_a_tagger_that_answers_for_the_tokens_it_was_given(monkeypatch, key):
+    model, batch = without_questions(monkeypatch, "gpt2", "tagging"), zoo.batch("gpt2", "tagging")
+    mp.attach(model, SHAPES[key], seed=0)
+    for names in (("input_ids", "attention_mask"), ("input_ids",)):
+        logits = model(**tidy({name: batch[name] for name in names}, "meta")).logits
+        assert logits.device.type == "meta" and logits.shape[:2] == batch["input_ids"].shape
 
 
 @pytest.mark.parametrize("key", ["prompt", "p-tuning"])
