@@ -17,27 +17,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from minipeft.attached import Attached, finish, tuners
-from minipeft.attaching import resizing, state
-from minipeft.attaching.in_training import WITH_TUNERS, changed, check_alone, digest, update
-from minipeft.attaching.installing import Installer, Share, heads_to_train
-from minipeft.attaching.refusals import check_attach, check_copy, check_merge, check_offloaded
-from minipeft.contexts import seeded
+from minipeft.attached import Attached, finish
+from minipeft.attaching.beginning import install
+from minipeft.attaching.in_training import update
+from minipeft.attaching.installing import Installer, Share
+from minipeft.attaching.refusals import check_attach, check_merge
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
-from minipeft.doors.named_once import name_once
 from minipeft.doors.rounding import lost_share, tell
 from minipeft.methods.method import Method
-from minipeft.methods.parts.own_steps import COUNTED, OwnSteps, count_steps_of
+from minipeft.methods.parts.own_steps import OwnSteps
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
 from minipeft.model.libraries import unwrapped
 from minipeft.model.sites import Place, name_of
 from minipeft.passes.batch_wrapping import BatchWrapping
-from minipeft.passes.reach import Reach
 from minipeft.report import Report
-from minipeft.routing import later, look_at_rows, wrap_now
 
 
 def attach(
@@ -69,43 +65,6 @@ def attach(
     model = unwrapped(model)
     check_attach(model, method, name, head)
     return install(Tuner(model, method, name, family), head, seed)
-
-
-def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = None) -> Tuner:
-    """`attach`, for a tuner that is made already. Its anatomy may know of heads that it copies."""
-    model, method, name = tuner.model, tuner.method, tuner.name
-    check_alone(model)
-    tuner.finished = {other.name for other in tuners(model).values() if changed(other)}
-    first = not tuners(model)
-    tuner.record = Attached(model) if first else model.minipeft
-    with tuner.record.forward_lock, torch.inference_mode(False):
-        try:
-            model.minipeft = tuner.record
-            model.minipeft.tuners[name] = tuner
-            if first:
-                tuner.record.freeze()
-                tuner.record.reach = Reach(
-                    model, tuner.record.forward_lock, wrap_now, later, prepare, look_at_rows
-                )
-                tuner.record.hooks.extend(tuner.record.reach.register())
-                tuner.record.hooks.extend(state.register(model))
-                tuner.record.hooks.extend(resizing.register(model))
-            heads = heads_to_train(tuner, head)
-            tuner.anatomy.copied = tuner.anatomy.copied or tuple(heads)
-            with seeded(seed):
-                method.install(tuner)
-                for path in heads:
-                    tuner.copy(path)
-            name_once(model)
-            tuner.first_digest = digest(tuner)
-            update(model)
-            WITH_TUNERS.add(model)
-            if method.counts_steps(tuner):
-                count_steps_of(tuner)
-        except BaseException:
-            finish(tuner._take_away)
-            raise
-    return tuner
 
 
 class Tuner(Installer, BatchWrapping):
@@ -275,10 +234,10 @@ class Tuner(Installer, BatchWrapping):
         if any(self.name in names for names in self.record.routing or ()):
             raise ValueError(f"route() sends rows to {self.name!r}: leave it before detach().")
         with self.record.forward_lock, torch.inference_mode(False):
-            finish(self._take_away)
+            finish(self.take_away)
         return self.model
 
-    def _take_away(self) -> None:
+    def take_away(self) -> None:
         """Undo what `attach` did; may be repeated."""
         record = self.record
         if self.detached:
@@ -384,17 +343,3 @@ class Tuner(Installer, BatchWrapping):
                     self.trained[parameter] = self.value_of(parameter).clone()
                 self.record.put(parameter, first)
         update(self.model)
-
-
-def prepare(model: nn.Module) -> None:
-    """Before every pass: attention reads memories, whatever was set since the last one; methods
-    forget that one's batch, and those that count steps do so, in a copy of a model as well.
-    """
-    check_copy(model.minipeft)
-    check_offloaded(model.minipeft)
-    for tuner in model.minipeft.tuners.values():
-        tuner.method.before_pass(tuner)
-        if tuner not in COUNTED and tuner.method.counts_steps(tuner):
-            count_steps_of(tuner)
-    if model.minipeft.attention:
-        model.minipeft.attention.open_again()

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import minipeft.methods as methods
+from minipeft.attaching.beginning import install
 from minipeft.attaching.refusals import check_attach
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
@@ -39,7 +40,7 @@ from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
 from minipeft.model.fingerprint import identity, raw_bytes, same_base
 from minipeft.model.libraries import is_loose, unwrapped
-from minipeft.tuner import Tuner, install
+from minipeft.tuner import Tuner
 from tiny_transformer.files import check_fetched, saving_tensors, saving_text, write_all
 
 CONFIG = "adapter_config.json"
