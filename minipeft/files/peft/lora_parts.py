@@ -20,7 +20,6 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from minipeft.doors.door import bottom
 from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
@@ -40,6 +39,14 @@ from minipeft.files.peft.common import (
 from minipeft.files.peft.lora import READ, patterns, rank_and_scale, read_maps, write_maps
 from minipeft.files.peft.options import OPEN, check_options, check_start, check_together
 from minipeft.files.peft.renamed_maps import read_otherwise
+from minipeft.files.peft.token_rows import (
+    DELTA,
+    biased_head,
+    check_rows,
+    embeddings_of,
+    indices,
+    token_table,
+)
 from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.combined import Combined
 from minipeft.methods.dora import DoRA
@@ -54,8 +61,7 @@ from minipeft.methods.token_rows import TokenRows, TokenRowsPatch
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import name_of
 
-ROWS = f"{ROWS_AT}.trainable_tokens_delta"
-ROWS_BY = "trainable_token_indices"
+ROWS = f"{ROWS_AT}{DELTA}"
 MAPS = (LoRA, DoRA, PiSSA, QLoRA, LoRABias)
 
 
@@ -203,53 +209,11 @@ def read_lora(
     adapted = {key.partition(".lora_")[0] for key in named if ".lora_" in key}
     for path, tensor in rows.items():
         if method is None:
-            check_rows(path, adapted, anatomy)
+            check_rows(path, adapted, anatomy, "trainable_token_indices")
         part = known.get("rows") or TokenRows(ids[path], path)
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
     return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
-
-
-def check_rows(path: str, adapted: set[str], anatomy: Anatomy, by: str = ROWS_BY) -> None:
-    """Rows that PEFT trains must be of an embedding, and whatever shares its matrix as PEFT has it.
-
-    adapted: paths of the linear maps with a LoRA.  by: the setting that named the embedding.
-    """
-    if not isinstance(anatomy.modules.get(path), torch.nn.Embedding):
-        raise ValueError(
-            f"The file trains rows of {path} ({by}), which is no embedding of this model: {OPEN}."
-        )
-    for place in anatomy.tables((path,)):
-        if biased_head(anatomy, place):
-            raise ValueError(
-                f"The file trains rows of {path}, whose matrix a head with a bias shares: PEFT "
-                f"leaves that bias out, which is not done here; {OPEN}."
-            )
-        both = sorted(adapted & {tied.path for tied in anatomy.tied(place)})
-        if both:
-            raise ValueError(
-                f"The file trains rows of {path} ({by}) and adapts {both[0]}, which shares "
-                f"its matrix: each is known alone but not together, {OPEN}."
-            )
-
-
-def embeddings_of(rows: dict[str, Tensor], anatomy: Anatomy) -> dict[str, str]:
-    """Path -> path of the embedding that it shares its matrix and rows with: PEFT stores them again
-    for a tied head, say. Others are by themselves.
-    """
-    modules, firsts = anatomy.modules, {}
-    tables = {p for p in rows if isinstance(modules.get(p), torch.nn.Embedding)}
-    for path in [*sorted(tables), *sorted(set(rows) - tables)]:
-        weight = getattr(modules.get(path), "weight", None)
-        same = (
-            first
-            for first in firsts.values()
-            if weight is not None
-            and weight is modules[first].weight
-            and torch.equal(rows[path], rows[first])
-        )
-        firsts[path] = next(same, path)
-    return firsts
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -299,29 +263,6 @@ def read_tables(
         A, B = tables[place.path]
         values |= {f"{name_of(place)}.A": A, f"{name_of(place)}.B": B}
     return method, values
-
-
-def token_table(tuner, place) -> str:
-    """The path where PEFT looks for rows of this matrix, the others being tied to it."""
-    ask = getattr(tuner.model, "get_input_embeddings", None)
-    words = bottom(ask()) if ask else None
-    tied = [place, *tuner.tied(place)]
-    return next((other.path for other in tied if other.module is words), place.path)
-
-
-def indices(settings: dict, path: str, anatomy: Anatomy) -> tuple[int, ...]:
-    """The ids that `trainable_token_indices` names for this embedding."""
-    wanted = settings.get("trainable_token_indices")
-    if isinstance(wanted, dict):
-        wanted = next((ids for key, ids in wanted.items() if f".{path}".endswith(f".{key}")), None)
-    if not isinstance(wanted, list):
-        raise ValueError(f"adapter_config.json does not say which tokens of {path} were trained.")
-    return tuple(wanted)
-
-
-def biased_head(anatomy: Anatomy, place) -> bool:
-    """Does a head with a bias share the matrix of this embedding?"""
-    return any(getattr(tied.module, "bias", None) is not None for tied in anatomy.tied(place))
 
 
 def take_biases(named: dict[str, Tensor], settings: dict, anatomy: Anatomy) -> dict[str, Tensor]:
