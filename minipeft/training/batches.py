@@ -57,6 +57,11 @@ def as_tensor(key: str, value):
     return value
 
 
+def without_labels(batch: Mapping) -> dict:
+    """What a model reads of a batch."""
+    return {key: value for key, value in batch.items() if key != "labels"}
+
+
 @contextmanager
 def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
     """Inside, what a model cannot do with a batch ends in a sentence about the batch.
@@ -64,9 +69,9 @@ def explained(model: nn.Module, batch: Mapping) -> Iterator[None]:
     An accelerator says of an id that is not there neither which nor where, and cannot be used by
     this process again: ids and classes are compared there before the pass.
     """
+    if next(model.parameters()).device.type != "cpu" and (why := beyond(model, batch)):
+        raise ValueError(f"The batch {why}.")
     try:
-        if next(model.parameters()).device.type != "cpu" and (why := beyond(model, batch)):
-            raise ValueError(f"The batch {why}.")
         yield
     except (IndexError, RuntimeError, TypeError, ValueError) as error:
         if isinstance(error, torch.OutOfMemoryError):

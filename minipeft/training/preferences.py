@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from minipeft.contexts import evaluating, modes_kept, seeded
 from minipeft.routing import wrap
+from minipeft.training.batches import without_labels
 from minipeft.training.schedule import learning_rate_at
 from minipeft.tuner import Tuner
 
@@ -89,9 +90,7 @@ def log_probabilities(model: nn.Module, pairs: dict[str, Tensor], at_once: int =
 
 def _of_rows(model: nn.Module, rows: dict[str, Tensor]) -> Tensor:
     given = wrap(model, rows)  # while the labels say where an answer begins
-    labels = given["labels"]
-    given = {key: value for key, value in given.items() if key != "labels"}
-    return answer_log_probability(model(**given).logits, labels)
+    return answer_log_probability(model(**without_labels(given)).logits, given["labels"])
 
 
 def check_pairs(pairs: dict[str, Tensor], beta: float, tuner: Tuner) -> None:
@@ -186,8 +185,7 @@ def drift(model: nn.Module, tuner: Tuner, batch: dict[str, Tensor]) -> float:
     def spoken() -> Tensor:
         given = wrap(model, batch)
         asked = given["labels"][:, 1:] != -100  # (B, T - 1)
-        given = {key: value for key, value in given.items() if key != "labels"}
-        logits = model(**given).logits[:, :-1][asked]  # (n, V)
+        logits = model(**without_labels(given)).logits[:, :-1][asked]  # (n, V)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=-1)
 
     with evaluating(model):

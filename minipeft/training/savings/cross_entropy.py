@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from minipeft.training.batches import without_labels
 from minipeft.training.savings.usual_loss import asks_every_row, next_tokens
 
 
@@ -59,6 +60,12 @@ def lean_loss(model: nn.Module, batch: dict) -> Tensor | None:
     labels = next_tokens(model, batch)  # (B, T)
     if labels is None:
         return None
-    rest = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**rest).logits  # (B, T, V)
+    return answered_loss(model, batch, labels)
+
+
+def answered_loss(model: nn.Module, batch: dict, labels: Tensor, **how) -> Tensor:
+    """The mean loss of what a model answers to a batch, called with `how`: logits (B, k, V) for
+    labels (B, k).
+    """
+    logits = model(**without_labels(batch), **how).logits
     return mean_cross_entropy(logits.flatten(0, 1).float(), labels.flatten())

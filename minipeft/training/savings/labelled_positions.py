@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.model.devices import moved, on_host
-from minipeft.training.savings.cross_entropy import mean_cross_entropy
+from minipeft.training.savings.cross_entropy import answered_loss, mean_cross_entropy
 from minipeft.training.savings.usual_loss import asks_every_row, next_tokens
 from tiny_transformer.models import Stack
 
@@ -65,6 +65,4 @@ def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:
     if not 0 < len(columns) < WORTH * labels.shape[1]:
         return None
     columns = moved(columns, labels.device)
-    rest = {key: value for key, value in batch.items() if key != "labels"}
-    logits = model(**rest, logits_to_keep=columns).logits  # (B, k, V)
-    return mean_cross_entropy(logits.flatten(0, 1).float(), labels[:, columns].flatten())
+    return answered_loss(model, batch, labels[:, columns], logits_to_keep=columns)
