@@ -270,9 +270,8 @@ def _factor(wanted: Tensor, given: Tensor) -> str | None:
                 return f"is rounded to {coarse} on the way: compute in {wanted.dtype}".replace(
                     "torch.", ""
                 )
-    for name, other in (("as the opposite sign", -wanted),):
-        if close(other, given):
-            return f"has the right size and {name.removeprefix('as ')}: a minus is wrong"
+    if close(-wanted, given):
+        return "has the right size and the opposite sign: a minus is wrong"
     shift = (given - wanted).mean()
     if close(wanted + shift, given) and shift.abs() > 1e-3:
         return f"is {abs(shift.item()):.4g} too {'large' if shift > 0 else 'small'} everywhere"

@@ -156,20 +156,20 @@ class NumberCheck:
         pairs = [pair for pair in pairs if pair != (0, 0)]
         if len(pairs) < 2 or any(not a or b is None for a, b in pairs):
             return ""
-        said = {self._factor(a, b) for a, b in pairs}
-        (words,) = said if len(said) == 1 else ("",)
-        sure = words.endswith(")") and not words.startswith("2 ")
-        return f"{self.name}: every number is {words}" if sure else ""
+        (factor, side, cause), *others = {self._factor(a, b) for a, b in pairs}
+        sure = cause and not others and factor != 2
+        return f"{self.name}: every number is {factor:g} times too {side}{cause}" if sure else ""
 
-    def _factor(self, right: float, given: float) -> str:
-        """ "8 times too large (bits and bytes?)", or ""."""
+    def _factor(self, right: float, given: float) -> tuple[float, str, str]:
+        """(8, "large", " (bits and bytes?)"); the last is "" where it is not likely, and the first
+        is 1 where there is no such factor.
+        """
         for factor, (words, of) in FACTORS.items():
             near = max(1e-6, self.tolerance) if of else 1e-6  # a unit shows in a rounded answer
             for side, ratio in (("large", factor), ("small", 1 / factor)):
                 if right and math.isclose(given / right, ratio, rel_tol=near):
-                    likely = words and self._may_be(of, right, side)
-                    return f"{factor:g} times too {side}{words if likely else ''}"
-        return ""
+                    return factor, side, words if self._may_be(of, right, side) else ""
+        return 1, "", ""
 
     def _may_be(self, of: str, right: float, side: str) -> bool:
         """Can the answer be in the wrong unit of this kind?"""
@@ -256,9 +256,9 @@ class NumberCheck:
             return f"{said}: the sign is wrong"
         if abs(a - b) == 1 and float(a).is_integer():
             return f"{said}: it is off by one"
-        factor = self._factor(a, b)
-        if factor:
-            return f"{said}: it is {factor}"
+        factor, side, cause = self._factor(a, b)
+        if factor != 1:
+            return f"{said}: it is {factor:g} times too {side}{cause}"
         side = "large" if b > a else "small"
         if self.tolerance and _rounded(a, b):
             return f"{said}: it is rounded too far, give more digits"
