@@ -85,7 +85,8 @@ def run(given: argparse.Namespace) -> int:
     }
     for rate in {rate for some in rates.values() for rate in some}:
         train.check_numbers(seeded(given, given.seed, rate))
-    task, test = data.training_task(given), test_examples(given)
+    task = data.training_task(given)
+    test = test_examples(given, task)
     scoring.named(given.metric, task)
     folder = Path(given.out)
     with held(folder):
@@ -151,15 +152,14 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
     return result | {"seconds": time.perf_counter() - started}
 
 
-def test_examples(given: argparse.Namespace) -> Task | None:
-    """The split that is reported, which nothing is chosen by."""
+def test_examples(given: argparse.Namespace, trained: Task) -> Task | None:
+    """The split that is reported, which nothing is chosen by; trained: the task of the training."""
     if given.test:
-        kind = data.kind_named(given.kind)
-        like = data.training_task(given)
+        kind = trained.kind
         how = (given.input, given.target, given.cut, given.columns, kind)
-        how += (data.wrapping_like(like, given),)
-        examples, labels = tidied(kind, data.read(given.test, *how)), like.labels
-        task = Task(Path(given.test).stem, kind, {"test": examples}, labels=labels)
+        how += (data.wrapping_like(trained, given),)
+        examples = tidied(kind, data.read(given.test, *how))
+        task = Task(Path(given.test).stem, kind, {"test": examples}, labels=trained.labels)
         data.check_labels(task, "test", given.test)
         return task
     if data.is_shipped(given.data):

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from minipeft import tasks
-from minipeft.commands import forms, runs, shortening
+from minipeft.commands import forms, shortening
 from minipeft.tasks import arrow, chat, metrics, tables
 from minipeft.tasks import labels as spellings
-from minipeft.tasks.encoding import Encoding, Example, join
+from minipeft.tasks.encoding import Encoding, Example
 from minipeft.tasks.tasks import NUMBER, Task, tidied
 
 KINDS = {
@@ -92,6 +92,11 @@ def kind_named(kind: str | None) -> str:
     """
     if kind is None:
         raise ValueError(f"Say what the data asks for: --kind {', '.join(KINDS)}.")
+    return spelt(kind)
+
+
+def spelt(kind: str | None) -> str | None:
+    """--kind as a Task spells it."""
     return KINDS.get(kind, kind)
 
 
@@ -129,26 +134,12 @@ def read(
 ) -> tuple[Example, ...]:
     """Examples of a file, its inputs cut to so many words."""
     names = forms.names_of(columns)
-    where = forms.columns_of(path, input, target, names, kind)
+    where = forms.columns_of(path, tables.first(path, names), input, target, kind)
     rows = forms.read(path, where, names, answered=True, kind=kind)
-    texts = wrapping.around([text for text, _, _ in rows])
-    if kind not in (None, "generate") and any(map(chat.is_chat, texts)):
+    examples = wrapping.examples([Example(text, answer) for text, answer, _ in rows])
+    if kind not in (None, "generate") and any(chat.is_chat(example.input) for example in examples):
         raise ValueError(f"{path}: conversations are for --kind text-to-text, and need no --input.")
-    examples = tuple(Example(text, row[1]) for text, row in zip(texts, rows, strict=True))
     return shortening.to_words(examples, cut, kind == "tag")
-
-
-def questions(given: argparse.Namespace) -> list[tuple[str, dict[str, str]]]:
-    """(text, row) of every row of --data, in the column that the run was trained on if none is
-    named."""
-    before = runs.options_of(given.what)
-    names = forms.names_of(columns_like(given.data, vars(given).get("columns"), before))
-    run = runs.run_of(given.what)
-    kind = run[1]["task"]["kind"] if run else KINDS.get(vars(given).get("kind"))
-    input, target = given.input or before.get("input"), before.get("target")
-    where = forms.columns_of(given.data, input, target, names, kind)
-    rows = forms.read(given.data, where, names, answered=False, kind=kind)
-    return [(text, row) for text, _, row in rows]
 
 
 def shortened(task: Task, base, longest: int | None) -> tuple[Task, int]:
@@ -298,30 +289,6 @@ def labels_of(kind: str, examples, fewest: int = 2) -> tuple[str, ...] | None:
     return tuple(sorted(labels, key=lambda label: (label not in metrics.OTHER, label)))
 
 
-def pair(text: str, given: argparse.Namespace) -> str:
-    """A text of the command line; a run that was trained on pairs reads "premise | hypothesis".
-
-    Raises:
-        ValueError: the run reads pairs, and this is one text.
-    """
-    columns = given.input or runs.options_of(given.what).get("input") or "input"
-    if columns.count(",") != 1:
-        return text
-    texts = text.split(" | ")
-    if len(texts) != 2:
-        raise ValueError(
-            f"{given.what} reads pairs of texts ({columns}): write both with a bar between them, "
-            '"one text | the other", or give --data.'
-        )
-    return join(*texts)
-
-
-def columns_like(path: str, given: str | None, before: dict) -> str | None:
-    """--columns, or those of a run's training where a file of this kind has them named."""
-    nameable = tables.ending(Path(path)) in tables.WITHOUT_NAMES
-    return given or (before.get("columns") if nameable else None)
-
-
 def check_labels(task: Task, split: str, file: str) -> None:
     """Every label must be known, and tags must be as many as words."""
     for number, example in enumerate(task.examples(split), start=1):
@@ -372,17 +339,18 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
             check_labels(task, split, f"the {split} split" if several else "the data")
         for number, example in enumerate(examples, start=1):
             where = f"Example {number}" + f" of the {split} split" * several
-            if chat.is_chat(example.input) and example.target:
-                encoding.row(example)  # which the template may refuse
             if not example.input.strip():
                 raise ValueError(f"{where} has an empty input: leave it out.")
             letters = len(example.input) + max(len(example.target), longest_label)
-            if limit is None or letters * TOKENS_OF_A_SIGN < limit - extra:
+            if chat.is_chat(example.input) and example.target:  # the template may refuse it, or
+                tokens = len(encoding.row(example)[0])  # put any number of words around it
+            elif limit is None or letters * TOKENS_OF_A_SIGN < limit - extra:
                 continue
-            tokens = encoding.count(example) + extra
-            if tokens > limit:
+            else:
+                tokens = encoding.count(example)
+            if limit is not None and tokens + extra > limit:
                 raise ValueError(
-                    f"{where} has {tokens} tokens, but the model knows {limit} positions: "
+                    f"{where} has {tokens + extra} tokens, but the model knows {limit} positions: "
                     f"{shortening.advice(encoding, example, limit - extra)}."
                 )
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 
 import minipeft as mp
-from minipeft import tasks
-from minipeft.commands import data, forms, opened, options, runs
-from minipeft.commands.evaluate import file_examples
+from minipeft.commands import asking, data, forms, opened, options, runs
 from minipeft.tasks.encoding import Encoding, Example
 
 EXAMPLES = """doctor runs/example
@@ -58,27 +56,18 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError(
             f"{given.what} is no run and no adapter, so that nothing was added to a base{how}."
         )
-    kind, labels, examples = data.KINDS.get(given.kind, given.kind), None, None
-    if given.data and data.is_shipped(given.data):
-        task = tasks.load(given.data)
-        examples, kind, labels = task.examples("train"), kind or task.kind, task.labels
-    elif given.data:
-        given.kind = given.kind or forms.implied_kind(given, given.what)
-        kind = data.KINDS.get(given.kind, given.kind)
-        examples = file_examples(given)
-        if kind:
-            labels = runs.labels_of(given.what) or data.labels_of(kind, examples, fewest=1)
+    given.kind = asking.kind_of(given)
+    kind, labels, examples = given.kind, None, None
+    if given.data:
+        examples, kind, labels = asking.examples(given, "train")
     loaded = opened.open_it(given, kind, labels)
     if examples is None:
-        examples = made_up(loaded, [data.pair(text, given) for text in given.texts] or TEXTS)
-        texts = forms.wrapping(given, given.what).around([example.input for example in examples])
-        examples = [
-            Example(*each) for each in zip(texts, (e.target for e in examples), strict=True)
-        ]
+        texts = [asking.pair(text, given) for text in given.texts] or TEXTS
+        examples = forms.wrapping(given, given.what).examples(made_up(loaded, texts))
     task = opened.task_for(loaded, examples[: given.batch_size])
     before = runs.options_of(given.what)
     task, _ = data.shortened(task, loaded.base, given.max_length or before.get("max_length"))
-    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()))
+    data.check_fits(task, loaded.base, extra=loaded.soft_words)
     encoding = Encoding(task, loaded.base.tokenizer, loaded.base.kind, loaded.base.head)
     rate = given.learning_rate or before.get("learning_rate") or 1e-3
     table = mp.doctor(loaded.base.model, encoding.batch(task.examples("test")), rate)

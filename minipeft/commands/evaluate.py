@@ -9,11 +9,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from minipeft import tasks
-from minipeft.commands import data, forms, opened, options, predict, runs, scoring
+from minipeft.commands import asking, data, forms, opened, options, predict, runs, scoring
 from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.report import Table
-from minipeft.tasks import tables
 from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
 from minipeft.tasks.tasks import tidied
@@ -67,23 +65,13 @@ def run(given: argparse.Namespace) -> int:
         if getattr(given, name) is not None and getattr(given, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1.")
     data.check_flags(given)
-    kind, labels = data.KINDS.get(given.kind, given.kind), None
-    if data.is_shipped(given.data):
-        shipped = tasks.load(given.data)
-        examples = shipped.examples(given.split or "test")
-        kind, labels = kind or shipped.kind, shipped.labels
-        asked = forms.wrapping(given, given.what).around([example.input for example in examples])
-        examples = [e._replace(input=text) for text, e in zip(asked, examples, strict=True)]
-    elif given.split:
+    shipped = data.is_shipped(given.data)
+    if given.split and not shipped:
         raise ValueError("--split is for the tasks of the project: a file is one split.")
-    else:
-        given.kind = given.kind or forms.implied_kind(given, given.what)
-        kind = data.KINDS.get(given.kind, given.kind)
-        if given.predictions and not has_answers(given):
-            return label_only(given, kind)
-        examples = file_examples(given)
-        if kind:
-            labels = runs.labels_of(given.what) or data.labels_of(kind, examples, fewest=1)
+    given.kind = asking.kind_of(given)
+    if given.predictions and not shipped and (lacking := asking.lacking(given)):
+        return label_only(given, lacking)
+    examples, kind, labels = asking.examples(given, given.split or "test")
     loaded = opened.open_it(given, kind, labels)
     every = len(examples)
     draw = data.drawn_whole if loaded.kind == "generate" else data.drawn
@@ -94,15 +82,13 @@ def run(given: argparse.Namespace) -> int:
     task, shorter = data.shortened(task, loaded.base, longest)
     examples = task.examples("test")
     data.check_labels(task, "test", given.data)
-    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
+    data.check_fits(task, loaded.base, extra=loaded.soft_words)
     for note in loaded.base.notes:
         print(f"note: {note}")
     if len(examples) < every:
         print(f"note: {len(examples):,} of {every:,} examples, chosen at random.")
-    for note in data.note_of(shorter):
+    for note in data.note_of(shorter) + loaded.notes_of_chance(given.what):
         print(note)
-    if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
-        print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
     inputs = [example.input for example in examples]
     true = [example.target for example in examples]
     letters = scoring.by_letters(loaded.base)
@@ -126,26 +112,15 @@ def run(given: argparse.Namespace) -> int:
     return judged(scores, wanted)
 
 
-def target_of(given: argparse.Namespace) -> str:
-    """The column of the answers: as named, or as in the run's training."""
-    return given.target or runs.options_of(given.what).get("target") or "target"
+def label_only(given: argparse.Namespace, lacking: str) -> int:
+    """A file without answers: nothing is measured, but what the model says is written down.
 
-
-def has_answers(given: argparse.Namespace) -> bool:
-    """Has --data a column of answers, or conversations, which hold them?"""
-    before = runs.options_of(given.what)
-    names = forms.names_of(data.columns_like(given.data, given.columns, before))
-    kind = data.KINDS.get(given.kind, given.kind)
-    input, target = given.input or before.get("input"), given.target or before.get("target")
-    column = forms.columns_of(given.data, input, target, names, kind).answer
-    return column is None or tables.has_column(given.data, column, names)
-
-
-def label_only(given: argparse.Namespace, kind: str | None) -> int:
-    """A file without answers: nothing is measured, but what the model says is written down."""
-    texts = forms.wrapping(given, given.what).around(predict.texts_of(given))
+    lacking: the column that would hold them.
+    """
+    texts = [text for text, _ in asking.questions(given)]
+    texts = forms.wrapping(given, given.what).around(texts)
     texts = data.drawn(texts, given.limit, "limit", "--limit")
-    loaded = opened.open_it(given, kind)
+    loaded = opened.open_it(given, given.kind)
     header, how = ("input", "prediction"), (given.batch_size, given.cut, given.max_length)
     with keeping(given.predictions, header, [*map(readable, texts)]) as known:
         said, notes = predict.answers(loaded, texts, *how, known)
@@ -154,23 +129,10 @@ def label_only(given: argparse.Namespace, kind: str | None) -> int:
     rows = list(zip(map(readable, texts), said, strict=True))
     write_rows(given.predictions, header, rows)
     print(
-        f"{given.data} has no column {target_of(given)!r}, so that nothing is measured; the "
+        f"{given.data} has no column {lacking!r}, so that nothing is measured; the "
         f"model's answers are in {given.predictions}"
     )
     return 0
-
-
-def file_examples(given: argparse.Namespace):
-    """The examples of --data, with the columns that the run was trained on if none are named."""
-    run = runs.run_of(given.what)
-    before = runs.options_of(given.what)
-    input = given.input or before.get("input")
-    target = given.target or before.get("target")
-    columns = data.columns_like(given.data, given.columns, before)
-    kind = run[1]["task"]["kind"] if run else data.KINDS.get(given.kind, given.kind)
-    cut = given.cut or before.get("cut")
-    how = (cut, columns, kind, forms.wrapping(given, given.what))
-    return tidied(kind, data.read(given.data, input, target, *how))
 
 
 def requirement(text: str) -> tuple[str, float]:

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from minipeft.commands.bases import Letters
+from minipeft.commands.data import TOKENS_OF_A_SIGN
 from minipeft.methods.parts.validation import shorten
 from minipeft.tasks import chat, metrics
 from minipeft.tasks import labels as spellings
@@ -18,61 +19,20 @@ SAMPLE = 2000  # examples whose tokens are looked at before training
 
 def of(task: Task, base) -> list[str]:
     """What should be known of the data before anything is trained, a line each."""
-    lines, train, dev = [], task.splits["train"], task.splits["dev"]
-    if task.kind == "classify":
-        counts = Counter(example.target for example in train)
-        most = counts.most_common(SHOWN_LABELS)
-        listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
-        lines.append(f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
-        lines += notes_of_labels(task.labels, counts)
-        if spellings.are_measured(task.labels):
-            lines.append(
-                f"note: the {len(task.labels)} labels are numbers with decimals, each learnt as a "
-                "class of its own: where they measure something, take --kind regression."
-            )
-        lines += [
-            f"note: {label!r} is learnt as a label like others: where it says that there is none, "
-            "leave these rows out."
-            for label in spellings.perhaps_none(task.labels)
-        ]
-    elif task.kind == "tag":
-        counts = Counter(tag for example in train for tag in example.target.split())
-        listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
-        lines.append(f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}")
-        if not metrics.are_entities(task.labels):
-            lines.append(
-                "note: f1 counts single words: to count whole entities, it needs tags such as B-x "
-                "and I-x."
-            )
-        elif odd := metrics.odd_tags(task.labels):
-            lines.append(
-                f"note: beside tags such as B-x and I-x there is {odd[0]!r}, which seqeval takes "
-                "for no tag of entities."
-            )
-        lines += notes_of_labels(task.labels, counts)
-    elif task.kind == "regress":
-        values = sorted(metrics.numbers([example.target for example in train]))
-        middle = values[len(values) // 2]
-        lines.append(f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}")
-        if values[0] == values[-1]:
-            lines.append("note: all targets are the same number: there is nothing to tell apart.")
-    elif task.kind == "generate":
-        lines += of_writing(task, base)
-    if task.kind in ("classify", "tag"):
-        answers = defaultdict(set)
-        for example in train:
-            answers[example.input].add(example.target)
-        if torn := sum(len(said) > 1 for said in answers.values()):
-            lines.append(f"note: {torn:,} inputs are in train with different answers each.")
-    if task.kind == "cloze" and base.kind == "encoder":
-        encoding = Encoding(task, base.tokenizer, base.kind, base.head)
-        targets = [example.target for example in train[:SAMPLE]]
-        long = sum(len(encoding.ids(f" {target}", special=False)) > 1 for target in targets)
-        if long:
-            lines.append(
-                f"note: {long / len(targets):.0%} of the targets are more than one token: an "
-                "encoder fills in one, so that they are never answered whole."
-            )
+    encoding = Encoding(task, base.tokenizer, base.kind, base.head)
+    train, dev = task.splits["train"], task.splits["dev"]
+    lines: list[str] = []
+    match task.kind:
+        case "classify":
+            lines = of_classes(task)
+        case "tag":
+            lines = of_tags(task)
+        case "regress":
+            lines = of_numbers(task)
+        case "generate":
+            lines = of_writing(task, base, encoding)
+        case "cloze" if base.kind == "encoder":
+            lines = of_words(task, encoding)
     known = {example.input for example in train}
     both = sum(example.input in known for example in dev)
     if both:
@@ -83,7 +43,6 @@ def of(task: Task, base) -> list[str]:
     unknown = getattr(base.tokenizer, "unk_token_id", None)
     ends = (getattr(base.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
     if unknown is not None and unknown not in ends and not isinstance(base.tokenizer, Letters):
-        encoding = Encoding(task, base.tokenizer, base.kind, base.head)
         tokens = [token for e in train[:SAMPLE] for token in encoding.ids(e.input, special=False)]
         share = tokens.count(unknown) / max(1, len(tokens))
         if share:
@@ -91,7 +50,68 @@ def of(task: Task, base) -> list[str]:
     return lines
 
 
-def of_writing(task: Task, base) -> list[str]:
+def of_classes(task: Task) -> list[str]:
+    """How often each label stands in the training data, and which may be none."""
+    train = task.splits["train"]
+    counts = Counter(example.target for example in train)
+    most = counts.most_common(SHOWN_LABELS)
+    listed = ", ".join(f"{name} {n:,} ({n / len(train):.0%})" for name, n in most)
+    lines = [f"labels: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}"]
+    lines += notes_of_labels(task.labels, counts)
+    if spellings.are_measured(task.labels):
+        lines.append(
+            f"note: the {len(task.labels)} labels are numbers with decimals, each learnt as a "
+            "class of its own: where they measure something, take --kind regression."
+        )
+    lines += [
+        f"note: {label!r} is learnt as a label like others: where it says that there is none, "
+        "leave these rows out."
+        for label in spellings.perhaps_none(task.labels)
+    ]
+    return lines + notes_of_torn(task)
+
+
+def of_tags(task: Task) -> list[str]:
+    """How often each tag stands in the training data, and whether they are tags of entities."""
+    counts = Counter(tag for example in task.splits["train"] for tag in example.target.split())
+    listed = ", ".join(f"{name} {n:,}" for name, n in counts.most_common(SHOWN_LABELS))
+    lines = [f"tags of words: {listed}{', ...' * (len(counts) > SHOWN_LABELS)}"]
+    if not metrics.are_entities(task.labels):
+        lines.append(
+            "note: f1 counts single words: to count whole entities, it needs tags such as B-x "
+            "and I-x."
+        )
+    elif odd := metrics.odd_tags(task.labels):
+        lines.append(
+            f"note: beside tags such as B-x and I-x there is {odd[0]!r}, which seqeval takes "
+            "for no tag of entities."
+        )
+    return lines + notes_of_labels(task.labels, counts) + notes_of_torn(task)
+
+
+def of_numbers(task: Task) -> list[str]:
+    """Between which numbers the targets lie."""
+    values = sorted(metrics.numbers([example.target for example in task.splits["train"]]))
+    middle = values[len(values) // 2]
+    lines = [f"targets: {values[0]:g} to {values[-1]:g}, median {middle:g}"]
+    if values[0] == values[-1]:
+        lines.append("note: all targets are the same number: there is nothing to tell apart.")
+    return lines
+
+
+def of_words(task: Task, encoding: Encoding) -> list[str]:
+    """How many answers no single mask can hold."""
+    targets = [example.target for example in task.splits["train"][:SAMPLE]]
+    long = sum(len(encoding.ids(f" {target}", special=False)) > 1 for target in targets)
+    if not long:
+        return []
+    return [
+        f"note: {long / len(targets):.0%} of the targets are more than one token: an encoder fills "
+        "in one, so that they are never answered whole."
+    ]
+
+
+def of_writing(task: Task, base, encoding: Encoding) -> list[str]:
     """How texts are written for a model, and what in them may not be meant so, a line each."""
     lines, examples = [], task.splits["train"][:SAMPLE]
     if task.details.get("chat"):
@@ -113,10 +133,9 @@ def of_writing(task: Task, base) -> list[str]:
             "makes an input what a user says, and a target what the assistant says."
         )
     longest = getattr(base.model.config, "max_position_embeddings", None)
-    encoding = Encoding(task, base.tokenizer, base.kind, base.head)
     if longest and base.positions() is None and base.kind == "decoder":
         long = sum(
-            8 * len("".join(example)) > longest and encoding.count(example) > longest
+            TOKENS_OF_A_SIGN * len("".join(example)) > longest and encoding.count(example) > longest
             for example in examples
         )
         if long:
@@ -153,3 +172,14 @@ def notes_of_labels(labels: Sequence[str], counts: Counter) -> list[str]:
             "and are learnt as different labels."
         )
     return lines
+
+
+def notes_of_torn(task: Task) -> list[str]:
+    """A line on inputs that have several answers, where there can be one."""
+    answers = defaultdict(set)
+    for example in task.splits["train"]:
+        answers[example.input].add(example.target)
+    torn = sum(len(said) > 1 for said in answers.values())
+    if not torn:
+        return []
+    return [f"note: {torn:,} inputs are in train with different answers each."]

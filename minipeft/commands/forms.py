@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from minipeft.commands import runs
 from minipeft.tasks import chat, tables
-from minipeft.tasks.encoding import PAIR, join
+from minipeft.tasks.encoding import PAIR, Example, join
 
 ANSWERS = {  # column of the questions -> column of the answers
     "messages": None,
@@ -64,13 +64,14 @@ def names_of(columns: str | None) -> tuple[str, ...] | None:
     return None if columns is None else tuple(name.strip() for name in columns.split(","))
 
 
-def columns_of(path: str, input, target, names, kind: str | None) -> Columns:
-    """Where the questions and answers of a file stand.
+def columns_of(
+    path: str, row: dict[str, str], input: str | None, target: str | None, kind: str | None
+) -> Columns:
+    """Where the questions and answers of a file stand, by its first row.
 
     Raises:
-        FileNotFoundError, ValueError: it cannot be read, or holds preferences.
+        ValueError: it holds preferences.
     """
-    row = tables.first(path, names)
     texts = (input or "input",)
     if input and not target and chat.is_chat(row.get(input) or ""):
         return Columns(texts, None)
@@ -80,9 +81,8 @@ def columns_of(path: str, input, target, names, kind: str | None) -> Columns:
         return Columns(texts, target or "target")
     check_preferences(path, row)
     for question, answer in ANSWERS.items():
-        if row.get(question) is not None and (
-            answer is None or "input" not in row or answer in row
-        ):
+        beside = question == "prompt" and "input" in row and answer not in row  # of an input
+        if row.get(question) is not None and not beside:
             return Columns((question,), answer, known=True)
     return Columns(texts)
 
@@ -119,9 +119,9 @@ def implied_kind(given: argparse.Namespace, what: str | None = None) -> str | No
     """Text-to-text, where neither --kind nor a run says it and --data holds conversations."""
     if given.kind or (what and runs.run_of(what)) or not given.data:
         return None
-    names = names_of(given.columns)
-    columns = columns_of(given.data, given.input, vars(given).get("target"), names, None)
-    text = listed(tables.first(given.data, names).get(columns.texts[0]) or "")
+    row = tables.first(given.data, names_of(given.columns))
+    columns = columns_of(given.data, row, given.input, vars(given).get("target"), None)
+    text = listed(row.get(columns.texts[0]) or "")
     return "text-to-text" if given.chat or chat.is_chat(text) else None
 
 
@@ -139,8 +139,8 @@ def read(
     needed = (*columns.texts, *([columns.answer] if answered and columns.answer else []))
     examples = []
     single = columns.answer if answered and kind in ("classify", "regress") else None
-    words = kind in (None, "tag")
-    rows = tables.read(path, needed, names, kind == "generate", single, words)
+    words, unsaid = kind in (None, "tag"), UNSAID if columns.known else ()
+    rows = tables.read(path, needed, names, kind == "generate", single, words, unsaid)
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
         text = join(*(row[name] for name in columns.texts))
@@ -167,26 +167,16 @@ def question(row: dict[str, str], columns: Columns, where: str) -> str:
     """The question of a row whose columns are known, with the system's message before it.
 
     Raises:
-        ValueError: no messages where they belong, or a column that no message could say.
+        ValueError: no messages where they belong.
     """
     name = columns.texts[0]
     text = row[name] if columns.answer else listed(row[name])
     if columns.answer is None and not chat.is_chat(text):
-        raise ValueError(
-            f"{where}: {name!r} must be a list of messages, such as "
-            '[{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}].'
-        )
+        raise ValueError(f"{where}: {name!r} {chat.NO_MESSAGES}")
     if name == "instruction" and (row.get("input") or "").strip():
         text = f"{text}\n\n{row['input']}"
-    unsaid = next((key for key in UNSAID if row.get(key)), None)
-    if unsaid or row.get("history", "") is None:  # lists of lists are no text
-        unsaid = unsaid or "history"
-        raise ValueError(f"{where} has {unsaid!r}, which no message says: leave it or the row out.")
     if system := (row.get("system") or "").strip():
-        said = chat.messages_of(text, where) if chat.is_chat(text) else None
-        said = said or [{"role": "user", "content": text}]
-        before = [{"role": "system", "content": system}] if said[0]["role"] != "system" else []
-        return chat.written([*before, *said])
+        return chat.written(chat.with_system(chat.messages_of(text, where), system))
     return text
 
 
@@ -200,21 +190,13 @@ def conversation(
     Raises:
         ValueError: a message that cannot be read, or no question or answer.
     """
-    user = [{"role": "user", "content": text}]
-    messages = chat.messages_of(text, where) if chat.is_chat(text) else user
+    messages = chat.messages_of(text, where)
     if not answered:
         return chat.asked(messages, where), ""
     if whole:
         return chat.example(messages, where)
     messages = [m | {"weight": 0} if m["role"] == "assistant" else m for m in messages]
-    reply = [{"role": "assistant", "content": answer}]
-    reply = chat.messages_of(answer, where) if chat.is_chat(answer) else reply
-    if reply[0]["role"] != "assistant":
-        raise ValueError(
-            f"{where}: the answer begins with what the {reply[0]['role']} says, as a whole "
-            "conversation does: give its column as --input, and no --target."
-        )
-    return chat.example([*messages, *reply], where)
+    return chat.answered(messages, answer, where)
 
 
 class Wrapping(NamedTuple):
@@ -246,13 +228,18 @@ class Wrapping(NamedTuple):
         return [self.one(text) for text in texts] if is_any else list(texts)
 
     def one(self, text: str) -> str:
-        if not chat.is_chat(text):
-            system = self.default if self.system is None else self.system
-            return chat.question("\n".join(text.split(PAIR)), system)
-        messages = chat.messages_of(text)
-        if self.system is None or messages[0]["role"] == "system":
-            return text
-        return chat.written([{"role": "system", "content": self.system}, *messages])
+        """A text, or a conversation, as the input of a conversation."""
+        if chat.is_chat(text):
+            return chat.written(chat.with_system(chat.messages_of(text), self.system))
+        system = self.default if self.system is None else self.system
+        return chat.question("\n".join(text.split(PAIR)), system)
+
+    def examples(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+        """Examples with their inputs so wrapped. Errors are those of `around`."""
+        texts = self.around([example.input for example in examples])
+        return tuple(
+            Example(text, example.target) for text, example in zip(texts, examples, strict=True)
+        )
 
 
 AS_THEY_ARE = Wrapping()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 import minipeft as mp
-from minipeft.commands import data, forms, opened, options, runs
+from minipeft.commands import asking, forms, opened, options, runs
 from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.model.devices import on_device_of
 from minipeft.tasks import chat
@@ -74,6 +75,7 @@ def add(commands, arguments: list[str]) -> None:
 
 def run(given: argparse.Namespace) -> int:
     check(given)
+    folders = adapters(given)
     rows = rows_of(given)
     loaded = opened.open_it(given, head="language" if given.adapter else None)
     base = loaded.base
@@ -82,24 +84,25 @@ def run(given: argparse.Namespace) -> int:
             f"{given.what} has an encoder or another head, so that it cannot write: let it label "
             "texts with predict."
         )
-    names = adapters(given, base)
+    for name, folder in folders.items():
+        mp.load(base.model, runs.adapter_of(folder), name, given.any_base, base.family)
     for number, (_, name) in enumerate(rows, start=1):
-        if name and name not in names:
-            known = ", ".join(names) or "none"
+        if name and name not in folders:
+            known = ", ".join(folders) or "none"
             raise ValueError(
                 f"Row {number} names the adapter {name!r}; those given by --adapter: {known}."
             )
-    rows = wrapped(rows, given)
-    is_answer = given.adapter or runs.run_of(given.what) or any(chat.is_chat(t) for t, _ in rows)
+    rows = wrapped(rows, given, folders)
+    is_answer = folders or runs.run_of(given.what) or any(chat.is_chat(t) for t, _ in rows)
     if not is_answer and base.chats:
         print("note: the base has a chat template; --chat asks with it.", file=sys.stderr)
-    given.tokens = given.tokens or longest_of(given)
+    given.tokens = given.tokens or longest_of([*folders.values()] or [given.what])
     header, cut = ("input", "adapter", "output"), 0
     asked = [(readable(text), name or "") for text, name in rows]
     with keeping(given.out, header, *zip(*asked, strict=True)) as known:
         for start in range(0, len(rows), given.batch_size):
             some = rows[start : start + given.batch_size]
-            loud = write_batch(base, some, given, bool(names), given.seed + start)
+            loud = write_batch(base, some, given, bool(folders), given.seed + start)
             cut += loud.finish()
             known |= enumerate(loud.texts(), start)
     if cut and is_answer:
@@ -144,46 +147,49 @@ def rows_of(given: argparse.Namespace) -> list[tuple[str, str | None]]:
         ValueError: a prompt is empty.
     """
     if given.data:
-        table = data.questions(given)
+        table = asking.questions(given)
         rows = [(text, row.get(given.adapter_column) or None) for text, row in table]
         if given.adapter_column and not any(given.adapter_column in row for _, row in table):
             raise ValueError(f"{given.data} has no column {given.adapter_column!r}.")
     else:
-        rows = [(data.pair(prompt, given), None) for prompt in given.prompts]
+        rows = [(asking.pair(prompt, given), None) for prompt in given.prompts]
     empty = next((n for n, (text, _) in enumerate(rows, start=1) if not text.strip()), None)
     if empty:
         raise ValueError(f"Prompt {empty} is empty: write at least one word.")
     return rows
 
 
-def wrapped(rows, given: argparse.Namespace) -> list[tuple[str, str | None]]:
+def wrapped(
+    rows, given: argparse.Namespace, folders: dict[str, Path]
+) -> list[tuple[str, str | None]]:
     """The rows with their prompts as the run of each has read its texts."""
-    folders = dict(text.partition("=")[::2] for text in given.adapter)
-    runs_of = {name: Path(folder).expanduser() for name, folder in folders.items()}
+    plain = None if folders else given.what
     wrappings = {
-        name: forms.wrapping(given, runs_of.get(name, None if given.adapter else given.what))
-        for name in {name for _, name in rows}
+        name: forms.wrapping(given, folders.get(name, plain)) for name in {name for _, name in rows}
     }
     return [(wrappings[name].around([text])[0], name) for text, name in rows]
 
 
-def adapters(given: argparse.Namespace, base) -> list[str]:
-    """Load every --adapter onto the base; returns their names."""
-    names = []
+def adapters(given: argparse.Namespace) -> dict[str, Path]:
+    """Name -> folder of every --adapter.
+
+    Raises:
+        ValueError: one has no name or no folder, or two have one name.
+    """
+    folders: dict[str, Path] = {}
     for text in given.adapter:
         name, sign, folder = text.partition("=")
         if not sign or not name or not folder:
             raise ValueError(f"--adapter needs such as sentiment=runs/sentiment, not {text!r}.")
-        place = runs.adapter_of(Path(folder).expanduser())
-        mp.load(base.model, place, name, given.any_base, base.family)
-        names.append(name)
-    return names
+        if name in folders:
+            raise ValueError(f"--adapter gives the name {name!r} twice: give each its own.")
+        folders[name] = Path(folder).expanduser()
+    return folders
 
 
-def longest_of(given: argparse.Namespace) -> int:
-    """Tokens that an answer may have where --tokens does not say it."""
-    folders = [text.partition("=")[2] for text in given.adapter] or [given.what]
-    trained = filter(None, (runs.run_of(Path(folder).expanduser()) for folder in folders))
+def longest_of(folders: Sequence[str | Path]) -> int:
+    """Tokens that an answer of these runs may have where --tokens does not say it."""
+    trained = filter(None, map(runs.run_of, folders))
     longest = [config["task"].get("longest") or (TOKENS, 0) for _, config in trained]
     return max([TOKENS, *(tokens for tokens, _ in longest)])
 

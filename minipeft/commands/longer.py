@@ -23,15 +23,8 @@ from tiny_transformer.files import write_text
 
 MOVABLE = ("base", "data", "dev")
 EARLIER = "earlier.json"
-OF_FILES = (
-    "kind",
-    "input",
-    "target",
-    "columns",
-    "cut",
-    "chat",
-    "system",
-)  # a task of the project says it itself
+# how a file is read, which a task of the project says by itself
+OF_FILES = ("kind", "input", "target", "columns", "cut", "chat", "system")
 TAKEN_OVER = (*OF_FILES, "head", "pooling", "max_length", "family")
 
 

@@ -11,7 +11,7 @@ import minipeft as mp
 from minipeft.commands import bases, data, pooling, runs
 from minipeft.files.saving import read
 from minipeft.model.families import TASK_HEADS
-from minipeft.tasks.encoding import head_for
+from minipeft.tasks.heads import head_for
 from minipeft.tasks.pronunciation import Alphabet
 from minipeft.tasks.tasks import NUMBER, Task
 from minipeft.tuner import Tuner
@@ -28,6 +28,17 @@ class Opened:
     kind: str | None
     labels: tuple[str, ...] | None
     config: dict | None
+
+    @property
+    def soft_words(self) -> int:
+        """How many words of its own the tuner puts into every text."""
+        return len(self.tuner.words or ()) if self.tuner else 0
+
+    def notes_of_chance(self, what: str) -> list[str]:
+        """A line where the head of `what` has learnt nothing."""
+        if self.tuner or not self.base.fresh or self.base.head == "language":
+            return []
+        return [f"note: {what} has no {self.base.head} head: a random one answers."]
 
 
 def add_flags(parser: argparse.ArgumentParser, bare: bool = True) -> None:

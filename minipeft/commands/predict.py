@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from minipeft.commands import data, forms, opened, options, scoring, shortening
+from minipeft.commands import asking, data, forms, opened, options, scoring, shortening
 from minipeft.commands.writers import check_file, keeping, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
@@ -55,16 +55,15 @@ def run(given: argparse.Namespace) -> int:
         raise ValueError("--batch-size must be at least 1.")
     check_file(given.out, "--out", given.data)
     opened.check_place(given.what)
-    texts = [data.pair(text, given) for text in given.texts] or texts_of(given)
-    given.kind = given.kind or forms.implied_kind(given, given.what)
+    given.kind = asking.kind_of(given)
+    texts = [asking.pair(text, given) for text in given.texts]
+    texts = texts or [text for text, _ in asking.questions(given)]
     texts = forms.wrapping(given, given.what).around(texts)
-    loaded = opened.open_it(given, data.KINDS.get(given.kind, given.kind))
+    loaded = opened.open_it(given, given.kind)
     header, inputs = ("input", "prediction"), [*map(readable, texts)]
     with keeping(given.out, header, inputs) as known:
         said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length, known)
-    if loaded.base.fresh and loaded.tuner is None and loaded.base.head != "language":
-        print(f"note: {given.what} has no {loaded.base.head} head: a random one answers.")
-    for note in notes:
+    for note in loaded.notes_of_chance(given.what) + notes:
         print(note)
     rows = [*zip(inputs, said, strict=True)]
     if given.out:
@@ -111,11 +110,6 @@ def answers(
     if count := sum(a != b for a, b in zip(whole, examples, strict=True)):
         notes.append(f"note: {count:,} texts had more words than --cut and are shortened.")
     texts = [example.input for example in task.examples("test")]
-    data.check_fits(task, loaded.base, extra=len(loaded.tuner.words or ()) if loaded.tuner else 0)
+    data.check_fits(task, loaded.base, extra=loaded.soft_words)
     progress = sys.stderr.isatty()
     return scoring.answers(task, loaded.base, texts, batch_size, progress, known), notes
-
-
-def texts_of(given: argparse.Namespace) -> list[str]:
-    """The column of a file that the run was trained on, if none is named."""
-    return [text for text, _ in data.questions(given)]

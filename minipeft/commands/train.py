@@ -30,7 +30,8 @@ from minipeft.commands.held import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
-from minipeft.tasks.encoding import PAIR, head_for, readable
+from minipeft.tasks.encoding import PAIR, readable
+from minipeft.tasks.heads import head_for
 from minipeft.tasks.tasks import Task
 from minipeft.training.arguments import check_arguments
 from minipeft.training.schedule import SCHEDULES

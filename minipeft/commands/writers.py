@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,12 @@ def _tsv(header, rows) -> str:
     return "\n".join("\t".join(line) for line in lines)
 
 
-ANSWERS = ("prediction", "output")  # the columns of what a model said
+HEADERS = (  # of files with what a model said
+    ("input", "prediction"),
+    ("input", "target", "prediction"),
+    ("input", "adapter", "output"),
+)
+LONGEST = 10_000_000  # characters of a first line that is looked at
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
 
 
@@ -61,14 +65,19 @@ def check_file(path: str | None, flag: str, *read: str | None) -> None:
 
 
 def holds_answers(path: Path) -> bool:
-    """Does a file begin as `write_rows` begins one?"""
+    """Does a file begin as `write_rows` begins one of these headers?"""
     with path.open(encoding="utf-8", errors="replace") as file:
-        first = file.readline(100_000)
-    return any(re.search(rf"\b{name}\b", first) for name in ANSWERS)
+        first = file.readline(LONGEST).strip()
+    if path.suffix.lower() != ".jsonl":
+        return any(first == sign.join(header) for header in HEADERS for sign in ",\t")
+    try:
+        return tuple(json.loads(first)) in HEADERS
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """One line per row, in the form that the path's ending names."""
+    """One line per row, in the form that the path's ending names; header: one of HEADERS."""
     write_text(Path(path), WRITERS[Path(path).suffix.lower()](header, list(rows)))
 
 

@@ -13,13 +13,18 @@ An answer with "weight": 0 is read and not learnt, as in files for OpenAI's fine
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import dropwhile, takewhile
 
 from minipeft.methods.parts.validation import shorten
 
 START = "\x1e"  # the ASCII sign before a JSON text (RFC 7464)
 ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}  # ShareGPT's, OpenAI's
 ROLES |= {role: role for role in ("system", "user", "assistant", "tool")}
+NO_MESSAGES = (
+    'must be a list of messages, such as [{"role": "user", "content": "..."}, '
+    '{"role": "assistant", "content": "..."}].'
+)
 REFUSED = ("tool_calls", "function_call", "reasoning_content", "thinking", "images", "audio")
 
 
@@ -30,8 +35,19 @@ def written(messages: Sequence[dict]) -> str:
 
 def question(text: str, system: str | None = None) -> str:
     """The input of an example in which a user says the text."""
-    before = [{"role": "system", "content": system}] if system is not None else []
-    return written([*before, {"role": "user", "content": text}])
+    return written(with_system(messages_of_user(text), system))
+
+
+def messages_of_user(text: str) -> list[dict]:
+    """A conversation of one question."""
+    return [{"role": "user", "content": text}]
+
+
+def with_system(messages: Sequence[dict], system: str | None) -> list[dict]:
+    """The messages, with one of the system before them where they begin with none of it."""
+    if system is None or messages[0]["role"] == "system":
+        return list(messages)
+    return [{"role": "system", "content": system}, *messages]
 
 
 def is_chat(text: str) -> bool:
@@ -40,21 +56,28 @@ def is_chat(text: str) -> bool:
 
 
 def messages_of(text: str, where: str = "The conversation") -> list[dict]:
-    """The messages of an input."""
+    """The messages of an input; a plain text is what a user says."""
+    if not is_chat(text):
+        return messages_of_user(text)
     return read(json.loads(text.removeprefix(START)), where)
 
 
-def read(messages: Sequence[dict], where: str) -> list[dict]:
+def read(messages: Iterable[Mapping], where: str) -> list[dict]:
     """Messages of OpenAI's or ShareGPT's form with role and content, and weight where it is 0.
 
     Raises:
-        ValueError: one has no text, no known role, or what no text can say; `where` is in front.
+        ValueError: one has no text, no known role, or what no text can say, or these are no
+            messages; `where` is in front.
     """
+    if not isinstance(messages, Iterable) or isinstance(messages, str | Mapping):
+        raise ValueError(f"{where} {NO_MESSAGES}")
     clean = []
     for number, message in enumerate(messages, start=1):
         place = f"{where}, message {number},"
+        if not isinstance(message, Mapping):
+            raise ValueError(f"{place} has no role and no content, but is {shorten(message)}.")
         said = message.get("role", message.get("from"))
-        if said not in ROLES:
+        if not isinstance(said, str) or said not in ROLES:
             raise ValueError(f"{place} has the role {said!r}, not one of {', '.join(ROLES)}.")
         if strange := next((key for key in REFUSED if message.get(key)), None):
             raise ValueError(f"{place} has {strange!r}, which is no text: leave the row out.")
@@ -83,6 +106,23 @@ def example(messages: Sequence[dict], where: str) -> tuple[str, str]:
         lacking = "a question before its answer" if numbers else "an answer of the assistant"
         raise ValueError(f"{where}: the conversation lacks {lacking}: leave the row out.")
     return written(messages[: numbers[-1]]), messages[numbers[-1]]["content"]
+
+
+def answered(messages: Sequence[dict], answer: str, where: str) -> tuple[str, str]:
+    """(input, target) of messages and the answer to them: a text, or messages as an input.
+
+    Raises:
+        ValueError: the answer is none of the assistant's.
+    """
+    reply = [{"role": "assistant", "content": answer}]
+    reply = messages_of(answer, where) if is_chat(answer) else reply
+    if reply[0]["role"] != "assistant":
+        raise ValueError(
+            f"{where}: the answer begins with what the {reply[0]['role']} says, as a whole "
+            "conversation does: give its column as --input, and no --target (in Python, its "
+            "messages alone)."
+        )
+    return example([*messages, *reply], where)
 
 
 def asked(messages: Sequence[dict], where: str) -> str:
@@ -221,12 +261,9 @@ def is_special(tokenizer, token: int) -> bool:
 
 def answer_ids(tokenizer, text: str, answer: str) -> list[int]:
     """The ids that the model has to write: the last answer and its end."""
-    ids, labels = encode(tokenizer, text, answer)
-    last = max(place for place, label in enumerate(labels) if label >= 0)
-    first = last
-    while first and labels[first - 1] >= 0:
-        first -= 1
-    return ids[first : last + 1]
+    _, labels = encode(tokenizer, text, answer)
+    from_its_end = dropwhile(lambda label: label < 0, reversed(labels))
+    return [*takewhile(lambda label: label >= 0, from_its_end)][::-1]
 
 
 def end_of(tokenizer) -> int:

@@ -30,10 +30,10 @@ from minipeft.attached import kind_of
 from minipeft.generation import ends_of, generate
 from minipeft.methods.parts.validation import shorten
 from minipeft.model.devices import on_device_of
-from minipeft.model.kind import KINDS
 from minipeft.routing import wrap
 from minipeft.tasks import chat, metrics
 from minipeft.tasks.conll import INSIDE
+from minipeft.tasks.heads import head_for
 from tiny_transformer.tokenizer import WordTokenizer, padded
 
 PAIR = "\x1f"  # the ASCII sign that separates fields: between the two texts of an example
@@ -62,34 +62,6 @@ class TargetTokenizer:
     def target(self, text: str) -> list[int]:
         """The ids that the model should write for this target."""
         raise NotImplementedError(f"{type(self).__name__} does not say what is to be written.")
-
-
-def head_for(task, model_kind: str, head: str | None = None) -> str:
-    """The head that a model of this kind answers a task with: the one given, or the usual one.
-
-    Raises:
-        ValueError: no such kind of model, or a head that the task cannot be asked with.
-    """
-    if model_kind not in KINDS:
-        raise ValueError(f"model_kind is decoder, encoder or encoder-decoder, not {model_kind!r}.")
-    if head is None:
-        by_head = task.kind == "regress" or (task.kind == "classify" and model_kind == "encoder")
-        head = "tagging" if task.kind == "tag" else "classification" if by_head else "language"
-    if (head == "tagging") != (task.kind == "tag"):
-        raise ValueError(
-            f"Task {task.name!r} is of kind {task.kind!r}: a tagging head and kind 'tag' go "
-            "together; load the model with the head that the task needs."
-        )
-    if task.kind == "regress" and head != "classification":
-        raise ValueError(
-            f"Task {task.name!r} asks for numbers: load the model with a "
-            "classification head of one label."
-        )
-    if head == "classification" and task.kind not in ("classify", "regress"):
-        raise ValueError(f"Task {task.name!r} has no classes; load a language head instead.")
-    if task.kind == "generate" and model_kind == "encoder":
-        raise ValueError(f"An encoder cannot write; task {task.name!r} needs a decoder.")
-    return head
 
 
 class Encoding:
@@ -131,8 +103,10 @@ class Encoding:
         """What the tokenizer makes of a text, of a pair of texts or of a conversation."""
         if chat.is_chat(text):
             if self.task.kind != "generate" or self.model_kind != "decoder":
-                raise ValueError("Conversations are for text-to-text with a decoder, not for "
-                                 f"{self.task.kind!r} with an {self.model_kind}.")  # fmt: skip
+                raise ValueError(
+                    "Conversations are for text-to-text with a decoder, and this is a task of kind "
+                    f"{self.task.kind!r} for a model of kind {self.model_kind!r}."
+                )
             return {"input_ids": chat.prompt_ids(self.tokenizer, text)}
         texts = (text.replace(INSIDE, " ") if self.task.kind == "tag" else text).split(PAIR)
         if len(texts) != 2 or not special or not self.reads_pairs:
@@ -213,8 +187,9 @@ class Encoding:
     def prompt(self, text: str) -> list[int]:
         """The ids before an answer: a decoder's without the tokens that end a text."""
         ids = self.ids(text)
-        behind = self.model_kind == "decoder" and not chat.is_chat(text) and len(self.around[1])
-        return ids[: len(ids) - behind]
+        if self.model_kind != "decoder" or chat.is_chat(text):
+            return ids
+        return ids[: len(ids) - len(self.around[1])]
 
     def written_ids(self, example: Example) -> list[int]:
         """What the model has to write."""

@@ -27,6 +27,7 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 from minipeft.tasks import arrow, chat, conll, reading, separated
 from minipeft.tasks.conll import are_sentences, spaced
@@ -47,6 +48,7 @@ def read(
     sentences: bool = False,
     single: str | None = None,
     words: bool = False,
+    unsaid: tuple[str, ...] = (),
 ) -> list[dict[str, str]]:
     """All rows as text; `columns` must be there, and filled, in every row.
 
@@ -56,6 +58,7 @@ def read(
             to be joined.
         single: a column that holds one value in every row, and no list of several.
         words: a list holds words, or their tags: a space inside one is written as "␣".
+        unsaid: columns that must be empty or not there, since no text could say what is in them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -63,17 +66,12 @@ def read(
             broken, empty or too long, a row with more or fewer fields than the header has, a column
             twice in the header, a package that is needed and not installed.
     """
-    return list(_rows(Path(path), columns, names, sentences, single, words))
-
-
-def has_column(path: str | Path, column: str, names: tuple[str, ...] | None = None) -> bool:
-    """Has the first row of a file this column? Errors are those of `read`."""
-    return column in first(path, names)
+    return list(_rows(Path(path), names, Wanted(columns, sentences, single, words, unsaid)))
 
 
 def first(path: str | Path, names: tuple[str, ...] | None = None) -> dict[str, str]:
     """The first row of a file. Errors are those of `read`."""
-    with closing(_rows(Path(path), (), names)) as rows:
+    with closing(_rows(Path(path), names, Wanted())) as rows:
         return next(rows)
 
 
@@ -119,14 +117,17 @@ def check_place(path: Path, names: tuple[str, ...] | None) -> None:
         raise ValueError(f"{path} names its columns by itself: leave --columns away.")
 
 
-def _rows(
-    path: Path,
-    columns: tuple[str, ...],
-    names: tuple[str, ...] | None,
-    sentences: bool = False,
-    single: str | None = None,
-    words: bool = False,
-) -> Iterator[dict[str, str]]:
+class Wanted(NamedTuple):
+    """What rows must have: the arguments of `read` by these names."""
+
+    columns: tuple[str, ...] = ()
+    sentences: bool = False
+    single: str | None = None
+    words: bool = False
+    unsaid: tuple[str, ...] = ()
+
+
+def _rows(path: Path, names: tuple[str, ...] | None, wanted: Wanted) -> Iterator[dict[str, str]]:
     """The rows one by one."""
     path = path.expanduser()
     if ending(path) not in ENDINGS and path.is_symlink():
@@ -135,39 +136,50 @@ def _rows(
     empty = True
     try:
         for number, values in _numbered(path, names):
-            row = {key: _text(value, words) for key, value in values.items()}
-            if half := next((key for key, text in row.items() if text and is_half(text)), None):
-                raise ValueError(
-                    f"{path}, line {number}, has half a character (\\ud800 to \\udfff alone) in "
-                    f"{half!r}, as is left when a text is cut between two halves: mend it, or "
-                    "leave the row out."
-                )
-            several = isinstance(values.get(single), list) and len(values[single]) > 1
-            if several and not isinstance(values[single][0], dict):
-                raise ValueError(
-                    f"{path}, line {number}, has a list in {single!r} where one answer belongs: "
-                    "make one label of the list, or a row of each."
-                )
-            for column in columns:
-                filled = values.get(column) if row.get(column) is None else row[column].strip()
-                if column in row and not filled:
-                    raise ValueError(
-                        f"{path}, line {number}, has nothing in {column!r}: fill it, or leave the "
-                        "row out."
-                    )
-                if row.get(column) is None:
-                    raise ValueError(lacking(path, number, column, values, names))
-                if sentences and are_sentences(values[column]):
-                    raise ValueError(
-                        f"{path}, line {number}: {column!r} is a list of texts: write a row for "
-                        "each; answers of rows with the same input are references of one another."
-                    )
+            row = {key: _text(value, wanted.words) for key, value in values.items()}
+            check_row(path, number, values, row, wanted)
+            lack = next((column for column in wanted.columns if row.get(column) is None), None)
+            if lack:
+                raise ValueError(lacking(path, number, lack, values, names))
             empty = False
             yield row
     except UnicodeDecodeError:
         raise ValueError(reading.not_text(path)) from None
     if empty:
         raise ValueError(f"{path} has no rows: it needs at least one example.")
+
+
+def check_row(path: Path, number: int, values: dict, row: dict, wanted: Wanted) -> None:
+    """Refuse a row whose columns hold what cannot be used.
+
+    values: as the file has them.  row: the same as text, None where they are none.
+
+    Raises:
+        ValueError: such a column; the number of its line is told.
+    """
+    where = f"{path}, line {number}"
+    if half := next((key for key, text in row.items() if text and is_half(text)), None):
+        raise ValueError(
+            f"{where}, has half a character (\\ud800 to \\udfff alone) in {half!r}, as is left "
+            "when a text is cut between two halves: mend it, or leave the row out."
+        )
+    several = values.get(wanted.single)
+    if isinstance(several, list) and len(several) > 1 and not isinstance(several[0], dict):
+        raise ValueError(
+            f"{where}, has a list in {wanted.single!r} where one answer belongs: make one label of "
+            "the list, or a row of each."
+        )
+    if lost := next((column for column in wanted.unsaid if values.get(column)), None):
+        raise ValueError(f"{where}, has {lost!r}, which no message says: leave it or the row out.")
+    for column in wanted.columns:
+        filled = values.get(column) if row.get(column) is None else row[column].strip()
+        if column in row and not filled:
+            raise ValueError(f"{where}, has nothing in {column!r}: fill it, or leave the row out.")
+        if wanted.sentences and are_sentences(values.get(column)):
+            raise ValueError(
+                f"{where}: {column!r} is a list of texts: write a row for each; answers of rows "
+                "with the same input are references of one another."
+            )
 
 
 def lacking(

@@ -290,10 +290,13 @@ def example(row, words: bool = False) -> Example:
                 f"A row has the columns {', '.join(map(repr, row))}, but needs 'input' and "
                 "'target': rename them, as in dict(input=row['text'], target=row['label'])."
             )
-        row = (row["input"], row["target"])
+        row = row["input"], row["target"]
     if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
         raise ValueError(f"An example is an (input, target) pair or a dict, not {row!r:.80}.")
-    return Example(as_text(row[0], "input", words), as_text(row[1], "target", words))
+    text, target = as_text(row[0], "input", words), as_text(row[1], "target", words)
+    if chat.is_chat(target):
+        return Example(*chat.answered(chat.messages_of(text), target, "A row"))
+    return Example(text, target)
 
 
 def as_text(value, column: str, words: bool) -> str:

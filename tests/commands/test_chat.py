@@ -110,6 +110,63 @@ def test_what_stands_beside_the_question_is_not_lost(tmp_path):
     assert ids == template([*before, *exchange(*PAIRS[0])], ask=False)
 
 
+def test_columns_of_nothing_are_left_out(tmp_path):
+    nothing = {"history": None, "tools": None, "functions": [], "system": None}
+    path = write(tmp_path / "file.jsonl", [row | nothing for row in PLAIN["instruction"]])
+    assert examples(path) == tuple(Example(q, a) for q, a in PAIRS)
+
+
+def test_a_question_without_its_answer_is_the_same_question(cli, talker, tmp_path, asked):
+    """Of Alpaca's columns the instruction was left out where no answer stood beside it."""
+    rows = [{"instruction": "Turn round.", "input": q} for q, _ in PAIRS]
+    path = write(tmp_path / "t.jsonl", [row | {"output": "a"} for row in rows])
+    done = cli("train", "--base", talker, "--data", path, "--kind", "text-to-text", "--out", "run",
+               *FEW)  # fmt: skip
+    assert done.code == 0, done.err
+    asked.clear()
+    done = cli("generate", "run", "--data", write(tmp_path / "q.jsonl", rows), "--tokens", 2)
+    assert done.code == 0, done.err
+    made = chatting.tokenizer()
+    assert asked == [made.encode(f"Turn round.\n\n{q}") for q, _ in PAIRS]
+
+
+def test_a_run_of_conversations_is_examined_as_it_was_trained(cli, talker, tmp_path, monkeypatch):
+    """On a task of the project as well."""
+    import minipeft as mp
+
+    path = write(tmp_path / "c.jsonl", [{"messages": [SYSTEM, *exchange(*pair)]} for pair in PAIRS])
+    assert cli("train", "--base", talker, "--data", path, "--out", "run", *FEW).code == 0
+    batches, examine = [], mp.doctor
+    monkeypatch.setattr(mp, "doctor", lambda m, batch, *how: batches.append(batch) or examine(
+        m, batch, *how))  # fmt: skip
+    start = template([SYSTEM], ask=False)
+    for words in (("--data", path), ("--data", "reverse"), ("Hello there",), ()):
+        assert cli("doctor", "run", *words).code in (0, 1)
+        assert batches[-1]["input_ids"][0, : len(start)].tolist() == start, words
+
+
+LONG_SYSTEM = chatting.CHATML.replace("Be kind.", "Be kind. " * 60)
+
+
+@pytest.mark.parametrize(
+    ("written", "positions", "beyond", "fits"),
+    [(chatting.CHATML, 128, 0, True), (chatting.CHATML, 128, 1, False),
+     (LONG_SYSTEM, 512, 1, False)],
+)  # fmt: skip
+def test_what_the_template_writes_counts_where_positions_end(
+    cli, tmp_path, written, positions, beyond, fits
+):
+    """Before a question, and behind an answer, where the row is longer than what is learnt."""
+    made = chatting.tokenizer(written)
+    base = chatting.base(tmp_path / "base", made, positions, learnt_positions=True)
+    around = len(made.apply_chat_template(exchange("", "b"))["input_ids"])
+    count = max(1, positions - around + beyond)
+    rows = [{"messages": exchange(sign * count, "b")} for sign in "abcdef"]
+    done = cli("train", "--base", base, "--data", write(tmp_path / "c.jsonl", rows), *FEW)
+    assert (done.code == 0) == fits, done.err
+    assert fits or f"tokens, but the model knows {positions} positions" in done.err, done.err
+
+
 def test_conversations_of_parquet(tmp_path):
     arrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -130,6 +187,8 @@ REFUSED = {
     "none": ([{"messages": []}], "nothing in 'messages'"),
     "words": ([{"messages": "Hello"}], "must be a list of messages"),
     "tools": ([{"messages": exchange("a", "b"), "tools": [{"name": "f"}]}], "'tools'"),
+    "functions": ([{"messages": exchange("a", "b"), "functions": {"name": "f"}}], "'functions'"),
+    "sentence": ([{"messages": json.dumps([*exchange("a", "b"), "c"])}], "message 3, has no role"),
     "history": ([{"instruction": "a", "output": "b", "history": [["c", "d"]]}], "'history'"),
     "references": ([{"input": "a", "target": ["b c", "d"]}], "'target' is a list of texts"),
     "texts": ([{"input": ["b c", "d"], "target": "a"}], "'input' is a list of texts"),

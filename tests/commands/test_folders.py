@@ -92,6 +92,12 @@ def test_answers_are_written_over_and_other_files_are_not(cli, run):
         done = cli(*words)
         assert done.code == 2 and "mine.csv is there already and holds no answers" in done.err
     assert Path("mine.csv").read_text() == "text,label\ngood,pos\n"
+    row = {"instruction": "What is the output, or prediction?", "input": "", "output": "x"}
+    for name, text in (("mine.jsonl", json.dumps(row)), ("mine.tsv", "output\tinput\nx\ty\n")):
+        Path(name).write_text(text)  # columns of the same names, and no answers of ours
+        done = cli("predict", run, "good", "--out", name)
+        assert done.code == 2 and f"{name} is there already and holds no answers" in done.err
+        assert Path(name).read_text() == text
 
 
 def test_a_score_that_is_not_counted_is_refused_before_anything_is_answered(cli, run):

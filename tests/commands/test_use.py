@@ -103,6 +103,7 @@ def test_several_adapters_in_one_batch(cli, run, gpt2, tmp_path):
     for words, sentence in [
         ([*two[:2], *column], "names the adapter 'two'"),
         (["--adapter", "one", *column], "--adapter needs such as"),
+        ([*two[:2], *two[:2], *column], "gives the name 'one' twice"),
         (two[:2], "belong together"),
         ([*two[:4], "--adapter-column", "nobody"], "has no column 'nobody'"),
     ]:

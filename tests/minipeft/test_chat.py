@@ -122,6 +122,8 @@ def test_a_template_that_would_mislead_is_refused(template, messages, sentence):
     [
         ({"role": "narrator", "content": "x"}, "row 3, message 2, has the role 'narrator'"),
         ({"content": "x"}, "role None"),
+        ({"role": ["user"], "content": "x"}, "message 2, has the role .'user'., not one of"),
+        ("Hello", "row 3, message 2, has no role and no content, but is 'Hello'"),
         ({"role": "assistant", "content": " "}, "message 2, of the assistant has no text"),
         ({"role": "assistant", "content": None}, "no text"),
         ({"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}, "'tool_calls'"),
@@ -131,6 +133,21 @@ def test_a_template_that_would_mislead_is_refused(template, messages, sentence):
 def test_a_message_that_cannot_be_read_is_refused(message, sentence):
     with pytest.raises(ValueError, match=sentence):
         chat.read([TURNS[0], message], "row 3")
+
+
+@pytest.mark.parametrize("messages", [None, "Hello", 3, TURNS[0]])
+def test_what_is_no_list_of_messages_is_refused(messages):
+    with pytest.raises(ValueError, match="A row must be a list of messages"):
+        mp.tasks.make("t", "generate", train=[{"messages": messages}])
+
+
+def test_an_answer_of_messages_is_learnt_as_its_text():
+    """It was learnt as JSON."""
+    rows = [(TURNS[:1], TURNS[1:2]), {"input": TURNS[0]["content"], "target": TURNS[1:2]}]
+    task = mp.tasks.make("t", "generate", train=rows)
+    assert task.train == (Example(*chat.example(TURNS[:2], "row")),) * 2
+    with pytest.raises(ValueError, match="the answer begins with what the user says"):
+        mp.tasks.make("t", "generate", train=[("Hi", TURNS[:2])])
 
 
 def test_messages_of_other_forms_are_the_same():
