@@ -540,8 +540,8 @@ means = [
 ]
 axes = plots.heat(
     means,
-    [f"from {i + 1}" for i in range(4)],
-    [f"to {i + 1}" for i in range(4)],
+    [f"from {i}" for i in range(4)],
+    [f"to {i}" for i in range(4)],
     xlabel="layers left out",
     title="without adapters in these layers",
     limits=(0, 1),
@@ -552,10 +552,10 @@ single = [means[layer][layer] for layer in range(4)]
 print(f"nothing left out: {100 * intact:.0f} %")
 print(f"every adapter left out, the trained layer norms alone: {100 * means[0][3]:.0f} %")
 for layer, mean in enumerate(single):
-    print(f"without layer {layer + 1} alone: {100 * mean:.0f} %")
+    print(f"without layer {layer} alone: {100 * mean:.0f} %")
 cheap = max(single)
 print(
-    f"the cheapest layer, {single.index(cheap) + 1}, costs {100 * (intact - cheap):.0f} points: "
+    f"the cheapest layer, {single.index(cheap)}, costs {100 * (intact - cheap):.0f} points: "
     + ("at most 2, as in the paper" if intact - cheap <= 0.02 else "more than the paper's 2 points")
 )
 needed = "Trained together, they are needed together.", "One layer's adapters can be spared."
