@@ -169,7 +169,7 @@ def check(place, rest):
 
 
 def test(place, rest):
-    """lint, then every test"""
+    """lint, then the tests; WHOLE=1 runs those that take long, too"""
     place.lint()
     workers = place.setting("WORKERS", "2")
     place.run("-m", "pytest", "-n", workers, "--dist", "worksteal", *rest)

@@ -25,6 +25,7 @@ import tiny_transformer  # noqa: E402, F401  before torch: threads that wait sha
 # isort: split
 import torch  # noqa: E402
 from hypothesis import settings  # noqa: E402
+from whole import WHOLE  # noqa: E402
 
 # The same sums in the same order; tests/machines.py asks for another number.
 torch.set_num_threads(int(os.environ.get("MINIPEFT_TEST_THREADS", "1")))
@@ -38,6 +39,13 @@ def keep_what_is_alive() -> None:
     """Take out the garbage; no later search for it looks at what is alive now: millions."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked as slow is for WHOLE=1."""
+    for item in items:
+        if item.get_closest_marker("slow") and not WHOLE:
+            item.add_marker(pytest.mark.skip(reason="takes long: WHOLE=1 make test runs it"))
 
 
 def pytest_collection_finish() -> None:

@@ -6,10 +6,7 @@
 import os
 from collections.abc import Sequence
 
-import pytest
-
 WHOLE = os.environ.get("WHOLE", "").strip() not in ("", "0")
-whole_only = pytest.mark.skipif(not WHOLE, reason="takes long: WHOLE=1 make test runs it")
 
 
 def part_of(items: Sequence, count: int) -> list:

@@ -5,7 +5,6 @@ from unittest import mock
 
 import pytest
 from patience import patience
-from whole import whole_only
 
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
@@ -44,7 +43,6 @@ def bench():
     return run
 
 
-@whole_only
 @pytest.mark.slow
 def test_every_section_makes_its_tables(bench, tmp_path):
     done = bench("--quick", "--threads", 1, "--out", tmp_path)

@@ -129,6 +129,7 @@ def test_what_cannot_be_is_said(classroom, capsys, tmp_path):
     assert "--workers 0 must be greater" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_real_class_side_by_side(classroom, monkeypatch, capsys):
     monkeypatch.setattr(gradebook, "judge", submission.judge)
     classroom.write("a/10_lora.ipynb", WHOLE)

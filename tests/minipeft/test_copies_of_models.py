@@ -11,7 +11,6 @@ from contextlib import suppress
 import pytest
 import torch
 import zoo
-from whole import whole_only
 
 import minipeft as mp
 from soak import small
@@ -134,7 +133,7 @@ def compiled_is_the_same(name: str, methods: dict, **options) -> None:
     torch.testing.assert_close(same(), base, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=whole_only), "tiny-encoder"])
+@pytest.mark.parametrize("name", [pytest.param("gpt2", marks=pytest.mark.slow), "tiny-encoder"])
 def test_what_dynamo_keeps_follows_the_tuners(name):
     compiled_is_the_same(name, dict(a=mp.LoRA(rank=2), b=mp.Prefix(length=2)), backend="eager")
 

@@ -13,7 +13,6 @@ import zoo
 from closeness import LOSS, close
 from patience import patience
 from safetensors.torch import load_file
-from whole import whole_only
 
 import minipeft as mp
 from minipeft.training.history import History
@@ -101,7 +100,6 @@ def test_resumed_by_another_number_of_processes(folder, tmp_path):
     same_weights(tensors_again, tensors)
 
 
-@whole_only
 def test_a_frozen_base_may_be_sharded(sharded_folder, tmp_path):
     """FSDP2: each process holds half of the base; outputs, gradients and the run are the same."""
     model = zoo.build("llama")

@@ -245,6 +245,7 @@ def test_a_kernel_that_dies_is_said(course, capsys):
     assert "the kernel died" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_lesson_that_is_silent_is_ended_and_one_that_works_is_not(course, capsys, monkeypatch):
     """The limit is on silence: the first lesson is longer than that, the second says nothing."""
     limit = patience(0.5)
@@ -307,6 +308,7 @@ def test_in_a_terminal_one_line_tells_of_all_lessons(capsys, monkeypatch):
     assert capsys.readouterr().out.endswith("\r\x1b[K  02_b cell 2/5 0 s  50%|####")
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_goes_on_where_it_stopped(course, tmp_path):
     """Killed while the second lesson runs: the first is kept whole and not run again."""
     count = tmp_path / "count"
@@ -401,6 +403,7 @@ def test_what_a_learner_has_worked_in_is_never_overwritten(course, tmp_path, cap
     assert original.read_text() == run and "has been worked in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_built_notebooks_go_through_the_checker(course, capsys, monkeypatch):
     """The solution passes `python -m minipeft check`; the student notebook is unfinished."""
     from minipeft.__main__ import main

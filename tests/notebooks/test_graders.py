@@ -22,7 +22,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from submitted import MODULES, said_by, solutions, space_of
-from whole import WHOLE, whole_only
+from whole import WHOLE
 
 import build
 from builder import graders
@@ -228,7 +228,6 @@ def test_nbgrader_gives_all_points_for_right_and_none_for_wrong(run, wrong, tmp_
     assert '"name": "stderr"' not in graded
 
 
-@whole_only
 @pytest.mark.slow
 def test_otter_gives_all_points_for_right_and_none_for_wrong(run, wrong, tmp_path):
     build.Builder().graders("otter", GRADED, tmp_path)

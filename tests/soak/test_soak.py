@@ -20,6 +20,7 @@ def test_a_short_soak(part):
     assert not [f"{line.what}: {failure}" for line in lines for failure in line.failures]
 
 
+@pytest.mark.slow
 def test_kills_and_determinism_from_the_command_line():
     """In a process of its own: it forks, which a process with threads should not."""
     command = [sys.executable, "-m", "soak", "--only", "kills", "determinism", "--count", "4"]
