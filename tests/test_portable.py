@@ -69,6 +69,7 @@ def run(platform, code, folder):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("platform", ["darwin", "win32"])
 def test_nothing_that_a_learner_runs_needs_what_other_systems_lack(platform, tmp_path):
     """All is imported; then files are written and a notebook is judged."""

@@ -875,7 +875,7 @@ WRONG = [
     ("promising", lambda E, g, count: words_to_try(E, g, count)[0], "list"),
     ("promising", lambda E, g, count: [str(w) for w in words_to_try(E, g, count)], ""),
 ]
-TRIED = part_of(WRONG, 58)
+TRIED = part_of(WRONG, 30)
 
 
 @pytest.mark.parametrize(

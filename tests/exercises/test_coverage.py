@@ -31,7 +31,7 @@ def test_wrong_numbers_are_explained_and_wrong(check):
         assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("name", part_of(list(CHECKS), 13))
+@pytest.mark.parametrize("name", part_of(list(CHECKS), 8))
 def test_a_mutant_is_rejected_unless_it_is_listed_as_equivalent(name):
     """Those that are listed pass every case, which takes long: equivalent_mutants.py tries them."""
     check, listed = CHECKS[name], set(map(bare, EQUIVALENT.get(name, {})))
@@ -42,7 +42,7 @@ def test_a_mutant_is_rejected_unless_it_is_listed_as_equivalent(name):
     assert accepted == []
 
 
-@pytest.mark.parametrize("name", part_of(list(CHECKS), 13))
+@pytest.mark.parametrize("name", part_of(list(CHECKS), 8))
 def test_every_usual_mistake_is_rejected_and_six_of_each_list_are_named(name):
     """`python -m minipeft.checks.coverage --mistakes` asks for every sentence."""
     assert coverage.misnamed(CHECKS[name], most=6) == []

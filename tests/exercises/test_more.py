@@ -22,8 +22,8 @@ FILES = (
     *(more_of_attention, more_of_pretraining, more_of_methods),
     *(more_of_transfer, more_of_lora, more_of_measures),
 )
-WRONG = part_of([case for file in FILES for case in file.WRONG], 100)
-RIGHT = part_of([case for file in FILES for case in file.RIGHT], 30)
+WRONG = part_of([case for file in FILES for case in file.WRONG], 60)
+RIGHT = part_of([case for file in FILES for case in file.RIGHT], 20)
 
 
 @pytest.mark.parametrize(("name", "wrong", "words"), WRONG)

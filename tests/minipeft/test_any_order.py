@@ -32,7 +32,7 @@ EXACT = dict(rtol=0, atol=0)
 
 
 def test_steps_in_any_order():
-    orders.run(0, 120 if WHOLE else 40)
+    orders.run(0, 120 if WHOLE else 30)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "encoder"])
