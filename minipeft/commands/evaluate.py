@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minipeft.commands import asking, data, forms, opened, options, predict, runs, scoring
-from minipeft.commands.writers import check_file, keeping, write_rows
+from minipeft.commands.writers import COMPARED, PREDICTED, check_file, keeping, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
@@ -94,9 +94,9 @@ def run(given: argparse.Namespace) -> int:
     letters = scoring.by_letters(loaded.base)
     if wanted:
         check_names(wanted, scoring.scores(task, true[:1], true[:1], letters, names, inputs[:1]))
-    header, texts = ("input", "target", "prediction"), [*map(readable, inputs)]
+    texts = [*map(readable, inputs)]
     how = (given.batch_size, sys.stderr.isatty())
-    with keeping(given.predictions, header, texts, true) as known:
+    with keeping(given.predictions, COMPARED, texts, true) as known:
         said = scoring.answers(task, loaded.base, inputs, *how, known)
     scores = scoring.scores(task, said, true, letters, names, inputs)
     rows = [(name, round(value, 4)) for name, value in scores.items()]
@@ -107,7 +107,7 @@ def run(given: argparse.Namespace) -> int:
     if one := scoring.note_of_one_answer(task, said, true):
         print(f"\n{one}")
     if given.predictions:
-        write_rows(given.predictions, header, zip(texts, true, said, strict=True))
+        write_rows(given.predictions, COMPARED, zip(texts, true, said, strict=True))
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
 
@@ -121,13 +121,12 @@ def label_only(given: argparse.Namespace, lacking: str) -> int:
     texts = forms.wrapping(given, given.what).around(texts)
     texts = data.drawn(texts, given.limit, "limit", "--limit")
     loaded = opened.open_it(given, given.kind)
-    header, how = ("input", "prediction"), (given.batch_size, given.cut, given.max_length)
-    with keeping(given.predictions, header, [*map(readable, texts)]) as known:
+    inputs, how = [*map(readable, texts)], (given.batch_size, given.cut, given.max_length)
+    with keeping(given.predictions, PREDICTED, inputs) as known:
         said, notes = predict.answers(loaded, texts, *how, known)
     for note in notes:
         print(note)
-    rows = list(zip(map(readable, texts), said, strict=True))
-    write_rows(given.predictions, header, rows)
+    write_rows(given.predictions, PREDICTED, zip(inputs, said, strict=True))
     print(
         f"{given.data} has no column {lacking!r}, so that nothing is measured; the "
         f"model's answers are in {given.predictions}"

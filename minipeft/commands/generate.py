@@ -13,7 +13,7 @@ from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import asking, forms, opened, options, runs
-from minipeft.commands.writers import check_file, keeping, write_rows
+from minipeft.commands.writers import WRITTEN, check_file, keeping, write_rows
 from minipeft.model.devices import on_device_of
 from minipeft.tasks import chat
 from minipeft.tasks.encoding import Encoding, readable
@@ -97,9 +97,9 @@ def run(given: argparse.Namespace) -> int:
     if not is_answer and base.chats:
         print("note: the base has a chat template; --chat asks with it.", file=sys.stderr)
     given.tokens = given.tokens or longest_of([*folders.values()] or [given.what])
-    header, cut = ("input", "adapter", "output"), 0
+    cut = 0
     asked = [(readable(text), name or "") for text, name in rows]
-    with keeping(given.out, header, *zip(*asked, strict=True)) as known:
+    with keeping(given.out, WRITTEN, *zip(*asked, strict=True)) as known:
         for start in range(0, len(rows), given.batch_size):
             some = rows[start : start + given.batch_size]
             loud = write_batch(base, some, given, bool(folders), given.seed + start)
@@ -112,7 +112,7 @@ def run(given: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if given.out:
-        write_rows(given.out, header, [(*row, known[i]) for i, row in enumerate(asked)])
+        write_rows(given.out, WRITTEN, [(*row, known[i]) for i, row in enumerate(asked)])
         print(f"The answers are in {given.out}")
     return 0
 

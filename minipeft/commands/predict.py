@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from minipeft.commands import asking, data, forms, opened, options, scoring, shortening
-from minipeft.commands.writers import check_file, keeping, write_rows
+from minipeft.commands.writers import PREDICTED, check_file, keeping, write_rows
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
 
@@ -60,14 +60,14 @@ def run(given: argparse.Namespace) -> int:
     texts = texts or [text for text, _ in asking.questions(given)]
     texts = forms.wrapping(given, given.what).around(texts)
     loaded = opened.open_it(given, given.kind)
-    header, inputs = ("input", "prediction"), [*map(readable, texts)]
-    with keeping(given.out, header, inputs) as known:
+    inputs = [*map(readable, texts)]
+    with keeping(given.out, PREDICTED, inputs) as known:
         said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length, known)
     for note in loaded.notes_of_chance(given.what) + notes:
         print(note)
     rows = [*zip(inputs, said, strict=True)]
     if given.out:
-        write_rows(given.out, header, rows)
+        write_rows(given.out, PREDICTED, rows)
         print(f"The answers are in {given.out}")
     else:
         rows = [(in_one_line(text), one) for text, one in rows]

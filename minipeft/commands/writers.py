@@ -30,11 +30,11 @@ def _tsv(header, rows) -> str:
     return "\n".join("\t".join(line) for line in lines)
 
 
-HEADERS = (  # of files with what a model said
-    ("input", "prediction"),
-    ("input", "target", "prediction"),
-    ("input", "adapter", "output"),
-)
+# The headers of files with what a model said: predict's, evaluate's and generate's
+PREDICTED = ("input", "prediction")
+COMPARED = ("input", "target", "prediction")
+WRITTEN = ("input", "adapter", "output")
+HEADERS = (PREDICTED, COMPARED, WRITTEN)
 LONGEST = 10_000_000  # characters of a first line that is looked at
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
 

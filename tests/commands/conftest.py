@@ -1,6 +1,7 @@
 """A command line that runs in this process, small data, and a small transformers base."""
 
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import zoo
 
 from minipeft.__main__ import main
+from minipeft.commands import runs
 from tiny_transformer import WordTokenizer
 
 WORDS = (
@@ -39,6 +41,26 @@ def cli(capsys, tmp_path, monkeypatch):
         return SimpleNamespace(code=code, out=printed.out, err=printed.err)
 
     return run
+
+
+@pytest.fixture
+def stopping_after(monkeypatch):
+    """Inside `with stopping_after(3):`, Ctrl-C comes when a run has taken its third step."""
+
+    @contextmanager
+    def until(steps):
+        watch = runs.Log.watch
+
+        def stop(log, history):
+            watch(log, history)
+            if len(history.losses) == steps:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runs.Log, "watch", stop)
+            yield
+
+    return until
 
 
 @pytest.fixture(scope="session")

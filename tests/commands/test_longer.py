@@ -104,19 +104,11 @@ def test_the_batches_go_on_and_the_best_weights_of_both_parts_are_kept(cli, monk
     assert all(torch.equal(a, b) for a, b in zip(whole, seen[0] + seen[1], strict=True))
 
 
-def test_a_run_that_is_made_longer_and_killed_goes_on_to_the_same_bits(cli, monkeypatch):
+def test_a_run_that_is_made_longer_and_killed_goes_on_to_the_same_bits(cli, stopping_after):
     for name in ("whole", "stopped"):
         assert cli(*BASE, *FEW, "--checkpoint-every", 1, "--out", name).code == 0
     assert cli("train", "--resume", "whole", "--steps", 7).code == 0
-    watch = runs.Log.watch
-
-    def stop(log, history):
-        watch(log, history)
-        if len(history.losses) == 5:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Log, "watch", stop)
+    with stopping_after(5):
         done = cli("train", "--resume", "stopped", "--steps", 7)
         assert done.code == 130 and "--resume stopped" in done.err
     again = cli("train", "--resume", "stopped", "--steps", 9)
@@ -227,20 +219,12 @@ def test_ctrl_c_at_any_later_moment_says_how_to_go_on(cli, monkeypatch):
         assert same_tensors("whole/adapter", f"r{number}/adapter")
 
 
-def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, monkeypatch):
+def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, stopping_after):
     shutil.copytree(gpt2, "old")
     how = ("--data", pairs, "--kind", "text-to-text", *FEW, "--rank", 2, "--targets", "qkv")
     words = ("train", "--base", "old", *how, "--checkpoint-every", 1, "--out")
     assert cli(*words, "whole").code == 0
-    watch = runs.Log.watch
-
-    def stop(log, history):
-        watch(log, history)
-        if len(history.losses) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Log, "watch", stop)
+    with stopping_after(2):
         assert cli(*words, "stopped").code == 130
     os.rename("old", "new place")
     before = Path("stopped/config.json").read_text()

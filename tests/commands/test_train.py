@@ -11,7 +11,6 @@ import torch
 from patience import patience
 
 import minipeft as mp
-from minipeft.commands import runs
 from minipeft.files import saving as files
 
 FEW = ("--steps", 4, "--batch-size", 4, "--dev-limit", 3, "--checkpoint-every", 1)
@@ -42,19 +41,10 @@ def test_the_folder_of_a_run_tells_all(run, gpt2):
     assert str(gpt2.parent) not in card.partition("## Again")[0]  # no path of this machine
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(cli, gpt2, pairs, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_bits(cli, gpt2, pairs, stopping_after):
     base = ("train", "--base", gpt2, "--data", pairs, *TEXT, *FEW, "--dropout", "0.1")
     assert cli(*base, "--out", "whole").code == 0
-
-    log_step = runs.Log.watch
-
-    def stop(log, history):
-        log_step(log, history)
-        if len(history.losses) == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(runs.Log, "watch", stop)
+    with stopping_after(3):
         assert cli(*base, "--out", "stopped").code == 130
     assert not Path("stopped/adapter").exists()
     assert cli("evaluate", "stopped", "--data", pairs).code == 2
