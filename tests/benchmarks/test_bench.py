@@ -103,11 +103,27 @@ def test_both_sides_train_the_same_on_a_model_of_smollm2s_kind():
     from benchmarks.bases import trainable, with_peft
 
     for name, (method, config, _) in real_step.methods(32).items():
-        model = real_step.model_for(SimpleNamespace(quick=True))
+        model, _ = real_step.model_for(SimpleNamespace(quick=True))
         mp.attach(model, method, seed=0)
-        other = with_peft(real_step.model_for(SimpleNamespace(quick=True)), config)
+        other, _ = real_step.model_for(SimpleNamespace(quick=True))
+        other = with_peft(other, config)
         counts = [sum(p.numel() for p in trainable(m)) for m in (model, other)]
         assert counts[0] == counts[1] > 0, name
+
+
+def test_the_shape_that_stands_for_smollm2_is_its_own():
+    """Where the model is at hand, every setting is compared; else its published size."""
+    import torch
+
+    from benchmarks import real_step
+    from minipeft.course import real
+
+    with torch.device("meta"):
+        model = real_step.llama(real_step.SHAPE)
+    assert sum(p.numel() for p in model.parameters()) == 134_515_008
+    loaded = real.load("smollm2")
+    if loaded is not None:
+        assert {k: getattr(loaded[0].config, k) for k in real_step.SHAPE} == real_step.SHAPE
 
 
 def test_an_unknown_section_is_refused(bench):
