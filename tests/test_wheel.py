@@ -60,6 +60,7 @@ def test_the_library_loads_its_checkpoints(outside, site):
     assert all(Path(path).is_relative_to(site) for path in first.split())
 
 
+@pytest.mark.slow
 def test_the_command_copies_the_exercises_and_checks_them(outside, site, tmp_path):
     minipeft = next((site / "bin").glob("minipeft*"))
     assert "copied" in outside(minipeft, "lessons", "work")

@@ -75,7 +75,7 @@ def test_two_grids_in_one_folder(cli):
     "number, ctrl_c",
     [
         (signal.SIGTERM, signal.SIG_DFL),
-        (signal.SIGINT, signal.SIG_DFL),
+        pytest.param(signal.SIGINT, signal.SIG_DFL, marks=pytest.mark.slow),
         (signal.SIGTERM, signal.SIG_IGN),  # in the background of a script
     ],
 )

@@ -81,6 +81,7 @@ def test_the_example(cli, monkeypatch):
     assert "evaluate runs/example --data reverse" in first.out
 
 
+@pytest.mark.slow
 def test_torchrun_is_refused_in_one_sentence(tmp_path):
     """Two processes would write one folder: they write nothing, and one of them says why."""
     root = str(Path(__file__).parents[2])

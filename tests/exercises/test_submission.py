@@ -93,6 +93,7 @@ def test_an_unfinished_exercise_is_called_so():
     )
 
 
+@pytest.mark.slow
 def test_a_loop_that_never_ends_is_stopped_with_all_it_started(tmp_path):
     mark = tmp_path / "alive"
     began = time.monotonic()

@@ -130,6 +130,7 @@ def test_what_the_page_for_teachers_tells_them_to_run_exists(made):
         assert sitting.strip() == (f"{sittings[number]:g} min" if sittings[number] else "")
 
 
+@pytest.mark.slow
 def test_pages_are_written_where_they_differ_and_old_ones_are_told(tmp_path, capsys):
     builder = build.Builder()
     builder.pages = tmp_path
