@@ -41,7 +41,7 @@ from torch.nn import functional as F
 
 from minipeft.contexts import evaluating
 from minipeft.doors.door import Door
-from minipeft.doors.patch import as_patch
+from minipeft.doors.patch import MemoryPatch, as_patch
 
 PAST = "past_key_values_length"
 
@@ -108,47 +108,70 @@ class MemoryDoor(Door):
 
     def gather(self, x: Tensor, past: int = 0) -> Memory | None:
         """The memories of all active patches, one after the other; None when there is none."""
-        B, T = x.shape[:2]
+        B = x.shape[0]
         keys, values, visible, biases = [], [], [], []
         for module, rows in self.active(B):
             patch = as_patch(module)
             if rows is None:
                 k, v = patch(x)  # (B or 1, H, P, D)
-                seen = torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device)
             else:
                 rows = rows.to(x.device)
                 k, v = (self.spread(part, rows, B) for part in patch(x[rows]))  # (B, H, P, D)
-                seen = torch.zeros(B, k.shape[2], dtype=torch.bool, device=x.device)
-                seen[rows] = True
-            if patch.since is not None:
-                beams = B // len(patch.since)
-                since = patch.since.to(x.device).repeat_interleave(beams)  # (B,)
-                place = past + torch.arange(T, device=x.device)  # (T,)
-                seen = seen[:, None] & (place >= since[:, None])[..., None]  # (B, T, P)
-            window, P = patch.window, k.shape[2]
-            if window is not None and P + past + T > window:
-                distance = P + past + torch.arange(T)[:, None] - torch.arange(P)  # (T, P)
-                near = (distance < window).to(x.device)
-                seen = (seen if seen.dim() == 3 else seen[:, None]) & near  # (B, T, P)
-            keys.append(k), values.append(v), visible.append(seen)
-            biases.append((k.shape[2], patch.bias))
+            keys.append(k), values.append(v), biases.append((k.shape[2], patch.bias))
+            visible.append(visible_to(x, patch, k.shape[2], rows, past))
         if not keys:
             return None
         B = max(k.shape[0] for k in keys)
         key = torch.cat([k.expand(B, -1, -1, -1) for k in keys], dim=2)  # (B or 1, H, P, D)
         value = torch.cat([v.expand(B, -1, -1, -1) for v in values], dim=2)
-        if any(seen.dim() == 3 for seen in visible):
-            visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
-        seen = torch.cat(visible, dim=-1)  # (B, P) or (B, T, P)
-        seen = None if self.routing is None and seen.dim() == 2 else seen
-        placed = any(bias for _, bias in biases)
-        return Memory((key, value, seen, biases) if placed else (key, value, seen))
+        memory = (key, value, side_by_side(visible, x, keys))
+        return Memory((*memory, biases) if any(bias for _, bias in biases) else memory)
 
     @staticmethod
     def spread(part: Tensor, rows: Tensor, B: int) -> Tensor:
         """(1 or rows, H, P, D) -> (B, H, P, D), zeros in the other rows, which do not see it."""
         whole = part.new_zeros(B, *part.shape[1:])
         return whole.index_copy(0, rows, part.expand(len(rows), -1, -1, -1))
+
+
+def visible_to(
+    x: Tensor, patch: MemoryPatch, P: int, rows: Tensor | None, past: int
+) -> Tensor | None:
+    """Which tokens read a patch's memory: (B, P), or (B, T, P) where its place counts; None: all.
+
+    x (B, T, C): what enters the layer.  rows: those it acts on, None for every row.  past: how many
+    tokens came before.
+    """
+    B, T = x.shape[:2]
+    window = patch.window if patch.window is not None and P + past + T > patch.window else None
+    if rows is None and patch.since is None and window is None:
+        return None
+    seen = torch.full((B, P), rows is None, device=x.device)
+    if rows is not None:
+        seen[rows] = True
+    if patch.since is not None:
+        since = patch.since.to(x.device).repeat_interleave(B // len(patch.since))  # (B,), of beams
+        place = past + torch.arange(T, device=x.device)  # (T,)
+        seen = seen[:, None] & (place >= since[:, None])[..., None]  # (B, T, P)
+    if window is not None:
+        distance = P + past + torch.arange(T)[:, None] - torch.arange(P)  # (T, P)
+        near = (distance < window).to(x.device)
+        seen = (seen if seen.dim() == 3 else seen[:, None]) & near  # (B, T, P)
+    return seen
+
+
+def side_by_side(visible: list, x: Tensor, keys: list[Tensor]) -> Tensor | None:
+    """What `visible_to` says of memories, as of one: (B, P), (B, T, P), or None for all tokens."""
+    if all(seen is None for seen in visible):
+        return None
+    B, T = x.shape[:2]
+    ones = (torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device) for k in keys)
+    visible = [
+        all_of_it if seen is None else seen for seen, all_of_it in zip(visible, ones, strict=True)
+    ]
+    if any(seen.dim() == 3 for seen in visible):
+        visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
+    return torch.cat(visible, dim=-1)
 
 
 class Given:
@@ -286,12 +309,11 @@ def before(
     if mask is None and causal and T > 1:
         past = torch.ones(T, S, dtype=torch.bool, device=key.device).tril()
         mask = past[None, None]  # (1, 1, T, S); behind T a static cache is empty yet
-    if mask is None and visible is None:
-        return key, value, None
+    if visible is None:
+        everywhere = mask is not None and mask.dtype == torch.bool  # a number to add is 0
+        return key, value, None if mask is None else F.pad(mask, (P, 0), value=float(everywhere))
     if mask is None:
         mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=key.device)
-    if visible is None:
-        visible = torch.ones(1, P, dtype=torch.bool, device=key.device)
     front = visible[:, None, None] if visible.dim() == 2 else visible[:, None]  # (B or 1, 1, ., P)
     if mask.dtype != torch.bool:
         front = as_numbers(front, mask.dtype)

@@ -389,9 +389,11 @@ def test_a_mask_that_is_the_same_for_every_query():
     generator = torch.Generator().manual_seed(0)
     key, prefix = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
     mask = torch.randn(2, 1, 1, 3, generator=generator)
-    _, _, whole = before((prefix, prefix, None), key, key, key, mask, causal=False)
-    assert whole.shape == (2, 1, 3, 8)
-    assert not whole[..., :5].any() and torch.equal(whole[..., 5:], mask.expand(2, 1, 3, 3))
+    for numbers, free in ((mask, 0), (mask > 0, 1)):  # to add, or whether one may look
+        _, _, whole = before((prefix, prefix, None), key, key, key, numbers, causal=False)
+        whole = whole.expand(2, 1, 3, 8)  # as attention reads it
+        assert whole.dtype == numbers.dtype and (whole[..., :5] == free).all()
+        assert torch.equal(whole[..., 5:], numbers.expand(2, 1, 3, 3))
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
