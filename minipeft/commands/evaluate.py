@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from minipeft.commands import asking, data, forms, opened, options, predict, runs, scoring
-from minipeft.commands.writers import COMPARED, PREDICTED, check_file, keeping, write_rows
+from minipeft.commands.writers import COMPARED, PREDICTED, check_file, keeping
 from minipeft.report import Table
 from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
@@ -107,7 +107,6 @@ def run(given: argparse.Namespace) -> int:
     if one := scoring.note_of_one_answer(task, said, true):
         print(f"\n{one}")
     if given.predictions:
-        write_rows(given.predictions, COMPARED, zip(texts, true, said, strict=True))
         print(f"\nThe answers are in {given.predictions}")
     return judged(scores, wanted)
 
@@ -126,7 +125,6 @@ def label_only(given: argparse.Namespace, lacking: str) -> int:
         said, notes = predict.answers(loaded, texts, *how, known)
     for note in notes:
         print(note)
-    write_rows(given.predictions, PREDICTED, zip(inputs, said, strict=True))
     print(
         f"{given.data} has no column {lacking!r}, so that nothing is measured; the "
         f"model's answers are in {given.predictions}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import minipeft as mp
 from minipeft.commands import asking, forms, opened, options, runs
-from minipeft.commands.writers import WRITTEN, check_file, keeping, write_rows
+from minipeft.commands.writers import WRITTEN, check_file, keeping
 from minipeft.model.devices import on_device_of
 from minipeft.tasks import chat
 from minipeft.tasks.encoding import Encoding, readable
@@ -104,7 +104,7 @@ def run(given: argparse.Namespace) -> int:
             some = rows[start : start + given.batch_size]
             loud = write_batch(base, some, given, bool(folders), given.seed + start)
             cut += loud.finish()
-            known |= enumerate(loud.texts(), start)
+            known.update(enumerate(loud.texts(), start))
     if cut and is_answer:
         print(
             f"note: {cut} of {len(rows)} answers did not end within {given.tokens} tokens: "
@@ -112,7 +112,6 @@ def run(given: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if given.out:
-        write_rows(given.out, WRITTEN, [(*row, known[i]) for i, row in enumerate(asked)])
         print(f"The answers are in {given.out}")
     return 0
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from minipeft.commands import asking, data, forms, opened, options, scoring, shortening
-from minipeft.commands.writers import PREDICTED, check_file, keeping, write_rows
+from minipeft.commands.writers import PREDICTED, check_file, keeping
 from minipeft.report import Table
 from minipeft.tasks.encoding import Example, readable
 
@@ -65,12 +65,10 @@ def run(given: argparse.Namespace) -> int:
         said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length, known)
     for note in loaded.notes_of_chance(given.what) + notes:
         print(note)
-    rows = [*zip(inputs, said, strict=True)]
     if given.out:
-        write_rows(given.out, PREDICTED, rows)
         print(f"The answers are in {given.out}")
     else:
-        rows = [(in_one_line(text), one) for text, one in rows]
+        rows = [(in_one_line(text), one) for text, one in zip(inputs, said, strict=True)]
         print(Table(f"{given.what}, {len(rows):,} texts", ("text", "prediction"), rows))
     return 0
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +38,8 @@ COMPARED = ("input", "target", "prediction")
 WRITTEN = ("input", "adapter", "output")
 HEADERS = (PREDICTED, COMPARED, WRITTEN)
 LONGEST = 10_000_000  # characters of a first line that is looked at
+EVERY = 2.0  # seconds between two writings of the answers so far
+SHARE = 20  # and at least so many times as long as the last one took
 WRITERS = {".jsonl": _jsonl, ".csv": _csv, ".tsv": _tsv}
 
 
@@ -81,20 +85,63 @@ def write_rows(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[
     write_text(Path(path), WRITERS[Path(path).suffix.lower()](header, list(rows)))
 
 
-@contextmanager
-def keeping(
-    path: str | None, header: Sequence[str], *columns: Sequence[str]
-) -> Iterator[dict[int, str]]:
-    """Gives a dict for answers, number of a row -> answer. Where answering is stopped or fails,
-    those that are there are written beside `path`, behind the row's other columns, and it is said.
+class Answers(dict[int, str]):
+    """Number of a row -> its answer. What is there is written beside the file every few seconds, so
+    that a process that is killed loses little.
+
+    columns: what stands before the answer in every row.
     """
-    known: dict[int, str] = {}
+
+    def __init__(self, path: str | None, header: Sequence[str], columns: Sequence) -> None:
+        super().__init__()
+        self.path, self.header, self.columns = path, header, columns
+        self.part, self.due = None, time.monotonic() + EVERY
+        if path:
+            self.part = self.free_name(Path(path))
+
+    def free_name(self, path: Path) -> Path:
+        """FILE.part, or FILE.part-2, ..: answers of a run that was stopped stay."""
+        for number in itertools.count(1):
+            name = f".part-{number}" if number > 1 else ".part"
+            part = path.with_suffix(f"{name}{path.suffix}")
+            if not os.path.lexists(part):
+                return part
+            print(f"note: {part} is there already and stays as it is", file=sys.stderr)
+
+    def update(self, answers: Iterable[tuple[int, str]]) -> None:
+        super().update(answers)
+        started = time.monotonic()
+        if self.part and started >= self.due:
+            self.write_part()
+            now = time.monotonic()
+            self.due = now + max(EVERY, SHARE * (now - started))
+
+    def rows(self) -> list[tuple[str, ...]]:
+        return [(*(column[i] for column in self.columns), self[i]) for i in sorted(self)]
+
+    def write_part(self) -> bool:
+        """Did it work? Where not, answering goes on, since there may be room at its end."""
+        try:
+            write_rows(self.part, self.header, self.rows())
+        except OSError as error:
+            print(f"note: {error}", file=sys.stderr)
+            return False
+        return True
+
+
+@contextmanager
+def keeping(path: str | None, header: Sequence[str], *columns: Sequence[str]) -> Iterator[Answers]:
+    """Gives a dict for answers, number of a row -> answer, and writes all of them to `path`. Where
+    answering is stopped or fails, those that are there stay beside it, and it is said.
+    """
+    known = Answers(path, header, columns)
     try:
         yield known
+        if path:
+            write_rows(path, header, known.rows())
     except BaseException:
-        if path and known:
-            part = Path(path).with_suffix(f".part{Path(path).suffix}")
-            rows = [(*(column[i] for column in columns), known[i]) for i in sorted(known)]
-            write_rows(part, header, rows)
-            print(f"note: the {len(known):,} answers so far are in {part}", file=sys.stderr)
+        if path and known and known.write_part():
+            print(f"note: the {len(known):,} answers so far are in {known.part}", file=sys.stderr)
         raise
+    if path:
+        known.part.unlink(missing_ok=True)

@@ -115,6 +115,6 @@ def answers(
             chosen = order[start : start + batch_size]
             with nullcontext() if names is None else route(model, [names[i] for i in chosen]):
                 batch = encoding.answers(model, [inputs[i] for i in chosen])
-            known |= zip(chosen, batch, strict=True)
+            known.update(zip(chosen, batch, strict=True))
             bar.update(len(chosen))
     return [known[i] for i in range(len(inputs))]
