@@ -28,6 +28,7 @@ from minipeft.tasks.tasks import Task, tidied
 from tiny_transformer.files import write_text
 
 GRID = "grid.json"
+PRINT = "base fingerprint"  # in it
 
 EXAMPLES = """compare --base tiny-decoder --data reverse --methods lora:rank=4 prefix ia3 bitfit \\
         --learning-rates 1e-3 1e-2 --seeds 0 1 2 --steps 100 --out runs/grid
@@ -96,7 +97,8 @@ def run(given: argparse.Namespace) -> int:
 def gone_through(folder: Path, methods, rates, task: Task, test: Task | None, given) -> int:
     """Train the cells that are missing in the folder; methods and rates by their words."""
     given.steps = train.steps_of(given, task)
-    same_grid(folder, decisive(given, task))
+    shared, before = decisive(given, task), begun(folder)
+    same_grid(folder, before, shared)
     cells = [
         (seed, text, rate)
         for seed in dict.fromkeys(given.seeds)
@@ -104,9 +106,16 @@ def gone_through(folder: Path, methods, rates, task: Task, test: Task | None, gi
         for rate in rates[text]
     ]
     missing = [cell for cell in cells if read_cell(folder, cell) is None]
+    base, of_seed = None, None
+    if missing or before.get("base") != given.base:
+        of_seed, _, rate = (missing or cells)[0]
+        base = train.open_for(task, seeded(given, of_seed, rate))
+        shared[PRINT] = bases.fingerprint_of(base)
+        same_base(folder, before, shared)
+    if not before:
+        write_text(folder / GRID, json.dumps(shared, indent=1))
     print(f"{len(cells)} cells, {len(cells) - len(missing)} of them are there; in {folder}")
     bar = tqdm(missing, disable=not sys.stderr.isatty(), unit="cell")
-    base, of_seed = None, None
     for seed, text, rate in bar:
         bar.set_description(f"{text}, seed {seed}, rate {rate:g}")
         if seed != of_seed:  # another seed is another fresh head, too
@@ -195,35 +204,59 @@ def decisive(given: argparse.Namespace, task: Task) -> dict:
     return shared | {"examples": len(task.splits["train"])}
 
 
-def same_grid(folder: Path, shared: dict) -> None:
-    """Begin a grid, or see that the one in the folder is the same.
+def begun(folder: Path) -> dict:
+    """What the grid in a folder shares; nothing where none has begun.
 
     Raises:
-        ValueError: the folder holds something else, or a grid with other settings.
+        ValueError: the folder holds something else, or a damaged grid.
     """
     path = folder / GRID
     if not path.is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} holds something else: give another --out.")
-        write_text(path, json.dumps(shared, indent=1))
-        return
+        return {}
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         before = None
     if not isinstance(before, dict):
         raise ValueError(f"{path} is damaged: give another --out.")
-    for key, value in json.loads(json.dumps(shared)).items():
+    return before
+
+
+def same_grid(folder: Path, before: dict, shared: dict) -> None:
+    """See that a grid that goes on has the same settings and data; of the base see `same_base`.
+
+    Raises:
+        ValueError: it has others.
+    """
+    for key, value in json.loads(json.dumps(shared)).items() if before else ():
         if key.endswith("sha256") and before.get(key) is None:
             continue  # of before folders of data had a hash
         same_file = shared.get(f"{key} sha256")
         if same_file and same_file == before.get(f"{key} sha256"):
             continue  # it was moved
+        if key == "base" and before.get(PRINT):
+            continue
         if before.get(key) != value:
             raise ValueError(
                 f"{folder} holds a grid whose {key} is {before.get(key)}, here it is {value}: "
                 "give another --out, or the same settings."
             )
+
+
+def same_base(folder: Path, before: dict, shared: dict) -> None:
+    """See that a grid that goes on has the base that it began with, wherever that is now.
+
+    Raises:
+        ValueError: the weights are others.
+    """
+    if before.get(PRINT) in (None, shared[PRINT]):
+        return
+    raise ValueError(
+        f"{shared['base']} has other weights than the base of the grid in {folder}, "
+        f"{before['base']}, had when it began: put that one back, or give another --out."
+    )
 
 
 def cell_path(folder: Path, cell: tuple) -> Path:

@@ -17,11 +17,12 @@ from pathlib import Path
 from minipeft.commands import bases, cards, data, opened, options, pooling, runs
 from minipeft.commands.inspect import OF_PEFT
 from minipeft.files import saving
+from minipeft.methods.method import Method
 from minipeft.tasks.tasks import Task
 from minipeft.training.history import History
 from tiny_transformer.files import write_text
 
-MOVABLE = ("base", "data", "dev")
+MOVABLE = ("base", "data", "dev", "start")
 EARLIER = "earlier.json"
 # how a file is read, which a task of the project says by itself
 OF_FILES = ("kind", "input", "target", "columns", "cut", "chat", "system")
@@ -115,17 +116,22 @@ def joined(before: History | None, after: History, best: str) -> History:
 
 
 def find_moved(given: argparse.Namespace, before: argparse.Namespace, config: dict) -> None:
-    """Give a run that goes on the places that its base and its files have now.
+    """Give a run that goes on the places that its base, its files and its adapter have now.
 
     given: the options of now.  before: of the run, which are changed, as its config is.
 
     Raises:
-        ValueError: the data are others than those that it began with.
+        FileNotFoundError, ValueError: the data, or the adapter that it began with, are others.
     """
     moved = {name: getattr(given, name) for name in MOVABLE if getattr(given, name)}
     if "dev" in moved and not before.dev:
         raise ValueError("This run held its dev split out of --data: leave --dev away.")
+    if "start" in moved and not before.start:
+        raise ValueError("This run did not begin with an adapter: leave --start away.")
     for name, place in moved.items():
+        if name == "start":
+            moved[name] = adapter_to_begin_with(place)
+            continue
         is_file = name != "base" and Path(place).exists()
         moved[name] = os.path.abspath(place) if is_file else bases.absolute(place)
     vars(before).update(moved)
@@ -138,9 +144,25 @@ def find_moved(given: argparse.Namespace, before: argparse.Namespace, config: di
                 f"{place} is not what this run began with: put that file back, say where it is "
                 f"now (--data, --dev), or begin a new run."
             )
+    if before.start and print_of(before.start) != config.get("start"):
+        raise ValueError(
+            f"{before.start} is not what this run began with: put that adapter back, or say where "
+            "it is now (--start)."
+        )
 
 
 # -- --start
+
+
+def adapter_to_begin_with(place: str) -> str:
+    """The folder of an adapter, or of that of a run, as an absolute path.
+
+    Raises:
+        FileNotFoundError: none is there.
+    """
+    if not Path(place).is_dir() or not opened.is_adapter(place):
+        raise FileNotFoundError(f"{place} holds no adapter to begin with: check --start.")
+    return str(runs.adapter_of(place).resolve())
 
 
 def begin_with(given: argparse.Namespace) -> None:
@@ -154,10 +176,7 @@ def begin_with(given: argparse.Namespace) -> None:
             "--start takes the method from the adapter that it begins with: leave --method and its "
             "settings away."
         )
-    if not Path(given.start).is_dir() or not opened.is_adapter(given.start):
-        raise FileNotFoundError(f"{given.start} holds no adapter to begin with: check --start.")
-    run = runs.run_of(given.start)
-    given.start = str(runs.adapter_of(given.start).resolve())
+    run, given.start = runs.run_of(given.start), adapter_to_begin_with(given.start)
     before = run[1]["options"] if run else {}
     is_shipped = given.data is not None and data.is_shipped(given.data)
     for name in TAKEN_OVER:
@@ -214,12 +233,20 @@ def print_of(adapter: str) -> str | None:
     return data.digest(f"{adapter}/{saving.TENSORS}")
 
 
-def check_start(config: dict) -> None:
-    """A run that goes on must begin with the adapter that it began with.
+def check_start(config: dict, start: str, task: Task, method: Method) -> None:
+    """A run that goes on must begin with the settings and labels that it began with, too.
+
+    config: of the run; of one that begins now, nothing is known yet.
 
     Raises:
-        ValueError: it has changed, or is gone.
+        ValueError: the files beside the adapter's tensors have changed.
     """
-    start = config["options"].get("start")
-    if start and print_of(start) != config.get("start"):
-        raise ValueError(f"{start} is not what this run began with: put that adapter back.")
+    if "method" not in config:
+        return
+    before, now = config["method"]["settings"], json.loads(json.dumps(method.settings()))
+    changed = any(now.get(key, value) != value for key, value in before.items())
+    if changed or list(task.labels or ()) != (config["task"]["labels"] or []):
+        raise ValueError(
+            f"{start} has other settings, or other labels, than when this run began: put that "
+            "adapter back."
+        )

@@ -79,8 +79,8 @@ def add(commands, arguments: list[str]) -> None:
     )
     parser.add_argument(
         "--resume", metavar="RUN", help="go on with this run; everything else comes from its "
-        "folder. With a larger --steps, a finished run is made longer; --base, --data and --dev "
-        "say where something of it is now that was moved"
+        "folder. With a larger --steps, a finished run is made longer; --base, --data, "
+        "--dev and --start say where something of it is now that was moved"
     )  # fmt: skip
     parser.add_argument(
         "--start", metavar="RUN", help="begin with what this run, or this adapter, has learnt: "
@@ -168,6 +168,8 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         return mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
 
     tuner = attached()
+    if begin and not before:
+        longer.check_start(config, begin, task, tuner.method)
     data.check_fits(task, base, extra=len(tuner.words or ()))
     report = tuner.report()
     print(report)
@@ -314,7 +316,6 @@ def resumed(
     if config is None:
         raise FileNotFoundError(f"{folder} holds no run: it has no config.json of one.")
     stack.enter_context(held(folder))
-    longer.check_start(config)
     before = argparse.Namespace(**{**vars(plain), **config["options"]})
     if "head_rate" not in config["options"]:  # a run of before there was one
         before.head_rate = before.learning_rate

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import zoo
+from safetensors.torch import load_file, save_file
 
 import minipeft as mp
 import tiny_transformer as tt
@@ -264,6 +265,98 @@ def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, stopping
     now = ("--base", "new place", "--data", "other.jsonl")
     assert cli("train", "--resume", "whole", "--steps", 5, *now).code == 0
     assert len(losses_of("whole")) == 5
+
+
+def test_a_run_whose_adapter_of_the_start_was_moved_goes_on(cli, stopping_after):
+    columns = ("--kind", "classification", "--base", "tiny-encoder", "--head", "classification")
+    Path("d.csv").write_text("input,target\n" + "good w,no\nbad w,yes\nfine x,no\n" * 9)
+    data = ("--data", "d.csv", *FEW)
+    for name, seed in (("first", 0), ("other", 1)):
+        done = cli("train", *columns, *data, "--seed", seed, "--rank", 2, "--out", name)
+        assert done.code == 0, done.err
+    words = ("train", "--start", "first", *data, "--checkpoint-every", 1, "--out")
+    assert cli(*words, "whole").code == 0
+    for name in ("stopped", "with adapter"):
+        with stopping_after(2):
+            assert cli(*words, name).code == 130
+    os.rename("first", "new place")
+    shutil.copytree("new place/adapter", "alone")
+    before = Path("stopped/config.json").read_text()
+    for name, file, old, new in (
+        ("scaled", "adapter_config.json", '"lora_alpha": 16', '"lora_alpha": 8'),
+        ("renamed", "labels.json", '["no", "yes"]', '["yes", "no"]'),
+    ):
+        path = Path(shutil.copytree("alone", name), file)
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+    for start, sentence in (
+        ((), "is not what this run began with: put that adapter back, or say where it is now"),
+        (("--start", "other"), "is not what this run began with: put that adapter back"),
+        (("--start", "nowhere"), "holds no adapter to begin with"),
+        (("--start", "scaled"), "scaled does not match its content hash"),
+        (("--start", "renamed"), "renamed has other settings, or other labels, than when this run"),
+    ):
+        done = cli("train", "--resume", "stopped", *start)
+        assert done.code == 2 and sentence in done.err, (start, done.err, done.out)
+        assert Path("stopped/config.json").read_text() == before
+    done = cli("train", "--resume", "other", "--start", "alone", "--steps", 5)
+    assert done.code == 2 and "did not begin with an adapter: leave --start away" in done.err
+    for name, start in (("stopped", "new place"), ("with adapter", "alone")):
+        done = cli("train", "--resume", name, "--start", start)
+        assert done.code == 0, done.err
+        assert same_tensors("whole/adapter", f"{name}/adapter")
+        assert Path("whole/log.jsonl").read_text() == Path(f"{name}/log.jsonl").read_text()
+    config = json.loads(Path("stopped/config.json").read_text())
+    assert config["options"]["start"] == str(Path("new place/adapter").resolve())
+    assert cli(*shlex.split(config["command"])[3:]).code == 0
+    assert same_tensors("whole/adapter", "stopped-again/adapter")
+    done = cli("train", "--resume", "whole", "--steps", 5, "--start", "new place")
+    assert done.code == 0 and len(losses_of("whole")) == 5, done.err
+
+
+def test_an_adapter_of_pefts_must_have_the_settings_of_before(cli, gpt2, pairs, stopping_after):
+    """No hash of its files tells that one has changed, as ours has."""
+    how = ("--data", pairs, "--kind", "text-to-text", *FEW)
+    done = cli("train", "--base", gpt2, *how, "--rank", 2, "--targets", "qkv", "--out", "first")
+    assert done.code == 0 and cli("convert", "first", "theirs", "--to", "peft").code == 0
+    tensors = Path("theirs/adapter_model.safetensors")
+    save_file(load_file(tensors), tensors, {"format": "pt"})  # as PEFT writes it
+    with stopping_after(2):
+        done = cli("train", "--start", "theirs", "--base", gpt2, *how, "--checkpoint-every", 1,
+                   "--out", "r")  # fmt: skip
+        assert done.code == 130, done.err
+    shutil.copytree("theirs", "same")
+    path = Path("theirs/adapter_config.json")
+    assert '"lora_alpha": 16' in path.read_text()
+    path.write_text(path.read_text().replace('"lora_alpha": 16', '"lora_alpha": 8'))
+    done = cli("train", "--resume", "r")
+    assert done.code == 2 and "theirs has other settings, or other labels, than when" in done.err
+    assert cli("train", "--resume", "r", "--start", "same").code == 0
+
+
+def test_a_grid_whose_base_was_moved_goes_on(cli, gpt2, pairs):
+    shutil.copytree(gpt2, "old")
+    grid = ("compare", "--data", pairs, "--kind", "generate", *FEW, "--out", "g", "--methods",
+            "lora:rank=2", "--learning-rates", "0.01", "--seeds", 0)  # fmt: skip
+    assert cli(*grid, "--base", "old").code == 0
+    os.rename("old", "new place")
+    for base in ("new place", Path("new place").resolve()):
+        done = cli(*grid, "--base", base)
+        assert done.code == 0 and "1 cells, 1 of them are there" in done.out, done.err
+    done = cli(*grid, 1, "--base", "new place")
+    assert done.code == 0 and "2 cells, 1 of them are there" in done.out, done.err
+    shutil.copytree("new place", "old")
+    zoo.build("gpt2", seed=1).save_pretrained("old")
+    before = Path("g/cells.csv").read_text()
+    done = cli(*grid, 1, 2, "--base", "old")  # the name of before, with other weights
+    assert done.code == 2 and "old has other weights than the base of the grid in g" in done.err
+    assert Path("g/cells.csv").read_text() == before
+    older = json.loads(Path("g/grid.json").read_text())
+    del older["base fingerprint"]  # as a grid of before has none
+    Path("g/grid.json").write_text(json.dumps(older))
+    assert cli(*grid, "--base", "old").code == 0
+    done = cli(*grid, "--base", "new place")
+    assert done.code == 2 and "a grid whose base is old, here it is new place" in done.err
 
 
 def test_every_command_finds_a_base_that_was_moved(cli, run, gpt2, pairs):
