@@ -6,6 +6,7 @@ What no flag says is as in the training of the run, or of the run that an adapte
 from __future__ import annotations
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,9 +47,17 @@ def reading(given: argparse.Namespace) -> Reading:
 
 
 def columns_like(path: str, given: str | None, before: dict) -> str | None:
-    """--columns, or those of a run's training where a file of this kind has them named."""
-    nameable = tables.ending(Path(path)) in tables.WITHOUT_NAMES
-    return given or (before.get("columns") if nameable else None)
+    """--columns, or those of a run's training where a file of this kind has them named.
+
+    A file may have the header that the training's had not.
+    """
+    names = forms.names_of(before.get("columns"))
+    if given or names is None or tables.ending(Path(path)) not in tables.WITHOUT_NAMES:
+        return given
+    with suppress(ValueError):  # where its first line cannot be a header
+        if tuple(tables.first(path)) == names:
+            return None
+    return before["columns"]
 
 
 def kind_of(given: argparse.Namespace) -> str | None:

@@ -8,18 +8,25 @@
 | instruction, input, output| Alpaca's: the input, which may be empty, stands behind instruction   |
 
 The last three are for text-to-text; a column `system` in them is the message of the system. With
---chat a plain text is what a user says, and its answer what the assistant says.
+--chat a plain text is what a user says, and its answer what the assistant says. A column of text,
+as a .csv file has it, may hold messages as JSON, or as Python prints them; for tagging, lists of
+words and tags.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import re
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from minipeft.commands import runs
 from minipeft.tasks import chat, tables
+from minipeft.tasks.conll import spaced
 from minipeft.tasks.encoding import PAIR, Example, join
 
 ANSWERS = {  # column of the questions -> column of the answers
@@ -72,10 +79,11 @@ def columns_of(
     Raises:
         ValueError: it holds preferences.
     """
-    texts = (input or "input",)
-    if input and not target and chat.is_chat(row.get(input) or ""):
+    texts, writes = (input or "input",), kind in (None, "generate")
+    cell = row.get(texts[0]) or ""
+    if input and not target and chat.is_chat(listed(cell) if writes else cell):
         return Columns(texts, None)
-    if input or target or kind not in (None, "generate") or {"input", "target"} <= row.keys():
+    if input or target or not writes or {"input", "target"} <= row.keys():
         if texts[0].count(",") == 1 and texts[0] not in row:
             texts = tuple(name.strip() for name in texts[0].split(","))
         return Columns(texts, target or "target")
@@ -94,7 +102,8 @@ def check_preferences(path: str, row: dict[str, str]) -> None:
         ValueError: they are; the sentence has the flags that read them nevertheless.
     """
     if {"chosen", "rejected"} <= row.keys():
-        chosen, asks = row["chosen"] or "", next((name for name in QUESTIONS if row.get(name)), "")
+        asks = next((name for name in QUESTIONS if row.get(name)), "")
+        chosen = listed(row["chosen"] or "")
         messages = chat.messages_of(chosen, f"{path}, row 1") if chat.is_chat(chosen) else ()
         flags = f"give --input {asks} --target chosen --kind text-to-text"
         if messages and messages[0]["role"] != "assistant":  # the question is in it
@@ -135,6 +144,12 @@ def read(
     Raises:
         ValueError: a row that cannot be used, by its number.
     """
+    if len({*columns.texts, columns.answer if answered else None}) <= len(columns.texts):
+        names = ", ".join((*columns.texts, columns.answer or ""))
+        raise ValueError(
+            f"{path}: --input and --target name a column twice ({names}): an answer that stands in "
+            "its question would only be copied."
+        )
     writes = kind in (None, "generate")
     needed = (*columns.texts, *([columns.answer] if answered and columns.answer else []))
     examples = []
@@ -147,6 +162,12 @@ def read(
         if columns.known:
             text = question(row, columns, where)
         answer = row[columns.answer] if answered and columns.answer else ""
+        if kind == "tag" and tables.ending(Path(path)) in (".csv", ".tsv"):
+            text, answer = words_of(text, answer, where)
+        if writes:
+            text, answer = listed(text), listed(answer)
+        if columns.answer is None and not chat.is_chat(text):
+            raise ValueError(f"{where}: {columns.texts[0]!r} {chat.NO_MESSAGES}")
         if writes and (chat.is_chat(text) or chat.is_chat(answer)):
             text, answer = conversation(text, answer, columns.answer is None, answered, where)
         examples.append((text, answer, row))
@@ -154,25 +175,46 @@ def read(
 
 
 def listed(text: str) -> str:
-    """Messages that a table holds as JSON are a conversation; another text is as it is."""
-    if text.lstrip().startswith("[{"):
-        try:
-            return chat.written(json.loads(text))
-        except ValueError:
-            pass
+    """Messages as JSON, or as Python prints them, are a conversation; another text is as it is."""
+    messages = parsed(text) if text.lstrip().startswith("[{") else ()
+    if messages and isinstance(messages[0], dict) and {"role", "from"} & messages[0].keys():
+        return chat.written(messages)
     return text
 
 
-def question(row: dict[str, str], columns: Columns, where: str) -> str:
-    """The question of a row whose columns are known, with the system's message before it.
+def parsed(text: str) -> list | None:
+    """The list that a text is, as JSON or as Python prints it; None of another text."""
+    text = text.strip()
+    with suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        value = ast.literal_eval(text)
+        return value if isinstance(value, list) and str(value) == text else None
+    return None
+
+
+def words_of(text: str, tags: str, where: str) -> tuple[str, str]:
+    """Words and their tags, with spaces between them, of cells that hold lists of them.
 
     Raises:
-        ValueError: no messages where they belong.
+        ValueError: a list that is neither JSON nor Python's, as numpy prints one without commas.
     """
+    if not re.fullmatch(r"""\s*\[["'].*["']\]\s*""", text, re.DOTALL):
+        return text, tags
+    lists = [parsed(each) if each else [] for each in (text, tags)]
+    if not all(isinstance(each, list) for each in lists):
+        raise ValueError(
+            f"{where}, has a list of words that is no JSON: write words and tags with a space "
+            "between them, or save the table as .jsonl."
+        )
+    words, kinds = map(spaced, lists)
+    return words, kinds
+
+
+def question(row: dict[str, str], columns: Columns, where: str) -> str:
+    """The question of a row whose columns are known, with the system's message before it."""
     name = columns.texts[0]
-    text = row[name] if columns.answer else listed(row[name])
-    if columns.answer is None and not chat.is_chat(text):
-        raise ValueError(f"{where}: {name!r} {chat.NO_MESSAGES}")
+    text = listed(row[name])
     if name == "instruction" and (row.get("input") or "").strip():
         text = f"{text}\n\n{row['input']}"
     if system := (row.get("system") or "").strip():

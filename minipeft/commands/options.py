@@ -65,8 +65,26 @@ PATHS = ("base", "data", "dev", "test", "out", "what", "resume", "start", "predi
 PATHS += ("notebook", "csv", "folder")  # flags and arguments that are paths
 
 
+class Once(argparse._StoreAction):
+    """A flag with a text or with several values: argparse would heed the last one only. A number
+    may be given once more, as scripts do that change a setting."""
+
+    def __call__(self, parser, namespace, values, flag=None) -> None:
+        before = vars(self).setdefault("before", values)
+        if flag and (self.type is None or self.nargs) and before != values:
+            all_of_them = ", with all its values behind it" if self.nargs else ""
+            parser.error(f"{flag} is given twice, but only one would count: give it once"
+                         f"{all_of_them}")  # fmt: skip
+        super().__call__(parser, namespace, values, flag)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse, with mistakes told in one sentence."""
+
+    def __init__(self, **how) -> None:
+        super().__init__(**how)
+        for name in (None, "store"):
+            self.register("action", name, Once)
 
     def parse_args(self, args=None, namespace=None):
         """As argparse, and of what is not known the flag that was probably meant."""
@@ -205,6 +223,8 @@ def from_text(text: str) -> Method:
         if key not in settable(kind):
             known = ", ".join(settable(kind)) or "none"
             raise ValueError(f"{kind.__name__} has no setting {key!r}; it has {known}.")
+        if key in given:
+            raise ValueError(f"{text} gives {key} twice: leave one of them away.")
         try:
             given[key] = convert(hints[key], value)
         except ValueError as error:

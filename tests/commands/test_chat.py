@@ -1,5 +1,6 @@
 """Conversations and the files of other trainers on the command line."""
 
+import csv
 import json
 
 import chatting
@@ -175,6 +176,60 @@ def test_conversations_of_parquet(tmp_path):
     assert examples(tmp_path / "file.parquet")[1] == (chat.question(PAIRS[1][0]), PAIRS[1][1])
 
 
+def table(path, rows):
+    """Rows of text as the file that the path's ending names."""
+    if path.suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
+    elif path.suffix == ".jsonl":
+        write(path, rows)
+    else:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            sign = "," if path.suffix == ".csv" else "\t"
+            how = dict(quoting=csv.QUOTE_NONE, quotechar=None) if sign == "\t" else {}
+            lines = csv.DictWriter(file, rows[0], delimiter=sign, lineterminator="\n", **how)
+            lines.writeheader()
+            lines.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize("printed", [json.dumps, str], ids=["json", "python"])
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl"])
+def test_messages_in_a_cell_are_a_conversation_in_any_column(
+    cli, talker, tmp_path, ending, printed
+):
+    """As JSON, and as pandas writes a column of lists into a .csv file."""
+    rows = [{"n": str(n), "talk": printed([SYSTEM, *exchange(*pair)])}
+            for n, pair in enumerate(PAIRS)]  # fmt: skip
+    expected = tuple(Example(chat.written([SYSTEM, exchange(*p)[0]]), p[1]) for p in PAIRS)
+    path = table(tmp_path / f"talk.{ending}", rows)
+    assert data.read(str(path), input="talk", kind="generate") == expected
+    two = [{"ask": printed([SYSTEM, exchange(*pair)[0]]), "say": printed(exchange(*pair)[1:])}
+           for pair in PAIRS]  # fmt: skip
+    two = table(tmp_path / f"two.{ending}", two)
+    assert data.read(str(two), input="ask", target="say", kind="generate") == expected
+    done = cli("train", "--base", talker, "--data", path, "--input", "talk", "--out", "r", *FEW)
+    assert done.code == 0, done.err
+    for words in (("evaluate", "r"), ("predict", "r"), ("generate", "r", "--tokens", 2)):
+        assert cli(*words, "--data", path).code == 0, words
+    plain = table(tmp_path / f"plain.{ending}", [*rows, {"n": "9", "talk": "Hello"}])
+    done = cli("train", "--base", talker, "--data", plain, "--input", "talk", *FEW)
+    assert done.code == 2 and "row 7: 'talk' must be a list of messages" in done.err
+
+
+@pytest.mark.parametrize("cell", ['[{"event": "open"}, {"event": "shut"}]', "[{1, 2}]", "[{ a"])
+def test_a_text_that_is_no_message_stays_a_text(cli, tmp_path, cell):
+    rows = [{"log": cell + " " * n, "kind": "ab"[n % 2]} for n in range(8)]
+    path = table(tmp_path / "log.csv", rows)
+    read = data.read(str(path), input="log", target="kind", kind="generate")
+    assert read == tuple(Example(row["log"], row["kind"]) for row in rows)
+    done = cli("train", "--base", "tiny-decoder", "--data", path, "--input", "log", "--target",
+               "kind", *FEW)  # fmt: skip
+    assert done.code == 2 and "Say what the data asks for: --kind" in done.err
+
+
 REFUSED = {
     "chosen": ([{"prompt": "a", "chosen": "b", "rejected": "c"}], "--input prompt --target chosen"),
     "whole": (
@@ -326,7 +381,7 @@ def test_a_run_of_plain_texts_is_not_asked_with_a_template(cli, talker, tmp_path
                "--kind", "text-to-text")  # fmt: skip
     assert done.code == 2 and "p.jsonl is of plain texts" in done.err
     done = cli("train", "--base", talker, "--data", path, "--kind", "classification", *FEW,
-               "--input", "messages", "--target", "messages")  # fmt: skip
+               "--input", "messages", "--target", "id")  # fmt: skip
     assert done.code == 2 and "for --kind text-to-text" in done.err
     done = cli("train", "--base", "tiny-decoder", "--data", path, *FEW)
     assert done.code == 2 and "has no chat template" in done.err

@@ -1,5 +1,6 @@
 """What practitioners bring: numbers, pairs of texts, long texts, scores by name."""
 
+import csv
 import json
 import shlex
 from pathlib import Path
@@ -612,3 +613,88 @@ def test_a_list_of_texts_to_be_classified_keeps_its_spaces(cli, bert):
     Path("d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (example, *_) = data.read("d.jsonl", kind="classify")
     assert example.input == "we see he w1 it"
+
+
+@pytest.mark.parametrize("printed", [json.dumps, str], ids=["json", "python"])
+@pytest.mark.parametrize("kinds", [["B-x", "O", "O"], [1, 0, 0]], ids=["names", "numbers"])
+def test_lists_of_words_in_a_table_are_words(cli, tmp_path, printed, kinds):
+    """As pandas writes them into a .csv file: "['a', ..." was learnt as a word."""
+    words = ["New York", "isn't", 'a "b"']
+    rows = [{"tokens": printed([*words[n:], *words[:n]]), "tags": printed(kinds)} for n in range(3)]
+    with Path("t.csv").open("w", newline="") as file:
+        lines = csv.DictWriter(file, ["tokens", "tags"])
+        lines.writeheader()
+        lines.writerows(rows * 4)
+    read = data.read("t.csv", "tokens", "tags", kind="tag")
+    assert read[1] == Example('isn\'t a␣"b" New␣York', " ".join(map(str, kinds)))
+    assert data.read("t.csv", "tokens", "tags", kind="classify")[0].input == rows[0]["tokens"]
+    how = ("--kind", "tagging", "--input", "tokens", "--target", "tags", "--steps", 1)
+    done = cli("train", "--base", "tiny-encoder", "--data", "t.csv", *how, "--out", "r")
+    assert done.code == 0, done.err
+    Path("t.csv").write_text("tokens\n" + '"[""a"", ""b""]"\n[ 1 ]\n')
+    assert cli("predict", "r", "--data", "t.csv", "--out", "p.csv").code == 0
+    answers = Path("p.csv").read_text().splitlines()[1:]
+    assert [line.partition(",")[0] for line in answers] == ["a b", "[ 1 ]"]
+    assert [len(line.partition(",")[2].split()) for line in answers] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags"), [("['a' 'b']", "['O' 'O']"), ("['a', 'b']", "O O"), ("['a', b']", "[0, 0]")]
+)
+def test_lists_of_words_that_cannot_be_read_are_refused(cli, tokens, tags):
+    """['a' 'b'], as numpy prints a list, is ['ab'] for Python."""
+    Path("t.csv").write_text(f'tokens,tags\n"{tokens}","{tags}"\n')
+    with pytest.raises(ValueError, match="row 1, has a list of words that is no JSON"):
+        data.read("t.csv", "tokens", "tags", kind="tag")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", "a.csv", "--data", "b.csv"), "--data is given twice"),
+        (("--input", "a", "--input=b"), "--input is given twice"),
+        (("--method", "lora", "--method", "prefix"), "--method is given twice"),
+        (("--data", "a.csv", "--data", "a.csv"), None),
+        (("--steps", 3, "--steps", 4), None),
+    ],
+)
+def test_a_flag_of_which_only_the_last_would_count_is_refused(cli, words, sentence):
+    """Of two files of data, one was trained on."""
+    for name in "ab":
+        Path(f"{name}.csv").write_text("a,b,target\n" + "good w,x,1\nbad w,y,0\n" * 9)
+    base = ("--base", "tiny-encoder", "--kind", "classification", "--out", "r")
+    rest = {"--data": ("--input", "a"), "--input": ("--data", "a.csv")}
+    rest = rest.get(words[0], ("--data", "a.csv", "--input", "a"))
+    done = cli("train", *base, *rest, *words, *(FEW[2:] if "--steps" in words else FEW))
+    assert done.code == (2 if sentence else 0) and (sentence or "") in done.err, done.err
+    grid = ("compare", "--base", "tiny-decoder", "--data", "reverse", "--seeds", 0, "--seeds", 1)
+    done = cli(*grid)
+    assert done.code == 2 and "--seeds is given twice, but only one would count" in done.err
+    done = cli(*grid[:-2], "--methods", "lora:rank=2;rank=4")
+    assert done.code == 2 and "gives rank twice" in done.err
+
+
+@pytest.mark.parametrize("flags", [("a", "a"), ("a,b", "b"), ("a,a", "b")])
+def test_a_column_is_not_question_and_answer_at_once(cli, flags):
+    Path("a.csv").write_text("a,b\n" + "good w,x\nbad w,y\n" * 9)
+    done = cli("train", "--base", "tiny-encoder", "--kind", "classification", "--data", "a.csv",
+               "--input", flags[0], "--target", flags[1], *FEW)  # fmt: skip
+    assert done.code == 2 and "name a column twice" in done.err
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_header_that_the_training_had_not_is_a_header(cli, ending):
+    """Which was refused with a flag to leave away that nobody had given."""
+    sign = "," if ending == ".csv" else "\t"
+    rows = "".join(f"a w{n}{sign}{n % 2}\n" for n in range(20))
+    for name, header in (("train", ""), ("test", f"text{sign}label\n"), ("one", "")):
+        Path(f"{name}{ending}").write_text(header + (rows if name != "one" else f"a b{sign}1\n"))
+    how = ("--kind", "classification", "--input", "text", "--target", "label", "--columns",
+           "text,label", *FEW)  # fmt: skip
+    assert cli("train", "--base", "tiny-encoder", "--data", f"train{ending}", *how, "--out",
+               "r").code == 0  # fmt: skip
+    for name, count in (("test", 20), ("train", 20), ("one", 1)):
+        done = cli("evaluate", "r", "--data", name + ending)
+        assert done.code == 0 and f"{count} examples" in done.out, done.err
+        done = cli("predict", "r", "--data", name + ending, "--out", "p.csv")
+        assert done.code == 0 and len(Path("p.csv").read_text().splitlines()) == count + 1
