@@ -13,8 +13,12 @@ An answer with "weight": 0 is read and not learnt, as in files for OpenAI's fine
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import dropwhile, takewhile
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from minipeft.methods.parts.validation import shorten
 
@@ -189,16 +193,54 @@ def prompt_ids(tokenizer, text: str) -> list[int]:
     return list(tokenizer(asking, add_special_tokens=False)["input_ids"])
 
 
+class Encoded(NamedTuple):
+    """ids, labels: T each.  unlearnt: is an answer not learnt, although its weight is not 0?"""
+
+    ids: array
+    labels: array
+    unlearnt: bool
+
+
+@dataclass
+class Kept:
+    """What `encode` made with one tokenizer, as long as there is room for its tokens."""
+
+    rows: dict[tuple, Encoded] = field(default_factory=dict)
+    room: int = 20_000_000  # tokens, of 8 bytes: an id and a label
+
+
+KEPT: WeakKeyDictionary = WeakKeyDictionary()  # tokenizer -> Kept
+
+
 def encode(tokenizer, text: str, answer: str) -> tuple[list[int], list[int]]:
-    """Ids and labels of a conversation with its last answer, T each.
+    """Ids and labels of a conversation with its last answer, T each. Errors: see `encoded`."""
+    row = encoded(tokenizer, text, answer)
+    return row.ids.tolist(), row.labels.tolist()
+
+
+def encoded(tokenizer, text: str, answer: str) -> Encoded:
+    """A conversation with its last answer, which several steps and every epoch ask for: made once.
 
     Raises:
         ValueError: the template changes the answer, or ends it without a token that could be
             learnt as its end.
     """
-    messages = [*messages_of(text), {"role": "assistant", "content": answer}]
-    whole = render(tokenizer, messages, ask=False)
-    spans = list(filter(None, learnt_spans(tokenizer, messages, whole)))
+    kept = KEPT.setdefault(tokenizer, Kept())
+    template = str(getattr(tokenizer, "chat_template", None))
+    key = (template, len(getattr(tokenizer, "added_tokens_encoder", ())), text, answer)
+    if key in kept.rows:
+        return kept.rows[key]
+    row = encode_anew(tokenizer, [*messages_of(text), {"role": "assistant", "content": answer}])
+    if len(row.ids) <= kept.room:
+        kept.rows[key], kept.room = row, kept.room - len(row.ids)
+    return row
+
+
+def encode_anew(tokenizer, messages: Sequence[dict]) -> Encoded:
+    """Messages that end with an answer to be learnt. Errors: see `encoded`."""
+    whole, answer = render(tokenizer, messages, ask=False), messages[-1]["content"]
+    every = learnt_spans(tokenizer, messages, whole)
+    spans = list(filter(None, every))
     start, end = spans[-1]
     if not getattr(tokenizer, "is_fast", False):
         raise ValueError("The tokenizer does not say where its tokens stand: take a fast one.")
@@ -217,7 +259,7 @@ def encode(tokenizer, text: str, answer: str) -> tuple[list[int], list[int]]:
             "The chat template ends an answer without a special token, so that no model could "
             "learn where to stop: write one, such as its eos_token, behind the answers in it."
         )
-    return ids, labels
+    return Encoded(array("i", ids), array("i", labels), None in every)
 
 
 def learnt_spans(tokenizer, messages: Sequence[dict], whole: str) -> list[tuple[int, int] | None]:
@@ -235,7 +277,8 @@ def learnt_spans(tokenizer, messages: Sequence[dict], whole: str) -> list[tuple[
             spans.append(None)  # nobody asks for it
         elif is_learnt(message):
             asking = render(tokenizer, messages[:number], ask=True)
-            answered = render(tokenizer, messages[: number + 1], ask=False)
+            last = number + 1 == len(messages)
+            answered = whole if last else render(tokenizer, messages[: number + 1], ask=False)
             fits = answered.startswith(asking) and whole.startswith(answered.rstrip())
             spans.append((len(asking), len(answered.rstrip())) if fits else None)
     if spans[-1] is None:
@@ -249,8 +292,7 @@ def learnt_spans(tokenizer, messages: Sequence[dict], whole: str) -> list[tuple[
 
 def unlearnt(tokenizer, text: str, answer: str) -> bool:
     """Is an answer in a conversation not learnt, although its weight is not 0?"""
-    messages = [*messages_of(text), {"role": "assistant", "content": answer}]
-    return None in learnt_spans(tokenizer, messages, render(tokenizer, messages, ask=False))
+    return encoded(tokenizer, text, answer).unlearnt
 
 
 def is_special(tokenizer, token: int) -> bool:

@@ -216,3 +216,76 @@ def test_writing_ends_at_any_of_the_tokens_that_end_a_text():
         ids = mp.generate(model, prompt, max_new_tokens=9, eos_token_id=[2, 4, 5])
         hook.remove()
         assert ids.shape[1] == prompt.shape[1] + 1
+
+
+def shapes():
+    """Conversations of many shapes: turns, systems, weights, greetings, tools, signs, lengths."""
+    contents = [
+        "Hi",
+        " spaces \n around ",
+        "北京 \U0001f600",
+        "a\x1fb",
+        "<|im_end|> inside",
+        "x" * 500,
+    ]
+    roles = [("user", "assistant") * n for n in (1, 2, 5)]
+    roles += [("system", "user", "assistant"), ("assistant", "user", "assistant")]
+    roles += [("user", "tool", "user", "assistant"), ("user", "assistant", "assistant")]
+    for number, some in enumerate(roles * 4):
+        said = [{"role": role, "content": contents[(number + 5 * place) % 6]}
+                for place, role in enumerate(some)]  # fmt: skip
+        for place in range(number % 3, len(said) - 1, 3):
+            said[place]["weight"] = 0
+        yield said
+
+
+@pytest.mark.parametrize("template", [chatting.CHATML, chatting.INST, chatting.THINK])
+def test_a_conversation_is_written_once_whatever_asks_for_it(monkeypatch, template):
+    """Twice for every answer (what asks for it, and it answered), and what is kept is the same."""
+    tokenizer, calls, render = chatting.tokenizer(template), [], chat.render
+    monkeypatch.setattr(
+        chat, "render", lambda *how, **more: calls.append(1) or render(*how, **more)
+    )
+    for messages in shapes():
+        try:
+            text, answer = chat.example(messages, "row")
+            first = chat.encode_anew(chatting.tokenizer(template), messages)
+        except ValueError:
+            continue
+        calls.clear()
+        ids, labels = chat.encode(tokenizer, text, answer)
+        learnt = sum(map(chat.is_learnt, messages[1:]))
+        assert len(calls) in (0, 2 * learnt)
+        assert ids == tokenizer.apply_chat_template(messages)["input_ids"] == first.ids.tolist()
+        assert labels == first.labels.tolist()
+        assert sum(label >= 0 for label in labels) > 0
+        calls.clear()
+        labels.append(ids.pop())  # a caller's own lists
+        again = chat.encode(tokenizer, text, answer)
+        assert again == (first.ids.tolist(), first.labels.tolist())
+        assert chat.unlearnt(tokenizer, text, answer) == first.unlearnt
+        assert again[1][-len(chat.answer_ids(tokenizer, text, answer)) :] and not calls
+
+
+def test_another_template_or_token_writes_a_conversation_anew():
+    tokenizer = chatting.tokenizer()
+    text, answer = chat.example(TURNS, "row")
+    first = chat.encode(tokenizer, text, answer)
+    tokenizer.chat_template = chatting.INST
+    other = chat.encode(tokenizer, text, answer)
+    assert other[0] == tokenizer.apply_chat_template(TURNS)["input_ids"] != first[0]
+    tokenizer.chat_template = chatting.CHATML
+    assert chat.encode(tokenizer, text, answer) == first
+    tokenizer.add_tokens(["Sure"])
+    ids, _ = chat.encode(tokenizer, text, answer)
+    assert ids == tokenizer.apply_chat_template(TURNS)["input_ids"] != first[0]
+
+
+def test_as_many_conversations_are_kept_as_there_is_room_for():
+    tokenizer = chatting.tokenizer()
+    some = [chat.example([TURNS[0] | {"content": sign * 50}, TURNS[1]], "row") for sign in "abc"]
+    tokens = len(chat.encode(tokenizer, *some[0])[0])
+    chat.KEPT[tokenizer].room = tokens
+    made = [chat.encode(tokenizer, *each) for each in some * 2]
+    assert len(chat.KEPT[tokenizer].rows) == 2 and made[:3] == made[3:]
+    assert made[2][0] != made[1][0]
