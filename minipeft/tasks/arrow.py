@@ -11,6 +11,7 @@ from typing import Any
 
 from minipeft.tasks import reading
 
+AT_ONCE = 1000  # rows; who looks at the first one need not wait for all
 INSTALL = 'install it with `pip install "minipeft[data]"`, or save the table as .csv'
 
 
@@ -49,28 +50,27 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             files = [f for f in sorted(path.glob("*.arrow")) if not is_cache(f)]
             tables = [ipc.open_stream(file.read_bytes()).read_all() for file in files]
             table = pyarrow.concat_tables(tables) if tables else pyarrow.table({})
+            schema, batches = table.schema, table.to_batches(AT_ONCE)
         else:
-            reading.check_names(path, parquet.read_schema(path).names)
-            table = parquet.read_table(path)
+            file = parquet.ParquetFile(path)
+            schema, batches = file.schema_arrow, file.iter_batches(AT_ONCE)
+        reading.check_names(path, schema.names)
+        names, number = class_names(schema.metadata), 0
+        for batch in batches:
+            for row in zip(*map(values, batch.columns), strict=True):
+                pairs, number = zip(schema.names, row, strict=True), number + 1
+                yield number, {key: plain(value, names.get(key)) for key, value in pairs}
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].split("'")[-1].strip(" :.")[:120]
         raise ValueError(f"{path} is not a table that pyarrow can read: {reason}.") from None
-    reading.check_names(path, table.column_names)
-    names = class_names(table.schema.metadata)
-    columns = {key: values(table[key]) for key in table.column_names}
-    for number, row in enumerate(zip(*columns.values(), strict=True), start=1):
-        pairs = zip(columns, row, strict=True)
-        yield number, {key: plain(value, names.get(key)) for key, value in pairs}
 
 
-def values(column) -> Iterator[Any]:
+def values(column) -> list[Any]:
     """The values of a column; as pyarrow's where Python has no such ones, as of nanoseconds."""
-    for chunk in column.chunks:
-        try:
-            known = chunk.to_pylist()
-        except (ValueError, OverflowError):
-            known = list(chunk)  # no text and no number: refused only where the column is needed
-        yield from known
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        return list(column)  # no text and no number: refused only where the column is needed
 
 
 def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:

@@ -71,7 +71,7 @@ def read(
 
 def first(path: str | Path, names: tuple[str, ...] | None = None) -> dict[str, str]:
     """The first row of a file. Errors are those of `read`."""
-    with closing(_rows(Path(path), names, Wanted())) as rows:
+    with closing(_rows(Path(path), names, Wanted(), only_first=True)) as rows:
         return next(rows)
 
 
@@ -127,15 +127,17 @@ class Wanted(NamedTuple):
     unsaid: tuple[str, ...] = ()
 
 
-def _rows(path: Path, names: tuple[str, ...] | None, wanted: Wanted) -> Iterator[dict[str, str]]:
-    """The rows one by one."""
+def _rows(
+    path: Path, names: tuple[str, ...] | None, wanted: Wanted, only_first: bool = False
+) -> Iterator[dict[str, str]]:
+    """The rows one by one; or the first, of which others need not be read."""
     path = path.expanduser()
     if ending(path) not in ENDINGS and path.is_symlink():
         path = path.resolve()  # then the file's name tells what it is
     check_place(path, names)
     empty = True
     try:
-        for number, values in _numbered(path, names):
+        for number, values in _numbered(path, names, only_first):
             row = {key: _text(value, wanted.words) for key, value in values.items()}
             check_row(path, number, values, row, wanted)
             lack = next((column for column in wanted.columns if row.get(column) is None), None)
@@ -208,7 +210,9 @@ def lacking(
     )
 
 
-def _numbered(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, dict]]:
+def _numbered(
+    path: Path, names: tuple[str, ...] | None, only_first: bool
+) -> Iterator[tuple[int, dict]]:
     """(number of the line or row, row) by the kind of file."""
     kind = ending(path)
     if path.is_dir() or kind == ".parquet":
@@ -217,8 +221,23 @@ def _numbered(path: Path, names: tuple[str, ...] | None) -> Iterator[tuple[int, 
         yield from separated.rows(path, names, tabs=kind == ".tsv")
     elif kind in (".conll", ".conllu"):
         yield from conll.rows(reading.lines(path), path, names)
+    elif only_first and kind == ".json" and (row := _first_of_list(path)):
+        yield 1, row
     else:
         yield from (_json if kind == ".json" else _jsonl)(path)
+
+
+def _first_of_list(path: Path) -> dict | None:
+    """The first object of a list in JSON; None where the file begins with something else."""
+    with reading.opened(path) as file:
+        text = file.read(reading.LONGEST)
+    start = re.match(r"\s*\[\s*(?={)", text)
+    if start is None:
+        return None
+    try:
+        return json.JSONDecoder(object_pairs_hook=_object).raw_decode(text, start.end())[0]
+    except (ValueError, RecursionError):  # longer than what was read, or with a mistake in it
+        return None
 
 
 def _json(path: Path) -> Iterator[tuple[int, dict]]:

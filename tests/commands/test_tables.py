@@ -13,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 import minipeft as mp
-from minipeft.tasks import tables
+from minipeft.tasks import arrow, tables
 
 
 def write(path, content):
@@ -426,3 +426,43 @@ def test_an_address_is_no_file():
     for name, sentence in (("-", "write what a program prints into one"), ("*.csv", "one file")):
         with pytest.raises(FileNotFoundError, match=sentence):
             tables.read(name)
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff", " \n\t"])
+def test_the_first_row_of_a_json_file_is_read_without_the_others(tmp_path, start):
+    """A file of 200 MB was read twice more, to look at its columns."""
+    path, rows = tmp_path / "f.json", [{"input": "ä ] }", "n": [1, {"a": 2}]}, {"input": "b"}]
+    text = start + json.dumps(rows, indent=1)
+    path.write_text(text, encoding="utf-8")
+    assert tables.first(path) == tables.read(path)[0]
+    path.write_text(text[:-3], encoding="utf-8")
+    assert tables.first(path)["input"] == "ä ] }"
+    with pytest.raises(ValueError, match="is not JSON"):
+        tables.read(path)
+    for other in ([], {"data": rows}, rows[0], [{}, *rows], [{"input": "a " * 600_000}]):
+        path.write_text(start + json.dumps(other), encoding="utf-8")
+        said = []
+        for look in (tables.first, lambda p: tables.read(p)[0]):
+            try:
+                said.append(look(path))
+            except ValueError as error:
+                said.append(str(error))
+        assert said[0] == said[1]
+
+
+def test_the_first_row_of_a_parquet_file_is_read_without_most_others(tmp_path, monkeypatch):
+    path = tmp_path / "f.parquet"
+    rows = [{"input": f"w{n}", "tags": [str(n)], "n": n} for n in range(2500)]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1700)
+    sizes, values = [], arrow.values
+    monkeypatch.setattr(arrow, "values", lambda column: sizes.append(len(column)) or values(column))
+    assert tables.first(path) == {"input": "w0", "tags": "0", "n": "0"}
+    assert 0 < sum(sizes) <= 3 * arrow.AT_ONCE
+    read = tables.read(path)
+    assert [(row["input"], row["tags"], row["n"]) for row in read] == [
+        (f"w{n}", str(n), str(n)) for n in range(2500)
+    ]
+    rows[-1]["input"] = None
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=1700)
+    with pytest.raises(ValueError, match="line 2500, has nothing in 'input'"):
+        tables.read(path, ("input",))
