@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from minipeft import tasks
 from minipeft.commands import data, forms, runs
-from minipeft.tasks import tables
+from minipeft.tasks import chat, tables
 from minipeft.tasks.encoding import Example, join
 from minipeft.tasks.tasks import tidied
 
@@ -36,14 +36,15 @@ class Reading(NamedTuple):
 
 
 def reading(given: argparse.Namespace) -> Reading:
-    """As the flags say, else as in training."""
+    """As the flags say, else as in training; of conversations in --input, the answers are there."""
     flags, before, run = vars(given), runs.options_of(given.what), runs.run_of(given.what)
-    return Reading(
-        given.input or before.get("input"),
-        flags.get("target") or before.get("target"),
-        columns_like(given.data, flags.get("columns"), before),
-        run[1]["task"]["kind"] if run else flags.get("kind"),
-    )
+    columns, target = columns_like(given.data, flags.get("columns"), before), flags.get("target")
+    if target is None and before.get("target"):
+        row = tables.first(given.data, forms.names_of(columns)) if given.input else {}
+        whole = chat.is_chat(forms.listed(row.get(given.input) or ""))
+        target = None if whole and before["target"] not in row else before["target"]
+    kind = run[1]["task"]["kind"] if run else flags.get("kind")
+    return Reading(given.input or before.get("input"), target, columns, kind)
 
 
 def columns_like(path: str, given: str | None, before: dict) -> str | None:
@@ -105,9 +106,16 @@ def questions(given: argparse.Namespace) -> list[tuple[str, dict[str, str]]]:
 def pair(text: str, given: argparse.Namespace) -> str:
     """A text of the command line; a run that was trained on pairs reads "premise | hypothesis".
 
+    Of what is to be written, messages as JSON are a conversation, as in a file.
+
     Raises:
-        ValueError: the run reads pairs, and this is one text.
+        ValueError: the run reads pairs, and this is one text; or a conversation asks nothing.
     """
+    run = runs.run_of(given.what)
+    kind = run[1]["task"]["kind"] if run else vars(given).get("kind")
+    messages = forms.listed(text) if kind in (None, "generate") else text
+    if chat.is_chat(messages):
+        return chat.asked(chat.messages_of(messages), "The text")
     columns = given.input or runs.options_of(given.what).get("input") or "input"
     if columns.count(",") != 1:
         return text

@@ -564,3 +564,36 @@ def test_a_merge_that_half_precision_spoils_is_told_with_the_way_out(cli, talker
     done = cli("merge", "run", "half", "--dtype", "bfloat16")
     assert done.code == 1 and "or merge with --dtype float32." in done.out
     assert cli("merge", "run", "whole", "--dtype", "float32").code == 0
+
+
+def test_a_run_of_two_columns_is_asked_by_conversations_in_another(cli, talker, tmp_path, asked):
+    """Their answers were looked for in the column that the training had."""
+    path = write(tmp_path / "qa.jsonl", [{"question": q, "answer": a} for q, a in PAIRS])
+    done = cli("train", "--base", talker, "--data", path, "--input", "question", "--target",
+               "answer", "--chat", "--out", "run", *FEW)  # fmt: skip
+    assert done.code == 0, done.err
+    other = write(tmp_path / "c.jsonl", FORMS["messages"])
+    for words in (("evaluate",), ("predict",), ("generate", "--tokens", 2)):
+        asked.clear()
+        done = cli(words[0], "run", *words[1:], "--data", other, "--input", "messages")
+        assert done.code == 0, done.err
+        assert sorted(asked) == sorted(template(exchange(*pair)[:1]) for pair in PAIRS)
+    rows = [{"messages": exchange(q, a)[:1], "answer": a} for q, a in PAIRS]
+    beside = write(tmp_path / "b.jsonl", rows)
+    assert cli("evaluate", "run", "--data", beside, "--input", "messages").code == 0
+
+
+def test_a_conversation_on_the_command_line(cli, talker, tmp_path, asked):
+    """It was asked as if its JSON were what a user says."""
+    path = write(tmp_path / "c.jsonl", FORMS["messages"])
+    assert cli("train", "--base", talker, "--data", path, "--out", "run", *FEW).code == 0
+    talk = [*exchange("Hi", "Hello"), {"role": "user", "content": "Sure?"}]
+    for words in (("generate", "run"), ("predict", "run"), ("generate", talker)):
+        asked.clear()
+        assert cli(*words, json.dumps(talk)).code == 0
+        assert asked == [template(talk)]
+    done = cli("generate", "run", json.dumps([SYSTEM]))
+    assert done.code == 2 and "the conversation has no question" in done.err
+    asked.clear()
+    assert cli("generate", "run", json.dumps([{"a": 1}])).code == 0  # no messages
+    assert asked == [template([{"role": "user", "content": '[{"a": 1}]'}])]

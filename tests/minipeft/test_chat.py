@@ -243,9 +243,7 @@ def shapes():
 def test_a_conversation_is_written_once_whatever_asks_for_it(monkeypatch, template):
     """Twice for every answer (what asks for it, and it answered), and what is kept is the same."""
     tokenizer, calls, render = chatting.tokenizer(template), [], chat.render
-    monkeypatch.setattr(
-        chat, "render", lambda *how, **more: calls.append(1) or render(*how, **more)
-    )
+    monkeypatch.setattr(chat, "render", lambda *a, **b: calls.append(1) or render(*a, **b))
     for messages in shapes():
         try:
             text, answer = chat.example(messages, "row")
