@@ -14,7 +14,6 @@ from minipeft.attaching.in_training import WITH_TUNERS, changed, check_alone, di
 from minipeft.attaching.installing import heads_to_train
 from minipeft.attaching.refusals import check_copy, check_offloaded
 from minipeft.contexts import seeded
-from minipeft.doors.named_once import name_once
 from minipeft.methods.parts.own_steps import COUNTED, count_steps_of
 from minipeft.passes.reach import Reach
 from minipeft.routing import later, look_at_rows, wrap_now
@@ -48,7 +47,6 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
                 method.install(tuner)
                 for path in heads:
                     tuner.copy(path)
-            name_once(model)
             tuner.first_digest = digest(tuner)
             update(model)
             WITH_TUNERS.add(model)

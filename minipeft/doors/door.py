@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
-from minipeft.doors.named_once import NamedOnce, Patches
+from minipeft.doors.named_once import NamedOnce
 from minipeft.doors.rows import Routing
 
 
@@ -41,7 +41,7 @@ class Door(NamedOnce):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base
-        self.patches = Patches()  # name -> patch, in the order they were attached
+        self.patches = nn.ModuleDict()  # name -> patch, in the order they were attached
         self.marks: dict[str, Mark] = {}  # name -> was its patch used? See minipeft.passes.reach
         self.path = ""  # where the door stands
         self.off: set[str] = set()  # names that are attached but disabled

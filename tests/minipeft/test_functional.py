@@ -62,6 +62,35 @@ def test_values_of_one_call_leave_the_model_as_it_was(name, key, strict):
     close(answer, zoo.logits(model, inputs))
 
 
+class Around(torch.nn.Module):
+    """A module that stands in another one, which does nothing."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self):
+        pass
+
+
+@pytest.mark.parametrize("key", METHODS)
+@pytest.mark.parametrize("name", ["gpt2", "bart", "t5"])
+def test_inside_another_module_a_model_or_a_part_of_it_is_left_as_it_was(name, key):
+    """And each of their tensors is known by its name there."""
+    model, _ = attached(name, key)
+    if model is None:
+        return
+    model.register_module("nothing", None)  # as torch allows
+    before = tensors(model)
+    for part in model.modules():
+        module = Around(part)
+        values = dict(module.named_parameters()) | dict(module.named_buffers())
+        copies = {name: value.detach().clone() for name, value in values.items()}
+        functional_call(module, copies, (), strict=True)
+        after = tensors(model)
+        assert before.keys() == after.keys() and all(after[k] is before[k] for k in before)
+
+
 @pytest.mark.parametrize("key", ["Prefix", "VeRA", "UniPELT", "PromptTuning", "LoRA"])
 def test_gradients_of_torch_func_are_those_of_backward(key):
     model, tuner = attached("bart", key)
