@@ -351,7 +351,7 @@ def check_fits(task: Task, base, extra: int = 0) -> None:
             if limit is not None and tokens + extra > limit:
                 raise ValueError(
                     f"{where} has {tokens + extra} tokens, but the model knows {limit} positions: "
-                    f"{shortening.advice(encoding, example, limit - extra)}."
+                    f"{shortening.advice(encoding, example, limit, extra)}."
                 )
 
 

@@ -60,11 +60,17 @@ def beginning(text: str, cut: int, by_signs: bool) -> str:
     return text if len(ends) <= cut else " ".join(text[: ends[cut - 1]].split())
 
 
-def advice(encoding: Encoding, example: Example, limit: int) -> str:
-    """What to do with an example that has more tokens than the model can read."""
-    is_chat = chat.is_chat(example.input)
-    asked = example._replace(input=chat.question("a") if is_chat else "a")
-    if encoding.task.kind == "generate" and encoding.count(asked) > limit:
+def advice(encoding: Encoding, example: Example, limit: int, extra: int = 0) -> str:
+    """What to do with an example that has more tokens than the model can read.
+
+    limit: tokens that it can read.  extra: those of them that the method puts before every text.
+    """
+    is_chat, writes = chat.is_chat(example.input), encoding.task.kind == "generate"
+    one_word = encoding.count(example._replace(input=chat.question("a") if is_chat else "a"))
+    if one_word <= limit < one_word + extra:
+        how = "shorten its answer, or " * writes
+        return f"the {extra} tokens of the method leave too few, so {how}train a smaller --length"
+    if writes and one_word + extra > limit:
         return "its answer alone is too long, so shorten that, or leave the row out"
     return "give --max-length TOKENS" if is_chat else "shorten it, or give --cut WORDS"
 

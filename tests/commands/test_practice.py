@@ -699,3 +699,18 @@ def test_a_header_that_the_training_had_not_is_a_header(cli, ending):
         assert done.code == 0 and f"{count} examples" in done.out, done.err
         done = cli("predict", "r", "--data", name + ending, "--out", "p.csv")
         assert done.code == 0 and len(Path("p.csv").read_text().splitlines()) == count + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "base", "how"),
+    [
+        ("classification", "tiny-encoder", "so train a smaller --length"),
+        ("text-to-text", "tiny-decoder", "so shorten its answer, or train a smaller --length"),
+    ],
+)
+def test_a_prompt_that_is_longer_than_the_model_is_told(cli, kind, base, how):
+    """Of every text it was said that its answer was too long."""
+    Path("d.csv").write_text("input,target\n" + "good w,1\nbad w,0\n" * 9)
+    done = cli("train", "--base", base, "--data", "d.csv", "--kind", kind, *FEW, "--method",
+               "prompttuning", "--length", 2000)  # fmt: skip
+    assert done.code == 2 and f"the 2000 tokens of the method leave too few, {how}" in done.err
