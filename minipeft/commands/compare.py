@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import minipeft as mp
 from minipeft import tasks
-from minipeft.commands import bases, data, fitting, options, runs, scoring, train
+from minipeft.commands import bases, data, fitting, longer, options, runs, scoring, train
 from minipeft.commands.held import held
 from minipeft.report import Table
 from minipeft.tasks.scoring import LOWER_IS_BETTER
@@ -86,7 +86,7 @@ def run(given: argparse.Namespace) -> int:
     }
     for rate in {rate for some in rates.values() for rate in some}:
         train.check_numbers(seeded(given, given.seed, rate))
-    task = data.training_task(given)
+    task = longer.with_labels_of_base(data.training_task(given), given, {})
     test = test_examples(given, task)
     scoring.named(given.metric, task)
     folder = Path(given.out)

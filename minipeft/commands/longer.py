@@ -18,6 +18,7 @@ from minipeft.commands import bases, cards, data, opened, options, pooling, runs
 from minipeft.commands.inspect import OF_PEFT
 from minipeft.files import saving
 from minipeft.methods.method import Method
+from minipeft.tasks.heads import head_for
 from minipeft.tasks.tasks import Task
 from minipeft.training.history import History
 from tiny_transformer.files import write_text
@@ -226,6 +227,25 @@ def with_labels_of(task: Task, adapter: str) -> Task:
             f"knows {', '.join(known[:10])}{', ...' * (len(known) > 10)}): train without --start."
         )
     return replace(task, labels=known)
+
+
+def with_labels_of_base(task: Task, given: argparse.Namespace, config: dict) -> Task:
+    """The task with its labels in the places that the head of the base has for them.
+
+    config: of a run that goes on, which has its labels; of others nothing. A base without such a
+    head, or with one for other labels, leaves them sorted.
+    """
+    if task.kind not in ("classify", "tag"):
+        return task
+    head = head_for(task, bases.kind_of(given.base, given), given.head)
+    names = config["task"]["labels"] if "task" in config else None
+    names = names or bases.labels_in(given.base, given, head) or ()
+    if len(names) == len(task.labels) and all(map(opened.NUMBERED.fullmatch, names)):
+        notes: list[str] = []
+        names = opened.names_for(task.labels, names, given.base, notes)
+        for note in notes:
+            print(f"note: {note}")
+    return replace(task, labels=tuple(names)) if set(names) == set(task.labels) else task
 
 
 def print_of(adapter: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from minipeft.tasks.pronunciation import Alphabet
 from minipeft.tasks.tasks import NUMBER, Task
 from minipeft.tuner import Tuner
 
+NUMBERED = re.compile(r"LABEL_\d+")  # what transformers calls a label that has no name
 LONGEST_ANSWER = ((40, 40), (8, 1))  # tokens and words, where no training tells; of a cloze task
 
 
@@ -215,7 +217,7 @@ def labels_of_base(
     names = bases.labels_in(base, options, head)
     if names is None:
         return labels
-    if labels is None or not all(name == f"LABEL_{number}" for number, name in enumerate(names)):
+    if labels is None or not all(map(NUMBERED.fullmatch, names)):
         return names
     named = names_for(labels, names, base, notes)
     if named is None:

@@ -151,6 +151,8 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
     task = data.training_task(given)
     if given.start:
         task = longer.with_labels_of(task, given.start)
+    else:
+        task = longer.with_labels_of_base(task, given, config)
     base = open_for(task, given)
     fingerprint = bases.fingerprint_of(base)
     described_run.check_base(config, given, fingerprint)

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+import zoo
 from tiny_models import fresh
 
 import minipeft as mp
@@ -714,3 +716,37 @@ def test_a_prompt_that_is_longer_than_the_model_is_told(cli, kind, base, how):
     done = cli("train", "--base", base, "--data", "d.csv", "--kind", kind, *FEW, "--method",
                "prompttuning", "--length", 2000)  # fmt: skip
     assert done.code == 2 and f"the 2000 tokens of the method leave too few, {how}" in done.err
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_the_labels_of_a_base_with_a_head_keep_their_places(cli, numbered):
+    """Those of the data were sorted, so that a trained head began with its classes mixed up."""
+    hf = pytest.importorskip("transformers")
+    names = [f"LABEL_{n}" for n in range(12)] if numbered else ["z", "b", "y", "a"]
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=zoo.WORDS, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    sizes |= dict(intermediate_size=16, max_position_embeddings=40, pad_token_id=0)
+    model = hf.BertForSequenceClassification(
+        hf.BertConfig(**sizes, id2label=dict(enumerate(names)), label2id=dict.fromkeys(names, 0))
+    )
+    for weight in (p for p in model.parameters() if p.dim() == 2):
+        torch.nn.init.normal_(weight)
+    model.save_pretrained("base")
+    tt.WordTokenizer([f"w{n}" for n in range(zoo.WORDS - 14)]).save("base", 32)
+    texts = [f"w{n} w{3 * n}" for n in range(20)]
+    assert cli("predict", "base", *texts, "--kind", "classification", "--out", "p.csv").code == 0
+    said = [line.partition(",")[2] for line in Path("p.csv").read_text().splitlines()[1:]]
+    said = [name.removeprefix("LABEL_") for name in said]
+    assert len(set(said)) > 2
+    lacking = {name.removeprefix("LABEL_") for name in names} - set(said)
+    rows = [*zip(texts, said, strict=True), *((f"lone {name}", name) for name in lacking)]
+    Path("d.csv").write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in rows))
+    Path("t.csv").write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in rows[:20]))
+    how = ("--kind", "classification", "--base", "base", "--data", "d.csv", "--dev", "t.csv",
+           "--steps", 1, "--head-rate", 1e-9)  # fmt: skip
+    done = cli("train", *how, "--learning-rate", 1e-9, "--targets", "query", "--out", "r")
+    assert done.code == 0 and "dev: accuracy 1.0000" in done.out, done.out
+    assert "accuracy  1\n" in cli("evaluate", "r", "--data", "t.csv").out
+    done = cli("compare", *how, "--test", "t.csv", "--learning-rates", 1e-9, "--methods",
+               "lora:targets=query", "--seeds", 0, "--out", "g")  # fmt: skip
+    assert json.loads(next(Path("g/cells").iterdir()).read_text())["test"]["accuracy"] == 1.0
