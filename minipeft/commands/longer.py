@@ -232,8 +232,8 @@ def with_labels_of(task: Task, adapter: str) -> Task:
 def with_labels_of_base(task: Task, given: argparse.Namespace, config: dict) -> Task:
     """The task with its labels in the places that the head of the base has for them.
 
-    config: of a run that goes on, which has its labels; of others nothing. A base without such a
-    head, or with one for other labels, leaves them sorted.
+    It may have more labels than the data. A base without such a head, or with one for other
+    labels, leaves them sorted.  config: of a run that goes on, which has its labels; else nothing.
     """
     if task.kind not in ("classify", "tag"):
         return task
@@ -245,7 +245,7 @@ def with_labels_of_base(task: Task, given: argparse.Namespace, config: dict) -> 
         names = opened.names_for(task.labels, names, given.base, notes)
         for note in notes:
             print(f"note: {note}")
-    return replace(task, labels=tuple(names)) if set(names) == set(task.labels) else task
+    return replace(task, labels=tuple(names)) if set(task.labels) <= set(names) else task
 
 
 def print_of(adapter: str) -> str | None:

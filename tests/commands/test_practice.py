@@ -718,8 +718,8 @@ def test_a_prompt_that_is_longer_than_the_model_is_told(cli, kind, base, how):
     assert done.code == 2 and f"the 2000 tokens of the method leave too few, {how}" in done.err
 
 
-@pytest.mark.parametrize("numbered", [False, True])
-def test_the_labels_of_a_base_with_a_head_keep_their_places(cli, numbered):
+@pytest.mark.parametrize(("numbered", "every"), [(False, True), (False, False), (True, True)])
+def test_the_labels_of_a_base_with_a_head_keep_their_places(cli, numbered, every):
     """Those of the data were sorted, so that a trained head began with its classes mixed up."""
     hf = pytest.importorskip("transformers")
     names = [f"LABEL_{n}" for n in range(12)] if numbered else ["z", "b", "y", "a"]
@@ -739,7 +739,11 @@ def test_the_labels_of_a_base_with_a_head_keep_their_places(cli, numbered):
     said = [name.removeprefix("LABEL_") for name in said]
     assert len(set(said)) > 2
     lacking = {name.removeprefix("LABEL_") for name in names} - set(said)
-    rows = [*zip(texts, said, strict=True), *((f"lone {name}", name) for name in lacking)]
+    rows = [*zip(texts, said, strict=True)]
+    if every:
+        rows += [(f"lone {name}", name) for name in lacking]
+    else:  # a label of the base is not in the data
+        rows = [row for row in rows if row[1] != said[0]] * 2
     Path("d.csv").write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in rows))
     Path("t.csv").write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in rows[:20]))
     how = ("--kind", "classification", "--base", "base", "--data", "d.csv", "--dev", "t.csv",
@@ -750,3 +754,5 @@ def test_the_labels_of_a_base_with_a_head_keep_their_places(cli, numbered):
     done = cli("compare", *how, "--test", "t.csv", "--learning-rates", 1e-9, "--methods",
                "lora:targets=query", "--seeds", 0, "--out", "g")  # fmt: skip
     assert json.loads(next(Path("g/cells").iterdir()).read_text())["test"]["accuracy"] == 1.0
+    if not numbered:
+        assert json.loads(Path("r/config.json").read_text())["task"]["labels"] == names
