@@ -54,9 +54,10 @@ class Table:
 
         body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in self._cells())
         notes = "<br>".join(map(html.escape, self.notes))
+        notes = re.sub(r"`([^`]+)`", r"<code>\1</code>", notes)
         return (
             f"<b>{html.escape(self.title)}</b><table><thead><tr>{row(self.header, 'th')}</tr>"
-            f"</thead><tbody>{body}</tbody></table><p>{notes}</p>"
+            f"</thead><tbody>{body}</tbody></table><p style='white-space:pre-wrap'>{notes}</p>"
         )
 
 

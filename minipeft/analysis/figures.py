@@ -108,6 +108,8 @@ def finish(
         caption: the sentence that the reader should keep, under the figure (see `add_caption`).
     """
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if len(ylabel) == 1:  # an i that lies on its side is a dash
+        axes.yaxis.label.set(rotation=0, ha="right", va="center")
     axes.spines[["top", "right"]].set_visible(False)
     if chance is not None:
         axes.axhline(chance, color=GREY, linestyle=":", linewidth=1.2, label="chance", zorder=0)

@@ -92,7 +92,7 @@ def _block(axes) -> None:
 def _captions(axes) -> None:
     lines = (
         (1, "words", "new rows of the embedding", "prompt tuning, P-tuning"),
-        (36, "memory", "keys and values that attention reads", "prefix-tuning, P-Tuning v2"),
+        (33, "memory", "keys and values that attention reads", "prefix-tuning, P-Tuning v2"),
         (71, "weights", "a detour beside a linear map", "LoRA, adapters, (IA)³, BitFit"),
     )
     for left, door, what, who in lines:

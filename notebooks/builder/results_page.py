@@ -21,7 +21,7 @@ INTRODUCTION = (
     "a record is open."
 )
 SECONDHAND = "Its numbers were read in notes of the paper, not in the paper."
-LETTER, BARS = 6.8, 190  # the width of a letter of a chart and of its longest bar, in pixels
+LETTER, BARS = 8, 190  # the width of a letter of a chart and of its longest bar, in pixels
 
 
 def html_page(notebooks: Path, pages: Sequence[str]) -> str:

@@ -139,3 +139,11 @@ def test_no_interval_reaches_beyond_what_is_possible():
     cap = bars.transData.transform((0, 0))[0] + 4 * bars.figure.dpi / 72  # half of it is 4 pt wide
     assert bars.texts[0].get_window_extent().x0 > cap  # the number stands beside the whisker
     assert max(y for c in bars.collections for s in c.get_segments() for _, y in s) <= 1
+
+
+def test_a_letter_beside_an_axis_stands_upright():
+    """On its side an i is a dash, and an r cannot be told from a turned one."""
+    figure, (left, right) = pyplot.subplots(1, 2)
+    plots.finish(left, "j", "i")
+    plots.finish(right, "step", "loss")
+    assert (left.yaxis.label.get_rotation(), right.yaxis.label.get_rotation()) == (0, 90)

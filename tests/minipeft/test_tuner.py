@@ -10,6 +10,7 @@ from torch import nn
 
 import minipeft as mp
 from minipeft.doors.door import bottom, doors
+from minipeft.report import Table
 
 METHODS = {
     "lora": mp.LoRA(rank=2, alpha=4),
@@ -487,3 +488,10 @@ def test_a_head_without_parameters_is_refused():
     with pytest.raises(ValueError, match="no module 'lm_hed'; did you mean 'lm_head'"):
         mp.attach(model, mp.HeadOnly(heads="lm_hed"))
     assert mp.tuners(model) == {}
+
+
+def test_notes_of_a_table_are_text_and_code_in_a_notebook():
+    note = "`a < b` is code, and   spaces stay"
+    page = Table("t", ("x",), [("1",)], [note])._repr_html_()
+    assert "<code>a &lt; b</code> is code, and   spaces stay</p>" in page and "pre-wrap" in page
+    assert note in str(Table("t", ("x",), [("1",)], [note]))

@@ -1,6 +1,9 @@
 """The pages made from the lessons: complete, and every link of theirs leads somewhere."""
 
+import html
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -200,3 +203,61 @@ def test_marks_of_bold_and_italic_type_stay_in_pairs(text, inside, span):
     begin = text.index(inside)
     begin, end = glossary.in_pairs(text, begin, begin + len(inside))
     assert text[begin:end] == span
+
+
+def test_no_label_of_a_chart_is_cut_off():
+    """Measured in DejaVu Sans, the widest font that the page's list falls back to."""
+    fonts = pytest.importorskip("matplotlib.font_manager")
+    from matplotlib.textpath import TextPath
+
+    def width(text, weight="normal"):
+        font = fonts.FontProperties(family="DejaVu Sans", weight=weight)
+        return TextPath((0, 0), text, size=13, prop=font).get_extents().width
+
+    for panel in (panel for figure in results.figures() for panel in figure.panels):
+        svg = results_page.chart(panel)
+        wide = int(re.search(r'viewBox="0 0 (\d+) ', svg)[1])
+        assert width(panel.measure, "semibold") <= wide, panel.measure
+        labels = re.findall(r'<text x="(\d+)" y="\d+" text-anchor="end">([^<]*)', svg)
+        assert len(labels) == len(panel.rows)
+        for end, label in labels:
+            assert width(html.unescape(label)) <= int(end), label
+
+
+WIDE = f"""# A {"very" * 30} long heading
+
+`{"a_long_name" * 20}` and $x$, {"https://example.org/" * 20}
+
+| {" | ".join(f"`column_{n}`" for n in range(9))} |
+|{"---|" * 9}
+| {" | ".join(f"`cell_{n}`" for n in range(9))} |
+
+$$ {" + ".join(f"x_{{{n}}}" for n in range(40))} $$
+
+```
+{"a line of code " * 20}
+```
+
+* `{"item" * 60}`
+"""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.mark.parametrize("width", [420, 1280])
+def test_a_page_never_scrolls_sideways(tmp_path, width):
+    """What is wider than the page scrolls by itself. Asked of a browser, where there is one."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip("needs Chromium")
+    links = "".join(f'<a href="x">{n} The title of a lesson</a>' for n in range(9))
+    body = f"<nav><div>{links}</div></nav><main>{rendering.rendered_markdown(WIDE)}</main>"
+    inner = html.escape(rendering.page("wide", body))
+    (tmp_path / "outer.html").write_text(
+        f'<iframe width="{width}" height="600" style="border: 0" srcdoc="{inner}"></iframe><script>'
+        'onload = () => document.title = "it is " + document.querySelector("iframe")'
+        '.contentDocument.documentElement.scrollWidth + " wide"</script>'
+    )
+    flags = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}")
+    command = [browser, *flags, "--dump-dom", (tmp_path / "outer.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert int(re.search(r"it is (\d+) wide", done.stdout)[1]) <= width
