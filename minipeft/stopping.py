@@ -22,7 +22,7 @@ def is_command() -> bool:
 
 def stop(number: int, frame) -> None:
     """Say it, and end as if nobody had listened to the signal: no file is open yet."""
-    print("minipeft: stopped.", file=sys.stderr, flush=True)
+    print("minipeft: stopped.", file=sys.stderr)
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 

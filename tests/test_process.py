@@ -4,10 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from minipeft import stopping
+from minipeft.__main__ import main
 from tiny_transformer.process import SPIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,3 +79,38 @@ def test_ctrl_c_while_torch_is_loaded_is_one_line(tmp_path, way):
     else:
         assert done.returncode == -signal.SIGINT and not done.stdout
         assert done.stderr == "minipeft: stopped.\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("way", ["ignored", "in a thread"])
+def test_who_does_not_listen_to_ctrl_c_is_left_so(tmp_path, way):
+    """nohup and a shell's `&` ignore it, and threads other than the first cannot listen."""
+    sent = "os.kill(os.getpid(), signal.SIGINT)" if way == "ignored" else ""
+    (tmp_path / "torch.py").write_text(
+        f"import os, signal\n{sent}\nprint('torch is next', flush=True)\nos._exit(0)\n"
+    )
+    script = tmp_path / "minipeft"
+    lines = ["import threading", "load = threading.Thread(target=lambda: __import__('minipeft'))"]
+    lines += ["load.start()", "load.join()"]
+    script.write_text("import minipeft" if way == "ignored" else "\n".join(lines))
+    before = signal.SIG_IGN if way == "ignored" else signal.default_int_handler
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, cwd=tmp_path, timeout=60,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, before),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "torch is next\n", "")
+
+
+@pytest.mark.parametrize("loaded", [stopping.loaded, lambda: main(["nothing"])])
+@pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, stopping.stop])
+def test_what_listens_when_all_is_loaded(before, loaded):
+    """Ctrl-C is a KeyboardInterrupt again; what others have set stays."""
+    kept = signal.signal(signal.SIGINT, before)
+    try:
+        with suppress(SystemExit):  # no such command
+            loaded()
+        after = signal.getsignal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, kept)
+    assert after is (signal.default_int_handler if before is stopping.stop else before)
