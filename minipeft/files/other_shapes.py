@@ -107,7 +107,7 @@ def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
         parts = key.removeprefix(PREFIX).removeprefix(BASE).split(".")
         paths |= {".".join(parts[:count]) for count in range(1, len(parts))}
     for name in saved_whole(settings):
-        named = [m for path, m in anatomy.modules.items() if path and path.endswith(name)]
+        named = [m for path, m in anatomy.modules.items() if path.endswith(name)]
         trained = any(True for module in named for _ in module.parameters())
         if trained and not any(path.endswith(name) for path in paths):
             raise ValueError(
@@ -152,11 +152,12 @@ def is_target(path: str, settings: dict) -> bool:
     if not isinstance(names, list):
         is_pattern = isinstance(names, str) and names != "all-linear"
         return not is_pattern or is_named(path, names)
-    if not is_named(path, names) or layers in (None, []):
+    if not is_named(path, names) or path in names or layers in (None, []):
         return is_named(path, names)
-    patterns = settings.get("layers_pattern") or "[^.]*"
+    patterns = settings.get("layers_pattern") or []
     patterns = [patterns] if isinstance(patterns, str) else patterns
-    matches = (re.match(rf"(?:.*?\.)?(?:{pattern})\.(\d+)\.", path) for pattern in patterns)
+    before = [rf"(?:.*?\.)?(?:{pattern})" for pattern in patterns] or [r".*?\.[^.]*"]
+    matches = (re.match(rf"{stack}\.(\d+)\.", path) for stack in before)
     number = next((int(match[1]) for match in matches if match), None)
     return number in (layers if isinstance(layers, list) else [layers])
 
@@ -203,11 +204,10 @@ def without_base(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) -
                 )
             continue
         weight = layer._parameters.get("weight")
-        if weight is not None and weight.shape == tensor.shape:
-            if torch.equal(base_value(anatomy, weight).to(tensor), tensor):
-                del kept[key]
-                continue
-        copied.append(path)
+        if weight is not None and torch.equal(base_value(anatomy, weight).to(tensor), tensor):
+            del kept[key]
+        else:
+            copied.append(path)
     if copied:
         warnings.warn(
             f"The file holds {' and '.join(copied)} of another base, or of one whose new tokens "

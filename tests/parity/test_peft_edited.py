@@ -1,5 +1,6 @@
 """Files of PEFT's whose adapter_config.json was edited by hand: what PEFT leaves out is told."""
 
+import itertools
 import json
 import warnings
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 import zoo
 from closeness import close
+from safetensors.torch import load_file
 
 import minipeft as mp
 from minipeft.files.other_shapes import is_target
@@ -30,6 +32,7 @@ SETTINGS = {  # edited -> is a part of what the file has tensors for left out?
     "a layer": ({"layers_to_transform": 0}, True),
     "all layers": ({"layers_to_transform": [0, 1], "layers_pattern": "h"}, False),
     "layers by name": ({"layers_to_transform": [0], "layers_pattern": ["h"]}, True),
+    "narrowed in a layer": ({"target_modules": ["c_attn"], "layers_to_transform": [0]}, True),
     "without": ({"exclude_modules": ["mlp.c_proj"]}, True),
     "without a pattern": ({"exclude_modules": r".*\.1\..*"}, True),
     "without nothing": ({"exclude_modules": ["lm_head"]}, False),
@@ -46,11 +49,11 @@ KINDS = {
 }
 
 
-def saved(folder, config):
+def saved(folder, config, name: str = "gpt2", head: str = "language"):
     """A file of PEFT's with random numbers in all that it trains."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = peft.get_peft_model(zoo.build("gpt2"), config)
+        model = peft.get_peft_model(zoo.build(name, head), config)
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -106,6 +109,69 @@ def test_what_peft_leaves_out_is_told(tmp_path, kind, name, recwarn):
         assert not torch.allclose(ours, others)
     else:
         close(ours, others, dtype=torch.float32)
+
+
+PATHS = [
+    f"{stack}.block.{block}.layer.{layer}.{name}"
+    for stack in ("encoder", "decoder", "a.body")
+    for block in (0, 1)
+    for layer in (0, 1)
+    for name in ("attention.q", "attention.o", "mlp.wi.0", "mlp.o")
+] + [f"block.{block}.{name}" for block in (0, 1) for name in ("q", "mlp.o")]
+
+
+LAYERS = (None, 0, 1, [0], [0, 1], [5])
+PATTERNS = (None, "block", "layer", ["layer"], ["layer", "block"], [])
+
+
+@pytest.mark.parametrize("exclude", [None, "encoder.*", ["mlp.o", "1"]], ids=str)
+@pytest.mark.parametrize("names", [["q"], ["q", "mlp.o", "0"], PATHS[3:9], r".*\.(q|o)", "o"])
+def test_the_rule_is_that_of_peft(names, exclude):
+    rule = peft.tuners.tuners_utils.check_target_module_exists
+    for layers, pattern in itertools.product(LAYERS, PATTERNS):
+        change = {"target_modules": names, "exclude_modules": exclude}
+        if isinstance(names, list) and layers is not None:
+            change |= {"layers_to_transform": layers, "layers_pattern": pattern}
+        config = peft.LoraConfig(**change)
+        for path in PATHS:
+            assert is_target(path, change) == bool(rule(config, path)), (path, change)
+
+
+@pytest.mark.parametrize("names, told_of", [
+    ([*ALL[:2]], "transformer.h.0.mlp.c_fc and 1 more modules (target_modules)"),
+    (r"transformer\.h\.(0\..*|1\..*c_proj|1\.attn.*)", "transformer.h.1.mlp.c_fc (target_modules)"),
+    (r"transformer\.h\..*", ""),
+])  # fmt: skip
+def test_the_modules_that_peft_leaves_out_are_named(tmp_path, names, told_of, recwarn):
+    edit(saved(tmp_path, KINDS["LoRA"]()), {"target_modules": names})
+    recwarn.clear()
+    mp.load(zoo.build("gpt2"), tmp_path)
+    said = " ".join(str(warning.message) for warning in recwarn)
+    assert f"does not name {told_of}, and" in said if told_of else not said
+
+
+@pytest.mark.parametrize("task, options", [
+    (None, dict()),
+    (None, dict(bias="lora_only")),
+    (None, dict(modules_to_save=["classifier"])),
+    ("SEQ_CLS", dict()),
+    ("SEQ_CLS", dict(bias="all")),
+], ids=str)  # fmt: skip
+def test_of_a_file_that_does_the_same_in_both_nothing_is_said(tmp_path, task, options, recwarn):
+    """Without a task_type, too, which LoRA needs for nothing but a head; RoBERTa's has two maps."""
+    config = peft.LoraConfig(r=2, target_modules=["query"], task_type=task, **options)
+    path = saved(tmp_path, config, "roberta", "classification")
+    tensors = load_file(path.parent / "adapter_model.safetensors")
+    has_head = bool(task) or "modules_to_save" in options
+    assert any("classifier.dense.weight" in key for key in tensors) == has_head
+    model, inputs = zoo.build("roberta", "classification"), zoo.batch("roberta", "classification")
+    recwarn.clear()
+    mp.load(model, tmp_path)
+    assert not [str(warning.message) for warning in recwarn]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = peft.PeftModel.from_pretrained(zoo.build("roberta", "classification"), tmp_path)
+    close(zoo.logits(model, inputs), zoo.logits(theirs.eval(), inputs), dtype=torch.float32)
 
 
 @pytest.mark.parametrize("kind", ["PromptTuning", "PTuning", "Prefix"])
