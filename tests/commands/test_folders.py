@@ -51,6 +51,19 @@ def test_folders_that_hold_an_adapter_deeper_are_named(cli, run):
     assert done.code == 2 and "r/config.json is a file: name the folder" in done.err
 
 
+def test_the_kind_that_is_said_counts_for_an_adapter_alone(cli):
+    """A head of words may choose among labels, or write: only what it chooses are labels."""
+    words = [("the cat", "box"), ("the dog", "bell")] * 8
+    Path("d.csv").write_text("input,target\n" + "".join(f"{x},{y}\n" for x, y in words))
+    base = ("--base", "tiny-decoder-0.1m", "--data", "d.csv", "--kind", "classification")
+    assert cli("train", *base, *FEW, "--out", "r").code == 0
+    Path("r/adapter").rename("alone")
+    done = cli("evaluate", "alone", *base, "--predictions", "out.jsonl")
+    assert done.code == 0 and "accuracy" in done.out, done.err
+    said = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert {row["prediction"] for row in said} <= {"box", "bell"} and len(said) == 16
+
+
 def test_an_adapter_alone_tells_its_head(cli, run):
     whole = cli("evaluate", run, "--data", "d.csv").out.splitlines()[1:]
     Path("r/adapter").rename("alone")
