@@ -7,7 +7,7 @@ import chatting
 import pytest
 import torch
 
-from minipeft.commands import data, forms, shortening
+from minipeft.commands import cards, data, forms, shortening
 from minipeft.tasks import chat
 from minipeft.tasks.encoding import Example
 
@@ -22,6 +22,13 @@ FEW = ("--steps", 2, "--batch-size", 2, "--dev-limit", 2, "--rank", 2)
 def write(path, rows):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+@pytest.mark.parametrize("system", [None, "", "You are\n a “pirate”."])
+def test_what_a_card_says_of_conversations_is_one_line(system):
+    said = cards.details_of({"kind": "generate", "labels": None, "chat": {"system": system}})
+    words = ', the system says "You are a “pirate”."' if system else ""
+    assert said == f", conversations by the chat template of the base{words}"
 
 
 def exchange(question, answer):

@@ -99,6 +99,9 @@ def test_answers_are_written_over_and_other_files_are_not(cli, run):
         assert cli("predict", run, "good", "--out", out).code == 0
         assert cli("predict", run, "bad", "--out", out).code == 0
         assert "bad" in Path(out).read_text()
+    Path("empty.csv").touch()  # nothing is lost
+    assert cli("predict", run, "good", "--out", "empty.csv").code == 0
+    assert "good" in Path("empty.csv").read_text()
     Path("mine.csv").write_text("text,label\ngood,pos\n")
     for words in (("predict", run, "good", "--out", "mine.csv"),
                   ("evaluate", run, "--data", "d.csv", "--predictions", "mine.csv")):  # fmt: skip

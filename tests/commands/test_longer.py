@@ -258,6 +258,8 @@ def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, stopping
     assert config["base"]["name"] == str(Path("new place").resolve())
     assert config["options"]["data"] == config["data"]["files"][1]["name"]
     assert config["options"]["data"] == str(Path("other.jsonl").resolve())
+    command = shlex.split(config["command"])
+    assert command.count("--base") == command.count("--data") == 1
     done = cli("evaluate", "stopped", "--data", "other.jsonl", "--limit", 2)
     assert done.code == 0, done.err  # it knows the place of its base
     assert cli(*shlex.split(config["command"])[3:]).code == 0
@@ -265,6 +267,34 @@ def test_a_run_whose_base_and_data_were_moved_goes_on(cli, gpt2, pairs, stopping
     now = ("--base", "new place", "--data", "other.jsonl")
     assert cli("train", "--resume", "whole", "--steps", 5, *now).code == 0
     assert len(losses_of("whole")) == 5
+
+
+def test_a_run_goes_on_with_the_names_of_the_project(cli, stopping_after):
+    """Which are no folders; and not with another task than its own."""
+    names = ("--base", "tiny-decoder-0.1m", "--data", "reverse")
+    words = ("train", *names, *FEW, "--checkpoint-every", 1, "--out")
+    assert cli(*words, "whole").code == 0
+    with stopping_after(2):
+        assert cli(*words, "stopped").code == 130
+    done = cli("train", "--resume", "stopped", "--data", "copy")
+    assert done.code == 2 and "copy is not what this run began with" in done.err
+    done = cli("train", "--resume", "stopped", *names)
+    assert done.code == 0, done.err
+    assert same_tensors("whole/adapter", "stopped/adapter")
+    config = json.loads(Path("stopped/config.json").read_text())
+    assert (config["options"]["base"], config["options"]["data"]) == (names[1], names[3])
+
+
+def test_a_base_whose_weights_have_changed_is_told_from_another_base(cli, gpt2, pairs):
+    shutil.copytree(gpt2, "old")
+    how = ("--data", pairs, "--kind", "text-to-text", *FEW)
+    assert cli("train", "--base", "old", *how, "--out", "r").code == 0
+    zoo.build("gpt2", seed=1).save_pretrained("old")
+    shutil.copytree("old", "other")
+    done = cli("train", "--resume", "r", "--steps", 9)
+    assert done.code == 2 and "old has other weights than when this run began: put" in done.err
+    done = cli("train", "--resume", "r", "--steps", 9, "--base", "other")
+    assert done.code == 2 and "other has other weights than the base that this run" in done.err
 
 
 def test_a_run_whose_adapter_of_the_start_was_moved_goes_on(cli, stopping_after):

@@ -11,7 +11,7 @@ from closeness import close
 
 import minipeft as mp
 from minipeft.__main__ import main
-from minipeft.commands import bases, compare, generate, inspect, merge, scoring
+from minipeft.commands import bases, compare, generate, inspect, merge, scoring, writers
 from minipeft.files import saving as files
 from minipeft.tasks.encoding import Encoding
 from minipeft.tasks.tasks import Task
@@ -593,6 +593,18 @@ def test_the_numbers_of_a_head_without_names_are_the_labels_of_the_data(cli, gpt
     for what in (("adapter", "--base", gpt2), ("merged",)):
         done = cli("evaluate", *what, "--data", "d.tsv", *kind)
         assert done.code == 0 and "have numbers and no names: taken in the order a, b" in done.out
+
+
+@pytest.mark.parametrize("path, answers", [(None, {0: "x"}), ("out.csv", {}), (None, {})])
+def test_what_ends_early_without_answers_or_a_file_keeps_nothing(
+    tmp_path, monkeypatch, capsys, path, answers
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        with writers.keeping(path, writers.PREDICTED, ["a", "b"]) as known:
+            known |= answers
+            raise KeyboardInterrupt
+    assert not [*tmp_path.iterdir()] and capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
