@@ -125,8 +125,8 @@ def check_preferences(path: str, row: dict[str, str]) -> None:
 
 
 def implied_kind(given: argparse.Namespace, what: str | None = None) -> str | None:
-    """Text-to-text, where neither --kind nor a run says it and --data holds conversations."""
-    if given.kind or (what and runs.run_of(what)) or not given.data:
+    """Text-to-text, where --data holds conversations and no run says the kind; for no --kind."""
+    if what and runs.run_of(what):
         return None
     row = tables.first(given.data, names_of(given.columns))
     columns = columns_of(given.data, row, given.input, vars(given).get("target"), None)

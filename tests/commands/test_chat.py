@@ -31,6 +31,32 @@ def test_what_a_card_says_of_conversations_is_one_line(system):
     assert said == f", conversations by the chat template of the base{words}"
 
 
+@pytest.mark.parametrize("row, expected", [
+    ({"prompt": "a"}, (("prompt",), "completion", True)),
+    ({"prompt": "a", "completion": "b", "input": "c"}, (("prompt",), "completion", True)),
+    ({"prompt": "a", "input": "c"}, (("input",), "target", False)),
+    ({"prompt": "a", "input": "c", "target": "b"}, (("input",), "target", False)),
+    ({"instruction": "a", "input": "c"}, (("instruction",), "output", True)),
+    ({"messages": None, "prompt": "a"}, (("prompt",), "completion", True)),
+    ({"other": "a"}, (("input",), "target", False)),
+])  # fmt: skip
+def test_which_columns_are_known(row, expected):
+    """With or without answers; a prompt beside an input is another's."""
+    assert forms.columns_of("d.jsonl", row, None, None, None) == expected
+    assert forms.columns_of("d.jsonl", row, None, None, "generate") == expected
+    assert forms.columns_of("d.jsonl", row, None, None, "tag") == (("input",), "target", False)
+
+
+@pytest.mark.parametrize("around", ["{}", " \n{} ", "{}x", "x{}"])
+def test_messages_that_a_table_holds_as_json_are_a_conversation(around):
+    text = around.format(json.dumps(exchange("a", "b")))
+    assert chat.is_chat(forms.listed(text)) == ("x" not in around)
+    if "x" in around:
+        assert forms.listed(text) == text
+    else:
+        assert chat.messages_of(forms.listed(text)) == exchange("a", "b")
+
+
 def exchange(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 

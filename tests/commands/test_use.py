@@ -609,7 +609,7 @@ def test_what_ends_early_without_answers_or_a_file_keeps_nothing(
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("out of memory")])
 def test_answers_that_were_there_are_kept_when_answering_ends_early(
-    cli, run, pairs, monkeypatch, error
+    cli, run, pairs, monkeypatch, capsys, error
 ):
     """Shorter texts are answered first, so that the longest may fail after hours."""
     rows = [json.loads(line) for line in pairs.read_text().splitlines()]
@@ -640,6 +640,7 @@ def test_answers_that_were_there_are_kept_when_answering_ends_early(
             finally:
                 assert not Path("out.csv").exists()
         assert code == (130 if error is KeyboardInterrupt else 2)
+        assert "note: the 32 answers so far are in out.part.csv\n" in capsys.readouterr().err
         kept = Path("out.part.csv").read_text().splitlines()
         assert kept[0] == whole[0] == ",".join(header)
         assert len(kept) == 33 and set(kept) < set(whole), words
