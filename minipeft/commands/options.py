@@ -65,6 +65,26 @@ PATHS = ("base", "data", "dev", "test", "out", "what", "resume", "start", "predi
 PATHS += ("notebook", "csv", "folder")  # flags and arguments that are paths
 
 
+OTHER_NAMES = {  # what papers and libraries call a method, or a setting of one
+    "rslora": "LoRA with --rank-stabilized (in a grid lora:rank_stabilized=true)",
+    "lora+": "LoRA with --plus 16 (in a grid lora:plus=16)",
+    "loraplus": "LoRA with --plus 16 (in a grid lora:plus=16)",
+    "houlsby": "Adapter",
+    "pfeiffer": "Adapter with --placement pfeiffer (in a grid adapter:placement=pfeiffer)",
+    "prefixtuning": "Prefix",
+    "prompt": "PromptTuning",
+    "softprompt": "PromptTuning",
+    "softprompts": "PromptTuning",
+    "ptuningv1": "PTuning",
+    "parallel": "Adapter with --placement parallel (in a grid adapter:placement=parallel)",
+    "full": "FullFineTuning",
+    "ft": "FullFineTuning",
+    "finetune": "FullFineTuning",
+    "finetuning": "FullFineTuning",
+    "linearprobe": "HeadOnly",
+}
+
+
 class Once(argparse._StoreAction):
     """A flag with a text or with several values: argparse would heed the last one only. A number
     may be given once more, as scripts do that change a setting."""
@@ -155,11 +175,14 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ValueError: no such method; the sentence lists them.
     """
-    method = names().get(re.sub(r"[-_]", "", name.lower()))
-    if method is None:
-        known = ", ".join(c.__name__ for c in names().values())
-        raise ValueError(f"There is no method {name!r}; choose of {known}.")
-    return method
+    key, known = re.sub(r"[-_\s]", "", name.lower()), names()
+    if key not in known:
+        listed = ", ".join(c.__name__ for c in known.values())
+        near = [known[match].__name__ for match in get_close_matches(key, known, n=1, cutoff=0.75)]
+        guess = OTHER_NAMES.get(key) or next(iter(near), None)
+        guess = f": did you mean {guess}? There are" if guess else "; choose of"
+        raise ValueError(f"There is no method {name!r}{guess} {listed}.")
+    return known[key]
 
 
 def chosen(arguments: list[str], default: str) -> str:

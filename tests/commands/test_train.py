@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from patience import patience
 
 import minipeft as mp
+from minipeft.commands import options
 from minipeft.files import saving as files
 
 FEW = ("--steps", 4, "--batch-size", 4, "--dev-limit", 3, "--checkpoint-every", 1)
@@ -113,7 +115,9 @@ SHIPPED = ("--base", "tiny-decoder-0.1m", "--data", "reverse")
         ([*SHIPPED, "--input", "text"], "its own splits and columns: leave --input away"),
         (["--epochs", "inf"], "--epochs must be a number above 0"),
         (["--seed", "9" * 20], "seed must be a whole number"),
-        (["--method", "lola"], "no method 'lola'"),
+        (["--method", "lola"], "no method 'lola': did you mean LoRA?"),
+        (["--method", "xyz"], "no method 'xyz'; choose of AdaLoRA, "),
+        (["--method", "rslora"], "did you mean LoRA with --rank-stabilized"),
         (["--method", "prefix", "--rank", "4"], "unrecognized arguments: --rank"),
         (["--rank", "0"], "rank must be a whole number of at least 1"),
         (["--rank", "x"], "'x' is not a whole number"),
@@ -191,3 +195,19 @@ def test_a_template_is_written_in_words(cli):
     assert settings["template"][0] == "P" and settings["template"][-1] == "{mask}"
     assert mp.PTuning(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     assert cli("evaluate", "r", "--data", "capital", "--limit", 3).code == 0
+
+
+def test_what_a_name_of_elsewhere_is_called_can_be_made():
+    for name, meant in options.OTHER_NAMES.items():
+        with pytest.raises(ValueError, match=re.escape(f"did you mean {meant}?")):
+            options.from_text(name)
+        kind, _, rest = meant.partition(" with ")
+        flag, _, text = rest.partition(" (in a grid ")
+        assert options.method_class(kind).__name__ == kind
+        if not flag:
+            continue
+        parser = options.Parser()
+        options.add_flags(parser, options.method_class(kind))
+        settings = options.settings(parser.parse_args(flag.split()))
+        method = options.from_text(text.rstrip(")"))
+        assert options.make(type(method), settings) == method != type(method)()
