@@ -52,6 +52,7 @@ __all__ = [
     "readable",
     "singular_values",
     "whiskers",
+    "with_interval",
 ]
 
 
@@ -73,6 +74,23 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
     variance = sum((x - mean) ** 2 for x in numbers) / (n - 1)
     return mean, float(stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+
+
+def with_interval(
+    mean: float, half: float, digits: str = ".3g", limits: tuple[float, float] | None = None
+) -> str:
+    """A mean and its interval in words: "0.81 ± 0.02".
+
+    limits: the possible range. An interval that would leave it is written by its two ends, none
+    of them beyond what is possible, as figures draw it: "0.98 [0.91, 1.00]".
+
+    Raises:
+        ValueError: the mean lies outside the limits.
+    """
+    down, up = (reach[0] for reach in clipped([mean], [half], limits))
+    if half > min(down, up) + 1e-9:
+        return f"{mean:{digits}} [{mean - down:{digits}}, {mean + up:{digits}}]"
+    return f"{mean:{digits}}" + ("" if math.isnan(half) else f" ± {half:{digits.lstrip('+')}}")
 
 
 def new_axes(axes=None, width: float = 6.0, height: float = 3.6):

@@ -23,7 +23,7 @@ from minipeft import tasks
 from minipeft.commands import bases, data, fitting, longer, options, runs, scoring, train
 from minipeft.commands.held import held
 from minipeft.report import Table
-from minipeft.tasks.scoring import LOWER_IS_BETTER
+from minipeft.tasks.scoring import LOWER_IS_BETTER, possible
 from minipeft.tasks.tasks import Task, tidied
 from tiny_transformer.files import write_text
 
@@ -290,8 +290,9 @@ def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
         rows = [row(text, group, first, split) for text, group in chosen.items()]
         rows.sort(key=lambda row: row[3] if lower else -row[3])
         title = f"{given.base} on {Path(given.data).stem}: {first} on {split}, rates chosen on dev"
-        header = ("method", "parameters", "rate", first, "+-", "seeds", "seconds")
-        table = Table(title, header, rows, ["+-: half of the 95 % interval over seeds"])
+        header = ("method", "parameters", "rate", first, "interval", "seeds", "seconds")
+        note = "interval: of 95 % over seeds, the part of it that is possible"
+        table = Table(title, header, rows, [note])
         write_text(folder / "table.txt", str(table))
         print(table)
         from minipeft import plots
@@ -299,7 +300,8 @@ def summary(folder: Path, cells: list[dict], given: argparse.Namespace) -> int:
         bars = {text: [c[split][first] for c in group] for text, group in chosen.items()}
 
         def onto(axes) -> None:
-            plots.bars(bars, axes, ylabel=f"{first} on {split}", title=Path(given.data).stem)
+            title, limits = Path(given.data).stem, possible(first)
+            plots.bars(bars, axes, f"{first} on {split}", title, limits=limits)
 
         runs.picture(folder / "compare.png", onto, max(4.0, 1.1 * len(bars) + 1.5))
         print(f"In {folder}: table.txt, cells.csv, compare.png, cells/")
@@ -325,7 +327,9 @@ def best_rates(cells: list[dict], first: str, lower: bool) -> dict[str, list[dic
 def row(text: str, cells: list[dict], first: str, split: str) -> tuple:
     mean, half = mp.interval([cell[split][first] for cell in cells])
     seconds = sum(cell["seconds"] for cell in cells) / len(cells)
-    reach = "-" if math.isnan(half) else f"{half:.3g}"
+    low, high = possible(first)
+    reach = f"{max(low, mean - half):.3g} to {min(high, mean + half):.3g}"
+    reach = "-" if math.isnan(half) else reach
     rate = f"{cells[0]['learning_rate']:g}"
     return (text, cells[0]["trainable"], rate, round(mean, 4), reach, len(cells), round(seconds, 1))
 

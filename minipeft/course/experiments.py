@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from minipeft.analysis.plots import interval
+from minipeft.analysis.plots import SHARE, interval, with_interval
 from minipeft.report import Table
 from minipeft.training.gradients import Diverged
 
@@ -186,9 +186,13 @@ def _said(change: Difference | Trend, where: str = "") -> str:
     """Mean, half width and verdict of a change in words."""
     if math.isnan(change.mean):
         return "a run failed: undecided"
-    digits = ".1f" if change.unit == "points" else _digits(change.half)
-    half = "?" if math.isnan(change.half) else f"{change.half:{digits}}"
-    return f"{change.mean:+{digits}} ± {half} {change.unit}{where}: {change.verdict}"
+    return f"{change.number} {change.unit}{where}: {change.verdict}"
+
+
+def _number(mean: float, half: float, unit: str, limits: tuple[float, float] | None) -> str:
+    """Such as "+4.1 ± 1.2"; a single run has no interval, "+4.1 ± ?"."""
+    digits = "+.1f" if unit == "points" else f"+{_digits(half)}"
+    return with_interval(mean, half, digits, limits) + (" ± ?" if math.isnan(half) else "")
 
 
 def _digits(half: float) -> str:
@@ -207,6 +211,12 @@ class Difference:
     margin: float
     unit: str
     verdict: str
+
+    @property
+    def number(self) -> str:
+        """Such as "+4.1 ± 1.2". Shares differ by 100 points at most: "+97.0 [+92.0, +100.0]"."""
+        limits = (-100.0, 100.0) if self.unit == "points" else None
+        return _number(self.mean, self.half, self.unit, limits)
 
     @property
     def text(self) -> str:
@@ -290,6 +300,11 @@ class Trend:
     verdict: str
 
     @property
+    def number(self) -> str:
+        """Such as "+12.0 ± 3.1"; a straight line may leave what is possible of its points."""
+        return _number(self.mean, self.half, self.unit, None)
+
+    @property
     def text(self) -> str:
         """Such as "+12.0 ± 3.1 points over the sweep: rises"."""
         return _said(self, " over the sweep")
@@ -349,14 +364,20 @@ def trend(
     return Trend(times * mean, times * half, slopes, times * margin, unit, verdict)
 
 
-def spread(values: Sequence[float], unit: str = "points") -> str:
-    """Mean and 95 % interval over seeds, as text: "81.3 ± 2.0 %", or numbers for other units."""
+def spread(
+    values: Sequence[float], unit: str = "points", limits: tuple[float, float] | None = SHARE
+) -> str:
+    """Mean and 95 % interval over seeds, as text: "81.3 ± 2.0 %", or numbers for other units.
+
+    limits: the possible range of "points", which no interval leaves: "98.3 [91.1, 100.0] %".
+    """
     mean, half = interval(values)
     if math.isnan(mean):
         return "failed"
-    times, digits, sign = (100, ".1f", " %") if unit == "points" else (1, _digits(half), "")
-    reach = "" if math.isnan(half) else f" ± {times * half:{digits}}"
-    return f"{times * mean:{digits}}{reach}{sign}"
+    if unit != "points":
+        return with_interval(mean, half, _digits(half))
+    ends = limits and (100 * limits[0], 100 * limits[1])
+    return with_interval(100 * mean, 100 * half, ".1f", ends) + " %"
 
 
 def table(

@@ -190,7 +190,7 @@ def worth(gap: Difference, one: str, other: str) -> str:
         "equal": f"{one} and {other} are equal within {gap.margin:g} {gap.unit}",
         "undecided": f"between {one} and {other} these seeds decide nothing",
     }
-    said = f"{words[gap.verdict]} ({gap.mean:+.1f} ± {gap.half:.1f} {gap.unit})."
+    said = f"{words[gap.verdict]} ({gap.number} {gap.unit})."
     return said[0].upper() + said[1:]
 
 

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from itertools import chain
@@ -32,6 +33,15 @@ from minipeft.tasks.encoding import Encoding
 # the first of them that there is decides
 DECIDING = ("error_rate", "overlap", "f1", "pearson", "accuracy")
 LOWER_IS_BETTER = ("error_rate", "mse")
+OTHER_RANGES = {  # of the scores that are no shares from 0 to 1
+    **dict.fromkeys(("matthews", "pearson", "spearman"), (-1.0, 1.0)),
+    **dict.fromkeys(LOWER_IS_BETTER, (0.0, math.inf)),
+}
+
+
+def possible(name: str) -> tuple[float, float]:
+    """The lowest and the highest value that the score of this name can have."""
+    return OTHER_RANGES.get(name, (0.0, 1.0))
 
 
 def scores(

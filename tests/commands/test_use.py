@@ -300,6 +300,22 @@ def test_an_interrupted_grid_goes_on(cli, gpt2, pairs, monkeypatch):
         assert other.code == 2 and said in other.err
 
 
+@pytest.mark.parametrize(
+    ("score", "values", "interval"),
+    [  # half of the interval of two values: t = 12.706 times half of their distance
+        ("accuracy", (0.9, 1.0), "0.315 to 1"),
+        ("matthews", (-0.1, 0.1), "-1 to 1"),
+        ("mse", (0.1, 0.2), "0 to 0.785"),
+        ("error_rate", (1.1, 1.2), "0.515 to 1.79"),
+        ("accuracy", (0.5,), "-"),
+    ],
+)
+def test_no_interval_of_a_grid_leaves_what_its_score_can_be(score, values, interval):
+    common = {"method": "lora", "learning_rate": 0.1, "trainable": 8, "seconds": 1.0}
+    cells = [{**common, "test": {score: value}} for value in values]
+    assert compare.row("lora", cells, score, "test")[4] == interval
+
+
 def test_a_cell_that_fails_is_told_and_the_others_go_on(cli, gpt2, pairs):
     grid = ("compare", "--base", gpt2, "--data", pairs, "--kind", "generate", *FEW)
     done = cli(*grid, "--metric", "blue", "--out", "g")

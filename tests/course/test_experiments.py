@@ -184,6 +184,24 @@ def test_spread_shows_shares_as_per_cent():
     assert difference([1.2, 1.3], [1, 1], 0.1, unit="nats").text.startswith("+0.25 ± 0.64 nats")
 
 
+def test_no_interval_leaves_what_is_possible():
+    """As in figures: a share lies in 0 to 100 %, the difference of two within ±100 points."""
+    assert spread([1.0, 0.9]) == "95.0 [31.5, 100.0] %"  # ± 63.5: t = 12.706 with two seeds
+    assert spread([0.0, 0.1]) == "5.0 [0.0, 68.5] %"
+    assert spread([0.0, 1.0]) == "50.0 [0.0, 100.0] %"
+    assert spread([1.0, 1.0]) == "100.0 ± 0.0 %" and spread([1.0]) == "100.0 %"
+    assert spread([0.5, 0.52]) == "51.0 ± 12.7 %"  # inside: as it was
+    assert spread([-0.01, 0.01], limits=(-1, 1)) == "0.0 ± 12.7 %"  # a loss of points may be a gain
+    with pytest.raises(ValueError, match="outside"):
+        spread([-0.2, 0.1])
+    gap = difference([1.0, 0.9], [0.0, 0.0], 0.03)
+    assert gap.text == "+95.0 [+31.5, +100.0] points: better" and gap.half > 63  # the rule has all
+    assert in_a_row([gap]) == "+95.0 [+31.5, +100.0] (better) points"
+    assert difference([0.0, 0.1], [1.0, 1.0], 0.03).number == "-95.0 [-100.0, -31.5]"
+    assert difference([1.0], [0.1], 0.03).text == "+90.0 ± ? points: undecided"
+    assert "±" in trend([1, 2], [[0.0, 0.1], [1.0, 0.9]]).text  # a line has no such range
+
+
 @pytest.mark.parametrize(
     ("share", "digits", "text"),
     [
