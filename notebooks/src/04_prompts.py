@@ -206,7 +206,7 @@ def verdict_of(drop):
 claims.record(
     30,
     f"another word in the place of '{word}' in '{template}' changes the score on 50 countries by "
-    f"{drop.mean:+.0f} ± {drop.half:.0f} points (three draws)",
+    f"{drop.number} points (three draws)",
     f"true: interval below 0 and a mean loss of {100 * CATASTROPHE:.0f} points or more",
     verdict_of(drop),
 )
@@ -493,7 +493,7 @@ if loaded:
     claims.record(
         30,
         f"SmolLM2: another word in the place of '{real_word}' in '{chosen}' changes the score on "
-        f"50 countries by {real_drop.mean:+.0f} ± {real_drop.half:.0f} points (three draws)",
+        f"50 countries by {real_drop.number} points (three draws)",
         f"true: interval below 0 and a mean loss of {100 * CATASTROPHE:.0f} points or more",
         verdict_of(real_drop),
     )
