@@ -339,7 +339,11 @@ charts.decision_table(SHOWN, KEPT, MARGIN)
 # truth lies the best of the `"thirteen"` means, on average? And the better one of only `"two"`? Simulate it: many contests, the
 # best of each, the mean of these. An error of 3 % is allowed.
 #
-# <details><summary>Hint</summary>`2 * torch.randn(100_000, 13)` is the noise of 100,000 contests, one in each row.</details>
+# <details><summary>Hint</summary>
+#
+# `2 * torch.randn(100_000, 13)` is the noise of 100,000 contests, one in each row.
+#
+# </details>
 
 # %% exercise="minipeft.checks:first_by_luck" difficulty=1 minutes=6
 # A dict of two numbers, in points.
