@@ -110,24 +110,24 @@ def test_rows_that_are_not_computed_as_there_are_refused(tmp_path):
         mp.load(zoo.build("bert"), tmp_path)
 
 
-@pytest.mark.parametrize("settings, without, more, told", [
+@pytest.mark.parametrize("settings, without, added, sentence", [
     ({"token_indices": None}, (), (), "has no token_indices: it is damaged"),
     ({}, ("wte", "lm_head"), (), "The file has no rows, so it is no TRAINABLE_TOKENS file"),
     ({}, (), ("h.0.ln_1.weight",), "The file has transformer.h.0.ln_1.weight, so it is no TRAIN"),
     ({}, (), ("wpe.trainable_tokens_delta",), "rows of .*wpe and of .*wte, which are several"),
     ({}, (), ("h.0.ln_1.trainable_tokens_delta",), "rows of .*h.0.ln_1 .*, which is no embedding"),
 ])  # fmt: skip
-def test_a_file_that_is_none_of_theirs_is_refused(tmp_path, settings, without, more, told):
+def test_a_file_that_is_none_of_theirs_is_refused(tmp_path, settings, without, added, sentence):
     with_peft("gpt2", tmp_path, task_type="CAUSAL_LM")
     config, file = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
     config.write_text(json.dumps(json.loads(config.read_text()) | settings))
     tensors = load_file(file)
     rows = next(iter(tensors.values()))
     tensors = {k: v for k, v in tensors.items() if not any(name in k for name in without)}
-    tensors |= {f"base_model.model.transformer.{name}": rows + 1 for name in more}
+    tensors |= {f"base_model.model.transformer.{name}": rows + 1 for name in added}
     save_file(tensors, file)
     model = zoo.build("gpt2")
     before = zoo.logits(model, zoo.batch("gpt2"))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=sentence):
         mp.load(model, tmp_path)
     assert torch.equal(zoo.logits(model, zoo.batch("gpt2")), before)
