@@ -67,3 +67,10 @@ def test_numbers_that_measure_something():
     assert labels.are_measured(["0.5", "1", "1.5", "2.0", "3.7"])
     for names in (["0", "0.5", "1"], ["0", "1", "2", "3", "4.0"], ["1.5", "a", "b", "c", "d", "e"]):
         assert not labels.are_measured(names)
+    assert labels.are_numbers([" 1", "2.5 "]) and not labels.are_numbers(["1", "one"])
+
+
+def test_labels_that_may_be_none():
+    assert labels.perhaps_none(["N/A", "a", "none", "?", "nothing", "NULL"]) == [
+        "N/A", "none", "?", "NULL"
+    ]  # fmt: skip

@@ -13,7 +13,8 @@ import tiny_transformer as tt
 from minipeft.model.kind import head_of, kind_of
 from minipeft.tasks import scoring
 from minipeft.tasks.encoding import Encoding, Example
-from minipeft.tasks.tasks import load, make, names, read
+from minipeft.tasks.heads import head_for
+from minipeft.tasks.tasks import Task, load, make, names, read
 
 WORDS = "a b c d e f g h x y yes no left . = > other person place".split()
 PAIRS = [("a b =>", "b a ."), ("c =>", "c ."), ("d e f =>", "f e d ."), ("g a =>", "a g .")]
@@ -83,6 +84,36 @@ def test_one_word_answers_end_without_eos():
     task = make("m", "cloze", train=[("a", "x")])
     batch = Encoding(task, tokenizer(), "decoder").batch(task.train)
     assert batch["input_ids"].tolist() == [[BOS, *ids("a x")]]
+
+
+USUAL = {  # kind of task -> head of a decoder, of an encoder, and of an encoder-decoder
+    "generate": ("language", None, "language"),  # an encoder cannot write
+    "cloze": ("language", "language", "language"),
+    "classify": ("language", "classification", "language"),
+    "tag": ("tagging", "tagging", "tagging"),
+    "regress": ("classification", "classification", "classification"),
+}
+POSSIBLE = {  # heads that may be asked for by name
+    "generate": {"language"},
+    "cloze": {"language"},
+    "classify": {"language", "classification"},
+    "tag": {"tagging"},
+    "regress": {"classification"},
+}
+
+
+@pytest.mark.parametrize("kind", USUAL)
+def test_which_head_answers_a_task(kind):
+    task = Task("t", kind, {}, labels=("a", "b") if kind in ("classify", "tag") else None)
+    for model_kind, usual in zip(
+        ("decoder", "encoder", "encoder-decoder"), USUAL[kind], strict=True
+    ):
+        for head in (None, "language", "classification", "tagging"):
+            if usual and (head is None or head in POSSIBLE[kind]):
+                assert head_for(task, model_kind, head) == (head or usual)
+            else:
+                with pytest.raises(ValueError, match="Task 't'|task t |An encoder cannot write"):
+                    head_for(task, model_kind, head)
 
 
 def test_heads_get_classes_and_tags():
