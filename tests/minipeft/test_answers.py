@@ -258,6 +258,25 @@ def test_labels_that_were_taken_out_before_the_prompt_came_are_told(name, method
         model(**bare)  # said once
 
 
+@pytest.mark.parametrize("name, head, method", [
+    ("bert", "language", "peft"), ("bert", "tagging", "peft"), ("t5", "language", "front"),
+    ("gpt2", "trunk", "front"), ("llama", "trunk", "end"),
+])  # fmt: skip
+def test_in_training_nothing_is_said_of_labels_where_their_places_are_known(name, head, method):
+    """What an encoder and an encoder-decoder answer, and states, which take no labels."""
+    model = zoo.build(name, "language" if head == "trunk" else head)
+    model = model.base_model if head == "trunk" else model
+    mp.attach(model, METHODS[method], "a", seed=0, head=False)
+    batch = zoo.batch(name)
+    bare = {key: value for key, value in batch.items() if key != "labels"}
+    if name == "t5":
+        bare["decoder_input_ids"] = batch["labels"].clamp(min=0)
+    model.train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(**bare)
+
+
 def test_a_prompt_behind_an_answer_learns_nothing_from_it():
     """What the sentence above is about: without labels the words of "end" are the row's last."""
     model, tuner = attached("gpt2", "end")
