@@ -5,7 +5,7 @@ import math
 import pytest
 
 import minipeft as mp
-from minipeft.tasks import labels
+from minipeft.tasks import conll, labels
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,19 @@ def test_labels_that_may_be_none():
     assert labels.perhaps_none(["N/A", "a", "none", "?", "nothing", "NULL"]) == [
         "N/A", "none", "?", "NULL"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(["a", "b c"], True), (["a", "b"], False), ("b c", False), (None, False), (5, False),
+     ([1, None], False), ([None, "b c"], True), ([], False), ([" a "], False)],
+)  # fmt: skip
+def test_a_list_of_texts_is_told_from_a_list_of_words(value, expected):
+    assert conll.are_sentences(value) == expected
+
+
+def test_a_word_of_a_list_stays_one_word():
+    words = ["a", "", " b  c\t", "\n", "d"]
+    for inside in ("", "␣"):
+        text = conll.spaced(words, inside)
+        assert text == f"a _ b{inside}c _ d" and len(text.split()) == len(words)
