@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor, PositionDoor
 from minipeft.doors.patch import PositionShift, as_patch
 from minipeft.doors.weights import Frozen, WeightDoor
-from minipeft.doors.words import WordDoor
+from minipeft.doors.words import WordDoor, refuse_new_words
 from minipeft.methods.method import Method
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.libraries import is_loose
@@ -120,6 +121,10 @@ class Installer:
         self.anatomy.check_decoder_words()
         count += alias_of is not None
         first, *others = self.anatomy.embeddings()
+        for path, module in self.anatomy.other_readers():
+            known = getattr(module, "num_embeddings", first.module.num_embeddings)
+            look = partial(refuse_new_words, path, known)
+            self.record.hooks.append(module.register_forward_pre_hook(look, with_kwargs=True))
         self.words = self.record.door(first.module, WordDoor, self.name).reserve(self.name, count)
         self._install(first, patch, WordDoor)
         for site in others:
@@ -135,8 +140,19 @@ class Installer:
         return self.words
 
     def shift_positions(self, shift: int, within: str = "") -> None:
-        """Count positions as if `shift` tokens stood before the text; within: in this part only."""
-        for path, module in self.anatomy.position_layers():
+        """Count positions as if `shift` tokens stood before the text; within: in this part only.
+
+        Raises:
+            ValueError: the model has positions, and nobody has named where it looks them up.
+        """
+        layers = self.anatomy.position_layers()
+        if not layers and self.anatomy.takes_positions():
+            raise ValueError(
+                f"A {type(self.model).__name__} takes position_ids, which a prefix in PEFT's "
+                "layout must move, and its family names no positions: name the modules that look "
+                'them up, or attach a Prefix of compatibility="minipeft".'
+            )
+        for path, module in layers:
             if within and not path.startswith(f"{within}."):
                 continue
             self._put(module, PositionShift(shift), PositionDoor)

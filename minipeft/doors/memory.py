@@ -81,7 +81,12 @@ class MemoryDoor(Door):
     """An attention layer with memories before its keys and values."""
 
     def forward(self, *args, **kwargs):
-        x = args[0] if args else kwargs["hidden_states"]  # (B, T, C)
+        x = args[0] if args else kwargs.get("hidden_states")  # (B, T, C)
+        if x is None:
+            raise ValueError(
+                f"{self.path} has no memory door: a {type(self.base).__name__} is not called with "
+                "hidden_states. Take a method of another door, such as PromptTuning or LoRA."
+            )
         captured = getattr(self.base, "captured", None)  # see `capture_keys_values`
         if captured is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
             kwargs["cache"] = captured

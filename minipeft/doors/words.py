@@ -80,6 +80,22 @@ class WordDoor(Door):
         return x
 
 
+def refuse_new_words(path: str, known: int, _, args: tuple, kwargs: dict) -> None:
+    """Before a module beside the embedding is called: of ids (B, T) it knows those below `known`.
+
+    Raises:
+        ValueError: it is given those of new words.
+    """
+    for ids in (*args, kwargs.get("input_ids")):
+        whole = isinstance(ids, Tensor) and not ids.is_floating_point()
+        if whole and bool((on_host(ids) >= known).any()):
+            raise ValueError(
+                f"{path} reads the ids of the input too, and knows no new words: if it is a table "
+                "of words, name it among the family's words as well; otherwise take a method of "
+                "another door, such as LoRA."
+            )
+
+
 def place_vectors(x: Tensor, ids: Tensor, first: int, vectors: Tensor) -> Tensor:
     """The embedded text with the vectors of a prompt where its words stand.
 

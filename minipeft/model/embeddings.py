@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from minipeft.doors.door import bottom
-from minipeft.model.families import COUNT_OWN_TOKENS
+from minipeft.model.families import COUNT_OWN_TOKENS, FAMILIES
 from minipeft.model.libraries import is_library_model, is_of_library
 from minipeft.model.names import Names
 from minipeft.model.sites import EmbeddingSite, Place
@@ -61,6 +61,25 @@ class Embeddings(Names):
                     f"The decoder of a {type(self.model).__name__} reads the input too, and looks "
                     f"it up in {path}: name that table among the family's words as well."
                 )
+
+    def other_readers(self) -> list[tuple[str, nn.Module]]:
+        """(path, module) of what may be given ids and knows no new words: tables beside those of
+        words, layers that take input_ids (DeepSeek V4 chooses experts by them). None in a model of
+        the list, where there are none.
+        """
+        if self.family in FAMILIES:
+            return []
+        words = {site.path for site in self.embeddings()}
+        tables = {*words, *filter(self._is_table, self.modules)}
+        around = {path[:i] for path in tables for i, sign in enumerate(path) if sign == "."}
+        known = {*words, *around, "", *(path for path, _ in self.position_layers())}
+        return [
+            (path, module)
+            for path, module in self.modules.items()
+            if path not in known and not is_library_model(module)
+            if "Position" not in type(module).__name__
+            if self._is_table(path) or "input_ids" in inspect.signature(module.forward).parameters
+        ]
 
     def vocabulary(self) -> int | None:
         """How many tokens the model knows; None where it has no table of them.
@@ -136,8 +155,9 @@ class Embeddings(Names):
 
     def takes_positions(self) -> bool:
         """Must the model be told positions where a row's own tokens are to count, from 0?"""
-        models = [self.model]
-        if not is_of_library(type(self.model)):  # then the one inside may take them
+        models, names = [self.model], inspect.signature(self.model.forward).parameters
+        # the one inside may take them; a model that also listens hands them on to it unnamed
+        if not is_of_library(type(self.model)) or (self.kind == "decoder" and "kwargs" in names):
             models += [module for module in self.modules.values() if is_library_model(module)]
         takes = ("position_ids" in inspect.signature(m.forward).parameters for m in models)
         return any(takes) and not self.counts_own_tokens()

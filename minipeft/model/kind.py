@@ -31,7 +31,7 @@ def kind_of(model: nn.Module) -> str:
     """
     kind = kind_in(config_of(model))
     if kind == "encoder-decoder" and not any(
-        path.rpartition(".")[2] == "decoder" for path, _ in model.named_modules()
+        path.rpartition(".")[2].endswith("decoder") for path, _ in model.named_modules()
     ):
         return "encoder"
     return kind
@@ -55,6 +55,9 @@ def kind_in(config) -> str:
         return "encoder"
     if model_type in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "decoder"
+    text = getattr(config, "text_config", None)
+    if text is not None:  # a language model that listens, such as Qwen2-Audio
+        return kind_in(text)
     # the encoder of a T5 by itself, as in T5ForTokenClassification
     if model_type in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return "encoder"

@@ -36,7 +36,7 @@ def task_type(tuner) -> str | None:
     With that of a head PEFT insists on finding the head in the file.
     """
     kinds = LANGUAGE | HEADS if trains_head(tuner) else LANGUAGE
-    return _ending(type(tuner.model).__name__, kinds)
+    return _ending(tuner, kinds)
 
 
 def trains_head(tuner) -> bool:
@@ -51,7 +51,7 @@ def prompt_task(tuner) -> str | None:
     if (anatomy.model_type or "").startswith("tiny-"):
         head = type(anatomy.modules.get("head")).__name__
         return None if tuner.copies else TINY.get((tuner.model.config.kind, head))
-    head, task = _ending(name, HEADS), _ending(name, HEADS | LANGUAGE)
+    head, task = _ending(tuner, HEADS), _ending(tuner, HEADS | LANGUAGE)
     theirs = isinstance(getattr(tuner.model, "base_model_prefix", None), str)  # transformers' class
     if not theirs or name.endswith("ForMultipleChoice"):
         return None
@@ -90,5 +90,10 @@ def not_in_peft(tuner) -> None:
         )
 
 
-def _ending(name: str, tasks: dict[str, str]) -> str | None:
-    return next((task for end, task in tasks.items() if name.endswith(end)), None)
+def _ending(tuner, tasks: dict[str, str]) -> str | None:
+    """What the end of the class's name says. Decoders that look or listen, such as Gemma 3, are
+    called ForConditionalGeneration as well.
+    """
+    name, writes = type(tuner.model).__name__, tuner.anatomy.is_decoder()
+    task = next((task for end, task in tasks.items() if name.endswith(end)), None)
+    return "CAUSAL_LM" if task == "SEQ_2_SEQ_LM" and writes else task

@@ -101,7 +101,7 @@ def kinds_of(anatomy, layers=None) -> dict[str, list]:
     reading = {site.stack for site in sites if site.target == "cross memory"}
     by_kind: dict[str, list] = {}
     for site in sites:
-        causal = site.stack in reading or anatomy.is_decoder()
+        causal = site.stack in reading or anatomy.is_causal(site)
         kind = "cross" if site.target == "cross memory" else "decoder" if causal else "encoder"
         by_kind.setdefault(kind, []).append(site)
     for kind, every in by_kind.items():
