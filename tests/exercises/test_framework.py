@@ -225,6 +225,9 @@ count = NumberCheck(
 )
 shape = NumberCheck("heads", "(B, H, T, D)", (2, 4, 5, 16), [((2, 5, 4, 16), "transpose T and H")])
 share = NumberCheck("share", "of the words", 0.15, tolerance=0.01)
+near = NumberCheck("near", "", 1.0, {1.04: "the mask is right"}, tolerance=0.05)
+fine = NumberCheck("fine", "", 0.1234, tolerance=0.001)
+both = NumberCheck("both", "", {"a": 2, "b": 3}, [({"a": 4}, "that is a squared")])
 cause = NumberCheck("cause", "", "b", {"a": "the mask is right", "c": "the scale is right"})
 
 
@@ -240,6 +243,7 @@ cause = NumberCheck("cause", "", "b", {"a": "the mask is right", "c": "the scale
         (share, 0.1505),
         (share, Fraction(15, 100)),
         (share, np.float32(0.15)),
+        *[(near, a) for a in (1.0, 0.96, 1.02)],  # nearer to the right one, or not clearly wrong
         *[(cause, a) for a in ("b", "B", " b.", "(b)")],
     ],
 )
@@ -252,6 +256,10 @@ def test_equivalent_forms_of_a_number_are_accepted(check, answer, capsys):
     ("check", "answer", "words"),
     [
         (count, 1024, "one of the two maps"),
+        (near, 1.04, "the mask is right"),
+        (near, 1.035, "the mask is right"),
+        (both, {"a": 4, "b": 3}, "that is a squared"),
+        (fine, 0.12, "it is rounded too far, give more digits"),
         (count, 4096, "2 times too large"),
         (count, 2047, "off by one"),
         (count, -2048, "sign"),
