@@ -313,7 +313,7 @@ print(f"Shown to be less than five points behind, {STEPS} steps: {', '.join(near
 starts = difference(ranges_by["start"][0], ranges_by["length"][0], MARGIN)
 weightier = {"better": "the start", "worse": "the length", "equal": "neither"}
 print(
-    f"In the smallest model, best minus worst of the starts is {starts.mean:+.1f} ± {starts.half:.1f} points "
+    f"In the smallest model, best minus worst of the starts is {starts.number} points "
     f"more than that of the lengths.\nWhat matters more: {weightier.get(starts.verdict, 'undecided')}"
 )
 one = [difference(a, b, MARGIN) for a, b in zip(rows_of("P = 1"), rows_of("full"), strict=True)]
