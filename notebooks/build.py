@@ -102,7 +102,10 @@ class Builder:
             _write(self.output / f"{lesson.slug}.ipynb", notebook)
 
         failed = self._run_all(todo, threads, jobs, keep)
-        if not fast:
+        if fast:
+            done = len(lessons) - failed
+            print(f"{done} of {len(lessons)} lessons ran to their end, with few steps and no pages")
+        else:
             from builder.pages import write_pages  # only here: the other commands need no HTML
 
             index = write_pages(self.lessons(), self.output, self.exercises)

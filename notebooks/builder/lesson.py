@@ -198,7 +198,8 @@ class Lesson:
             else:
                 lines.insert(1, setup_cell.badge(name))
                 lines.append(
-                    f"*To check it: `python -m minipeft check {name}`. "
+                    f"*To check it: `python start.py check work/{name}` in the repository, "
+                    f"`minipeft check {name}` where the package is installed. "
                     f"Solution: `notebooks/{name}` in the repository.*"
                 )
         return "\n\n".join(filter(None, lines))
