@@ -23,7 +23,9 @@ def test_every_method_of_the_package_can_be_named():
     classes = {c for c in every if issubclass(c, Method)} - {Method, mp.methods.Combined}
     assert set(METHODS) == classes
     assert options.method_class("P-tuning_V2") is mp.PTuningV2
-    with pytest.raises(ValueError, match="no method 'lola'; choose of AdaLoRA, Adapter"):
+    with pytest.raises(
+        ValueError, match="no method 'lola': did you mean LoRA\\? There are AdaLoRA, Adapter"
+    ):
         options.method_class("lola")
 
 

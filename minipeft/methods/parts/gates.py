@@ -44,10 +44,10 @@ class GatedMemory(MemoryPatch):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (B, T, C) -> keys, values (B or 1, H, P, D)."""
-        width = x.shape[-1] if self.gate.weight is None else len(self.gate.weight)
-        if x.shape[-1] != width:
+        weight = getattr(self.gate, "weight", None)  # a gate may look at nothing
+        if weight is not None and len(weight) != x.shape[-1]:
             raise ValueError(
-                f"A gate of width {width} does not fit an attention layer that reads "
+                f"A gate of width {len(weight)} does not fit an attention layer that reads "
                 f"{x.shape[-1]} features: take UniPELT without a prefix, length=0, or Prefix."
             )
         g = self.gate(x)[..., None]  # (B or 1, 1, 1, 1)
