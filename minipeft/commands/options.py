@@ -67,7 +67,6 @@ PATHS += ("notebook", "csv", "folder")  # flags and arguments that are paths
 
 OTHER_NAMES = {  # what papers and libraries call a method, or a setting of one
     "rslora": "LoRA with --rank-stabilized (in a grid lora:rank_stabilized=true)",
-    "lora+": "LoRA with --plus 16 (in a grid lora:plus=16)",
     "loraplus": "LoRA with --plus 16 (in a grid lora:plus=16)",
     "houlsby": "Adapter",
     "pfeiffer": "Adapter with --placement pfeiffer (in a grid adapter:placement=pfeiffer)",
@@ -175,7 +174,7 @@ def method_class(name: str) -> type[Method]:
     Raises:
         ValueError: no such method; the sentence lists them.
     """
-    key, known = re.sub(r"[-_\s]", "", name.lower()), names()
+    key, known = re.sub(r"[-_\s]", "", name.lower().replace("+", "plus")), names()
     if key not in known:
         listed = ", ".join(c.__name__ for c in known.values())
         near = [known[match].__name__ for match in get_close_matches(key, known, n=1, cutoff=0.75)]

@@ -170,9 +170,9 @@ def side_by_side(visible: list, x: Tensor, keys: list[Tensor]) -> Tensor | None:
     if all(seen is None for seen in visible):
         return None
     B, T = x.shape[:2]
-    ones = (torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device) for k in keys)
     visible = [
-        all_of_it if seen is None else seen for seen, all_of_it in zip(visible, ones, strict=True)
+        torch.ones(B, k.shape[2], dtype=torch.bool, device=x.device) if seen is None else seen
+        for seen, k in zip(visible, keys, strict=True)
     ]
     if any(seen.dim() == 3 for seen in visible):
         visible = [s if s.dim() == 3 else s[:, None].expand(-1, T, -1) for s in visible]
@@ -314,9 +314,10 @@ def before(
     if mask is None and causal and T > 1:
         past = torch.ones(T, S, dtype=torch.bool, device=key.device).tril()
         mask = past[None, None]  # (1, 1, T, S); behind T a static cache is empty yet
+    if visible is None and mask is not None:
+        mask = F.pad(mask, (P, 0), value=float(mask.dtype == torch.bool))  # True; to add: 0
     if visible is None:
-        everywhere = mask is not None and mask.dtype == torch.bool  # a number to add is 0
-        return key, value, None if mask is None else F.pad(mask, (P, 0), value=float(everywhere))
+        return key, value, mask
     if mask is None:
         mask = torch.ones(1, 1, T, S, dtype=torch.bool, device=key.device)
     front = visible[:, None, None] if visible.dim() == 2 else visible[:, None]  # (B or 1, 1, ., P)

@@ -118,6 +118,7 @@ SHIPPED = ("--base", "tiny-decoder-0.1m", "--data", "reverse")
         (["--method", "lola"], "no method 'lola': did you mean LoRA?"),
         (["--method", "xyz"], "no method 'xyz'; choose of AdaLoRA, "),
         (["--method", "rslora"], "did you mean LoRA with --rank-stabilized"),
+        (["--method", "LoRA+"], "did you mean LoRA with --plus 16"),
         (["--method", "prefix", "--rank", "4"], "unrecognized arguments: --rank"),
         (["--rank", "0"], "rank must be a whole number of at least 1"),
         (["--rank", "x"], "'x' is not a whole number"),
