@@ -93,7 +93,7 @@ def run(options) -> list[Sheet]:
         tokens=TOKENS,
         device=options.device,
     )
-    rounds = 2 if options.quick else 5
+    rounds = options.rounds or (2 if options.quick else 5)
     cases = methods(config.hidden_size)
     model.to(size.device)
     results = measure(cases, lambda: copy.deepcopy(model), batch_of(size), rounds)

@@ -60,6 +60,12 @@ def main(arguments: list[str] | None = None) -> None:
         default="cpu",
         help=f"cuda, mps, ...: for {', '.join(ON_A_DEVICE)} only (default cpu)",
     )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help="of training_step and real_step: how often each step is timed (default 8 and 5). The "
+        "quartiles say how far apart the rounds lie; the median settles with their number",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "bench")
     options = parser.parse_args(arguments)
     if options.device != "cpu" and not {*options.only} <= {*ON_A_DEVICE}:
