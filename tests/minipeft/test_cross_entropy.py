@@ -1,4 +1,4 @@
-"""Cross-entropy that fills one tensor less on its way back is torch's cross-entropy."""
+"""Cross-entropy in the memory of its logits is torch's cross-entropy."""
 
 import pytest
 import torch
@@ -9,10 +9,12 @@ from torch.nn import functional as F
 import minipeft as mp
 from minipeft.routing import wrap
 from minipeft.training import loss as training
+from minipeft.training.savings import cross_entropy
 from minipeft.training.savings.cross_entropy import (
     lean_loss,
     mean_cross_entropy,
     summed_cross_entropy,
+    unread,
 )
 from minipeft.training.savings.labelled_positions import labelled_loss
 
@@ -23,16 +25,44 @@ LABELS = {
 }
 
 
+def on_its_way(loss, logits):
+    """The loss and a third of its gradient."""
+    return loss, *torch.autograd.grad(loss / 3, logits)
+
+
+def fresh(n, V, dtype=torch.float64):
+    """Logits (n, V) as a head gives them, the same each time, and what they are made of."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(n, 4, generator=generator, dtype=dtype).requires_grad_()
+    return states @ torch.randn(4, V, generator=generator, dtype=dtype), states
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e4])  # with 1e4 every p but one is zero
 @pytest.mark.parametrize("labels", LABELS)
 def test_values_and_gradients_are_torchs(labels, scale):
     logits = (scale * torch.randn(5, 7, dtype=torch.float64)).requires_grad_()
     targets, results = torch.tensor(LABELS[labels]), []
     for way in (summed_cross_entropy, lambda *pair: F.cross_entropy(*pair, reduction="sum")):
-        loss = way(logits, targets)
-        results.append((loss, *torch.autograd.grad(loss / 3, logits)))
+        results.append(on_its_way(way(logits, targets), logits))
     for ours, theirs in zip(*results, strict=True):
         close(ours, theirs)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 64])
+@pytest.mark.parametrize("overwrite", [True, False])
+def test_some_rows_at_a_time_give_the_same_bits(overwrite, rows, monkeypatch):
+    """In float32, whether the logits are written over or not, of five rows or many."""
+    n, V = 5, 1003
+    monkeypatch.setattr(cross_entropy, "AT_ONCE", rows * V)
+    targets, results = torch.tensor([0, 1002, -100, 500, 500]), []
+    for way in (
+        lambda *pair: summed_cross_entropy(*pair, overwrite),
+        lambda *pair: F.cross_entropy(*pair, reduction="sum"),
+    ):
+        logits, states = fresh(n, V, torch.float32)
+        results.append(on_its_way(way(logits, targets), states))
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def test_logits_are_left_as_they_are_and_a_second_way_back_gives_the_same():
@@ -43,19 +73,82 @@ def test_logits_are_left_as_they_are_and_a_second_way_back_gives_the_same():
     assert torch.equal(logits, before) and torch.equal(first, second)
 
 
-def test_one_tensor_less_is_filled_on_the_way_back():
-    """Bytes of what is asked for on the way back, in tensors of the logits' size."""
+def test_what_was_written_over_has_one_way_back():
+    logits, states = fresh(5, 7)
+    loss = summed_cross_entropy(logits, torch.tensor(LABELS["some asked"]), overwrite=True)
+    torch.autograd.grad(loss, states, retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, states)
+
+
+def test_none_or_one_tensor_of_the_logits_size_is_asked_for_where_torch_asks_for_three():
+    """Of log p, dL / dlog p and the gradient."""
     from torch.profiler import ProfilerActivity, profile
 
-    n, V = 64, 1000
+    n, V = 64, 100_000  # of which a fifth at a time
     targets, filled = torch.arange(n), []
-    for way in (summed_cross_entropy, lambda *pair: F.cross_entropy(*pair, reduction="sum")):
-        loss = way(torch.randn(n, V, requires_grad=True), targets)
+    for way in (
+        lambda *pair: summed_cross_entropy(*pair, overwrite=True),
+        summed_cross_entropy,
+        lambda *pair: F.cross_entropy(*pair, reduction="sum"),
+    ):
+        logits = torch.zeros(n, V).requires_grad_() * 1
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
-            loss.backward()
-        asked = (event.self_cpu_memory_usage for event in seen.events())
-        filled.append(sum(size for size in asked if size > 0) // (4 * n * V))
-    assert filled == [1, 2]
+            torch.autograd.grad(way(logits, targets), logits)
+        sizes = (event.self_cpu_memory_usage for event in seen.events())
+        filled.append(sum(size >= 4 * n * V for size in sizes))
+    assert filled == [0, 2, 3]
+
+
+class Keeping(torch.nn.Linear):
+    """A head that somebody wrote, who looks at what it gives."""
+
+    def forward(self, x):
+        self.seen = super().forward(x)
+        return self.seen
+
+
+@pytest.mark.parametrize(
+    "why", [None, "hook", "everybody's hook", "class", "forward", "saved", "sum", "leaf", "rows"]
+)
+def test_only_what_nobody_else_reads_is_written_over(why):
+    head = (Keeping if why == "class" else torch.nn.Linear)(8, 11, bias=False)
+    model, handle = torch.nn.Sequential(torch.nn.Linear(4, 8), head), None
+    if why == "hook":
+        handle = head.register_forward_hook(lambda *_: None)
+    if why == "everybody's hook":
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    if why == "forward":
+        head.forward = lambda x: x @ head.weight.T
+    try:
+        logits = model(torch.randn(3, 5, 4))
+    finally:
+        allowed = unread(model, logits.flatten(0, 1))
+        if handle:
+            handle.remove()
+    if why == "saved":  # the way back of tanh reads what it gave
+        logits = logits.tanh()
+    if why == "sum":
+        logits = logits + 1
+    if why == "leaf":
+        logits = logits.detach().requires_grad_()
+    if why == "rows":  # several of them in the same memory
+        logits = logits[:1].expand(3, -1, -1)
+    if why in ("saved", "sum", "leaf", "rows"):
+        allowed = unread(model, logits if why == "rows" else logits.flatten(0, 1))
+    assert allowed == (why is None)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "tiny-decoder"])
+def test_what_a_hook_sees_of_the_logits_stays(name):
+    """Who looks at the logits while a model trains finds logits, after the way back as well."""
+    model, batch, seen = zoo.build(name), zoo.batch(name), []
+    batch["labels"] = batch["input_ids"].clone()
+    mp.attach(model, mp.LoRA(rank=2), seed=0)
+    handle = model.register_forward_hook(lambda *call: seen.append(call[-1].logits))
+    training.loss_of(model, batch).backward()
+    handle.remove()
+    close(seen[0].detach(), model(**batch).logits.detach(), dtype=seen[0].dtype)
 
 
 @pytest.mark.parametrize("labels", ["all asked", "some asked"])

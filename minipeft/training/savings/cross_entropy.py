@@ -1,11 +1,13 @@
-"""An exact saving: cross-entropy that fills one tensor less on its way back.
+"""An exact saving: cross-entropy in the memory of its logits.
 
     L = - sum_n log p_n,label          dL / dlogits_n = p_n - onehot(label)          logits (n, V)
 
-Of log p comes dL / dlog p, zeros but for one number in each row, and of that the gradient. torch
-makes a tensor of the logits' size for each of the two; here the second is written over the first.
-On a processor most of the time goes into getting such memory, so that it takes half as long. So it
-takes the place of the loss of every causal model of transformers (`lean_loss`).
+torch makes three more tensors of the logits' size: log p, dL / dlog p, which is zero but for one
+number in each row, and the gradient that comes of the two. Here log p is written over the logits
+and the gradient over log p, some rows at a time, where nobody else reads the logits (`unread`);
+elsewhere the gradient alone takes new memory beside log p. To get such memory a processor takes as
+long as to fill it. So it takes the place of the loss of every causal model of transformers
+(`lean_loss`).
 """
 
 from __future__ import annotations
@@ -15,40 +17,81 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from minipeft.model.libraries import LIBRARIES
 from minipeft.training.batches import without_labels
 from minipeft.training.savings.usual_loss import asks_every_row, next_tokens
 
+AT_ONCE = 2**20  # numbers of the gradient: 4 MB in float32, which stay in the processor's cache
+PRODUCTS = ("MmBackward0", "AddmmBackward0", "ToCopyBackward0")  # they do not keep what they gave
+KNOWN = ("torch", "minipeft", *LIBRARIES)
+VIEWS = ("ViewBackward0", "UnsafeViewBackward0")
+
 
 class SummedCrossEntropy(torch.autograd.Function):
-    """Logits (n, V), labels (n,), -100 where nothing is asked -> the sum of the n losses."""
+    """Logits (n, V), labels (n,), -100 where nothing is asked -> the sum of the n losses.
+
+    overwrite: in the memory of the logits; there is one way back then, at a second torch says that
+    a tensor was modified.
+    """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor) -> Tensor:
-        log_p = logits.log_softmax(dim=-1)  # (n, V)
+    def forward(ctx, logits: Tensor, labels: Tensor, overwrite: bool) -> Tensor:
+        logits = logits.detach()
+        log_p = logits if overwrite else torch.empty_like(logits)  # (n, V)
+        torch.ops.aten._log_softmax.out(logits, 1, False, out=log_p)
+        ctx.overwrite = overwrite
         ctx.save_for_backward(log_p, labels)
         return F.nll_loss(log_p, labels, reduction="sum")
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         log_p, labels = ctx.saved_tensors
-        rows = torch.arange(len(labels), device=labels.device)
-        result = torch.zeros_like(log_p)  # (n, V): dL / dlog p
-        result[rows, labels.clamp(min=0)] = -gradient * (labels != -100)
+        n, V = log_p.shape
+        of_label = (-gradient * (labels != -100))[:, None]  # (n, 1): dL / dlog p of the label
+        places, size = labels.clamp(min=0)[:, None], max(1, AT_ONCE // V)
+        result = log_p if ctx.overwrite else torch.empty_like(log_p)
         of_log_softmax = torch.ops.aten._log_softmax_backward_data.out  # torch calls it as well
-        return of_log_softmax(result, log_p, 1, log_p.dtype, out=result), None
+        for rows in (slice(first, first + size) for first in range(0, n, size)):
+            part = torch.zeros_like(log_p[rows]).scatter_(1, places[rows], of_label[rows])
+            result[rows] = of_log_softmax(part, log_p[rows], 1, log_p.dtype, out=part)
+        return result, None, None
 
 
-def summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """As `cross_entropy(logits, labels, reduction="sum")` of torch, and on accelerators that."""
+def summed_cross_entropy(logits: Tensor, labels: Tensor, overwrite: bool = False) -> Tensor:
+    """As `cross_entropy(logits, labels, reduction="sum")` of torch, and on accelerators that.
+
+    overwrite: may the logits be written over? See `unread`.
+    """
     if logits.device.type != "cpu":
         return F.cross_entropy(logits, labels, reduction="sum")
-    return SummedCrossEntropy.apply(logits, labels)
+    return SummedCrossEntropy.apply(logits, labels, overwrite)
 
 
-def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def mean_cross_entropy(logits: Tensor, labels: Tensor, overwrite: bool = False) -> Tensor:
     """As `cross_entropy(logits, labels)` of torch: the mean over the labels that are not -100."""
-    return summed_cross_entropy(logits, labels) / (labels != -100).sum()
+    return summed_cross_entropy(logits, labels, overwrite) / (labels != -100).sum()
+
+
+def unread(model: nn.Module, logits: Tensor) -> bool:
+    """May the logits (n, V) of a model, which a loss has asked for, be written over?
+
+    They must be fresh out of a product of matrices, or a copy in float32, and nobody may have kept
+    them: the model has no class, no hook and no forward from outside the libraries.
+    """
+    step = logits.grad_fn
+    while step is not None and step.name() in VIEWS:
+        step = step.next_functions[0][0]
+    if step is None or step.name() not in PRODUCTS or not logits.is_contiguous():
+        return False
+    return not nn.modules.module._global_forward_hooks and not any(map(is_watched, model.modules()))
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Could somebody outside the libraries see what it gives?"""
+    hooks = [*module._forward_hooks.values()]
+    kinds = [type(module).__module__, *(getattr(hook, "__module__", None) or "" for hook in hooks)]
+    return "forward" in vars(module) or any(kind.partition(".")[0] not in KNOWN for kind in kinds)
 
 
 def lean_loss(model: nn.Module, batch: dict) -> Tensor | None:
@@ -68,4 +111,5 @@ def answered_loss(model: nn.Module, batch: dict, labels: Tensor, **how) -> Tenso
     labels (B, k).
     """
     logits = model(**without_labels(batch), **how).logits
-    return mean_cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+    logits = logits.flatten(0, 1).float()  # (B k, V)
+    return mean_cross_entropy(logits, labels.flatten(), unread(model, logits))

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minipeft.model.devices import moved, on_host
-from minipeft.training.savings.cross_entropy import answered_loss, mean_cross_entropy
+from minipeft.training.savings.cross_entropy import answered_loss, mean_cross_entropy, unread
 from minipeft.training.savings.usual_loss import asks_every_row, next_tokens
 from tiny_transformer.models import Stack
 
@@ -51,7 +51,8 @@ def tiny_loss(model: nn.Module, batch: dict) -> Tensor | None:
     asked = labels != -100  # (B, T)
     places = tuple(moved(where, states.device) for where in asked.nonzero(as_tuple=True))
     labels = moved(labels[asked], states.device)  # (n,)
-    return mean_cross_entropy(model.head(states[places]).float(), labels)  # of logits (n, V)
+    logits = model.head(states[places]).float()  # (n, V)
+    return mean_cross_entropy(logits, labels, unread(model, logits))
 
 
 def hub_loss(model: nn.Module, batch: dict) -> Tensor | None:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from minipeft.attaching.in_training import active
 from minipeft.model.devices import batch_on_host, moved, on_host
 from minipeft.model.kind import head_of
-from minipeft.training.savings.cross_entropy import summed_cross_entropy
+from minipeft.training.savings.cross_entropy import summed_cross_entropy, unread
 from minipeft.training.savings.usual_loss import has_usual_loss
 from tiny_transformer.models import Decoder
 
@@ -55,7 +55,10 @@ def shared_loss(model: nn.Module, batch: dict) -> Tensor | None:
         (first[0].expand(len(ids), -1), labels[:, 0]),  # (B, V), (B,)
         (logits.flatten(0, 1), labels[:, columns + 1].flatten()),  # (B m, V), (B m,)
     ]
-    losses = [summed_cross_entropy(part.float(), targets) for part, targets in parts]
+    losses = []
+    for part, targets in parts:
+        part = part.float()
+        losses.append(summed_cross_entropy(part, targets, unread(model, part)))
     return sum(losses) / (labels != -100).sum()
 
 
