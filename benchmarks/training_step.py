@@ -193,8 +193,9 @@ def run(options) -> list[Sheet]:
     sheet.notes += [
         "All on c_attn as a whole, the only way that PEFT has there; LoRA on query and value is "
         "what minipeft does by itself, with an A of its own for each, compared with the same PEFT.",
-        "On a processor the loss of every method fills one tensor of the logits' size less than "
-        "PEFT's (savings/cross_entropy.py), some 3 % of a step of this size.",
+        "On a processor the loss of every method is computed in the memory of the logits, where "
+        "PEFT's fills three more tensors of their size (savings/cross_entropy.py): 3 to 5 % of "
+        "the processors' time for a step of this size, most of it to get the memory.",
         "Of prompts the FLOPs tell what is left out; a part of it goes to running the shared words "
         "apart: a product with as few rows as they are does 0.6 times as much in a second as one "
         "with all the text.",

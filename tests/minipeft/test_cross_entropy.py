@@ -81,8 +81,8 @@ def test_what_was_written_over_has_one_way_back():
         torch.autograd.grad(loss, states)
 
 
-def test_none_or_one_tensor_of_the_logits_size_is_asked_for_where_torch_asks_for_three():
-    """Of log p, dL / dlog p and the gradient."""
+def test_no_tensor_of_the_logits_size_is_asked_for_where_torch_asks_for_three():
+    """log p, dL / dlog p and the gradient; two where others read the logits."""
     from torch.profiler import ProfilerActivity, profile
 
     n, V = 64, 100_000  # of which a fifth at a time
