@@ -125,6 +125,29 @@ def likeliest_words(logits, labels):
     return (wide(logits)[:, :-1].log_softmax(-1).amax(-1) * (labels[:, 1:] != -100)).sum(1)
 
 
+def zero_by_zero(logits, labels):
+    """The mean over the answer, times its length."""
+    logs, asked = picked(logits, labels)
+    return (logs * asked).sum(1) / asked.sum(1) * asked.sum(1)
+
+
+def minus_infinity(logits, labels):
+    logs, asked = picked(logits, labels)
+    return logs.masked_fill(~asked, -torch.inf).sum(1)
+
+
+def multiplied(form):
+    def product(logits, labels):
+        logs, asked = picked(logits, labels)
+        return form(logs).masked_fill(~asked, 1).prod(1)
+
+    return product
+
+
+def shifted_twice(logits, labels):
+    return by_cross_entropy(logits[:, :-1], labels[:, 1:])
+
+
 def log_of_softmax_and_a_little(logits, labels):
     logits, labels = wide(logits)[:, :-1], labels[:, 1:]
     logs = (logits.softmax(-1) + 1e-9).log().gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -151,6 +174,11 @@ def log_of_softmax_and_a_little(logits, labels):
         (word_0_left_out, "word 0 is left out"),
         (likeliest_words, "likeliest word"),
         (log_of_softmax_and_a_little, "small number inside"),
+        (zero_by_zero, "a row without an answer gets 0"),
+        (minus_infinity, "a sum keeps"),
+        (multiplied(lambda logs: logs), "logarithms are multiplied"),
+        (multiplied(torch.exp), "probabilities are multiplied"),
+        (shifted_twice, "`2` in place of `1` in `labels[:, 1:]`"),
         (not_shifted, "not shifted"),
         (everything, "count as word 0"),
         (mean, "the mean over the answer's tokens"),
@@ -262,6 +290,12 @@ def loss_with(compute):
             "ratio of probabilities",
         ),
         (
+            lambda w, v, rw, rl, beta=0.1: (
+                -F.logsigmoid(beta * (w.exp() - rw.exp()) - beta * (v.exp() - rl.exp())).mean()
+            ),
+            "probabilities are subtracted",
+        ),
+        (
             lambda w, v, rw, rl, beta=0.5: preferences.dpo_loss(w, v, rw, rl, beta),
             "beta",
         ),
@@ -321,6 +355,8 @@ def test_right_numbers_pass(answer):
         (RIGHT | {"apart": 4.5e-5}, "beta multiplies"),
         (RIGHT | {"apart": 0.474}, "one rises by 5 and one falls"),
         (RIGHT | {"apart": 1.3133}, "better one has risen"),
+        (RIGHT | {"apart": 0.693}, "not their sum"),
+        (RIGHT | {"both": 0.313}, "both have fallen"),
         (RIGHT | {"apart": 0.731}, "that is sigmoid"),
         (RIGHT | {"both": 2.127}, "fallen just as far"),
         (RIGHT | {"both": 0.0}, "not 0"),

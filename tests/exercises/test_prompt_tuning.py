@@ -145,6 +145,25 @@ def too_many(x, ids, first, vectors):
     )
 
 
+def rows_where(seen, shift=1):
+    """A solution that looks up the rows of the ids that it has `seen`, and stops at some."""
+
+    def place(x, ids, first, vectors):
+        its_words = seen(ids, first, len(vectors))
+        return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - shift * first])
+
+    return place
+
+
+def one_row_after_the_other(x, ids, first, vectors):
+    return x.index_put((words_of(ids, first, vectors),), vectors.to(x.dtype))
+
+
+def where_without_a_clamp(x, ids, first, vectors):
+    its_words = words_of(ids, first, vectors)
+    return torch.where(its_words[..., None], vectors.to(x.dtype)[ids - first], x)
+
+
 def too_few(x, ids, first, vectors):
     its_words = (ids > first) & (ids < first + len(vectors))
     return x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] - first])
@@ -441,6 +460,12 @@ WRONG = [
     (zero_where_other, "set to zero"),
     (dropout, "random numbers are drawn"),
     (no_cast, "two dtypes meet"),
+    (rows_where(lambda i, first, n: i >= first), "belong to another one"),
+    (rows_where(lambda i, first, n: i < first + n), "are words of the text"),
+    (rows_where(lambda i, first, n: (i >= first) & (i <= first + n)), "first + n is taken"),
+    (rows_where(lambda i, first, n: (i >= first) & (i < first + n), 0), "the id itself is taken"),
+    (one_row_after_the_other, "by the order of places"),
+    (where_without_a_clamp, "for words of the text too"),
     (cached, "an earlier call"),
 ]
 

@@ -92,13 +92,23 @@ def by_tanh(self, x):
     return g
 
 
+class WithBuffers(Gate):
+    """What is kept from call to call, as buffers."""
+
+    def __init__(self, width, mode):
+        super().__init__(width, mode)
+        del self.mask, self.value
+        for name in ("mask", "value"):
+            self.register_buffer(name, None, persistent=False)
+
+
 RIGHT = (text_by_text, with_a_weighted_sum, with_masked_fill, by_tanh)
 
 
-@pytest.mark.parametrize("right", [Gate, *map(written, RIGHT)])
+@pytest.mark.parametrize("right", [Gate, *map(written, RIGHT), WithBuffers])
 def test_right_gates_pass(right, capsys):
     checks.gate(right)
-    assert "✓ Gate" in capsys.readouterr().out
+    assert f"✓ {right.__name__}" in capsys.readouterr().out
 
 
 def mean_of(many):
@@ -273,6 +283,42 @@ def in_float32(self, x):
     return Gate.forward(self, x.float())
 
 
+def in_the_dtype_of_x(self, x):
+    if self.mode == "alone":
+        return Gate.forward(self, x)
+    z = x @ self.weight.to(x.dtype) + self.bias
+    g = torch.sigmoid(z)[..., None]
+    return kept(self, rightly(self, g, x) if self.mode == "mean" else g)
+
+
+def through_half(self, x):
+    """Right but for its digits: half of a gate's numbers pass through bfloat16."""
+    g = Gate.forward(self, x)
+    coarse = g.bfloat16().to(g.dtype)
+    return kept(self, g + (coarse - g).detach() / 2)
+
+
+def times(factor):
+    return written(lambda self, x: kept(self, factor * Gate.forward(self, x)))
+
+
+def rounded(self, x):
+    return Gate.forward(self, x).round()
+
+
+class AnotherBuffer(Gate):
+    """It keeps something that nobody has asked for."""
+
+    def forward(self, x):
+        self.register_buffer("last", x.detach(), persistent=False)
+        return super().forward(x)
+
+
+def half_for_nothing(gate, g, x):
+    counts = counted(gate, g, x)
+    return torch.where(counts.sum(1, True) == 0, 0.5, rightly(gate, g, x))
+
+
 def test_a_mask_in_another_dtype_is_the_same_mask():
     """Kept as floats it counts the same tokens."""
 
@@ -348,6 +394,15 @@ def test_a_mask_in_another_dtype_is_the_same_mask():
         (written(never_alone), "self.weight is None"),
         (written(takes_any_mask), "belongs to other tokens"),
         (written(needs_a_mask), "self.mask is None"),
+        (written(in_the_dtype_of_x), "brought to the dtype of x"),
+        (written(through_half), "some digits only"),
+        (times(1.0001), "some digits only"),
+        (times(1.02), "1.02 times as large"),
+        (written(rounded), "g is rounded to 0 or 1"),
+        (AnotherBuffer, "leaves last in the layer"),
+        (mean_of(half_for_nothing), "a text without a token gets 0"),
+        (of_each(lambda gate, z, b: (z + b).clamp(0, 1)), "cut off at 0 and 1"),
+        (alone(lambda gate, x: gate.bias.new_full((1, 1, 1), 0.5)), "b_g is trained"),
         (written(masks_tokens), "no token looks at another"),
         (written(lambda gate, x: None), "None"),
     ],
@@ -484,6 +539,7 @@ def test_right_counts_pass(answer):
         (COUNTS | {"gates": 27_648}, "a gate has a bias"),
         (COUNTS | {"gates": 36}, "each has W_g and a bias"),
         (COUNTS | {"gates": 36_912}, "share the gate"),
+        (COUNTS | {"gates": 18_468}, "the prefix's gate reads x as well"),
         (1_401_444, "should be a dict"),
     ],
 )

@@ -115,6 +115,18 @@ answer_log_probability = Check(
             (SUM, 'chosen.masked_fill(~asked, float("-inf")).logsumexp(1)'),
         ),
         mistake(
+            "places that are left out get minus infinity, which a sum keeps: they get 0",
+            (SUM, 'chosen.masked_fill(~asked, float("-inf")).sum(dim=1)'),
+        ),
+        mistake(
+            "probabilities are multiplied, and no logarithm is taken: add the logarithms",
+            (SUM, "chosen.exp().masked_fill(~asked, 1).prod(1)"),
+        ),
+        mistake(
+            "logarithms are multiplied: add them",
+            (SUM, "chosen.masked_fill(~asked, 1).prod(1)"),
+        ),
+        mistake(
             "that is the entropy of the words: take the log-probability of the one in the answer",
             (PICK, "(logits.softmax(-1) * logits.log_softmax(-1)).sum(-1)"),
         ),
@@ -164,6 +176,14 @@ answer_log_probability = Check(
                 view.case.scale == 300.0
                 and view.difference.kind == "value"
                 and bool(torch.isfinite(view.given).all())
+            ),
+        ),
+        mistake(
+            "a row without an answer gets 0: here it is NaN or infinite (0 / 0?)",
+            when=lambda view: (
+                view.case.silent
+                and not bool(torch.isfinite(view.given[-1]))
+                and bool(torch.isfinite(view.given[:-1]).all())
             ),
         ),
         mistake(

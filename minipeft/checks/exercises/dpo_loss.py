@@ -168,6 +168,11 @@ dpo_loss = Check(
             (WORSE, "reward_worse = beta * (worse - reference_worse).exp()"),
         ),
         mistake(
+            "probabilities are subtracted: rewards are differences of log-probabilities",
+            (BETTER, "reward_better = beta * (better.exp() - reference_better.exp())"),
+            (WORSE, "reward_worse = beta * (worse.exp() - reference_worse.exp())"),
+        ),
+        mistake(
             "that is a tanh: the loss is -log sigmoid(difference)",
             (LOSS, f"-({MARGIN}).tanh().mean()"),
         ),
@@ -250,6 +255,7 @@ dpo_numbers = NumberCheck(
         ({"apart": math.log(1 + math.exp(-10)) / 10}, "apart: beta is inside of the sigmoid"),
         ({"apart": 1.0}, "apart: that is the difference of the rewards; the loss is -log sigmoid"),
         ({"apart": math.log(1 + math.exp(-0.5))}, "apart: one rises by 5 and one falls by 5"),
+        ({"apart": LOG2}, "apart: the changes are 5 and -5: take their difference, not their sum"),
         ({"apart": math.log(1 + math.exp(1))}, "apart: the sign: the better one has risen"),
         ({"apart": 1 / (1 + math.exp(-1))}, "apart: that is sigmoid(1): the loss is -log of it"),
         ({"apart": -math.log(1 + math.exp(-1))}, "apart: a loss is -log, which is positive"),
@@ -262,10 +268,10 @@ dpo_numbers = NumberCheck(
         ),
         (
             {"both": math.log(1 + math.exp(-1))},
-            "both: that is the pair before: here both have risen, so the difference is 0",
+            "both: that is the pair before: here both have fallen, so the difference is 0",
         ),
         ({"both": 0.0}, "both: the difference is 0, and -log sigmoid(0) is not 0"),
-        ({"pull": 0.1}, "pull: the slope of -log sigmoid at 0 is no 1: times beta, it is?"),
+        ({"pull": 0.1}, "pull: the slope of -log sigmoid at 0 is not 1: which is it, times beta?"),
         (
             {"pull": 0.5},
             "pull: beta is inside of the sigmoid: the chain rule gives one more factor",

@@ -100,6 +100,7 @@ gate = Check(
                 "x_dtype": ("same", "float32", "bfloat16"),
             },
             names={"g": "g", "value": "self.value"},
+            keeps=("mask", "value"),
         )
     ],
     [
@@ -183,6 +184,31 @@ gate = Check(
             (SIGMOID, "torch.relu(x @ self.weight + self.bias)[..., None]"),
         ),
         mistake(
+            "the line is cut off at 0 and 1, where its gradient is 0: a gate is a sigmoid",
+            (SIGMOID, "(x @ self.weight + self.bias).clamp(0, 1)[..., None]"),
+        ),
+        mistake(
+            "W_g is brought to the dtype of x, which rounds it: bring x to that of W_g",
+            (BEFORE, "pass"),
+            (SIGMOID, "torch.sigmoid(x @ self.weight.to(x.dtype) + self.bias)[..., None]"),
+        ),
+        mistake(
+            "W_g is brought to the dtype of x, which rounds it: bring x to that of W_g",
+            (BEFORE, "dtype = x.dtype"),
+            (
+                SIGMOID,
+                "torch.sigmoid(x @ self.weight.to(dtype) + self.bias.to(dtype))[..., None]",
+            ),
+        ),
+        mistake(
+            "g is rounded to 0 or 1: a gate may be half open, and rounding has no gradient",
+            (KEPT, f"g = g.round()\n        {KEPT}"),
+        ),
+        mistake(
+            "g is rounded to 0 or 1: a gate may be half open, and rounding has no gradient",
+            (KEPT, f"{KEPT}\n        g = g.round()"),
+        ),
+        mistake(
             "that is a softmax over the tokens, whose sum is always 1: each token has a sigmoid",
             (SIGMOID, "torch.softmax(x @ self.weight + self.bias, dim=1)[..., None]"),
         ),
@@ -193,6 +219,10 @@ gate = Check(
         mistake(
             "the gate is turned round, it is 1 - g: positive W_g x opens it",
             (SIGMOID, "torch.sigmoid(-(x @ self.weight + self.bias))[..., None]"),
+        ),
+        mistake(
+            'in mode "alone" the gate is a constant: it is sigmoid(b_g), and b_g is trained',
+            (ALONE, "g = torch.full_like(self.bias, 0.5).view(1, 1, 1)"),
         ),
         mistake(
             'in mode "alone" the sigmoid is missing: g = sigmoid(b_g)',
@@ -243,6 +273,15 @@ gate = Check(
         mistake(
             "a mask that is not (N, T) belongs to other tokens: without one that fits, all count",
             when=lambda view: view.case.mask in UNFIT and view.case.mode == "mean",
+        ),
+        mistake(
+            "a text without a token gets 0",
+            when=lambda view: (
+                view.case.mask == "nothing"
+                and view.case.mode == "mean"
+                and view.difference.kind == "value"
+                and torch.equal(view.wanted["g"][1:], view.given["g"][1:])
+            ),
         ),
         mistake(
             "without a mask self.mask is None: then all tokens count",

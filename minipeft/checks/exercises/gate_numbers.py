@@ -97,6 +97,10 @@ union_numbers = NumberCheck(
         ({"adapter": 2 * ADAPTER}, "adapter: one in a layer, behind the feed-forward layer alone"),
         ({"gates": (C + 1) * L}, "gates: three in each layer, one for each part"),
         ({"gates": 2 * (C + 1) * L}, "gates: three in each layer; the prefix has one as well"),
+        (
+            {"gates": (2 * (C + 1) + 1) * L},
+            "gates: in an encoder the prefix's gate reads x as well, so it has C + 1 numbers, too",
+        ),
         ({"gates": 4 * C * L}, "gates: three in each layer, and each has a bias"),
         ({"gates": 3 * C * L}, "gates: a gate has a bias, one number more than W_g"),
         ({"gates": 3 * (C + 1)}, "gates: that is one layer, and there are L of them"),

@@ -145,6 +145,11 @@ MISTAKES = [
         "[torch.arange(int(its_words.sum())) % len(vectors)])",
     ),
     result(
+        "the prompt's vectors are put in by the order of places: take the row of each id, "
+        "vectors[id - first]",
+        "x.index_put((its_words,), vectors.to(x.dtype))",
+    ),
+    result(
         "the prompt's vectors are in the wrong order: the id `first` is row 0",
         "x.index_put((its_words,), vectors.to(x.dtype)[first - 1 - ids[its_words]])",
     ),
@@ -157,6 +162,11 @@ MISTAKES = [
         "the id itself is taken as the row of the prompt: the id `first` is row 0, so the row is "
         "id - first",
         "x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words] % len(vectors)])",
+    ),
+    result(
+        "the id itself is taken as the row of the prompt: the id `first` is row 0, so the row is "
+        "id - first",
+        "x.index_put((its_words,), vectors.to(x.dtype)[ids[its_words]])",
     ),
     result(
         "every word of the prompt gets the same vector: its own is row id - first",
@@ -215,6 +225,18 @@ MISTAKES = [
         "a row of the prompt is looked up for words of the text too, and id - first is no row of "
         "it there: look up ids[its_words] only, or clamp id - first to 0 .. n - 1 for torch.where",
         (RESULT, "return torch.where(its_words[..., None], vectors.to(x.dtype)[ids - first], x)"),
+    ),
+    words(
+        "ids above those of this prompt belong to another one: they are left alone",
+        "ids >= first",
+    ),
+    words(
+        "ids below those of this prompt are words of the text: they are left alone",
+        "ids < first + len(vectors)",
+    ),
+    words(
+        "the id first + n is taken for a word of this prompt: its last one is first + n - 1",
+        "(ids >= first) & (ids <= first + len(vectors))",
     ),
     words(
         "the first place of every row is left out: the prompt's words may stand there too",

@@ -99,6 +99,23 @@ promising = Check(
             ),
         ),
         mistake(
+            "these are the words nearest to minus the gradient: take the product with it, not the "
+            "distance",
+            (
+                WHOLE,
+                "(E + gradient).norm(dim=1).topk(min(count, len(E)), largest=False)"
+                ".indices.tolist()",
+            ),
+        ),
+        mistake(
+            "the sum is over the words: each word has one number, E_w . g, a sum over its C",
+            (WHOLE, "(E * gradient).sum(0).argsort()[:count].tolist()"),
+        ),
+        mistake(
+            "E * gradient has C numbers for each word: sum over them, so that a word has one",
+            (WHOLE, "(E * gradient).argsort()[:count].tolist()"),
+        ),
+        mistake(
             "the order is turned round: the most promising word comes first",
             (
                 WHOLE,

@@ -28,6 +28,7 @@ shots_bytes = NumberCheck(
             RIGHT * (HEADS + 2 * KEY_VALUE_HEADS) // (2 * KEY_VALUE_HEADS),
             "the queries of a token are never needed again: keys and values only",
         ),
+        (RIGHT * 4, "9 heads ask and leave nothing behind: count the 3 that keep, not 9 + 3"),
         (RIGHT * 6, "9 heads ask, 3 keep keys and values, and a number has 2 bytes, not 4"),
         (RIGHT * 8, "that is bits: a byte has 8 of them"),
         (RIGHT * 16, "16 examples of 7 tokens: is the 16 there twice?"),

@@ -38,6 +38,7 @@ MIXED = (
     "should have the same dtype",
     "source and destination dtypes match",
 )
+NEARLY = 5e-3  # part of a number: what is off by less is right to some digits
 
 
 def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None:
@@ -278,8 +279,9 @@ def _factor(wanted: Tensor, given: Tensor) -> str | None:
     if close(1 - wanted, given):
         return "is 1 minus what it should be: the other part is asked for"
     rate = (given * wanted).sum() / wanted.square().sum().clamp_min(1e-12)
-    if close(wanted * rate, given) and abs(rate.item()) > 1e-6:
-        return f"is {rate.item():.4g} times as large as it should be, everywhere: a factor is wrong"
+    said = f"{rate.item():.4g}"
+    if close(wanted * rate, given) and abs(rate.item()) > 1e-6 and said != "1":
+        return f"is {said} times as large as it should be, everywhere: a factor is wrong"
     return None
 
 
@@ -305,6 +307,19 @@ def _rows(wanted: Tensor, given: Tensor) -> str | None:
         ):
             return f"is the same everywhere along axis {axis}: each place has an answer of its own"
     return None
+
+
+def to_some_digits(wanted: Any, given: Any) -> str | None:
+    """The sentence's end for numbers of which all are nearly right."""
+    if not isinstance(wanted, Tensor) or not wanted.is_floating_point():
+        return None
+    gap = (given.detach().double() - wanted.detach().double()).abs()
+    if not bool((gap <= NEARLY * wanted.detach().double().abs()).all()):
+        return None
+    return (
+        f"is right to some digits only, off by up to {gap.max().item():.1g}: is a small number "
+        "added or left out, or something rounded on the way, in a dtype of fewer digits?"
+    )
 
 
 def where_right(wanted: Tensor, given: Tensor) -> str:

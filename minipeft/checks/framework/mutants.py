@@ -125,12 +125,24 @@ def _changes(function: ast.FunctionDef) -> Iterator[tuple]:
                 yield from _statements(node)
             if isinstance(node, ast.expr):
                 for new in _expressions(node):
-                    yield _one(node, new)
+                    yield _one(node, new, around=_around(statement, node))
 
 
-def _one(node: ast.AST, new: ast.AST, where: str = "") -> tuple:
+def _around(statement: ast.stmt, node: ast.expr) -> str:
+    """What a bare number stands in, "labels[:, 1:]": alone it does not tell its place; or ""."""
+    parts = [part for part in ast.walk(statement) if isinstance(part, ast.Subscript | ast.Call)]
+    parts = [part for part in parts if any(inner is node for inner in ast.walk(part))]
+    return _text(min(parts, key=lambda part: len(_text(part)))) if parts and _bare(node) else ""
+
+
+def _bare(node: ast.expr) -> bool:
+    return isinstance(getattr(node, "operand", node), ast.Constant)
+
+
+def _one(node: ast.AST, new: ast.AST, where: str = "", around: str = "") -> tuple:
     old_text, new_text = _text(node), _text(new)
     words = f"the answer is what you get with `{new_text}` in place of `{old_text}`"
+    words += f" in `{around}`" if around else ""
     return node, new, words + (f" ({where})" if where else ""), f"{old_text} -> {new_text}"
 
 

@@ -70,7 +70,7 @@ def name_the_mistake(
         return changed
     if first.difference.kind in BESIDE:
         return by_kind(first.view(trial), name, check.reference, candidate)
-    named, sure = _usual(check, trial, failures, passed)
+    named, sure = _usual(check, trial, candidate, failures, passed)
     if named is not None:
         better = None if sure else _all_explained(check, trial, failures, passed)
         return better or named + _only_where(check, trial, candidate, first, named)
@@ -114,7 +114,9 @@ def _only_where(check, trial: Trial, candidate: Any, failure: Failure, named: st
     return f" (only in {'training' if mode in (True, 'training') else 'evaluation'} mode)"
 
 
-def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> tuple[str | None, bool]:
+def _usual(
+    check, trial: Trial, candidate: Any, failures: list[Failure], passed: Passed
+) -> tuple[str | None, bool]:
     """The mistake of the list that explains the plainest failure, and fits all else best.
 
     And whether it is sure: numbers that speak against it, or that it leaves unexplained, may have
@@ -134,7 +136,8 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> tupl
         against = _contradictions(check, wrong, passed, key_of(entry))
         if (first, -against, count) > most or best is None:
             best, most = entry, (first, -against, count)
-        if most == (True, 0, len(failures) - 1):
+        if most == (True, 0, len(failures) - 1) and entry is best:
+            best = _told_apart(check, trial, candidate, entry, failures, passed)
             break
     if best is None:
         return None, False
@@ -146,6 +149,31 @@ def _usual(check, trial: Trial, failures: list[Failure], passed: Passed) -> tupl
         example = next(f for f in failures if _explains(check, trial, best, f))
         return best.sentence(example.view(trial)), sure
     return best.sentence, sure
+
+
+def _told_apart(
+    check, trial: Trial, candidate: Any, found: Mistake, failures: list[Failure], passed: Passed
+) -> Mistake:
+    """`found`, or a later mistake that stops alike in all failures and fits the other cases better.
+
+    An error shows little of what was done: more than one mistake may stop with it.
+    """
+    if trial.copies or found.when or failures[0].difference.kind != "error":
+        return found
+    later = check.mistakes[check.mistakes.index(found) + 1 :]
+    alike = [found] + [
+        entry
+        for entry in later
+        if not entry.when
+        and all(_explains(check, trial, entry, failure) for failure in failures)
+        and not _contradictions(check, wrong_object(check, entry), passed, key_of(entry))
+    ]
+    for case in trial.cases if len(alike) > 1 else ():
+        right = [check.is_right(trial, wrong_object(check, e), case, key_of(e)) for e in alike]
+        if len(set(right)) > 1:
+            is_right = check.failure(trial, candidate, case) is None
+            alike = [entry for entry, one in zip(alike, right, strict=True) if one is is_right]
+    return alike[0]
 
 
 def _may_be_chance(failure: Failure) -> bool:

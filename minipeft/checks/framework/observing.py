@@ -132,7 +132,7 @@ class Subject:
         seed = case.seed % 2**32 + shift
         seed_everything(seed)
         seen = Observation(inputs=plain(inputs))
-        before, switched = snapshot(held), settings()
+        before, switched = self._snapshot(held), settings()
         try:
             with torch.set_grad_enabled(case.gradients != "off"):
                 entered = torch.is_grad_enabled()
@@ -151,7 +151,7 @@ class Subject:
             if value != switched[words] and words not in seen.settings
         ]
         seen.moved = moved_generators(seed)
-        seen.after = snapshot(held)
+        seen.after = self._snapshot(held)
         seen.changed = [k for k in held if not unchanged(before[k], seen.after[k])]
         if seen.error is None:
             seen.shared = [k for k in trial.not_shared if share_memory(inputs[k], seen.result)]
@@ -160,6 +160,14 @@ class Subject:
         if seen.error is None:
             seen.tracked = any(t.requires_grad for t in floating(seen.result))
             seen.raw, seen.result = seen.result, plain(seen.result)
+        return seen
+
+    def _snapshot(self, held: dict[str, Any]) -> dict[str, Any]:
+        """What the arguments hold, and the layer, but for what it is asked to keep."""
+        seen = snapshot(held)
+        layer = seen.get("the layer itself", {})
+        for key in [key for key in layer if key != "mode" and key[1] in self.trial.keeps]:
+            del layer[key]
         return seen
 
     def _differentiate(self, seen: Observation, inputs: dict, draw: Draw) -> None:

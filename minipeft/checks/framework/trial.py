@@ -45,6 +45,8 @@ class Trial:
             the inputs. Without it the result must equal the reference's.
         names: how sentences call parts of the result, {"[0]": "the heads"}.
         scratch: arguments that the object may use as it likes (a cache).
+        keeps: attributes that the exercise asks the object to keep from call to call: they may be
+            buffers, too.
         not_shared: arguments that the result must share no memory with: it is promised to be new.
         draws: may the call draw from torch's global generator (dropout)?
         copies: above 0, the number of equal rows whose outcomes are counted (see randomness).
@@ -75,6 +77,7 @@ class Trial:
     judge: Callable[[Case, dict[str, Any], Any], None] | None = None
     names: Mapping[str, str] = field(default_factory=dict)
     scratch: Sequence[str] = ()
+    keeps: Sequence[str] = ()
     not_shared: Sequence[str] = ()
     draws: bool = False
     copies: int = 0

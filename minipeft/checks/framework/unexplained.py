@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from minipeft.checks.framework.diagnosis import where_right
+from minipeft.checks.framework.diagnosis import to_some_digits, where_right
 from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Trial
 
@@ -38,6 +38,9 @@ def unexplained(check, trial: Trial, candidate: Any, failure: Any, passed: list)
     wanted, given = failure.difference.wanted, failure.difference.given
     worst, place = "", None
     if hasattr(wanted, "shape") and getattr(given, "shape", None) == wanted.shape:
+        digits = to_some_digits(wanted, given)
+        if digits:
+            return f"{what} {digits}"
         gap = (given.double() - wanted.double()).abs().max().item()
         worst, place = f": the largest difference is {gap:.3g}", where_right(wanted, given)
     elif isinstance(wanted, bool | str) and _short(given):
