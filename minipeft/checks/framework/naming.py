@@ -152,28 +152,28 @@ def _usual(
 
 
 def _told_apart(
-    check, trial: Trial, candidate: Any, found: Mistake, failures: list[Failure], passed: Passed
+    check, trial: Trial, candidate: Any, first: Mistake, failures: list[Failure], passed: Passed
 ) -> Mistake:
-    """`found`, or a later mistake that stops alike in all failures and fits the other cases better.
+    """`first`, or a later mistake that stops in the same way and fits the other cases better.
 
     An error shows little of what was done: more than one mistake may stop with it.
     """
-    if trial.copies or found.when or failures[0].difference.kind != "error":
-        return found
-    later = check.mistakes[check.mistakes.index(found) + 1 :]
-    alike = [found] + [
+    if trial.copies or first.when or failures[0].difference.kind != "error":
+        return first
+    later = check.mistakes[check.mistakes.index(first) + 1 :]
+    possible = [first] + [
         entry
         for entry in later
         if not entry.when
         and all(_explains(check, trial, entry, failure) for failure in failures)
         and not _contradictions(check, wrong_object(check, entry), passed, key_of(entry))
     ]
-    for case in trial.cases if len(alike) > 1 else ():
-        right = [check.is_right(trial, wrong_object(check, e), case, key_of(e)) for e in alike]
+    for case in trial.cases if len(possible) > 1 else ():
+        right = [check.is_right(trial, wrong_object(check, e), case, key_of(e)) for e in possible]
         if len(set(right)) > 1:
             is_right = check.failure(trial, candidate, case) is None
-            alike = [entry for entry, one in zip(alike, right, strict=True) if one is is_right]
-    return alike[0]
+            possible = [e for e, one in zip(possible, right, strict=True) if one is is_right]
+    return possible[0]
 
 
 def _may_be_chance(failure: Failure) -> bool:
