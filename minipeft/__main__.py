@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from importlib import import_module
 
 from minipeft.commands.options import Parser, Versions
-from minipeft.stopping import loaded
-from minipeft.training.distributed import named
+from minipeft.stopping import interrupt_as_usual
+from minipeft.training.distributed import started_by_torchrun
 
 COMMANDS = (
     "train",
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a sign that they cannot show does not end a run
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    loaded()
+    interrupt_as_usual()
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     try:
         for name in COMMANDS:
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             parser.print_help()
         options = parser.parse_args(arguments)
         options.arguments = list(arguments)
-        if options.command in TRAINING and named():
+        if options.command in TRAINING and started_by_torchrun():
             if os.environ.get("LOCAL_RANK", "0") != "0":
                 return 0  # the first process says it, and torchrun ends with its exit code
             raise ValueError(

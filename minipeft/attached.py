@@ -106,7 +106,7 @@ class Attached:
             name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)
         }
         self.kept: dict[nn.Parameter, Tensor] = {}  # see in_training.keep_frozen
-        self.told_of_kept = False
+        self.warned_of_kept = False
         self.buffers = [  # batch norm counts what it sees
             (module, key, buffer.clone())
             for module in model.modules()

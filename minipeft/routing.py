@@ -67,7 +67,7 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
     record = record_of(model)  # nothing to tell where there are no tuners
     before = record and record.routing
 
-    def tell(names: Iterable[str], mask: Tensor | None) -> None:
+    def before_forward(names: Iterable[str], mask: Tensor | None) -> None:
         for name in names if mask is not None else ():
             model.minipeft.routing = None
             known[name].method.before_forward(known[name], {"attention_mask": mask})
@@ -78,7 +78,7 @@ def _route(model: nn.Module, names: Sequence[str | Sequence[str] | None]) -> Ite
             if record:
                 record.route(rows)
             for module in [] if rows.uniform else anatomy.rowless():
-                stack.enter_context(one_set_at_a_time(module, rows, tell))
+                stack.enter_context(one_set_at_a_time(module, rows, before_forward))
             yield
         finally:
             if record:
@@ -190,7 +190,7 @@ def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:
     return count_positions(mask, counting, torch.arange(T, device=mask.device).expand(B, T))
 
 
-def later(model: nn.Module, batch: dict, past: int = 0) -> dict:
+def batch_without_words(model: nn.Module, batch: dict, past: int = 0) -> dict:
     """The batch of a later step, whose prompt is in the cache, or one of vectors instead of ids.
 
     past: how many tokens the cache has.

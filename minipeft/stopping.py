@@ -27,7 +27,7 @@ def stop(number: int, frame) -> None:
     os.kill(os.getpid(), number)
 
 
-def loaded() -> None:
+def interrupt_as_usual() -> None:
     """From now on Ctrl-C is a KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -25,7 +25,7 @@ from minipeft.attaching.refusals import check_attach, check_merge
 from minipeft.doors.door import Door, doors
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import MemoryDoor
-from minipeft.doors.rounding import lost_share, tell
+from minipeft.doors.rounding import lost_share, warn_of_rounding
 from minipeft.methods.method import Method
 from minipeft.methods.parts.own_steps import OwnSteps
 from minipeft.model.anatomy import Anatomy
@@ -95,11 +95,12 @@ class Tuner(Installer, BatchWrapping):
         self.rounding: float | None = None  # share of a change that merging in half precision lost
         self.first_digest = 0  # of the values that it came with
         self.finished: set[str] = set()  # tuners that had been trained when this one came
-        self.asleep: list[nn.Parameter] | None = None  # what requires a gradient when awake
-        self.told_of_step = False  # see in_training.look_at_step
+        # those that required a gradient before they came to rest; None while they do not rest
+        self.resting_parameters: list[nn.Parameter] | None = None
+        self.warned_of_step = False  # see in_training.look_at_step
         self.foreign = False  # from a file of another library
         self.base_name: tuple[str | None, str | None] = (None, None)  # and revision, by its file
-        self.told_of_passed: set[str] = set()  # see Reach.check_places
+        self.inert_places: set[str] = set()  # see Reach.check_places
 
     # ---- what a user calls ----
 
@@ -112,20 +113,20 @@ class Tuner(Installer, BatchWrapping):
     @property
     def resting(self) -> bool:
         """Is it left alone by training? See minipeft.attaching.in_training."""
-        return self.asleep is not None
+        return self.resting_parameters is not None
 
     def rest(self, resting: bool) -> None:
         """Take the parameters out of training, or let those train again that did before."""
-        if resting and self.asleep is None:
-            self.asleep = [p for p in self.parameters() if p.requires_grad]
+        if resting and self.resting_parameters is None:
+            self.resting_parameters = [p for p in self.parameters() if p.requires_grad]
         if resting:
-            for parameter in self.asleep:
+            for parameter in self.resting_parameters:
                 parameter.requires_grad_(False)
                 parameter.grad = None  # an optimizer would act on what a loop left here
-        elif self.asleep is not None:
-            for parameter in self.asleep:
+        elif self.resting_parameters is not None:
+            for parameter in self.resting_parameters:
                 parameter.requires_grad_(True)
-            self.asleep = None
+            self.resting_parameters = None
 
     def value_of(self, parameter: nn.Parameter) -> Tensor:
         """Of a base parameter that this tuner trains, also while the model has another one."""
@@ -212,7 +213,7 @@ class Tuner(Installer, BatchWrapping):
             except BaseException:
                 self._unmerge()
                 raise
-        tell(self)
+        warn_of_rounding(self)
         return self
 
     def unmerge(self) -> Tuner:

@@ -102,7 +102,7 @@ def test_who_does_not_listen_to_ctrl_c_is_left_so(tmp_path, way):
     assert (done.returncode, done.stdout, done.stderr) == (0, "torch is next\n", "")
 
 
-@pytest.mark.parametrize("loaded", [stopping.loaded, lambda: main(["nothing"])])
+@pytest.mark.parametrize("loaded", [stopping.interrupt_as_usual, lambda: main(["nothing"])])
 @pytest.mark.parametrize("before", [signal.SIG_IGN, signal.SIG_DFL, stopping.stop])
 def test_what_listens_when_all_is_loaded(before, loaded):
     """Ctrl-C is a KeyboardInterrupt again; what others have set stays."""

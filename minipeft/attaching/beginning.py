@@ -16,7 +16,7 @@ from minipeft.attaching.refusals import check_copy, check_offloaded
 from minipeft.contexts import seeded
 from minipeft.methods.parts.own_steps import COUNTED, count_steps_of
 from minipeft.passes.reach import Reach
-from minipeft.routing import later, look_at_rows, wrap_now
+from minipeft.routing import batch_without_words, look_at_rows, wrap_now
 
 if TYPE_CHECKING:
     from minipeft.tuner import Tuner
@@ -36,7 +36,12 @@ def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = N
             if first:
                 tuner.record.freeze()
                 tuner.record.reach = Reach(
-                    model, tuner.record.forward_lock, wrap_now, later, prepare, look_at_rows
+                    model,
+                    tuner.record.forward_lock,
+                    wrap_now,
+                    batch_without_words,
+                    prepare,
+                    look_at_rows,
                 )
                 tuner.record.hooks.extend(tuner.record.reach.register())
                 tuner.record.hooks.extend(state.register(model))

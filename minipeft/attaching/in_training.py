@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 WITH_TUNERS: WeakSet[nn.Module] = WeakSet()  # models that have tuners, or had some
 KNOWN: WeakSet[Tuner] = WeakSet()  # tuners that were attached and have not been given up
-TOLD: WeakSet[nn.Module] = WeakSet()  # of these, models whose base was trained, which was said
+WARNED: WeakSet[nn.Module] = WeakSet()  # of these, models whose base was trained, which was said
 HOOKS: list = []  # on the steps of every optimizer, as soon as there is a tuner
 BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
@@ -91,7 +91,7 @@ def update(model: nn.Module) -> None:
     KNOWN.update(tuners(model).values())
     if KNOWN and not HOOKS:
         HOOKS.append(register_optimizer_step_pre_hook(look_at_step))
-    TOLD.discard(model)
+    WARNED.discard(model)
     for tuner in tuners(model).values():
         finished = any(tuner.name in later.finished for later in now)
         tuner.rest(finished or bool(tuner.base_values and tuner not in now))
@@ -106,7 +106,7 @@ def chosen(model: nn.Module, names: str | Sequence | None) -> Iterator[list]:
         ValueError: a name is not that of a tuner that acts.
     """
     if names is None:
-        _tell(model)
+        _warn(model)
     else:
         names = _checked(model, [names] if isinstance(names, str) else names)
         for name, tuner in tuners(model).items():
@@ -134,11 +134,11 @@ def _checked(model: nn.Module, names: Sequence) -> list[str]:
     return checked
 
 
-def _tell(model: nn.Module) -> None:
+def _warn(model: nn.Module) -> None:
     """Warn where what is trained may not be what was meant."""
     if not tuners(model):
         if model in WITH_TUNERS and all(p.requires_grad for p in model.parameters()):
-            tell_of_base(model, stacklevel=6)
+            warn_of_base(model, stacklevel=6)
         return
     resting = [tuner.name for tuner in active(model) if tuner.resting]
     if resting:
@@ -151,9 +151,9 @@ def _tell(model: nn.Module) -> None:
         )
 
 
-def tell_of_base(model: nn.Module, stacklevel: int) -> None:
+def warn_of_base(model: nn.Module, stacklevel: int) -> None:
     """Warn that the base itself is trained, which has no tuners any more."""
-    TOLD.add(model)
+    WARNED.add(model)
     warnings.warn(
         f"No tuner is attached any more, so all {sum(p.numel() for p in model.parameters()):,} "
         "parameters of the base itself are trained: attach a method first, or FullFineTuning() to "
@@ -184,8 +184,8 @@ def keep_frozen(model: nn.Module, parameters: Collection[nn.Parameter], stacklev
     for parameter in asked:
         if parameter not in record.kept and parameter not in in_place:
             record.kept[parameter] = record.originals.value(parameter).clone()
-    if not record.told_of_kept:
-        record.told_of_kept = True
+    if not record.warned_of_kept:
+        record.warned_of_kept = True
         names = next(iter(known)).anatomy.parameter_names()
         rest = f" and {len(asked) - 1} other parameters" if len(asked) > 1 else ""
         warnings.warn(
@@ -218,15 +218,15 @@ def look_at_step(optimizer: torch.optim.Optimizer, *_) -> None:
     parameters = {p for group in optimizer.param_groups for p in group["params"]}
     for model in list(WITH_TUNERS):
         keep_frozen(model, parameters, stacklevel=4)
-        if record_of(model) is None and model not in TOLD:
+        if record_of(model) is None and model not in WARNED:
             of_base = list(model.parameters())
             trained = any(p in parameters and p.grad is not None for p in of_base)
             if trained and all(p.requires_grad for p in of_base):
-                tell_of_base(model, stacklevel=4)
+                warn_of_base(model, stacklevel=4)
     for tuner in list(KNOWN):
-        sentence = None if tuner.told_of_step else misunderstood(tuner, parameters)
+        sentence = None if tuner.warned_of_step else misunderstood(tuner, parameters)
         if sentence:
-            tuner.told_of_step = True
+            tuner.warned_of_step = True
             warnings.warn(sentence, stacklevel=3)
 
 
@@ -261,7 +261,7 @@ def half_of(tuner: Tuner) -> list[nn.Parameter]:
     return [p for p in tuner.base_values if p.element_size() < 4]
 
 
-def said(model: nn.Module) -> str:
+def names_in_training(model: nn.Module) -> str:
     """What is in training, in a few words."""
     names = [tuner.name for tuner in in_training(model)]
     return ", ".join(names) if names else "the model itself"

@@ -55,7 +55,7 @@ def check_merge(tuner) -> None:
         )
     uses = tuner.anatomy.uses()
     for place, patch in tuner.patches:
-        if place.path in tuner.told_of_passed and changes(patch):
+        if place.path in tuner.inert_places and changes(patch):
             raise ValueError(
                 f"{tuner.name!r} cannot be merged: it does nothing at {place.path}, whose weight "
                 "the model reads without calling the layer, and a merge would act there."

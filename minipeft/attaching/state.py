@@ -29,7 +29,7 @@ def register(model: nn.Module) -> Iterator:
     """Handles of the hooks, to be removed with the last tuner."""
     yield model.register_state_dict_post_hook(add_tuners)
     yield model.register_load_state_dict_pre_hook(take_tuners)
-    yield model.register_load_state_dict_post_hook(tell_patches)
+    yield model.register_load_state_dict_post_hook(notify_patches)
 
 
 def tensors_of(model: nn.Module) -> dict[str, Tensor]:
@@ -86,7 +86,7 @@ def take_tuners(
             )
 
 
-def tell_patches(model: nn.Module, _) -> None:
+def notify_patches(model: nn.Module, _) -> None:
     """A hook after `load_state_dict`: patches made something of weights that may be others now."""
     for door in vars(model)["minipeft"].doors if "minipeft" in vars(model) else ():
         for patch in door.patches.values():

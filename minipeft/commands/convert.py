@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> int:
     if given.labels is not None and given.labels < 1:
         raise ValueError(f"--labels must be at least 1, not {given.labels}.")
     labels = tuple(map(str, range(given.labels))) if given.labels else None
-    loaded = opened.open_it(given, labels=labels, head=given.head or "language")
+    loaded = opened.open_model(given, labels=labels, head=given.head or "language")
     batch = probe(loaded.base)
     with torch.no_grad():
         before = loaded.base.model(**batch).logits

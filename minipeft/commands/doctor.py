@@ -60,7 +60,7 @@ def run(given: argparse.Namespace) -> int:
     kind, labels, examples = given.kind, None, None
     if given.data:
         examples, kind, labels = asking.examples(given, "train")
-    loaded = opened.open_it(given, kind, labels)
+    loaded = opened.open_model(given, kind, labels)
     if examples is None:
         texts = [asking.pair(text, given) for text in given.texts] or TEXTS
         examples = forms.wrapping(given, given.what).examples(made_up(loaded, texts))

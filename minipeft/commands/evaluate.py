@@ -72,7 +72,7 @@ def run(given: argparse.Namespace) -> int:
     if given.predictions and not shipped and (lacking := asking.lacking(given)):
         return label_only(given, lacking)
     examples, kind, labels = asking.examples(given, given.split or "test")
-    loaded = opened.open_it(given, kind, labels)
+    loaded = opened.open_model(given, kind, labels)
     every = len(examples)
     draw = data.drawn_whole if loaded.kind == "generate" else data.drawn
     examples = draw(examples, given.limit, "limit", "--limit")
@@ -119,7 +119,7 @@ def label_only(given: argparse.Namespace, lacking: str) -> int:
     texts = [text for text, _ in asking.questions(given)]
     texts = forms.wrapping(given, given.what).around(texts)
     texts = data.drawn(texts, given.limit, "limit", "--limit")
-    loaded = opened.open_it(given, given.kind)
+    loaded = opened.open_model(given, given.kind)
     inputs, how = [*map(readable, texts)], (given.batch_size, given.cut, given.max_length)
     with keeping(given.predictions, PREDICTED, inputs) as known:
         said, notes = predict.answers(loaded, texts, *how, known)

@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> int:
     check(given)
     folders = adapters(given)
     rows = rows_of(given)
-    loaded = opened.open_it(given, head="language" if given.adapter else None)
+    loaded = opened.open_model(given, head="language" if given.adapter else None)
     base = loaded.base
     if base.kind == "encoder" or base.head != "language":
         raise ValueError(

@@ -107,7 +107,7 @@ def adapter(given: argparse.Namespace) -> dict[str, Tensor]:
     print(Table(f"{folder}", ("what", ""), rows))
     print(f"\n{grouped(tensors)}")
     if given.base or runs.run_of(given.what):
-        loaded = opened.open_it(given, head=None if runs.run_of(given.what) else "language")
+        loaded = opened.open_model(given, head=None if runs.run_of(given.what) else "language")
         print(f"\n{loaded.tuner.report()}")
     return updates(tensors, settings)
 
@@ -159,7 +159,7 @@ def short(name: str) -> str:
 
 def base(given: argparse.Namespace) -> dict[str, Tensor]:
     """Print a base and its doors; returns the matrices that --target names."""
-    loaded = opened.open_it(given, head="language")
+    loaded = opened.open_model(given, head="language")
     model = loaded.base.model
     anatomy = loaded.base.anatomy()
     listed, limit = anatomy.family is not None, anatomy.limit

@@ -145,7 +145,7 @@ def find_moved(given: argparse.Namespace, before: argparse.Namespace, config: di
                 f"{place} is not what this run began with: put that file back, say where it is "
                 f"now (--data, --dev), or begin a new run."
             )
-    if before.start and print_of(before.start) != config.get("start"):
+    if before.start and hash_of_adapter(before.start) != config.get("start"):
         raise ValueError(
             f"{before.start} is not what this run began with: put that adapter back, or say where "
             "it is now (--start)."
@@ -248,7 +248,7 @@ def with_labels_of_base(task: Task, given: argparse.Namespace, config: dict) -> 
     return replace(task, labels=tuple(names)) if set(task.labels) <= set(names) else task
 
 
-def print_of(adapter: str) -> str | None:
+def hash_of_adapter(adapter: str) -> str | None:
     """A hash of the adapter that a run begins with."""
     return data.digest(f"{adapter}/{saving.TENSORS}")
 

@@ -45,7 +45,7 @@ def run(given: argparse.Namespace) -> int:
         inside = runs.inner(given.what)
         raise ValueError(f"{given.what} holds no adapter: there is nothing to merge{inside}.")
     pooling.refuse(runs.adapter_of(given.what))
-    loaded = opened.open_it(given)
+    loaded = opened.open_model(given)
     base, tuner = loaded.base, loaded.tuner
     ids = probe(base)
     with torch.no_grad():

@@ -95,7 +95,7 @@ def base_name(what: str, given: str | None, config: dict | None) -> str:
     return bases.absolute(what)
 
 
-def open_it(
+def open_model(
     options: argparse.Namespace,
     kind: str | None = None,
     labels: tuple[str, ...] | None = None,
@@ -112,53 +112,88 @@ def open_it(
     labels = kept or labels
     run = runs.run_of(what)
     config = run[1] if run else None
-    chosen = base_name(what, options.base, config)
+    base_to_open = base_name(what, options.base, config)
     options.local_only = bool(config) and not options.base  # the folder names it, not the user
     if config:
-        if kind and kind != config["task"]["kind"]:
-            raise ValueError(
-                f"{what} was trained for the kind {config['task']['kind']!r}, not {kind!r}."
-            )
-        kind, head = config["task"]["kind"], config["base"]["head"]
         options.family = options.family or config["options"].get("family")
-        labels = tuple(config["task"]["labels"] or ()) or labels
-    if not config and is_adapter(what) and head in (None, "language"):
-        saved_head = trained_head(what)
-        if saved_head:
-            head, trained_kind, numbered = saved_head
-            if kept is None and labels and trained_kind != "regress":
-                labels = names_for(labels, numbered, what, notes)
-            named = (labels, bases.labels_in(chosen, options, head), numbered)
-            labels = next(each for each in named if each and len(each) == len(numbered))
-            kind = kind or trained_kind
-    if head is None and kind == "classify":  # a decoder may have been fine-tuned with such a head
-        names = bases.labels_in(chosen, options, "classification")
-        head = None if names is None else "classification"
+        kind, labels, head = trained_by_run(what, config, kind, labels)
+    elif is_adapter(what) and head in (None, "language"):
+        known = (kind, labels, head)
+        kind, labels, head = trained_in_adapter(what, base_to_open, options, known, kept, notes)
     if head is None:
-        head = "language"
-        if kind is not None:
-            task = Task("task", kind, {}, labels=labels)
-            head = head_for(task, bases.kind_of(chosen, options))
+        head = head_of_kind(base_to_open, options, kind, labels)
     if not is_adapter(what):
-        labels = labels_of_base(chosen, options, head, labels, notes)
+        labels = labels_of_base(base_to_open, options, head, labels, notes)
     if kind in ("classify", "tag") and labels is not None and len(labels) < 2:
         raise ValueError(
             f"The data have only the label {labels[0]!r}, and {what} knows no other by name: give "
             "a file with all labels."
         )
     seed = config["options"]["seed"] if config else 0
-    base = bases.open_base(chosen, options, head, labels if head != "language" else None, seed)
+    of_head = labels if head != "language" else None
+    base = bases.open_base(base_to_open, options, head, of_head, seed)
     base.notes += notes
     if config and config["task"].get("borrowed") and isinstance(base.tokenizer, bases.Letters):
-        old = base.tokenizer.alphabet
-        borrowed = config["task"]["borrowed"]
+        old, borrowed = base.tokenizer.alphabet, config["task"]["borrowed"]
         base.tokenizer.alphabet = Alphabet(old.graphemes, old.phonemes, borrowed)
     tuner = None
     if is_adapter(what):
-        pooling.apply(base, pooling.kept(runs.adapter_of(what)))
         folder = runs.adapter_of(what)
+        pooling.apply(base, pooling.kept(folder))
         tuner = mp.load(base.model, folder, "task", options.any_base, base.family)
     return Opened(base, tuner, kind, labels, config)
+
+
+def trained_by_run(
+    what: str, config: dict, kind: str | None, labels: tuple[str, ...] | None
+) -> tuple[str, tuple[str, ...] | None, str]:
+    """(kind, labels, head) of a run; kind, labels: as they were given.
+
+    Raises:
+        ValueError: it was trained for another kind.
+    """
+    task = config["task"]
+    if kind and kind != task["kind"]:
+        raise ValueError(f"{what} was trained for the kind {task['kind']!r}, not {kind!r}.")
+    return task["kind"], tuple(task["labels"] or ()) or labels, config["base"]["head"]
+
+
+def trained_in_adapter(
+    what: str,
+    base: str,
+    options: argparse.Namespace,
+    known: tuple,
+    kept: tuple[str, ...] | None,
+    notes: list[str],
+) -> tuple[str | None, tuple[str, ...] | None, str | None]:
+    """(kind, labels, head) of an adapter that no run tells about, by the head in its file.
+
+    Its labels are called as those that are known, else as those of the base, else by numbers.
+    known: (kind, labels, head) by the flags and the data, for a file without a head.
+    kept: labels by a file beside the adapter, None where there is none.
+    """
+    saved_head = trained_head(what)
+    if saved_head is None:
+        return known
+    kind, labels, _ = known
+    head, trained_kind, numbered = saved_head
+    if kept is None and labels and trained_kind != "regress":
+        labels = names_for(labels, numbered, what, notes)
+    named = (labels, bases.labels_in(base, options, head), numbered)
+    labels = next(each for each in named if each and len(each) == len(numbered))
+    return kind or trained_kind, labels, head
+
+
+def head_of_kind(
+    base: str, options: argparse.Namespace, kind: str | None, labels: tuple[str, ...] | None
+) -> str:
+    """The head that a base answers this kind of task with, where nothing says which."""
+    if kind is None:
+        return "language"
+    # a decoder may have been fine-tuned with such a head
+    if kind == "classify" and bases.labels_in(base, options, "classification") is not None:
+        return "classification"
+    return head_for(Task("task", kind, {}, labels=labels), bases.kind_of(base, options))
 
 
 def trained_head(folder: str) -> tuple[str, str, tuple[str, ...]] | None:

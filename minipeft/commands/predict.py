@@ -59,7 +59,7 @@ def run(given: argparse.Namespace) -> int:
     texts = [asking.pair(text, given) for text in given.texts]
     texts = texts or [text for text, _ in asking.questions(given)]
     texts = forms.wrapping(given, given.what).around(texts)
-    loaded = opened.open_it(given, given.kind)
+    loaded = opened.open_model(given, given.kind)
     inputs = [*map(readable, texts)]
     with keeping(given.out, PREDICTED, inputs) as known:
         said, notes = answers(loaded, texts, given.batch_size, given.cut, given.max_length, known)

@@ -136,10 +136,15 @@ def add_training_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> int:
     with ExitStack() as stack:  # holds the run's folder
-        return trained(*(resumed if given.resume else begun)(given, stack))
+        return train_run(*(resumed_run if given.resume else new_run)(given, stack))
 
 
-def trained(folder: Path, config: dict, method: Method | None, given: argparse.Namespace) -> int:
+def train_run(folder: Path, config: dict, method: Method | None, given: argparse.Namespace) -> int:
+    """Train a run in its folder; returns the exit code.
+
+    config: what is known of it, for its config.json.  method: None where the base must be open to
+    make it, or where the adapter that the run begins with has it.
+    """
     before = config.pop("before", None)  # the history of a finished run that is made longer
     if (folder / runs.RESULT).is_file() and not before:
         print(
@@ -148,11 +153,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         )
         return 0
     before = before or longer.earlier(folder)
-    task = data.training_task(given)
-    if given.start:
-        task = longer.with_labels_of(task, given.start)
-    else:
-        task = longer.with_labels_of_base(task, given, config)
+    task = labelled_task(given, config)
     base = open_for(task, given)
     fingerprint = bases.fingerprint_of(base)
     described_run.check_base(config, given, fingerprint)
@@ -174,13 +175,7 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
         longer.check_start(config, begin, task, tuner.method)
     data.check_fits(task, base, extra=len(tuner.words or ()))
     report = tuner.report()
-    print(report)
-    for note in base.notes:
-        print(f"note: {note}")
-    train, dev = (len(task.splits[split]) for split in ("train", "dev"))
-    print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
-    for fact in (*facts.of(task, base), *data.note_of(shorter)):
-        print(fact)
+    say_what_is_trained(report, base, task, shorter, folder)
     curve: dict[float, float] = {}
     if given.find_rate:
         tuner.detach()
@@ -200,6 +195,25 @@ def trained(folder: Path, config: dict, method: Method | None, given: argparse.N
     except OSError as error:
         text = f"{str(error).rstrip('.')}; then go on with --resume {shlex.quote(str(folder))}."
         raise OSError(text) from error
+
+
+def labelled_task(given: argparse.Namespace, config: dict) -> Task:
+    """The task of --data, its labels in the order of the head that the run begins with."""
+    task = data.training_task(given)
+    if given.start:
+        return longer.with_labels_of(task, given.start)
+    return longer.with_labels_of_base(task, given, config)
+
+
+def say_what_is_trained(report, base: bases.Base, task: Task, shorter: int, folder: Path) -> None:
+    """Print what a run begins with. shorter: how many inputs were cut."""
+    print(report)
+    for note in base.notes:
+        print(f"note: {note}")
+    train, dev = (len(task.splits[split]) for split in ("train", "dev"))
+    print(f"{train:,} examples to train on, {dev:,} to validate on; the run is in {folder}")
+    for fact in (*facts.of(task, base), *data.note_of(shorter)):
+        print(fact)
 
 
 def train_and_finish(folder, config, tuner, task, base, given, curve, report) -> int:
@@ -229,7 +243,7 @@ def train_and_finish(folder, config, tuner, task, base, given, curve, report) ->
     return 0
 
 
-def begun(
+def new_run(
     given: argparse.Namespace, stack: ExitStack
 ) -> tuple[Path, dict, Method | None, argparse.Namespace]:
     """A new run: (folder, what is known of it, method, options). The stack holds the folder."""
@@ -261,7 +275,7 @@ def begun(
         path = getattr(given, name)
         if path and Path(path).exists():
             setattr(given, name, os.path.abspath(path))  # of a link its name, which tells the kind
-    start = {"start": longer.print_of(given.start)} if given.start else {}
+    start = {"start": longer.hash_of_adapter(given.start)} if given.start else {}
     return folder, {"command": cards.again(given, folder)} | start, method, given
 
 
@@ -296,7 +310,7 @@ def run_name(base: str, method: str, file: str) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join(words))
 
 
-def resumed(
+def resumed_run(
     given: argparse.Namespace, stack: ExitStack
 ) -> tuple[Path, dict, Method, argparse.Namespace]:
     """The run in a folder, with the options it was begun with. The stack holds the folder.

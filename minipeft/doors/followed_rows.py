@@ -161,10 +161,10 @@ def switched_off(changed: list[Door]) -> Iterator[None]:
 
 
 @contextmanager
-def one_set_at_a_time(module: nn.Module, rows: Routing, tell) -> Iterator[None]:
+def one_set_at_a_time(module: nn.Module, rows: Routing, before_forward) -> Iterator[None]:
     """Inside, `module` runs once for each set of tuners, on the rows of that set.
 
-    tell: called with names and the attention mask of the rows that come.
+    before_forward: called with names and the attention mask of the rows that come.
     """
     before = vars(module).get("forward")
     forward = getattr(before, "ungrouped", module.forward)  # of a route inside a route
@@ -191,7 +191,7 @@ def one_set_at_a_time(module: nn.Module, rows: Routing, tell) -> Iterator[None]:
                 for door in inside:
                     door.routing = Routing([tuple(names)])
                 part = {key: of_rows(value, index, B) for key, value in given.items()}
-                tell(names, part.get("attention_mask"))
+                before_forward(names, part.get("attention_mask"))
                 parts.append(forward(**part))
         finally:
             for door in inside:

@@ -39,7 +39,7 @@ class OpenedAttention:
                 own that nothing can be told.
         """
         owner = around[0]
-        kind = kind_of(owner)
+        kind = implementation_of(owner)
         if kind not in ("sdpa", "eager"):
             raise ValueError(
                 f"A memory needs attention that takes a mask, and this model uses {kind!r}: load "
@@ -62,7 +62,9 @@ class OpenedAttention:
         """After `set_attn_implementation`: keep what was chosen, and open it."""
         closed = [module for module in self.opened if not is_open(module)]
         if closed:
-            self.before = [(m, old if is_open(m) else kind_of(m)) for m, old in self.before]
+            self.before = [
+                (m, old if is_open(m) else implementation_of(m)) for m, old in self.before
+            ]
             for module in closed:
                 self.open([module])
 
@@ -82,7 +84,7 @@ def register() -> None:
         AttentionMaskInterface.register(OURS + kind, AttentionMaskInterface()[kind])
 
 
-def kind_of(module: nn.Module) -> str:
+def implementation_of(module: nn.Module) -> str:
     """The attention implementation of a transformers model, ours called by what it stands for."""
     return str(module.config._attn_implementation).removeprefix(OURS)
 

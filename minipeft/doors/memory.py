@@ -91,7 +91,7 @@ class MemoryDoor(Door):
         if captured is not None and kwargs.get("cache", 0) is None:  # a tiny_transformer
             kwargs["cache"] = captured
         memory = self.gather(x, self.past(kwargs))
-        with Given(self.base, memory):
+        with WithMemory(self.base, memory):
             y = self.base(*args, **kwargs)
         if memory is not None and not memory.read:
             name = next(name for name in self.patches if self.marks[name].read)
@@ -179,7 +179,7 @@ def side_by_side(visible: list, x: Tensor, keys: list[Tensor]) -> Tensor | None:
     return torch.cat(visible, dim=-1)
 
 
-class Given:
+class WithMemory:
     """Inside, an attention layer has a memory; an interrupted pass leaves nothing of it behind."""
 
     def __init__(self, layer: nn.Module, memory: Memory | None) -> None:
@@ -198,9 +198,9 @@ class Given:
 class PositionDoor(Door):
     """Where positions are looked up: every token stands `shift` places further back.
 
-    A patch is a PositionShift. Padding keeps the position that it has by
-    itself in models which give it one (RoBERTa, OPT); but not where positions are `given` to the
-    model, as `generate` of transformers gives them: there any number may be a word's.
+    A patch is a PositionShift. Padding keeps the position that it has by itself in models which
+    give it one (RoBERTa, OPT); but not where positions are `given` to the model, as `generate` of
+    transformers gives them: there any number may be a word's.
     """
 
     given = False
@@ -272,7 +272,9 @@ def reading_memory(kind: str) -> Callable:
             causal = getattr(module, "is_causal", True) if causal is None else causal
             if isinstance(memory, Memory):
                 memory.check_once(key, module)
-            key, value, attention_mask = before(memory, query, key, value, attention_mask, causal)
+            key, value, attention_mask = memory_in_front(
+                memory, query, key, value, attention_mask, causal
+            )
             if kind == "eager" and attention_mask is not None:
                 attention_mask = as_numbers(attention_mask, query.dtype)
             bias = kwargs.get("position_bias")  # T5: (1, H, T, S)
@@ -291,7 +293,7 @@ def reading_memory(kind: str) -> Callable:
     return attention
 
 
-def before(
+def memory_in_front(
     memory: Memory, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Memory before keys and values (B, H, S, D), and the mask that goes with it.

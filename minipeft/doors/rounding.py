@@ -23,7 +23,7 @@ from minipeft.doors.layers import dtype_of, is_transposed
 from minipeft.doors.patch import as_patch
 from minipeft.doors.weights import WeightDoor
 
-TOLD = 0.1  # a share above this is worth a warning
+WORTH_A_WARNING = 0.1  # a share above this is worth a warning
 
 
 def lost_share(doors: Iterable[Door], name: str) -> float | None:
@@ -60,9 +60,9 @@ def changes(door: Door, name: str) -> Iterator[tuple[Tensor, Tensor, torch.dtype
             yield bias, new_bias, base.bias.dtype
 
 
-def tell(tuner) -> None:
+def warn_of_rounding(tuner) -> None:
     """Warn where a merge that was just made has lost much."""
-    if tuner.rounding is not None and tuner.rounding > TOLD:
+    if tuner.rounding is not None and tuner.rounding > WORTH_A_WARNING:
         dtypes = [dtype_of(bottom(door)) for door in tuner.doors()]
         dtype = next(dtype for dtype in dtypes if dtype.itemsize < 4)
         warnings.warn(

@@ -9,7 +9,7 @@ generation, padding and positions need no special case. Who puts the ids there i
     batch = tuner.wrap(batch)      ids, a mask of ones and labels of -100 where the prompt stands
 
 `wrap` leaves a batch alone that has the ids already. A model with tuners calls it by itself when it
-is given a batch without them (`Reach.place_words`), as do `train` and `generate`.
+is given a batch without them (passes/word_placing.py), as do `train` and `generate`.
 
 Shapes: B batch, T tokens, V vocabulary, P prompt length, C width.
 """

@@ -35,7 +35,7 @@ BY_PATH = ("rank_pattern", "alpha_pattern", "trainable_token_indices")
 TASKS = {task: f"AutoModel{end}" for end, task in HEADS.items()}
 
 
-def in_names_of(
+def with_names_of(
     anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]
 ) -> tuple[dict, dict[str, Tensor]]:
     """(settings, tensors) by the names that this model has for the modules the file adapts.
@@ -116,7 +116,7 @@ def check_whole(anatomy: Anatomy, settings: dict, tensors: dict[str, Tensor]) ->
             )
 
 
-def tell_otherwise(settings: dict, tensors: dict[str, Tensor]) -> None:
+def warn_of_differences(settings: dict, tensors: dict[str, Tensor]) -> None:
     """Say of a file of PEFT's what it does here and does not do in PEFT, as after its
     adapter_config.json was edited by hand."""
     if settings["peft_type"] in PROMPTS and settings.get("task_type") not in TASK_TYPES:

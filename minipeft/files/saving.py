@@ -30,8 +30,8 @@ from minipeft.files.other_shapes import (
     ADAPTED,
     check_heads,
     check_whole,
-    in_names_of,
-    tell_otherwise,
+    warn_of_differences,
+    with_names_of,
     without_base,
     without_doubles,
 )
@@ -46,7 +46,7 @@ from tiny_transformer.files import check_fetched, saving_tensors, saving_text, w
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 OURS = "minipeft"  # the key of our metadata
-FORM = 1  # goes up when files are written that older versions would misread
+FORMAT_VERSION = 1  # goes up when files are written that older versions would misread
 BASE_NAME = ("base_model_name_or_path", "revision")
 # settings that say where a file comes from, not what it does: they may be edited by hand
 PROVENANCE = (
@@ -79,7 +79,7 @@ def save(tuner: Tuner, folder: str | Path) -> None:
     tensors = {k: t if first[t.data_ptr()] == k else t.clone() for k, t in tensors.items()}
     heads = tuple(tuner.anatomy.heads())
     ours = {
-        "form": FORM,
+        "form": FORMAT_VERSION,
         "method": type(tuner.method).__name__,
         "settings": tuner.method.settings(),
         "copies": sorted(tuner.copies),
@@ -129,8 +129,8 @@ def load(
         )
     reader = layouts.READERS.get(settings["peft_type"])
     if not ours:
-        tell_otherwise(settings, tensors)
-        settings, tensors = in_names_of(anatomy, settings, without_doubles(tensors))
+        warn_of_differences(settings, tensors)
+        settings, tensors = with_names_of(anatomy, settings, without_doubles(tensors))
         check_whole(anatomy, settings, tensors)
     check_heads(anatomy, settings, tensors)
     if not ours:
@@ -225,7 +225,7 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         raise ValueError(f"{folder / CONFIG} does not name a peft_type: it is damaged.")
     metadata, tensors = read_tensors(folder / TENSORS)
     ours = _our_metadata(folder, metadata)
-    if ours and ours.get("form", 0) > FORM:
+    if ours and ours.get("form", 0) > FORMAT_VERSION:
         raise ValueError(f"{folder} was written by a newer minipeft: update minipeft to open it.")
     if ours and ours.get("hash") != content_hash(settings, tensors, ours):
         raise ValueError(f"{folder} does not match its content hash: it is damaged or was changed.")

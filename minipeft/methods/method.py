@@ -3,10 +3,18 @@
 A method sees the model through its tuner only, so it never names a module of any architecture:
 
     tuner.find(targets, layers) -> places      linear maps, found by anatomy
-    tuner.add(place, patch)                    put a patch into the door at that place
+    tuner.add(place, patch)                    put a patch into the weights door at that place
+    tuner.attentions(layers) -> sites          attention layers, self and cross
+    tuner.add_memory(site, patch)              give one a memory, keys and values
+    tuner.add_virtual_tokens(patch, n) -> ids  n new words, whose vectors the patch gives
+    tuner.shift_positions(n)                   count positions as if n tokens stood before the text
     tuner.copy(path)                           train a copy of a small module (a head, a norm)
     tuner.unfreeze(parameters)                 train base parameters, originals kept for detach
     tuner.choose(places, table, default)       a value per place from {"query": 4, ...}
+    tuner.surround(path, around)               put a patch around the one that is at a path
+    tuner.tied(place) -> places                the modules that share an embedding's matrix
+    tuner.install_part(method)                 install one of the methods that this one is made of
+    tuner.anatomy                              sizes and kinds of the model's parts
 """
 
 from __future__ import annotations

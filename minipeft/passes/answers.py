@@ -31,7 +31,7 @@ from minipeft.passes.call_arguments import arguments_of
 if TYPE_CHECKING:
     from minipeft.tuner import Tuner
 
-TOLD: WeakSet[Tuner] = WeakSet()  # tuners of which `tell_of_labels` has spoken
+WARNED: WeakSet[Tuner] = WeakSet()  # tuners of which `warn_of_labels` has spoken
 COLUMNS = "minipeft_columns"  # an entry of a batch, (B, T): the column of a token, from 1
 POINTERS = ("start_positions", "end_positions", "mc_token_ids")  # entries that name a column
 SPANS = ("start_logits", "end_logits")  # (B, N)
@@ -157,14 +157,14 @@ def stays_whole(module: nn.Module, given: Mapping, around: list[nn.Module], acti
     return any(decodes) or (has_decoder(module) and any(name in given for name in DECODED))
 
 
-def tell_of_labels(module: nn.Module, given: Mapping, acting: list) -> None:
+def warn_of_labels(module: nn.Module, given: Mapping, acting: list) -> None:
     """Say, once for a tuner, that a decoder in training was given soft prompts and no labels, as
     by a Trainer that smooths labels."""
     trains = torch.is_grad_enabled() and module.training and writes(module)
-    unknown = [tuner for tuner in acting if tuner not in TOLD]
+    unknown = [tuner for tuner in acting if tuner not in WARNED]
     if not trains or not unknown or "labels" in given or "labels" not in arguments_of(module):
         return
-    TOLD.update(acting)
+    WARNED.update(acting)
     warnings.warn(
         f"The model is in training, and no labels are in the batch that the words of "
         f"{unknown[0].name!r} were put into: it answers at these words too, more places than "

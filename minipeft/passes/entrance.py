@@ -47,7 +47,7 @@ class Entrance:
         changed = None if reach.placed else reach.place_words(self.path, module, given)
         if not (is_library_model(module) and is_of_library(type(module))):
             reach.placed = reach.outside[-1]  # what it will give to the model inside is not known
-        reach.tell_positions(given | (changed or {}))
+        reach.note_positions(given | (changed or {}))
         if reach.depth == 1:
             reach.look_at_rows_once(module, given | (changed or {}))
         return None if changed is None else ((), every | changed)

@@ -33,27 +33,27 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-import torch
 from torch import Tensor, nn
 
 from minipeft.doors.marks import Mark
 from minipeft.doors.memory import PositionDoor
-from minipeft.model.devices import on_host
 from minipeft.model.libraries import is_library_model
-from minipeft.passes.answers import COLUMNS, Answers, numbered, stays_whole, tell_of_labels
-from minipeft.passes.call_arguments import CACHES, encoded, past_tokens, takes
+from minipeft.passes.answers import Answers
+from minipeft.passes.call_arguments import encoded
 from minipeft.passes.entrance import Entrance
+from minipeft.passes.word_placing import WordPlacing, lies_in
 from tiny_transformer.models import EncoderDecoder
 
 
-class Reach:
+class Reach(WordPlacing):
     """The passes of one model with tuners, one at a time.
 
     Args:
         model: the model that `attach` was given.
         lock: what a thread holds during a pass.
         wrap: (model, batch) -> the batch with soft prompts.
-        later: (model, batch, tokens in the cache) -> a batch that gets none, with its positions.
+        without_words: (model, batch, tokens in the cache) -> a batch that gets no soft prompts,
+            with its positions.
         prepare: called before every pass.
         look_at_rows: (model, module, arguments) -> None, called before a pass enters that module;
             it may run the module by itself.
@@ -64,12 +64,12 @@ class Reach:
         model: nn.Module,
         lock,
         wrap: Callable,
-        later: Callable,
+        without_words: Callable,
         prepare: Callable,
         look_at_rows: Callable,
     ) -> None:
         self.model, self.lock, self.look_at_rows = model, lock, look_at_rows
-        self.wrap, self.later, self.prepare = wrap, later, prepare
+        self.wrap, self.without_words, self.prepare = wrap, without_words, prepare
         self.depth, self.partly = 0, False
         self.placed = False  # are the soft prompts in what is being read?
         self.outside: list[bool] = []  # the same for the calls around this one
@@ -114,7 +114,8 @@ class Reach:
         """A pass begins with a call of the module at this path, with these arguments."""
         self.root, self.given = path, given
         self.entered: set[str] = set()
-        self.placed = self.goes_on = self.begins = False  # a text: from a cache, or from its start
+        self.placed = False
+        self.goes_on = self.begins = False  # was a text given that goes on from a cache; a new one?
         self.clear_marks()
         self.prepare(self.model)
 
@@ -131,98 +132,11 @@ class Reach:
         self.placed, self.entered, self.masks, self.goes_on, self.begins = kept
         self.clear_marks()
 
-    def tell_positions(self, given: dict) -> None:
+    def note_positions(self, given: dict) -> None:
         """Does the caller of a model say where its tokens stand?"""
         for door in self.model.minipeft.doors:
             if isinstance(door, PositionDoor):
                 door.given = given.get("position_ids") is not None
-
-    # ---- soft prompts ----
-
-    def place_words(self, path: str, module: nn.Module, given: dict) -> dict | None:
-        """What changes in the arguments of a module, None where nothing does.
-
-        A module of one's own that takes no mask leaves it to the model inside.
-        """
-        past, states = past_tokens(given), encoded(given)  # now, since a pass fills the cache
-        self.goes_on |= past > 0
-        if states is not None:
-            self.placed = True
-            self.begins |= past == 0
-            return self.with_encoded_words(states, given.get("attention_mask"))
-        if "input_ids" not in given and "inputs_embeds" not in given:
-            return None
-        decodes = reads_behind_an_encoder(module)  # the cache is of its decoder, not of these ids
-        if (past and not decodes) or "input_ids" not in given:
-            self.placed = True
-            self.begins |= past == 0
-            batch = self.later(self.model, given, past)
-            return None if batch is given else batch
-        if not path and len(self.bodies) > 1 and not takes(module, "attention_mask"):
-            return None
-        self.placed = True
-        self.begins |= past == 0
-        acting = [tuner for tuner in self.tuners() if tuner.words]
-        numbers = numbered(given) if acting else given
-        wrapped = self.wrap(self.model, numbers)
-        if wrapped is numbers:
-            return None
-        for tuner in acting:
-            if not tuner.is_at(tuner.word_paths[0]):
-                raise ValueError(
-                    f"{tuner.name!r} was not reached: {tuner.word_paths[0]} is another layer now "
-                    "than when it was attached, and knows no words of it; attach again after "
-                    "changing layers."
-                )
-        longer = wrapped["input_ids"].shape != given["input_ids"].shape
-        if longer and not decodes and any(name in given for name in CACHES):
-            raise ValueError(
-                "The prompt is not in the ids that are to be continued: call minipeft.generate, or "
-                "give generate a batch from tuner.wrap(batch)."
-            )
-        if path and longer:
-            mask = given.get("attention_mask")
-            mask = torch.ones_like(given["input_ids"]) if mask is None else mask
-            self.masks = mask, wrapped["attention_mask"]
-        columns = wrapped.pop(COLUMNS, None)
-        changed = {key: value for key, value in wrapped.items() if takes(module, key)}
-        outer = [body for p, body in self.bodies.items() if p != path and lies_in(path, p)]
-        both = [] if columns is None else [on_host(columns), on_host(numbers[COLUMNS])]
-        moved = bool(both) and not torch.equal(*both)
-        if moved and not stays_whole(module, given, outer, acting):
-            self.answers[-1] = answers = Answers(columns, given)
-            changed |= answers.asked()
-        elif moved:
-            tell_of_labels(module, given, acting)
-        return changed
-
-    def with_encoded_words(self, states: Tensor, mask: Tensor | None) -> dict | None:
-        """The mask (B, S) of what an encoder gave (B, S, C), where the one given is of the text."""
-        tuners = [tuner for tuner in self.tuners() if tuner.words]
-        if not tuners:
-            return None
-        S = states.shape[1]
-        for tuner in tuners:
-            if S not in tuner.word_mark.lengths:
-                raise ValueError(
-                    f"{tuner.name!r} was not reached: the encoder's outputs that were given are "
-                    "made without its words; leave encoder_outputs out, or make them with this "
-                    "model's encoder from the batch of tuner.wrap(batch)."
-                )
-        text, longer = self.masks or (None, None)
-        if mask is None and text is not None and bool(on_host(text).all()) and longer.shape[1] == S:
-            mask = text.repeat_interleave(max(1, len(states) // len(text)), 0)  # rows that differ
-        if mask is None or not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] == S:
-            return None
-        beams = max(1, len(mask) // len(text)) if text is not None else 1
-        known = text is not None and longer.shape[1] == S
-        given = on_host(mask)
-        if not known or not torch.equal(on_host(text).repeat_interleave(beams, 0).to(given), given):
-            raise ValueError(
-                f"The attention_mask is for {mask.shape[1]} tokens and the encoder's outputs are "
-                f"{S} long, soft words included: give the mask of tuner.wrap(batch)."
-            )
-        return {"attention_mask": longer.repeat_interleave(beams, 0).to(mask)}
 
     # ---- after a pass ----
 
@@ -289,8 +203,8 @@ class Reach:
                 "or, where a fused path of torch does so, call "
                 "torch.backends.mha.set_fastpath_enabled(False)."
             )
-        if not tuner.told_of_passed.issuperset(inert):
-            tuner.told_of_passed.update(inert)
+        if not tuner.inert_places.issuperset(inert):
+            tuner.inert_places.update(inert)
             others = f" and {len(inert) - 1} more layers" if len(inert) > 1 else ""
             warnings.warn(
                 f"{tuner.name!r} does nothing at {inert[0]}{others}: this model reads the weight "
@@ -352,20 +266,9 @@ class Reach:
         return type(self.bodies[self.root]).__name__
 
 
-def lies_in(path: str, other: str) -> bool:
-    """Is the module at this path the other one, or inside it?"""
-    return not other or f"{path}.".startswith(f"{other}.")
-
-
 def means_all(tuner) -> bool:
     """Did nobody name its layers: was every one of a kind asked for, or another library's file?"""
     return tuner.foreign or any(part.means_all() for part in tuner.method.parts())
-
-
-def reads_behind_an_encoder(module: nn.Module) -> bool:
-    """Is this an encoder-decoder?"""
-    config = getattr(module, "config", None)
-    return isinstance(module, EncoderDecoder) or getattr(config, "is_encoder_decoder", False)
 
 
 def reading_models(model: nn.Module) -> dict[str, nn.Module]:

@@ -187,7 +187,7 @@ class Checkpoints(Callback):
 
     def restore_random_numbers(self) -> None:
         """They go on where they were, whatever has been drawn to get there."""
-        self.snapshots.random()
+        self.snapshots.restore_random_numbers()
 
     def after_step(self, run: Run, step: int) -> None:
         if self.folder is not None and ((step + 1) % self.every == 0 or run.is_last(step)):

@@ -49,7 +49,7 @@ def process_group(
     """This process and those that torchrun has started beside it. Joins them if need be."""
     if not dist.is_available():
         return SingleProcess()
-    if not dist.is_initialized() and named():
+    if not dist.is_initialized() and started_by_torchrun():
         device = next(iter(parameters.values())).device
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(leave)
@@ -64,7 +64,7 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def named() -> bool:
+def started_by_torchrun() -> bool:
     """Does the environment say, in torchrun's words, that this process is one of several?"""
     words = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return all(word in os.environ for word in words) and int(os.environ["WORLD_SIZE"]) > 1
@@ -110,7 +110,7 @@ class MultiProcess(SingleProcess):
         self.tiny = isinstance(inner, Stack)
         causal = inner.causal if self.tiny else kind_of(model) == "decoder"
         self.shifted = causal and head_of(model) == "language"
-        self.mark = 0  # of the batches of this step: they must be the same everywhere
+        self.checksum = 0  # of the batches of this step: they must be the same everywhere
         for parameter in self.parameters:
             dist.broadcast(parameter.data, src=0)
         numbers = sum(p.numel() + 1 for p in self.parameters) + 2
@@ -129,7 +129,7 @@ class MultiProcess(SingleProcess):
         count, every = int(asked[rows].sum()), int(asked.sum())
         if not count:  # take part all the same, with a row that has labels, at a weight of 0
             rows = asked.argmax()[None]
-        self.mark = (31 * self.mark + self.print_of(batch)) % 4093
+        self.checksum = (31 * self.checksum + self.checksum_of(batch)) % 4093
         part = {
             key: value[rows] if isinstance(value, Tensor) and len(value.shape) else value
             for key, value in batch.items()
@@ -149,7 +149,7 @@ class MultiProcess(SingleProcess):
                 asked = asked & (mask[:, 1:] != 0)
         return asked.sum(dim=1)
 
-    def print_of(self, batch: dict) -> int:
+    def checksum_of(self, batch: dict) -> int:
         """A small number that differs when batches differ."""
         whole = [v for v in batch.values() if isinstance(v, Tensor) and not v.is_floating_point()]
         sums = [int((v.flatten() * torch.arange(1, v.numel() + 1).to(v)).sum()) for v in whole]
@@ -159,13 +159,13 @@ class MultiProcess(SingleProcess):
         return seeded((self.seed * 1_000_003 + number) * self.size + self.rank)
 
     def reduce(self, loss: float) -> float:
-        numbers = [loss, self.mark, *(float(p.grad is not None) for p in self.parameters)]
+        numbers = [loss, self.checksum, *(float(p.grad is not None) for p in self.parameters)]
         whole = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         flat = [g.flatten().to(self.dtype()) for g in whole]
         flat = torch.cat([*flat, torch.tensor(numbers, dtype=self.dtype(), device=self.device)])
         dist.all_reduce(flat)  # sums; every process then has the same bits
-        *sums, (loss, mark, *used) = flat.split([g.numel() for g in whole] + [len(numbers)])
-        if mark != self.size * self.mark:
+        *sums, (loss, checksums, *used) = flat.split([g.numel() for g in whole] + [len(numbers)])
+        if checksums != self.size * self.checksum:
             raise ValueError(
                 "The processes do not read the same batches: batches must depend on their number "
                 "only, and every process must see the folder of the checkpoint."
@@ -173,7 +173,7 @@ class MultiProcess(SingleProcess):
         for parameter, total, times in zip(self.parameters, sums, used, strict=True):
             if times:  # without a gradient anywhere there is none, as in one process
                 parameter.grad = total.view_as(parameter).to(parameter.dtype)
-        self.mark = 0
+        self.checksum = 0
         return loss.item()
 
     def broadcast(self, ask: Callable[[], dict]) -> dict:

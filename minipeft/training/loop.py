@@ -20,9 +20,9 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from minipeft.attaching.in_training import chosen, said
+from minipeft.attaching.in_training import chosen, names_in_training
 from minipeft.contexts import modes_kept, seeded
-from minipeft.training import callbacks as after
+from minipeft.training import callbacks
 from minipeft.training.arguments import check_arguments, check_others
 from minipeft.training.batches import explained
 from minipeft.training.distributed import process_group
@@ -32,7 +32,7 @@ from minipeft.training.history import History
 from minipeft.training.loss import loss_of, reaches
 from minipeft.training.optimizer import adamw, set_rate, trainable
 from minipeft.training.precision import Precision
-from minipeft.training.savings.kept_trunk import keep
+from minipeft.training.savings.kept_trunk import trunk_of
 from minipeft.training.schedule import learning_rate_at
 
 
@@ -107,10 +107,17 @@ def train(
         resume=resume, progress=progress, keep_trunk=keep_trunk,
     )  # fmt: skip
     seed = int(seed)  # torch takes none of numpy's
-    checkpoints = after.Checkpoints(checkpoint, checkpoint_every, resume)
-    around = [after.Tuners(), after.Evaluation(evaluate, evaluate_every, best), after.Stopwatch()]
-    around += [checkpoints, after.Processes(), after.Watch(watch), after.ProgressBar(progress)]
-    around.append(after.Interruption(checkpoints))
+    checkpoints = callbacks.Checkpoints(checkpoint, checkpoint_every, resume)
+    chain = [
+        callbacks.Tuners(),
+        callbacks.Evaluation(evaluate, evaluate_every, best),
+        callbacks.Stopwatch(),
+        checkpoints,
+        callbacks.Processes(),
+        callbacks.Watch(watch),
+        callbacks.ProgressBar(progress),
+        callbacks.Interruption(checkpoints),
+    ]
 
     def forward_backward(batch: dict, weight: float) -> Tensor:
         with explained(model, batch):
@@ -121,16 +128,16 @@ def train(
 
     with chosen(model, tuners), seeded(seed), modes_kept(model):
         precision = Precision(model, trainable(model))
-        heads = (head_rate or learning_rate) / learning_rate
-        optimizer = adamw(model, precision, learning_rate, betas, weight_decay, heads)
+        head_factor = (head_rate or learning_rate) / learning_rate
+        optimizer = adamw(model, precision, learning_rate, betas, weight_decay, head_factor)
         history = History(settings=settings | {"seed": seed, "betas": list(betas)})
-        history.trained = said(model)
+        history.trained = names_in_training(model)
         processes = process_group(model, precision.parameters, seed)
-        run = after.Run(model, steps, history, optimizer, precision, processes)
-        for callback in around:
+        run = callbacks.Run(model, steps, history, optimizer, precision, processes)
+        for callback in chain:
             callback.begin(run)
         feed = Feed(batches, seed, run.first * accumulate)
-        trunk = keep(model, batches, processes, progress) if keep_trunk else None
+        trunk = trunk_of(model, batches, processes, progress) if keep_trunk else None
         gradients = Gradients(precision, feed, accumulate, clip, processes, trunk)
         checkpoints.restore_random_numbers()
         model.train()
@@ -142,12 +149,12 @@ def train(
                 optimizer.step()
                 precision.write()
                 history.add(loss, run.rate, norm)
-                for callback in around:
+                for callback in chain:
                     callback.after_step(run, step)
         finally:
-            for callback in around:
+            for callback in chain:
                 callback.close()
             precision.clear()
-        for callback in reversed(around):
+        for callback in reversed(chain):
             callback.end(run)
     return history

@@ -36,23 +36,23 @@ def adamw(
     rate: float,
     betas,
     weight_decay: float,
-    heads: float = 1.0,
+    head_factor: float = 1.0,
 ) -> torch.optim.AdamW:
     """AdamW over what is trained; its groups have a "factor" of the rate, 1 for most.
 
-    heads: the factor of task heads.
+    head_factor: that of task heads.
     """
-    groups = precision.groups(by_factor(model, precision.trained, heads))
+    groups = precision.groups(by_factor(model, precision.trained, head_factor))
     return torch.optim.AdamW(groups, rate, betas, weight_decay=weight_decay)
 
 
 def by_factor(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], heads: float = 1.0
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], head_factor: float = 1.0
 ) -> list[dict]:
     """The optimizer's groups: parameters that learn at the same multiple of the rate together."""
     factors: dict[nn.Parameter, float] = {}
     for tuner in in_training(model):
-        factors |= dict.fromkeys(head_parameters(tuner), heads)
+        factors |= dict.fromkeys(head_parameters(tuner), head_factor)
         factors |= tuner.method.learning_rates(tuner)
     groups: dict[float, list] = {}
     for parameter in parameters.values():

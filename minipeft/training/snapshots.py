@@ -128,7 +128,7 @@ class Snapshots:
         restore_optimizer(self.optimizer, tensors)
         return step, best
 
-    def random(self) -> None:
+    def restore_random_numbers(self) -> None:
         """Put torch's generators where they were when the snapshot was written."""
         for name, state in self.random_states.items():
             if name == "cpu":

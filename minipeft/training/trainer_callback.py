@@ -47,4 +47,4 @@ def trainer_callback():
 def counting(model: nn.Module) -> list:
     """The tuners in training whose methods count steps; DataParallel and DDP hold a `module`."""
     model = getattr(model, "module", model)
-    return [t for t in in_training(model) if t.own_steps and t.method.counts_steps(t)]
+    return [t for t in in_training(model) if t.method.counts_steps(t)]

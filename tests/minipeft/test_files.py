@@ -221,7 +221,7 @@ def test_a_newer_form_and_unknown_methods(saved, monkeypatch):
 
     tuner = mp.load(model, folder)
     with monkeypatch.context() as patch:
-        patch.setattr(files, "FORM", 2)
+        patch.setattr(files, "FORMAT_VERSION", 2)
         tuner.save(folder)
     tuner.detach()
     refused(model, folder, "written by a newer minipeft")

@@ -9,7 +9,7 @@ import torch
 from minipeft.analysis.examinations.census import census
 from minipeft.analysis.examinations.subject import Finding, Subject, first_and_more
 from minipeft.analysis.examinations.visit import LeftOut, Visit, noise
-from minipeft.doors.rounding import TOLD, share_of
+from minipeft.doors.rounding import WORTH_A_WARNING, share_of
 
 SMALL = 100  # steps of a warm-up, or at a schedule's end, are so much smaller than the highest rate
 LOST = 0.1  # share of numbers that do not move
@@ -87,7 +87,7 @@ def merge(visit: Visit) -> Iterator[Finding]:
         share = share_of(subject.changes())
     except ValueError as error:
         raise LeftOut(f"not mergeable ({short(error)})") from None
-    if share is not None and share > TOLD:
+    if share is not None and share > WORTH_A_WARNING:
         yield Finding(
             "merge",
             "weights",

@@ -8,7 +8,6 @@ from minipeft.course.museum import FIRST, SECOND
 ASKED = "all its labels ask for a word"
 SHARP = "its tensors stand in float32"
 CALLED = "every place of it is called"
-MOVES = "it has tensors with a gradient that is not 0, and they move"
 COMES = "a gradient comes to every tensor"
 NOT_ZERO = "no tensor has a gradient of all zeros"
 FIRST_HINTS = {  # (run, wrong cause): what speaks against it

@@ -52,7 +52,6 @@ NAMES = {
     "softmax": "log_softmax",
     "masked_fill": "masked_fill_",
 }
-OF_A_TENSOR = ("Tensor", "list", "Sequence")
 
 
 @dataclass(frozen=True)

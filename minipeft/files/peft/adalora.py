@@ -29,7 +29,7 @@ from minipeft.files.peft.common import (
     without_prefix,
 )
 from minipeft.files.peft.options import check_options, check_start
-from minipeft.files.peft.renamed_maps import read_otherwise
+from minipeft.files.peft.renamed_maps import peft_reads_otherwise
 from minipeft.methods.adalora import AdaLoRA
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.sites import name_of
@@ -44,7 +44,7 @@ def write_adalora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     """adapter_config.json and the tensors of an AdaLoRA tuner; None where PEFT refuses a map."""
     method: AdaLoRA = tuner.method
     layers = by_module(tuner.patches)
-    if read_otherwise(tuner, layers, "ADALORA"):
+    if peft_reads_otherwise(tuner, layers, "ADALORA"):
         return None
     init_r = method.init_rank * max(map(len, layers.values()))
     tensors, pattern = {}, {}

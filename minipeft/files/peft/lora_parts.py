@@ -1,15 +1,12 @@
-"""A file of 🤗 PEFT's type LORA: on linear maps (lora.py), and what PEFT puts beside it.
+"""A file of 🤗 PEFT's type LORA: what it is made of, and how the parts come together.
 
-    <map>.lora_A.weight, .lora_B.weight                  LoRA, DoRA, PiSSA
-    <map>.lora_B.bias                                    lora_bias=True      LoRABias("detour")
-    <map>.base_layer.bias, <module>.bias                 bias="lora_only"    LoRABias("adapted")
-                                                         bias="all"          LoRABias("all")
+    <map>.lora_A.weight, .lora_B.weight                  LoRA, DoRA, PiSSA: lora_maps.py
+    <map>.lora_B.bias, <module>.bias and others          LoRABias: lora_biases.py
     <embedding>.lora_embedding_A (r, V), _B (C, r)       LoRAEmbedding
     <embedding>.token_adapter.trainable_tokens_delta     TokenRows: the rows (n, C) themselves
     <embedding or head>.base_layer.weight                the base's, which must be this base's
 
-A file with several of them is a Combined of these methods. Biases of the base are stored whole by
-PEFT, and as a difference here.
+A file with several of them is a Combined of these methods.
 """
 
 from __future__ import annotations
@@ -20,25 +17,23 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from minipeft.doors.layers import features
 from minipeft.files.peft.common import (
     PREFIX,
     ROWS_AT,
-    base_value,
     by_module,
     common_settings,
     copied,
     drop_base,
-    pick,
     pop_ending,
     short_names,
     stands_twice,
     whole,
     without_prefix,
 )
-from minipeft.files.peft.lora import READ, patterns, rank_and_scale, read_maps, write_maps
+from minipeft.files.peft.lora_biases import read_biases, take_biases, write_biases
+from minipeft.files.peft.lora_maps import READ, patterns, read_maps, write_maps
 from minipeft.files.peft.options import OPEN, check_options, check_start, check_together
-from minipeft.files.peft.renamed_maps import read_otherwise
+from minipeft.files.peft.renamed_maps import peft_reads_otherwise
 from minipeft.files.peft.token_rows import (
     DELTA,
     biased_head,
@@ -47,11 +42,10 @@ from minipeft.files.peft.token_rows import (
     indices,
     token_table,
 )
-from minipeft.methods.bitfit import BiasPatch
 from minipeft.methods.combined import Combined
 from minipeft.methods.dora import DoRA
 from minipeft.methods.lora import LoRA, LoRAPatch
-from minipeft.methods.lora_bias import LoRABias, LoRABiasPatch
+from minipeft.methods.lora_bias import LoRABias
 from minipeft.methods.lora_embedding import LoRAEmbedding, LoRAEmbeddingPatch
 from minipeft.methods.parts.tied_embedding import TiedEmbeddingPatch
 from minipeft.methods.parts.validation import shorten
@@ -74,14 +68,9 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         [pair for pair in tuner.patches if isinstance(pair[1], kind)]
         for kind in (LoRAPatch, LoRAEmbeddingPatch, TokenRowsPatch)
     )
-    tied = (p.first[0] for _, p in tuner.patches if isinstance(p, TiedEmbeddingPatch))
-    if any(isinstance(patch, LoRAEmbeddingPatch) for patch in tied):
-        return None  # PEFT gives each embedding its own A and B
-    if any(biased_head(tuner.anatomy, place) for place, _ in rows):
+    if peft_has_no_such(tuner, tables, rows):
         return None
-    if any(stands_twice(tuner.anatomy, place.module) for place, _ in tables + rows):
-        return None
-    if read_otherwise(tuner, [place.path for place, _ in maps]):
+    if peft_reads_otherwise(tuner, [place.path for place, _ in maps]):
         return None
     first = methods.get("maps") or methods["tables"]
     tensors, ranks, alphas = write_maps(maps, first.rank_stabilized)
@@ -93,13 +82,38 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
     ids = {token_table(tuner, place): patch for place, patch in rows}
     tensors |= {f"{PREFIX}{path}{ROWS}": patch.rows.detach() for path, patch in ids.items()}
     tensors |= write_biases(tuner)
+    settings = common_settings(tuner, by_module(maps)) | lora_settings(first, ranks, alphas)
+    settings["target_modules"] = short_names(tuner.anatomy, list(ranks))
+    if rows:
+        settings["trainable_token_indices"] = {path: p.ids.tolist() for path, p in ids.items()}
+    return settings, tensors | copied(tuner)
+
+
+def peft_has_no_such(tuner, tables: list, rows: list) -> bool:
+    """Does PEFT train these embeddings, and rows of embeddings, otherwise than they are here?
+
+    tables, rows: (place, patch) pairs.
+    """
+    tied = (p.first[0] for _, p in tuner.patches if isinstance(p, TiedEmbeddingPatch))
+    if any(isinstance(patch, LoRAEmbeddingPatch) for patch in tied):
+        return True  # PEFT gives each embedding its own A and B
+    if any(biased_head(tuner.anatomy, place) for place, _ in rows):
+        return True
+    return any(stands_twice(tuner.anatomy, place.module) for place, _ in tables + rows)
+
+
+def lora_settings(first, ranks: dict[str, int], alphas: dict[str, float]) -> dict:
+    """What adapter_config.json says of a LoRA; ranks, alphas: by path.
+
+    first: the method on linear maps, or on embeddings where there is none on maps.
+    """
     rank = Counter(ranks.values()).most_common(1)[0][0]
     alpha = Counter(alphas.values()).most_common(1)[0][0]
-    kind = getattr(first, "bias", None)
+    bias = getattr(first, "bias", None)
     # settings that PEFT has had since 2024, so that older versions open it too
-    settings = common_settings(tuner, by_module(maps)) | {
+    settings = {
         "alpha_pattern": {path: a for path, a in alphas.items() if a != alpha},
-        "bias": {"adapted": "lora_only", "all": "all"}.get(kind, "none"),
+        "bias": {"adapted": "lora_only", "all": "all"}.get(bias, "none"),
         "init_lora_weights": True,
         "layer_replication": None,
         "layers_pattern": None,
@@ -110,15 +124,10 @@ def write_lora(tuner) -> tuple[dict, dict[str, Tensor]] | None:
         "peft_type": "LORA",
         "r": rank,
         "rank_pattern": {path: r for path, r in ranks.items() if r != rank},
-        "target_modules": short_names(tuner.anatomy, list(ranks)),
         "use_dora": isinstance(first, DoRA),
         "use_rslora": first.rank_stabilized,
     }
-    if kind == "detour":
-        settings["lora_bias"] = True
-    if rows:
-        settings["trainable_token_indices"] = {path: p.ids.tolist() for path, p in ids.items()}
-    return settings, tensors | copied(tuner)
+    return settings | ({"lora_bias": True} if bias == "detour" else {})
 
 
 def parts_of(method) -> dict[str, object]:
@@ -136,51 +145,13 @@ def parts_of(method) -> dict[str, object]:
     return parts
 
 
-def write_biases(tuner) -> dict[str, Tensor]:
-    """What LoRABias trains, by PEFT's names."""
-    tensors, names = {}, tuner.anatomy.uses()
-    maps = [pair for pair in tuner.patches if isinstance(pair[1], LoRABiasPatch)]
-    for path, parts in by_module(maps).items():
-        place, patch = parts[0]
-        b = patch.b.new_zeros(features(place.module)[1])
-        for part, inner in parts:
-            columns = slice(None) if part.columns is None else part.columns.to(b.device)
-            b[columns] = inner.b.detach() * (inner.bias_scale / patch.bias_scale)
-        if patch.inside:
-            tensors[f"{PREFIX}{path}.lora_B.bias"] = b
-        else:
-            tensors[f"{PREFIX}{path}.base_layer.bias"] = (
-                tuner.record.originals.value(place.module.bias) + b
-            )
-    for place, patch in tuner.patches:
-        if isinstance(patch, BiasPatch):
-            value = tuner.record.originals.value(place.module.bias) + patch.d.detach()
-            for path in names[place.module.bias]:
-                tensors[f"{PREFIX}{path}.bias"] = value.clone()
-    return tensors
-
-
 def read_lora(
     settings: dict, tensors: dict[str, Tensor], anatomy: Anatomy, method
 ) -> tuple[object, dict[str, Tensor]]:
     """(method, values by our names). The method is the file's own, or read off PEFT's settings."""
     named = without_prefix(tensors, "LoRA")
     if method is None:
-        check_options(settings, READ, "LoRA")
-        check_start(settings.get("init_lora_weights"))
-        if settings.get("init_lora_weights") == "mica":
-            warnings.warn(
-                "The file was started with init_lora_weights='mica', where PEFT trains A alone: it "
-                "answers the same here, and if it is trained on here, B trains as well.",
-                UserWarning,
-                stacklevel=3,
-            )
-        check_together(settings, any(key.endswith(".lora_embedding_A") for key in named))
-        if settings.get("trainable_token_indices") and not any(key.endswith(ROWS) for key in named):
-            raise ValueError(
-                "adapter_config.json has trainable_token_indices, and the file has no rows of any "
-                "tokens: it is incomplete, save it anew with PEFT."
-            )
+        check_settings(settings, named)
     known = parts_of(method) if method else {}
     rows = pop_ending(named, ROWS)
     firsts = embeddings_of(rows, anatomy)
@@ -194,13 +165,8 @@ def read_lora(
         part, read = read_maps(settings, named, anatomy, known.get("maps"))
         parts.append(part)
         values |= read | read_biases(part, biases, anatomy)
-    elif biases:
-        raise ValueError(
-            f"The file sets bias={shorten(settings.get('bias'))} and adapts embeddings alone: the "
-            f"biases that it trains, of {min(biases)} for one, are known beside linear maps only, "
-            f"{OPEN}."
-        )
     else:
+        check_no_biases(biases, settings)
         values |= named
     if tables:
         part, read = read_tables(settings, tables, anatomy, known.get("tables"))
@@ -214,6 +180,39 @@ def read_lora(
         parts.append(part)
         values[f"{name_of(anatomy.tables((part.target,))[0])}.rows"] = tensor
     return method or (parts[0] if len(parts) == 1 else Combined(tuple(parts))), values
+
+
+def check_settings(settings: dict, named: dict[str, Tensor]) -> None:
+    """The settings of a file of PEFT's own must be known; warn of one that matters in training.
+
+    Raises:
+        ValueError: one is not known, alone or beside the others, or names tokens without rows.
+    """
+    check_options(settings, READ, "LoRA")
+    check_start(settings.get("init_lora_weights"))
+    if settings.get("init_lora_weights") == "mica":
+        warnings.warn(
+            "The file was started with init_lora_weights='mica', where PEFT trains A alone: it "
+            "answers the same here, and if it is trained on here, B trains as well.",
+            UserWarning,
+            stacklevel=4,
+        )
+    check_together(settings, any(key.endswith(".lora_embedding_A") for key in named))
+    if settings.get("trainable_token_indices") and not any(key.endswith(ROWS) for key in named):
+        raise ValueError(
+            "adapter_config.json has trainable_token_indices, and the file has no rows of any "
+            "tokens: it is incomplete, save it anew with PEFT."
+        )
+
+
+def check_no_biases(biases: dict[str, Tensor], settings: dict) -> None:
+    """Biases are known beside linear maps only, not where a file adapts embeddings alone."""
+    if biases:
+        raise ValueError(
+            f"The file sets bias={shorten(settings.get('bias'))} and adapts embeddings alone: the "
+            f"biases that it trains, of {min(biases)} for one, are known beside linear maps only, "
+            f"{OPEN}."
+        )
 
 
 def take_tables(named: dict[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -263,65 +262,3 @@ def read_tables(
         A, B = tables[place.path]
         values |= {f"{name_of(place)}.A": A, f"{name_of(place)}.B": B}
     return method, values
-
-
-def take_biases(named: dict[str, Tensor], settings: dict, anatomy: Anatomy) -> dict[str, Tensor]:
-    """Path -> bias, of what bias="all" or "lora_only" trained; nothing of a trained head."""
-    if (settings.get("bias") or "none") == "none":
-        return {f"{path}.lora_B": b for path, b in pop_ending(named, ".lora_B.bias").items()}
-    biases = pop_ending(named, ".base_layer.bias")
-    for path in pick(named, ".bias"):
-        if f"{path}.weight" not in named:
-            biases[path] = named.pop(f"{path}.bias")
-    return biases
-
-
-def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> dict[str, Tensor]:
-    """Biases as differences, by our names."""
-    if not isinstance(method, LoRABias):
-        if biases:
-            raise ValueError(
-                f"The file has a bias of {min(biases)}, which its settings do not mention."
-            )
-        return {}
-    values, names, read, scales = {}, anatomy.uses(), set(), {}
-    places = anatomy.find(method.targets, method.layers)
-    adapted = {place.path for place in places}
-    for place in places:
-        key, columns = name_of(place), slice(None) if place.columns is None else place.columns
-        factor = 1.0
-        if method.bias == "detour":
-            path, base = f"{place.path}.lora_B", 0.0
-            scale = rank_and_scale(place, method)[1]
-            factor = scales.setdefault(place.path, scale) / scale  # undoes `write_biases`
-        elif place.module.bias is not None:
-            path, base = place.path, base_value(anatomy, place.module.bias)
-        else:
-            continue
-        if path not in biases:
-            raise ValueError(f"The file lacks the bias of {path}: it is incomplete.")
-        difference = biases[path].to(place.module.weight.device) - base
-        values[f"{key}.b"] = difference[columns] * factor
-        read.add(path)
-    for place in anatomy.biased(True, True) if method.bias == "all" else ():
-        if place.path not in adapted:
-            base = base_value(anatomy, place.module.bias)
-            shared = [path for path in names[place.module.bias] if path in biases]
-            values[f"{name_of(place)}.d"] = (
-                biases[shared[0]].to(base.device) if shared else base
-            ) - base
-            read.update(shared)
-    for path, bias in biases.items():
-        if path in read:
-            continue
-        base = getattr(anatomy.modules.get(path), "bias", None)
-        if (
-            base is None
-            or base.shape != bias.shape
-            or not torch.equal(base_value(anatomy, base).to(bias), bias)
-        ):
-            raise ValueError(
-                f"The file trains the bias of {path}, which is no bias of a linear map or a layer "
-                "norm of this model outside of its head."
-            )
-    return values

@@ -22,7 +22,7 @@ EXPERTS = {  # kind of experts -> what their linear maps were called
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")  # refused: out_proj
 
 
-def read_otherwise(tuner, paths: Iterable[str], peft_type: str = "LORA") -> bool:
+def peft_reads_otherwise(tuner, paths: Iterable[str], peft_type: str = "LORA") -> bool:
     """Would PEFT not put a LoRA at one of these paths? The user is told.
 
     peft_type: "ADALORA" keeps the names of experts, and all others.

@@ -121,7 +121,7 @@ def tensors(output: object) -> Iterator[Tensor]:
             yield from tensors(part)
 
 
-def keep(model: nn.Module, batches: Sequence[dict], processes, progress: bool) -> Trunk:
+def trunk_of(model: nn.Module, batches: Sequence[dict], processes, progress: bool) -> Trunk:
     """The trunk of a model in training; `progress` tells its size.
 
     Raises:

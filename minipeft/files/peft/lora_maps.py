@@ -1,4 +1,4 @@
-"""LoRA in 🤗 PEFT's layout.
+"""LoRA on linear maps, in 🤗 PEFT's layout; lora_parts.py reads and writes the whole file.
 
 PEFT stores `base_model.model.<module>.lora_A.weight (r, in)` and `.lora_B.weight (out, r)`, always
 as a torch Linear would, and the layers of a trained head as `base_model.model.<layer>.weight`.
