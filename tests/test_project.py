@@ -113,7 +113,7 @@ OLD_WORDS = """
 lent lent_names parked Seat seats _sit Turn turn alike abreast apart Abreast meet stand_in
 is_stood_in speak remember revive restored folded Rows Routed entries shown own here there found
 more overhear heard Listener Note take crew mates Alone Several told GAPS AGAIN ONLY NUMBERS
-_unsure
+_unsure asleep
 """.split()
 PLAIN_ELSEWHERE = {  # word -> (where it does not stand, why it may stand elsewhere)
     "answer": ("minipeft/doors/", "what a model, a person or a learner answers"),

@@ -13,8 +13,8 @@ import minipeft as mp
 from minipeft.doors.memory import (
     MemoryDoor,
     PositionDoor,
-    before,
     capture_keys_values,
+    memory_in_front,
     reading_memory,
 )
 from minipeft.doors.rows import Routing
@@ -371,7 +371,7 @@ def test_a_mask_that_differs_from_head_to_head():
     generator = torch.Generator().manual_seed(0)
     key, prefix = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
     mask = torch.randn(2, 4, 3, 3, generator=generator)  # (B, H, T, S), to be added
-    _, _, whole = before((prefix, prefix, None), key, key, key, mask, causal=True)
+    _, _, whole = memory_in_front((prefix, prefix, None), key, key, key, mask, causal=True)
     assert whole.shape == (2, 4, 3, 8)
     assert not whole[..., :5].any() and torch.equal(whole[..., 5:], mask)
 
@@ -381,7 +381,7 @@ def test_a_memory_whose_width_the_layer_does_not_have():
     key, value = torch.zeros(1, 2, 3, 6), torch.zeros(1, 2, 3, 4)
     memory = (torch.zeros(1, 2, 5, 4), torch.zeros(1, 2, 5, 4), None)
     with pytest.raises(ValueError, match="keys of 2 heads of width 6 and values of width 4"):
-        before(memory, key, key, value, None, causal=True)
+        memory_in_front(memory, key, key, value, None, causal=True)
 
 
 def test_a_mask_that_is_the_same_for_every_query():
@@ -390,7 +390,7 @@ def test_a_mask_that_is_the_same_for_every_query():
     key, prefix = (torch.randn(2, 4, n, 6, generator=generator) for n in (3, 5))
     mask = torch.randn(2, 1, 1, 3, generator=generator)
     for numbers, free in ((mask, 0), (mask > 0, 1)):  # to add, or whether one may look
-        _, _, whole = before((prefix, prefix, None), key, key, key, numbers, causal=False)
+        _, _, whole = memory_in_front((prefix, prefix, None), key, key, key, numbers, causal=False)
         whole = whole.expand(2, 1, 3, 8)  # as attention reads it
         assert whole.dtype == numbers.dtype and (whole[..., :5] == free).all()
         assert torch.equal(whole[..., 5:], numbers.expand(2, 1, 3, 3))

@@ -73,8 +73,8 @@ def read_biases(method: LoRA, biases: dict[str, Tensor], anatomy: Anatomy) -> di
     places = anatomy.find(method.targets, method.layers)
     values, read = at_adapted_maps(method, places, biases, anatomy)
     if method.bias == "all":
-        others, more = at_other_modules({place.path for place in places}, biases, anatomy)
-        values, read = values | others, read | more
+        others, read_too = at_other_modules({place.path for place in places}, biases, anatomy)
+        values, read = values | others, read | read_too
     check_of_base({path: bias for path, bias in biases.items() if path not in read}, anatomy)
     return values
 
