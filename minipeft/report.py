@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from minipeft.model.libraries import unknown_head
 
@@ -87,53 +90,24 @@ def _text(cell) -> str:
 
 def report_of(tuner) -> Report:
     """Count what a tuner holds; repeated layers share a line."""
-    heads = tuple(f"{head}." for head in tuner.anatomy.heads())
-    names = tuner.anatomy.parameter_names()
-    lines: dict[tuple, list[int]] = {}  # (kind, target, module, tensors) -> [places, parameters]
-    trainable = head = 0
-
-    def line(kind: str, target: str, path: str, tensors: dict) -> int:
-        shapes = "  ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
-        shapes = shapes or "shared"  # with a patch that stands before
-        count = sum(tensor.numel() for tensor in tensors.values())
-        group = (kind, target, re.sub(r"\b\d+\b", "*", path), shapes)
-        places, parameters = lines.get(group, (0, 0))
-        lines[group] = (places + 1, parameters + count)
-        return count
-
-    known = set()  # parameters that several patches share count once
-    for place, patch in tuner.patches:
-        named = {key: p for key, p in patch.named_parameters() if p not in known}
-        known.update(named.values())
-        trainable += line("patch", place.target, place.path, named)
-    whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
-    for parameter in tuner.base_values:
-        module, _, key = tuner.base_value_names[parameter].rpartition(".")
-        whole.setdefault(module, {})[key] = parameter
-    for path, twin in tuner.copies.items():
-        whole[path] = dict(twin.named_parameters())
-    for path, tensors in whole.items():
-        is_head = f"{path}.".startswith(heads) or type(tuner.method).__name__ == "HeadOnly"
-        kind = "head" if is_head else "copy" if path in tuner.copies else "base"
-        count = line(kind, "", path, tensors)
-        head, trainable = (head + count, trainable) if is_head else (head, trainable + count)
-
-    base = sum(parameter.numel() for parameter in names)
+    parts = list(parts_of(tuner))
+    sizes = [(kind, size_of(tensors)) for kind, _, _, tensors in parts]
+    head = sum(size for kind, size in sizes if kind == "head")
+    trainable = sum(size for kind, size in sizes if kind != "head")
+    base = sum(parameter.numel() for parameter in tuner.anatomy.parameter_names())
     added = trainable + head - sum(parameter.numel() for parameter in tuner.base_values)
-    stored = sum(tensor.numel() for tensor in tuner.method.export_state(tuner).values())
-    rows = [(*group, places, parameters) for group, (places, parameters) in lines.items()]
+    stored = size_of(tuner.method.export_state(tuner))
     share = 100 * trainable / (base + added)
     notes = [
         f"trainable {trainable:,} ({share:.3g} % of {base + added:,})"
         + (f"  +  head {head:,}" if head else "")
         + f"   stored {stored:,}   base {base:,}",
         *tuner.method.notes(tuner),
-        *(
-            [f"merged in half precision: {tuner.rounding:.2g} of the change lost to rounding"]
-            if tuner.merged and tuner.rounding is not None
-            else []
-        ),
     ]
+    if tuner.merged and tuner.rounding is not None:
+        notes.append(
+            f"merged in half precision: {tuner.rounding:.2g} of the change lost to rounding"
+        )
     last = unknown_head(tuner.anatomy.modules)
     if last and not tuner.copies and not tuner.base_values and last not in tuner.marks:
         notes.append(f'{last} is frozen: attach(..., head=("{last}",)) trains a copy of it.')
@@ -141,7 +115,7 @@ def report_of(tuner) -> Report:
     return Report(
         title=f"{tuner.name}: {tuner.method.describe()} on {type(tuner.model).__name__}, {state}",
         header=("kind", "target", "module", "tensors", "places", "parameters"),
-        rows=rows,
+        rows=rows_of(parts),
         notes=notes,
         trainable=trainable,
         head=head,
@@ -149,3 +123,42 @@ def report_of(tuner) -> Report:
         base=base,
         total=base + added,
     )
+
+
+def parts_of(tuner) -> Iterator[tuple[str, str, str, dict[str, Tensor]]]:
+    """(kind, target, path of the module, tensors by name) of all that a tuner trains.
+
+    kind: "patch", "head", "copy" of another layer, or "base" for what is trained in place.
+    """
+    known = set()  # parameters that several patches share count once
+    for place, patch in tuner.patches:
+        named = {key: p for key, p in patch.named_parameters() if p not in known}
+        known.update(named.values())
+        yield "patch", place.target, place.path, named
+    whole: dict[str, dict] = {}  # modules of the base, or copies of them, that are trained
+    for parameter in tuner.base_values:
+        module, _, key = tuner.base_value_names[parameter].rpartition(".")
+        whole.setdefault(module, {})[key] = parameter
+    for path, twin in tuner.copies.items():
+        whole[path] = dict(twin.named_parameters())
+    heads = tuple(f"{head}." for head in tuner.anatomy.heads())
+    for path, tensors in whole.items():
+        is_head = f"{path}.".startswith(heads) or type(tuner.method).__name__ == "HeadOnly"
+        yield "head" if is_head else "copy" if path in tuner.copies else "base", "", path, tensors
+
+
+def rows_of(parts: Iterable[tuple[str, str, str, dict[str, Tensor]]]) -> list[tuple]:
+    """The rows of a report for what `parts_of` names: those of repeated layers in one."""
+    lines: dict[tuple, tuple[int, int]] = {}  # (kind, target, module, tensors) -> (places, numbers)
+    for kind, target, path, tensors in parts:
+        shapes = "  ".join(f"{key} {tuple(tensor.shape)}" for key, tensor in tensors.items())
+        shapes = shapes or "shared"  # with a patch that stands before
+        line = (kind, target, re.sub(r"\b\d+\b", "*", path), shapes)
+        places, numbers = lines.get(line, (0, 0))
+        lines[line] = (places + 1, numbers + size_of(tensors))
+    return [(*line, *counts) for line, counts in lines.items()]
+
+
+def size_of(tensors: dict[str, Tensor]) -> int:
+    """How many numbers are in them."""
+    return sum(tensor.numel() for tensor in tensors.values())

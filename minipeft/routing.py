@@ -116,30 +116,12 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None, each: int 
         choices = batch["input_ids"].shape[1]
         return choice_by_choice(batch, partial(wrap_now, model, left=left, each=choices))
     anatomy = next(iter(known.values())).anatomy
-    rows, given, positions = model.minipeft.routing, batch.get("position_ids") is not None, None
-    if rows is None or not any(t.words for t in known.values()):
+    given, positions = batch.get("position_ids") is not None, None
+    if model.minipeft.routing is None or not any(t.words for t in known.values()):
         for tuner in known.values():
             batch = tuner.wrap(batch)
     elif not any(tuner.words_in(batch["input_ids"]) for tuner in known.values()):
-        B, T = batch["input_ids"].shape
-        if B != len(rows) * each:
-            raise ValueError(f"route() names {len(rows)} rows, but the batch has {B // each}.")
-        check_mask(batch)
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for number, names in enumerate(rows):
-            groups.setdefault(names, []).extend(range(number * each, (number + 1) * each))
-        parts = []
-        batch = whole_rows({**batch, "attention_mask": mask_of(batch)})
-        if not given and anatomy.takes_positions():  # so that rows without new words keep theirs
-            batch["position_ids"] = torch.arange(T, device=batch["input_ids"].device).expand(B, T)
-        for names, numbers in groups.items():
-            part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in batch.items()}
-            for name in names:
-                part = known[name].wrap(part)
-            parts.append(part)
-        left = is_left_padded(batch) if left is None else left
-        aligned = not anatomy.is_encoder_decoder()
-        batch = together(parts, list(groups.values()), left, anatomy.padding(), aligned)
+        batch = wrap_by_rows(model, batch, left, each)
         positions = None if given else batch.pop("position_ids", None)
     if not given:
         batch = with_positions(model, batch, positions)
@@ -153,6 +135,39 @@ def wrap_now(model: nn.Module, batch: dict, left: bool | None = None, each: int 
         if tuner.enabled:
             tuner.method.before_forward(tuner, batch)
     return batch
+
+
+def wrap_by_rows(model: nn.Module, batch: dict, left: bool | None, each: int) -> dict:
+    """The batch (B, T) under `route`, each row with the prompts of its own tuners, padded to the
+    longest; with position_ids, where the model takes them, by which plain rows count as before.
+
+    left, each: as in `wrap_now`.
+
+    Raises:
+        ValueError: route() named another number of rows.
+    """
+    known, rows = tuners(model), model.minipeft.routing
+    anatomy = next(iter(known.values())).anatomy
+    B, T = batch["input_ids"].shape
+    if B != len(rows) * each:
+        raise ValueError(f"route() names {len(rows)} rows, but the batch has {B // each}.")
+    check_mask(batch)
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for number, names in enumerate(rows):
+        groups.setdefault(names, []).extend(range(number * each, (number + 1) * each))
+    given = batch.get("position_ids") is not None
+    batch = whole_rows({**batch, "attention_mask": mask_of(batch)})
+    if not given and anatomy.takes_positions():  # so that rows without new words keep theirs
+        batch["position_ids"] = torch.arange(T, device=batch["input_ids"].device).expand(B, T)
+    parts = []
+    for names, numbers in groups.items():
+        part = {k: v[numbers] if isinstance(v, Tensor) else v for k, v in batch.items()}
+        for name in names:
+            part = known[name].wrap(part)
+        parts.append(part)
+    left = is_left_padded(batch) if left is None else left
+    aligned = not anatomy.is_encoder_decoder()
+    return together(parts, list(groups.values()), left, anatomy.padding(), aligned)
 
 
 def with_positions(

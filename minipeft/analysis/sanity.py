@@ -68,44 +68,13 @@ def sanity_ladder(
     before, hash_before = _logits(model, batch), fingerprint(model)
 
     tuner = attach(model, method, name="sanity", seed=seed)
-    if tuner.words is None:
-        start = (_logits(model, batch) - before).abs().max().item()
-    else:  # a row has more words now: compare where something is asked
-        behind = _behind_the_first(model, batch)
-        wrapped = tuner.wrap(behind)
-        with_prompt = _asked(model, _logits(model, wrapped), wrapped)
-        start = (with_prompt - _asked(model, before, behind)).abs().max().item()
-    identity = "0" if method.identity_at_start else "not 0: the method says so"
-    rungs.append(
-        (
-            "identity at the start",
-            f"largest change of a logit {identity}",
-            f"{start:.2g}",
-            start == 0 or not method.identity_at_start,
-        )
-    )
+    rungs.append(_identity(tuner, batch, before))
     census = _census(tuner, batch, learning_rate)
     tuner.detach()
 
     tuner = attach(model, method, name="sanity", seed=seed)
-    options = dict(warmup=0, schedule="constant", seed=seed, progress=False)
-    losses = train(model, [batch], steps, learning_rate, **options).losses
-    rungs.append(
-        (
-            "one batch by heart",
-            f"loss below a tenth of {losses[0]:.3g}",
-            f"{losses[-1]:.2g} after {steps} steps",
-            losses[-1] < losses[0] / 10,
-        )
-    )
-    rungs.append(census)
-    if tuner.base_values:
-        rungs.append(("base unchanged", "no: this method trains the base", "trained", True))
-    else:
-        same = fingerprint(model) == hash_before
-        rungs.append(
-            ("base unchanged", f"SHA-256 {hash_before[:12]}", _yes(same, "the same"), same)
-        )
+    rungs += [_by_heart(model, batch, steps, learning_rate, seed), census]
+    rungs.append(_unchanged(tuner, hash_before))
     tuner.detach()
     same = (
         torch.equal(_logits(model, batch), before)
@@ -126,6 +95,9 @@ def sanity_ladder(
     )
 
 
+# Each rung is (its name, what is expected, what is measured, does it hold?).
+
+
 def _untrained_loss(model, batch, untrained, seed) -> tuple:
     name = "loss of an untrained model"
     if untrained is False:
@@ -142,6 +114,43 @@ def _untrained_loss(model, batch, untrained, seed) -> tuple:
     expected, measured = math.log(out.logits.shape[-1]), out.loss.item()
     right = abs(measured - expected) < max(0.1, 0.15 * expected)
     return name, f"ln {out.logits.shape[-1]} = {expected:.2f}", f"{measured:.2f}", right
+
+
+def _identity(tuner: Tuner, batch: dict, before: Tensor) -> tuple:
+    """before: the logits of the base, (B, T, V) or (B, classes)."""
+    model, method = tuner.model, tuner.method
+    if tuner.words is None:
+        start = (_logits(model, batch) - before).abs().max().item()
+    else:  # a row has more words now: compare where something is asked
+        behind = _behind_the_first(model, batch)
+        wrapped = tuner.wrap(behind)
+        with_prompt = _asked(model, _logits(model, wrapped), wrapped)
+        start = (with_prompt - _asked(model, before, behind)).abs().max().item()
+    identity = "0" if method.identity_at_start else "not 0: the method says so"
+    return (
+        "identity at the start",
+        f"largest change of a logit {identity}",
+        f"{start:.2g}",
+        start == 0 or not method.identity_at_start,
+    )
+
+
+def _by_heart(model: nn.Module, batch: dict, steps: int, learning_rate: float, seed: int) -> tuple:
+    options = dict(warmup=0, schedule="constant", seed=seed, progress=False)
+    losses = train(model, [batch], steps, learning_rate, **options).losses
+    return (
+        "one batch by heart",
+        f"loss below a tenth of {losses[0]:.3g}",
+        f"{losses[-1]:.2g} after {steps} steps",
+        losses[-1] < losses[0] / 10,
+    )
+
+
+def _unchanged(tuner: Tuner, hash_before: str) -> tuple:
+    if tuner.base_values:
+        return "base unchanged", "no: this method trains the base", "trained", True
+    same = fingerprint(tuner.model) == hash_before
+    return "base unchanged", f"SHA-256 {hash_before[:12]}", _yes(same, "the same"), same
 
 
 def _fresh(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from minipeft.doors.layers import is_linear
 from minipeft.doors.patch import as_patch
 from minipeft.methods.method import Method
 from minipeft.model.libraries import is_sharded
-from minipeft.model.sites import Site
+from minipeft.model.sites import Place, Site
 
 
 def check_attach(model: nn.Module, method: Method, name: str, head) -> None:
@@ -55,41 +55,69 @@ def check_merge(tuner) -> None:
         )
     uses = tuner.anatomy.uses()
     for place, patch in tuner.patches:
-        if place.path in tuner.inert_places and changes(patch):
+        check_has_weight(tuner, place, patch)
+        check_not_shared(tuner, place, patch, uses)
+        check_not_trained(tuner, place)
+    check_no_copy(tuner)
+    for door in tuner.doors():
+        door.check_merge(tuner.name)
+
+
+def check_has_weight(tuner, place: Place | Site, patch: nn.Module) -> None:
+    """Raise ValueError where there is no weight that this patch could be added to."""
+    if place.path in tuner.inert_places and changes(patch):
+        raise ValueError(
+            f"{tuner.name!r} cannot be merged: it does nothing at {place.path}, whose weight "
+            "the model reads without calling the layer, and a merge would act there."
+        )
+    if isinstance(place, Site):
+        kind = type(tuner.method).__name__
+        raise ValueError(
+            f"{tuner.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
+            "there is no weight that it could be added to."
+        )
+    for key in ("weight", "bias"):
+        is_parameter = place.module._parameters.get(key) is not None
+        if not is_parameter and isinstance(getattr(place.module, key, None), Tensor):
             raise ValueError(
-                f"{tuner.name!r} cannot be merged: it does nothing at {place.path}, whose weight "
-                "the model reads without calling the layer, and a merge would act there."
+                f"{tuner.name!r} cannot be merged: the {key} of {place.path} is computed anew "
+                "in every pass, since it is pruned or parametrized: make that permanent "
+                "(torch.nn.utils.prune.remove, remove_parametrizations), or leave it attached."
             )
-        if isinstance(place, Site):
-            kind = type(tuner.method).__name__
+
+
+def check_not_shared(
+    tuner, place: Place, patch: nn.Module, uses: dict[nn.Parameter, list[str]]
+) -> None:
+    """Raise ValueError where another module computes with what a merge would change.
+
+    uses: parameter -> paths of the modules that use it.
+    """
+    weight, bias = (place.module._parameters.get(key) for key in ("weight", "bias"))
+    shared = uses[weight] if as_patch(patch).changes_weight else []
+    if len(shared) < 2 and bias is not None:
+        shared = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
+    if len(shared) > 1:
+        raise ValueError(
+            f"The weight of {place.path} is shared with "
+            f"{[use for use in shared if use != place.path][0]}, which a merge would "
+            "change too: untie them first, or do not merge."
+        )
+
+
+def check_not_trained(tuner, place: Place) -> None:
+    """Raise ValueError where another tuner trains in place what a merge would change."""
+    for other in tuners(tuner.model).values():
+        trains = other.enabled and not other.merged and other is not tuner
+        if trains and any(p in other.base_values for p in place.module._parameters.values()):
             raise ValueError(
-                f"{tuner.name!r} cannot be merged: {kind} adds {place.target.split()[-1]}, and "
-                "there is no weight that it could be added to."
+                f"{tuner.name!r} cannot be merged into {place.path}, which {other.name!r} "
+                f"trains in place: merge, disable or detach {other.name!r} first."
             )
-        weight, bias = (place.module._parameters.get(key) for key in ("weight", "bias"))
-        for key, value in (("weight", weight), ("bias", bias)):
-            if value is None and isinstance(getattr(place.module, key, None), Tensor):
-                raise ValueError(
-                    f"{tuner.name!r} cannot be merged: the {key} of {place.path} is computed anew "
-                    "in every pass, since it is pruned or parametrized: make that permanent "
-                    "(torch.nn.utils.prune.remove, remove_parametrizations), or leave it attached."
-                )
-        shared = uses[weight] if as_patch(patch).changes_weight else []
-        if len(shared) < 2 and bias is not None:
-            shared = [use for use in uses[bias] if reads_bias(tuner.anatomy.modules[use])]
-        if len(shared) > 1:
-            raise ValueError(
-                f"The weight of {place.path} is shared with "
-                f"{[use for use in shared if use != place.path][0]}, which a merge would "
-                "change too: untie them first, or do not merge."
-            )
-        for other in tuners(tuner.model).values():
-            trains = other.enabled and not other.merged and other is not tuner
-            if trains and any(p in other.base_values for p in place.module._parameters.values()):
-                raise ValueError(
-                    f"{tuner.name!r} cannot be merged into {place.path}, which {other.name!r} "
-                    f"trains in place: merge, disable or detach {other.name!r} first."
-                )
+
+
+def check_no_copy(tuner) -> None:
+    """Raise ValueError where one tuner trains a copy of a layer and the other one patches it."""
     for door in tuner.doors():
         for other in tuner.record.doors_of(bottom(door)):
             if other is not door and CopyDoor in (type(door), type(other)):
@@ -98,8 +126,6 @@ def check_merge(tuner) -> None:
                     f"{tuner.name!r} cannot be merged: {name!r} has a place at the same layer, "
                     "one copies it and the other patches it; detach that one first."
                 )
-    for door in tuner.doors():
-        door.check_merge(tuner.name)
 
 
 def changes(patch: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from minipeft.commands.writers import COMPARED, PREDICTED, check_file, keeping
 from minipeft.report import Table
 from minipeft.tasks.encoding import readable
 from minipeft.tasks.scoring import LOWER_IS_BETTER
-from minipeft.tasks.tasks import tidied
+from minipeft.tasks.tasks import Task, tidied
 
 EXAMPLES = """evaluate runs/example --data reverse
 evaluate runs/example --data reverse --split ood --predictions ood.jsonl
@@ -99,8 +99,20 @@ def run(given: argparse.Namespace) -> int:
     with keeping(given.predictions, COMPARED, texts, true) as known:
         said = scoring.answers(task, loaded.base, inputs, *how, known)
     scores = scoring.scores(task, said, true, letters, names, inputs)
+    show(given, task, said, true, scores)
+    return judged(scores, wanted)
+
+
+def show(
+    given: argparse.Namespace,
+    task: Task,
+    said: list[str],
+    true: list[str],
+    scores: dict[str, float],
+) -> None:
+    """Print the scores of what was said, a row for each label, and where the answers are."""
     rows = [(name, round(value, 4)) for name, value in scores.items()]
-    print(Table(f"{given.what} on {given.data}, {len(examples):,} examples", ("score", ""), rows))
+    print(Table(f"{given.what} on {given.data}, {len(true):,} examples", ("score", ""), rows))
     table = scoring.label_table(task, said, true)
     if table:
         print(f"\n{table}")
@@ -108,7 +120,6 @@ def run(given: argparse.Namespace) -> int:
         print(f"\n{one}")
     if given.predictions:
         print(f"\nThe answers are in {given.predictions}")
-    return judged(scores, wanted)
 
 
 def label_only(given: argparse.Namespace, lacking: str) -> int:

@@ -28,6 +28,7 @@ class CopyDoor(Door):
         return value
 
     def behind(self) -> nn.Module:
+        """The copy that answers, where it has the dtype that the model looks for; else the base."""
         last = self.answering()
         return last if dtype_of(last) == dtype_of(self.base) else self.base
 
@@ -56,6 +57,7 @@ class CopyDoor(Door):
         return copy(x, *args, **kwargs).to(narrow)
 
     def active(self, size: int) -> Iterator[tuple[nn.Module, Tensor | None]]:
+        """As in `Door`; a merged copy silences those that were attached before it."""
         later = [self.patches[name] for name in self.after_merged()]
         return ((patch, rows) for patch, rows in super().active(size) if patch in later)
 

@@ -25,6 +25,11 @@ class Parts(Patch):
         self.spans: dict[str, tuple | None] = {}  # "query" -> (first, last + 1) of its columns
 
     def add(self, part: str, patch: nn.Module, columns: Tensor, device=None) -> None:
+        """Let a patch in for a part; columns: which of the output features are the part's, (n,).
+
+        Raises:
+            ValueError: the part has one already, or the patch changes the input.
+        """
         if part in self.parts:
             raise ValueError(f"The target {part!r} is named twice: name it once.")
         if as_patch(patch).changes_input():
@@ -40,6 +45,7 @@ class Parts(Patch):
         self.register_buffer(f"{part}_columns", columns, persistent=False)
 
     def columns(self, part: str) -> Tensor:
+        """Which of the output features are this part's: (n,)."""
         return getattr(self, f"{part}_columns")
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -77,6 +83,7 @@ class Parts(Patch):
         return torch.cat(pieces, dim=-1)
 
     def patches(self) -> list[Patch]:
+        """The patches of all parts, in the order in which they came."""
         return [as_patch(patch) for patch in self.parts.values()]
 
     @property

@@ -90,6 +90,7 @@ def implementation_of(module: nn.Module) -> str:
 
 
 def is_open(module: nn.Module) -> bool:
+    """Does a transformers model use one of our attention functions?"""
     return str(module.config._attn_implementation).startswith(OURS)
 
 

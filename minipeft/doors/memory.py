@@ -81,6 +81,11 @@ class MemoryDoor(Door):
     """An attention layer with memories before its keys and values."""
 
     def forward(self, *args, **kwargs):
+        """What the layer gives, called with the same arguments, once it has its memory.
+
+        Raises:
+            ValueError: it is called without states (B, T, C), or did not read the memory.
+        """
         x = args[0] if args else kwargs.get("hidden_states")  # (B, T, C)
         if x is None:
             raise ValueError(
@@ -206,6 +211,11 @@ class PositionDoor(Door):
     given = False
 
     def forward(self, *args, **kwargs):
+        """What the base gives for positions that are `shift` higher.
+
+        Raises:
+            ValueError: patches act on some rows of the batch only.
+        """
         shift = 0
         for name, patch in self.patches.items():
             acts = [name in names for names in self.routing or [(name,)]]

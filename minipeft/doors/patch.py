@@ -91,7 +91,7 @@ class PositionShift(Patch):
         self.shift = shift
 
 
-METHODS = ("bind_base", "base_loaded", "before", "delta", "fold")
+METHODS = ("bind_base", "base_loaded", "before", "base_replacement", "delta", "fold", "trained_on")
 FLAGS = ("needs_bias", "changes_weight")
 OF_MEMORIES = ("since", "window", "bias")
 
@@ -113,9 +113,7 @@ class ForeignPatch:
 
     bind_base, before, delta, fold = Patch.bind_base, Patch.before, Patch.delta, Patch.fold
     base_loaded, trained_on = Patch.base_loaded, Patch.trained_on
-
-    def base_replacement(self) -> nn.Module | None:
-        return getattr(self.module, "replacement", None)
+    base_replacement = Patch.base_replacement
 
     def changes_input(self) -> bool:
         return "before" in vars(self)

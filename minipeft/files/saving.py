@@ -204,25 +204,8 @@ def whole_layer(path: str, anatomy: Anatomy) -> str:
 
 def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
     """(settings, tensors, our metadata or None) of a folder, after every check of form."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a saved tuner.")
-    if not (folder / TENSORS).is_file():
-        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
-        if pickles:
-            raise ValueError(
-                f"{folder / pickles[0]} is a pickle, which can run any program when it is opened: "
-                "ask its author for a safetensors file."
-            )
-        raise FileNotFoundError(f"{folder} has no {TENSORS}.")
-    try:
-        settings = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):  # nested a hundred thousand deep
-        check_fetched(folder / CONFIG)
-        raise ValueError(f"{folder / CONFIG} is not JSON: it is damaged.") from None
-    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
-        raise ValueError(f"{folder / CONFIG} does not name a peft_type: it is damaged.")
+    check_files(folder)
+    settings = read_settings(folder / CONFIG)
     metadata, tensors = read_tensors(folder / TENSORS)
     ours = _our_metadata(folder, metadata)
     if ours and ours.get("form", 0) > FORMAT_VERSION:
@@ -247,6 +230,39 @@ def read(folder: Path) -> tuple[dict, dict[str, Tensor], dict | None]:
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{key} in {folder} has values that are not finite: do not use it.")
     return settings, tensors, ours
+
+
+def check_files(folder: Path) -> None:
+    """The two files of a tuner must be in the folder.
+
+    Raises:
+        FileNotFoundError: one is not.
+        ValueError: in the place of the tensors is a pickle.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a saved tuner.")
+    if not (folder / TENSORS).is_file():
+        pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+        if pickles:
+            raise ValueError(
+                f"{folder / pickles[0]} is a pickle, which can run any program when it is opened: "
+                "ask its author for a safetensors file."
+            )
+        raise FileNotFoundError(f"{folder} has no {TENSORS}.")
+
+
+def read_settings(path: Path) -> dict:
+    """What an adapter_config.json says, a peft_type at least; a damaged one is a ValueError."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):  # nested a hundred thousand deep
+        check_fetched(path)
+        raise ValueError(f"{path} is not JSON: it is damaged.") from None
+    if not isinstance(settings, dict) or not isinstance(settings.get("peft_type"), str):
+        raise ValueError(f"{path} does not name a peft_type: it is damaged.")
+    return settings
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

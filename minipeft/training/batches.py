@@ -183,6 +183,7 @@ def wrong_number(model: nn.Module, batch: Mapping, error: IndexError) -> str | N
 
 
 def strange_id(key: str, low: int, high: int, size: int) -> str:
+    """What to say of ids between `low` and `high`, of which a model knows `size`."""
     return (
         f"has the id {high if high >= size else low} in {key}, but the model knows the "
         f"ids 0 to {size - 1} only: encode the batch with this model's tokenizer"
@@ -190,6 +191,7 @@ def strange_id(key: str, low: int, high: int, size: int) -> str:
 
 
 def strange_class(label: int) -> str:
+    """What to say of a label that is no class of the head."""
     return (
         f"has the label {label}, which the model's head does not have: labels count from 0, and "
         "-100 says that nothing is asked"

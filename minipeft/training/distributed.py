@@ -96,6 +96,12 @@ class SingleProcess:
 
 
 class MultiProcess(SingleProcess):
+    """One of several processes; each method does what it says in `SingleProcess`.
+
+    Raises:
+        ValueError: what is trained is sharded.
+    """
+
     def __init__(self, model: nn.Module, parameters: dict[str, nn.Parameter], seed: int) -> None:
         if any(map(is_sharded_tensor, parameters.values())):
             raise ValueError(

@@ -133,6 +133,32 @@ def test_what_a_module_has_of_a_patch_s_methods_is_used():
     close(base(x), before)  # 3 W x + D x + b
 
 
+class ForeignReplacing(nn.Module):
+    """No Patch, with the two methods of one that are about another map in the base's place."""
+
+    def __init__(self, other: nn.Module):
+        super().__init__()
+        self.other = other
+
+    def base_replacement(self) -> nn.Module:
+        return lambda x, bias: self.other(x) + bias
+
+    def trained_on(self, weight: Tensor) -> Tensor:
+        return self.other.weight
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return 3 * y
+
+
+def test_a_module_that_is_no_patch_may_answer_for_the_base_too():
+    base, other = nn.Linear(4, 5).double(), nn.Linear(4, 5, bias=False).double()
+    door, patch, x = WeightDoor(base), ForeignReplacing(other), torch.randn(2, 3, 4).double()
+    assert as_patch(patch).trained_on(base.weight) is other.weight
+    door.add("foreign", patch)
+    assert door.is_replaced()
+    close(door(x), 3 * (other(x) + base.bias))
+
+
 class Replacing(Patch):
     """Another map answers in place of the base."""
 
