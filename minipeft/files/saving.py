@@ -1,8 +1,8 @@
 """Tuners on disk: adapter_config.json and adapter_model.safetensors, as 🤗 PEFT lays them out.
 
-What PEFT has a layout for is written in it (`peft/`), so that either library opens the
-other's files. What PEFT has not (full and partial fine-tuning) has a layout of its own, with
-peft_type "MINIPEFT".
+What PEFT has a layout for is written in it (`peft/`), so that either library opens the other's
+files. What PEFT has not (adapters, BitFit, UniPELT, full and partial fine-tuning) has a layout of
+its own, with peft_type "MINIPEFT".
 
 Files written here carry, in the safetensors metadata, a hash of everything that counts and the
 identity of the base. A stranger's file has neither: its form, shapes and numbers are checked.
@@ -46,7 +46,7 @@ from tiny_transformer.files import check_fetched, saving_tensors, saving_text, w
 CONFIG = "adapter_config.json"
 TENSORS = "adapter_model.safetensors"
 OURS = "minipeft"  # the key of our metadata
-FORMAT_VERSION = 1  # goes up when files are written that older versions would misread
+FORMAT_VERSION = 1  # "form" in our metadata; goes up when older versions would misread a file
 BASE_NAME = ("base_model_name_or_path", "revision")
 # settings that say where a file comes from, not what it does: they may be edited by hand
 PROVENANCE = (

@@ -8,7 +8,11 @@ import torch
 
 
 class Feed:
-    """Number of a micro-batch -> the micro-batch, whatever `batches` is."""
+    """Number of a micro-batch -> the micro-batch, whatever `batches` is.
+
+    seed: of the order of a list.  begin: the number that is asked for first, above 0 in a run that
+    goes on.
+    """
 
     def __init__(self, batches, seed: int, begin: int) -> None:
         self.batches = batches
