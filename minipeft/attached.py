@@ -105,8 +105,8 @@ class Attached:
         self.flags = {  # by name, for parameters that are exchanged meanwhile
             name: p.requires_grad for name, p in model.named_parameters(remove_duplicate=False)
         }
-        self.kept: dict[nn.Parameter, Tensor] = {}  # see in_training.keep_frozen
-        self.warned_of_kept = False
+        self.frozen_backups: dict[nn.Parameter, Tensor] = {}  # see in_training.back_up_frozen
+        self.warned_of_backups = False
         self.buffers = [  # batch norm counts what it sees
             (module, key, buffer.clone())
             for module in model.modules()
@@ -233,7 +233,7 @@ class Attached:
             if parameter not in known and name in self.flags:
                 parameter.requires_grad_(self.flags[name])
         with torch.no_grad():
-            for parameter, value in self.kept.items():
+            for parameter, value in self.frozen_backups.items():
                 if parameter.shape == value.shape:
                     parameter.copy_(value)
             for module, key, value in self.buffers:

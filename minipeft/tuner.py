@@ -97,7 +97,7 @@ class Tuner(Installer, BatchWrapping):
         self.finished: set[str] = set()  # tuners that had been trained when this one came
         # those that required a gradient before they came to rest; None while they do not rest
         self.resting_parameters: list[nn.Parameter] | None = None
-        self.warned_of_step = False  # see in_training.look_at_step
+        self.warned_of_step = False  # see in_training.check_step
         self.foreign = False  # from a file of another library
         self.base_name: tuple[str | None, str | None] = (None, None)  # and revision, by its file
         self.inert_places: set[str] = set()  # see Reach.check_places

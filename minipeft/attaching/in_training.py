@@ -90,7 +90,7 @@ def update(model: nn.Module) -> None:
     now = active(model)
     KNOWN.update(tuners(model).values())
     if KNOWN and not HOOKS:
-        HOOKS.append(register_optimizer_step_pre_hook(look_at_step))
+        HOOKS.append(register_optimizer_step_pre_hook(check_step))
     WARNED.discard(model)
     for tuner in tuners(model).values():
         finished = any(tuner.name in later.finished for later in now)
@@ -171,7 +171,7 @@ def frozen(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter, _ in record.requires_grad if parameter not in trained]
 
 
-def keep_frozen(model: nn.Module, parameters: Collection[nn.Parameter], stacklevel: int) -> None:
+def back_up_frozen(model: nn.Module, parameters: Collection[nn.Parameter], stacklevel: int) -> None:
     """Before a step over these parameters: keep the values of those that are the frozen base's and
     would change, since they require a gradient again or have one; warn, once for a model."""
     asked = [
@@ -182,10 +182,10 @@ def keep_frozen(model: nn.Module, parameters: Collection[nn.Parameter], stacklev
     record, known = record_of(model), tuners(model).values()
     in_place = {parameter for tuner in known for parameter in tuner.base_values}  # kept already
     for parameter in asked:
-        if parameter not in record.kept and parameter not in in_place:
-            record.kept[parameter] = record.originals.value(parameter).clone()
-    if not record.warned_of_kept:
-        record.warned_of_kept = True
+        if parameter not in record.frozen_backups and parameter not in in_place:
+            record.frozen_backups[parameter] = record.originals.value(parameter).clone()
+    if not record.warned_of_backups:
+        record.warned_of_backups = True
         names = next(iter(known)).anatomy.parameter_names()
         rest = f" and {len(asked) - 1} other parameters" if len(asked) > 1 else ""
         warnings.warn(
@@ -212,12 +212,12 @@ def why_untrained(tuner: Tuner) -> str | None:
     return None
 
 
-def look_at_step(optimizer: torch.optim.Optimizer, *_) -> None:
+def check_step(optimizer: torch.optim.Optimizer, *_) -> None:
     """Before a step: keep what it changes of a frozen base; warn, once for a tuner or a base, where
     it does not do what it seems to."""
     parameters = {p for group in optimizer.param_groups for p in group["params"]}
     for model in list(WITH_TUNERS):
-        keep_frozen(model, parameters, stacklevel=4)
+        back_up_frozen(model, parameters, stacklevel=4)
         if record_of(model) is None and model not in WARNED:
             of_base = list(model.parameters())
             trained = any(p in parameters and p.grad is not None for p in of_base)
@@ -232,7 +232,7 @@ def look_at_step(optimizer: torch.optim.Optimizer, *_) -> None:
 
 def misunderstood(tuner: Tuner, parameters: set[nn.Parameter]) -> str | None:
     """What a step over these parameters does not do to a tuner, although it seems to."""
-    why, half = why_untrained(tuner), parameters.intersection(half_of(tuner))
+    why, half = why_untrained(tuner), parameters.intersection(in_half_precision(tuner))
     if why and not any(p.grad is not None for p in parameters):
         if parameters.intersection(tuner.parameters()):
             return (
@@ -256,7 +256,7 @@ def misunderstood(tuner: Tuner, parameters: set[nn.Parameter]) -> str | None:
     return None
 
 
-def half_of(tuner: Tuner) -> list[nn.Parameter]:
+def in_half_precision(tuner: Tuner) -> list[nn.Parameter]:
     """Base parameters in half precision that a tuner trains in place."""
     return [p for p in tuner.base_values if p.element_size() < 4]
 

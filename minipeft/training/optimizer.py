@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from minipeft.attaching.in_training import active, in_training, keep_frozen, tuners
+from minipeft.attaching.in_training import active, back_up_frozen, in_training, tuners
 from minipeft.training.precision import Precision
 
 
@@ -26,7 +26,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
             "Nothing in this model is trainable: "
             + (f"enable or unmerge {names}." if idle else "attach a method first.")
         )
-    keep_frozen(model, set(requiring.values()), stacklevel=4)
+    back_up_frozen(model, set(requiring.values()), stacklevel=4)
     return requiring
 
 

@@ -23,8 +23,8 @@ from minipeft.checks.framework.showing import conditions
 from minipeft.checks.framework.trial import Mistake, Trial, View
 from minipeft.checks.framework.unexplained import unexplained
 
-# what a call does besides answering has no other explanation than itself
 FEW = 4  # kinds of numbers: an answer of so few agrees with another one by chance
+# what a call does besides answering has no other explanation than itself
 BESIDE = ("argument", "shared", "random", "generator", "settings")
 SAME_DROPS = (
     "dropout drops the same numbers in every row or at every call: draw anew each time, and do not "
