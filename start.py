@@ -269,7 +269,7 @@ def answer(command):
 def help_text(prefix):
     """One line per command."""
     return "\n".join(
-        f"  {prefix + ' ' + name:<18}{function.__doc__}"
+        f"  {prefix + ' ' + name:<20}{function.__doc__}"
         for name, function in COMMANDS.items()
         if (prefix, name) != ("make", "check")  # which needs to be told a notebook
     )

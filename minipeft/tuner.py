@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from minipeft.attached import Attached, finish
-from minipeft.attaching.beginning import install
+from minipeft.attaching.beginning import attach_tuner
 from minipeft.attaching.in_training import update
 from minipeft.attaching.installing import Installer, Share
 from minipeft.attaching.refusals import check_attach, check_merge
@@ -64,7 +64,7 @@ def attach(
     """
     model = unwrapped(model)
     check_attach(model, method, name, head)
-    return install(Tuner(model, method, name, family), head, seed)
+    return attach_tuner(Tuner(model, method, name, family), head, seed)
 
 
 class Tuner(Installer, BatchWrapping):

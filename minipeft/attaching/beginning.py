@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from minipeft.tuner import Tuner
 
 
-def install(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = None) -> Tuner:
+def attach_tuner(tuner: Tuner, head: bool | str | Sequence[str], seed: int | None = None) -> Tuner:
     """`attach`, for a tuner that is made already. Its anatomy may know of heads that it copies."""
     model, method, name = tuner.model, tuner.method, tuner.name
     check_alone(model)

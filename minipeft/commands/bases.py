@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import tiny_transformer as tt
-from minipeft.commands import described, runs
+from minipeft.commands import family_flag, runs
 from minipeft.contexts import seeded
 from minipeft.model.anatomy import Anatomy
 from minipeft.model.family import Family
@@ -140,7 +140,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="run Python code that comes with the base, as you would run any stranger's program",
     )
-    described.add_flag(group)
+    family_flag.add_flag(group)
 
 
 def is_tiny(name: str) -> bool:
@@ -182,7 +182,7 @@ def kind_of(name: str, options: argparse.Namespace) -> str:
     """ "decoder", "encoder" or "encoder-decoder", without loading any weights."""
     if is_tiny(name):
         return checkpoints.read_config(checkpoints.find(name))[1].kind
-    family = described.family_of(options)
+    family = family_flag.family_of(options)
     return (family and family.kind) or kind_in(_config(name, options)[1])
 
 
@@ -218,7 +218,7 @@ def open_base(
     opener = _open_tiny if is_tiny(name) else _open_hub
     base = opener(name, options, head, labels, seed)
     base.labels = tuple(labels) if labels else None
-    base.family = described.family_of(options)
+    base.family = family_flag.family_of(options)
     base.model.to(device=device, dtype=dtype) if dtype else base.model.to(device)
     base.model.eval()
     return base

@@ -21,7 +21,7 @@ from tqdm import tqdm
 import minipeft as mp
 from minipeft import tasks
 from minipeft.commands import bases, data, fitting, longer, options, runs, scoring, train
-from minipeft.commands.held import held
+from minipeft.commands.folder_lock import held
 from minipeft.report import Table
 from minipeft.tasks.scoring import LOWER_IS_BETTER, possible
 from minipeft.tasks.tasks import Task, tidied

@@ -19,7 +19,7 @@ import platform
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from minipeft.commands.held import Taken, held
+from minipeft.commands.folder_lock import Taken, held
 from minipeft.training.history import History
 from tiny_transformer.files import sentences, write, write_text
 

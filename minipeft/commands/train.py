@@ -16,17 +16,17 @@ from minipeft.commands import (
     bases,
     cards,
     data,
-    described_run,
     facts,
     find_rate,
     fitting,
     longer,
     options,
     pooling,
+    run_config,
     runs,
     scoring,
 )
-from minipeft.commands.held import held
+from minipeft.commands.folder_lock import held
 from minipeft.files.saving import method_class
 from minipeft.methods.method import Method
 from minipeft.model.kind import HEADS
@@ -156,7 +156,7 @@ def train_run(folder: Path, config: dict, method: Method | None, given: argparse
     task = labelled_task(given, config)
     base = open_for(task, given)
     fingerprint = bases.fingerprint_of(base)
-    described_run.check_base(config, given, fingerprint)
+    run_config.check_base(config, given, fingerprint)
     if not given.start:
         method = with_template(method, given, base)
     scoring.named(given.metric, task)
@@ -183,7 +183,7 @@ def train_run(folder: Path, config: dict, method: Method | None, given: argparse
         given.learning_rate = find_rate.best_of(curve)
         given.find_rate = False  # a run that goes on has its rate
         tuner = attached()
-    config = described_run.describe(given, config, base, fingerprint, tuner.method, task)
+    config = run_config.describe(given, config, base, fingerprint, tuner.method, task)
     longer.write_config(folder, config, before)
     try:
         return train_and_finish(folder, config, tuner, task, base, given, curve, report)

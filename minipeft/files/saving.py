@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 import minipeft.methods as methods
-from minipeft.attaching.beginning import install
+from minipeft.attaching.beginning import attach_tuner
 from minipeft.attaching.refusals import check_attach
 from minipeft.files import peft as layouts
 from minipeft.files.older import names_of_today
@@ -144,7 +144,7 @@ def load(
     tuner.foreign, tuner.anatomy.copied = not ours, anatomy.copied
     if not any_base:
         tuner.base_name = tuple(settings.get(key) for key in BASE_NAME)
-    install(tuner, head=False)
+    attach_tuner(tuner, head=False)
     try:
         fill(tuner, values)
     except BaseException:

@@ -21,10 +21,10 @@ from torch import nn
 
 from minipeft.doors.layers import check_plain, features, is_as_usual, is_linear, is_map
 from minipeft.model.attention_layers import AttentionLayers
-from minipeft.model.described import check_family
 from minipeft.model.embeddings import Embeddings
 from minipeft.model.families import FAMILIES, NO_FIRST_TOKEN, TASK_HEADS, TINY_TASK_HEADS
 from minipeft.model.family import Family
+from minipeft.model.family_check import check_family
 from minipeft.model.kind import head_of
 from minipeft.model.libraries import own_modules, own_parameters
 from minipeft.model.linear_maps import LinearMaps

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import minipeft as mp
-from minipeft.commands.described import made
+from minipeft.commands.family_flag import family_from
 
 OLMO = dict(blocks="layers", words="embed_tokens", positions="rotary_emb", attention="self_attn")
 OLMO |= dict(query="self_attn.q_proj", value="self_attn.v_proj", output="self_attn.o_proj")
@@ -124,6 +124,6 @@ def test_a_family_that_does_not_fit_the_base(cli, unlisted, pairs):
 
 def test_slices_in_json():
     part = {"module": "qkv", "index": 1, "of": 3, "sizes": ["heads", 1, 1], "groups": 2}
-    family = made({"blocks": "layers", "key": part})
+    family = family_from({"blocks": "layers", "key": part})
     assert family.key == (mp.Slice("qkv", 1, 3, sizes=("heads", 1, 1), groups=2),)
     assert family == mp.Family((), ("layers",), key=family.key)

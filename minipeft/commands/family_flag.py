@@ -37,7 +37,7 @@ def read(text: str) -> dict:
         if not text.lstrip().startswith("{"):
             text = Path(text).expanduser().read_text(encoding="utf-8")
         described = json.loads(text)
-        made(described)
+        family_from(described)
     except OSError:
         raise argparse.ArgumentTypeError(f"there is no file {text}") from None
     except json.JSONDecodeError as error:
@@ -50,10 +50,10 @@ def read(text: str) -> dict:
 def family_of(options: argparse.Namespace) -> Family | None:
     """The family that was described in the command line, or in the run that is opened."""
     described = getattr(options, "family", None)
-    return None if described is None else made(described)
+    return None if described is None else family_from(described)
 
 
-def made(described: object) -> Family:
+def family_from(described: object) -> Family:
     """The Family of these fields.
 
     Raises:

@@ -13,7 +13,7 @@ import pytest
 from patience import patience
 
 from minipeft.commands import fitting, train
-from minipeft.commands.held import Taken, held
+from minipeft.commands.folder_lock import Taken, held
 
 ROOT = str(Path(__file__).parents[2])
 TINY = ("train", "--base", "tiny-decoder-0.1m", "--data", "reverse", "--batch-size", "4")
