@@ -28,6 +28,9 @@ MATH = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 TOKEN = re.compile(r"EQUATION\d+X")
+# Browsers break a line between an equation and the comma behind it, or the bracket before it.
+GLUED = re.compile(r"[(\[]EQUATION\d+X[.,;:?!)\]]*|EQUATION\d+X[.,;:?!)\]]+")
+PRINTED = re.compile(r"<pre>(?!<span></span>)(.*?)</pre>", re.DOTALL)  # and no highlighted code
 STYLE = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 FOLDED = (
     "{%- extends 'basic/index.html.j2' -%}{%- block input_group -%}"
@@ -56,9 +59,17 @@ def rendered(notebook: NotebookNode, template: str = FOLDED, code: bool = True) 
     body = re.sub(r'(?<=[ "])(id|href)="[^"]*"', lambda m: TOKEN.sub("", m[0]), body)
     # in a table, a bar in code is written \\| so that it divides no cells
     body = re.sub(r"(?<=<code>)[^<]*(?=</code>)", lambda m: m[0].replace("\\|", "|"), body)
+    body = GLUED.sub(r'<span class="glued">\g<0></span>', body)
     for number, equation in enumerate(equations):
         body = body.replace(_token(number), equation)
-    return body
+    return PRINTED.sub(_printed, body)
+
+
+def _printed(match: re.Match) -> str:
+    """Output as text; where lines of it have columns, it says so: they must not be wrapped."""
+    lines = re.sub(r"<[^>]*>", "", match[1]).splitlines()
+    columns = sum(re.search(r"\S {2,}\S", line) is not None for line in lines) > 1
+    return f'<pre class="columns">{match[1]}</pre>' if columns else match[0]
 
 
 def rendered_markdown(source: str) -> str:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import pytest
 
 import build
@@ -243,6 +244,36 @@ $$ {" + ".join(f"x_{{{n}}}" for n in range(40))} $$
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
+def test_an_equation_keeps_its_bracket_and_its_comma():
+    page = rendering.rendered_markdown("A union ($m = 48$, $x$; see $y$) of $z$ parts `[$k$]`")
+    assert re.findall(r'<span class="glued">([^<]*)<math', page) == ["(", "", ""]
+    assert re.findall(r"</math>([^<]*)</span>", page) == [",", ";", ")"]
+    assert page.count("<math") == 4 and "<code>[$k$]</code>" in page
+    block = rendering.rendered_markdown("$$x = 1$$\n\nand so on")
+    assert "glued" not in block
+
+
+def printed(text):
+    cell = nbformat.v4.new_code_cell("print()", id="page")
+    cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)]
+    return rendering.rendered(nbformat.v4.new_notebook(cells=[cell]))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("word      right\nthe       0.96\n", True),
+        ("\x1b[32m✓ right\x1b[0m\nthe   0.96\nof    0.50\n", True),
+        ("one line   with columns\nand a sentence\n", False),
+        ("Doctor: 1 finding\n    a sentence that is\n    indented\n", False),
+    ],
+)
+def test_printed_columns_are_known(text, columns):
+    page = printed(text)
+    assert ('<pre class="columns">' in page) is columns
+    assert page.count("<pre") == 2  # the code and its output
+
+
 @pytest.mark.parametrize("width", [420, 1280])
 def test_a_page_never_scrolls_sideways(tmp_path, width):
     """What is wider than the page scrolls by itself. Asked of a browser, where there is one."""
@@ -250,7 +281,10 @@ def test_a_page_never_scrolls_sideways(tmp_path, width):
     if browser is None:
         pytest.skip("needs Chromium")
     links = "".join(f'<a href="x">{n} The title of a lesson</a>' for n in range(9))
-    body = f"<nav><div>{links}</div></nav><main>{rendering.rendered_markdown(WIDE)}</main>"
+    picture = '<svg xmlns="http://www.w3.org/2000/svg" width="894" height="9"/>'
+    picture = f'<img src="data:image/svg+xml,{html.escape(picture)}">'
+    wide = f'<div class="output">{picture}</div>' + printed(f"{'name':60}number\n" * 2)
+    body = f"<nav><div>{links}</div></nav><main>{rendering.rendered_markdown(WIDE)}{wide}</main>"
     inner = html.escape(rendering.page("wide", body))
     (tmp_path / "outer.html").write_text(
         f'<iframe width="{width}" height="600" style="border: 0" srcdoc="{inner}"></iframe><script>'
