@@ -2,7 +2,7 @@
 
 Each section prints its tables and writes build/bench/<table>.md, .csv and .png. A section is a
 function that takes the command line's options and returns sheets; add it to SECTIONS. Everything
-takes some eight minutes on two cores that have nothing else to do.
+takes some 20 minutes on two cores that have nothing else to do.
 """
 
 from __future__ import annotations

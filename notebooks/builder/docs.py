@@ -32,6 +32,7 @@ PAGES = {  # file of docs/, with its name in the list of pages, besides the less
     "departures.md": "Where a method is not the letter of its paper, and why",
     "glossary.md": "The terms, with the Chinese ones and the first use of each",
     "instructors.md": "For those who teach: handing out, grading, timing, questions to discuss",
+    "jobs.md": "Jobs of the command line, each with every method at its default rate",
     "at_70b.md": "What changes at 70 billion parameters",
 }
 
