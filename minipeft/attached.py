@@ -186,12 +186,21 @@ class Attached:
 
     # ---- values of the base ----
 
-    def merged_into(self, parameter: nn.Parameter) -> str | None:
-        """The tuner that has written into this parameter, or put its own copy into the place."""
+    def merged_into(self, parameter: nn.Parameter, besides: str = "") -> str | None:
+        """The tuner that has written into this parameter, or put its own copy into the place; the
+        one named `besides` does not count."""
         for door in self.doors:
-            if door.merged and any(p is parameter for p in bottom(door).parameters()):
-                return door.merged[-1]
+            others = [name for name in door.merged if name != besides]
+            if others and any(p is parameter for p in bottom(door).parameters()):
+                return others[-1]
         return None
+
+    def first_value(self, parameter: nn.Parameter) -> Tensor:
+        """A base parameter without what is merged into it and without being trained in place."""
+        for tuner in self.tuners.values():
+            if parameter in tuner.base_values:
+                return tuner.base_values[parameter]
+        return self.originals.value(parameter)
 
     @torch.no_grad()
     def put(self, parameter: nn.Parameter, value: Tensor) -> None:
@@ -215,6 +224,13 @@ class Attached:
             if module not in self.originals.tensors  # where a merged copy's stand
             if not equal(module._buffers.get(key), first)
         ]
+
+    def keep_resized_buffers(self) -> None:
+        """Buffers with a number for each word (BART's final_logits_bias) are what they are now."""
+        for number, (module, key, first) in enumerate(self.buffers):
+            now = module._buffers.get(key)
+            if now is not None and now.shape != first.shape:
+                self.buffers[number] = (module, key, now.clone())
 
     def restore(self) -> None:
         """With the last tuner: flags, modes, buffers and hooks as before the first one came."""

@@ -211,8 +211,13 @@ def batch_without_words(model: nn.Module, batch: dict, past: int = 0) -> dict:
     past: how many tokens the cache has.
 
     Raises:
-        ValueError: the mask is of the text alone, but new words stand in the cache.
+        ValueError: the mask is of the text alone, but new words stand in the cache; or a method
+            that acts looks for a token in the ids.
     """
+    rows = model.minipeft.routing
+    for tuner in active(model) if not past else ():
+        if rows is None or any(tuner.name in names for names in rows):
+            tuner.method.before_forward(tuner, batch)
     mask, ids = batch.get("attention_mask"), batch.get("input_ids")
     plain = isinstance(mask, Tensor) and mask.dim() == 2  # generate may make one for each layer
     if not plain or anatomy_of(model).is_encoder_decoder():

@@ -311,7 +311,7 @@ class Tuner(Installer, BatchWrapping):
         """Refuse to act again where something that is merged now would not follow from it."""
         later = [door.blocked(self.name) for door in self.doors()]
         values = self.record.originals.values
-        later += [self.record.merged_into(p) for p in self.base_values if p in values]
+        later += [self.record.merged_into(p, self.name) for p in self.base_values if p in values]
         for name in filter(None, later):
             raise ValueError(
                 f"{self.name!r} acts before {name!r}, which is merged: unmerge that one first."

@@ -37,7 +37,10 @@ class ResizeGuard:
                 f"resize_token_embeddings() would exchange a matrix at which {name!r} stands: "
                 "detach it, resize, and attach it again."
             )
-        return type(self.model).resize_token_embeddings(self.model, new_num_tokens, *args, **kwargs)
+        resize = type(self.model).resize_token_embeddings
+        table = resize(self.model, new_num_tokens, *args, **kwargs)
+        vars(self.root)["minipeft"].keep_resized_buffers()
+        return table
 
     def at(self, matrices: set[nn.Parameter]) -> str | None:
         """The name of a tuner that stands at one of these matrices, or trains it in place."""

@@ -348,10 +348,13 @@ def as_numbers(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @torch.no_grad()
-def capture_keys_values(model: nn.Module, layers: Sequence[nn.Module], batch: dict) -> list[Tensor]:
+def capture_keys_values(
+    model: nn.Module, layers: Sequence[nn.Module], batch: dict, reader: nn.Module | None = None
+) -> list[Tensor]:
     """What attention layers make of a batch by themselves: keys and values (2, B, H, S, D) of each.
 
     layers: modules that stand behind a memory door. Every tuner of the model is off meanwhile.
+    reader: the module that is called, in the model; None for the model itself.
     """
     with evaluating(model), ExitStack() as stack:
         for tuner in model.minipeft.tuners.values():
@@ -360,7 +363,7 @@ def capture_keys_values(model: nn.Module, layers: Sequence[nn.Module], batch: di
         try:
             for layer in layers:
                 layer.captured = {}
-            model(**batch)
+            (reader or model)(**batch)
             return [
                 torch.stack([layer.captured["key"], layer.captured["value"]]) for layer in layers
             ]

@@ -100,8 +100,8 @@ class Combined(Method):
             tuner.install_part(part)  # eq. 1: one more change of h
 
     def _parts(self, tuner):
-        """Each part, and the tuner as that part knows it."""
-        return zip(self.methods, tuner.shares, strict=True)
+        """Each part, and the tuner as that part knows it; while they come in, those that are in."""
+        return zip(self.methods, tuner.shares, strict=False)
 
     def wrap(self, tuner, batch: dict) -> dict:
         for part, share in self._parts(tuner):

@@ -164,7 +164,7 @@ class PTuning(Method):
 
     def import_state(self, tensors: dict[str, Tensor]) -> tuple[PTuning, dict[str, Tensor]]:
         """Of a file without an encoder comes a tuner without one, which can be trained on."""
-        kept = self.encoder is not None and any(".mlp." in key for key in tensors)
+        kept = self.encoder is not None and any(".words.mlp." in key for key in tensors)
         return self if kept else replace(self, encoder=None, hidden=None), tensors
 
     def notes(self, tuner) -> list[str]:

@@ -188,7 +188,7 @@ class Prefix(Method):
 
     def before_forward(self, tuner, batch: dict) -> None:
         if self.position == "infix":
-            prefix_options.place_infix(tuner, batch["input_ids"], self.after)
+            prefix_options.place_infix(tuner, batch.get("input_ids"), self.after)
 
     def export_state(self, tuner) -> dict[str, Tensor]:
         """R in the place of the MLP that makes it, or beside it."""

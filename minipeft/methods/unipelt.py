@@ -166,11 +166,12 @@ class UniPELT(Method):
     def install(self, tuner) -> None:
         causal = tuner.anatomy.is_causal
         if self.rank:
-            gate_of_layer: dict[str, Gate] = {}  # one for all maps of one attention layer
+            # one for all maps of an attention layer that read the same number of features
+            gate_of_layer: dict[tuple[str, int], Gate] = {}
             for place in tuner.find(self.targets, self.layers):
-                attention = place.path.rpartition(".")[0]  # its maps share one gate
+                layer = (place.path.rpartition(".")[0], place.in_features)
                 mode = "token" if causal(place) else "mean"
-                gate = gate_of_layer.setdefault(attention, Gate(place.in_features, mode))
+                gate = gate_of_layer.setdefault(layer, Gate(place.in_features, mode))
                 alpha = self.rank if self.lora_gate == "replace" else self.alpha
                 lora = LoRAPatch(place.in_features, place.out_features, self.rank, alpha)
                 tuner.add(place, GatedPatch(lora, gate))
@@ -199,6 +200,8 @@ class UniPELT(Method):
         mask = batch.get("attention_mask")  # (B, T)
         rows = tuner.model.minipeft.routing
         if mask is not None and rows is not None:
-            mask = mask[[i for i, names in enumerate(rows) if tuner.name in names]]
+            each = max(1, len(mask) // len(rows))  # rows of the batch for one name: choices
+            named = [tuner.name in names for names in rows for _ in range(each)]
+            mask = mask[[row for row, acts in enumerate(named) if acts]]
         for gate in gates(tuner).values():
             gate.mask = mask

@@ -170,9 +170,9 @@ def pop_ending(named: dict[str, Tensor], end: str) -> dict[str, Tensor]:
 
 
 def base_value(anatomy: Anatomy, parameter: nn.Parameter) -> Tensor:
-    """A parameter of the base as files mean it: without what tuners have merged into it."""
+    """A parameter of the base as files mean it: without what tuners have made of it."""
     record = record_of(anatomy.model)
-    return parameter.detach() if record is None else record.originals.value(parameter)
+    return parameter.detach() if record is None else record.first_value(parameter)
 
 
 def drop_base(

@@ -36,12 +36,11 @@ def write_biases(tuner) -> dict[str, Tensor]:
         if patch.inside:
             tensors[f"{PREFIX}{path}.lora_B.bias"] = b
         else:
-            tensors[f"{PREFIX}{path}.base_layer.bias"] = (
-                tuner.record.originals.value(place.module.bias) + b
-            )
+            first = tuner.record.first_value(place.module.bias)
+            tensors[f"{PREFIX}{path}.base_layer.bias"] = first + b
     for place, patch in tuner.patches:
         if isinstance(patch, BiasPatch):
-            value = tuner.record.originals.value(place.module.bias) + patch.d.detach()
+            value = tuner.record.first_value(place.module.bias) + patch.d.detach()
             for path in names[place.module.bias]:
                 tensors[f"{PREFIX}{path}.bias"] = value.clone()
     return tensors

@@ -22,6 +22,8 @@ from minipeft.methods.parts.validation import (
     check_names,
     check_number,
 )
+from minipeft.model.libraries import lies_in
+from minipeft.passes.call_arguments import takes
 
 KINDS = ("encoder", "decoder", "cross")  # of attention
 
@@ -166,12 +168,17 @@ def add_virtual_tokens(tuner, batch: dict) -> dict:
     return insert(batch, torch.tensor([*tuner.words]), 0, not tuner.anatomy.is_encoder_decoder())
 
 
-def place_infix(tuner, ids: Tensor, after: int) -> None:
+def place_infix(tuner, ids: Tensor | None, after: int) -> None:
     """Tell the patches of an infix from which token on they are seen: the first `after` of a row.
 
     Raises:
-        ValueError: a row (B, T) of `ids` for this tuner has no such token.
+        ValueError: a row (B, T) of `ids` for this tuner has no such token, or there are no ids.
     """
+    if ids is None:
+        raise ValueError(
+            f"The infix of {tuner.name!r} stands behind the token {after}, which is looked for in "
+            "input_ids: give the model these in place of vectors, or disable the tuner."
+        )
     separators = ids == after  # (B, T)
     routed = tuner.model.minipeft.routing or [(tuner.name,)]
     each = max(1, len(separators) // len(routed))  # rows of the batch for one name: beams
@@ -205,7 +212,9 @@ def start_at_words(method, tuner, count: int) -> None:
     batch = {"input_ids": ids}
     if tuner.anatomy.is_encoder_decoder():
         batch["decoder_input_ids"] = ids
-    captured = capture_keys_values(tuner.model, [site.module for site, _ in patches], batch)
+    sites = [site for site, _ in patches]
+    reader = reader_of(tuner, [site.path for site in sites], batch)
+    captured = capture_keys_values(tuner.model, [site.module for site in sites], batch, reader)
     whole: dict[nn.Module, Tensor] = {}
     for (_, patch), keys_values in zip(patches, captured, strict=True):
         rows = whole.setdefault(patch.encoder, patch.encoder().detach().clone())  # (P, 2 L H D)
@@ -213,6 +222,19 @@ def start_at_words(method, tuner, count: int) -> None:
         rows[:, patch.columns] = keys_values[:, 0].permute(2, 0, 1, 3).flatten(1)
     for encoder, rows in whole.items():
         set_rows(encoder, rows)
+
+
+def reader_of(tuner, paths: list[str], batch: dict) -> nn.Module:
+    """The innermost model that reads such a batch and has the layers of these paths: a head around
+    it may ask of a text what words alone have not, such as an end token.
+    """
+    inside = {
+        path: body
+        for path, body in tuner.record.reach.bodies.items()
+        if all(not path or lies_in(layer, [path]) for layer in paths)
+        if all(takes(body, key) for key in batch)
+    }
+    return inside[max(inside, key=len)] if inside else tuner.model
 
 
 @torch.no_grad()

@@ -182,9 +182,12 @@ class Quantized(nn.Module):
         return values.view(self.shape).to(dtype or self.dtype)  # (out, in)
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x (B, T, in) -> x W^T + bias (B, T, out), in the dtype of x."""
-        y = Multiply.apply(x.to(self.compute or x.dtype), self).to(x.dtype)
-        return y if bias is None else y + bias
+        """x (B, T, in) -> x W^T + bias (B, T, out), in the dtype of x, or autocast's inside it."""
+        kind, dtype = x.device.type, x.dtype
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)  # as a linear map answers
+        y = Multiply.apply(x.to(self.compute or x.dtype), self).to(dtype)
+        return y if bias is None else y + bias.to(dtype)
 
     def numel(self) -> int:
         """How many weights the matrix has, in times out."""
