@@ -12,7 +12,7 @@ from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
 from minipeft.model.devices import on_device_of
 from minipeft.model.libraries import is_tiny, unwrapped
-from minipeft.routing import positions_to_write_on, wrap
+from minipeft.routing import acting, positions_to_write_on, wrap
 
 
 def generate(
@@ -61,7 +61,8 @@ def generate(
         batch["position_ids"] = positions
     given = batch["input_ids"].shape[1]  # tokens of the prompt, soft ones included
     if anatomy.limit is not None:
-        room = anatomy.limit - (1 if anatomy.is_encoder_decoder() else given)
+        shift = max(sum(t.shift for t in row) for row in acting(model)) if tuners(model) else 0
+        room = anatomy.limit - (1 if anatomy.is_encoder_decoder() else given) - shift
         if room < 1:
             raise ValueError(f"The prompt fills all {anatomy.limit} positions; shorten the prompt.")
         max_new_tokens = min(max_new_tokens, room)

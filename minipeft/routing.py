@@ -170,6 +170,12 @@ def wrap_by_rows(model: nn.Module, batch: dict, left: bool | None, each: int) ->
     return together(parts, list(groups.values()), left, anatomy.padding(), aligned)
 
 
+def acting(model: nn.Module) -> list[list]:
+    """The tuners that act on each row; one list for all rows where `route` names none."""
+    known, rows = tuners(model), model.minipeft.routing
+    return [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
+
+
 def with_positions(
     model: nn.Module, batch: dict, otherwise: Tensor | None = None, past: int = 0
 ) -> dict:
@@ -178,30 +184,28 @@ def with_positions(
     otherwise: (B, T), the positions of the other rows; None for the base's, which counts on from
         `past`.
     """
-    known, rows = tuners(model), model.minipeft.routing
-    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
-    counting = [any(t.counts for t in row) and not any(t.as_in_peft for t in row) for row in acting]
-    anatomy = next(iter(known.values())).anatomy
-    if not any(counting) or not is_left_padded(batch) or not anatomy.takes_positions():
+    rows = acting(model)
+    counting = [any(t.counts for t in row) and not any(t.as_in_peft for t in row) for row in rows]
+    takes_positions = anatomy_of(model).takes_positions
+    if not any(counting) or not is_left_padded(batch) or not takes_positions():
         return batch
     mask = batch["attention_mask"]
     given = batch.get("input_ids")
     B, T = (batch["inputs_embeds"] if given is None else given).shape[:2]
     if otherwise is None:
         otherwise = past + torch.arange(T, device=mask.device).expand(B, T)
-    counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(acting))
+    counting = torch.tensor(counting, device=mask.device).repeat_interleave(B // len(rows))
     return {**batch, "position_ids": count_positions(mask, counting, otherwise)}
 
 
 def positions_to_write_on(model: nn.Module, batch: dict) -> Tensor | None:
     """position_ids (B, T) for `generate`; None where every row counts its own tokens, as there."""
-    known, rows, mask = tuners(model), model.minipeft.routing, batch.get("attention_mask")
-    acting = [active(model)] if rows is None else [[known[n] for n in names] for names in rows]
-    in_peft = [any(t.words and t.as_in_peft for t in row) for row in acting]
+    rows, mask = acting(model), batch.get("attention_mask")
+    in_peft = [any(t.words and t.as_in_peft for t in row) for row in rows]
     if mask is None or not any(in_peft) or not anatomy_of(model).takes_positions():
         return None
     B, T = mask.shape  # padding stands between a prompt of PEFT's and the text
-    counting = ~torch.tensor(in_peft, device=mask.device).repeat_interleave(B // len(acting))
+    counting = ~torch.tensor(in_peft, device=mask.device).repeat_interleave(B // len(rows))
     return count_positions(mask, counting, torch.arange(T, device=mask.device).expand(B, T))
 
 

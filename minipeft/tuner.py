@@ -84,6 +84,7 @@ class Tuner(Installer, BatchWrapping):
         self.base_value_names: dict[nn.Parameter, str] = {}  # their names in the model
         self.trained: dict[nn.Parameter, Tensor] = {}  # -> its trained value, while disabled
         self.words: range | None = None  # the ids of this tuner's own words
+        self.shift = 0  # by how many positions every token of a text stands further back
         self.own_steps = OwnSteps(method.total_steps)  # in a loop that is not `train`
         self.marks: dict[str, Mark] = {}  # path of a place -> was it read? See passes/reach.py
         self.copy_marks: dict[str, Mark] = {}  # path of a copied layer -> the same

@@ -42,6 +42,13 @@ class Installer:
     marks: dict[str, Mark]
     copy_marks: dict[str, Mark]
     shares: list[Share]
+    shift: int
+
+    @property
+    def taken(self) -> int:
+        """How many of the positions that a model has for a text this tuner takes from it."""
+        behind = 0 if self.anatomy.is_encoder_decoder() else self.shift  # the source keeps its own
+        return len(self.words or ()) + behind
 
     def install_part(self, part: Method) -> None:
         """Install one of several methods of this tuner, which then has a share of the patches."""
@@ -156,6 +163,7 @@ class Installer:
             if within and not path.startswith(f"{within}."):
                 continue
             self._put(module, PositionShift(shift), PositionDoor)
+            self.shift = shift
 
     def _install(self, site: Site, patch: nn.Module, kind: type[Door]) -> None:
         like = next(self.model.parameters())

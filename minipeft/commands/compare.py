@@ -140,7 +140,7 @@ def one(base: bases.Base, method, task: Task, test: Task | None, given) -> dict:
         )
         tuner = mp.attach(base.model, method, "task", family=base.family, seed=given.seed)
         for split in filter(None, (task, test)):
-            data.check_fits(split, base, extra=len(tuner.words or ()))
+            data.check_fits(split, base, extra=tuner.taken)
         report = tuner.report()
         history = fitting.fit(tuner, task, base, given)
         result = {"dev": fitting.kept_scores(history)}

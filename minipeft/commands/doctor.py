@@ -67,7 +67,7 @@ def run(given: argparse.Namespace) -> int:
     task = opened.task_for(loaded, examples[: given.batch_size])
     before = runs.options_of(given.what)
     task, _ = data.shortened(task, loaded.base, given.max_length or before.get("max_length"))
-    data.check_fits(task, loaded.base, extra=loaded.soft_words)
+    data.check_fits(task, loaded.base, extra=loaded.taken)
     encoding = Encoding(task, loaded.base.tokenizer, loaded.base.kind, loaded.base.head)
     rate = given.learning_rate or before.get("learning_rate") or 1e-3
     table = mp.doctor(loaded.base.model, encoding.batch(task.examples("test")), rate)

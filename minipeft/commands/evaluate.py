@@ -82,7 +82,7 @@ def run(given: argparse.Namespace) -> int:
     task, shorter = data.shortened(task, loaded.base, longest)
     examples = task.examples("test")
     data.check_labels(task, "test", given.data)
-    data.check_fits(task, loaded.base, extra=loaded.soft_words)
+    data.check_fits(task, loaded.base, extra=loaded.taken)
     for note in loaded.base.notes:
         print(f"note: {note}")
     if len(examples) < every:

@@ -32,9 +32,9 @@ class Opened:
     config: dict | None
 
     @property
-    def soft_words(self) -> int:
-        """How many words of its own the tuner puts into every text."""
-        return len(self.tuner.words or ()) if self.tuner else 0
+    def taken(self) -> int:
+        """How many positions the tuner takes from every text."""
+        return self.tuner.taken if self.tuner else 0
 
     def notes_of_chance(self, what: str) -> list[str]:
         """A line where the head of `what` has learnt nothing."""

@@ -108,6 +108,6 @@ def answers(
     if count := sum(a != b for a, b in zip(whole, examples, strict=True)):
         notes.append(f"note: {count:,} texts had more words than --cut and are shortened.")
     texts = [example.input for example in task.examples("test")]
-    data.check_fits(task, loaded.base, extra=loaded.soft_words)
+    data.check_fits(task, loaded.base, extra=loaded.taken)
     progress = sys.stderr.isatty()
     return scoring.answers(task, loaded.base, texts, batch_size, progress, known), notes

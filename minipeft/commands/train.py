@@ -173,7 +173,7 @@ def train_run(folder: Path, config: dict, method: Method | None, given: argparse
     tuner = attached()
     if begin and not before:
         longer.check_start(config, begin, task, tuner.method)
-    data.check_fits(task, base, extra=len(tuner.words or ()))
+    data.check_fits(task, base, extra=tuner.taken)
     report = tuner.report()
     say_what_is_trained(report, base, task, shorter, folder)
     curve: dict[float, float] = {}
