@@ -38,6 +38,9 @@ TRAINING = ("train", "compare")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a negative result, 2 unusable input."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):  # None where they are closed, as by a service
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     parser = Parser(
         prog="python -m minipeft",
         description=__doc__,

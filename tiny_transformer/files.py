@@ -76,10 +76,12 @@ def check_fetched(path: str | Path) -> None:
 
 
 def saving_text(text: str) -> Callable[[str], None]:
-    """What `write` calls to save a text."""
+    """What `write` calls to save a text. Half a character, as the name of a file that is no UTF-8
+    has, is written as \\udce4, which is the same in JSON."""
 
     def save(name: str) -> None:
-        Path(name).write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+        whole = text.rstrip("\n") + "\n"
+        Path(name).write_text(whole, encoding="utf-8", errors="backslashreplace")
 
     return save
 

@@ -33,6 +33,7 @@ def of(task: Task, base) -> list[str]:
             lines = of_writing(task, base, encoding)
         case "cloze" if base.kind == "encoder":
             lines = of_words(task, encoding)
+    lines += notes_of_unknown_answers(task, base, encoding)
     known = {example.input for example in train}
     both = sum(example.input in known for example in dev)
     if both:
@@ -40,14 +41,34 @@ def of(task: Task, base) -> list[str]:
             f"note: {both:,} of {len(dev):,} inputs of dev ({both / len(dev):.0%}) are in train, "
             "too: what is measured on them is memory."
         )
-    unknown = getattr(base.tokenizer, "unk_token_id", None)
-    ends = (getattr(base.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id"))
-    if unknown is not None and unknown not in ends and not isinstance(base.tokenizer, Letters):
+    unknown = unknown_token(base)
+    if unknown is not None:
         tokens = [token for e in train[:SAMPLE] for token in encoding.ids(e.input, special=False)]
         share = tokens.count(unknown) / max(1, len(tokens))
         if share:
             lines.append(f"{share:.1%} of the tokens of train are unknown to the tokenizer")
     return lines
+
+
+def unknown_token(base) -> int | None:
+    """The token that stands for what the tokenizer does not know; None where it knows all."""
+    unknown = getattr(base.tokenizer, "unk_token_id", None)
+    ends = [getattr(base.tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")]
+    return None if unknown in ends or isinstance(base.tokenizer, Letters) else unknown
+
+
+def notes_of_unknown_answers(task: Task, base, encoding: Encoding) -> list[str]:
+    """A line on answers that a language head has no tokens for."""
+    unknown, examples = unknown_token(base), task.splits["train"][:SAMPLE]
+    if unknown is None or base.head != "language" or task.details.get("chat"):
+        return []
+    count = sum(unknown in encoding.ids(f" {e.target}", special=False) for e in examples)
+    if not count:
+        return []
+    return [
+        f"note: {count:,} of {len(examples):,} answers have words that the tokenizer does not "
+        "know, and that the base can never write: take a base that knows them, or other words."
+    ]
 
 
 def of_classes(task: Task) -> list[str]:
@@ -85,6 +106,11 @@ def of_tags(task: Task) -> list[str]:
         lines.append(
             f"note: beside tags such as B-x and I-x there is {odd[0]!r}, which seqeval takes "
             "for no tag of entities."
+        )
+    if all(len(example.input.split()) == 1 for example in task.splits["train"]):
+        lines.append(
+            "note: every text is one word, so that each is tagged without the others: a row of a "
+            "table is a whole sentence; in a .conll file an empty line ends one."
         )
     return lines + notes_of_labels(task.labels, counts) + notes_of_torn(task)
 

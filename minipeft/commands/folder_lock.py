@@ -24,7 +24,9 @@ def held(folder: Path) -> Iterator[None]:
     Raises:
         Taken: another process holds it.
         OSError: it cannot be made.
+        ValueError: no adapter could be read from a folder of this name.
     """
+    check_name(folder)
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     with sentences(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,6 +39,17 @@ def held(folder: Path) -> Iterator[None]:
                 place.rmdir()
         if lock is not None:
             os.close(lock)
+
+
+def check_name(folder: Path) -> None:
+    """Refuse a folder whose name is no UTF-8: safetensors files in it could not be read again.
+
+    Raises:
+        ValueError: it is such a folder.
+    """
+    name = os.path.abspath(folder).encode(errors="backslashreplace").decode()
+    if name != os.path.abspath(folder):
+        raise ValueError(f"The name {name} is no UTF-8 text: choose another folder.")
 
 
 def locked(folder: Path) -> int | None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from minipeft.commands import bases, opened, options, pooling, runs
+from minipeft.commands.held import check_name
 from minipeft.model.devices import on_device_of
 from tiny_transformer.files import sentences
 
@@ -88,6 +89,7 @@ def probe(base: bases.Base) -> dict[str, torch.Tensor]:
 def refuse(out: str) -> None:
     """A folder that holds something is never written over."""
     path = Path(out)
+    check_name(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{out} holds something already: give a folder that is not there yet.")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import platform
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -210,10 +211,14 @@ class Log:
 
 def picture(path: Path, draw, width: float = 6.0, height: float = 3.6) -> bool:
     """Call draw(axes) and write the picture; False without matplotlib."""
+    windows = os.environ.pop("MPLBACKEND", None)  # a wrong one ends the import; this is for a file
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return False
+    finally:
+        if windows is not None:
+            os.environ["MPLBACKEND"] = windows
     figure = Figure(figsize=(width, height), layout="constrained")
     draw(figure.add_subplot())
     kind = path.suffix.removeprefix(".") or "png"

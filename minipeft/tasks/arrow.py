@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import decimal
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         if path.is_dir():
             files = [f for f in sorted(path.glob("*.arrow")) if not is_cache(f)]
+            check_whole(path, files)
             tables = [ipc.open_stream(file.read_bytes()).read_all() for file in files]
             table = pyarrow.concat_tables(tables) if tables else pyarrow.table({})
             schema, batches = table.schema, table.to_batches(AT_ONCE)
@@ -65,6 +67,23 @@ def rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ValueError(f"{path} is not a table that pyarrow can read: {reason}.") from None
 
 
+def check_whole(path: Path, files: Sequence[Path]) -> None:
+    """Refuse a folder that lacks some of the files that the names of the others count.
+
+    Raises:
+        ValueError: data-00000-of-00003.arrow is there, and another of the three is not.
+    """
+    for file in files:
+        counted = re.fullmatch(r"(.*-)\d+(-of-(\d+)\.arrow)", file.name)
+        found = [f for f in files if counted and f.name.startswith(counted[1])]
+        found = [f for f in found if f.name.endswith(counted[2])]
+        if counted and len(found) != int(counted[3]):
+            raise ValueError(
+                f"{path} has {len(found)} of {int(counted[3])} files ({file.name}, ..): fetch the "
+                "others too, or save the data set again."
+            )
+
+
 def values(column) -> list[Any]:
     """The values of a column; as pyarrow's where Python has no such ones, as of nanoseconds."""
     try:
@@ -78,9 +97,12 @@ def class_names(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
 
     A column may hold a class, or a list of classes, as tags are.
     """
-    features = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    named = {}
-    for column, kind in features.get("info", {}).get("features", {}).items():
+    named: dict[str, list[str]] = {}
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"].items()
+    except (KeyError, TypeError, AttributeError, ValueError):  # another program's notes, or none
+        return named
+    for column, kind in features:
         if isinstance(kind, list) and kind:  # a list of classes, as older versions write it
             kind = kind[0]
         elif isinstance(kind, dict) and isinstance(kind.get("feature"), dict):

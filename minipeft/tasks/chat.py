@@ -94,8 +94,13 @@ def read(messages: Iterable[Mapping], where: str) -> list[dict]:
             raise ValueError(
                 f"{place} of the {role} has no text in it: fill it, or leave the row out."
             )
-        weight = {"weight": 0} if message.get("weight") == 0 else {}
-        clean.append({"role": role, "content": content} | weight)
+        weight = message.get("weight")
+        if weight not in (None, 0, 1):
+            raise ValueError(
+                f"{place} has the weight {shorten(weight)}: give 1 to learn it, or 0 not to."
+            )
+        unlearnt = {"weight": 0} if weight == 0 else {}
+        clean.append({"role": role, "content": content} | unlearnt)
     return clean
 
 

@@ -21,6 +21,9 @@ CONLL_U = 10  # its columns
 NUMBER = re.compile(r"\d+([-.]\d+)?")
 BETWEEN = re.compile(r"-DOCSTART-|#(begin|end) document\b")  # documents: the end of a sentence, too
 
+WORDS = {"word", "words", "token", "tokens", "form", "text", "input"}  # columns, in a header
+TAGS = {"tag", "tags", "label", "labels", "target", "ner", "ner_tag", "ner_tags", "pos", "upos"}
+
 
 class Line(NamedTuple):
     """A line of a file: its number from 1, its text, its columns."""
@@ -42,6 +45,7 @@ def rows(
         ValueError: a line has other columns than its sentence, or no tag; its number is told.
     """
     sentences = [sentence for sentence in map(words, groups(lines)) if sentence]
+    check_no_header(path, sentences)
     counted = all(is_counted(sentence) for sentence in sentences)
     for sentence in sentences:
         if counted:
@@ -69,6 +73,18 @@ def rows(
                 for place, name in columns.items()
             },
         )
+
+
+def check_no_header(path: Path, sentences: list[list[Line]]) -> None:
+    """Refuse a first line that names the columns, which would be a word with a tag of its own.
+
+    Raises:
+        ValueError: there is one.
+    """
+    first = sentences[0][0] if sentences else Line(0, "", [""])
+    fields = [field.lower() for field in first.fields]
+    if fields[-1] in TAGS and set(fields[:-1]) & WORDS:
+        raise ValueError(f"{path}, line {first.number}, names the columns itself: leave it out.")
 
 
 def groups(lines: Iterable[str]) -> Iterator[list[Line]]:

@@ -39,8 +39,21 @@ def meaning(label: str) -> str:
     seen = unicodedata.normalize("NFC", label)
     seen = " ".join("".join(sign for sign in seen if unicodedata.category(sign) != "Cf").split())
     if PLAIN_NUMBER.fullmatch(seen):
-        return repr(float(seen))
+        return number(seen)
     return seen.lower() if seen.lower() in ("true", "false") else seen
+
+
+def number(text: str) -> str:
+    """The same for two spellings of one number, and for no two numbers, however long they are."""
+    text = "".join(str(unicodedata.decimal(sign, sign)) for sign in text.lower())
+    digits, _, power = text.partition("e")
+    whole, _, decimals = digits.lstrip("+-").partition(".")
+    significant = (whole + decimals).lstrip("0")
+    short = significant.rstrip("0")
+    if not short:
+        return "0"
+    exponent = int(power or 0) - len(decimals) + len(significant) - len(short)
+    return f"{'-' * digits.startswith('-')}{short}e{exponent}"
 
 
 def are_numbers(labels: Iterable[str]) -> bool:

@@ -15,7 +15,13 @@ PACKED = {".gz": "gzip", ".bz2": "bz2", ".xz": "lzma"}  # modules; some Pythons 
 LONGEST = 1_000_000  # characters of a line; what is longer is no text to train on
 BEGINNINGS = {  # of files that are no UTF-8 text -> what they are, and what to do
     b"PK\x03\x04": "is a packed archive, as an Excel workbook is: save it as .csv",
+    b"\xd0\xcf\x11\xe0": "is an Excel workbook: save it as .csv",
+    b"PAR1": "is a table of parquet: add .parquet to its name",
     b"\x1f\x8b": "is packed by gzip: add .gz to its name",
+    b"BZh": "is packed by bzip2: add .bz2 to its name",
+    b"\xfd7zXZ": "is packed by xz: add .xz to its name",
+    b"\x28\xb5\x2f\xfd": "is packed by zstd: unpack it",
+    b"\xff\xfe\0\0": "is not UTF-8 text but UTF-32: save it as UTF-8",
     b"\xff\xfe": "is not UTF-8 text but UTF-16: save it as UTF-8",
     b"\xfe\xff": "is not UTF-8 text but UTF-16: save it as UTF-8",
 }
@@ -50,7 +56,7 @@ def lines(path: Path) -> Iterator[str]:
     """Lines of sensible length, with their ends.
 
     Raises:
-        ValueError: a line is too long, or the file is no UTF-8 text.
+        ValueError: a line is too long or nothing but zero bytes, or the file is no UTF-8 text.
     """
     with opened(path) as file:
         number = 0
@@ -60,14 +66,35 @@ def lines(path: Path) -> Iterator[str]:
                 raise ValueError(
                     f"{path}, line {number}, is longer than {LONGEST:,} characters: cut it."
                 )
+            check_zeros(path, line, number)
             yield line
+
+
+def check_zeros(path: Path, text: str, number: int) -> None:
+    """Refuse a line, or a text that begins there, in which zero bytes are no signs.
+
+    Raises:
+        ValueError: every other byte is one, as in UTF-16, or all of the last line.
+    """
+    if "\0" not in text:
+        return
+    halves = text[::2], text[1::2]
+    if text.strip("\0\r\n") and any(len(half) > 1 and not half.strip("\0") for half in halves):
+        raise ValueError(f"{path} is not UTF-8 text but UTF-16: save it as UTF-8.")
+    if not text.splitlines()[-1].strip("\0"):
+        raise ValueError(
+            f"{path}, line {number + len(text.splitlines()) - 1}, is nothing but zero bytes, as "
+            "where writing was broken off: fetch it again, or take them away."
+        )
 
 
 def not_text(path: Path) -> str:
     """Why a file that cannot be decoded is no UTF-8 text, in one sentence."""
     with opened(path, "rb") as file:
-        begin = file.read(4)
+        begin = file.read(8)
         known = next((what for sign, what in BEGINNINGS.items() if begin.startswith(sign)), None)
+        if known and path.suffix.lower() in PACKED and "to its name" in known:
+            known = f"is packed twice: what is in it {known.partition(':')[0]}, so unpack it once"
         if known:
             return f"{path} {known}."
         file.seek(0)

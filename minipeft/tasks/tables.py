@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 from minipeft.tasks import arrow, chat, conll, reading, separated
 from minipeft.tasks.conll import are_sentences, spaced
+from tiny_transformer.files import check_fetched
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".tsv", ".csv", ".conll", ".conllu", ".parquet")
 WITHOUT_NAMES = (".csv", ".tsv", ".conll", ".conllu")  # their columns can be named
@@ -135,6 +136,8 @@ def _rows(
     if ending(path) not in ENDINGS and path.is_symlink():
         path = path.resolve()  # then the file's name tells what it is
     check_place(path, names)
+    if path.is_file():
+        check_fetched(path)
     empty = True
     try:
         for number, values in _numbered(path, names, only_first):
@@ -244,6 +247,7 @@ def _json(path: Path) -> Iterator[tuple[int, dict]]:
     """A list of objects, alone or as the only list of an object; else an object on every line."""
     with reading.opened(path) as file:
         text = file.read()
+    reading.check_zeros(path, text, 1)
     try:
         whole = json.loads(text, object_pairs_hook=_object)
     except RecursionError:
