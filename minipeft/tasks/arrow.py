@@ -75,11 +75,11 @@ def check_whole(path: Path, files: Sequence[Path]) -> None:
     """
     for file in files:
         counted = re.fullmatch(r"(.*-)\d+(-of-(\d+)\.arrow)", file.name)
-        found = [f for f in files if counted and f.name.startswith(counted[1])]
-        found = [f for f in found if f.name.endswith(counted[2])]
-        if counted and len(found) != int(counted[3]):
+        others = [f for f in files if counted and f.name.startswith(counted[1])]
+        others = [f for f in others if f.name.endswith(counted[2])]
+        if counted and len(others) != int(counted[3]):
             raise ValueError(
-                f"{path} has {len(found)} of {int(counted[3])} files ({file.name}, ..): fetch the "
+                f"{path} has {len(others)} of {int(counted[3])} files ({file.name}, ..): fetch the "
                 "others too, or save the data set again."
             )
 

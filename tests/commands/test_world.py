@@ -195,13 +195,13 @@ def test_a_weight_that_is_neither_0_nor_1_is_refused(weight):
 def test_answers_that_the_base_has_no_words_for_are_told(cli, tmp_path):
     """Only the words of the inputs were counted: all answers were the unknown token."""
     for kind, base in (("text-to-text", "tiny-decoder"), ("cloze", "tiny-encoder")):
-        for target, told in (("zork", "note: 18 of 18 answers have words that the"), ("cat", "")):
+        for target, note in (("zork", "note: 18 of 18 answers have words that the"), ("cat", "")):
             rows = [{"input": f"the {a} {b}", "target": target} for a in WORDS[:4] for b in "vwxyz"]
             path = lines(tmp_path / "a.jsonl", rows)
             done = cli("train", "--base", base, "--data", path, "--kind", kind, "--out",
                        f"{kind}{target}", *FEW)  # fmt: skip
-            assert done.code == 0 and told in done.out, done.out
-            assert ("answers have words" in done.out) == bool(told)
+            assert done.code == 0 and note in done.out, done.out
+            assert ("answers have words" in done.out) == bool(note)
 
 
 def test_a_table_with_a_word_a_row_is_no_table_of_sentences(cli, tmp_path):
