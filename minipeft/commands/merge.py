@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from minipeft.commands import bases, opened, options, pooling, runs
-from minipeft.attached minipeft.course.unipelt.py minipeft.commands.folder_lock.py import check_name
+from minipeft.commands.folder_lock import check_name
 from minipeft.model.devices import on_device_of
 from tiny_transformer.files import sentences
 
