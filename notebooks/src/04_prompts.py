@@ -80,8 +80,8 @@ print(f"loss of that sentence {model(ids, labels=ids).loss.item():.2f}, "
       f"of guessing {torch.tensor(float(model.config.vocab_size)).log().item():.2f} nats")  # fmt: skip
 
 # %% [markdown]
-# That is the sanity ladder of a written prompt: `{x}` alone is the bare question and scores what the base
-# scores; a good sentence is far below $\ln V$.
+# That is the sanity ladder of a written prompt: `{x}` adds no word, so its score is that of the base by itself;
+# a good sentence has a loss far below $\ln V$.
 #
 # ## Exercise: a score that depends on the padding
 #
@@ -147,8 +147,8 @@ bars = axes.barh(order, [100 * scores[text] for text in order], color=colours)
 axes.bar_label(bars, [f"{100 * scores[text]:.0f}" for text in order], padding=3)
 axes.set_xlim(0, 110)
 axes = plots.finish(axes, "right answers on 50 countries, %", "", "One fact, nineteen wordings",
-                    legend=False, caption="Grey: read in pretraining. The others ask the same in words "
-             "that every reader understands, and score anything.")  # fmt: skip
+                    legend=False, caption="Grey: read in pretraining. The others, but for the bare {x}, ask "
+             "the same in words that every reader understands, and score anything.")  # fmt: skip
 
 # %%
 values = sorted(scores[text] for text in unread)
@@ -379,8 +379,8 @@ print("trend:", experiments.trend(small, tiny).text)
 print("weights unchanged:", mp.fingerprint(model) == before)
 
 # %% [markdown]
-# Where the curve does not rise, that is an honest limit of our small models. To learn from examples in the
-# prompt has to be learned first, from long and varied text, and Tinyland's documents are one line each. The
+# Where the curve does not rise, that is an honest limit of our small models. A model must first learn how to use
+# examples in a prompt. It learns that from long and varied text, and Tinyland's documents are one line each. The
 # real model below has read more.
 #
 # ### Exercise: what shots cost
@@ -399,15 +399,16 @@ shots_bytes = layers * kept_heads * 2 * D * tokens * size  # a key and a value e
 checks.shots_bytes(shots_bytes)
 
 # %% [markdown] tags=["slide"]
-# It is paid for every question (unless a server keeps the keys and values of a common beginning), and the window
-# of the model is shorter by as much. A prompt costs nothing to store and much to use; with LoRA it is the other way round.
+# These bytes are paid for every question (unless a server keeps the keys and values of a common beginning), and 112
+# of the places that the model can read are taken. A prompt costs next to nothing to store and much to use; with LoRA
+# it is the other way round.
 #
 # ## On a real model
 #
 # SmolLM2-135M-Instruct has read the web. It was never told what we shall ask. (Its weights come from a
 # 4-bit file, so its scores are not those that its makers publish.) `START` is the token that begins every text. First the example of Liu et al. (2021), *the capital of
-# Britain is ...*, in eleven wordings; then one wrong word; then shots, with right answers and with the
-# answers moved by one, so that the form is right and every answer wrong.
+# Britain is ...*, in eleven wordings; then one wrong word; then shots, with right answers and with *moved* ones:
+# each question has the answer of another, so that the form is right and every answer wrong.
 #
 # **Predict.** The spread? And how much of the shots' effect is left when all their answers are wrong?
 
@@ -462,8 +463,9 @@ if loaded:
         for name, move in arms.items()
     }
     axes = plots.figure(height=3.6)[1]
-    for (name, rows), style in zip(curves.items(), ("-", "--"), strict=True):
-        plots.whiskers(axes, sizes, rows, name, colour=plots.COLOURS["in-context"], linestyle=style)
+    for (name, rows), style, aside in zip(curves.items(), ("-", "--"), (0, 0.3), strict=True):
+        where = [k + aside for k in sizes]  # beside each other, so that both intervals are seen
+        plots.whiskers(axes, where, rows, name, colour=plots.COLOURS["in-context"], linestyle=style)
     plots.whiskers(axes, small, tiny, "tiny-decoder", colour=plots.COLOURS["base"])
     axes.axhline(
         eleven[chosen][1], color=plots.COLOURS["written prompt"], label="wording chosen on dev"

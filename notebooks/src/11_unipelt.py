@@ -165,8 +165,8 @@ lesson.patients_table(model, batch, PATIENCE)
 
 # %% [markdown]
 # "Gates say": the lowest and the highest $g$ over layers, parts and texts. "Padding": 20 places of padding are added to each
-# row; how far does a logit move at most? Last column: all gates are held at 0; how far are the vectors that the head reads
-# from those of the base, relative to the base's? Causes: `"padding"` (the mean counts padding), `"detached"` (the gates are
+# row; how far does a logit move at most? Last column: all gates are held at 0, and the vectors that enter the head are
+# compared with the base's (their distance, divided by the length of the base's). Causes: `"padding"` (the mean counts padding), `"detached"` (the gates are
 # cut off from the graph), `"rounded"` (they are rounded to 0 or 1), `"outside"` (the gate multiplies all,
 # $g\,(h + \Delta h)$), `"healthy"`. Write a dict from `"A"` to `"E"`.
 
@@ -342,6 +342,7 @@ figure = gates_picture(
 # score. **Predict:** which part's gates can be shut at the smallest loss of F1?
 
 # %% tags=["hide-input", "slide"]
+lost = lambda values: spread(values, limits=(-1, 1)).rstrip(" %")  # noqa: E731
 level = {
     (task, part): [lesson.level(values, part) for values in seeds]
     for task, seeds in said.items()
@@ -359,7 +360,7 @@ display(
                     for task in TASKS
                     for cell in (
                         f"{sum(level[task, part]) / len(level[task, part]):.2f}",
-                        spread(missed[task, part], limits=(-1, 1)).rstrip(" %"),
+                        lost(missed[task, part]),
                     )
                 ),
             )
@@ -378,7 +379,7 @@ claims.record(
     48,
     measured=f"after {LONG} steps {spread(switched)} of the gates' values lie below 0.1 or above 0.9; "
     f"shutting the lowest ones, of the {lowest}, costs "
-    f"{', '.join(f'{spread(missed[task, lowest], limits=(-1, 1))} of F1 ({task})' for task in TASKS)}; "
+    f"{', '.join(f'{lost(missed[task, lowest])} points of F1 ({task})' for task in TASKS)}; "
     f"a prefix whose gate is 0 keeps {spread(shut)} of the attention",
     rule="true if at least nine tenths of what gates say is beyond 0.1 and 0.9 in every run, and a shut "
     "gate leaves the prefix less than 1 % of the attention; false if less than one tenth and more; "
@@ -513,7 +514,8 @@ for name, one in outcome_of.items():
 # %% [markdown]
 # ## 7. MiniLM, a real encoder
 #
-# Is a word of the VADER lexicon positive or negative (*happily*, *grim*)? All examples, few steps, two rates.
+# Is a word of the VADER lexicon positive or negative (*happily*, *grim*)? All examples, few steps, two rates,
+# and more where the best of them lies at the edge.
 # **Predict:** do trained gates help here?
 
 # %%

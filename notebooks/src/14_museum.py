@@ -12,7 +12,7 @@
 # nobody notices when a little more of it does.
 #
 # This is a museum. It has two rooms, with five runs each. Every run is broken in one way, and every way happens in real
-# projects, in every library. All runs are tiny and learn eight made-up sentences by heart, so that you can look inside.
+# projects, in every library. All runs are tiny and are trained on eight made-up sentences, so that you can look inside.
 # You are the doctor first. Then you meet `mp.doctor`.
 
 # %%
@@ -40,7 +40,7 @@ for name, tensor in run.model.named_parameters():
 # %% [markdown] tags=["slide"]
 # Three questions belong to every run, whatever its loss says:
 #
-# 1. **Does a gradient come to every new tensor?** At the first step LoRA's $A$ gets none, since $B = 0$. So look after the
+# 1. **Does a gradient come to every new tensor?** At the first step LoRA's $A$ gets all zeros, since $B = 0$. So look after the
 #    *second* step. "None" and "all zeros" are two different answers.
 # 2. **Do the numbers move?** A gradient is not yet a change.
 # 3. **Does what was learnt survive?** Merging, saving, loading, padding: the answers must stay the same.
@@ -121,7 +121,7 @@ checks.smallest_step(smallest_step)
 figure = charts.steps_that_move([10 ** (power / 4) for power in range(-32, -7)])
 
 # %% [markdown]
-# A schedule ends with steps a hundred times smaller than it began with, so the doctor asks about a hundredth of the
+# Many schedules end with steps a hundred times smaller than they began with, so the doctor asks about a hundredth of the
 # learning rate. What helps: keep what is trained in float32, whatever the base is stored in. `mp.attach` and
 # `get_peft_model` do so for new tensors. A cast of the whole model *afterwards* undoes it. Parameters of a half-precision base
 # that are trained in place get float32 copies from `mp.train`; a loop of one's own must think of it.

@@ -252,7 +252,7 @@ checks.dpo_patients(dpo_patients)
 # countries **of which no pair speaks**, opened as before, or opened otherwise (`at night in peru`). The scale is the judge's: 2 for the
 # language, 1 for the capital, 0 for the money, −1 for anything wrong.
 #
-# *Pairs ranked right* counts held-out pairs whose better answer has the higher reward. **Predict:** which scores higher? Which moves
+# *Pairs ranked right* is the share of held-out pairs whose better answer has the higher reward. **Predict:** which scores higher? Which moves
 # the model further from itself (*drift*: the KL divergence of its next-word probabilities from the base's, in nats per token), and
 # which forgets more (of what it knew right: capitals and functions of words, the share that is wrong now)?
 
@@ -384,7 +384,8 @@ disliked = [
     and plots.interval([one["right"] for one in swept[beta]])[0] > 0.5
 ]
 print(
-    f"pairs ranked better than by chance, answers liked less: β = {', '.join(disliked) or 'none'}"
+    "pairs ranked better than by chance, answers liked less than the base's, by their means: "
+    f"β = {', '.join(disliked) or 'none'}"
 )
 answers = taste.write(model, tokenizer, taste.opened("test")[:2])
 with runs.attached(model, LORA, seed=0) as tuner:
