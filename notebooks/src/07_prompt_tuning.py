@@ -22,8 +22,8 @@ figure = picture()
 # %% [markdown]
 # {equations prompt_tuning}
 #
-# The small $e$ says that these are vectors, as the embedding gives them. $E$ is a number: so many prompts may vote
-# (part 5); until then $E = 1$. Each task has its prompt, and all share one model.
+# The small $e$ says *embedded*: vectors. $E$ prompts may vote (part 5); until then $E = 1$. Each task has its prompt, and
+# all share one model.
 #
 # ### Exercise: what does it cost?
 #
@@ -653,7 +653,7 @@ claims.record(
 #
 # ## 5. Five prompts vote
 #
-# Five prompts cost next to nothing to store, and one pass, with five rows for each question, answers with all of them. The paper, in points of SuperGLUE: mean 90.5,
+# Five prompts cost next to nothing to store, and one pass (five rows a question) answers with all of them. The paper, in points of SuperGLUE: mean 90.5,
 # best 91.0, vote 91.3. **Predict:** does the vote beat the best member here?
 
 # %% tags=["hide-input"]
@@ -743,8 +743,7 @@ passport(
 #
 # * A soft prompt is new vocabulary: ids beyond $V$, vectors that are trained, ones in the mask, −100 in the labels. Each can
 #   go wrong without an error (part 1).
-# * How far a prompt is behind full fine-tuning: part 2, by the model's size, and with 40 and 160 steps. Where an
-#   interval is wide, four seeds do not tell.
+# * How far a prompt is behind full fine-tuning: part 2. Where an interval is wide, four seeds do not tell.
 # * Over-fitting is a question of where one tests: look at the longer rows (part 3).
 # * One prompt is one task; a *batch* may hold many (part 4). Five of them can vote (part 5).
 #
