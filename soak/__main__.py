@@ -26,7 +26,10 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m soak",
         description="Faults, bad inputs and long use, with counts at the end.",
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART")
+    which = f"any of {', '.join(PARTS)} (default: all)"
+    parser.add_argument(
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=which
+    )
     parser.add_argument("--count", type=int, help="trials of each part (default: thousands)")
     parser.add_argument("--seconds", type=float, help="longest time for each part")
     given = parser.parse_args(arguments)

@@ -139,49 +139,69 @@ def of_words(task: Task, encoding: Encoding) -> list[str]:
 
 def of_writing(task: Task, base, encoding: Encoding) -> list[str]:
     """How texts are written for a model, and what in them may not be meant so, a line each."""
-    lines, examples = [], task.splits["train"][:SAMPLE]
-    if task.details.get("chat"):
-        system = task.details["chat"]["system"]
-        said = f"; the system says {shorten(system)}" if system else ""
-        lines.append(
-            "conversations: written with the base's chat template; learnt is what the assistant "
-            f"says{said}"
-        )
-        if unlearnt := sum(chat.unlearnt(base.tokenizer, *example) for example in examples):
-            lines.append(
-                f"note: in {unlearnt:,} of {len(examples):,} conversations an answer is not learnt "
-                "that nothing comes before, or that the chat template writes otherwise once others "
-                "come behind it, as some do with what a model thought."
-            )
-    elif base.chats:
-        lines.append(
+    examples = task.splits["train"][:SAMPLE]
+    return [
+        *of_conversations(task, base, examples),
+        *notes_of_long(base, encoding, examples),
+        *notes_of_special(base, examples),
+    ]
+
+
+def of_conversations(task: Task, base, examples: Sequence) -> list[str]:
+    """Whether the chat template is used, and answers that are not learnt with it, a line each."""
+    if not task.details.get("chat"):
+        note = (
             "note: the base has a chat template, and these texts are learnt without it: --chat "
             "makes an input what a user says, and a target what the assistant says."
         )
-    longest = getattr(base.model.config, "max_position_embeddings", None)
-    if longest and base.positions() is None and base.kind == "decoder":
-        long = sum(
-            TOKENS_OF_A_SIGN * len("".join(example)) > longest and encoding.count(example) > longest
-            for example in examples
+        return [note] if base.chats else []
+    system = task.details["chat"]["system"]
+    said = f"; the system says {shorten(system)}" if system else ""
+    lines = [
+        "conversations: written with the base's chat template; learnt is what the assistant "
+        f"says{said}"
+    ]
+    if unlearnt := sum(chat.unlearnt(base.tokenizer, *example) for example in examples):
+        lines.append(
+            f"note: in {unlearnt:,} of {len(examples):,} conversations an answer is not learnt "
+            "that nothing comes before, or that the chat template writes otherwise once others "
+            "come behind it, as some do with what a model thought."
         )
-        if long:
-            lines.append(
-                f"note: {long:,} of {len(examples):,} examples have more than the {longest:,} "
-                "tokens that the base was made for: it reads them, and perhaps not well."
-            )
+    return lines
+
+
+def notes_of_long(base, encoding: Encoding, examples: Sequence) -> list[str]:
+    """A line on examples that are longer than what a base without a table of positions knows."""
+    longest = getattr(base.model.config, "max_position_embeddings", None)
+    if not longest or base.positions() is not None or base.kind != "decoder":
+        return []
+    long = sum(
+        TOKENS_OF_A_SIGN * len("".join(example)) > longest and encoding.count(example) > longest
+        for example in examples
+    )
+    if not long:
+        return []
+    return [
+        f"note: {long:,} of {len(examples):,} examples have more than the {longest:,} "
+        "tokens that the base was made for: it reads them, and perhaps not well."
+    ]
+
+
+def notes_of_special(base, examples: Sequence) -> list[str]:
+    """A line on texts in which a special token of the tokenizer is spelt out."""
     added = getattr(base.tokenizer, "added_tokens_decoder", {}).values()
     special = [token.content for token in added if token.special and len(token.content) > 3]
     counts = Counter(
         sign for example in examples for sign in special if any(sign in text for text in example)
     )
-    if counts:
-        sign, count = counts.most_common(1)[0]
-        lines.append(
-            f"note: {count:,} of {len(examples):,} examples have {sign} in their text, which the "
-            "tokenizer reads as that token and not as these signs; an answer ends where its end "
-            "token stands."
-        )
-    return lines
+    if not counts:
+        return []
+    sign, count = counts.most_common(1)[0]
+    return [
+        f"note: {count:,} of {len(examples):,} examples have {sign} in their text, which the "
+        "tokenizer reads as that token and not as these signs; an answer ends where its end "
+        "token stands."
+    ]
 
 
 def notes_of_labels(labels: Sequence[str], counts: Counter) -> list[str]:
