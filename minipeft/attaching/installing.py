@@ -98,7 +98,8 @@ class Installer:
         if place.columns is None:
             door.add(self.name, patch)
         else:
-            if self.name not in door.patches:
+            parts = door.patches[self.name] if self.name in door.patches else None
+            if not isinstance(parts, Parts):  # None, or a patch of the whole map, which is refused
                 door.add(self.name, Parts(features(place.module)[1]))
             parts = door.patches[self.name]
             parts.add(place.target, patch.train(door.training), place.columns, weight.device)

@@ -58,7 +58,8 @@ class Door(NamedOnce):
         """Let a patch in under a name that is not taken yet."""
         if name in self.patches:
             raise ValueError(
-                f"This door already has a patch named {name!r}: detach it or choose another name."
+                f"{self.path or 'This door'} already has a patch named {name!r} and takes one of a "
+                "name: attach the other method under another name, or give it other targets."
             )
         self.marks[name] = Mark()
         self.patches[name] = patch.train(self.training)

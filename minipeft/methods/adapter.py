@@ -7,7 +7,7 @@ WeightDoor.forward of a sublayer's output projection, which computes y and calls
 AdapterPatch.forward(x, y) in every pass, before y is added to the residual stream. A `place` is a
 linear map that the targets name; a door stands where it stood and calls the patches of every tuner.
 Layer norms: tuner.copy(path) trains a copy, which a door calls in the norm's place. "parallel":
-taps_at_up puts an InputTap at the feed-forward layer's first map; it keeps x, and `pop` gives it.
+Taps puts an InputTap at the feed-forward layer's first map; it keeps x, and `pop` gives it.
 
 What a sublayer gives back, h, is changed (the numbers of the equations are ours):
 
@@ -69,7 +69,7 @@ from torch.nn import functional as F
 
 from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
-from minipeft.methods.parts.input_tap import InputTap, taps_at_up
+from minipeft.methods.parts.input_tap import InputTap, Taps
 from minipeft.methods.parts.validation import check_choice, check_flag, check_layers, check_number
 
 PLACEMENTS = {"houlsby": ("output", "down"), "pfeiffer": ("down",), "parallel": ("down",)}
@@ -182,11 +182,11 @@ class Adapter(Method):
 
     def install(self, tuner) -> None:
         settings = (self.activation, self.sigma, self.scale, self.skip, self.dropout)
-        taps = taps_at_up(tuner, self.layers) if self.placement == "parallel" else {}
+        taps = Taps(tuner, self.layers) if self.placement == "parallel" else None
         for place in tuner.find(PLACEMENTS[self.placement], self.layers):
             size = (place.out_features, self.bottleneck)
-            if taps:
-                patch = ParallelAdapterPatch(*size, *settings, tap=taps[place.stack, place.layer])
+            if taps is not None:
+                patch = ParallelAdapterPatch(*size, *settings, tap=taps.of(place))
             else:
                 patch = AdapterPatch(*size, *settings)
             tuner.add(place, patch)

@@ -77,7 +77,7 @@ from minipeft.methods.adapter import AdapterPatch
 from minipeft.methods.lora import LoRAPatch
 from minipeft.methods.method import Method
 from minipeft.methods.parts.gates import GatedMemory, GatedPatch, gates
-from minipeft.methods.parts.input_tap import taps_at_up
+from minipeft.methods.parts.input_tap import Taps
 from minipeft.methods.parts.prefix_options import kinds_of
 from minipeft.methods.parts.validation import check_choice, check_layers, check_names, check_number
 from minipeft.methods.prefix import PrefixEncoder, PrefixPatch
@@ -184,12 +184,12 @@ class UniPELT(Method):
                     gate = Gate(C, "alone" if causal(site) else "mean")
                     tuner.add_memory(site, GatedMemory(prefix, gate))
         if self.bottleneck:
-            taps = taps_at_up(tuner, self.layers)
+            taps = Taps(tuner, self.layers)
             for place in tuner.find(("down",), self.layers):
                 C = place.out_features
                 adapter = AdapterPatch(C, self.bottleneck, skip=False)
                 gate = Gate(C, "token" if causal(place) else "mean")
-                tuner.add(place, GatedPatch(adapter, gate, taps[place.stack, place.layer]))
+                tuner.add(place, GatedPatch(adapter, gate, taps.of(place)))
 
     def before_pass(self, tuner) -> None:
         for gate in gates(tuner).values():

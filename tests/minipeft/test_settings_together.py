@@ -6,6 +6,7 @@ import zoo
 from closeness import close
 
 import minipeft as mp
+from minipeft.methods.parts.gates import gates
 
 
 def same_in_a_file(model, base, names, inputs, folder):
@@ -151,3 +152,45 @@ def test_an_infix_does_not_look_for_its_token_in_vectors():
     with pytest.raises(ValueError, match="is looked for in input_ids: give the model these"):
         model(**vectors)
     assert torch.equal(zoo.logits(model, row), expected)
+
+
+def test_a_gate_at_a_map_outside_of_the_blocks():
+    model, inputs = zoo.build("bart"), zoo.batch("bart")
+    tuner = mp.attach(model, mp.UniPELT(bottleneck=0, length=0, rank=2, targets=("lm_head",)))
+    assert [*gates(tuner)] == ["LoRA lm_head"]
+    assert "gate" in str(tuner.report())
+    model(**inputs)
+
+
+def test_two_parts_at_one_fused_map():
+    model, inputs = zoo.build("gpt2"), zoo.batch("gpt2")
+    before = zoo.logits(model, inputs)
+    whole, part = mp.LoRA(targets=("c_attn",)), mp.IA3(targets=("query",))
+    for parts in ((whole, part), (part, whole), (whole, whole)):
+        with pytest.raises(ValueError, match=r"h.0.attn.c_attn already has a patch named 'both'"):
+            mp.attach(model, mp.Combined(parts), "both")
+        assert not mp.tuners(model) and torch.equal(zoo.logits(model, inputs), before)
+
+
+@pytest.mark.parametrize(
+    "method", [mp.Adapter(placement="parallel", bottleneck=4), mp.UniPELT(bottleneck=4, length=0)]
+)
+def test_a_block_with_several_feed_forward_layers(method):
+    """A group of ALBERT may have several layers: each adapter reads the input of its own."""
+    config = zoo.build("albert").config
+    config.inner_group_num = 2
+    hf = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model, inputs = hf.AlbertForMaskedLM(config).double().eval(), zoo.batch("albert")
+    tuner = mp.attach(model, method)
+    zoo.shake(tuner, 0.3)
+    read, taken = [], []
+    for place, patch in tuner.patches:
+        if place.target == "up":
+            place.module.register_forward_pre_hook(lambda _, given: read.append(given[0]))
+        elif place.target == "down":
+            pop = patch.tap.pop
+            patch.tap.pop = lambda pop=pop: taken.append(pop()) or taken[-1]
+    zoo.logits(model, inputs)
+    assert len(read) == len(taken) == 4
+    assert all(torch.equal(one, other) for one, other in zip(read, taken, strict=True))

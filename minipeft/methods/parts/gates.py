@@ -62,9 +62,9 @@ def gates(tuner) -> dict[str, nn.Module]:
     for place, patch in tuner.patches:
         if isinstance(patch, GatedPatch | GatedMemory) and patch.gate not in gate_of.values():
             kind = names[type(patch.inner).__name__]
-            stack = place.stack.split(".")[-2:-1]
-            stack = stack[0] if tuner.anatomy.is_encoder_decoder() else ""  # encoder or decoder
+            stack = place.stack.split(".")[-2:-1] if tuner.anatomy.is_encoder_decoder() else ()
             cross = " cross" if "cross" in f"{place.target} {place.path}" else ""
-            layer = " ".join(filter(None, (kind + cross, stack, str(place.layer))))
+            layer = place.path if place.layer is None else str(place.layer)  # outside of the blocks
+            layer = " ".join((kind + cross, *stack, layer))  # stack: encoder or decoder
             gate_of[layer if layer not in gate_of else place.path] = patch.gate
     return gate_of

@@ -1,7 +1,8 @@
 """How a patch at a feed-forward layer's last map learns what its first map has read.
 
-taps = taps_at_up(tuner)          an InputTap at every "up"
-taps[stack, layer].pop()          what it saved in this pass, called at "down"
+taps = Taps(tuner)                an InputTap at every "up"
+tap = taps.of(place)              the one of the feed-forward layer that ends at this "down"
+tap.pop()                         what it saved in this pass, called at "down"
 """
 
 from __future__ import annotations
@@ -32,10 +33,30 @@ class InputTap(Patch):
         return x
 
 
-def taps_at_up(tuner, layers=None) -> dict[tuple, InputTap]:
-    """A tap at the first map of every feed-forward layer: (stack, layer) -> tap."""
-    taps = {}
-    for place in tuner.find(("up",), layers):
-        taps[place.stack, place.layer] = InputTap()
-        tuner.add(place, taps[place.stack, place.layer])
-    return taps
+class Taps:
+    """A tap at the first map of every feed-forward layer; a block may have several such layers.
+
+    layers: numbers of the blocks, None for all.
+    """
+
+    def __init__(self, tuner, layers=None) -> None:
+        self.of_block: dict[tuple, list[InputTap]] = {}  # (stack, layer) -> in the model's order
+        for place in tuner.find(("up",), layers):
+            tap = InputTap()
+            self.of_block.setdefault((place.stack, place.layer), []).append(tap)
+            tuner.add(place, tap)
+
+    def of(self, place) -> InputTap:
+        """The tap of the layer whose last map this is; to be asked once for each, in order.
+
+        Raises:
+            ValueError: the block has fewer first maps than last ones.
+        """
+        left = self.of_block.get((place.stack, place.layer))
+        if not left:
+            raise ValueError(
+                f"{place.path} ends a feed-forward layer, and this block has no first map to it, "
+                "whose input is read as well: take another method, such as "
+                'Adapter(placement="pfeiffer") or LoRA.'
+            )
+        return left.pop(0)
