@@ -240,7 +240,7 @@ gaps = [
 ]
 gap_trend = trend(COUNTS, gaps, MARGIN, log=True)
 figure, axes = plots.figure(height=3.6)
-plots.whiskers(axes, [count / 1.06 for count in COUNTS], rows_of("full"), "full")
+plots.whiskers(axes, COUNTS, rows_of("full"), "full")
 plots.whiskers(axes, COUNTS, rows_of("P = 5"), f"prompt tuning, P = 5, {STEPS} steps")
 plots.whiskers(
     *(axes, [1.06 * count for count in COUNTS[: len(SMALL)]]),

@@ -342,7 +342,6 @@ figure = gates_picture(
 # score. **Predict:** which part's gates can be shut at the smallest loss of F1?
 
 # %% tags=["hide-input", "slide"]
-lost = lambda values: spread(values, limits=(-1, 1)).rstrip(" %")  # noqa: E731
 level = {
     (task, part): [lesson.level(values, part) for values in seeds]
     for task, seeds in said.items()
@@ -360,7 +359,7 @@ display(
                     for task in TASKS
                     for cell in (
                         f"{sum(level[task, part]) / len(level[task, part]):.2f}",
-                        lost(missed[task, part]),
+                        spread(missed[task, part], limits=(-1, 1)).rstrip(" %"),
                     )
                 ),
             )
@@ -379,7 +378,7 @@ claims.record(
     48,
     measured=f"after {LONG} steps {spread(switched)} of the gates' values lie below 0.1 or above 0.9; "
     f"shutting the lowest ones, of the {lowest}, costs "
-    f"{', '.join(f'{lost(missed[task, lowest])} points of F1 ({task})' for task in TASKS)}; "
+    f"{', '.join(f'{spread(missed[task, lowest], limits=(-1, 1))} of F1 ({task})' for task in TASKS)}; "
     f"a prefix whose gate is 0 keeps {spread(shut)} of the attention",
     rule="true if at least nine tenths of what gates say is beyond 0.1 and 0.9 in every run, and a shut "
     "gate leaves the prefix less than 1 % of the attention; false if less than one tenth and more; "
