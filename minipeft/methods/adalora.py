@@ -56,7 +56,14 @@ from torch.nn import functional as F
 from minipeft.methods.method import Method
 from minipeft.methods.parts.budget import Budgeted, Triplets
 from minipeft.methods.parts.own_steps import complaint
-from minipeft.methods.parts.validation import check_layers, check_names, check_number, check_table
+from minipeft.methods.parts.validation import (
+    LARGEST,
+    check_layers,
+    check_names,
+    check_number,
+    check_table,
+    shorten,
+)
 from minipeft.model.sites import name_of
 
 
@@ -135,6 +142,11 @@ class AdaLoRA(Budgeted, Method):
         check_names(self, "targets")
         check_layers(self)
         check_table(self, "ranks")
+        if not all(type(rank) is int and 0 <= rank < LARGEST for rank in self.ranks.values()):
+            raise ValueError(
+                "AdaLoRA's ranks must be whole numbers from 0, by place, not "
+                f"{shorten(self.ranks)}."
+            )
         check_number(self, "init_rank", "from 1", lambda r: r >= 1, whole=True)
         rule = f"from 1 to init_rank, {self.init_rank}"
         check_number(self, "target_rank", rule, lambda r: 1 <= r <= self.init_rank, whole=True)
@@ -155,7 +167,14 @@ class AdaLoRA(Budgeted, Method):
 
     def install(self, tuner) -> None:
         scale = self.alpha / (self.init_rank + 1e-5)
-        for place in tuner.find(self.targets, self.layers):
+        places = tuner.find(self.targets, self.layers)
+        for key in self.ranks:  # those of another part's places may stand among them
+            if (key.rpartition(".")[0] or key) not in tuner.anatomy.modules:
+                raise ValueError(
+                    f"AdaLoRA's ranks are by place, such as {name_of(places[0])!r}, and {key!r} "
+                    "names none of this model: for one rank everywhere take init_rank."
+                )
+        for place in places:
             rank = self.ranks.get(name_of(place), self.init_rank)
             size = (place.in_features, place.out_features)
             tuner.add(place, AdaLoRAPatch(*size, rank, scale, self.dropout))

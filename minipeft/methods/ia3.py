@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from minipeft.doors.patch import Patch
 from minipeft.methods.method import Method
-from minipeft.methods.parts.validation import check_layers, check_names
+from minipeft.methods.parts.validation import as_tuple, check_layers, check_names
 
 
 class OutputScale(Patch):
@@ -102,7 +102,8 @@ class IA3(Method):
 
     def __post_init__(self) -> None:
         check_names(self, "targets")
-        inputs = self.feedforward
+        inputs = as_tuple(self.feedforward) or self.feedforward
+        inputs = self.feedforward if isinstance(self.feedforward, str) else inputs
         if inputs in (("down",), ["down"]):  # the default fits any targets
             inputs = [name for name in inputs if name in self.targets]
         object.__setattr__(self, "feedforward", inputs or ())

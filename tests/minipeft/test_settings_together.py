@@ -194,3 +194,32 @@ def test_a_block_with_several_feed_forward_layers(method):
     zoo.logits(model, inputs)
     assert len(read) == len(taken) == 4
     assert all(torch.equal(one, other) for one, other in zip(read, taken, strict=True))
+
+
+ARRAY = torch.tensor([0, 1]).numpy()
+
+
+@pytest.mark.parametrize(
+    "kind, settings, sentence",
+    [
+        (mp.PTuning, dict(length=2, mask={1}), "The mask is the id of a token"),
+        (mp.PTuning, dict(length=2, frame=5), "A frame is two ids"),
+        (mp.AdaLoRA, dict(ranks={"query": ARRAY[1]}), "ranks must be whole numbers from 0"),
+        (mp.LoRA, dict(layers=torch.tensor(1)), "layers must be None or layer numbers"),
+        (mp.LoRA, dict(targets=torch.tensor(1)), "targets must be one or more names"),
+        (mp.IA3, dict(feedforward=ARRAY), "feedforward must be one or more names"),
+    ],
+)
+def test_what_no_file_can_hold_is_no_setting(kind, settings, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        kind(**settings)
+
+
+def test_a_list_is_a_frame_and_ranks_of_adalora_are_by_place():
+    assert mp.PTuning(length=2, frame=[1, 2]) == mp.PTuning(length=2, frame=(1, 2))
+    model = zoo.build("llama")
+    with pytest.raises(ValueError, match="ranks are by place, such as 'model.*q_proj.query', and"):
+        mp.attach(model, mp.AdaLoRA(ranks={"query": 2}))
+    place = "model.layers.0.self_attn.q_proj.query"
+    tuner = mp.attach(model, mp.AdaLoRA(ranks={place: 2}))
+    assert len(tuner.named_tensors()[f"{place}.Lambda"]) == 2

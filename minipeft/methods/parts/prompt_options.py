@@ -70,14 +70,14 @@ def check_p_tuning(method) -> None:
     check_compatibility(method)
     if (method.length is None) == (method.template is None):
         raise ValueError("PTuning needs either a length or a template, such as length=10.")
+    form = method.form()
+    object.__setattr__(method, "frame", form.frame)
     if method.template is not None:
-        form = method.form()
         if "P" not in form.pieces:
             raise ValueError('A template for PTuning has at least one pseudo token, "P".')
         if method.compatibility:
             raise ValueError('compatibility="peft" knows no template: give a length instead.')
         object.__setattr__(method, "template", form.pieces)
-        object.__setattr__(method, "frame", form.frame)
 
 
 def check_compatibility(method) -> None:

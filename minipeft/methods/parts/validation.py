@@ -29,7 +29,10 @@ def check_count(name: str, value) -> None:
 
 def as_tuple(value) -> tuple:
     """What is in a list, tuple, range or set; nothing where there is no such thing."""
-    return tuple(value) if isinstance(value, Iterable) else ()
+    try:
+        return tuple(value) if isinstance(value, Iterable) else ()
+    except TypeError:  # a tensor or an array of one number
+        return ()
 
 
 def check_table(method, *fields: str) -> None:
