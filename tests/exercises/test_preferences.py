@@ -144,6 +144,11 @@ def multiplied(form):
     return product
 
 
+def squeezed(logits, labels):
+    logs, labels = wide(logits)[:, :-1].log_softmax(-1), labels[:, 1:]
+    return (logs.gather(-1, labels.clamp(min=0)[..., None]).squeeze() * (labels != -100)).sum(-1)
+
+
 def shifted_twice(logits, labels):
     return by_cross_entropy(logits[:, :-1], labels[:, 1:])
 
@@ -178,6 +183,7 @@ def log_of_softmax_and_a_little(logits, labels):
         (minus_infinity, "a sum keeps"),
         (multiplied(lambda logs: logs), "logarithms are multiplied"),
         (multiplied(torch.exp), "probabilities are multiplied"),
+        (squeezed, "name the axis"),
         (shifted_twice, "`2` in place of `1` in `labels[:, 1:]`"),
         (not_shifted, "not shifted"),
         (everything, "count as word 0"),
@@ -294,6 +300,10 @@ def loss_with(compute):
                 -F.logsigmoid(beta * (w.exp() - rw.exp()) - beta * (v.exp() - rl.exp())).mean()
             ),
             "probabilities are subtracted",
+        ),
+        (  # near 0 wherever the references are far, as other mistakes are
+            lambda w, v, rw, rl, beta=0.1: -F.logsigmoid(beta * (w - rw) - v - rl).mean(),
+            "none of the usual",
         ),
         (
             lambda w, v, rw, rl, beta=0.5: preferences.dpo_loss(w, v, rw, rl, beta),

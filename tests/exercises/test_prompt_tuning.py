@@ -465,6 +465,7 @@ WRONG = [
     (rows_where(lambda i, first, n: (i >= first) & (i <= first + n)), "first + n is taken"),
     (rows_where(lambda i, first, n: (i >= first) & (i < first + n), 0), "the id itself is taken"),
     (one_row_after_the_other, "by the order of places"),
+    (lambda x, ids, first, vectors: x if ids >= first and ids < first + 3 else x, "write & and |"),
     (where_without_a_clamp, "for words of the text too"),
     (cached, "an earlier call"),
 ]

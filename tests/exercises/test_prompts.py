@@ -191,6 +191,11 @@ def first(score):
             "fewer than `count` words",
         ),
         (lambda E, g, count: None, "is a return missing"),
+        (
+            lambda E, g, count: ((E @ g).argsort().tolist() * count)[:count],
+            "no word is given twice",
+        ),
+        (lambda E, g, count: (E.T @ g).tolist(), "write the shape"),
     ],
 )
 def test_wrong_orders_are_named(wrong, words):

@@ -405,6 +405,9 @@ def test_a_mask_in_another_dtype_is_the_same_mask():
         (alone(lambda gate, x: gate.bias.new_full((1, 1, 1), 0.5)), "b_g is trained"),
         (written(masks_tokens), "no token looks at another"),
         (written(lambda gate, x: None), "None"),
+        (written(lambda gate, x: gate.wieght @ x), "wieght"),
+        (written(lambda gate, x: x.sigmoid_of()), "sigmoid_of"),
+        (written(lambda gate, x: x @ torch.ones(7, 2)), "shape"),
     ],
 )
 def test_a_wrong_gate_is_told_its_mistake(wrong, words):

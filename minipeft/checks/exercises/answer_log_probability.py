@@ -115,6 +115,11 @@ answer_log_probability = Check(
             (SUM, 'chosen.masked_fill(~asked, float("-inf")).logsumexp(1)'),
         ),
         mistake(
+            "squeeze() takes away every axis of size 1, that of the batch or of the positions too: "
+            "name the axis",
+            (PICK, PICK.replace("[..., 0]", ".squeeze()")),
+        ),
+        mistake(
             "places that are left out get minus infinity, which a sum keeps: they get 0",
             (SUM, 'chosen.masked_fill(~asked, float("-inf")).sum(dim=1)'),
         ),

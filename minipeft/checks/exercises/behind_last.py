@@ -77,6 +77,10 @@ behind_last = Check(
             (LAST, "(mask * places).argmax(dim=1).add(1).clamp(max=mask.shape[1] - 1)"),
         ),
         mistake(
+            "off by one: places are counted from 0, and the last token's is the rightmost 1",
+            (LAST, "(mask * places).argmax(dim=1).add(1)"),
+        ),
+        mistake(
             "off by one: that is the token before the last, which predicts the last token itself",
             (LAST, "(mask * places).argmax(dim=1).sub(1).clamp(min=0)"),
         ),

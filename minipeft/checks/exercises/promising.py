@@ -146,6 +146,14 @@ promising = Check(
             (WHOLE, "(E @ gradient).topk(min(count, len(E)), largest=False).indices"),
         ),
         mistake(
+            "there may be fewer than `count` words: no word is given twice",
+            when=lambda view: (
+                view.case.count > view.case.V
+                and isinstance(view.given, list)
+                and len(view.given) > view.case.V
+            ),
+        ),
+        mistake(
             "there may be fewer than `count` words: take min(count, V)",
             when=lambda view: (
                 "out of range" in str(view.error) and "selected index" in str(view.error)

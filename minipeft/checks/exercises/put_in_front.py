@@ -143,6 +143,7 @@ MISTAKES = [
         "a memory of one row is for all rows of the batch: expand it to B rows",
         when=lambda view: (
             type(view.error) is RuntimeError
+            and "Sizes of tensors must match" in str(view.error)
             and view.case.memory == "for all rows"
             and view.case.B > 1
         ),

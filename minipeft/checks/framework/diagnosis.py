@@ -24,6 +24,7 @@ IN_PLACE = (
 )
 UNFIT = (
     "shapes cannot be multiplied",
+    "size mismatch, got input",
     "must match the size",
     "is invalid for input of size",
     "Expected size for first two dimensions",
@@ -57,7 +58,8 @@ def by_kind(view: View, name: str, reference: Any, candidate: Any) -> str | None
             if isinstance(d.given, dict):
                 whole = "the batch" if "labels" in d.given or "input_ids" in d.given else "the dict"
                 return f"{whole} has no {', '.join(map(str, d.wanted))}"
-            return f"{what} should be {len(d.wanted)} things, not {len(d.given)}"
+            things = f"{len(d.wanted)} thing" + "s" * (len(d.wanted) != 1)
+            return f"{what} should be {things}, not {len(d.given)}"
         case "extra parts":
             return f"{what} holds {', '.join(d.wanted)} too, which nobody asked for"
         case "shape":
@@ -121,6 +123,8 @@ def _error(d: Difference, name: str, reference: Any, candidate: Any) -> str:
         return f"{words}: keep the signature as it was given, {signature(target)}"
     if any(part in text for part in UNFIT):
         words += " (write the shape of each tensor beside its line)"
+    if "Boolean value of Tensor with more than one value" in text:
+        words += " (between tensors write & and |, with brackets around each comparison)"
     if any(part in text for part in MIXED):
         words += (
             " (two dtypes meet: turn one into the other's with .to, and make every new tensor in "

@@ -142,7 +142,9 @@ def _usual(
     if best is None:
         return None, False
     first, against, count = most
-    if _may_be_chance(failures[0]) and (against or 3 * (first + count) < 2 * len(failures)):
+    one_number = not best.when and getattr(failures[0].wanted.result, "shape", None) == ()
+    chance = one_number or _may_be_chance(failures[0])
+    if chance and (against or 3 * (first + count) < 2 * len(failures)):
         return None, False
     sure = best.when is not None or most == (True, 0, len(failures) - 1)
     if callable(best.sentence):
@@ -154,10 +156,7 @@ def _usual(
 def _told_apart(
     check, trial: Trial, candidate: Any, first: Mistake, failures: list[Failure], passed: Passed
 ) -> Mistake:
-    """`first`, or a later mistake that stops in the same way and fits the other cases better.
-
-    An error shows little of what was done: more than one mistake may stop with it.
-    """
+    """`first`, or a later mistake that stops with the same error and fits other cases better."""
     if trial.copies or first.when or failures[0].difference.kind != "error":
         return first
     later = check.mistakes[check.mistakes.index(first) + 1 :]
