@@ -601,7 +601,7 @@ WRONG = [
         root_length,
         "that is divided by the root of the answer's length: DPO",
     ),
-    ("answer_log_probability", exped, "`(chosen * asked).sum(dim=1)` goes through exp"),
+    ("answer_log_probability", exped, "no logarithm is taken: add the logarithms"),
     ("answer_log_probability", product, "with large logits this is -inf or nan: use log_softmax"),
     ("answer_log_probability", temperature, "`logits` is 1.429 times as large"),
     (

@@ -868,7 +868,7 @@ WRONG = [
     ("promising", seeding(words_to_try), "generator"),
     ("promising", drawing(words_to_try), "numpy's global generator"),
     ("promising", rolling(words_to_try), "Python's global generator"),
-    ("promising", remembering(words_to_try), "should be 1 things"),
+    ("promising", remembering(words_to_try), "should be 1 thing, not 3"),
     ("promising", switching(words_to_try), "gradients"),
     ("promising", lambda E, g, count: words_to_try(E, g, 3), ""),
     ("promising", lambda E, g, count: set(words_to_try(E, g, count)), "list"),

@@ -320,9 +320,11 @@ def to_some_digits(wanted: Any, given: Any) -> str | None:
     gap = (given.detach().double() - wanted.detach().double()).abs()
     if not bool((gap <= NEARLY * wanted.detach().double().abs()).all()):
         return None
+    place = where_right(wanted, given)
     return (
-        f"is right to some digits only, off by up to {gap.max().item():.1g}: is a small number "
-        "added or left out, or something rounded on the way, in a dtype of fewer digits?"
+        f"is right to some digits only, off by up to {gap.max().item():.1g}"
+        f"{f' ({place})' if place else ''}: is a small number added or left "
+        "out, or something rounded on the way, in a dtype of fewer digits?"
     )
 
 
