@@ -10,9 +10,11 @@ from torch import Tensor, nn
 import tiny_transformer as tt
 from minipeft.attached import anatomy_of, forward_lock, tuners
 from minipeft.contexts import evaluating, seeded
+from minipeft.methods.parts.validation import shorten
 from minipeft.model.devices import on_device_of
 from minipeft.model.libraries import is_tiny, unwrapped
 from minipeft.routing import acting, positions_to_write_on, wrap
+from minipeft.training.batches import explained
 
 
 def generate(
@@ -44,7 +46,11 @@ def generate(
     Returns:
         ids, where the model is: a decoder's begin with the prompt, an encoder-decoder's with the
         start token.
+
+    Raises:
+        ValueError, TypeError: no such ids, or no room for a word.
     """
+    check_prompt(input_ids)
     if stream and beams > 1:
         raise ValueError("Beams are not known before their end: stream with beams=1.")
     model = unwrapped(model)
@@ -67,7 +73,7 @@ def generate(
             raise ValueError(f"The prompt fills all {anatomy.limit} positions; shorten the prompt.")
         max_new_tokens = min(max_new_tokens, room)
     shared = dict(max_new_tokens=max_new_tokens, use_cache=use_cache)
-    with evaluating(model), forward_lock(model), seeded(seed):
+    with explained(model, batch), evaluating(model), forward_lock(model), seeded(seed):
         if not is_tiny(model):  # transformers
             shared |= dict(num_beams=beams, do_sample=sample)
             if sample:
@@ -83,6 +89,24 @@ def generate(
     if decoder and batch["input_ids"] is not prompt:  # soft prompts are not given back
         written = torch.cat([prompt, written[:, given:]], dim=1)
     return written
+
+
+def check_prompt(input_ids: Tensor) -> None:
+    """Refuse what are no ids of tokens (B, T).
+
+    Raises:
+        TypeError, ValueError: such a prompt.
+    """
+    if not isinstance(input_ids, Tensor):
+        raise TypeError(
+            f"A prompt is a tensor (B, T) of ids, not {shorten(input_ids)}: for a text take "
+            'tokenizer(text, return_tensors="pt")["input_ids"].'
+        )
+    if input_ids.dim() != 2 or not input_ids.numel() or input_ids.is_floating_point():
+        raise ValueError(
+            f"A prompt is a tensor (B, T) of ids, whole numbers, at least one in each row, not "
+            f"{tuple(input_ids.shape)} of {str(input_ids.dtype).removeprefix('torch.')}."
+        )
 
 
 def only(ends: int | Sequence[int] | None) -> int | None:

@@ -242,7 +242,9 @@ def check_files(folder: Path) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
     if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a saved tuner.")
+        inner = sorted(str(file.parent) for file in folder.glob(f"*/{CONFIG}"))
+        where = f"; a folder in it is: {', '.join(inner)[:300]}" if inner else ""
+        raise FileNotFoundError(f"{folder} has no {CONFIG}: it is not a saved tuner{where}.")
     if not (folder / TENSORS).is_file():
         pickles = [p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
         if pickles:

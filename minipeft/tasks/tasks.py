@@ -20,7 +20,7 @@ Works with the models and tokenizers of tiny_transformer and of transformers.
 from __future__ import annotations
 
 import json
-import math
+import numbers
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from typing import Any
 from torch import Tensor
 
 from minipeft.attached import kind_of
-from minipeft.methods.parts.validation import check_count
+from minipeft.methods.parts.validation import check_count, shorten
 from minipeft.model.kind import head_of
 from minipeft.tasks import chat, scoring, tables
 from minipeft.tasks import labels as spellings
@@ -265,20 +265,48 @@ def make(name: str, kind: str, labels: Sequence[str] | None = None, **splits) ->
     for split, given in splits.items():
         if split not in SPLITS:
             raise ValueError(f"Splits are {', '.join(SPLITS)}, not {split!r}.")
-        words = kind == "tag"
+        words, single = kind == "tag", kind in ("classify", "regress")
         rows = read(given, words=words) if isinstance(given, (str, Path)) else given
-        filled[split] = tidied(kind, (example(row, words) for row in rows))
+        if isinstance(rows, Mapping) or not isinstance(rows, Iterable):
+            raise ValueError(
+                f"The {split} split must be rows, such as (input, target) pairs, or the name of a "
+                f"file, not {type(rows).__name__}."
+            )
+        filled[split] = tidied(kind, (example(row, words, single) for row in rows))
     if labels is None and kind in ("classify", "tag"):
         said = [e.target for e in filled.get("train", ())]
         labels = dict.fromkeys(said if kind == "classify" else " ".join(said).split())
         spellings.check(labels)
-    return Task(name, kind, filled, labels=tuple(map(str, labels)) if labels else None)
+    task = Task(name, kind, filled, labels=tuple(map(str, labels)) if labels else None)
+    if kind in ("classify", "tag"):
+        check_labels(task)
+    return task
 
 
-def example(row, words: bool = False) -> Example:
+def check_labels(task: Task) -> None:
+    """Refuse labels that are there twice, and answers that are none of them.
+
+    Raises:
+        ValueError: such a label; the sentence names it.
+    """
+    twice = next((label for label in task.labels if task.labels.count(label) > 1), None)
+    if twice is not None:
+        raise ValueError(f"The label {twice!r} is twice in labels={task.labels}: give it once.")
+    for split, examples in task.splits.items():
+        rows = (e.target.split() if task.kind == "tag" else [e.target] for e in examples)
+        strange = {label for row in rows for label in row} - {*task.labels, ""}
+        if strange:
+            known = f"{', '.join(task.labels[:10])}{', ...' * (len(task.labels) > 10)}"
+            raise ValueError(
+                f"The {split} split has the label {min(strange)!r}, which is none of the labels "
+                f"({known}): correct it, leave the row out, or give labels=[...] with all of them."
+            )
+
+
+def example(row, words: bool = False, single: bool = False) -> Example:
     """An `Example` of an (input, target) pair, or of a dict with these two columns or messages.
 
-    words: a list holds words, or their tags; see `tables.read`.
+    words: a list holds words, or their tags; see `tables.read`.  single: a target is one answer.
     """
     if isinstance(row, Example):
         return row
@@ -293,22 +321,33 @@ def example(row, words: bool = False) -> Example:
         row = row["input"], row["target"]
     if isinstance(row, str) or not isinstance(row, Sequence) or len(row) != 2:
         raise ValueError(f"An example is an (input, target) pair or a dict, not {row!r:.80}.")
-    text, target = as_text(row[0], "input", words), as_text(row[1], "target", words)
+    text, target = as_text(row[0], "input", words), as_text(row[1], "target", words, single)
     if chat.is_chat(target):
         return Example(*chat.answered(chat.messages_of(text), target, "A row"))
     return Example(text, target)
 
 
-def as_text(value, column: str, words: bool) -> str:
-    """A value of a row as text; a list of words or tags is joined by spaces, messages are a
-    conversation.
+def as_text(value, column: str, words: bool, single: bool = False) -> str:
+    """A value of a row as text; a list of words or tags, also one of numpy or torch, is joined by
+    spaces, messages are a conversation.
 
     Raises:
-        ValueError: it is None or NaN.
+        ValueError: it is None or NaN, no text, or several answers where `single` says one.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if isinstance(value, Tensor) or getattr(value, "ndim", 0):
+        value = value.tolist()
+    if value is None or (isinstance(value, numbers.Real) and value != value):
         raise ValueError(f"A row has {value} for its {column}: fill it, or leave the row out.")
+    if isinstance(value, (bytes, bytearray, Mapping, set)):
+        raise ValueError(
+            f"A row has {shorten(value)} for its {column}: give text, a number or a list of words."
+        )
     if isinstance(value, (list, tuple)):
+        if single and len(value) > 1 and not isinstance(value[0], Mapping):
+            raise ValueError(
+                f"A row has the list {shorten(value)} for its {column}, where one answer belongs: "
+                "make one label of the list, or a row of each."
+            )
         if value and all(isinstance(each, Mapping) for each in value):
             return chat.written(chat.read(value, f"The {column} of a row"))
         return tables.spaced(value) if words else tables.spaced(value, " ")

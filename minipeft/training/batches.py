@@ -118,6 +118,11 @@ def wrong_shape(model: nn.Module, batch: Mapping) -> str | None:
         return f"has input_ids of the shape {tuple(ids.shape)}, but they must be (B, T)"
     for key in ("labels", "attention_mask", "token_type_ids"):
         value = batch.get(key)
+        if key == "labels" and isinstance(value, Tensor) and value.dim() == 1 and is_writer(model):
+            return (
+                f"has input_ids of the shape {tuple(ids.shape)}, but labels of "
+                f"{tuple(value.shape)}: a language head needs one for each token"
+            )
         if not isinstance(value, Tensor) or value.dim() == 0:
             continue
         wide = value.dim() == 2 and not (key == "labels" and two_lengths(model, value))
@@ -127,6 +132,14 @@ def wrong_shape(model: nn.Module, batch: Mapping) -> str | None:
                 f"{tuple(value.shape)}: give one for each token, or one label for each row"
             )
     return None
+
+
+def is_writer(model: nn.Module) -> bool:
+    """Has the model a language head, as far as anybody can say?"""
+    try:
+        return head_of(model) == "language"
+    except ValueError:
+        return False
 
 
 def two_lengths(model: nn.Module, labels: Tensor) -> bool:

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 
+import numpy
 import pyarrow
 import pyarrow.ipc
 import pytest
@@ -17,6 +18,7 @@ import torch
 from pyarrow import parquet
 
 import minipeft as mp
+import tiny_transformer as tt
 from minipeft.tasks import chat, labels, tables
 
 hf = pytest.importorskip("transformers")
@@ -217,3 +219,63 @@ def test_a_table_with_a_word_a_row_is_no_table_of_sentences(cli, tmp_path):
                    f"run{words}", *FEW)  # fmt: skip
         assert done.code == 0, done.err
         assert ("note: every text is one word" in done.out) == (words == 1)
+
+
+def one(value, kind="classify", **labels):
+    """The target of a task that is made of one row."""
+    return mp.tasks.make("t", kind, train=[{"input": "a b", "target": value}], **labels).train[0][1]
+
+
+def test_rows_of_tensors_and_arrays_are_read_as_what_they_hold():
+    """Classes were called tensor(0), and two words were the text "['a' 'b']"."""
+    assert [one(torch.tensor(0)), one(numpy.int64(1)), one(numpy.array(2)), one(["x"])] == [
+        "0", "1", "2", "x"]  # fmt: skip
+    assert one(torch.tensor([1, 0]), "tag") == one(numpy.array([1, 0]), "tag") == "1 0"
+    row = {"input": numpy.array(["New York", "b"]), "target": numpy.array(["B-x", "O"])}
+    assert mp.tasks.make("t", "tag", train=[row]).train[0] == ("New␣York b", "B-x O")
+    assert one(10**400) == str(10**400)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: one(["x", "y"]), r"has the list \['x', 'y'\] for its target, where one answer"),
+        (lambda: one(torch.tensor([0, 1])), "where one answer belongs"),
+        (lambda: one(b"x"), "A row has b'x' for its target: give text"),
+        (lambda: one({"en": "x"}), "for its target: give text, a number or a list of words"),
+        (lambda: one(numpy.float32("nan")), "A row has nan for its target"),
+        (lambda: one(torch.tensor(float("nan")), "regress"), "A row has nan for its target"),
+        (lambda: one("x", labels=("y", "z")), "train split has the label 'x', .* labels .y, z"),
+        (lambda: one("x z", "tag", labels=("x", "y")), "has the label 'z', which is none"),
+        (lambda: one("x", labels=("x", "y", "x")), "The label 'x' is twice in labels="),
+        (lambda: mp.tasks.make("t", "generate", train=None), "must be rows, .* not NoneType"),
+        (lambda: mp.tasks.make("t", "generate", train={"input": ["a"]}), "not dict"),
+        (
+            lambda: mp.tasks.make("t", "classify", train=[("a", "x")], dev=[("b", "y")]),
+            "The dev split has the label 'y', which is none of the labels .x.: correct it",
+        ),
+    ],
+)
+def test_rows_that_would_be_read_wrongly_are_refused(make, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        make()
+
+
+def test_what_is_no_prompt_and_no_label_of_a_word(tmp_path):
+    """These ended in an AttributeError and in IndexErrors of torch."""
+    model, _ = tt.load("tiny-decoder")
+    tuner = mp.attach(model, mp.LoRA(rank=2), "t")
+    for prompt in ("a b", [[5, 6]], None):
+        with pytest.raises(TypeError, match="^A prompt is a tensor .B, T. of ids, not"):
+            mp.generate(model, prompt)
+    for ids in ([5, 6], [[]], [[5.0]], [[[5]]]):
+        with pytest.raises(ValueError, match="at least one in each row, not"):
+            mp.generate(model, torch.tensor(ids))
+    with pytest.raises(ValueError, match="has the id 9999 in input_ids, but the model knows"):
+        mp.generate(model, torch.tensor([[5, 9999]]))
+    batch = {"input_ids": torch.tensor([[5, 6], [7, 8]]), "labels": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match="a language head needs one for each token"):
+        mp.train(model, [batch], steps=1, progress=False)
+    tuner.save(tmp_path / "run" / "adapter")
+    with pytest.raises(FileNotFoundError, match="no saved tuner|a folder in it is: .*run.adapter"):
+        mp.load(model, tmp_path / "run")
