@@ -245,15 +245,9 @@ def test_rows_of_tensors_and_arrays_are_read_as_what_they_hold():
         (lambda: one({"en": "x"}), "for its target: give text, a number or a list of words"),
         (lambda: one(numpy.float32("nan")), "A row has nan for its target"),
         (lambda: one(torch.tensor(float("nan")), "regress"), "A row has nan for its target"),
-        (lambda: one("x", labels=("y", "z")), "train split has the label 'x', .* labels .y, z"),
-        (lambda: one("x z", "tag", labels=("x", "y")), "has the label 'z', which is none"),
         (lambda: one("x", labels=("x", "y", "x")), "The label 'x' is twice in labels="),
         (lambda: mp.tasks.make("t", "generate", train=None), "must be rows, .* not NoneType"),
         (lambda: mp.tasks.make("t", "generate", train={"input": ["a"]}), "not dict"),
-        (
-            lambda: mp.tasks.make("t", "classify", train=[("a", "x")], dev=[("b", "y")]),
-            "The dev split has the label 'y', which is none of the labels .x.: correct it",
-        ),
     ],
 )
 def test_rows_that_would_be_read_wrongly_are_refused(make, sentence):
