@@ -102,9 +102,9 @@ class IA3(Method):
 
     def __post_init__(self) -> None:
         check_names(self, "targets")
-        inputs = as_tuple(self.feedforward) or self.feedforward
-        inputs = self.feedforward if isinstance(self.feedforward, str) else inputs
-        if inputs in (("down",), ["down"]):  # the default fits any targets
+        inputs = self.feedforward
+        inputs = inputs if isinstance(inputs, str) else as_tuple(inputs) or inputs
+        if inputs == ("down",):  # the default fits any targets
             inputs = [name for name in inputs if name in self.targets]
         object.__setattr__(self, "feedforward", inputs or ())
         if inputs:

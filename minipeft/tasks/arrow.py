@@ -73,13 +73,14 @@ def check_whole(path: Path, files: Sequence[Path]) -> None:
     Raises:
         ValueError: data-00000-of-00003.arrow is there, and another of the three is not.
     """
+    groups: dict[tuple[str, str], list[str]] = {}  # (before the number, how many) -> names
     for file in files:
-        counted = re.fullmatch(r"(.*-)\d+(-of-(\d+)\.arrow)", file.name)
-        others = [f for f in files if counted and f.name.startswith(counted[1])]
-        others = [f for f in others if f.name.endswith(counted[2])]
-        if counted and len(others) != int(counted[3]):
+        if counted := re.fullmatch(r"(.*-)\d+-of-(\d+)\.arrow", file.name):
+            groups.setdefault(counted.groups(), []).append(file.name)
+    for (_, count), names in groups.items():
+        if len(names) != int(count):
             raise ValueError(
-                f"{path} has {len(others)} of {int(counted[3])} files ({file.name}, ..): fetch the "
+                f"{path} has {len(names)} of {int(count)} files ({names[0]}, ..): fetch the "
                 "others too, or save the data set again."
             )
 

@@ -109,7 +109,19 @@ class Keeping(torch.nn.Linear):
 
 
 @pytest.mark.parametrize(
-    "why", [None, "hook", "everybody's hook", "class", "forward", "saved", "sum", "leaf", "rows"]
+    "why",
+    [
+        None,
+        "hook",
+        "everybody's hook",
+        "class",
+        "forward",
+        "saved",
+        "sum",
+        "leaf",
+        "rows",
+        "device",
+    ],
 )
 def test_only_what_nobody_else_reads_is_written_over(why):
     head = (Keeping if why == "class" else torch.nn.Linear)(8, 11, bias=False)
@@ -134,7 +146,9 @@ def test_only_what_nobody_else_reads_is_written_over(why):
         logits = logits.detach().requires_grad_()
     if why == "rows":  # several of them in the same memory
         logits = logits[:1].expand(3, -1, -1)
-    if why in ("saved", "sum", "leaf", "rows"):
+    if why == "device":
+        logits = logits.to("meta")
+    if why in ("saved", "sum", "leaf", "rows", "device"):
         allowed = unread(model, logits if why == "rows" else logits.flatten(0, 1))
     assert allowed == (why is None)
 

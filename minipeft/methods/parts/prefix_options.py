@@ -22,8 +22,8 @@ from minipeft.methods.parts.validation import (
     check_names,
     check_number,
 )
-from minipeft.model.libraries import lies_in
 from minipeft.passes.call_arguments import takes
+from minipeft.passes.word_placing import lies_in
 
 KINDS = ("encoder", "decoder", "cross")  # of attention
 
@@ -231,7 +231,7 @@ def reader_of(tuner, paths: list[str], batch: dict) -> nn.Module:
     inside = {
         path: body
         for path, body in tuner.record.reach.bodies.items()
-        if all(not path or lies_in(layer, [path]) for layer in paths)
+        if all(lies_in(layer, path) for layer in paths)
         if all(takes(body, key) for key in batch)
     }
     return inside[max(inside, key=len)] if inside else tuner.model

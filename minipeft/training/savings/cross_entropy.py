@@ -76,18 +76,22 @@ def mean_cross_entropy(logits: Tensor, labels: Tensor, overwrite: bool = False) 
 def unread(model: nn.Module, logits: Tensor) -> bool:
     """May the logits (n, V) of a model, which a loss has asked for, be written over?
 
-    They must be fresh out of a product of matrices, or a copy in float32, and nobody may have kept
-    them: the model has no class, no hook and no forward from outside the libraries.
+    They must be on a processor and fresh out of a product of matrices, or a copy in float32, and
+    nobody may have kept them: the model has no class, hook or forward from outside the libraries.
     """
+    if logits.device.type != "cpu":  # torch's own loss is taken there
+        return False
     step = logits.grad_fn
     while step is not None and step.name() in VIEWS:
         step = step.next_functions[0][0]
     if step is None or step.name() not in PRODUCTS:
         return False
-    return not nn.modules.module._global_forward_hooks and not any(map(is_watched, model.modules()))
+    if nn.modules.module._global_forward_hooks:
+        return False
+    return not any(map(may_be_read, model.modules()))
 
 
-def is_watched(module: nn.Module) -> bool:
+def may_be_read(module: nn.Module) -> bool:
     """Could somebody outside the libraries see what it gives?"""
     hooks = [*module._forward_hooks.values()]
     kinds = [type(module).__module__, *(getattr(hook, "__module__", None) or "" for hook in hooks)]
